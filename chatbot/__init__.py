@@ -1,0 +1,2 @@
+"""xianliao."""
+__version__ = "0.1.0"

@@ -1,0 +1,198 @@
+"""A checkpoint: a self-describing transformers folder, saved atomically, with load errors that say what to do.
+
+    config.json  model.safetensors  generation_config.json  tokenizer.json  tokenizer_config.json
+    training.json (how it was made)  README.md (model card, optional)
+
+`python -m chatbot.checkpoint SOURCE TARGET --int8` writes a compact copy: every matrix as int8 with one fp32 scale a row
+(absolute maximum / 127), read back as floats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from chatbot.configuration import XianliaoConfig
+from chatbot.errors import XianliaoError, explain_faults
+from chatbot.model import INT8_SCALE_SUFFIX, XianliaoForCausalLM
+from chatbot.tokenizer import TOKENIZER_FILE, DialogueTokenizer
+
+CONFIG, WEIGHTS, GENERATION, TRAINING = "config.json", "model.safetensors", "generation_config.json", "training.json"
+DEFAULT = "default"
+
+
+class CheckpointError(XianliaoError):
+    """A checkpoint folder that cannot be found, read or written."""
+
+
+def resolve(checkpoint: str | Path) -> Path:
+    """The folder of a checkpoint; `default` is the bundled one, in a checkout or installed as package data.
+
+    Raises:
+        CheckpointError: There is no such folder, or files are missing in it.
+    """
+    path = Path(checkpoint)
+    if str(checkpoint) == DEFAULT:
+        path = Path(__file__).resolve().parent.parent / "checkpoints" / DEFAULT
+    if not path.is_dir():
+        raise CheckpointError(f"There is no checkpoint folder {path}; check the path, or leave it out for the bundled one.")
+    missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER_FILE) if not (path / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{path} is no complete checkpoint: {' and '.join(missing)} missing; copy or train it again.")
+    return path
+
+
+def load_model(checkpoint: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> XianliaoForCausalLM:
+    """The model of a checkpoint folder, in evaluation mode.
+
+    Raises:
+        CheckpointError: A file is missing, cut short or does not fit the others.
+    """
+    path = resolve(checkpoint)
+    config = load_config(path)
+    try:
+        model = XianliaoForCausalLM.from_pretrained(path, config=config, dtype=dtype)
+    except Exception as error:  # safetensors, transformers and torch raise many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path / WEIGHTS} cannot be read ({reason}); copy or train the checkpoint again.") from None
+    return model.to(device).eval()
+
+
+def load_config(path: Path) -> XianliaoConfig:
+    """config.json of a checkpoint folder.
+
+    Raises:
+        CheckpointError: It is damaged or belongs to another kind of model.
+    """
+    settings = read_json(path / CONFIG)
+    if settings.get("model_type") != XianliaoConfig.model_type:
+        raise CheckpointError(
+            f"{path} holds a model of type {settings.get('model_type')!r}; give a checkpoint made by xianliao-train."
+        )
+    try:
+        return XianliaoConfig.from_dict(settings)
+    except Exception as error:  # the strict validators raise several kinds
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise CheckpointError(f"{path / CONFIG} does not describe a model ({reason}).") from None
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); copy or train the checkpoint again.") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds no JSON object; copy or train the checkpoint again.")
+    return value
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Writes a JSON object, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well; a crash leaves `path` as it was."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(
+    folder: str | Path,
+    model: XianliaoForCausalLM,
+    tokenizer: DialogueTokenizer,
+    generation: dict,
+    training: dict,
+    int8: bool = False,
+) -> None:
+    """Writes a checkpoint folder; every file is replaced atomically, the weights last but one, training.json last.
+
+    Args:
+        folder: Created when missing.
+        model: Its weights are stored as they are, or as int8 with a scale per row.
+        tokenizer: Stored beside the model.
+        generation: Content of generation_config.json (`chatbot.generate.ReplySettings` reads it).
+        training: Content of training.json.
+        int8: Store matrices as int8.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {**model.config.to_diff_dict(), "architectures": ["XianliaoForCausalLM"]}
+    config["weight_storage"] = "int8" if int8 else "float"
+    with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=folder) as temporary:
+        tokenizer.save(temporary)
+        for file in Path(temporary).iterdir():
+            os.replace(file, folder / file.name)
+    write_json(folder / CONFIG, config)
+    write_json(folder / GENERATION, {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, **generation})
+    tied = {name: model.state_dict()[name] for name in model.state_dict() if name not in model._tied_weights_keys}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tied.items()}
+    with replacing(folder / WEIGHTS) as temporary:
+        safetensors.torch.save_file(quantize(tensors) if int8 else tensors, temporary, metadata={"format": "pt"})
+    write_json(folder / TRAINING, training)
+
+
+def quantize(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Every matrix `[R, C]` as int8 plus `NAME.int8_scale` `[R, 1]` fp32; other tensors as they are."""
+    stored: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim != 2:
+            stored[name] = tensor
+            continue
+        scale = tensor.float().abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+        stored[name] = (tensor.float() / scale).round().clamp(-127, 127).to(torch.int8)
+        stored[name + INT8_SCALE_SUFFIX] = scale
+    return stored
+
+
+def compact(source: str | Path, target: str | Path) -> None:
+    """Copies a checkpoint with its matrices as int8."""
+    path = resolve(source)
+    if Path(target).exists() and Path(target).resolve() == path.resolve():
+        raise CheckpointError(f"{target} is the source itself; give another folder.")
+    model = load_model(path)
+    generation, training = read_json(path / GENERATION), read_json(path / TRAINING)
+    save(target, model, DialogueTokenizer.load(path), generation, training, int8=True)
+    if (path / "README.md").is_file():
+        shutil.copy(path / "README.md", Path(target) / "README.md")
+
+
+@explain_faults
+def main(argv: list[str] | None = None) -> int | None:
+    parser = argparse.ArgumentParser(prog="python -m chatbot.checkpoint", description="Write a compact copy.")
+    parser.add_argument("source", help="a checkpoint folder")
+    parser.add_argument("target", help="the folder to write")
+    parser.add_argument("--int8", action="store_true", required=True, help="int8 matrices with a scale per row")
+    args = parser.parse_args(argv)
+    compact(args.source, args.target)
+    print(f"{args.target}: {(Path(args.target) / WEIGHTS).stat().st_size / 1e6:.1f} MB of weights")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

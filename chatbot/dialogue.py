@@ -1,0 +1,181 @@
+"""Turns of text to model input: the one place that knows the sample layout and speaker parity.
+
+The `dialogpt` layout (苏剑林, "动手做个DialoGPT", kexue.fm/archives/7718) is
+
+    [CLS] u0 [SEP] u1 [SEP] ... u_{m-1} [SEP]
+
+Turn i is spoken by speaker `i mod 2`; the [SEP] that closes a turn belongs to it, and [CLS] takes the speaker of the
+turn that follows it. Every turn and every [SEP] carries loss, [CLS] does not. When old turns are dropped, speaker ids
+still follow the absolute turn index.
+
+Needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from chatbot.errors import XianliaoError
+
+IGNORED_LABEL = -100
+"""Label of a position that carries no loss (the value that torch's cross entropy ignores)."""
+
+_CJK = (
+    "\u2e80-\u303f"  # radicals, CJK punctuation
+    "\u3040-\u30ff"  # kana
+    "\u3100-\u312f"  # bopomofo
+    "\u31a0-\u31ff\u3200-\u4dbf"
+    "\u4e00-\u9fff"  # unified ideographs
+    "\uac00-\ud7af"
+    "\uf900-\ufaff"
+    "\ufe30-\ufe4f\uff00-\uffef"  # vertical, full-width and half-width forms
+    "\U00020000-\U0003ffff"
+)
+_SPACE_BESIDE_CJK = re.compile(f"(?<=[{_CJK}]) +| +(?=[{_CJK}])")
+
+
+class DialogueError(XianliaoError):
+    """A dialogue that cannot be laid out; the message is one sentence for the person who typed it."""
+
+
+class SpecialIds(Protocol):
+    """What the layout needs of a tokenizer."""
+
+    cls_id: int
+    sep_id: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One laid out dialogue; the three lists have the same length T.
+
+    Attributes:
+        input_ids: Token ids.
+        speaker_ids: 0 or 1 for every token (transformers calls them token_type_ids).
+        labels: The token id where it carries loss, `IGNORED_LABEL` elsewhere. Not shifted: the logits at position t-1
+            predict `labels[t]`.
+    """
+
+    input_ids: list[int]
+    speaker_ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A laid out history that waits for its next turn.
+
+    Attributes:
+        pieces: One (input_ids, speaker_id) pair a turn; the first starts with [CLS], each ends with [SEP]. Kept apart
+            so that a session can remember the state after each turn.
+        reply_speaker: Speaker id of the reply, `1 - last speaker`.
+        first_turn: Absolute index of the first turn kept.
+    """
+
+    pieces: tuple[tuple[tuple[int, ...], int], ...]
+    reply_speaker: int
+    first_turn: int
+
+    @property
+    def input_ids(self) -> list[int]:
+        return [token for ids, _ in self.pieces for token in ids]
+
+    @property
+    def speaker_ids(self) -> list[int]:
+        return [speaker for ids, speaker in self.pieces for _ in ids]
+
+
+def join_spaces(text: str) -> str:
+    """Drops the spaces that touch a CJK character, so spaced corpora read as Chinese and English words stay apart.
+
+    >>> join_spaces("我 爱 New York 啊")
+    '我爱New York啊'
+    """
+    return _SPACE_BESIDE_CJK.sub("", text)
+
+
+def clean_turn(text: str) -> str:
+    """A turn as the model sees it, the same for training, chat and evaluation: trimmed, spaces joined."""
+    return join_spaces(text.strip())
+
+
+def count_units(turns: Sequence[str]) -> int:
+    """Units of nats/unit: the characters of the turns after space joining, plus one end of turn for each."""
+    return sum(len(join_spaces(turn)) + 1 for turn in turns)
+
+
+def speaker_of(turn_index: int) -> int:
+    """Speaker id (0 or 1) of the turn with this absolute index."""
+    return turn_index % 2
+
+
+def fit(turn_tokens: Sequence[int], context_tokens: int) -> int:
+    """Absolute index of the first turn that the model still sees.
+
+    Turns are appended one by one; whenever the laid out history ([CLS], turns, [SEP]s) is longer than `context_tokens`,
+    the oldest turns are dropped until it is at most half as long. So the answer is a pure function of the dialogue, and
+    the cost of a turn is, amortised, constant. The newest turn is always kept.
+
+    Args:
+        turn_tokens: Number of tokens of each turn, [SEP] not counted.
+        context_tokens: Longest history in tokens.
+    """
+    first, total = 0, 1
+    for index, tokens in enumerate(turn_tokens):
+        total += tokens + 1
+        if total > context_tokens:
+            while total > context_tokens // 2 and first < index:
+                total -= turn_tokens[first] + 1
+                first += 1
+    return first
+
+
+class DialogptLayout:
+    """The layout of the module docstring."""
+
+    name = "dialogpt"
+
+    def __init__(self, special: SpecialIds):
+        self.cls_id = special.cls_id
+        self.end_of_turn_id = special.sep_id
+
+    def lay_out(self, turns: Sequence[Sequence[int]], first_turn: int = 0) -> Sample:
+        """Lays out a whole dialogue for training or scoring.
+
+        Args:
+            turns: Token ids of each turn, without special tokens.
+            first_turn: Absolute index of `turns[0]` in its dialogue.
+        """
+        input_ids: list[int] = []
+        speaker_ids: list[int] = []
+        labels: list[int] = []
+        for ids, speaker in self._pieces(turns, first_turn):
+            labels += [IGNORED_LABEL, *ids[1:]] if not input_ids else ids
+            input_ids += ids
+            speaker_ids += [speaker] * len(ids)
+        return Sample(input_ids, speaker_ids, labels)
+
+    def prompt(self, turns: Sequence[Sequence[int]], context_tokens: int) -> Prompt:
+        """Lays out a history, fitted to `context_tokens`, for the reply that follows its last turn.
+
+        Raises:
+            DialogueError: There is no turn to reply to.
+        """
+        if not turns:
+            raise DialogueError("There is nothing to reply to: give at least one turn.")
+        first = fit([len(ids) for ids in turns], context_tokens)
+        pieces = tuple((tuple(ids), speaker) for ids, speaker in self._pieces(turns[first:], first))
+        return Prompt(pieces, speaker_of(len(turns)), first)
+
+    def _pieces(self, turns: Sequence[Sequence[int]], first_turn: int) -> list[tuple[list[int], int]]:
+        pieces = [([*ids, self.end_of_turn_id], speaker_of(first_turn + i)) for i, ids in enumerate(turns)]
+        if pieces:
+            pieces[0][0].insert(0, self.cls_id)
+        return pieces
+
+
+LAYOUTS = {DialogptLayout.name: DialogptLayout}
+"""Layouts by the name that a checkpoint's config.json gives."""

@@ -1,0 +1,148 @@
+"""Dialogues on disk: the interchange format, and the prepared set that data_prep writes.
+
+Dialogue JSONL, the interchange format: one JSON list of utterance strings a line, UTF-8, plain, .gz or .xz.
+
+A prepared set is a folder:
+
+    manifest.json   what went in, what was dropped and why, content hashes
+    tokenizer.json  the tokenizer (with tokenizer_config.json)
+    train/ valid/   `datasets` Arrow: `turns` list<list<int32>>, ids without special tokens; `units` int32
+
+Needs neither torch nor transformers; `datasets` only to open a prepared set.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from chatbot.errors import XianliaoError
+from chatbot.tokenizer import DialogueTokenizer
+
+if TYPE_CHECKING:
+    import datasets
+
+MANIFEST = "manifest.json"
+DIALOGUE_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.xz")
+
+
+class FileError(XianliaoError):
+    """A dialogue file or prepared set that cannot be read."""
+
+
+def open_text(path: Path) -> TextIO:
+    """Opens a UTF-8 text file, plain, gzip or xz by its first bytes; a byte order mark is skipped.
+
+    Raises:
+        FileError: The file is missing, a folder, empty or not to be read.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(6)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}; check the path.") from None
+    if not magic:
+        raise FileError(f"{path} is empty; give a file with dialogues in it.")
+    if magic.startswith(b"\x1f\x8b"):
+        binary = gzip.open(path, "rb")
+    elif magic.startswith(b"\xfd7zXZ"):
+        binary = lzma.open(path, "rb")
+    else:
+        binary = path.open("rb")
+    return io.TextIOWrapper(binary, encoding="utf-8-sig", errors="strict", newline=None)
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Lines of `open_text`, with what can go wrong on the way explained.
+
+    Raises:
+        FileError: The file is cut short, damaged or not UTF-8.
+    """
+    try:
+        with open_text(path) as file:
+            yield from file
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise FileError(f"{path} is cut short or damaged ({error}); fetch or pack it again.") from None
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{error.object[error.start]:02X}" if isinstance(error.object, bytes) else "a wrong byte"
+        raise FileError(f"{path} is not UTF-8 ({found} found); convert it, for example with iconv.") from None
+
+
+def parse_dialogue(line: str) -> list[str] | None:
+    """The utterances of one JSONL line, or None when it is no list of strings."""
+    try:
+        value = json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    if isinstance(value, list) and all(isinstance(turn, str) for turn in value):
+        return value
+    return None
+
+
+def is_prepared_set(path: Path) -> bool:
+    return (path / MANIFEST).is_file()
+
+
+def read_dialogues(path: str | Path, split: str = "valid") -> Iterator[list[str]]:
+    """Dialogues of a JSONL file, of all JSONL files in a folder, or of a prepared set's split, in a fixed order.
+
+    Raises:
+        FileError: Nothing can be read, or a line is not a list of strings.
+    """
+    path = Path(path)
+    if is_prepared_set(path):
+        tokenizer = DialogueTokenizer.load(path)
+        for turns in load_split(path, split)["turns"]:
+            yield [tokenizer.decode(ids) for ids in turns]
+        return
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.name.endswith(DIALOGUE_SUFFIXES))
+        if not files:
+            raise FileError(f"{path} holds no .jsonl file and is no prepared set; give dialogues as JSONL.")
+    else:
+        files = [path]
+    for file in files:
+        for number, line in enumerate(read_lines(file), 1):
+            if line.strip():
+                dialogue = parse_dialogue(line)
+                if dialogue is None:
+                    raise FileError(
+                        f"{file} line {number} is not a JSON list of strings; bring it into that form with xianliao-prepare."
+                    )
+                yield dialogue
+
+
+def load_manifest(folder: str | Path) -> dict:
+    """manifest.json of a prepared set.
+
+    Raises:
+        FileError: It is missing or damaged.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileError(f"{folder} is no prepared set (no {MANIFEST}); make one with xianliao-prepare.") from None
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path} cannot be read ({error}); prepare the set again.") from None
+
+
+def load_split(folder: str | Path, split: str) -> datasets.Dataset:
+    """The memory-mapped `train` or `valid` split of a prepared set.
+
+    Raises:
+        FileError: It is missing or damaged.
+    """
+    load_manifest(folder)
+    import datasets
+
+    try:
+        return datasets.load_from_disk(str(Path(folder) / split))
+    except Exception as error:  # datasets and pyarrow raise many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FileError(f"The {split} split of {folder} cannot be read ({reason}); prepare the set again.") from None

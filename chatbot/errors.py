@@ -1,0 +1,36 @@
+"""Faults a person can cause: one sentence that says what was wrong, what was found and what to do."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+
+
+class XianliaoError(ValueError):
+    """A fault a user can cause; its message is one sentence, shown without a traceback."""
+
+
+def explain_faults(main: Callable[[list[str] | None], int | None]) -> Callable[[list[str] | None], int]:
+    """Turns a command's main into one that prints faults as a sentence on stderr and returns the exit code.
+
+    0 done, 1 failed run, 130 interrupted; wrong usage exits with 2 in the argument parser.
+    """
+
+    @functools.wraps(main)
+    def command(argv: list[str] | None = None) -> int:
+        try:
+            return main(argv) or 0
+        except XianliaoError as error:
+            print(f"error: {error}", file=sys.stderr)
+        except BrokenPipeError:
+            sys.stderr.close()  # the reader of our output left; there is nobody to tell
+        except OSError as error:
+            place = f" {error.filename}" if error.filename else ""
+            print(f"error: The system refused{place}: {error.strerror or error}.", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return 130
+        return 1
+
+    return command

@@ -1,0 +1,199 @@
+"""The whole network, readable top to bottom.
+
+Pre-norm blocks of a causal mixer (`chatbot.attention`) and a GELU feed-forward layer, speaker embeddings added to the
+token embeddings, input and output embeddings tied, no biases and no positions: a decaying state already knows what is
+recent. A transformers model: `AutoModelForCausalLM.from_pretrained` and `generate()` work after `import chatbot`.
+
+Dims: B batch, T tokens, D hidden size, H heads, K head width, V vocabulary (width of a value inside `attention/`).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import cached_file
+
+from chatbot.attention import build_mixer
+from chatbot.attention.linear import LinearAttention
+from chatbot.configuration import XianliaoConfig
+from chatbot.dialogue import IGNORED_LABEL
+from chatbot.state import DialogueState, MixerState
+
+
+INT8_SCALE_SUFFIX = ".int8_scale"
+
+
+def dequantize(path: str) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file; int8 matrices `[R, C]` times their scales `[R, 1]` become fp32."""
+    stored = load_file(path)
+    scales = {name: stored.pop(name) for name in list(stored) if name.endswith(INT8_SCALE_SUFFIX)}
+    for name, scale in scales.items():
+        matrix = name.removesuffix(INT8_SCALE_SUFFIX)
+        stored[matrix] = stored[matrix].float() * scale
+    return stored
+
+
+class FeedForward(nn.Module):
+    """Two matrices with an exact (erf) GELU between; the tanh form is several times slower on CPUs."""
+
+    def __init__(self, config: XianliaoConfig):
+        super().__init__()
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(F.gelu(self.up_proj(x)))
+
+
+class Block(GradientCheckpointingLayer):
+    """x + mixer(norm(x)), then x + feed_forward(norm(x)); x is `[B, T, D]`."""
+
+    def __init__(self, config: XianliaoConfig, layer_index: int):
+        super().__init__()
+        self.mixer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=False)
+        self.mixer = build_mixer(config, layer_index)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=False)
+        self.feed_forward = FeedForward(config)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        keep: torch.Tensor | None,
+        segment_ids: torch.Tensor | None,
+        state: MixerState | None,
+        form: str = "auto",
+    ) -> torch.Tensor:
+        x = x + self.mixer(self.mixer_norm(x), keep, segment_ids, state, form)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
+    """Tokens and speakers in, next-token logits out."""
+
+    config_class = XianliaoConfig
+    base_model_prefix = ""
+    _tied_weights_keys = {"lm_head.weight": "token_embedding.weight"}
+    _no_split_modules = ["Block"]
+    _is_stateful = True  # the state cannot be cropped: no assisted decoding
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config: XianliaoConfig):
+        super().__init__(config)
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.speaker_embedding = nn.Embedding(config.num_speakers, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config, index) for index in range(config.num_hidden_layers))
+        self.final_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=False)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal weights; projections into the residual stream shrink with depth (GPT-2, section 2.3)."""
+        std = self.config.initializer_range
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            init.normal_(module.weight, mean=0.0, std=std)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, FeedForward):
+            init.normal_(module.down_proj.weight, mean=0.0, std=std / (2 * self.config.num_hidden_layers) ** 0.5)
+        elif isinstance(module, LinearAttention):
+            init.normal_(module.o_proj.weight, mean=0.0, std=std / (2 * self.config.num_hidden_layers) ** 0.5)
+            if not getattr(module.log_rate, "_is_hf_initialized", False):
+                module.reset_log_rate()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
+        """transformers' own, after turning int8 matrices (`config.weight_storage`) back into floats."""
+        if config is None:
+            config = XianliaoConfig.from_pretrained(pretrained_model_name_or_path)
+        if config.weight_storage != "int8" or kwargs.get("state_dict") is not None:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+        tensors = dequantize(cached_file(pretrained_model_name_or_path, "model.safetensors"))
+        config.weight_storage = "float"
+        dtype = kwargs.pop("dtype", None)
+        kwargs["dtype"] = torch.float32 if dtype in (None, "auto") else dtype
+        return super().from_pretrained(None, *args, config=config, state_dict=tensors, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.token_embedding
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.token_embedding = value
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def new_state(self) -> DialogueState:
+        """An empty state, ready for the first token."""
+        return DialogueState(self.config.num_hidden_layers)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        segment_ids: torch.Tensor | None = None,
+        past_key_values: DialogueState | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        form: str = "auto",
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """Logits of the next token at every position.
+
+        Args:
+            input_ids: int64 `[B, T]`.
+            attention_mask: `[B, T]` or, with a state, `[B, past + T]`; 0 at padding, on either side.
+            token_type_ids: Speaker ids int64 `[B, T]`; `None` is speaker 0 everywhere. `chatbot.dialogue` makes them.
+            segment_ids: int `[B, T]`, non-decreasing: the packed dialogue each token belongs to. Nothing crosses from
+                one to the next.
+            past_key_values: The state before the first token, continued in place.
+            labels: int64 `[B, T]`, not shifted, -100 where there is no loss.
+            use_cache: Return the state (a new one unless `past_key_values` is given).
+            logits_to_keep: Only the last so many positions; 0 is all.
+            num_items_in_batch: Divides the summed loss instead of this call's own number of targets.
+            form: `auto`, or `naive` for the definition of every mixer (slow; the reference in tests).
+
+        Returns:
+            logits `[B, T, V]`, loss in nats per target (None without labels), past_key_values.
+        """
+        state = past_key_values
+        if state is None and use_cache:
+            state = self.new_state()
+        x = self.token_embedding(input_ids)  # [B, T, D]
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(input_ids)
+        x = x + self.speaker_embedding(token_type_ids)
+        keep = None
+        if attention_mask is not None:
+            keep = attention_mask[:, -input_ids.shape[1] :].bool()
+            keep = None if keep.all() else keep
+        for index, block in enumerate(self.blocks):
+            x = block(x, keep, segment_ids, None if state is None else state.layers[index], form)
+        x = self.final_norm(x)
+        logits = self.lm_head(x[:, -logits_to_keep:] if logits_to_keep and labels is None else x)
+        loss = None
+        if labels is not None:
+            targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)  # shifted, so that the logits need no copy
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+            loss = loss / ((targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=state)
+
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
+        """`generate()` gets our state; transformers' own linear cache does not count tokens."""
+        if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = self.new_state()
+
+
+AutoConfig.register("xianliao", XianliaoConfig, exist_ok=True)
+AutoModelForCausalLM.register(XianliaoConfig, XianliaoForCausalLM, exist_ok=True)

@@ -1,0 +1,165 @@
+"""The tokenizer: trained on the corpus, lossless, and deaf to special tokens in text.
+
+Byte-pair encoding over characters with byte fallback: whatever is not in the vocabulary is spelled in UTF-8 bytes, so
+there is no [UNK] and `decode(encode(x)) == x` for any Unicode text. The special tokens exist only as ids that
+`chatbot.dialogue` places; text that spells one ("[SEP]") is encoded as its characters.
+
+Needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from chatbot.errors import XianliaoError
+
+PAD, CLS, SEP = "[PAD]", "[CLS]", "[SEP]"
+SPECIAL_TOKENS = (PAD, CLS, SEP)
+REPLACEMENT = "\ufffd"
+TOKENIZER_FILE = "tokenizer.json"
+
+# A piece never mixes scripts: Chinese runs, other letters with the space before them, single digits, punctuation.
+_PIECES = r"\p{Han}+| ?[\p{L}&&[^\p{Han}]]+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
+
+
+class TokenizerError(XianliaoError):
+    """A tokenizer that cannot be read or trained; the message is one sentence saying what to do."""
+
+
+class DialogueTokenizer:
+    """Text to ids and back.
+
+    Attributes:
+        pad_id, cls_id, sep_id: Ids of the special tokens.
+        vocab_size: Number of ids, special tokens included.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        missing = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
+        if missing:
+            raise TokenizerError(f"The tokenizer has no {' and no '.join(missing)}; use one made by xianliao-prepare.")
+        tokenizer.encode_special_tokens = True  # a typed "[SEP]" is five characters
+        self._tokenizer = tokenizer
+        self.pad_id, self.cls_id, self.sep_id = (tokenizer.token_to_id(token) for token in SPECIAL_TOKENS)
+        self.vocab_size = tokenizer.get_vocab_size()
+        self.special_ids = frozenset((self.pad_id, self.cls_id, self.sep_id))
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int = 8192, min_frequency: int = 2) -> DialogueTokenizer:
+        """Trains a vocabulary of at most `vocab_size` on an iterator of texts.
+
+        Raises:
+            TokenizerError: `vocab_size` has no room for the special tokens and the 256 bytes.
+        """
+        reserved = list(SPECIAL_TOKENS) + [f"<0x{byte:02X}>" for byte in range(256)]
+        if vocab_size < len(reserved) + 64:
+            raise TokenizerError(f"A vocabulary of {vocab_size} is too small; ask for at least {len(reserved) + 64}.")
+        learner = Tokenizer(models.BPE(byte_fallback=True))
+        learner.pre_tokenizer = _pre_tokenizer()
+        # Half the vocabulary at most for single characters, the rarer ones are spelled in bytes.
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=min_frequency,
+            limit_alphabet=(vocab_size - len(reserved)) * 5 // 8,
+            special_tokens=reserved,
+            show_progress=False,
+        )
+        learner.train_from_iterator(texts, trainer)
+        learned = json.loads(learner.to_str())["model"]
+        merges = [tuple(merge) if not isinstance(merge, str) else tuple(merge.split(" ")) for merge in learned["merges"]]
+        # Made anew so that only three tokens are special: the trainer would leave the byte tokens special too.
+        tokenizer = Tokenizer(models.BPE(vocab=learned["vocab"], merges=merges, byte_fallback=True))
+        tokenizer.pre_tokenizer = _pre_tokenizer()
+        tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+        return cls(tokenizer)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> DialogueTokenizer:
+        """Reads `tokenizer.json` of a folder.
+
+        Raises:
+            TokenizerError: The file is missing or damaged.
+        """
+        path = Path(folder) / TOKENIZER_FILE
+        if not path.is_file():
+            raise TokenizerError(f"There is no {TOKENIZER_FILE} in {folder}; give a prepared set or a checkpoint folder.")
+        try:
+            return cls(Tokenizer.from_file(str(path)))
+        except TokenizerError:
+            raise
+        except Exception as error:  # tokenizers raises bare Exception
+            raise TokenizerError(f"{path} cannot be read as a tokenizer ({error}); copy or build it again.") from None
+
+    def save(self, folder: str | Path) -> None:
+        """Writes tokenizer.json and the tokenizer_config.json that transformers' AutoTokenizer reads."""
+        folder = Path(folder)
+        self._tokenizer.save(str(folder / TOKENIZER_FILE))
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "pad_token": PAD,
+            "bos_token": CLS,
+            "eos_token": SEP,
+            "split_special_tokens": True,
+            "clean_up_tokenization_spaces": False,
+            "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        }
+        text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
+        (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+    def to_json(self) -> str:
+        """The whole tokenizer as JSON: equal strings mean equal tokenizers."""
+        return self._tokenizer.to_str()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; never a special token. Lone surrogates, which are not text, become U+FFFD."""
+        return self._tokenizer.encode(_valid(text), add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` for many texts, on all cores."""
+        encodings = self._tokenizer.encode_batch_fast([_valid(text) for text in texts], add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids. Special tokens have no text, bytes that are no UTF-8 become U+FFFD."""
+        return self._tokenizer.decode([token for token in ids if token not in self.special_ids], skip_special_tokens=False)
+
+    def decode_complete(self, ids: Sequence[int]) -> str:
+        """`decode` without the bytes of an unfinished or broken character."""
+        return self.decode(ids).replace(REPLACEMENT, "") if self._has_bytes(ids) else self.decode(ids)
+
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """The text so far after each id; it only grows and never shows a part of a character."""
+        seen: list[int] = []
+        shown = ""
+        for token in ids:
+            seen.append(token)
+            text = self.decode(seen)
+            if self._has_bytes(seen[-4:]):
+                text = text.rstrip(REPLACEMENT)
+            if text.startswith(shown):
+                shown = text
+            yield shown
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """Each id's name in the vocabulary, to show a person."""
+        return [self._tokenizer.id_to_token(token) for token in ids]
+
+    def _has_bytes(self, ids: Sequence[int]) -> bool:
+        return any(name is not None and name.startswith("<0x") and name.endswith(">") for name in self.tokens(ids))
+
+
+def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
+
+
+def _valid(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "".join(REPLACEMENT if "\ud800" <= char <= "\udfff" else char for char in text)
+    return text

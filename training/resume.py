@@ -1,0 +1,86 @@
+"""Saving a run so that it goes on as if it had never stopped.
+
+    OUTPUT/resume/step-00000100/   model.safetensors  optimizer.pt  progress.json
+
+A folder is written under a temporary name and renamed when complete; the newest two are kept. Batches are a function of
+the step number and randomness is seeded by it, so weights, optimizer and step are all there is to remember.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from chatbot.errors import XianliaoError
+
+KEPT = 2
+FOLDER = "resume"
+
+
+class ResumeError(XianliaoError):
+    """A run that cannot be continued."""
+
+
+def saved_steps(output: Path) -> list[Path]:
+    """Complete saves of a run, oldest first."""
+    return sorted(path for path in (output / FOLDER).glob("step-*") if path.is_dir())
+
+
+def save_state(output: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: dict) -> None:
+    """Saves after `step` optimizer steps; a crash at any moment leaves the earlier saves complete."""
+    folder = output / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary, final = folder / f".step-{step:08d}", folder / f"step-{step:08d}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        safetensors.torch.save_model(model, str(temporary / "model.safetensors"))
+        torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+        text = json.dumps({"step": step, **progress}, ensure_ascii=False, indent=2)
+        (temporary / "progress.json").write_text(text, encoding="utf-8")
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for file in temporary.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    shutil.rmtree(final, ignore_errors=True)
+    os.rename(temporary, final)
+    for old in saved_steps(output)[:-KEPT]:
+        shutil.rmtree(old)
+
+
+def load_progress(output: Path) -> dict:
+    """progress.json of the newest save.
+
+    Raises:
+        ResumeError: There is none, or it is damaged.
+    """
+    saves = saved_steps(output)
+    if not saves:
+        raise ResumeError(f"{output} holds no run to continue; leave --resume out to start one.")
+    path = saves[-1] / "progress.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResumeError(f"{path} cannot be read ({error}); remove {saves[-1]} to go back to the save before.") from None
+
+
+def load_state(output: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Puts the newest save into model and optimizer.
+
+    Raises:
+        ResumeError: A file is damaged or does not fit.
+    """
+    newest = saved_steps(output)[-1]
+    try:
+        safetensors.torch.load_model(model, str(newest / "model.safetensors"))
+        optimizer.load_state_dict(torch.load(newest / "optimizer.pt", weights_only=True, map_location="cpu"))
+    except Exception as error:  # safetensors, torch and pickle raise many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ResumeError(f"{newest} cannot be read ({reason}); remove it to go back to the save before.") from None
