@@ -1,2 +1,39 @@
-"""xianliao."""
+"""xianliao (闲聊): everything that training and serving must agree on.
+
+Import levels, lowest first; a module imports only from lower ones, and no other room of the project:
+
+    1  errors, dialogue, tokenizer, dialogue_files      text and files: neither torch nor transformers
+    2  configuration, state, attention/, model          the network
+    3  termination, sampling, generate, checkpoint      decoding, folders
+    4  bot, session                                     conversations
+    5  evaluation/                                      measuring
+    6  cli                                              commands
+
+    from chatbot import Chatbot, ChatSession
+    bot = Chatbot.from_pretrained("default")
+    bot.reply(["你好", "你好呀", "今天心情不太好"], seed=0)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from chatbot.registration import register_lazily
+
+if TYPE_CHECKING:
+    from chatbot.bot import Chatbot, Reply
+    from chatbot.session import ChatSession
+
 __version__ = "0.1.0"
+__all__ = ["ChatSession", "Chatbot", "Reply", "__version__"]
+
+_HOMES = {"Chatbot": "chatbot.bot", "Reply": "chatbot.bot", "ChatSession": "chatbot.session"}
+
+register_lazily()
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from chatbot.configuration import XianliaoConfig
 from chatbot.errors import XianliaoError, explain_faults
@@ -45,10 +46,14 @@ def resolve(checkpoint: str | Path) -> Path:
     if str(checkpoint) == DEFAULT:
         path = Path(__file__).resolve().parent.parent / "checkpoints" / DEFAULT
     if not path.is_dir():
-        raise CheckpointError(f"There is no checkpoint folder {path}; check the path, or leave it out for the bundled one.")
+        raise CheckpointError(
+            f"There is no checkpoint folder {path}; check the path, or leave it out for the bundled one."
+        )
     missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER_FILE) if not (path / name).is_file()]
     if missing:
-        raise CheckpointError(f"{path} is no complete checkpoint: {' and '.join(missing)} missing; copy or train it again.")
+        raise CheckpointError(
+            f"{path} is no complete checkpoint: {' and '.join(missing)} missing; copy or train it again."
+        )
     return path
 
 
@@ -60,11 +65,14 @@ def load_model(checkpoint: str | Path, device: str = "cpu", dtype: torch.dtype =
     """
     path = resolve(checkpoint)
     config = load_config(path)
+    disable_progress_bar()  # of transformers: weights this small load at once
     try:
         model = XianliaoForCausalLM.from_pretrained(path, config=config, dtype=dtype)
     except Exception as error:  # safetensors, transformers and torch raise many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path / WEIGHTS} cannot be read ({reason}); copy or train the checkpoint again.") from None
+        raise CheckpointError(
+            f"{path / WEIGHTS} cannot be read ({reason}); copy or train the checkpoint again."
+        ) from None
     return model.to(device).eval()
 
 

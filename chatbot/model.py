@@ -25,7 +25,6 @@ from chatbot.configuration import XianliaoConfig
 from chatbot.dialogue import IGNORED_LABEL
 from chatbot.state import DialogueState, MixerState
 
-
 INT8_SCALE_SUFFIX = ".int8_scale"
 
 

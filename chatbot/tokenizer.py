@@ -70,7 +70,9 @@ class DialogueTokenizer:
         )
         learner.train_from_iterator(texts, trainer)
         learned = json.loads(learner.to_str())["model"]
-        merges = [tuple(merge) if not isinstance(merge, str) else tuple(merge.split(" ")) for merge in learned["merges"]]
+        merges = [
+            tuple(merge) if not isinstance(merge, str) else tuple(merge.split(" ")) for merge in learned["merges"]
+        ]
         # Made anew so that only three tokens are special: the trainer would leave the byte tokens special too.
         tokenizer = Tokenizer(models.BPE(vocab=learned["vocab"], merges=merges, byte_fallback=True))
         tokenizer.pre_tokenizer = _pre_tokenizer()
@@ -87,7 +89,9 @@ class DialogueTokenizer:
         """
         path = Path(folder) / TOKENIZER_FILE
         if not path.is_file():
-            raise TokenizerError(f"There is no {TOKENIZER_FILE} in {folder}; give a prepared set or a checkpoint folder.")
+            raise TokenizerError(
+                f"There is no {TOKENIZER_FILE} in {folder}; give a prepared set or a checkpoint folder."
+            )
         try:
             return cls(Tokenizer.from_file(str(path)))
         except TokenizerError:
@@ -126,7 +130,9 @@ class DialogueTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids. Special tokens have no text, bytes that are no UTF-8 become U+FFFD."""
-        return self._tokenizer.decode([token for token in ids if token not in self.special_ids], skip_special_tokens=False)
+        return self._tokenizer.decode(
+            [token for token in ids if token not in self.special_ids], skip_special_tokens=False
+        )
 
     def decode_complete(self, ids: Sequence[int]) -> str:
         """`decode` without the bytes of an unfinished or broken character."""

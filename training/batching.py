@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ class TurnStore:
         start = self.dialogue_starts[dialogue]
         stop = self.dialogue_starts[dialogue + 1] if last is None else start + last
         bounds = self.turn_starts[start + first : stop + 1]
-        return [self.ids[a:b].tolist() for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [self.ids[a:b].tolist() for a, b in pairwise(bounds)]
 
     def turn_lengths(self, dialogue: int) -> list[int]:
         start, stop = self.dialogue_starts[dialogue], self.dialogue_starts[dialogue + 1]
@@ -129,7 +130,9 @@ class PackedData:
         left_out_turns: Turns that are longer than a row.
     """
 
-    def __init__(self, store: TurnStore, layout: DialogptLayout, row_tokens: int, batch_rows: int, seed: int, pad_id: int):
+    def __init__(
+        self, store: TurnStore, layout: DialogptLayout, row_tokens: int, batch_rows: int, seed: int, pad_id: int
+    ):
         self.store, self.layout, self.row_tokens, self.batch_rows = store, layout, row_tokens, batch_rows
         self.seed, self.pad_id = seed, pad_id
         self.pieces, self.left_out_turns = cut_into_pieces(store, row_tokens)
@@ -156,7 +159,7 @@ class PackedData:
         return sum(self.pieces[index].tokens - 1 for row in rows for index in row)
 
     def tensors(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """Model input of rows, int64 `[rows, row_tokens]`: input_ids, token_type_ids, labels, segment_ids, attention_mask."""
+        """Model input of rows, each tensor int64 `[rows, row_tokens]`."""
         shape = (len(rows), self.row_tokens)
         batch = {
             "input_ids": torch.full(shape, self.pad_id),

@@ -150,7 +150,9 @@ class Run:
         targets = self.data.targets(rows)
         share = targets / accelerator.num_processes  # DDP averages over the ranks
         loss = torch.zeros((), dtype=torch.float64)
-        micro_batches = split_rows(rows, settings.micro_batch_rows, accelerator.process_index, accelerator.num_processes)
+        micro_batches = split_rows(
+            rows, settings.micro_batch_rows, accelerator.process_index, accelerator.num_processes
+        )
         for number, micro in enumerate(micro_batches, 1):
             syncs = number == len(micro_batches)
             with nullcontext() if syncs else accelerator.no_sync(self.model):
@@ -208,7 +210,9 @@ class Run:
         if self.accelerator.is_main_process:
             model = self.accelerator.unwrap_model(self.model)
             optimizer = self.optimizer.optimizer
-            save_state(self.output, self.progress["step"], model, optimizer, {**self.progress, "identity": self.identity})
+            save_state(
+                self.output, self.progress["step"], model, optimizer, {**self.progress, "identity": self.identity}
+            )
         self.accelerator.wait_for_everyone()
 
     def _training_record(self) -> dict:
@@ -276,7 +280,9 @@ def _build_model(settings: TrainSettings, tokenizer: DialogueTokenizer) -> Xianl
 
 def _identity(settings: TrainSettings, manifests: list[dict]) -> dict:
     """What must not change when a run is resumed."""
-    kept = {name: value for name, value in asdict(settings).items() if name not in ("data", "output", "resume", "threads")}
+    kept = {
+        name: value for name, value in asdict(settings).items() if name not in ("data", "output", "resume", "threads")
+    }
     data = [
         {
             "folder": Path(folder).name,

@@ -31,7 +31,9 @@ def saved_steps(output: Path) -> list[Path]:
     return sorted(path for path in (output / FOLDER).glob("step-*") if path.is_dir())
 
 
-def save_state(output: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: dict) -> None:
+def save_state(
+    output: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: dict
+) -> None:
     """Saves after `step` optimizer steps; a crash at any moment leaves the earlier saves complete."""
     folder = output / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +70,9 @@ def load_progress(output: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ResumeError(f"{path} cannot be read ({error}); remove {saves[-1]} to go back to the save before.") from None
+        raise ResumeError(
+            f"{path} cannot be read ({error}); remove {saves[-1]} to go back to the save before."
+        ) from None
 
 
 def load_state(output: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:

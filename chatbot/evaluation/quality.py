@@ -49,7 +49,10 @@ def pack_whole(samples: Sequence[Sample], row_tokens: int) -> list[list[int]]:
 
 @torch.inference_mode()
 def score_dialogues(
-    model: XianliaoForCausalLM, layout: DialogptLayout, dialogues: Sequence[Sequence[Sequence[int]]], row_tokens: int = 2048
+    model: XianliaoForCausalLM,
+    layout: DialogptLayout,
+    dialogues: Sequence[Sequence[Sequence[int]]],
+    row_tokens: int = 2048,
 ) -> list[float]:
     """Nats of each dialogue: -sum log p of every token of every turn and its [SEP], with full history.
 

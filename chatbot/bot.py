@@ -1,0 +1,212 @@
+"""Chatbot: a loaded checkpoint that answers histories. Terminal, page, API and evaluation all go through it."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from chatbot.checkpoint import DEFAULT, GENERATION, load_model, read_json, resolve
+from chatbot.dialogue import LAYOUTS, DialogueError, Prompt, clean_turn
+from chatbot.errors import XianliaoError
+from chatbot.generate import Draft, Vocabulary, decode
+from chatbot.model import XianliaoForCausalLM
+from chatbot.sampling import ReplySettings
+from chatbot.state import DialogueState
+from chatbot.termination import StopReason
+from chatbot.tokenizer import DialogueTokenizer
+
+REMEMBERED_STATES = 64
+"""Snapshots kept after turns, least recently used ones forgotten first; a forgotten one is rebuilt from the text."""
+
+MAX_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A finished reply.
+
+    Attributes:
+        text: Whole characters only.
+        token_ids: Tokens before the end of turn.
+        stop_reason: See `chatbot.termination.StopReason`.
+        log_prob: The model's log p of the reply, in nats.
+        seed: Gives the same reply again for the same history and settings.
+        seconds: From the call to the last token.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    stop_reason: StopReason
+    log_prob: float
+    seed: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return (len(self.token_ids) + 1) / max(self.seconds, 1e-9)
+
+
+class Chatbot:
+    """A model with its tokenizer and decoding settings.
+
+    >>> bot = Chatbot.from_pretrained("default")
+    >>> bot.reply(["你好", "你好呀", "今天心情不太好"], seed=0)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, model: XianliaoForCausalLM, tokenizer: DialogueTokenizer, settings: ReplySettings, name: str = ""
+    ):
+        self.model, self.tokenizer, self.settings, self.name = model, tokenizer, settings, name
+        self.layout = LAYOUTS[model.config.layout](tokenizer)
+        self.context_tokens = model.config.context_tokens
+        self.max_message_tokens = self.context_tokens // 2
+        banned = tokenizer.special_ids - {self.layout.end_of_turn_id}
+        self.vocabulary = Vocabulary(self.layout.end_of_turn_id, tuple(sorted(banned)))
+        self._states: OrderedDict[tuple, tuple[DialogueState, torch.Tensor]] = OrderedDict()
+        self._reading = threading.Lock()
+
+    @classmethod
+    def from_pretrained(cls, checkpoint: str | Path = DEFAULT, device: str = "auto", dtype: str = "auto") -> Chatbot:
+        """Loads a checkpoint folder; `default` is the bundled one.
+
+        Args:
+            checkpoint: A folder, or `default`.
+            device: auto, cpu, cuda or mps.
+            dtype: auto, float32, float16 or bfloat16; auto is float32 on CPU and bfloat16 on CUDA.
+
+        Raises:
+            CheckpointError, TokenizerError: What is missing or damaged.
+        """
+        path = resolve(checkpoint)
+        device, torch_dtype = pick_device(device, dtype)
+        settings = settings_from(read_json(path / GENERATION) if (path / GENERATION).is_file() else {})
+        tokenizer = DialogueTokenizer.load(path)
+        model = load_model(path, device, torch_dtype)
+        if tokenizer.vocab_size != model.config.vocab_size:
+            raise DialogueError(
+                f"{path} has a tokenizer of {tokenizer.vocab_size} tokens but a model of {model.config.vocab_size};"
+                " copy or train the checkpoint again."
+            )
+        return cls(model, tokenizer, settings, path.name)
+
+    def reply(self, turns: Sequence[str], seed: int | None = None, **changes) -> str:
+        """The reply to a history, oldest turn first; `changes` are fields of `ReplySettings`.
+
+        Raises:
+            DialogueError: The history is empty, or its last turn empty or too long.
+        """
+        return self.respond(turns, seed, **changes).text
+
+    def respond(self, turns: Sequence[str], seed: int | None = None, **changes) -> Reply:
+        """`reply` with why it stopped, its log-probability and its seed."""
+        for _, reply in self.stream_replies(turns, seed, **changes):
+            if reply is not None:
+                return reply
+        raise AssertionError("a reply always ends")
+
+    def stream(self, turns: Sequence[str], seed: int | None = None, **changes) -> Iterator[str]:
+        """The text so far, again after each token; it only grows and never shows a part of a character."""
+        for text, _ in self.stream_replies(turns, seed, **changes):
+            yield text
+
+    def stream_replies(
+        self, turns: Sequence[str], seed: int | None = None, **changes
+    ) -> Iterator[tuple[str, Reply | None]]:
+        """The text so far with None, and at the end the whole text with its `Reply`."""
+        started = time.perf_counter()
+        seed = secrets.randbelow(MAX_SEED) if seed is None else seed
+        settings = self.settings.with_changes(**changes)
+        prompt = self.layout.prompt(self.encode_turns(turns), self.context_tokens)
+        with self._reading:
+            state, logits = self._state_after(prompt)
+        steps = decode(self.model, state.clone(), logits, [prompt.reply_speaker], settings, self.vocabulary, [seed])
+        draft = Draft()
+        shown = ""
+        for drafts in steps:
+            draft = drafts[0]
+            if draft.stop_reason is None:
+                text = self.tokenizer.decode(draft.token_ids).rstrip("\ufffd").lstrip()
+                shown = text if text.startswith(shown) else shown
+                yield shown, None
+        text = self.tokenizer.decode_complete(draft.token_ids).strip()
+        seconds = time.perf_counter() - started
+        yield text, Reply(text, tuple(draft.token_ids), draft.stop_reason, draft.log_prob, seed, seconds)
+
+    def encode_turns(self, turns: Sequence[str]) -> list[list[int]]:
+        """Token ids of the turns, as the model sees them.
+
+        Raises:
+            DialogueError: There are no turns, or the last one is empty or too long.
+        """
+        if isinstance(turns, str) or not all(isinstance(turn, str) for turn in turns):
+            raise DialogueError("The history must be a list of strings, oldest turn first.")
+        if not turns:
+            raise DialogueError("There is nothing to reply to: give at least one turn.")
+        if not clean_turn(turns[-1]):
+            raise DialogueError("The message is empty; type something to talk about.")
+        ids = [self.tokenizer.encode(clean_turn(turn)) for turn in turns]
+        if len(ids[-1]) > self.max_message_tokens:
+            raise DialogueError(
+                f"The message is too long: {len(turns[-1])} characters make {len(ids[-1])} tokens,"
+                f" the most is {self.max_message_tokens}; send it in parts."
+            )
+        return ids
+
+    def count_tokens(self, message: str) -> int:
+        """Tokens of a message, as `max_message_tokens` counts them."""
+        return len(self.tokenizer.encode(clean_turn(message)))
+
+    @torch.inference_mode()
+    def _state_after(self, prompt: Prompt) -> tuple[DialogueState, torch.Tensor]:
+        """The state after a prompt and the next logits `[1, V]`, from the longest remembered beginning.
+
+        Each turn is read in a forward of its own, whether the state is carried along or rebuilt from the text, so both
+        give the same bits.
+        """
+        pieces = prompt.pieces
+        done = next((n for n in range(len(pieces), 0, -1) if pieces[:n] in self._states), 0)
+        state, logits = self.model.new_state(), None
+        if done:
+            self._states.move_to_end(pieces[:done])
+            remembered, logits = self._states[pieces[:done]]
+            state = remembered.clone()
+        for n in range(done, len(pieces)):
+            ids = torch.tensor([pieces[n][0]], device=self.model.device)
+            speakers = torch.full_like(ids, pieces[n][1])
+            output = self.model(ids, token_type_ids=speakers, past_key_values=state, logits_to_keep=1)
+            logits = output.logits[:, -1]
+            self._states[pieces[: n + 1]] = (state.clone(), logits)
+        while len(self._states) > REMEMBERED_STATES:
+            self._states.popitem(last=False)
+        return state, logits
+
+
+def settings_from(generation: dict) -> ReplySettings:
+    """`ReplySettings` from the content of generation_config.json; keys of transformers' own are passed over."""
+    known = {"temperature", "top_k", "top_p", "floor_start_tokens", "floor_delta_tokens", "min_reply_tokens"}
+    return ReplySettings(**{name: value for name, value in generation.items() if name in known})
+
+
+def pick_device(device: str = "auto", dtype: str = "auto") -> tuple[str, torch.dtype]:
+    """The device and dtype to use.
+
+    Raises:
+        XianliaoError: The device is not there, or a name is unknown.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        device = next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if not available.get(device, False):
+        there = ", ".join(name for name, is_there in available.items() if is_there)
+        raise XianliaoError(f"There is no device {device!r} here; use auto or one of: {there}.")
+    dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype != "auto" and dtype not in dtypes:
+        raise XianliaoError(f"There is no dtype {dtype!r}; use auto or one of: {', '.join(dtypes)}.")
+    return device, dtypes.get(dtype, torch.bfloat16 if device == "cuda" else torch.float32)

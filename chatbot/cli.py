@@ -1,0 +1,153 @@
+"""xianliao-chat and xianliao-evaluate."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from chatbot.errors import XianliaoError, explain_faults
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options that every command with a model has."""
+    parser.add_argument(
+        "--checkpoint", default="default", metavar="DIR", help="checkpoint folder (default: the bundled one)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default %(default)s)")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default %(default)s)")
+
+
+def build_chat_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="xianliao-chat", description="Chat in the terminal.")
+    add_model_options(parser)
+    add = parser.add_argument
+    add("--message", nargs="+", metavar="TEXT", help="say these one after the other, print the replies and end")
+    add("--seed", type=int, help="of every reply; the same history and seed give the same reply (default: random)")
+    add("--temperature", type=float, help="default: the checkpoint's")
+    add("--top-p", type=float, help="default: the checkpoint's")
+    add("--greedy", action="store_true", help="always take the most likely token")
+    add("--json", action="store_true", help="one JSON object a reply: text, stop_reason, seed, tokens, log_prob")
+    return parser
+
+
+@explain_faults
+def chat(argv: list[str] | None = None) -> int | None:
+    args = build_chat_parser().parse_args(argv)
+    from chatbot.bot import Chatbot
+    from chatbot.session import ChatSession
+
+    bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype)
+    method = "greedy" if args.greedy else None
+    session = ChatSession(bot, temperature=args.temperature, top_p=args.top_p, method=method)
+    if args.message is None:
+        return _converse(session, args)
+    for message in args.message:
+        session.reply(message, args.seed)
+        _show(session, args.json)
+    return 0
+
+
+def _show(session, as_json: bool) -> None:
+    reply = session.last_reply
+    if not as_json:
+        print(reply.text, flush=True)
+        return
+    shown = {"text": reply.text, "stop_reason": reply.stop_reason, "seed": reply.seed, "tokens": len(reply.token_ids)}
+    print(json.dumps({**shown, "log_prob": reply.log_prob}, ensure_ascii=False), flush=True)
+
+
+def _converse(session, args) -> int:
+    """The interactive chat: a line is a message, a line that starts with / is a command."""
+    print("/retry 换个说法  /undo 撤回  /clear 重新开始  /quit 退出", file=sys.stderr)
+    while True:
+        try:
+            line = input("你: ").strip()
+        except EOFError:
+            return 0
+        if line == "/quit":
+            return 0
+        try:
+            if line in ("/undo", "/clear"):
+                getattr(session, line[1:])()
+                continue
+            message, seed = (session.undo(), None) if line == "/retry" else (line, args.seed)
+            printed = ""
+            sys.stdout.write("闲聊: ")
+            for text in session.stream(message, seed):
+                sys.stdout.write(text[len(printed) :])
+                sys.stdout.flush()
+                printed = text
+            print(f"  [{session.last_reply.stop_reason}]" if session.last_reply.stop_reason != "eos" else "")
+        except XianliaoError as error:
+            print(error, file=sys.stderr)
+
+
+def build_evaluate_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="xianliao-evaluate",
+        description="Measure a checkpoint: nats/unit and decoding methods, as report.json and report.md.",
+    )
+    add_model_options(parser)
+    add = parser.add_argument
+    add(
+        "--data",
+        required=True,
+        metavar="PATH",
+        help="dialogue JSONL, a folder of it, or a prepared set (its valid split)",
+    )
+    add("--output", required=True, metavar="DIR", help="folder for the report")
+    add(
+        "--baseline",
+        nargs="?",
+        const="",
+        metavar="PATH",
+        help="add unigram and Witten-Bell trigram, trained on PATH (default: the train split of --data)",
+    )
+    add("--limit", type=int, default=128, help="L of r_L, where plain decoding is cut off (default %(default)s)")
+    add("--contexts", type=int, default=200, help="most contexts that are answered (default %(default)s)")
+    add("--max-dialogues", type=int, help="most dialogues that are scored (default: all)")
+    add("--seed", type=int, default=0)
+    add("--json", action="store_true", help="print the report as JSON instead of a table")
+    return parser
+
+
+@explain_faults
+def evaluate(argv: list[str] | None = None) -> int | None:
+    parser = build_evaluate_parser()
+    args = parser.parse_args(argv)
+    for name in ("limit", "contexts", "max_dialogues"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    from pathlib import Path
+
+    from chatbot.bot import Chatbot
+    from chatbot.dialogue_files import is_prepared_set
+    from chatbot.evaluation.report import evaluate as run
+    from chatbot.evaluation.report import to_markdown
+
+    baseline = args.baseline
+    if baseline == "":
+        if not is_prepared_set(Path(args.data)):
+            parser.error("--baseline needs a PATH to learn from, because --data is no prepared set")
+        baseline = args.data
+    bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype)
+    result = run(
+        bot,
+        args.data,
+        args.output,
+        baseline=baseline,
+        limit=args.limit,
+        max_contexts=args.contexts,
+        max_dialogues=args.max_dialogues,
+        seed=args.seed,
+    )
+    if args.json:
+        print(json.dumps(result, ensure_ascii=False, indent=2))
+    else:
+        print(to_markdown(result["report"], result["timing"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(chat())

@@ -1,0 +1,52 @@
+"""Metrics of generated replies; all are pure functions of texts or tokens."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+
+
+def ngrams(items: Sequence[Hashable], n: int) -> list[tuple]:
+    """All n-grams, in order; fewer than n items have none."""
+    return [tuple(items[start : start + n]) for start in range(len(items) - n + 1)]
+
+
+def distinct_n(replies: Iterable[Sequence[Hashable]], n: int) -> float:
+    """Dist-n (Li et al., arXiv 1510.03055): distinct / total n-grams over the whole set. It falls with the set's size."""
+    grams = [gram for reply in replies for gram in ngrams(reply, n)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def repetition_n(reply: Sequence[Hashable], n: int) -> float:
+    """rep-n (Welleck et al., arXiv 1908.04319): 1 - distinct / total n-grams of one reply; 0 when it is too short."""
+    grams = ngrams(reply, n)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def unfinished_share(lengths: Iterable[int], ended: Iterable[bool], limit: int) -> float:
+    """r_L (Welleck et al., arXiv 2002.02492): share of decodes without an end of turn after `limit` tokens.
+
+    Args:
+        lengths: Tokens of each reply, end of turn not counted.
+        ended: Whether the model's distribution ended it; False when it was cut off.
+        limit: L; no decode may have been cut off before it.
+    """
+    unfinished = [length >= limit or not end for length, end in zip(lengths, ended, strict=True)]
+    return sum(unfinished) / len(unfinished) if unfinished else 0.0
+
+
+def mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values) if values else 0.0
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` (0 to 1) of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, math.ceil(len(ordered) * share) - 1))] if ordered else 0.0
+
+
+def most_common(replies: Iterable[str], count: int) -> list[tuple[str, int]]:
+    """The most frequent replies: what a dull bot says to everything."""
+    return Counter(replies).most_common(count)

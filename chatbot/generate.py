@@ -1,0 +1,185 @@
+"""The one decode loop: everything that produces replies goes through `decode`."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from chatbot.dialogue import Prompt
+from chatbot.errors import XianliaoError
+from chatbot.model import XianliaoForCausalLM
+from chatbot.sampling import ReplySettings, truncation
+from chatbot.state import DialogueState
+from chatbot.termination import StopReason
+
+
+class GenerationError(XianliaoError):
+    """A model whose output cannot be decoded."""
+
+
+@dataclass
+class Draft:
+    """A reply in the making.
+
+    Attributes:
+        token_ids: Tokens so far, EOS not included.
+        log_prob: Sum of the model's own log p, in nats, of the tokens and of an EOS that was not forced.
+        stop_reason: None while the reply goes on.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    log_prob: float = 0.0
+    stop_reason: StopReason | None = None
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The special ids that decoding has to know: `end_id` ends a turn, `banned_ids` never appear in a reply."""
+
+    end_id: int
+    banned_ids: tuple[int, ...]
+
+
+@torch.inference_mode()
+def prefill(model: XianliaoForCausalLM, prompts: Sequence[Prompt], pad_id: int) -> tuple[DialogueState, torch.Tensor]:
+    """Reads several prompts in one forward, padded on the left.
+
+    Returns:
+        The state after the prompts and the logits `[B, V]` of the first reply tokens.
+    """
+    width = max(len(prompt.input_ids) for prompt in prompts)
+    ids = torch.full((len(prompts), width), pad_id)
+    speakers, mask = torch.zeros_like(ids), torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        length = len(prompt.input_ids)
+        ids[row, width - length :] = torch.tensor(prompt.input_ids)
+        speakers[row, width - length :] = torch.tensor(prompt.speaker_ids)
+        mask[row, width - length :] = 1
+    device = next(model.parameters()).device
+    output = model(
+        ids.to(device),
+        attention_mask=mask.to(device),
+        token_type_ids=speakers.to(device),
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return output.past_key_values, output.logits[:, -1]
+
+
+@torch.inference_mode()
+def decode(
+    model: XianliaoForCausalLM,
+    state: DialogueState,
+    logits: torch.Tensor,
+    reply_speakers: Sequence[int],
+    settings: ReplySettings,
+    vocabulary: Vocabulary,
+    seeds: Sequence[int],
+) -> Iterator[list[Draft]]:
+    """Decodes one reply a row and yields all drafts after every step; the last yield has every stop reason set.
+
+    Rows draw from random numbers of their own and leave the batch when they end, so a reply does not depend on its
+    neighbours beyond the rounding of a batched matrix product (about 2e-6 on logits).
+
+    Args:
+        model: In evaluation mode.
+        state: After the prompts; used up.
+        logits: `[B, V]`, of the first reply tokens.
+        reply_speakers: Speaker id of each reply.
+        settings: One for all rows.
+        vocabulary: Special ids.
+        seeds: One a row.
+
+    Raises:
+        GenerationError: The model's logits are NaN or +inf, or leave no token to choose.
+    """
+    drafts = [Draft() for _ in seeds]
+    draws = [random.Random(seed) for seed in seeds]
+    alive = list(range(len(drafts)))
+    speakers = torch.tensor(reply_speakers, device=logits.device)
+    for emitted in range(settings.limit_tokens + 1):
+        tokens = _choose(logits, emitted, settings, vocabulary, [drafts[i] for i in alive], [draws[i] for i in alive])
+        going = [place for place, i in enumerate(alive) if drafts[i].stop_reason is None]
+        yield drafts
+        if not going:
+            return
+        if len(going) < len(alive):
+            kept = torch.tensor(going, device=logits.device)
+            state.select(kept)
+            speakers = speakers[kept]
+            tokens, alive = [tokens[place] for place in going], [alive[place] for place in going]
+        ids = torch.tensor(tokens, device=logits.device)[:, None]
+        logits = model(ids, token_type_ids=speakers[:, None], past_key_values=state).logits[:, -1]
+
+
+def _choose(
+    logits: torch.Tensor,
+    emitted: int,
+    settings: ReplySettings,
+    vocabulary: Vocabulary,
+    drafts: list[Draft],
+    draws: list[random.Random],
+) -> list[int]:
+    """Chooses a token for each row, extends or ends its draft, and returns the tokens."""
+    end_id = vocabulary.end_id
+    logits = logits.float()
+    if torch.isnan(logits).any() or torch.isposinf(logits).any():
+        raise GenerationError("The model's output is not a number; the checkpoint is damaged or its training diverged.")
+    if emitted >= settings.limit_tokens:
+        for draft in drafts:
+            draft.stop_reason = "limit"
+        return [end_id] * len(drafts)
+    logits = logits.clone()
+    logits[:, list(vocabulary.banned_ids)] = -math.inf
+    if emitted < settings.min_reply_tokens:
+        logits[:, end_id] = -math.inf
+    if torch.isneginf(logits).all(-1).any():
+        raise GenerationError(
+            "The model leaves no token to choose; the checkpoint is damaged or its training diverged."
+        )
+    own = logits.log_softmax(-1)
+    heated = (logits / settings.temperature).log_softmax(-1) if settings.method == "sample" else own
+    floored = settings.floor.apply(heated, emitted, end_id) if settings.floor else heated
+    if settings.method == "greedy":
+        tokens = floored.argmax(-1).tolist()
+        unfloored = heated.argmax(-1).tolist() if settings.floor else tokens
+        by_floor = [token == end_id != other for token, other in zip(tokens, unfloored, strict=True)]
+    else:
+        tokens, by_floor = _draw(heated, floored, settings, end_id, draws)
+    for row, (draft, token) in enumerate(zip(drafts, tokens, strict=True)):
+        draft.log_prob += own[row, token].item()
+        if token == end_id:
+            draft.stop_reason = "floor" if by_floor[row] else "eos"
+        else:
+            draft.token_ids.append(token)
+    return tokens
+
+
+def _draw(
+    heated: torch.Tensor, floored: torch.Tensor, settings: ReplySettings, end_id: int, draws: list[random.Random]
+) -> tuple[list[int], list[bool]]:
+    """Inverse-CDF sampling with EOS first: u < p(eos) ends the reply, and would have without the floor iff u < p0(eos)."""
+    rules = truncation(settings, end_id)
+    probabilities = rules(None, floored).double().softmax(-1)
+    if settings.floor is not None:
+        unfloored_end = rules(None, heated).double().softmax(-1)[:, end_id].tolist()
+    end = probabilities[:, end_id].tolist()
+    probabilities[:, end_id] = 0
+    cumulative = probabilities.cumsum(-1)
+    tokens, by_floor = [], []
+    for row, draw in enumerate(draws):
+        u = draw.random()
+        if u < end[row]:
+            tokens.append(end_id)
+            by_floor.append(settings.floor is not None and u >= unfloored_end[row])
+            continue
+        place = torch.searchsorted(
+            cumulative[row], min(u - end[row], cumulative[row, -1].item() * (1 - 1e-12)), right=True
+        )
+        tokens.append(int(place))
+        by_floor.append(False)
+    return tokens, by_floor

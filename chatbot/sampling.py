@@ -1,0 +1,136 @@
+"""From logits to the distribution a reply token is drawn from; every rule also works in transformers' `generate()`.
+
+Order: temperature, EOS floor, top-k / nucleus. Consistent truncation (Welleck et al., arXiv 2002.02492, definitions 4
+and 5) keeps EOS among the candidates, so a sampled reply ends with probability one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper
+
+from chatbot.errors import XianliaoError
+from chatbot.termination import EosFloor, EosFloorProcessor
+
+
+class ReplySettingsError(XianliaoError):
+    """Decoding settings that cannot be used."""
+
+
+@dataclass(frozen=True)
+class ReplySettings:
+    """How a reply is decoded. The numbers of the floor come from the checkpoint's generation_config.json.
+
+    Attributes:
+        method: `sample`, or `greedy`.
+        temperature: Divides the logits when sampling.
+        top_k: Candidates kept when sampling; 0 keeps all.
+        top_p: Probability mass of the nucleus when sampling; 1 keeps all.
+        keep_eos: Whether truncation always keeps EOS.
+        floor_start_tokens, floor_delta_tokens: t0 and delta of `chatbot.termination`; t0 None switches the floor off.
+        max_reply_tokens: Force EOS after so many tokens; None is t0 + 2 delta.
+        min_reply_tokens: EOS is not allowed before so many tokens.
+    """
+
+    method: Literal["sample", "greedy"] = "sample"
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 0.9
+    keep_eos: bool = True
+    floor_start_tokens: int | None = 64
+    floor_delta_tokens: int = 32
+    max_reply_tokens: int | None = None
+    min_reply_tokens: int = 1
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.method not in ("sample", "greedy"):
+            faults.append(f"method is sample or greedy, not {self.method}")
+        if not self.temperature > 0 or not math.isfinite(self.temperature):
+            faults.append(f"temperature must be above 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            faults.append(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if self.top_k < 0:
+            faults.append(f"top_k must be at least 0, got {self.top_k}")
+        if self.floor_delta_tokens < 1:
+            faults.append(f"floor_delta_tokens must be at least 1, got {self.floor_delta_tokens}")
+        if self.floor_start_tokens is not None and self.floor_start_tokens < self.min_reply_tokens:
+            faults.append(f"floor_start_tokens ({self.floor_start_tokens}) must not be below min_reply_tokens")
+        if self.floor_start_tokens is None and self.max_reply_tokens is None:
+            faults.append("without a floor, max_reply_tokens must be given: a reply might never end")
+        if self.max_reply_tokens is not None and self.max_reply_tokens < max(1, self.min_reply_tokens):
+            faults.append(f"max_reply_tokens must be at least 1 and min_reply_tokens, got {self.max_reply_tokens}")
+        if faults:
+            raise ReplySettingsError("Decoding: " + "; ".join(faults) + ".")
+
+    @property
+    def floor(self) -> EosFloor | None:
+        if self.floor_start_tokens is None:
+            return None
+        return EosFloor(self.floor_start_tokens, self.floor_delta_tokens)
+
+    @property
+    def limit_tokens(self) -> int:
+        """The most tokens a reply has before EOS is forced; never beyond the floor's own limit."""
+        limits = [self.max_reply_tokens, self.floor.limit_tokens if self.floor else None]
+        return min(limit for limit in limits if limit is not None)
+
+    def with_changes(self, **changes) -> ReplySettings:
+        """A copy in which the given settings, those that are not None, differ."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+
+class ConsistentTopK(LogitsProcessor):
+    """Keeps the k best tokens and EOS: q(v) is proportional to p(v) 1[v in V_k or v = eos]."""
+
+    def __init__(self, top_k: int, eos_id: int | None):
+        self.top_k, self.eos_id = top_k, eos_id
+
+    def __call__(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
+        least = scores.topk(min(self.top_k, scores.shape[-1])).values[:, -1:]
+        removed = scores < least
+        if self.eos_id is not None:
+            removed[:, self.eos_id] = False
+        return scores.masked_fill(removed, -math.inf)
+
+
+class ConsistentTopP(LogitsProcessor):
+    """Keeps the smallest set of best tokens whose mass reaches top_p, and EOS (`eos_id` None: plain nucleus)."""
+
+    def __init__(self, top_p: float, eos_id: int | None):
+        self.top_p, self.eos_id = top_p, eos_id
+
+    def __call__(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
+        ordered, order = scores.softmax(-1).sort(descending=True, stable=True)
+        removed_in_order = ordered.cumsum(-1) - ordered >= self.top_p  # the mass before a token is already enough
+        removed_in_order[:, 0] = False
+        removed = removed_in_order.scatter(-1, order, removed_in_order)
+        if self.eos_id is not None:
+            removed[:, self.eos_id] = False
+        return scores.masked_fill(removed, -math.inf)
+
+
+def truncation(settings: ReplySettings, eos_id: int) -> LogitsProcessorList:
+    """The top-k and nucleus rules of the settings."""
+    kept = eos_id if settings.keep_eos else None
+    rules = LogitsProcessorList()
+    if settings.method == "sample" and settings.top_k:
+        rules.append(ConsistentTopK(settings.top_k, kept))
+    if settings.method == "sample" and settings.top_p < 1:
+        rules.append(ConsistentTopP(settings.top_p, kept))
+    return rules
+
+
+def reply_processors(settings: ReplySettings, eos_id: int, prompt_tokens: int) -> LogitsProcessorList:
+    """One list for transformers' `generate(logits_processor=…, temperature=1, top_p=1, top_k=0)`, in the right order."""
+    rules = LogitsProcessorList()
+    if settings.method == "sample" and settings.temperature != 1:
+        rules.append(TemperatureLogitsWarper(settings.temperature))
+    if settings.floor is not None:
+        rules.append(EosFloorProcessor(settings.floor, eos_id, prompt_tokens))
+    rules.extend(truncation(settings, eos_id))
+    return rules

@@ -1,0 +1,1 @@
+"""Checkpoint to people: the browser chat. Imports chatbot only. `xianliao-serve` is the command."""

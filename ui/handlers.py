@@ -1,0 +1,79 @@
+"""What happens when a person sends a message; knows nothing about Gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from chatbot import Chatbot, ChatSession, Reply
+from chatbot.dialogue import clean_turn
+from ui.text import TEXT
+
+
+def to_turns(history: Sequence[Mapping]) -> list[str]:
+    """Alternating turns, the person's first, from a page's messages; consecutive messages of one role are joined.
+
+    Args:
+        history: `{"role": "user" | "assistant", "content": str | [{"type": "text", "text": str}]}`, oldest first.
+    """
+    turns: list[str] = []
+    for message in history:
+        speaker = 0 if message["role"] == "user" else 1
+        text = _text_of(message["content"])
+        if turns and (len(turns) - 1) % 2 == speaker:
+            turns[-1] += "\n" + text
+        elif turns or speaker == 0:
+            turns.append(text)
+    return turns
+
+
+def _text_of(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, (list, tuple)) else [content]
+    return "".join(part["text"] for part in parts if isinstance(part, Mapping) and "text" in part)
+
+
+def message_fault(bot: Chatbot, message: str, language: str) -> str | None:
+    """Why a message cannot be sent, in the page's language, or None when it can."""
+    words = TEXT[language]
+    if not clean_turn(message):
+        return words["empty"]
+    if bot.count_tokens(message) > bot.max_message_tokens:
+        return words["too_long"].format(characters=len(message), limit=bot.max_message_tokens)
+    return None
+
+
+def respond(
+    bot: Chatbot,
+    message: str,
+    history: Sequence[Mapping],
+    seed: float | None,
+    temperature: float | None,
+    top_p: float | None,
+    language: str,
+) -> Iterator[tuple[str, str]]:
+    """The reply so far and the status line, again after each token.
+
+    Raises:
+        XianliaoError: The message cannot be answered; the message says why.
+    """
+    turns = to_turns(history)
+    if len(turns) % 2:  # the last message was never answered
+        message = f"{turns.pop()}\n{message}"
+    session = ChatSession(bot, turns, temperature=temperature, top_p=top_p)
+    text = ""
+    for text in session.stream(message, None if seed is None else int(seed)):
+        yield text, ""
+    yield text, status(bot, session.last_reply, language) if session.last_reply else ""
+
+
+def status(bot: Chatbot, reply: Reply, language: str) -> str:
+    """One line about a finished reply: tokens, speed, why it stopped, seed, bound."""
+    words = TEXT[language]
+    return words["status"].format(
+        tokens=len(reply.token_ids),
+        speed=reply.tokens_per_second,
+        reason=words.get(reply.stop_reason, reply.stop_reason),
+        seed=reply.seed,
+        limit=bot.settings.limit_tokens,
+    )
