@@ -73,8 +73,9 @@ class XianliaoConfig(PretrainedConfig):
         """Part of `@strict`-powered validation: sizes are positive, layout and storage exist."""
         sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim")
         for name in (*sizes, "intermediate_size", "chunk_size", "num_speakers", "context_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
         if self.layout not in LAYOUTS:
             raise ValueError(f"`layout` is {self.layout!r}; the layouts are {', '.join(LAYOUTS)}.")
         if self.weight_storage not in ("float", "int8"):

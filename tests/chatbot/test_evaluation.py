@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from chatbot.dialogue import count_units
+from chatbot.dialogue_files import FileError
+from chatbot.evaluation import metrics
+from chatbot.evaluation.ngram import END_OF_TURN, WittenBell, to_units
+from chatbot.evaluation.quality import measure_quality, score_dialogues
+from chatbot.evaluation.report import evaluate
+
+
+@pytest.fixture
+def ids(tokenizer, dialogues):
+    return [[tokenizer.encode(turn) for turn in turns] for turns in dialogues[:30]]
+
+
+@torch.no_grad()
+def test_nats_are_the_sum_over_every_turn_with_full_history(model, layout, ids):
+    by_hand = []
+    for turns in ids[:5]:
+        sample = layout.lay_out(turns)
+        logits = model(torch.tensor([sample.input_ids]), token_type_ids=torch.tensor([sample.speaker_ids])).logits[0]
+        log_probs = logits.double().log_softmax(-1)
+        by_hand.append(-sum(log_probs[t - 1, sample.input_ids[t]].item() for t in range(1, len(sample.input_ids))))
+    assert score_dialogues(model, layout, ids[:5]) == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_nats_do_not_depend_on_packing(model, layout, ids):
+    alone = score_dialogues(model, layout, ids, row_tokens=1)
+    assert score_dialogues(model, layout, ids, row_tokens=300) == pytest.approx(alone, rel=1e-5)
+    quality = measure_quality(model, layout, ids, [10] * len(ids))
+    assert quality.nats_per_unit == pytest.approx(sum(alone) / (10 * len(ids)), rel=1e-5)
+    assert quality.tokens == sum(len(turn) + 1 for turns in ids for turn in turns)
+
+
+def test_scoring_leaves_the_mode_of_the_model(model, layout, ids):
+    model.train()
+    score_dialogues(model, layout, ids[:2])
+    assert model.training
+    model.eval()
+
+
+def test_witten_bell_by_hand():
+    model = WittenBell(2, [["ab", "a"]])  # units a b | a |, with | the end of turn
+    uniform = 1 / 4  # a, b, |, and one for everything else
+    unigram_a = (2 + 3 * uniform) / (5 + 3)
+    assert model.probability("a", []) == pytest.approx(unigram_a)
+    after_end = (1 + 1 * unigram_a) / (1 + 1)  # the end of turn was followed by a, once
+    assert model.probability("a", [END_OF_TURN]) == pytest.approx(after_end)
+    assert model.probability("a", ["never seen"]) == pytest.approx(unigram_a)
+
+
+def test_witten_bell_sums_to_one_and_learns(dialogues):
+    train, test = dialogues[:180], dialogues[180:]
+    model = WittenBell(3, train)
+    vocabulary = {unit for turns in train for unit in to_units(turns)}
+    for context in ([], ["你"], ["你", "好"], [END_OF_TURN, "我"]):
+        total = sum(model.probability(unit, context) for unit in vocabulary) + model.probability("\u0000", context)
+        assert total == pytest.approx(1)
+    unigram = WittenBell(1, train)
+    assert model.nats_per_unit(test) < unigram.nats_per_unit(test) < math.log(len(vocabulary) + 1)
+    counts = Counter(unit for turns in train for unit in to_units(turns))
+    most = counts.most_common(1)[0][0]
+    assert unigram.probability(most, []) == pytest.approx(counts[most] / counts.total(), rel=0.2)
+
+
+def test_witten_bell_counts_the_same_units_as_the_models(dialogues):
+    assert sum(len(to_units(turns)) for turns in dialogues) == sum(count_units(turns) for turns in dialogues)
+
+
+def test_text_metrics():
+    assert metrics.distinct_n(["ab", "ab"], 1) == 0.5
+    assert metrics.distinct_n(["abc", "b"], 2) == 1
+    assert metrics.distinct_n([], 2) == 0
+    assert metrics.repetition_n("abcabcabc", 4) == pytest.approx(1 - 3 / 6)
+    assert metrics.repetition_n("abc", 4) == 0
+    assert metrics.unfinished_share([3, 8, 8], [True, True, False], 8) == pytest.approx(2 / 3)
+
+
+def test_report_is_complete_and_the_same_byte_for_byte(bot, dialogues, tmp_path):
+    data = tmp_path / "some.jsonl"
+    lines = [json.dumps(turns, ensure_ascii=False) for turns in dialogues[:20]]
+    data.write_text("\n".join(lines), encoding="utf-8")
+    more = tmp_path / "more.jsonl"
+    more.write_text("\n".join(json.dumps(turns, ensure_ascii=False) for turns in dialogues[20:]), encoding="utf-8")
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        result = evaluate(bot, data, folder, baseline=more, limit=20, max_contexts=10)
+    for name in ("report.json", "report.md"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    report = json.loads((folders[0] / "report.json").read_text(encoding="utf-8"))
+    assert report == result["report"]
+    assert report["quality"]["units"] == sum(count_units(turns) for turns in dialogues[:20])
+    assert report["baselines"]["witten_bell_trigram"] < report["baselines"]["unigram"]
+    assert list(report["decoding"]) == ["greedy", "nucleus", "greedy + floor", "nucleus + floor (default)"]
+    for name, row in report["decoding"].items():
+        assert row["replies"] == 10
+        assert sum(row["stop_reasons"].values()) == 10
+        if "floor" in name:
+            assert row["longest_tokens"] <= bot.settings.limit_tokens
+            assert row["stop_reasons"]["limit"] == 0 or "nucleus" in name
+    assert json.loads((folders[0] / "timing.json").read_text())["greedy"]["tokens_per_second"] > 0
+
+
+def test_baseline_never_learns_what_is_evaluated(bot, dialogues, tmp_path):
+    data = tmp_path / "some.jsonl"
+    data.write_text(json.dumps(dialogues[0], ensure_ascii=False), encoding="utf-8")
+    with pytest.raises(FileError, match="baselines"):
+        evaluate(bot, data, tmp_path / "report", baseline=data)

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from chatbot import Chatbot, ChatSession
+from chatbot.dialogue import DialogueError
+
+MESSAGES = ["你好", "今天天气怎么样", "我想吃面", "晚安"]
+
+
+def test_a_seed_repeats_and_another_differs(bot):
+    replies = {seed: bot.reply(MESSAGES[:1], seed=seed) for seed in range(6)}
+    assert all(bot.reply(MESSAGES[:1], seed=seed) == reply for seed, reply in replies.items())
+    assert len(set(replies.values())) > 1
+
+
+def test_a_random_seed_is_reported_and_repeats(bot):
+    reply = bot.respond(MESSAGES[:1])
+    assert bot.respond(MESSAGES[:1], seed=reply.seed).token_ids == reply.token_ids
+
+
+def test_session_equals_the_history_replayed_from_text(bot):
+    session = ChatSession(bot)
+    for message in MESSAGES:
+        session.reply(message, seed=5)
+    fresh = Chatbot(bot.model, bot.tokenizer, bot.settings)
+    for end in range(1, 8, 2):
+        assert fresh.reply(session.turns[:end], seed=5) == session.turns[end]
+
+
+def test_carried_state_is_bit_equal_to_the_rebuilt_one(bot):
+    turns = [bot.tokenizer.encode(text) for text in [*MESSAGES, "好的"]]
+    prompts = [bot.layout.prompt(turns[:end], 1000) for end in (1, 3, 5)]
+    for prompt in prompts:
+        carried, logits = bot._state_after(prompt)
+    fresh = Chatbot(bot.model, bot.tokenizer, bot.settings)
+    rebuilt, logits_again = fresh._state_after(prompts[-1])
+    assert torch.equal(logits, logits_again)
+    for mine, theirs in zip(carried.layers, rebuilt.layers, strict=True):
+        assert torch.equal(mine.tensors["recurrent"], theirs.tensors["recurrent"])
+
+
+def test_old_turns_are_forgotten_in_time_and_memory_stays_bounded(model, tokenizer, bot):
+    bot.context_tokens = 60
+    session = ChatSession(bot)
+    for number in range(60):
+        session.reply(f"第{number}句话", seed=1)
+    assert len(session.turns) == 120
+    assert len(bot._states) <= 64
+    fresh = Chatbot(bot.model, bot.tokenizer, bot.settings)
+    fresh.context_tokens = 60
+    assert fresh.reply(session.turns[:-1], seed=1) == session.turns[-1]
+
+
+def test_undo_retry_edit_clear(bot):
+    session = ChatSession(bot)
+    for message in MESSAGES[:3]:
+        session.reply(message, seed=2)
+    before = list(session.turns)
+    assert session.retry(seed=2) == before[-1]
+    assert session.undo() == MESSAGES[2]
+    assert session.turns == before[:4]
+    answer = session.edit(0, "换一句", seed=3)
+    assert session.turns == ["换一句", answer]
+    assert answer == bot.reply(["换一句"], seed=3)
+    session.clear()
+    assert session.turns == []
+    with pytest.raises(DialogueError, match="nothing to take back"):
+        session.undo()
+    with pytest.raises(DialogueError, match="not one of yours"):
+        session.edit(1, "x")
+
+
+def test_stream_grows_to_the_reply_and_a_stop_keeps_what_was_said(bot):
+    whole = list(bot.stream(MESSAGES[:1], seed=4))
+    assert all(after.startswith(before) for before, after in zip(whole, whole[1:-1], strict=False))
+    assert whole[-1] == bot.reply(MESSAGES[:1], seed=4)
+    session = ChatSession(bot)
+    stream = session.stream(MESSAGES[0], seed=4)
+    said = [next(stream) for _ in range(2)]
+    stream.close()
+    assert session.last_reply.stop_reason == "stopped"
+    assert session.turns == [MESSAGES[0], said[-1]]
+
+
+@pytest.mark.parametrize("message", ["", "  \n\t ", "长" * 100_000])
+def test_bad_messages_are_explained_and_change_nothing(bot, message):
+    session = ChatSession(bot)
+    session.reply(MESSAGES[0], seed=0)
+    before = list(session.turns)
+    with pytest.raises(DialogueError) as error:
+        session.reply(message)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 200
+    assert session.turns == before
+    with pytest.raises(DialogueError):
+        session.edit(0, message)
+    assert session.turns == before
+
+
+@pytest.mark.parametrize("turns", [[], "你好", [1, 2]])
+def test_bad_histories_are_explained(bot, turns):
+    with pytest.raises(DialogueError):
+        bot.reply(turns)
+
+
+def test_a_typed_special_token_is_text(bot):
+    prompt = bot.layout.prompt(bot.encode_turns(["[SEP][CLS]你好"]), 100)
+    special = [token for token in prompt.input_ids if token in bot.tokenizer.special_ids]
+    assert special == [bot.tokenizer.cls_id, bot.tokenizer.sep_id]
+    assert bot.reply(["[SEP]"], seed=0) is not None
+
+
+def test_greedy_and_other_settings_can_be_asked_for(bot):
+    assert bot.reply(MESSAGES[:1], seed=0, method="greedy") == bot.reply(MESSAGES[:1], seed=9, method="greedy")
+    reply = bot.respond(MESSAGES[:1], seed=0, max_reply_tokens=2)
+    assert len(reply.token_ids) <= 2
+
+
+@pytest.mark.parametrize("floor", [6, 39])
+def test_log_probability_is_the_models_own(bot, floor):
+    """Without the floor and the truncation, and without an EOS that was forced."""
+    reply = bot.respond(MESSAGES[:1], seed=1, max_reply_tokens=40, floor_start_tokens=floor)
+    forced = reply.stop_reason == "limit"
+    said = [*reply.token_ids, *([] if forced else [bot.tokenizer.sep_id])]
+    prompt = bot.layout.prompt(bot.encode_turns(MESSAGES[:1]), 100)
+    ids = torch.tensor([[*prompt.input_ids, *said]])
+    speakers = torch.tensor([[*prompt.speaker_ids, *[1] * len(said)]])
+    start = len(prompt.input_ids)
+    with torch.no_grad():
+        logits = bot.model(ids, token_type_ids=speakers).logits[0, start - 1 : -1]
+    logits[:, list(bot.vocabulary.banned_ids)] = -torch.inf
+    logits[0, bot.tokenizer.sep_id] = -torch.inf  # not allowed as the first token
+    log_probs = logits.log_softmax(-1).gather(1, ids[0, start:, None])
+    assert reply.log_prob == pytest.approx(log_probs.sum().item(), abs=1e-3)
+    assert forced == (floor == 39)

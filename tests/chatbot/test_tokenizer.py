@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from chatbot.tokenizer import SPECIAL_TOKENS, DialogueTokenizer, TokenizerError
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+HARD = [
+    "[SEP]",
+    "[CLS]你好[SEP]",
+    "<0xE4><0xBD>",
+    "😀🏳️‍🌈",
+    "𠀀𪚥",
+    "a  b\n\t",
+    " 前后 ",
+    "\x00",
+    "e\u0301",
+    "\u202e右到左",
+]
+
+
+@given(TEXT)
+@settings(max_examples=300, deadline=None)
+def test_any_text_round_trips_without_special_tokens(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert not tokenizer.special_ids.intersection(ids)
+
+
+@pytest.mark.parametrize("text", HARD)
+def test_hard_text_round_trips(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert not tokenizer.special_ids.intersection(ids)
+    assert tokenizer.encode_batch([text]) == [ids]
+
+
+@given(TEXT)
+@settings(max_examples=100, deadline=None)
+def test_a_stream_only_grows_and_ends_with_the_text(tokenizer, text):
+    shown = list(tokenizer.stream(tokenizer.encode(text)))
+    assert all(after.startswith(before) for before, after in zip(shown, shown[1:], strict=False))
+    assert (shown or [""])[-1] == text.rstrip("\ufffd")
+
+
+def test_half_a_character_is_never_shown(tokenizer):
+    ids = tokenizer.encode("好😀")
+    assert len(ids) >= 4  # the emoji is spelled in bytes
+    assert set(tokenizer.stream(ids)) == {"好", "好😀"}
+    assert tokenizer.decode_complete(ids[:-1]) == "好"
+
+
+def test_lone_surrogates_become_the_replacement_character(tokenizer):
+    assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a\ufffdb"
+
+
+def test_save_and_load(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    again = DialogueTokenizer.load(tmp_path)
+    assert again.to_json() == tokenizer.to_json()
+    assert [again.encode(text) for text in HARD] == [tokenizer.encode(text) for text in HARD]
+
+
+def test_transformers_reads_the_same_tokenizer(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    for text in HARD:
+        assert theirs(text)["input_ids"] == tokenizer.encode(text)
+        assert theirs.decode(tokenizer.encode(text)) == text
+    assert (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id) == (
+        tokenizer.pad_id,
+        tokenizer.cls_id,
+        tokenizer.sep_id,
+    )
+    assert SPECIAL_TOKENS[2] == theirs.eos_token
+
+
+def test_faults_are_sentences(tmp_path):
+    with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
+        DialogueTokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{half")
+    with pytest.raises(TokenizerError, match="cannot be read"):
+        DialogueTokenizer.load(tmp_path)
+    with pytest.raises(TokenizerError, match="too small"):
+        DialogueTokenizer.train(["你好"], vocab_size=100)

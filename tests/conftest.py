@@ -1,0 +1,82 @@
+"""A tiny tokenizer and model, made once, shared by the whole session."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from chatbot.bot import Chatbot
+from chatbot.configuration import XianliaoConfig
+from chatbot.dialogue import DialogptLayout
+from chatbot.model import XianliaoForCausalLM
+from chatbot.sampling import ReplySettings
+from chatbot.tokenizer import DialogueTokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / "data_prep" / "samples"
+
+
+@pytest.fixture(scope="session")
+def dialogues() -> list[list[str]]:
+    lines = (SAMPLES / "everyday.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(dialogues) -> DialogueTokenizer:
+    return DialogueTokenizer.train((turn for turns in dialogues for turn in turns), vocab_size=700)
+
+
+@pytest.fixture(scope="session")
+def layout(tokenizer) -> DialogptLayout:
+    return DialogptLayout(tokenizer)
+
+
+def tiny_config(tokenizer: DialogueTokenizer, **changes) -> XianliaoConfig:
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "head_dim": 16,
+        "intermediate_size": 64,
+    }
+    ids = {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
+    mixers = {"layer_types": ["linear_gated", "linear_decay"], "chunk_size": 16}
+    return XianliaoConfig(**{"vocab_size": tokenizer.vocab_size, **sizes, **ids, **mixers, **changes})
+
+
+@pytest.fixture(scope="session")
+def model(tokenizer) -> XianliaoForCausalLM:
+    """Random weights, large enough that its distributions are not flat."""
+    torch.manual_seed(0)
+    return XianliaoForCausalLM(tiny_config(tokenizer, initializer_range=0.3)).eval()
+
+
+@pytest.fixture
+def bot(model, tokenizer) -> Chatbot:
+    return Chatbot(model, tokenizer, ReplySettings(floor_start_tokens=12, floor_delta_tokens=4), "tiny")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(model, tokenizer, tmp_path_factory) -> Path:
+    from chatbot.checkpoint import save
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    save(folder, model, tokenizer, {"floor_start_tokens": 12, "floor_delta_tokens": 4}, {"step": 0})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Path:
+    from data_prep.build import PrepareSettings, build
+
+    folder = tmp_path_factory.mktemp("prepared") / "set"
+    build([str(SAMPLES)], folder, PrepareSettings(vocab_size=700, valid_share=0.1))
+    return folder
