@@ -128,13 +128,10 @@ class Chatbot:
             state, logits = self._state_after(prompt)
         steps = decode(self.model, state.clone(), logits, [prompt.reply_speaker], settings, self.vocabulary, [seed])
         draft = Draft()
-        shown = ""
         for drafts in steps:
             draft = drafts[0]
             if draft.stop_reason is None:
-                text = self.tokenizer.decode(draft.token_ids).rstrip("\ufffd").lstrip()
-                shown = text if text.startswith(shown) else shown
-                yield shown, None
+                yield self.tokenizer.decode_complete(draft.token_ids).strip(), None
         text = self.tokenizer.decode_complete(draft.token_ids).strip()
         seconds = time.perf_counter() - started
         yield text, Reply(text, tuple(draft.token_ids), draft.stop_reason, draft.log_prob, seed, seconds)

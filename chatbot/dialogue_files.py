@@ -132,16 +132,26 @@ def load_manifest(folder: str | Path) -> dict:
         raise FileError(f"{path} cannot be read ({error}); prepare the set again.") from None
 
 
+def split_features() -> datasets.Features:
+    """Columns of a prepared set's splits."""
+    import datasets
+
+    turns = datasets.List(datasets.List(datasets.Value("int32")))
+    return datasets.Features({"turns": turns, "units": datasets.Value("int32")})
+
+
 def load_split(folder: str | Path, split: str) -> datasets.Dataset:
     """The memory-mapped `train` or `valid` split of a prepared set.
 
     Raises:
         FileError: It is missing or damaged.
     """
-    load_manifest(folder)
+    manifest = load_manifest(folder)
     import datasets
 
     try:
+        if not manifest["splits"][split]["dialogues"]:  # datasets cannot read back what has no rows
+            return datasets.Dataset.from_dict({"turns": [], "units": []}, features=split_features())
         return datasets.load_from_disk(str(Path(folder) / split))
     except Exception as error:  # datasets and pyarrow raise many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -10,8 +10,10 @@ Needs neither torch nor transformers.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -21,6 +23,7 @@ PAD, CLS, SEP = "[PAD]", "[CLS]", "[SEP]"
 SPECIAL_TOKENS = (PAD, CLS, SEP)
 REPLACEMENT = "\ufffd"
 TOKENIZER_FILE = "tokenizer.json"
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 # A piece never mixes scripts: Chinese runs, other letters with the space before them, single digits, punctuation.
 _PIECES = r"\p{Han}+| ?[\p{L}&&[^\p{Han}]]+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
@@ -47,6 +50,7 @@ class DialogueTokenizer:
         self.pad_id, self.cls_id, self.sep_id = (tokenizer.token_to_id(token) for token in SPECIAL_TOKENS)
         self.vocab_size = tokenizer.get_vocab_size()
         self.special_ids = frozenset((self.pad_id, self.cls_id, self.sep_id))
+        self._pieces = [self._piece(token) for token in range(self.vocab_size)]
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 8192, min_frequency: int = 2) -> DialogueTokenizer:
@@ -128,35 +132,42 @@ class DialogueTokenizer:
         encodings = self._tokenizer.encode_batch_fast([_valid(text) for text in texts], add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids. Special tokens have no text, bytes that are no UTF-8 become U+FFFD."""
-        return self._tokenizer.decode(
-            [token for token in ids if token not in self.special_ids], skip_special_tokens=False
-        )
+    def decode(self, ids: Iterable[int], errors: Literal["replace", "ignore"] = "replace") -> str:
+        """Text of ids. Special tokens have no text; bytes that are no UTF-8 become U+FFFD, or nothing."""
+        parts: list[str] = []
+        spelled = bytearray()
+        for token in ids:
+            piece = self._pieces[token]
+            if isinstance(piece, bytes):
+                spelled += piece
+                continue
+            if spelled:
+                parts.append(spelled.decode("utf-8", errors))
+                spelled.clear()
+            parts.append(piece)
+        return "".join(parts) + spelled.decode("utf-8", errors)
 
-    def decode_complete(self, ids: Sequence[int]) -> str:
-        """`decode` without the bytes of an unfinished or broken character."""
-        return self.decode(ids).replace(REPLACEMENT, "") if self._has_bytes(ids) else self.decode(ids)
+    def decode_complete(self, ids: Iterable[int]) -> str:
+        """`decode` without the bytes of an unfinished or broken character: it only grows as ids are added."""
+        return self.decode(ids, "ignore")
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """The text so far after each id; it only grows and never shows a part of a character."""
         seen: list[int] = []
-        shown = ""
         for token in ids:
             seen.append(token)
-            text = self.decode(seen)
-            if self._has_bytes(seen[-4:]):
-                text = text.rstrip(REPLACEMENT)
-            if text.startswith(shown):
-                shown = text
-            yield shown
+            yield self.decode_complete(seen)
+
+    def _piece(self, token: int) -> str | bytes:
+        """What a token stands for: text, a byte, or nothing for a special token."""
+        if token in self.special_ids:
+            return ""
+        name = self._tokenizer.id_to_token(token)
+        return bytes([int(name[3:5], 16)]) if _BYTE.fullmatch(name) else name
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Each id's name in the vocabulary, to show a person."""
         return [self._tokenizer.id_to_token(token) for token in ids]
-
-    def _has_bytes(self, ids: Sequence[int]) -> bool:
-        return any(name is not None and name.startswith("<0x") and name.endswith(">") for name in self.tokens(ids))
 
 
 def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:

@@ -20,7 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from chatbot.dialogue import count_units
-from chatbot.dialogue_files import MANIFEST, FileError, is_prepared_set, load_manifest
+from chatbot.dialogue_files import MANIFEST, FileError, is_prepared_set, load_manifest, split_features
 from chatbot.tokenizer import DialogueTokenizer
 from data_prep.clean import DUPLICATE, clean_dialogue
 from data_prep.dedup import Seen, content_hash
@@ -131,14 +131,11 @@ def _tokenizer(dialogues: list[list[str]], settings: PrepareSettings) -> Dialogu
 def _write_split(folder: Path, dialogues: list[list[str]], tokenizer: DialogueTokenizer) -> dict:
     import datasets
 
-    features = datasets.Features(
-        {"turns": datasets.List(datasets.List(datasets.Value("int32"))), "units": datasets.Value("int32")}
-    )
     flat = iter(tokenizer.encode_batch([turn for turns in dialogues for turn in turns]))
     ids = [list(islice(flat, len(turns))) for turns in dialogues]
     units = [count_units(turns) for turns in dialogues]
     datasets.disable_progress_bars()
-    datasets.Dataset.from_dict({"turns": ids, "units": units}, features=features).save_to_disk(str(folder))
+    datasets.Dataset.from_dict({"turns": ids, "units": units}, features=split_features()).save_to_disk(str(folder))
     content = hashlib.sha256(b"".join(map(content_hash, dialogues)))
     return {
         "dialogues": len(dialogues),

@@ -110,7 +110,7 @@ def _read_text(lines: Iterable[str]) -> Iterator[list[str]]:
     turns: list[str] = []
     for line in chain(lines, [""]):
         if line.strip():
-            turns.append(line)
+            turns.append(line.rstrip("\r\n"))
         elif turns:
             yield turns
             turns = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -73,9 +75,9 @@ def test_forms_agree_on_packed_dialogues(length, every):
 def test_packed_dialogues_equal_separate_ones():
     q, k, v, g, _ = inputs(100, batch=1)
     cuts = [0, 13, 64, 70, 100]
-    ids = torch.repeat_interleave(torch.arange(4), torch.tensor([b - a for a, b in zip(cuts, cuts[1:], strict=False)]))
+    ids = torch.repeat_interleave(torch.arange(4), torch.tensor([b - a for a, b in itertools.pairwise(cuts)]))
     packed, _ = chunked(q, k, v, g, ids[None])
-    for a, b in zip(cuts, cuts[1:], strict=False):
+    for a, b in itertools.pairwise(cuts):
         alone, _ = chunked(q[:, a:b], k[:, a:b], v[:, a:b], g[:, a:b])
         close(packed[:, a:b], alone)
 
@@ -112,7 +114,7 @@ def test_chunked_does_not_see_the_future():
 
 
 def test_a_leaking_form_would_be_caught():
-    q, k, v, g, _ = inputs(20)
+    q, k, v, _g, _ = inputs(20)
     leaky = torch.einsum("bihk,bjhk,bjhv->bihv", q, k, v)  # no mask
     v[:, 15] = 1e4
     changed = torch.einsum("bihk,bjhk,bjhv->bihv", q, k, v)

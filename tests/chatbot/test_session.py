@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -74,7 +76,7 @@ def test_undo_retry_edit_clear(bot):
 
 def test_stream_grows_to_the_reply_and_a_stop_keeps_what_was_said(bot):
     whole = list(bot.stream(MESSAGES[:1], seed=4))
-    assert all(after.startswith(before) for before, after in zip(whole, whole[1:-1], strict=False))
+    assert all(after.startswith(before) for before, after in itertools.pairwise(whole))
     assert whole[-1] == bot.reply(MESSAGES[:1], seed=4)
     session = ChatSession(bot)
     stream = session.stream(MESSAGES[0], seed=4)

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from chatbot import Chatbot
+from chatbot.cli import chat, evaluate
+from tests.conftest import ROOT, SAMPLES
+
+
+def test_messages_and_seed_give_what_python_gives(checkpoint, capsys):
+    assert chat(["--checkpoint", str(checkpoint), "--message", "你好", "吃了吗", "--seed", "1"]) == 0
+    first, second = capsys.readouterr().out.rstrip("\n").split("\n")
+    bot = Chatbot.from_pretrained(checkpoint)
+    assert first == bot.reply(["你好"], seed=1)
+    assert second == bot.reply(["你好", first, "吃了吗"], seed=1)
+
+
+def test_json(checkpoint, capsys):
+    assert chat(["--checkpoint", str(checkpoint), "--message", "你好", "--seed", "1", "--json"]) == 0
+    reply = json.loads(capsys.readouterr().out)
+    assert reply["seed"] == 1
+    assert reply["stop_reason"] in ("eos", "floor", "limit")
+
+
+def test_interactive_chat(checkpoint, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("你好\n/retry\n\n/undo\n/undo\n/clear\n好\n/quit\n"))
+    assert chat(["--checkpoint", str(checkpoint), "--seed", "1"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("闲聊: ") == 4
+    assert "message is empty" in captured.err
+    assert "nothing to take back" in captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--checkpoint", "nowhere"],
+        ["--checkpoint", str(ROOT / "tests")],
+        ["--device", "tpu"],
+        ["--dtype", "int4"],
+        ["--temperature", "0"],
+        ["--message", ""],
+        ["--message", "长" * 100_000],
+    ],
+)
+def test_faults_are_one_sentence_and_exit_1(checkpoint, arguments, capsys):
+    base = ["--checkpoint", str(checkpoint), "--message", "你好"]
+    assert chat(base + arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_evaluate_writes_the_report(checkpoint, tmp_path, capsys):
+    call = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "report"), "--contexts", "5", "--limit", "16"]
+    assert evaluate([*call, "--data", str(SAMPLES), "--max-dialogues", "20"]) == 0
+    assert "nats/unit" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "report.md", "timing.json"}
+
+
+def test_evaluate_on_a_prepared_set_with_its_baseline(checkpoint, prepared, tmp_path, capsys):
+    call = [
+        "--checkpoint",
+        str(checkpoint),
+        "--output",
+        str(tmp_path),
+        "--contexts",
+        "3",
+        "--limit",
+        "16",
+        "--baseline",
+    ]
+    assert evaluate([*call, "--data", str(prepared), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)["report"]
+    assert report["baselines"]["dialogues"] > 100
+    with pytest.raises(SystemExit) as exit_info:
+        evaluate([*call, "--data", str(SAMPLES)])
+    assert exit_info.value.code == 2
+
+
+BAD_DATA = {
+    "missing": None,
+    "empty": "",
+    "cut": '["a", "b"]\n["c',
+    "object": '{"a": 1}\n',
+    "numbers": "[1, 2]\n",
+}
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_evaluate_explains_bad_data(checkpoint, tmp_path, name, capsys):
+    path = tmp_path / "data.jsonl"
+    if BAD_DATA[name] is not None:
+        path.write_text(BAD_DATA[name])
+    assert evaluate(["--checkpoint", str(checkpoint), "--data", str(path), "--output", str(tmp_path / "r")]) == 1
+    error = capsys.readouterr().err
+    assert "error: " in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_command_runs_from_another_directory(checkpoint, tmp_path):
+    command = [sys.executable, "-m", "chatbot", "--checkpoint", str(checkpoint), "--message", "你好", "--seed", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == Chatbot.from_pretrained(checkpoint).reply(["你好"], seed=1)

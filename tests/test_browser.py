@@ -1,0 +1,241 @@
+"""The page in a real, headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from chatbot import Chatbot
+from tests.conftest import ROOT
+from ui.text import TEXT
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1000,800",
+)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-m", "ui", "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(240):
+        try:
+            if json.load(urlopen(f"{address}/healthz", timeout=2))["status"] == "ok":
+                break
+        except OSError:
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.5)
+    yield address, process
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def open_browser(folder: Path, language: str):
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("chromium and chromedriver are not installed")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--lang={language}", f"--user-data-dir={folder}"):
+        options.add_argument(flag)
+    options.add_experimental_option("prefs", {"intl.accept_languages": language})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    return webdriver.Chrome(options=options, service=Service(DRIVER))
+
+
+class Page:
+    """What a person does with the page."""
+
+    def __init__(self, driver, address: str):
+        self.driver = driver
+        driver.get(address)
+        self.wait(lambda: self.find("#message textarea"))
+
+    def find(self, selector: str) -> list:
+        return self.driver.find_elements("css selector", selector)
+
+    def wait(self, condition, seconds: float = 30):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            result = condition()
+            if result:
+                return result
+            time.sleep(0.1)
+        raise AssertionError(f"nothing happened in {seconds} s; the page says: {self.find('body')[0].text[:500]}")
+
+    def write(self, text: str) -> None:
+        box = self.find("#message textarea")[0]
+        code = "const e = arguments[0]; Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, 'value').set"
+        code += ".call(e, arguments[1]); e.dispatchEvent(new Event('input', {bubbles: true}))"
+        self.driver.execute_script(code, box, text)
+
+    def send(self, text: str) -> str:
+        """Types a message, presses Enter and waits for the finished reply."""
+        before = len(self.bot_messages())
+        self.write(text)
+        self.find("#message textarea")[0].send_keys("\ue007")
+        self.wait(lambda: len(self.bot_messages()) == before + 1 and self.idle())
+        return self.bot_messages()[-1]
+
+    def idle(self) -> bool:
+        """The status line under the chat is there and no stop button is."""
+        return bool(self.find("#status")[0].text.strip()) and not self.find("#message .stop-button")
+
+    def bot_messages(self) -> list[str]:
+        return [element.text.strip() for element in self.find("#chat .bot.message") if element.text.strip()]
+
+    def user_messages(self) -> list[str]:
+        return [element.text.strip() for element in self.find("#chat .user.message") if element.text.strip()]
+
+    def click(self, *labels: str) -> None:
+        found = [
+            b for b in self.find("button") if (b.get_attribute("aria-label") or b.get_attribute("title")) in labels
+        ]
+        assert found, [(b.get_attribute("aria-label"), b.get_attribute("title"), b.text) for b in self.find("button")]
+        self.driver.execute_script("arguments[0].click()", found[-1])
+
+    def set_seed(self, seed: int) -> None:
+        if not self.find("#seed input"):
+            self.driver.execute_script("arguments[0].click()", self.find("button.label-wrap")[0])
+        field = self.wait(lambda: self.find("#seed input"))[0]
+        field.clear()
+        field.send_keys(str(seed), "\t")
+
+
+@pytest.fixture
+def page(server, tmp_path):
+    driver = open_browser(tmp_path / "zh", "zh-CN")
+    try:
+        yield Page(driver, server[0])
+    finally:
+        driver.quit()
+
+
+def test_a_greeting_is_answered_in_chinese(page):
+    reply = page.send("你好")
+    assert re.search("[\u4e00-\u9fff]", reply)
+    assert TEXT["zh"]["description"][:10] in page.find("body")[0].text
+    assert page.user_messages() == ["你好"]
+
+
+def test_the_page_gives_the_reply_of_the_same_seed_elsewhere(page):
+    bot = Chatbot.from_pretrained()
+    page.set_seed(1)
+    first = page.send("你好")
+    assert first == bot.reply(["你好"], seed=1)
+    assert page.send("今天吃什么") == bot.reply(["你好", first, "今天吃什么"], seed=1)
+
+
+def test_retry_undo_and_clear(page):
+    page.set_seed(3)
+    first = page.send("我想去旅行")
+    page.click("重试", "Retry")
+    time.sleep(1)
+    page.wait(page.idle)
+    assert page.bot_messages() == [first]  # the same seed
+    page.click("撤销", "Undo")
+    page.wait(lambda: not page.user_messages())
+    assert page.find("#message textarea")[0].get_attribute("value") == "我想去旅行"
+    page.send("换一句")
+    page.click("清空对话", "Clear", "清除")
+    page.wait(lambda: not page.user_messages() and not page.bot_messages())
+
+
+def test_empty_and_huge_messages_get_a_notice_and_are_not_sent(page):
+    for text, words in ((" ", TEXT["zh"]["empty"]), ("长" * 100_000, "100000")):
+        page.write(text)
+        page.find("#message textarea")[0].send_keys("\ue007")
+        page.wait(lambda words=words: words in page.find("body")[0].text)
+        assert page.user_messages() == []
+    page.write("")
+    assert page.send("你好")
+
+
+def test_what_is_said_is_text(page):
+    page.send("<img src=x onerror=\"document.title='pwned'\"> **粗** [SEP]")
+    assert page.user_messages() == ["<img src=x onerror=\"document.title='pwned'\"> **粗** [SEP]"]
+    assert "pwned" not in page.driver.title
+    assert not page.find("#chat .message img[src='x']")
+
+
+def test_no_console_error_and_no_other_host(page):
+    page.send("你好")
+    errors = [entry for entry in page.driver.get_log("browser") if entry["level"] == "SEVERE"]
+    assert not errors
+    requests = [json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")]
+    urls = [r["params"]["request"]["url"] for r in requests if r["method"] == "Network.requestWillBeSent"]
+    outside = [url for url in urls if url.startswith("http") and not url.startswith("http://127.0.0.1:")]
+    assert urls
+    assert not outside
+
+
+def test_english_browsers_get_english_words(server, tmp_path):
+    driver = open_browser(tmp_path / "en", "en-US")
+    try:
+        page = Page(driver, server[0])
+        page.wait(lambda: TEXT["en"]["description"][:20] in page.find("body")[0].text)
+        page.send("你好")
+        assert "tokens/s" in page.find("#status")[0].text
+    finally:
+        driver.quit()
+
+
+def test_stop_ends_the_reply(server, tmp_path):
+    """A stop in the middle keeps what was said; the next message is answered."""
+    driver = open_browser(tmp_path / "stop", "zh-CN")
+    try:
+        page = Page(driver, server[0])
+        page.write("给我讲一个很长很长的故事")
+        page.find("#message textarea")[0].send_keys("\ue007")
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and not page.find("#status")[0].text.strip():
+            stop = page.find("#message .stop-button")
+            if stop:
+                driver.execute_script("arguments[0].click()", stop[0])
+                break
+        page.wait(lambda: not page.find("#message .stop-button"))
+        assert page.send("你好")
+    finally:
+        driver.quit()
+
+
+def test_sigterm_ends_the_server_with_a_tab_open(server, tmp_path):
+    """The last test of the file: it ends the server."""
+    address, process = server
+    driver = open_browser(tmp_path / "last", "zh-CN")
+    try:
+        Page(driver, address)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=10)
+    finally:
+        driver.quit()

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatbot.checkpoint import load_model
+from chatbot.errors import XianliaoError
+from chatbot.model import XianliaoForCausalLM
+from chatbot.tokenizer import DialogueTokenizer
+from tests.conftest import ROOT, tiny_config
+from training.batching import PackedData, TurnStore
+from training.cli import main
+from training.clipping import clip_gradients
+from training.loop import schedule, train
+from training.report import read_metrics
+from training.resume import ResumeError
+from training.settings import ModelSettings, SettingsError, TrainSettings
+
+TINY = ModelSettings(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=16, intermediate_size=64)
+
+
+def settings_for(prepared, output, **changes) -> TrainSettings:
+    defaults = {
+        "data": [str(prepared)],
+        "output": str(output),
+        "model": TINY,
+        "row_tokens": 128,
+        "batch_rows": 8,
+        "micro_batch_rows": 4,
+        "learning_rate": 3e-3,
+        "warmup_steps": 5,
+        "max_steps": 12,
+        "eval_every": 6,
+        "save_every": 4,
+        "threads": 1,
+        "device": "cpu",
+    }
+    return TrainSettings(**{**defaults, **changes})
+
+
+def weights_hash(folder) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def whole_run(prepared, tmp_path_factory):
+    """An uninterrupted run, to compare with."""
+    output = tmp_path_factory.mktemp("run") / "whole"
+    train(settings_for(prepared, output))
+    return output
+
+
+def test_a_run_learns_and_leaves_a_checkpoint(whole_run, prepared):
+    metrics = read_metrics(whole_run)
+    assert [entry["step"] for entry in metrics] == list(range(1, 13))
+    assert metrics[-1]["loss"] < metrics[0]["loss"] - 0.1
+    valid = [entry["valid_nats_per_unit"] for entry in metrics if "valid_nats_per_unit" in entry]
+    assert len(valid) == 2
+    assert valid[1] < valid[0]
+    record = json.loads((whole_run / "training.json").read_text(encoding="utf-8"))
+    assert record["best"] == valid[1]
+    assert record["row_utilisation"] > 0.8  # two dialogues a row
+    assert (whole_run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    generation = json.loads((whole_run / "generation_config.json").read_text())
+    assert generation["floor_start_tokens"] > 5
+    assert load_model(whole_run).config.hidden_size == 32
+    assert DialogueTokenizer.load(whole_run).to_json() == DialogueTokenizer.load(prepared).to_json()
+
+
+def test_the_same_settings_give_the_same_weights(whole_run, prepared, tmp_path):
+    train(settings_for(prepared, tmp_path / "again"))
+    assert weights_hash(tmp_path / "again") == weights_hash(whole_run)
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(whole_run, prepared, tmp_path):
+    output = tmp_path / "killed"
+    code = "import sys, json; from training.loop import train; from training.settings import *; "
+    code += "s = json.loads(sys.argv[1]); s['model'] = ModelSettings(**s['model']); train(TrainSettings(**s))"
+    from dataclasses import asdict
+
+    resumed = 0
+    for wanted in (5, 9):
+        resume = bool(list(output.glob("resume/step-*")))
+        resumed += resume
+        settings = asdict(settings_for(prepared, output, resume=resume))
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, json.dumps(settings)], cwd=ROOT, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if read_metrics(output) and read_metrics(output)[-1]["step"] >= wanted:
+                break
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    train(settings_for(prepared, output, resume=True))
+    assert resumed == 1
+    assert weights_hash(output) == weights_hash(whole_run)
+    keep = ("step", "loss", "gradient_norm", "tokens", "valid_nats_per_unit")
+    runs = [[{k: e[k] for k in keep if k in e} for e in read_metrics(folder)] for folder in (output, whole_run)]
+    assert runs[0] == runs[1]
+
+
+def test_an_output_is_never_overwritten_and_settings_may_not_change(whole_run, prepared, tmp_path):
+    before = weights_hash(whole_run)
+    with pytest.raises(ResumeError, match="--resume"):
+        train(settings_for(prepared, whole_run))
+    with pytest.raises(ResumeError, match="--learning_rate changed"):
+        train(settings_for(prepared, whole_run, learning_rate=1.0, resume=True))
+    with pytest.raises(ResumeError, match="holds no run"):
+        train(settings_for(prepared, tmp_path / "new", resume=True))
+    assert weights_hash(whole_run) == before
+
+
+def test_a_damaged_save_is_explained(prepared, tmp_path):
+    train(settings_for(prepared, tmp_path / "run", max_steps=4))
+    newest = sorted((tmp_path / "run" / "resume").iterdir())[-1]
+    (newest / "optimizer.pt").write_bytes(b"short")
+    with pytest.raises(ResumeError, match="save before"):
+        train(settings_for(prepared, tmp_path / "run", max_steps=4, resume=True))
+
+
+def test_training_from_a_checkpoint(whole_run, prepared, tmp_path):
+    train(settings_for(prepared, tmp_path / "more", init=str(whole_run), max_steps=2, eval_every=2))
+    start = read_metrics(whole_run)[-1]["loss"]
+    assert read_metrics(tmp_path / "more")[0]["loss"] < start + 0.5
+
+
+def test_a_foreign_tokenizer_is_refused(checkpoint, tmp_path, prepared):
+    from data_prep.build import PrepareSettings, build
+    from tests.conftest import SAMPLES
+
+    build([str(SAMPLES)], tmp_path / "other", PrepareSettings(vocab_size=500))
+    with pytest.raises(SettingsError, match="different tokenizers"):
+        train(settings_for(tmp_path / "other", tmp_path / "run", init=str(checkpoint)))
+    with pytest.raises(SettingsError, match="different tokenizers"):
+        train(settings_for(prepared, tmp_path / "run", data=[str(prepared), str(tmp_path / "other")]))
+
+
+def gradients(model, data, parts, total) -> list[torch.Tensor]:
+    model.zero_grad()
+    for rows in parts:
+        model(**data.tensors(rows), num_items_in_batch=total).loss.backward()
+    return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+def test_accumulation_equals_one_large_batch(tokenizer, layout, prepared):
+    """Rows carry unequal numbers of targets; float64 so that only a wrong formula can differ."""
+    torch.manual_seed(0)
+    model = XianliaoForCausalLM(tiny_config(tokenizer)).double()
+    data = PackedData(TurnStore([str(prepared)], "train"), layout, 64, 8, seed=0, pad_id=0)
+    rows = data.batches(0)[0]
+    rows = [rows[0][:1], *rows[1:], []]
+    total = data.targets(rows)
+    whole = gradients(model, data, [rows], total)
+    parts = [rows[:2], rows[2:3], rows[3:]]
+    split = gradients(model, data, parts, total)
+    for a, b in zip(split, whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    mean_of_means = [0.0] * len(whole)
+    for part in parts:
+        for number, grad in enumerate(gradients(model, data, [part], data.targets(part))):
+            mean_of_means[number] = mean_of_means[number] + grad / len(parts)
+    assert max((a - b).abs().max() for a, b in zip(mean_of_means, whole, strict=True)) > 1e-4
+
+
+def parameter_with(grad: list[float]) -> torch.nn.Parameter:
+    parameter = torch.nn.Parameter(torch.zeros(len(grad), dtype=torch.float64))
+    parameter.grad = torch.tensor(grad, dtype=torch.float64)
+    return parameter
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=8), st.floats(0.01, 100))
+def test_clipping_inequalities(grad, gamma):
+    """norm / 2 <= soft <= norm, both along g and at most gamma."""
+    results = {}
+    for kind in ("none", "norm", "soft"):
+        parameter = parameter_with(grad)
+        norm = clip_gradients([parameter], kind, gamma)
+        assert norm == pytest.approx(torch.tensor(grad).double().norm().item())
+        results[kind] = parameter.grad
+    sizes = {kind: value.norm().item() for kind, value in results.items()}
+    assert torch.equal(results["none"], torch.tensor(grad, dtype=torch.float64))
+    assert sizes["norm"] / 2 * (1 - 1e-9) <= sizes["soft"] <= sizes["norm"] * (1 + 1e-9) + 1e-12
+    assert sizes["norm"] <= gamma * (1 + 1e-9)
+    assert sizes["norm"] == pytest.approx(min(sizes["none"], gamma))
+    for kind in ("norm", "soft"):
+        assert torch.dot(results[kind], results["none"]).item() == pytest.approx(sizes[kind] * sizes["none"], abs=1e-9)
+
+
+def test_soft_clipping_of_a_zero_gradient_is_zero():
+    for kind in ("norm", "soft"):
+        parameter = parameter_with([0.0, 0.0])
+        assert clip_gradients([parameter], kind, 1.0) == 0
+        assert torch.equal(parameter.grad, torch.zeros(2, dtype=torch.float64))
+
+
+def test_clipping_happens_once_on_the_accumulated_gradient(prepared, tmp_path, monkeypatch):
+    calls = []
+
+    def counted(parameters, kind, clip_norm):
+        parameters = list(parameters)
+        calls.append(clip_gradients(parameters, "none", clip_norm))
+        return clip_gradients(parameters, kind, clip_norm)
+
+    monkeypatch.setattr("training.loop.clip_gradients", counted)
+    norms = {}
+    for micro in (8, 2):
+        calls.clear()
+        train(settings_for(prepared, tmp_path / str(micro), micro_batch_rows=micro, max_steps=3, clip_norm=0.1))
+        norms[micro] = list(calls)
+        assert len(calls) == 3
+    assert norms[2] == pytest.approx(norms[8], rel=1e-3)
+
+
+def test_schedule_warms_up_and_decays():
+    settings = TrainSettings(["x"], "y", warmup_steps=10, final_learning_rate_share=0.1)
+    shares = [schedule(step, 100, settings) for step in range(101)]
+    assert shares[0] == pytest.approx(0.1)
+    assert shares[9] == 1.0
+    assert shares[100] == pytest.approx(0.1)
+    assert all(a <= b for a, b in itertools.pairwise(shares[:10]))
+    assert all(a >= b for a, b in itertools.pairwise(shares[10:]))
+
+
+def test_all_faults_of_the_settings_come_at_once():
+    with pytest.raises(SettingsError) as error:
+        TrainSettings(["x"], "y", epochs=0, batch_rows=0, clip_norm=-1).check()
+    assert all(name in str(error.value) for name in ("--epochs", "--batch_rows", "--clip_norm"))
+
+
+def test_a_turn_longer_than_a_row_and_tiny_data(tmp_path):
+    from data_prep.build import PrepareSettings, build
+
+    source = tmp_path / "one.jsonl"
+    source.write_text(json.dumps(["".join(map(chr, range(0x4E00, 0x4E40))), "好"]), encoding="utf-8")
+    build([str(source)], tmp_path / "one", PrepareSettings(vocab_size=400, valid_share=0))
+    record = train(settings_for(tmp_path / "one", tmp_path / "run", row_tokens=16, max_steps=2, eval_every=1))
+    assert record["left_out_turns"] == 1
+    assert (tmp_path / "run" / "model.safetensors").exists()  # without a validation split the newest weights are kept
+
+
+def test_command_line(prepared, tmp_path, capsys):
+    config = tmp_path / "c.yaml"
+    config.write_text("model:\n  hidden_size: 32\n  num_hidden_layers: 1\nrow_tokens: 64\nmax_steps: 2\nthreads: 1\n")
+    call = ["--data", str(prepared), "--output", str(tmp_path / "run"), "--config", str(config), "--max_steps", "1"]
+    assert main(call) == 0
+    assert "1 steps" in capsys.readouterr().out  # a flag beats the file
+    assert main(call) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert main([*call, "--resume"]) == 0
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("learning_rat: 1\n")
+    for wrong in (["--output", "x"], ["--data", str(prepared), "--output", "x", "--config", str(bad)]):
+        with pytest.raises(SystemExit) as exit_info:
+            main(wrong)
+        assert exit_info.value.code == 2
+    assert "learning_rat" in capsys.readouterr().err
+    assert main(["--data", str(tmp_path), "--output", str(tmp_path / "no")]) == 1
+    assert "no prepared set" in capsys.readouterr().err
+
+
+def test_divergence_stops_with_a_sentence_and_keeps_the_last_good_state(prepared, tmp_path):
+    settings = settings_for(prepared, tmp_path / "run", learning_rate=1e30, clip="none", warmup_steps=1, eval_every=1)
+    with pytest.raises(XianliaoError, match="diverged"):
+        train(settings)
+    for tensor in load_model(tmp_path / "run").state_dict().values():
+        assert tensor.isfinite().all()
