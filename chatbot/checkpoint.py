@@ -103,7 +103,8 @@ def read_json(path: Path) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); copy or train the checkpoint again.") from None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(f"{path} cannot be read ({reason}); copy or train the checkpoint again.") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds no JSON object; copy or train the checkpoint again.")
     return value

@@ -173,5 +173,9 @@ def _replace(source: Path, target: Path) -> None:
         return
     old = source.parent / "old"
     os.rename(target, old)
-    os.rename(source, target)
+    try:
+        os.rename(source, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
     shutil.rmtree(old)

@@ -15,15 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from chatbot.checkpoint import load_model, resolve, save
+from chatbot import __version__
+from chatbot.bot import pick_device
+from chatbot.checkpoint import TRAINING, load_model, read_json, resolve, save
 from chatbot.configuration import XianliaoConfig
 from chatbot.dialogue import LAYOUTS
 from chatbot.dialogue_files import load_manifest
 from chatbot.evaluation.quality import Quality, measure_quality
 from chatbot.model import XianliaoForCausalLM
+from chatbot.sampling import ReplySettings
 from chatbot.tokenizer import DialogueTokenizer
 from training.batching import PackedData, TurnStore
 from training.clipping import clip_gradients
@@ -43,6 +47,7 @@ def train(settings: TrainSettings) -> dict:
         SettingsError, FileError, CheckpointError, ResumeError: What the person has to change, in one sentence.
     """
     settings.check()
+    pick_device(settings.device)
     manifests = [load_manifest(folder) for folder in settings.data]
     if len({manifest["tokenizer_hash"] for manifest in manifests}) > 1:
         raise SettingsError("The prepared sets have different tokenizers; prepare them with one --tokenizer.")
@@ -78,6 +83,7 @@ class Run:
         self.settings, self.output, self.identity, self.accelerator = settings, output, identity, accelerator
         self.tokenizer, self.data, self.progress = tokenizer, data, progress
         self.layout = data.layout
+        self.ancestor = None if settings.init is None else read_json(resolve(settings.init) / TRAINING)
         optimizer = build_optimizer(model, settings)
         if progress["step"]:
             load_state(output, model, optimizer)
@@ -196,9 +202,10 @@ class Run:
             if best:
                 self.progress["best"], self.progress["best_step"] = quality.nats_per_unit, self.progress["step"]
         if best and self.accelerator.is_main_process:
-            generation = {"floor_start_tokens": self.floor_start, "floor_delta_tokens": self.settings.floor_delta}
+            sampler = {"do_sample": True, "temperature": ReplySettings.temperature, "top_p": ReplySettings.top_p}
+            floor = {"floor_start_tokens": self.floor_start, "floor_delta_tokens": self.settings.floor_delta}
             model = self.accelerator.unwrap_model(self.model)
-            save(self.output, model, self.tokenizer, generation, self._training_record())
+            save(self.output, model, self.tokenizer, {**sampler, **floor}, self._training_record())
         self.accelerator.wait_for_everyone()
         return entry
 
@@ -216,15 +223,14 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     def _training_record(self) -> dict:
-        progress = dict(self.progress)
         return {
-            "settings": asdict(self.settings),
-            "data": self.identity["data"],
+            **self.identity,
             "total_steps": self.total_steps,
             "row_utilisation": round(self.data.utilisation(), 4),
             "left_out_turns": self.data.left_out_turns,
-            "versions": {"torch": torch.__version__},
-            **progress,
+            "versions": {"xianliao": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+            **self.progress,
+            "initialised_from": self.ancestor,
         }
 
 
@@ -280,9 +286,10 @@ def _build_model(settings: TrainSettings, tokenizer: DialogueTokenizer) -> Xianl
 
 def _identity(settings: TrainSettings, manifests: list[dict]) -> dict:
     """What must not change when a run is resumed."""
-    kept = {
-        name: value for name, value in asdict(settings).items() if name not in ("data", "output", "resume", "threads")
-    }
+    changeable = ("data", "output", "resume", "threads")
+    kept = {name: value for name, value in asdict(settings).items() if name not in changeable}
+    if settings.init is not None:
+        kept["init"] = Path(settings.init).name
     data = [
         {
             "folder": Path(folder).name,

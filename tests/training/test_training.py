@@ -135,6 +135,10 @@ def test_training_from_a_checkpoint(whole_run, prepared, tmp_path):
     train(settings_for(prepared, tmp_path / "more", init=str(whole_run), max_steps=2, eval_every=2))
     start = read_metrics(whole_run)[-1]["loss"]
     assert read_metrics(tmp_path / "more")[0]["loss"] < start + 0.5
+    record = json.loads((tmp_path / "more" / "training.json").read_text(encoding="utf-8"))
+    assert record["initialised_from"]["step"] == 12
+    assert record["settings"]["init"] == "whole"
+    assert str(tmp_path) not in json.dumps(record)  # no path of this machine
 
 
 def test_a_foreign_tokenizer_is_refused(checkpoint, tmp_path, prepared):
