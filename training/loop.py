@@ -95,8 +95,9 @@ class Run:
         self.valid_units = [int(valid.units[index]) for index in chosen]
         # t0 comes from all validation turns; without a validation split the training turns have to serve.
         lengths = np.diff(valid.turn_starts if len(valid) else data.store.turn_starts)
-        self.floor_start = int(np.ceil(np.percentile(lengths, REPLY_LENGTH_PERCENTILE)))
+        self.floor_start = max(1, int(np.ceil(np.percentile(lengths, REPLY_LENGTH_PERCENTILE))))
         steps = math.ceil(settings.epochs * len(data.batches(0)))
+        self.utilisation = data.utilisation()
         self.total_steps = steps if settings.max_steps is None else min(steps, settings.max_steps)
 
     def go(self) -> dict:
@@ -226,7 +227,7 @@ class Run:
         return {
             **self.identity,
             "total_steps": self.total_steps,
-            "row_utilisation": round(self.data.utilisation(), 4),
+            "row_utilisation": round(self.utilisation, 4),
             "left_out_turns": self.data.left_out_turns,
             "versions": {"xianliao": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
             **self.progress,

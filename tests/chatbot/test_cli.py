@@ -105,6 +105,15 @@ def test_evaluate_explains_bad_data(checkpoint, tmp_path, name, capsys):
     assert not (tmp_path / "r").exists()
 
 
+def test_an_unwritable_output_is_one_sentence(checkpoint, tmp_path, capsys):
+    (tmp_path / "file").write_text("precious")
+    output = str(tmp_path / "file" / "report")
+    assert evaluate(["--checkpoint", str(checkpoint), "--data", str(SAMPLES), "--output", output]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: The system refused")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
 def test_the_command_runs_from_another_directory(checkpoint, tmp_path):
     command = [sys.executable, "-m", "chatbot", "--checkpoint", str(checkpoint), "--message", "你好", "--seed", "1"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

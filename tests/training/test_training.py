@@ -271,6 +271,8 @@ def test_command_line(prepared, tmp_path, capsys):
             main(wrong)
         assert exit_info.value.code == 2
     assert "learning_rat" in capsys.readouterr().err
+    assert main(["--data", str(prepared), "--output", str(config / "run"), "--config", str(config)]) == 1
+    assert "error: The system refused" in capsys.readouterr().err
     assert main(["--data", str(tmp_path), "--output", str(tmp_path / "no")]) == 1
     assert "no prepared set" in capsys.readouterr().err
 

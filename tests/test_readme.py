@@ -1,0 +1,66 @@
+"""What the READMEs promise exists."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+
+from chatbot.cli import build_chat_parser, build_evaluate_parser
+from data_prep.cli import build_parser as build_prepare_parser
+from tests.conftest import ROOT
+from training.cli import build_parser as build_train_parser
+from ui.cli import build_parser as build_serve_parser
+
+READMES = ["README.md", "README.zh.md"]
+PARSERS = {
+    "xianliao-prepare": build_prepare_parser,
+    "xianliao-train": build_train_parser,
+    "xianliao-chat": build_chat_parser,
+    "xianliao-evaluate": build_evaluate_parser,
+    "xianliao-serve": build_serve_parser,
+}
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_first_two_commands_are_make_chat_and_make_test(name):
+    commands = re.findall(r"^    (\S+ \S+)", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+    assert commands[:2] == ["make chat", "make test"]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_commands_have_the_flags_that_are_shown(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    shown = re.findall(r"(xianliao-\w+)((?: +[^\n`(#]+)?)", text)
+    assert {command for command, _ in shown} == set(PARSERS)
+    for command, rest in shown:
+        known = PARSERS[command]().format_help()
+        for flag in re.findall(r"--[a-z-]+", rest):
+            assert flag in known, (command, flag)
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_linked_files_and_presets_exist(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)h][^)]*)\)", text) + re.findall(r"training/presets/\S+\.yaml", text)
+    assert links
+    assert all((ROOT / link).exists() for link in links)
+
+
+def test_both_languages_show_the_same_commands():
+    found = [
+        re.findall(r"^    (\S[^#\n]*)", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE) for name in READMES
+    ]
+    english, chinese = ([line.strip() for line in lines] for lines in found)
+    assert english == chinese
+
+
+def test_scripts_and_make_targets_are_there():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert set(project["project"]["scripts"]) == set(PARSERS)
+    assert {"test", "eval", "lora", "gpu"} <= set(project["project"]["optional-dependencies"])
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert all(
+        re.search(rf"^{target}:", makefile, re.MULTILINE) for target in ("chat", "test", "test-slow", "bench", "lint")
+    )
