@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 
-from chatbot.checkpoint import DEFAULT, GENERATION, load_model, read_json, resolve
+from chatbot.bundled import DEFAULT
+from chatbot.checkpoint import GENERATION, load_model, read_json, resolve
 from chatbot.dialogue import LAYOUTS, DialogueError, Prompt, clean_turn
 from chatbot.errors import XianliaoError
-from chatbot.generate import Draft, Vocabulary, decode
+from chatbot.generate import decode
 from chatbot.model import XianliaoForCausalLM
-from chatbot.sampling import ReplySettings
+from chatbot.sampling import ReplySettings, Vocabulary
 from chatbot.state import DialogueState
 from chatbot.termination import StopReason
 from chatbot.tokenizer import DialogueTokenizer
@@ -30,13 +31,13 @@ MAX_SEED = 2**31 - 1
 
 @dataclass(frozen=True)
 class Reply:
-    """A finished reply.
+    """A reply, whole or as far as it got.
 
     Attributes:
         text: Whole characters only.
         token_ids: Tokens before the end of turn.
         stop_reason: See `chatbot.termination.StopReason`.
-        log_prob: The model's log p of the reply, in nats.
+        log_prob: See `chatbot.generate.Draft`.
         seed: Gives the same reply again for the same history and settings.
         seconds: From the call to the last token.
     """
@@ -106,35 +107,32 @@ class Chatbot:
 
     def respond(self, turns: Sequence[str], seed: int | None = None, **changes) -> Reply:
         """`reply` with why it stopped, its log-probability and its seed."""
-        for _, reply in self.stream_replies(turns, seed, **changes):
-            if reply is not None:
-                return reply
-        raise AssertionError("a reply always ends")
+        *_, reply = self.stream_replies(turns, seed, **changes)
+        return reply
 
     def stream(self, turns: Sequence[str], seed: int | None = None, **changes) -> Iterator[str]:
         """The text so far, again after each token; it only grows and never shows a part of a character."""
-        for text, _ in self.stream_replies(turns, seed, **changes):
-            yield text
+        for reply in self.stream_replies(turns, seed, **changes):
+            yield reply.text
 
     def stream_replies(
         self, turns: Sequence[str], seed: int | None = None, **changes
     ) -> Iterator[tuple[str, Reply | None]]:
-        """The text so far with None, and at the end the whole text with its `Reply`."""
+        """The text so far with the `Reply` so far, whose reason is `stopped` until the last one, which is whole."""
         started = time.perf_counter()
         seed = secrets.randbelow(MAX_SEED) if seed is None else seed
+        if not isinstance(seed, int) or seed < 0:
+            raise XianliaoError(f"A seed is a whole number of at least 0, got {seed!r}.")
         settings = self.settings.with_changes(**changes)
         prompt = self.layout.prompt(self.encode_turns(turns), self.context_tokens)
         with self._reading:
             state, logits = self._state_after(prompt)
         steps = decode(self.model, state.clone(), logits, [prompt.reply_speaker], settings, self.vocabulary, [seed])
-        draft = Draft()
-        for drafts in steps:
-            draft = drafts[0]
-            if draft.stop_reason is None:
-                yield self.tokenizer.decode_complete(draft.token_ids).strip(), None
-        text = self.tokenizer.decode_complete(draft.token_ids).strip()
-        seconds = time.perf_counter() - started
-        yield text, Reply(text, tuple(draft.token_ids), draft.stop_reason, draft.log_prob, seed, seconds)
+        for (draft,) in steps:
+            text = self.tokenizer.decode_complete(draft.token_ids).strip()
+            seconds = time.perf_counter() - started
+            reason = draft.stop_reason or "stopped"
+            yield Reply(text, tuple(draft.token_ids), reason, draft.log_prob, seed, seconds)
 
     def encode_turns(self, turns: Sequence[str]) -> list[list[int]]:
         """Token ids of the turns, as the model sees them.

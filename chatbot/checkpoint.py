@@ -23,13 +23,14 @@ import safetensors.torch
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from chatbot.bundled import locate
 from chatbot.configuration import XianliaoConfig
-from chatbot.errors import XianliaoError, explain_faults
+from chatbot.errors import XianliaoError, explain_faults, first_line
 from chatbot.model import INT8_SCALE_SUFFIX, XianliaoForCausalLM
 from chatbot.tokenizer import TOKENIZER_FILE, DialogueTokenizer
 
 CONFIG, WEIGHTS, GENERATION, TRAINING = "config.json", "model.safetensors", "generation_config.json", "training.json"
-DEFAULT = "default"
+KEY_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
 class CheckpointError(XianliaoError):
@@ -42,9 +43,7 @@ def resolve(checkpoint: str | Path) -> Path:
     Raises:
         CheckpointError: There is no such folder, or files are missing in it.
     """
-    path = Path(checkpoint)
-    if str(checkpoint) == DEFAULT:
-        path = Path(__file__).resolve().parent.parent / "checkpoints" / DEFAULT
+    path = locate(checkpoint)
     if not path.is_dir():
         raise CheckpointError(
             f"There is no checkpoint folder {path}; check the path, or leave it out for the bundled one."
@@ -67,12 +66,16 @@ def load_model(checkpoint: str | Path, device: str = "cpu", dtype: torch.dtype =
     config = load_config(path)
     disable_progress_bar()  # of transformers: weights this small load at once
     try:
-        model = XianliaoForCausalLM.from_pretrained(path, config=config, dtype=dtype)
+        model, found = XianliaoForCausalLM.from_pretrained(path, config=config, dtype=dtype, output_loading_info=True)
     except Exception as error:  # safetensors, transformers and torch raise many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{path / WEIGHTS} cannot be read ({reason}); copy or train the checkpoint again."
+            f"{path / WEIGHTS} cannot be read ({first_line(error)}); copy or train the checkpoint again."
         ) from None
+    wrong = [f"{kind.removesuffix('_keys')} {min(map(str, found[kind]))}" for kind in KEY_FAULTS if found[kind]]
+    if wrong:
+        raise CheckpointError(
+            f"{path / WEIGHTS} does not fit {CONFIG} ({', '.join(wrong)}); copy or train the checkpoint again."
+        )
     return model.to(device).eval()
 
 
@@ -91,7 +94,7 @@ def load_config(path: Path) -> XianliaoConfig:
         return XianliaoConfig.from_dict(settings)
     except Exception as error:  # the strict validators raise several kinds
         reason = str(error).strip().splitlines()[-1].strip()
-        raise CheckpointError(f"{path / CONFIG} does not describe a model ({reason}).") from None
+        raise CheckpointError(f"{path / CONFIG} does not describe a model ({reason}); copy it again.") from None
 
 
 def read_json(path: Path) -> dict:
@@ -124,7 +127,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows syncs only what can be written
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         os.replace(temporary, path)
@@ -146,7 +149,7 @@ def save(
         folder: Created when missing.
         model: Its weights are stored as they are, or as int8 with a scale per row.
         tokenizer: Stored beside the model.
-        generation: Content of generation_config.json (`chatbot.generate.ReplySettings` reads it).
+        generation: Content of generation_config.json (`chatbot.sampling.ReplySettings` reads it).
         training: Content of training.json.
         int8: Store matrices as int8.
     """
@@ -159,7 +162,8 @@ def save(
         for file in Path(temporary).iterdir():
             os.replace(file, folder / file.name)
     write_json(folder / CONFIG, config)
-    write_json(folder / GENERATION, {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, **generation})
+    ids = {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    write_json(folder / GENERATION, {**ids, **generation})
     tied = {name: model.state_dict()[name] for name in model.state_dict() if name not in model._tied_weights_keys}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tied.items()}
     with replacing(folder / WEIGHTS) as temporary:
@@ -183,10 +187,11 @@ def quantize(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def compact(source: str | Path, target: str | Path) -> None:
     """Copies a checkpoint with its matrices as int8."""
     path = resolve(source)
-    if Path(target).exists() and Path(target).resolve() == path.resolve():
-        raise CheckpointError(f"{target} is the source itself; give another folder.")
+    if Path(target).exists() and (not Path(target).is_dir() or any(Path(target).iterdir())):
+        raise CheckpointError(f"{target} exists and is not empty; give another folder.")
     model = load_model(path)
     generation, training = read_json(path / GENERATION), read_json(path / TRAINING)
+    training["weight_storage"] = "int8; the metrics are of the float weights"
     save(target, model, DialogueTokenizer.load(path), generation, training, int8=True)
     if (path / "README.md").is_file():
         shutil.copy(path / "README.md", Path(target) / "README.md")

@@ -68,19 +68,33 @@ def _converse(session, args) -> int:
         if line == "/quit":
             return 0
         try:
-            if line in ("/undo", "/clear"):
-                getattr(session, line[1:])()
-                continue
-            message, seed = (session.undo(), None) if line == "/retry" else (line, args.seed)
-            printed = ""
-            sys.stdout.write("闲聊: ")
-            for text in session.stream(message, seed):
-                sys.stdout.write(text[len(printed) :])
-                sys.stdout.flush()
-                printed = text
-            print(f"  [{session.last_reply.stop_reason}]" if session.last_reply.stop_reason != "eos" else "")
+            if line == "/undo":
+                session.undo()
+            elif line == "/clear":
+                session.clear()
+            elif line == "/retry":
+                _say(session, session.undo(), None)
+            elif line.startswith("/"):
+                print(f"没有 {line} 这个命令", file=sys.stderr)
+            else:
+                _say(session, line, args.seed)
         except XianliaoError as error:
             print(error, file=sys.stderr)
+
+
+def _say(session, message: str, seed: int | None) -> None:
+    """Prints the reply as it grows; Ctrl+C stops it and keeps what was said."""
+    printed = None
+    stream = session.stream(message, seed)
+    try:
+        for text in stream:
+            sys.stdout.write("闲聊: " + text if printed is None else text[len(printed) :])
+            sys.stdout.flush()
+            printed = text
+    except KeyboardInterrupt:
+        stream.close()
+    reason = session.last_reply.stop_reason if session.last_reply else "stopped"
+    print(f"  [{reason}]" if reason != "eos" else "")
 
 
 def build_evaluate_parser() -> argparse.ArgumentParser:

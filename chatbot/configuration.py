@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from huggingface_hub.dataclasses import strict
-from transformers import PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from chatbot.dialogue import LAYOUTS
 
 LAYER_TYPES = ("linear_decay", "linear_gated")
-"""Mixers that a layer can have; `chatbot.attention` maps each name to its module."""
+"""Mixers that a layer can have; `chatbot.attention.MIXERS` maps each name to its module."""
 
 
 @strict
@@ -80,3 +80,6 @@ class XianliaoConfig(PretrainedConfig):
             raise ValueError(f"`layout` is {self.layout!r}; the layouts are {', '.join(LAYOUTS)}.")
         if self.weight_storage not in ("float", "int8"):
             raise ValueError(f"`weight_storage` is {self.weight_storage!r}; it is float or int8.")
+
+
+AutoConfig.register(XianliaoConfig.model_type, XianliaoConfig, exist_ok=True)

@@ -34,6 +34,7 @@ _CJK = (
     "\ufe30-\ufe4f\uff00-\uffef"  # vertical, full-width and half-width forms
     "\U00020000-\U0003ffff"
 )
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SPACE_BESIDE_CJK = re.compile(f"(?<=[{_CJK}]) +| +(?=[{_CJK}])")
 
 
@@ -88,6 +89,11 @@ class Prompt:
         return [speaker for ids, speaker in self.pieces for _ in ids]
 
 
+def valid_text(text: str) -> str:
+    """Text with lone surrogates, which are not text and cannot be stored as UTF-8, replaced by U+FFFD."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
 def join_spaces(text: str) -> str:
     """Drops the spaces that touch a CJK character, so spaced corpora read as Chinese and English words stay apart.
 
@@ -98,8 +104,8 @@ def join_spaces(text: str) -> str:
 
 
 def clean_turn(text: str) -> str:
-    """A turn as the model sees it, the same for training, chat and evaluation: trimmed, spaces joined."""
-    return join_spaces(text.strip())
+    """A turn as the model sees it, the same for training, chat and evaluation: valid, trimmed, spaces joined."""
+    return join_spaces(valid_text(text).strip())
 
 
 def count_units(turns: Sequence[str]) -> int:

@@ -17,17 +17,20 @@ import gzip
 import io
 import json
 import lzma
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from chatbot.errors import XianliaoError
+from chatbot.dialogue import valid_text
+from chatbot.errors import XianliaoError, first_line
 from chatbot.tokenizer import DialogueTokenizer
 
 if TYPE_CHECKING:
     import datasets
 
 MANIFEST = "manifest.json"
+_MANIFEST_KEYS = {"fingerprint", "splits", "sources", "tokenizer_hash"}
 DIALOGUE_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.xz")
 
 
@@ -66,7 +69,7 @@ def read_lines(path: Path) -> Iterator[str]:
     try:
         with open_text(path) as file:
             yield from file
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         raise FileError(f"{path} is cut short or damaged ({error}); fetch or pack it again.") from None
     except UnicodeDecodeError as error:
         found = f"byte 0x{error.object[error.start]:02X}" if isinstance(error.object, bytes) else "a wrong byte"
@@ -77,15 +80,19 @@ def parse_dialogue(line: str) -> list[str] | None:
     """The utterances of one JSONL line, or None when it is no list of strings."""
     try:
         value = json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     if isinstance(value, list) and all(isinstance(turn, str) for turn in value):
-        return value
+        return [valid_text(turn) for turn in value]
     return None
 
 
 def is_prepared_set(path: Path) -> bool:
-    return (path / MANIFEST).is_file()
+    """Whether a folder is a prepared set, from the keys of its manifest: other programs write a manifest.json too."""
+    try:
+        return json.loads((path / MANIFEST).read_text(encoding="utf-8")).keys() >= _MANIFEST_KEYS
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def read_dialogues(path: str | Path, split: str = "valid") -> Iterator[list[str]]:
@@ -112,7 +119,7 @@ def read_dialogues(path: str | Path, split: str = "valid") -> Iterator[list[str]
                 dialogue = parse_dialogue(line)
                 if dialogue is None:
                     raise FileError(
-                        f"{file} line {number} is not a JSON list of strings; bring it into that form with xianliao-prepare."
+                        f"{file} line {number} is no JSON list of strings; give the set that xianliao-prepare makes of it."
                     )
                 yield dialogue
 
@@ -124,12 +131,11 @@ def load_manifest(folder: str | Path) -> dict:
         FileError: It is missing or damaged.
     """
     path = Path(folder) / MANIFEST
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileError(f"{folder} is no prepared set (no {MANIFEST}); make one with xianliao-prepare.") from None
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path} cannot be read ({error}); prepare the set again.") from None
+    if not path.exists():
+        raise FileError(f"{folder} is no prepared set (no {MANIFEST}); make one with xianliao-prepare.")
+    if not is_prepared_set(Path(folder)):
+        raise FileError(f"{path} is damaged or not ours; prepare the set again, into another folder.")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def split_features() -> datasets.Features:
@@ -154,5 +160,6 @@ def load_split(folder: str | Path, split: str) -> datasets.Dataset:
             return datasets.Dataset.from_dict({"turns": [], "units": []}, features=split_features())
         return datasets.load_from_disk(str(Path(folder) / split))
     except Exception as error:  # datasets and pyarrow raise many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileError(f"The {split} split of {folder} cannot be read ({reason}); prepare the set again.") from None
+        raise FileError(
+            f"The {split} split of {folder} cannot be read ({first_line(error)}); prepare the set again."
+        ) from None

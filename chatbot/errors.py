@@ -11,14 +11,24 @@ class XianliaoError(ValueError):
     """A fault a user can cause; its message is one sentence, shown without a traceback."""
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's exception says, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 def explain_faults(main: Callable[[list[str] | None], int | None]) -> Callable[[list[str] | None], int]:
     """Turns a command's main into one that prints faults as a sentence on stderr and returns the exit code.
 
-    0 done, 1 failed run, 130 interrupted; wrong usage exits with 2 in the argument parser.
+    0 done, 1 failed run, 130 interrupted; wrong usage exits with 2 in the argument parser. Text that the terminal
+    cannot show or that is not what it says is replaced, not a crash; what goes to files and pipes is UTF-8.
     """
 
     @functools.wraps(main)
     def command(argv: list[str] | None = None) -> int:
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace", **({} if stream.isatty() else {"encoding": "utf-8"}))
         try:
             return main(argv) or 0
         except XianliaoError as error:

@@ -12,7 +12,7 @@ import torch
 from chatbot.dialogue import Prompt
 from chatbot.errors import XianliaoError
 from chatbot.model import XianliaoForCausalLM
-from chatbot.sampling import ReplySettings, truncation
+from chatbot.sampling import ReplySettings, Vocabulary, truncation
 from chatbot.state import DialogueState
 from chatbot.termination import StopReason
 
@@ -27,21 +27,14 @@ class Draft:
 
     Attributes:
         token_ids: Tokens so far, EOS not included.
-        log_prob: Sum of the model's own log p, in nats, of the tokens and of an EOS that was not forced.
+        log_prob: Sum of log p, in nats, of the tokens and of an EOS that was not forced, under the model's own
+            distribution over the tokens allowed there (no [PAD], no [CLS], no EOS before min_reply_tokens).
         stop_reason: None while the reply goes on.
     """
 
     token_ids: list[int] = field(default_factory=list)
     log_prob: float = 0.0
     stop_reason: StopReason | None = None
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The special ids that decoding has to know: `end_id` ends a turn, `banned_ids` never appear in a reply."""
-
-    end_id: int
-    banned_ids: tuple[int, ...]
 
 
 @torch.inference_mode()
@@ -164,9 +157,9 @@ def _draw(
 ) -> tuple[list[int], list[bool]]:
     """Inverse-CDF sampling with EOS first: u < p(eos) ends the reply, and would have without the floor iff u < p0(eos)."""
     rules = truncation(settings, end_id)
-    probabilities = rules(None, floored).double().softmax(-1)
+    probabilities = rules(None, floored).cpu().double().softmax(-1)
     if settings.floor is not None:
-        unfloored_end = rules(None, heated).double().softmax(-1)[:, end_id].tolist()
+        unfloored_end = rules(None, heated).cpu().double().softmax(-1)[:, end_id].tolist()
     end = probabilities[:, end_id].tolist()
     probabilities[:, end_id] = 0
     cumulative = probabilities.cumsum(-1)

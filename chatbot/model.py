@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -193,6 +193,14 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = self.new_state()
 
+    def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, **kwargs):
+        """In `generate()` the first new token changes the speaker, for a prompt ends with the [SEP] of its last turn."""
+        started = model_kwargs.pop("reply_started", False)
+        model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
+        speakers = model_kwargs.get("token_type_ids")
+        if speakers is not None and not started:
+            model_kwargs["token_type_ids"] = torch.cat([speakers[:, :-1], 1 - speakers[:, -2:-1]], 1)
+        return {**model_kwargs, "reply_started": True}
 
-AutoConfig.register("xianliao", XianliaoConfig, exist_ok=True)
+
 AutoModelForCausalLM.register(XianliaoConfig, XianliaoForCausalLM, exist_ok=True)

@@ -11,7 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+)
 
 from chatbot.errors import XianliaoError
 from chatbot.termination import EosFloor, EosFloorProcessor
@@ -47,15 +53,29 @@ class ReplySettings:
     min_reply_tokens: int = 1
 
     def __post_init__(self) -> None:
-        faults = []
+        numbers = ("temperature", "top_p"), ("top_k", "floor_delta_tokens", "min_reply_tokens")
+        optional = ("floor_start_tokens", "max_reply_tokens")
+        faults = [
+            f"{name} must be a number, got {getattr(self, name)!r}"
+            for name in numbers[0]
+            if not _is_number(getattr(self, name))
+        ]
+        for name in (*numbers[1], *optional):
+            value = getattr(self, name)
+            if not (_is_whole(value) or (value is None and name in optional)):
+                faults.append(f"{name} must be a whole number, got {value!r}")
+        if faults:
+            raise ReplySettingsError("Decoding: " + "; ".join(faults) + ".")
         if self.method not in ("sample", "greedy"):
             faults.append(f"method is sample or greedy, not {self.method}")
-        if not self.temperature > 0 or not math.isfinite(self.temperature):
-            faults.append(f"temperature must be above 0, got {self.temperature}")
+        if not 0.01 <= self.temperature <= 100:
+            faults.append(f"temperature must be between 0.01 and 100, got {self.temperature} (use greedy for 0)")
         if not 0 < self.top_p <= 1:
             faults.append(f"top_p must be above 0 and at most 1, got {self.top_p}")
         if self.top_k < 0:
             faults.append(f"top_k must be at least 0, got {self.top_k}")
+        if self.min_reply_tokens < 0:
+            faults.append(f"min_reply_tokens must be at least 0, got {self.min_reply_tokens}")
         if self.floor_delta_tokens < 1:
             faults.append(f"floor_delta_tokens must be at least 1, got {self.floor_delta_tokens}")
         if self.floor_start_tokens is not None and self.floor_start_tokens < self.min_reply_tokens:
@@ -82,6 +102,22 @@ class ReplySettings:
     def with_changes(self, **changes) -> ReplySettings:
         """A copy in which the given settings, those that are not None, differ."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The special ids that decoding has to know: `end_id` ends a turn, `banned_ids` never appear in a reply."""
+
+    end_id: int
+    banned_ids: tuple[int, ...]
 
 
 class ConsistentTopK(LogitsProcessor):
@@ -125,12 +161,19 @@ def truncation(settings: ReplySettings, eos_id: int) -> LogitsProcessorList:
     return rules
 
 
-def reply_processors(settings: ReplySettings, eos_id: int, prompt_tokens: int) -> LogitsProcessorList:
-    """One list for transformers' `generate(logits_processor=…, temperature=1, top_p=1, top_k=0)`, in the right order."""
+def reply_processors(settings: ReplySettings, vocabulary: Vocabulary, prompt_tokens: int) -> LogitsProcessorList:
+    """Our decoding for transformers' `generate(logits_processor=…, temperature=1, top_p=1, top_k=0)`.
+
+    One list in the right order; with `do_sample=False` it gives the very reply of `chatbot.generate.decode`.
+    """
     rules = LogitsProcessorList()
+    if vocabulary.banned_ids:
+        rules.append(SuppressTokensLogitsProcessor(list(vocabulary.banned_ids)))
+    if settings.min_reply_tokens:
+        least = settings.min_reply_tokens
+        rules.append(MinNewTokensLengthLogitsProcessor(prompt_tokens, least, vocabulary.end_id))
     if settings.method == "sample" and settings.temperature != 1:
         rules.append(TemperatureLogitsWarper(settings.temperature))
-    if settings.floor is not None:
-        rules.append(EosFloorProcessor(settings.floor, eos_id, prompt_tokens))
-    rules.extend(truncation(settings, eos_id))
+    rules.append(EosFloorProcessor(settings.floor, vocabulary.end_id, prompt_tokens, settings.limit_tokens))
+    rules.extend(truncation(settings, vocabulary.end_id))
     return rules

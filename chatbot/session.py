@@ -33,17 +33,23 @@ class ChatSession:
         return text
 
     def stream(self, message: str, seed: int | None = None) -> Iterator[str]:
-        """`reply` as it grows. A stream that is closed early keeps what was said so far, with reason `stopped`."""
+        """`reply` as it grows.
+
+        A stream that is closed early keeps what was said so far, with reason `stopped`; one that fails changes nothing.
+        """
         history = [*self.turns, message]
-        text, reply, started = "", None, False
+        reply = None
         try:
-            for text, reply in self.bot.stream_replies(history, seed, **self.changes):  # noqa: B007
-                started = True
-                yield text
-        finally:
-            if started:
-                reply = reply or Reply(text, (), "stopped", float("nan"), -1 if seed is None else seed, 0.0)
-                self.turns, self.last_reply = [*history, text], reply
+            for reply in self.bot.stream_replies(history, seed, **self.changes):
+                yield reply.text
+        except GeneratorExit:
+            self._remember(history, reply)
+            raise
+        self._remember(history, reply)
+
+    def _remember(self, history: list[str], reply: Reply | None) -> None:
+        if reply is not None:
+            self.turns, self.last_reply = [*history, reply.text], reply
 
     def undo(self) -> str:
         """Takes the last exchange back and returns the message it began with.
@@ -59,21 +65,22 @@ class ChatSession:
 
     def retry(self, seed: int | None = None) -> str:
         """Another answer to the last message."""
-        return self.reply(self.undo(), seed)
+        if len(self.turns) < 2:
+            raise DialogueError("There is nothing to try again yet.")
+        return self.edit(len(self.turns) - 2, self.turns[-2], seed)
 
     def edit(self, index: int, message: str, seed: int | None = None) -> str:
-        """Changes the person's turn `index`, forgets what came after it, and answers anew.
+        """Changes the person's turn `index`, forgets what came after it, and answers anew; a failure changes nothing.
 
         Raises:
             DialogueError: `index` is not a turn of the person, or the message is empty or too long.
         """
         if index % 2 or not 0 <= index < len(self.turns):
             raise DialogueError(f"Turn {index} is not one of yours; yours are 0, 2, … below {len(self.turns)}.")
-        before = self.turns
-        self.turns = before[:index]
+        before, self.turns = self.turns, self.turns[:index]
         try:
             return self.reply(message, seed)
-        except DialogueError:
+        except BaseException:
             self.turns = before
             raise
 

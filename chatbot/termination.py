@@ -77,13 +77,14 @@ class EosFloorProcessor(LogitsProcessor):
     `chatbot.sampling.reply_processors` makes that list.
     """
 
-    def __init__(self, floor: EosFloor, eos_id: int, prompt_tokens: int):
-        self.floor, self.eos_id, self.prompt_tokens = floor, eos_id, prompt_tokens
+    def __init__(self, floor: EosFloor | None, eos_id: int, prompt_tokens: int, limit_tokens: int):
+        self.floor, self.eos_id, self.prompt_tokens, self.limit_tokens = floor, eos_id, prompt_tokens, limit_tokens
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         emitted = input_ids.shape[1] - self.prompt_tokens
-        if emitted >= self.floor.limit_tokens:
+        if emitted >= self.limit_tokens:
             forced = torch.full_like(scores, -math.inf)
             forced[:, self.eos_id] = 0.0
             return forced
-        return self.floor.apply(scores.log_softmax(-1), emitted, self.eos_id)
+        log_probs = scores.log_softmax(-1)
+        return log_probs if self.floor is None else self.floor.apply(log_probs, emitted, self.eos_id)

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from chatbot.errors import XianliaoError
+from chatbot.dialogue import valid_text
+from chatbot.errors import XianliaoError, first_line
 
 PAD, CLS, SEP = "[PAD]", "[CLS]", "[SEP]"
 SPECIAL_TOKENS = (PAD, CLS, SEP)
-REPLACEMENT = "\ufffd"
 TOKENIZER_FILE = "tokenizer.json"
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
@@ -62,17 +63,18 @@ class DialogueTokenizer:
         reserved = list(SPECIAL_TOKENS) + [f"<0x{byte:02X}>" for byte in range(256)]
         if vocab_size < len(reserved) + 64:
             raise TokenizerError(f"A vocabulary of {vocab_size} is too small; ask for at least {len(reserved) + 64}.")
+        texts = [valid_text(text) for text in texts]
+        most = (vocab_size - len(reserved)) * 5 // 8  # leaves room for words
+        # Chosen here and not by the trainer, which breaks ties at its own limit differently in every run.
+        counts = Counter(char for text in texts for char in text)
+        rare = sorted(counts, key=lambda char: (-counts[char], char))[most:]
+        unspelled = str.maketrans(dict.fromkeys(rare, "\n"))
         learner = Tokenizer(models.BPE(byte_fallback=True))
         learner.pre_tokenizer = _pre_tokenizer()
-        # Half the vocabulary at most for single characters, the rarer ones are spelled in bytes.
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            min_frequency=min_frequency,
-            limit_alphabet=(vocab_size - len(reserved)) * 5 // 8,
-            special_tokens=reserved,
-            show_progress=False,
+            vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=reserved, show_progress=False
         )
-        learner.train_from_iterator(texts, trainer)
+        learner.train_from_iterator((text.translate(unspelled) for text in texts), trainer)
         learned = json.loads(learner.to_str())["model"]
         merges = [
             tuple(merge) if not isinstance(merge, str) else tuple(merge.split(" ")) for merge in learned["merges"]
@@ -101,7 +103,9 @@ class DialogueTokenizer:
         except TokenizerError:
             raise
         except Exception as error:  # tokenizers raises bare Exception
-            raise TokenizerError(f"{path} cannot be read as a tokenizer ({error}); copy or build it again.") from None
+            raise TokenizerError(
+                f"{path} cannot be read as a tokenizer ({first_line(error)}); copy or build it again."
+            ) from None
 
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json and the tokenizer_config.json that transformers' AutoTokenizer reads."""
@@ -125,11 +129,11 @@ class DialogueTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; never a special token. Lone surrogates, which are not text, become U+FFFD."""
-        return self._tokenizer.encode(_valid(text), add_special_tokens=False).ids
+        return self._tokenizer.encode(valid_text(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts, on all cores."""
-        encodings = self._tokenizer.encode_batch_fast([_valid(text) for text in texts], add_special_tokens=False)
+        encodings = self._tokenizer.encode_batch_fast([valid_text(text) for text in texts], add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Iterable[int], errors: Literal["replace", "ignore"] = "replace") -> str:
@@ -151,13 +155,6 @@ class DialogueTokenizer:
         """`decode` without the bytes of an unfinished or broken character: it only grows as ids are added."""
         return self.decode(ids, "ignore")
 
-    def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """The text so far after each id; it only grows and never shows a part of a character."""
-        seen: list[int] = []
-        for token in ids:
-            seen.append(token)
-            yield self.decode_complete(seen)
-
     def _piece(self, token: int) -> str | bytes:
         """What a token stands for: text, a byte, or nothing for a special token."""
         if token in self.special_ids:
@@ -172,11 +169,3 @@ class DialogueTokenizer:
 
 def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
-
-
-def _valid(text: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return "".join(REPLACEMENT if "\ud800" <= char <= "\udfff" else char for char in text)
-    return text

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from chatbot.bundled import locate
 from chatbot.dialogue import count_units
 from chatbot.dialogue_files import MANIFEST, FileError, is_prepared_set, load_manifest, split_features
 from chatbot.tokenizer import DialogueTokenizer
@@ -53,22 +54,24 @@ def build(inputs: Sequence[str], output: str | Path, settings: PrepareSettings, 
     Raises:
         FileError: An input cannot be read, nothing is left after cleaning, or the output is taken.
     """
-    output = Path(output)
+    output = Path(output).resolve()
     files = list_files(inputs)
     fingerprint = _fingerprint(files, settings)
-    if output.exists():
-        if is_prepared_set(output) and load_manifest(output).get("fingerprint") == fingerprint:
+    if output.exists() and not _is_empty_folder(output):
+        if not _is_ours(output):
+            raise FileError(f"{output} exists and is no prepared set; give another --output.")
+        manifest = load_manifest(output)
+        if manifest["fingerprint"] == fingerprint and not overwrite:
             print(f"{output} is up to date: same inputs, same settings", file=sys.stderr)
-            return load_manifest(output)
-        if not (overwrite and is_prepared_set(output)) and not _is_empty_folder(output):
-            remedy = "give --overwrite or another --output" if is_prepared_set(output) else "give another --output"
-            raise FileError(f"{output} exists and holds something else; {remedy}.")
-    splits, report = _collect(files, settings)
-    tokenizer = _tokenizer(splits["train"], settings)
+            return manifest
+        if not overwrite:
+            raise FileError(f"{output} holds a set made from other inputs; give --overwrite or another --output.")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as folder:
         target = Path(folder) / "set"
         target.mkdir()
+        splits, report = _collect(files, settings)
+        tokenizer = _tokenizer(splits["train"], settings)
         tokenizer.save(target)
         manifest = {
             "fingerprint": fingerprint,
@@ -124,7 +127,7 @@ def _with_progress(path: Path, form: str) -> Iterator[object]:
 
 def _tokenizer(dialogues: list[list[str]], settings: PrepareSettings) -> DialogueTokenizer:
     if settings.tokenizer is not None:
-        return DialogueTokenizer.load(settings.tokenizer)
+        return DialogueTokenizer.load(locate(settings.tokenizer))
     return DialogueTokenizer.train((turn for turns in dialogues for turn in turns), settings.vocab_size)
 
 
@@ -150,7 +153,7 @@ def _fingerprint(files: Iterable[Path], settings: PrepareSettings) -> str:
     """Hash of everything that decides the content: files, settings, tokenizer."""
     parts = [_sha256(path) for path in files] + [json.dumps(asdict(settings), sort_keys=True)]
     if settings.tokenizer is not None:
-        parts.append(tokenizer_hash(DialogueTokenizer.load(settings.tokenizer)))
+        parts.append(tokenizer_hash(DialogueTokenizer.load(locate(settings.tokenizer))))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -160,6 +163,12 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror}; check the path.") from None
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is a prepared set and holds nothing else, so that replacing it loses nothing."""
+    written = {MANIFEST, "tokenizer.json", "tokenizer_config.json", "train", "valid"}
+    return is_prepared_set(folder) and {path.name for path in folder.iterdir()} <= written
 
 
 def _is_empty_folder(path: Path) -> bool:

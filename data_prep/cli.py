@@ -7,6 +7,7 @@ import json
 import sys
 
 from chatbot.errors import explain_faults
+from data_prep.sources import FORMS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,8 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--vocab-size", type=int, default=8192, help="most ids of a new tokenizer (default %(default)s)")
     add("--valid-share", type=float, default=0.05, help="share held out, by content hash (default %(default)s)")
     add("--max-dialogues", type=int, metavar="N", help="stop reading after N dialogues (default: read all)")
-    add("--format", choices=("auto", "array", "jsonl", "tsv", "text"), default="auto", help="form of the input files")
-    add("--overwrite", action="store_true", help="replace a prepared set that holds something else")
+    add("--format", choices=("auto", *FORMS), default="auto", help="form of the input files")
+    add("--overwrite", action="store_true", help="build anew and replace the prepared set in --output")
     add("--preview", type=int, default=0, metavar="N", help="print N samples with speakers and loss-carrying tokens")
     add("--json", action="store_true", help="print the whole manifest instead of a summary")
     return parser
@@ -36,6 +37,8 @@ def main(argv: list[str] | None = None) -> int | None:
         parser.error("--valid-share must be at least 0 and below 1")
     if args.max_dialogues is not None and args.max_dialogues < 1:
         parser.error("--max-dialogues must be at least 1")
+    if args.preview < 0:
+        parser.error("--preview must be at least 0")
     if args.input is None and not args.preview:
         parser.error("--input is needed (or --preview N to look at an existing set)")
     if args.input is not None:

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 from chatbot.dialogue_files import FileError, read_lines
+from chatbot.errors import first_line
 
 FORMS = ("array", "jsonl", "tsv", "text")
 SUFFIXES = (".json", ".jsonl", ".tsv", ".txt", ".gz", ".xz")
@@ -52,10 +53,15 @@ def read_raw(path: Path, form: str = "auto") -> Iterator[object]:
         FileError: The file cannot be read, is empty or has another shape.
     """
     lines = read_lines(path)
-    head = next((line for line in lines if line.strip()), None)
-    if head is None:
+    start: list[str] = []
+    for line in lines:
+        start.append(line)
+        if line.strip():
+            break
+    else:
         raise FileError(f"{path} is empty; give a file with dialogues in it.")
-    lines = chain([head], lines)
+    head = start[-1]
+    lines = chain(start, lines)
     form = recognise(head, path) if form == "auto" else form
     if form == "array":
         yield from _read_array("".join(lines), path)
@@ -76,20 +82,28 @@ def recognise(head: str, path: Path) -> str:
     start = "".join(head[:200].split())
     if start.startswith("[["):
         return "array"
-    if start.startswith("["):
-        return "array" if start == "[" else "jsonl"
+    if start == "[":
+        return "array"
+    if start.startswith('["') or (start.startswith("[") and _is_json(head)):
+        return "jsonl"
     if start.startswith("{"):
         raise FileError(f"{path} holds JSON objects; give a JSON list of strings for each dialogue.")
     return "tsv" if "\t" in head else "text"
 
 
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _read_array(text: str, path: Path) -> Iterator[object]:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise FileError(
-            f"{path} is not complete JSON ({error.msg} at line {error.lineno}, column {error.colno}); fetch it again."
-        ) from None
+    except ValueError as error:
+        raise FileError(f"{path} is not complete JSON ({first_line(error)}); fetch it again.") from None
     except RecursionError:
         raise FileError(f"{path} nests JSON lists too deeply to hold dialogues.") from None
     if not isinstance(value, list) or not any(isinstance(item, list) for item in value):
@@ -102,8 +116,10 @@ def _read_jsonl(lines: Iterable[str], path: Path) -> Iterator[object]:
         if line.strip():
             try:
                 yield json.loads(line)
-            except (json.JSONDecodeError, RecursionError):
-                raise FileError(f"{path} line {number} is not complete JSON; mend or remove that line.") from None
+            except (ValueError, RecursionError):
+                raise FileError(
+                    f"{path} line {number} is not complete JSON; mend that line, or give --format text if it is none."
+                ) from None
 
 
 def _read_text(lines: Iterable[str]) -> Iterator[list[str]]:

@@ -20,7 +20,7 @@ ALLOWED = {
     "ui": {"ui", "chatbot"},
 }
 LEVELS = (  # of the chatbot package, lowest first; see its docstring
-    {"errors", "dialogue", "tokenizer", "dialogue_files", "registration"},
+    {"errors", "bundled", "dialogue", "tokenizer", "dialogue_files", "registration"},
     {"configuration", "state", "attention", "model"},
     {"termination", "sampling", "generate", "checkpoint"},
     {"bot", "session"},
@@ -60,6 +60,10 @@ FILES = [(room, path) for room in ROOMS for path in sorted((ROOT / room).rglob("
 
 @pytest.mark.parametrize(("room", "path"), FILES, ids=lambda value: str(getattr(value, "name", value)))
 def test_rooms_import_only_what_they_may(room, path):
+    check_file(room, path)
+
+
+def check_file(room: str, path: Path) -> None:
     ours = {name for name in imports_of(path) if name.split(".")[0] in ROOMS}
     wrong = {name for name in ours if name.split(".")[0] not in ALLOWED[room]}
     assert not wrong
@@ -88,8 +92,17 @@ def test_chatbot_imports_only_downwards():
 
 def test_the_rule_catches_an_offender(tmp_path):
     offender = tmp_path / "offender.py"
-    offender.write_text("def f():\n    from ui import app\n")
-    assert "ui.app" in imports_of(offender)
+    for room, line in (
+        ("chatbot", "from ui import app"),
+        ("data_prep", "import training.loop"),
+        ("ui", "import data_prep"),
+    ):
+        offender.write_text(f"def f():\n    {line}\n")
+        with pytest.raises(AssertionError):
+            check_file(room, offender)
+    offender.write_text("from chatbot.cli import chat\n")
+    with pytest.raises(AssertionError):
+        check_file("training", offender)
 
 
 def test_text_modules_need_neither_torch_nor_gradio():

@@ -39,6 +39,19 @@ def test_raw_file_to_reply(tmp_path):
     assert terminal == Chatbot.from_pretrained(tmp_path / "smoke").reply(["你好"], seed=1)
 
 
+@pytest.mark.slow
+def test_two_minute_fine_tune_of_the_default_on_the_samples(tmp_path):
+    """Own dialogues on top of the bundled bot: their own loss falls."""
+    preset = ROOT / "training" / "presets" / "cpu_finetune.yaml"
+    run("data_prep", "--input", SAMPLES, "--tokenizer", "default", "--output", "own", cwd=tmp_path)
+    options = ["--config", preset, "--epochs", 2]
+    run("training", "--data", "own", "--init", "default", "--output", "mine", *options, cwd=tmp_path)
+    metrics = [json.loads(line) for line in (tmp_path / "mine" / "metrics.jsonl").read_text().splitlines()]
+    losses = [entry["loss"] for entry in metrics]
+    assert sum(losses[-3:]) < sum(losses[:3])
+    assert run("chatbot", "--checkpoint", "mine", "--message", "你好", "--seed", 1, cwd=tmp_path).strip()
+
+
 class TestDefaultCheckpoint:
     @pytest.fixture(scope="class")
     def bot(self):

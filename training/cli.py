@@ -22,10 +22,22 @@ def build_parser():
     return parser
 
 
+def config_first(argv: list[str]) -> list[str]:
+    """The arguments with --config in front, for later ones win and flags are to win over the file."""
+    front: list[str] = []
+    rest = list(argv)
+    for index, word in enumerate(argv):
+        if word == "--config" and index + 1 < len(argv):
+            front = rest[index : index + 2]
+            del rest[index : index + 2]
+            break
+    return front + rest
+
+
 @explain_faults
 def main(argv: list[str] | None = None) -> int | None:
     parser = build_parser()
-    config = parser.instantiate_classes(parser.parse_args(argv))
+    config = parser.instantiate_classes(parser.parse_args(config_first(sys.argv[1:] if argv is None else argv)))
     config.pop("config", None)
     if not config.data:
         parser.error("--data is needed: one or more prepared sets, made by xianliao-prepare")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -32,10 +33,11 @@ from chatbot.tokenizer import DialogueTokenizer
 from training.batching import PackedData, TurnStore
 from training.clipping import clip_gradients
 from training.memory import keep_freed_memory
-from training.report import MetricsLog, draw_curves
-from training.resume import ResumeError, load_progress, load_state, save_state, saved_steps
+from training.report import METRICS, MetricsLog, draw_curves
+from training.resume import FOLDER, ResumeError, load_progress, load_state, save_state, saved_steps
 from training.settings import SettingsError, TrainSettings
 
+SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "intermediate_size", "layer_types")
 REPLY_LENGTH_PERCENTILE = 99
 """t0 of the EOS floor: this percentile of the turn length in tokens on the validation split."""
 
@@ -55,7 +57,7 @@ def train(settings: TrainSettings) -> dict:
     identity = _identity(settings, manifests)
     progress = _start_or_resume(settings, output, identity)
     if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+        torch.set_num_threads(min(settings.threads, 4 * (os.cpu_count() or 1)))
     keep_freed_memory()
     accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision=settings.precision)
     tokenizer = DialogueTokenizer.load(settings.data[0])
@@ -83,6 +85,7 @@ class Run:
         self.settings, self.output, self.identity, self.accelerator = settings, output, identity, accelerator
         self.tokenizer, self.data, self.progress = tokenizer, data, progress
         self.layout = data.layout
+        self.shape = {name: getattr(model.config, name) for name in SHAPE}
         self.ancestor = None if settings.init is None else read_json(resolve(settings.init) / TRAINING)
         optimizer = build_optimizer(model, settings)
         if progress["step"]:
@@ -156,7 +159,7 @@ class Run:
             group["lr"] = rate
         targets = self.data.targets(rows)
         share = targets / accelerator.num_processes  # DDP averages over the ranks
-        loss = torch.zeros((), dtype=torch.float64)
+        loss = 0.0
         micro_batches = split_rows(
             rows, settings.micro_batch_rows, accelerator.process_index, accelerator.num_processes
         )
@@ -166,13 +169,13 @@ class Run:
                 batch = {name: tensor.to(accelerator.device) for name, tensor in self.data.tensors(micro).items()}
                 micro_loss = self.model(**batch, num_items_in_batch=share).loss
                 accelerator.backward(micro_loss)
-                loss += micro_loss.detach().double().cpu()
-        loss = accelerator.reduce(loss.to(accelerator.device), "mean").item()
+                loss += micro_loss.item()
+        loss = accelerator.reduce(torch.tensor(loss, device=accelerator.device), "mean").item()
         norm = clip_gradients(self.model.parameters(), settings.clip, settings.clip_norm)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise SettingsError(
-                f"Loss {loss} with gradient norm {norm} at step {step + 1}: the run has diverged; the last good state is"
-                f" in {self.output}, go on from it with a lower --learning_rate or --clip norm."
+                f"Loss {loss} with gradient norm {norm} at step {step + 1}: the run has diverged; start it again in a new"
+                f" --output with a lower --learning_rate or --clip norm ({self.output} stays as it was before the step)."
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -226,6 +229,7 @@ class Run:
     def _training_record(self) -> dict:
         return {
             **self.identity,
+            "shape": self.shape,
             "total_steps": self.total_steps,
             "row_utilisation": round(self.utilisation, 4),
             "left_out_turns": self.data.left_out_turns,
@@ -273,16 +277,8 @@ def _build_model(settings: TrainSettings, tokenizer: DialogueTokenizer) -> Xianl
         return load_model(path)
     shape = asdict(settings.model)
     layer_types = [shape.pop("layer_type")] * settings.model.num_hidden_layers
-    return XianliaoForCausalLM(
-        XianliaoConfig(
-            vocab_size=tokenizer.vocab_size,
-            layer_types=layer_types,
-            pad_token_id=tokenizer.pad_id,
-            bos_token_id=tokenizer.cls_id,
-            eos_token_id=tokenizer.sep_id,
-            **shape,
-        )
-    )
+    ids = {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
+    return XianliaoForCausalLM(XianliaoConfig(vocab_size=tokenizer.vocab_size, layer_types=layer_types, **ids, **shape))
 
 
 def _identity(settings: TrainSettings, manifests: list[dict]) -> dict:
@@ -291,6 +287,7 @@ def _identity(settings: TrainSettings, manifests: list[dict]) -> dict:
     kept = {name: value for name, value in asdict(settings).items() if name not in changeable}
     if settings.init is not None:
         kept["init"] = Path(settings.init).name
+        del kept["model"]  # the shape is the ancestor's
     data = [
         {
             "folder": Path(folder).name,
@@ -312,9 +309,11 @@ def _start_or_resume(settings: TrainSettings, output: Path, identity: dict) -> d
             what = f"--{', --'.join(changed)} changed" if changed else "the data changed"
             raise ResumeError(f"{output} was started with other settings ({what}); use the same, or another --output.")
         return progress
-    if saved_steps(output) or (output / "model.safetensors").exists():
-        raise ResumeError(f"{output} already holds a run; give --resume to continue it, or another --output.")
     output.mkdir(parents=True, exist_ok=True)
+    if saved_steps(output):
+        raise ResumeError(f"{output} already holds a run; give --resume to continue it, or another --output.")
+    if {path.name for path in output.iterdir()} - {METRICS, FOLDER}:  # what a run killed before its first save leaves
+        raise ResumeError(f"{output} is not empty; give another --output.")
     return {"step": 0, "tokens": 0, "seconds": 0.0, "clipped": 0, "best": None, "best_step": None}
 
 

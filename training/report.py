@@ -30,9 +30,11 @@ def read_metrics(output: Path) -> list[dict]:
     if (output / METRICS).is_file():
         for line in (output / METRICS).read_text(encoding="utf-8").splitlines():
             try:
-                entries.append(json.loads(line))
-            except json.JSONDecodeError:
+                entry = json.loads(line)
+            except ValueError:
                 continue
+            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                entries.append(entry)
     return entries
 
 

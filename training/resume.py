@@ -16,10 +16,11 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from chatbot.errors import XianliaoError
+from chatbot.errors import XianliaoError, first_line
 
 KEPT = 2
 FOLDER = "resume"
+PROGRESS = ("step", "tokens", "seconds", "clipped", "best", "best_step", "identity")
 
 
 class ResumeError(XianliaoError):
@@ -45,12 +46,12 @@ def save_state(
         torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
         text = json.dumps({"step": step, **progress}, ensure_ascii=False, indent=2)
         (temporary / "progress.json").write_text(text, encoding="utf-8")
+        for file in temporary.iterdir():
+            with file.open("r+b") as handle:  # Windows syncs only what can be written
+                os.fsync(handle.fileno())
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for file in temporary.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
     shutil.rmtree(final, ignore_errors=True)
     os.rename(temporary, final)
     for old in saved_steps(output)[:-KEPT]:
@@ -65,13 +66,14 @@ def load_progress(output: Path) -> dict:
     """
     saves = saved_steps(output)
     if not saves:
-        raise ResumeError(f"{output} holds no run to continue; leave --resume out to start one.")
+        raise ResumeError(f"{output} holds no saved state to continue; leave --resume out and start in a new --output.")
     path = saves[-1] / "progress.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        progress = json.loads(path.read_text(encoding="utf-8"))
+        return {name: progress[name] for name in PROGRESS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ResumeError(
-            f"{path} cannot be read ({error}); remove {saves[-1]} to go back to the save before."
+            f"{path} cannot be read ({first_line(error)}); remove {saves[-1]} to go back to the save before."
         ) from None
 
 
@@ -86,5 +88,6 @@ def load_state(output: Path, model: torch.nn.Module, optimizer: torch.optim.Opti
         safetensors.torch.load_model(model, str(newest / "model.safetensors"))
         optimizer.load_state_dict(torch.load(newest / "optimizer.pt", weights_only=True, map_location="cpu"))
     except Exception as error:  # safetensors, torch and pickle raise many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ResumeError(f"{newest} cannot be read ({reason}); remove it to go back to the save before.") from None
+        raise ResumeError(
+            f"{newest} cannot be read ({first_line(error)}); remove it to go back to the save before."
+        ) from None

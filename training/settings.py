@@ -1,4 +1,4 @@
-"""Settings of a training run: defaults < --config file.yaml < flags."""
+"""Settings of a training run: defaults < --config file.yaml < flags, wherever --config stands."""
 
 from __future__ import annotations
 
@@ -96,6 +96,16 @@ class TrainSettings:
         for name in counts:
             if getattr(self, name) < 1:
                 faults.append(f"--{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("weight_decay", "warmup_steps", "final_learning_rate_share"):
+            if not getattr(self, name) >= 0:
+                faults.append(f"--{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**31:
+            faults.append(f"--seed must be at least 0 and below 2147483648, got {self.seed}")
+        for name, value in vars(self.model).items():
+            if isinstance(value, int) and value < 1:
+                faults.append(f"--model.{name} must be at least 1, got {value}")
+        if self.init is not None and self.model != ModelSettings():
+            faults.append("--model.… and --init exclude each other: the shape comes from the checkpoint")
         for name in ("epochs", "learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 faults.append(f"--{name} must be above 0, got {getattr(self, name)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import sys
 
@@ -49,13 +50,16 @@ def listen(host: str, port: int) -> socket.socket:
         XianliaoError: The address or port cannot be had.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.name == "posix":  # elsewhere it would let two servers share a port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
         reason = getattr(error, "strerror", None) or error
-        raise XianliaoError(f"Cannot listen on {host} port {port} ({reason}); choose another --port.") from None
+        raise XianliaoError(
+            f"Cannot listen on {host} port {port} ({reason}); choose another --host or --port."
+        ) from None
     return listener
 
 

@@ -58,13 +58,14 @@ def respond(
         XianliaoError: The message cannot be answered; the message says why.
     """
     turns = to_turns(history)
-    if len(turns) % 2:  # the last message was never answered
-        message = f"{turns.pop()}\n{message}"
+    if len(turns) % 2:  # the last message was never answered: it joins this one, or is dropped when that is too much
+        both = f"{turns.pop()}\n{message}"
+        message = both if message_fault(bot, both, language) is None else message
     session = ChatSession(bot, turns, temperature=temperature, top_p=top_p)
     text = ""
     for text in session.stream(message, None if seed is None else int(seed)):
         yield text, ""
-    yield text, status(bot, session.last_reply, language) if session.last_reply else ""
+    yield text, status(bot, session.last_reply, language)
 
 
 def status(bot: Chatbot, reply: Reply, language: str) -> str:

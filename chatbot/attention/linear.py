@@ -81,7 +81,10 @@ def chunked(
     state: torch.Tensor | None = None,
     chunk_size: int = 64,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`naive` in blocks: matrix products inside a chunk, the state between chunks. Same arguments and results."""
+    """`naive` in blocks: matrix products inside a chunk, the state between chunks. Same arguments and results.
+
+    Values of later positions are multiplied by zero, so a NaN (not a large number) in one spoils its whole chunk.
+    """
     batch, length, heads, _ = q.shape
     chunk = min(chunk_size, length)
     padding = -length % chunk

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 
 
@@ -29,8 +27,8 @@ def unfinished_share(lengths: Iterable[int], ended: Iterable[bool], limit: int) 
 
     Args:
         lengths: Tokens of each reply, end of turn not counted.
-        ended: Whether the model's distribution ended it; False when it was cut off.
-        limit: L; no decode may have been cut off before it.
+        ended: Whether it ended by itself; False when it was cut off, at L or before.
+        limit: L.
     """
     unfinished = [length >= limit or not end for length, end in zip(lengths, ended, strict=True)]
     return sum(unfinished) / len(unfinished) if unfinished else 0.0
@@ -39,14 +37,3 @@ def unfinished_share(lengths: Iterable[int], ended: Iterable[bool], limit: int) 
 def mean(values: Iterable[float]) -> float:
     values = list(values)
     return sum(values) / len(values) if values else 0.0
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` (0 to 1) of the values do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, math.ceil(len(ordered) * share) - 1))] if ordered else 0.0
-
-
-def most_common(replies: Iterable[str], count: int) -> list[tuple[str, int]]:
-    """The most frequent replies: what a dull bot says to everything."""
-    return Counter(replies).most_common(count)

@@ -75,8 +75,8 @@ def score_dialogues(
             for name in ("input_ids", "speaker_ids", "labels")
         )
         logits = model(ids[None], token_type_ids=speakers[None], segment_ids=segments[None]).logits[0, :-1].float()
-        losses = F.cross_entropy(logits, labels[1:], ignore_index=IGNORED_LABEL, reduction="none").double()
-        sums = torch.zeros(len(members), dtype=torch.float64, device=device).index_add_(0, segments[1:], losses)
+        losses = F.cross_entropy(logits, labels[1:], ignore_index=IGNORED_LABEL, reduction="none").cpu().double()
+        sums = torch.zeros(len(members), dtype=torch.float64).index_add_(0, segments[1:].cpu(), losses)
         for index, value in zip(row, sums.tolist(), strict=True):
             nats[index] = value
     model.train(training)

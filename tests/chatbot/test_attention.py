@@ -113,12 +113,11 @@ def test_chunked_does_not_see_the_future():
     close(after[:, :100], before[:, :100], 1e-6)
 
 
-def test_a_leaking_form_would_be_caught():
-    q, k, v, _g, _ = inputs(20)
-    leaky = torch.einsum("bihk,bjhk,bjhv->bihv", q, k, v)  # no mask
-    v[:, 15] = 1e4
-    changed = torch.einsum("bihk,bjhk,bjhv->bihv", q, k, v)
-    assert (changed[:, :15] - leaky[:, :15]).abs().max() > 1
+def test_the_leak_test_catches_a_leaking_form(monkeypatch):
+    """The same check on chunked attention without its causal mask fails."""
+    monkeypatch.setattr(torch.Tensor, "tril", lambda tensor: tensor)
+    with pytest.raises(AssertionError):
+        test_chunked_does_not_see_the_future()
 
 
 def test_bf16_stays_finite_over_4096_tokens():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -28,12 +29,13 @@ def test_json(checkpoint, capsys):
 
 
 def test_interactive_chat(checkpoint, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("你好\n/retry\n\n/undo\n/undo\n/clear\n好\n/quit\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("你好\n/retry\n\n/undo\n/undo\n/clear\n/nonsense\n好\n/quit\n"))
     assert chat(["--checkpoint", str(checkpoint), "--seed", "1"]) == 0
     captured = capsys.readouterr()
-    assert captured.out.count("闲聊: ") == 4
+    assert captured.out.count("闲聊: ") == 3  # the message, its retry, and the one after /clear
     assert "message is empty" in captured.err
     assert "nothing to take back" in captured.err
+    assert "/nonsense" in captured.err
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,8 @@ def test_interactive_chat(checkpoint, capsys, monkeypatch):
         ["--device", "tpu"],
         ["--dtype", "int4"],
         ["--temperature", "0"],
+        ["--temperature", "1e-40"],
+        ["--seed", "-1"],
         ["--message", ""],
         ["--message", "长" * 100_000],
     ],
@@ -112,6 +116,18 @@ def test_an_unwritable_output_is_one_sentence(checkpoint, tmp_path, capsys):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: The system refused")
     assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_other_encodings_are_no_traceback(checkpoint):
+    command = [sys.executable, "-m", "chatbot", "--checkpoint", str(checkpoint), "--seed", "1"]
+    for encoding, options in (("ascii", ["--message", "你好"]), ("utf-8:strict", [])):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        result = subprocess.run(
+            [*command, *options], input=b"\xff\xfe\n", capture_output=True, cwd=ROOT, env=environment
+        )
+        assert result.returncode == 0
+        assert b"Traceback" not in result.stderr
+        assert result.stdout.decode("utf-8").strip()
 
 
 def test_the_command_runs_from_another_directory(checkpoint, tmp_path):

@@ -9,10 +9,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LogitsProcessorList,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 
-from chatbot.generate import GenerationError, Vocabulary, decode, prefill
-from chatbot.sampling import ConsistentTopK, ConsistentTopP, ReplySettings, ReplySettingsError, reply_processors
+from chatbot.generate import GenerationError, decode, prefill
+from chatbot.sampling import (
+    ConsistentTopK,
+    ConsistentTopP,
+    ReplySettings,
+    ReplySettingsError,
+    Vocabulary,
+    reply_processors,
+)
 from chatbot.state import DialogueState
 from chatbot.termination import EosFloor, EosFloorProcessor
 
@@ -210,16 +222,41 @@ def test_the_list_keeps_the_bound_in_transformers_generate_and_the_other_order_l
         replies = hf_sample(model, LogitsProcessorList([NeverEos(), *rules]), own, rows, limit, 0)
         return (replies != EOS).all(-1).float().mean().item() if replies.shape[1] == limit else 0.0
 
-    ours = share(reply_processors(settings, EOS, 4), {"temperature": 1.0, "top_p": 1.0, "top_k": 0})
-    theirs = share([EosFloorProcessor(settings.floor, EOS, 4)], {"temperature": 0.7, "top_p": 0.9, "top_k": 0})
+    ours = share(reply_processors(settings, WORDS, 4), {"temperature": 1.0, "top_p": 1.0, "top_k": 0})
+    theirs = share(
+        [EosFloorProcessor(settings.floor, EOS, 4, settings.limit_tokens)],
+        {"temperature": 0.7, "top_p": 0.9, "top_k": 0},
+    )
     slack = 3 * math.sqrt(bound * (1 - bound) / rows)
     assert ours <= bound + slack
     assert theirs > bound + slack
 
 
+@pytest.mark.parametrize("changes", [{}, {"max_reply_tokens": 3}, {"min_reply_tokens": 5}])
+def test_generate_with_the_list_gives_our_own_reply(bot, dialogues, changes):
+    """Same bans, floor, limit and speaker: the reply belongs to the other speaker than the last turn."""
+    settings = bot.settings.with_changes(method="greedy", **changes)
+    for turns in dialogues[:10]:
+        for end in (1, 2):
+            prompt = bot.layout.prompt(bot.encode_turns(turns[:end]), bot.context_tokens)
+            ids, speakers = torch.tensor([prompt.input_ids]), torch.tensor([prompt.speaker_ids])
+            theirs = bot.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                token_type_ids=speakers,
+                logits_processor=reply_processors(settings, bot.vocabulary, ids.shape[1]),
+                do_sample=False,
+                max_new_tokens=settings.limit_tokens + 1,
+                eos_token_id=bot.vocabulary.end_id,
+                pad_token_id=0,
+            )
+            ours = bot.respond(turns[:end], seed=0, method="greedy", **changes)
+            assert theirs[0, ids.shape[1] : -1].tolist() == list(ours.token_ids)
+
+
 def test_processors_come_in_order():
-    rules = reply_processors(ReplySettings(temperature=0.7, top_p=0.9, top_k=5), EOS, 3)
-    kinds = [TemperatureLogitsWarper, EosFloorProcessor, ConsistentTopK, ConsistentTopP]
+    rules = reply_processors(ReplySettings(temperature=0.7, top_p=0.9, top_k=5, min_reply_tokens=0), WORDS, 3)
+    kinds = [SuppressTokensLogitsProcessor, TemperatureLogitsWarper, EosFloorProcessor, ConsistentTopK, ConsistentTopP]
     assert [type(rule) for rule in rules] == kinds
     assert not any(isinstance(rule, TopPLogitsWarper) for rule in rules)
 
@@ -243,6 +280,12 @@ def test_a_batch_gives_each_row_what_it_gets_alone(bot, dialogues):
     ("changes", "words"),
     [
         ({"temperature": 0}, "temperature"),
+        ({"temperature": 1e-40}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": "0.8"}, "number"),
+        ({"top_k": 2.5}, "whole number"),
+        ({"top_p": None}, "number"),
+        ({"min_reply_tokens": -1}, "min_reply_tokens"),
         ({"top_p": 0}, "top_p"),
         ({"top_p": 1.5}, "top_p"),
         ({"top_k": -1}, "top_k"),

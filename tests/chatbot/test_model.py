@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from chatbot.checkpoint import CheckpointError, compact, load_model, resolve
@@ -138,6 +139,8 @@ def test_save_and_load(checkpoint, model, ids):
 @torch.no_grad()
 def test_int8_storage(checkpoint, model, ids, tmp_path):
     compact(checkpoint, tmp_path / "small")
+    with pytest.raises(CheckpointError, match="not empty"):
+        compact(checkpoint, tmp_path / "small")
     size = (tmp_path / "small" / "model.safetensors").stat().st_size
     assert size < 0.45 * (checkpoint / "model.safetensors").stat().st_size
     loaded = load_model(tmp_path / "small")
@@ -188,12 +191,39 @@ def wrong_config(folder):
     (folder / "config.json").write_text(text.replace('"hidden_size": 32', '"hidden_size": 48'))
 
 
+def one_layer_too_many(folder):
+    text = (folder / "config.json").read_text()
+    text = text.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3')
+    (folder / "config.json").write_text(text.replace('"linear_gated",', '"linear_gated", "linear_gated",'))
+
+
+def without_a_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["token_embedding.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def foreign_weights(folder):
+    save_file({"w": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
+
+
 def cut_weights(folder):
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
 
 
-@pytest.mark.parametrize("damage", [break_config, foreign_config, wrong_config, cut_weights])
+DAMAGE = [
+    break_config,
+    foreign_config,
+    wrong_config,
+    one_layer_too_many,
+    without_a_tensor,
+    foreign_weights,
+    cut_weights,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_checkpoints_are_explained(checkpoint, tmp_path, damage):
     import shutil
 
@@ -213,3 +243,17 @@ def test_missing_files_are_named(checkpoint, tmp_path, name):
     (tmp_path / "cut" / name).unlink()
     with pytest.raises(CheckpointError, match=name):
         resolve(tmp_path / "cut")
+
+
+def test_every_layer_type_has_a_mixer():
+    from chatbot.attention import MIXERS
+    from chatbot.configuration import LAYER_TYPES
+
+    assert set(MIXERS) == set(LAYER_TYPES)
+
+
+def test_auto_config_alone_is_enough(checkpoint):
+    code = "import chatbot; from transformers import AutoConfig; "
+    code += f"print(AutoConfig.from_pretrained({str(checkpoint)!r}).model_type)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout.strip() == "xianliao", result.stderr

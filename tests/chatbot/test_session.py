@@ -7,6 +7,8 @@ import torch
 
 from chatbot import Chatbot, ChatSession
 from chatbot.dialogue import DialogueError
+from chatbot.errors import XianliaoError
+from chatbot.generate import GenerationError
 
 MESSAGES = ["你好", "今天天气怎么样", "我想吃面", "晚安"]
 
@@ -83,6 +85,8 @@ def test_stream_grows_to_the_reply_and_a_stop_keeps_what_was_said(bot):
     said = [next(stream) for _ in range(2)]
     stream.close()
     assert session.last_reply.stop_reason == "stopped"
+    assert session.last_reply.seed == 4
+    assert len(session.last_reply.token_ids) == 2
     assert session.turns == [MESSAGES[0], said[-1]]
 
 
@@ -99,6 +103,31 @@ def test_bad_messages_are_explained_and_change_nothing(bot, message):
     with pytest.raises(DialogueError):
         session.edit(0, message)
     assert session.turns == before
+
+
+def test_a_failure_in_the_middle_changes_nothing(bot, monkeypatch):
+    session = ChatSession(bot)
+    for message in MESSAGES[:2]:
+        session.reply(message, seed=0)
+    before = list(session.turns)
+
+    begun = bot.respond(MESSAGES[:1], seed=0)
+
+    def fails(turns, seed, **changes):
+        yield begun
+        raise GenerationError("broken")
+
+    monkeypatch.setattr(bot, "stream_replies", fails)
+    for action in (lambda: session.reply("x"), session.retry, lambda: session.edit(0, "x")):
+        with pytest.raises(GenerationError):
+            action()
+        assert session.turns == before
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "1"])
+def test_bad_seeds_are_explained(bot, seed):
+    with pytest.raises(XianliaoError, match="seed"):
+        bot.reply(MESSAGES[:1], seed=seed)
 
 
 @pytest.mark.parametrize("turns", [[], "你好", [1, 2]])

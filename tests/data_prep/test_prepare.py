@@ -72,6 +72,12 @@ def gzip_cut(path):
     path.write_bytes(gzip.compress(json.dumps(SPACED).encode() * 100)[:-20])
 
 
+def gzip_damaged(path):
+    data = bytearray(gzip.compress(random.Random(0).randbytes(2000)))
+    data[20:400] = b"\xff" * 380
+    path.write_bytes(bytes(data))
+
+
 BAD = {
     "missing": lambda path: None,
     "empty": lambda path: path.write_bytes(b""),
@@ -80,6 +86,8 @@ BAD = {
     "cut line": lambda path: path.write_text('["a", "b"]\n["c", "d'),
     "cut gzip": gzip_cut,
     "not utf-8": lambda path: path.write_bytes("你好\t再见\n".encode("gb18030") * 50),
+    "damaged gzip": gzip_damaged,
+    "huge number": lambda path: path.write_text('["a", ' + "9" * 5000 + "]\n"),
     "object": lambda path: path.write_text('{"dialog": ["a", "b"]}'),
     "array of numbers": lambda path: path.write_text("[\n1, 2]"),
     "deep": lambda path: path.write_text("[" * 100_000),
@@ -187,6 +195,26 @@ def test_a_folder_that_is_no_prepared_set_is_never_replaced(tmp_path, capsys):
     assert main(["--input", str(SAMPLES), "--output", str(tmp_path / "home"), "--overwrite"]) == 1
     assert precious.read_text() == "x"
     assert "another --output" in capsys.readouterr().err
+    write(tmp_path / "home" / "manifest.json", '{"name": "a browser extension"}')
+    assert main(["--input", str(SAMPLES), "--output", str(tmp_path / "home"), "--overwrite"]) == 1
+    assert precious.read_text() == "x"
+
+
+def test_a_link_as_output_stays_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    build([str(SAMPLES)], tmp_path / "link", PrepareSettings(vocab_size=400))
+    build([str(SAMPLES)], tmp_path / "link", PrepareSettings(vocab_size=420), overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert load_manifest(tmp_path / "real")["vocab_size"] <= 420
+
+
+def test_lone_surrogates_and_emoticons_in_brackets_are_text(tmp_path):
+    source = write(tmp_path / "s.jsonl", r'["\ud800你好", "好的"]')
+    build([str(source)], tmp_path / "set", PrepareSettings(vocab_size=400, valid_share=0))
+    assert list(read_dialogues(tmp_path / "set", "train")) == [["\ufffd你好", "好的"]]
+    assert list(read_raw(write(tmp_path / "t.txt", "[微笑] 你好\n[鼓掌] 好"))) == [["[微笑] 你好", "[鼓掌] 好"]]
+    assert list(read_raw(write(tmp_path / "t.tsv", "[微笑]\t好"))) == [["[微笑]", "好"]]
 
 
 def test_unwritable_output_is_one_sentence(tmp_path, capsys):

@@ -118,9 +118,18 @@ def test_an_output_is_never_overwritten_and_settings_may_not_change(whole_run, p
         train(settings_for(prepared, whole_run))
     with pytest.raises(ResumeError, match="--learning_rate changed"):
         train(settings_for(prepared, whole_run, learning_rate=1.0, resume=True))
-    with pytest.raises(ResumeError, match="holds no run"):
+    with pytest.raises(ResumeError, match="no saved state"):
         train(settings_for(prepared, tmp_path / "new", resume=True))
     assert weights_hash(whole_run) == before
+
+
+def test_a_folder_with_other_things_is_left_alone(prepared, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "config.json").write_text("precious")
+    for output in (tmp_path / "home", prepared):
+        with pytest.raises(ResumeError, match="not empty"):
+            train(settings_for(prepared, output))
+    assert (tmp_path / "home" / "config.json").read_text() == "precious"
 
 
 def test_a_damaged_save_is_explained(prepared, tmp_path):
@@ -129,15 +138,23 @@ def test_a_damaged_save_is_explained(prepared, tmp_path):
     (newest / "optimizer.pt").write_bytes(b"short")
     with pytest.raises(ResumeError, match="save before"):
         train(settings_for(prepared, tmp_path / "run", max_steps=4, resume=True))
+    (newest / "progress.json").write_text("{}")
+    with pytest.raises(ResumeError, match="save before"):
+        train(settings_for(prepared, tmp_path / "run", max_steps=4, resume=True))
 
 
 def test_training_from_a_checkpoint(whole_run, prepared, tmp_path):
-    train(settings_for(prepared, tmp_path / "more", init=str(whole_run), max_steps=2, eval_every=2))
+    train(
+        settings_for(prepared, tmp_path / "more", init=str(whole_run), model=ModelSettings(), max_steps=2, eval_every=2)
+    )
     start = read_metrics(whole_run)[-1]["loss"]
     assert read_metrics(tmp_path / "more")[0]["loss"] < start + 0.5
     record = json.loads((tmp_path / "more" / "training.json").read_text(encoding="utf-8"))
     assert record["initialised_from"]["step"] == 12
     assert record["settings"]["init"] == "whole"
+    assert record["shape"]["hidden_size"] == 32
+    with pytest.raises(SettingsError, match="--init exclude"):
+        train(settings_for(prepared, tmp_path / "wide", init=str(whole_run)))
     assert str(tmp_path) not in json.dumps(record)  # no path of this machine
 
 
@@ -147,7 +164,7 @@ def test_a_foreign_tokenizer_is_refused(checkpoint, tmp_path, prepared):
 
     build([str(SAMPLES)], tmp_path / "other", PrepareSettings(vocab_size=500))
     with pytest.raises(SettingsError, match="different tokenizers"):
-        train(settings_for(tmp_path / "other", tmp_path / "run", init=str(checkpoint)))
+        train(settings_for(tmp_path / "other", tmp_path / "run", init=str(checkpoint), model=ModelSettings()))
     with pytest.raises(SettingsError, match="different tokenizers"):
         train(settings_for(prepared, tmp_path / "run", data=[str(prepared), str(tmp_path / "other")]))
 
@@ -240,8 +257,8 @@ def test_schedule_warms_up_and_decays():
 
 def test_all_faults_of_the_settings_come_at_once():
     with pytest.raises(SettingsError) as error:
-        TrainSettings(["x"], "y", epochs=0, batch_rows=0, clip_norm=-1).check()
-    assert all(name in str(error.value) for name in ("--epochs", "--batch_rows", "--clip_norm"))
+        TrainSettings(["x"], "y", epochs=0, batch_rows=0, clip_norm=-1, seed=-1, warmup_steps=-5).check()
+    assert all(name in str(error.value) for name in ("--epochs", "--batch_rows", "--clip_norm", "--seed", "--warm"))
 
 
 def test_a_turn_longer_than_a_row_and_tiny_data(tmp_path):
@@ -261,6 +278,9 @@ def test_command_line(prepared, tmp_path, capsys):
     call = ["--data", str(prepared), "--output", str(tmp_path / "run"), "--config", str(config), "--max_steps", "1"]
     assert main(call) == 0
     assert "1 steps" in capsys.readouterr().out  # a flag beats the file
+    flag_first = ["--max_steps", "1", *call[:2], "--output", str(tmp_path / "run2"), *call[4:6]]
+    assert main(flag_first) == 0
+    assert "1 steps" in capsys.readouterr().out  # wherever the file stands
     assert main(call) == 1
     assert "--resume" in capsys.readouterr().err
     assert main([*call, "--resume"]) == 0

@@ -47,6 +47,12 @@ def test_a_message_that_was_never_answered_joins_the_next(bot):
     assert "seed 7" in steps[-1][1]
 
 
+def test_an_unanswered_message_that_is_too_much_does_not_block_the_chat(bot):
+    bot.max_message_tokens = 20
+    steps = list(respond(bot, "在吗", [message("user", "很长" * 10)], 7, None, None, "zh"))
+    assert steps[-1][0] == bot.reply(["在吗"], seed=7)
+
+
 def test_messages_that_cannot_be_sent_are_explained_in_the_pages_language(bot):
     assert message_fault(bot, "你好", "zh") is None
     assert message_fault(bot, " \n", "zh") == TEXT["zh"]["empty"]
@@ -90,6 +96,6 @@ def test_a_taken_port_is_one_sentence(capsys):
         with pytest.raises(XianliaoError, match=str(port)):
             listen("127.0.0.1", port)
         assert main(["--port", str(port)]) == 1
-    assert "choose another --port" in capsys.readouterr().err
+    assert "choose another --host or --port" in capsys.readouterr().err
     assert main(["--port", "99999"]) == 1
     assert "Traceback" not in capsys.readouterr().err
