@@ -43,7 +43,7 @@ class ReplySettings:
     """
 
     method: Literal["sample", "greedy"] = "sample"
-    temperature: float = 0.8
+    temperature: float = 0.7
     top_k: int = 0
     top_p: float = 0.9
     keep_eos: bool = True
