@@ -11,12 +11,14 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 
 from chatbot import Chatbot
+from chatbot.checkpoint import resolve
 from tests.conftest import ROOT
 from ui.text import TEXT
 
@@ -36,26 +38,34 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope="module")
-def server():
+@contextmanager
+def serving(checkpoint: str | Path):
+    """A server on a free port; yields its address and process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    command = [sys.executable, "-m", "ui", "--port", str(port)]
+    command = [sys.executable, "-m", "ui", "--port", str(port), "--checkpoint", str(checkpoint)]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     address = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        try:
-            if json.load(urlopen(f"{address}/healthz", timeout=2))["status"] == "ok":
-                break
-        except OSError:
-            assert process.poll() is None, process.stderr.read().decode()
-            time.sleep(0.5)
-    yield address, process
-    if process.poll() is None:
+    try:
+        for _ in range(240):
+            try:
+                if json.load(urlopen(f"{address}/healthz", timeout=2))["status"] == "ok":
+                    break
+            except OSError:
+                assert process.poll() is None, process.stderr.read().decode()
+                time.sleep(0.5)
+        yield address, process
+    finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving("default") as running:
+        yield running
 
 
 def open_browser(folder: Path, language: str):
@@ -91,7 +101,7 @@ class Page:
             if result:
                 return result
             time.sleep(0.1)
-        raise AssertionError(f"nothing happened in {seconds} s; the page says: {self.find('body')[0].text[:500]}")
+        raise AssertionError(f"nothing happened in {seconds} s; the page says: {self.texts('body')[:1]}")
 
     def write(self, text: str) -> None:
         box = self.find("#message textarea")[0]
@@ -105,17 +115,26 @@ class Page:
         self.write(text)
         self.find("#message textarea")[0].send_keys("\ue007")
         self.wait(lambda: len(self.bot_messages()) == before + 1 and self.idle())
+        time.sleep(0.5)  # the box is emptied a moment later; a person types more slowly
         return self.bot_messages()[-1]
 
+    def texts(self, selector: str) -> list[str]:
+        """Visible texts, read in one go: the page replaces its elements while a reply grows."""
+        code = "return [...document.querySelectorAll(arguments[0])].map(e => e.innerText.trim()).filter(Boolean)"
+        return self.driver.execute_script(code, selector)
+
+    def status(self) -> str:
+        return "".join(self.texts("#status"))
+
     def idle(self) -> bool:
-        """The status line under the chat is there and no stop button is."""
-        return bool(self.find("#status")[0].text.strip()) and not self.find("#message .stop-button")
+        """The status line under the chat is there and the next message can be sent."""
+        return bool(self.status()) and bool(self.find("#message .submit-button"))
 
     def bot_messages(self) -> list[str]:
-        return [element.text.strip() for element in self.find("#chat .bot.message") if element.text.strip()]
+        return self.texts("#chat .bot.message")
 
     def user_messages(self) -> list[str]:
-        return [element.text.strip() for element in self.find("#chat .user.message") if element.text.strip()]
+        return self.texts("#chat .user.message")
 
     def click(self, *labels: str) -> None:
         found = [
@@ -144,7 +163,7 @@ def page(server, tmp_path):
 def test_a_greeting_is_answered_in_chinese(page):
     reply = page.send("你好")
     assert re.search("[\u4e00-\u9fff]", reply)
-    assert TEXT["zh"]["description"][:10] in page.find("body")[0].text
+    assert TEXT["zh"]["description"][:10] in page.texts("body")[0]
     assert page.user_messages() == ["你好"]
 
 
@@ -159,9 +178,9 @@ def test_the_page_gives_the_reply_of_the_same_seed_elsewhere(page):
 def test_retry_undo_and_clear(page):
     seen = {page.send("我想去旅行")}
     for _ in range(5):  # another seed each time: some differ
-        before = page.find("#status")[0].text
+        before = page.status()
         page.click("重试", "Retry")
-        page.wait(lambda before=before: page.idle() and page.find("#status")[0].text != before)
+        page.wait(lambda before=before: page.idle() and page.status() != before)
         (reply,) = page.bot_messages()
         seen.add(reply)
     assert len(seen) > 1
@@ -177,15 +196,16 @@ def test_empty_and_huge_messages_get_a_notice_and_are_not_sent(page):
     for text, words in ((" ", TEXT["zh"]["empty"]), ("长" * 100_000, "100000")):
         page.write(text)
         page.find("#message textarea")[0].send_keys("\ue007")
-        page.wait(lambda words=words: words in page.find("body")[0].text)
+        page.wait(lambda words=words: words in page.texts("body")[0])
         assert page.user_messages() == []
     page.write("")
     assert page.send("你好")
 
 
 def test_what_is_said_is_text(page):
-    page.send("<img src=x onerror=\"document.title='pwned'\"> **粗** [SEP]")
-    assert page.user_messages() == ["<img src=x onerror=\"document.title='pwned'\"> **粗** [SEP]"]
+    text = "<img src=x onerror=\"document.title='pwned'\"> **粗** &lt; [SEP]"
+    page.send(text)
+    assert [said.replace("\u200b", "") for said in page.user_messages()] == [text]
     assert "pwned" not in page.driver.title
     assert not page.find("#chat .message img[src='x']")
 
@@ -205,30 +225,36 @@ def test_english_browsers_get_english_words(server, tmp_path):
     driver = open_browser(tmp_path / "en", "en-US")
     try:
         page = Page(driver, server[0])
-        page.wait(lambda: TEXT["en"]["description"][:20] in page.find("body")[0].text)
+        page.wait(lambda: TEXT["en"]["description"][:20] in page.texts("body")[0])
         page.send("你好")
-        assert "tokens/s" in page.find("#status")[0].text
+        assert "tokens/s" in page.status()
     finally:
         driver.quit()
 
 
-def test_stop_ends_the_reply(server, tmp_path):
-    """A stop in the middle keeps what was said; the next message is answered."""
-    driver = open_browser(tmp_path / "stop", "zh-CN")
-    try:
-        page = Page(driver, server[0])
-        page.write("给我讲一个很长很长的故事")
-        page.find("#message textarea")[0].send_keys("\ue007")
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and not page.find("#status")[0].text.strip():
-            stop = page.find("#message .stop-button")
-            if stop:
-                driver.execute_script("arguments[0].click()", stop[0])
-                break
-        page.wait(lambda: not page.find("#message .stop-button"))
-        assert page.send("你好")
-    finally:
-        driver.quit()
+def test_stop_ends_the_reply_and_keeps_what_was_said(tmp_path):
+    """On a bot that is made to talk for thousands of tokens."""
+    endless = tmp_path / "endless"
+    shutil.copytree(resolve("default"), endless)
+    settings = {"floor_start_tokens": 5000, "floor_delta_tokens": 32, "min_reply_tokens": 4000}
+    (endless / "generation_config.json").write_text(json.dumps(settings))
+    with serving(endless) as (address, _):
+        driver = open_browser(tmp_path / "stop", "zh-CN")
+        try:
+            page = Page(driver, address)
+            page.write("给我讲一个很长的故事")
+            page.find("#message textarea")[0].send_keys("\ue007")
+            page.wait(lambda: page.bot_messages() and page.find("#message .stop-button"))
+            driver.execute_script("arguments[0].click()", page.find("#message .stop-button")[0])
+            page.wait(lambda: page.find("#message .submit-button"))
+            time.sleep(1)
+            (said,) = page.bot_messages()
+            time.sleep(1)
+            assert page.bot_messages() == [said]
+            assert 0 < len(said) < 4000
+            assert page.user_messages() == ["给我讲一个很长的故事"]
+        finally:
+            driver.quit()
 
 
 def test_sigterm_ends_the_server_with_a_tab_open(server, tmp_path):

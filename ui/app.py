@@ -20,6 +20,16 @@ CONCURRENT_CHATS = 4
 CSS = "footer {display: none !important}"
 
 
+class TextChatbot(gr.Chatbot):
+    """Gradio's chat, in which what is said is text: Gradio sanitises HTML, but would still read it as HTML."""
+
+    is_template = True  # drawn by gr.Chatbot's own front end
+
+    def postprocess(self, value):
+        messages = [{**message, "content": handlers.shown_as_text(message["content"])} for message in value or []]
+        return super().postprocess(messages)
+
+
 def build_page(bot: Chatbot, i18n: gr.I18n) -> gr.Blocks:
     """The chat page of a bot."""
 
@@ -42,7 +52,7 @@ def build_page(bot: Chatbot, i18n: gr.I18n) -> gr.Blocks:
             pass
         gr.ChatInterface(
             respond,
-            chatbot=gr.Chatbot(
+            chatbot=TextChatbot(
                 elem_id="chat",
                 scale=1,
                 show_label=False,

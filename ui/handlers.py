@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from chatbot import Chatbot, ChatSession, Reply
 from chatbot.dialogue import clean_turn
 from ui.text import TEXT
+
+_MARKUP = re.compile("[<&](?=[A-Za-z/!?#])")
+_MARK_BROKEN = re.compile("(?<=[<&])\u200b(?=[A-Za-z/!?#])")
 
 
 def to_turns(history: Sequence[Mapping]) -> list[str]:
@@ -28,9 +32,23 @@ def to_turns(history: Sequence[Mapping]) -> list[str]:
 
 def _text_of(content: object) -> str:
     if isinstance(content, str):
-        return content
+        return _MARK_BROKEN.sub("", content)
     parts = content if isinstance(content, (list, tuple)) else [content]
-    return "".join(part["text"] for part in parts if isinstance(part, Mapping) and "text" in part)
+    return "".join(_text_of(part["text"]) for part in parts if isinstance(part, Mapping) and "text" in part)
+
+
+def shown_as_text(content: object) -> object:
+    """A message's content such that a page that reads HTML shows it letter for letter.
+
+    A zero-width space after `<` and `&` keeps tags and entities from being any; `to_turns` takes it out again.
+    """
+    if isinstance(content, str):
+        return _MARKUP.sub("\\g<0>\u200b", content)
+    if isinstance(content, (list, tuple)):
+        return [shown_as_text(part) for part in content]
+    if isinstance(content, Mapping) and isinstance(content.get("text"), str):
+        return {**content, "text": shown_as_text(content["text"])}
+    return content
 
 
 def message_fault(bot: Chatbot, message: str, language: str) -> str | None:

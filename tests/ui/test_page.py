@@ -53,6 +53,17 @@ def test_an_unanswered_message_that_is_too_much_does_not_block_the_chat(bot):
     assert steps[-1][0] == bot.reply(["在吗"], seed=7)
 
 
+@pytest.mark.parametrize("text", ["<b>粗</b> &lt; 1<2 a&b <", "<img src=x onerror=alert(1)>", "你好"])
+def test_markup_is_kept_from_being_markup_and_comes_back_as_it_was(text):
+    from ui.handlers import shown_as_text
+
+    shown = shown_as_text([{"type": "text", "text": text}])
+    assert "<b>" not in shown[0]["text"]
+    assert "&lt;" not in shown[0]["text"]
+    assert shown[0]["text"].replace("\u200b", "") == text
+    assert to_turns([{"role": "user", "content": shown}]) == [text]
+
+
 def test_messages_that_cannot_be_sent_are_explained_in_the_pages_language(bot):
     assert message_fault(bot, "你好", "zh") is None
     assert message_fault(bot, " \n", "zh") == TEXT["zh"]["empty"]

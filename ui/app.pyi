@@ -1,0 +1,108 @@
+"""The page: Gradio's chat interface around `ui.handlers`, mounted on a FastAPI app with /healthz."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: no telemetry, no look-ups
+
+import gradio as gr
+from fastapi import FastAPI
+
+from chatbot import Chatbot, __version__
+from chatbot.errors import XianliaoError
+from ui import handlers
+from ui.text import EXAMPLES, TEXT, TITLE, language_of
+
+CONCURRENT_CHATS = 4
+"""Replies decoded at the same time; more wait in Gradio's queue."""
+
+CSS = "footer {display: none !important}"
+
+from gradio.events import Dependency
+
+class TextChatbot(gr.Chatbot):
+    """Gradio's chat, in which what is said is text: Gradio sanitises HTML, but would still read it as HTML."""
+
+    is_template = True  # drawn by gr.Chatbot's own front end
+
+    def postprocess(self, value):
+        messages = [{**message, "content": handlers.shown_as_text(message["content"])} for message in value or []]
+        return super().postprocess(messages)
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+def build_page(bot: Chatbot, i18n: gr.I18n) -> gr.Blocks:
+    """The chat page of a bot."""
+
+    def respond(message: str, history: list, seed, temperature, top_p, request: gr.Request):
+        language = language_of(request.headers.get("accept-language"))
+        try:
+            yield from handlers.respond(bot, message, history, seed, temperature, top_p, language)
+        except XianliaoError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    def check(message: str, *_):
+        # Gradio gives a validator no request, so its words come in every language of the page.
+        faults = [handlers.message_fault(bot, message, language) for language in TEXT]
+        return gr.validate(faults[0] is None, " ".join(filter(None, faults)))
+
+    with gr.Blocks(title=TITLE, fill_height=True) as page:
+        gr.Markdown(i18n("heading"))
+        status = gr.Markdown(elem_id="status", render=False)
+        with gr.Accordion(i18n("settings"), open=False, render=False) as accordion:
+            pass
+        gr.ChatInterface(
+            respond,
+            chatbot=TextChatbot(
+                elem_id="chat",
+                scale=1,
+                show_label=False,
+                render_markdown=False,  # what is said is text, never markup
+                feedback_options=None,
+                buttons=["copy", "copy_all"],  # no button that shares with another host
+                placeholder=i18n("placeholder"),
+            ),
+            textbox=gr.Textbox(
+                elem_id="message",
+                label=i18n("message"),
+                placeholder=i18n("input_placeholder"),
+                show_label=False,
+                container=False,
+                max_lines=6,
+                submit_btn=True,
+                stop_btn=True,
+            ),
+            additional_inputs=[
+                gr.Number(label=i18n("seed"), precision=0, value=None, minimum=0, elem_id="seed", render=False),
+                gr.Slider(0.1, 2, value=bot.settings.temperature, step=0.05, label=i18n("temperature"), render=False),
+                gr.Slider(0.05, 1, value=bot.settings.top_p, step=0.05, label=i18n("top_p"), render=False),
+            ],
+            additional_inputs_accordion=accordion,
+            additional_outputs=[status],
+            examples=[[text] for text in EXAMPLES],
+            cache_examples=False,
+            description=i18n("description"),
+            concurrency_limit=CONCURRENT_CHATS,
+            validator=check,
+            fill_height=True,
+        )
+        status.render()
+    return page
+
+
+def create_app(bot: Chatbot) -> FastAPI:
+    """The whole server: the page at /, /healthz beside it."""
+    app = FastAPI(title="xianliao", version=__version__, docs_url=None, redoc_url=None)
+
+    @app.get("/healthz")
+    def healthz() -> dict:
+        return {"status": "ok", "checkpoint": bot.name, "version": __version__}
+
+    i18n = gr.I18n(en=TEXT["en"], zh=TEXT["zh"], **{"zh-CN": TEXT["zh"], "zh-TW": TEXT["zh"]})
+    page = build_page(bot, i18n)
+    return gr.mount_gradio_app(app, page, path="/", i18n=i18n, css=CSS, footer_links=[], enable_monitoring=False)
