@@ -244,7 +244,7 @@ def test_stop_ends_the_reply_and_keeps_what_was_said(tmp_path):
             page = Page(driver, address)
             page.write("给我讲一个很长的故事")
             page.find("#message textarea")[0].send_keys("\ue007")
-            page.wait(lambda: page.bot_messages() and page.find("#message .stop-button"))
+            page.wait(lambda: len("".join(page.bot_messages())) > 10 and page.find("#message .stop-button"))
             driver.execute_script("arguments[0].click()", page.find("#message .stop-button")[0])
             page.wait(lambda: page.find("#message .submit-button"))
             time.sleep(1)

@@ -20,14 +20,18 @@ CONCURRENT_CHATS = 4
 CSS = "footer {display: none !important}"
 
 
-class TextChatbot(gr.Chatbot):
-    """Gradio's chat, in which what is said is text: Gradio sanitises HTML, but would still read it as HTML."""
+def as_text(chatbot: gr.Chatbot) -> gr.Chatbot:
+    """A chat in which what is said is text: Gradio sanitises HTML, but would still read it as HTML.
 
-    is_template = True  # drawn by gr.Chatbot's own front end
+    Set on the object, because Gradio writes a stub file beside the source of every subclass of its components.
+    """
+    postprocess = chatbot.postprocess
 
-    def postprocess(self, value):
-        messages = [{**message, "content": handlers.shown_as_text(message["content"])} for message in value or []]
-        return super().postprocess(messages)
+    def mark_text(messages):
+        return postprocess([{**m, "content": handlers.shown_as_text(m["content"])} for m in messages or []])
+
+    chatbot.postprocess = mark_text
+    return chatbot
 
 
 def build_page(bot: Chatbot, i18n: gr.I18n) -> gr.Blocks:
@@ -52,14 +56,16 @@ def build_page(bot: Chatbot, i18n: gr.I18n) -> gr.Blocks:
             pass
         gr.ChatInterface(
             respond,
-            chatbot=TextChatbot(
-                elem_id="chat",
-                scale=1,
-                show_label=False,
-                render_markdown=False,  # what is said is text, never markup
-                feedback_options=None,
-                buttons=["copy", "copy_all"],  # no button that shares with another host
-                placeholder=i18n("placeholder"),
+            chatbot=as_text(
+                gr.Chatbot(
+                    elem_id="chat",
+                    scale=1,
+                    show_label=False,
+                    render_markdown=False,  # what is said is text, never markup
+                    feedback_options=None,
+                    buttons=["copy", "copy_all"],  # no button that shares with another host
+                    placeholder=i18n("placeholder"),
+                )
             ),
             textbox=gr.Textbox(
                 elem_id="message",
