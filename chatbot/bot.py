@@ -115,10 +115,8 @@ class Chatbot:
         for reply in self.stream_replies(turns, seed, **changes):
             yield reply.text
 
-    def stream_replies(
-        self, turns: Sequence[str], seed: int | None = None, **changes
-    ) -> Iterator[tuple[str, Reply | None]]:
-        """The text so far with the `Reply` so far, whose reason is `stopped` until the last one, which is whole."""
+    def stream_replies(self, turns: Sequence[str], seed: int | None = None, **changes) -> Iterator[Reply]:
+        """The reply so far, again after each token; its reason is `stopped` until the last, which is whole."""
         started = time.perf_counter()
         seed = secrets.randbelow(MAX_SEED) if seed is None else seed
         if not isinstance(seed, int) or seed < 0:
@@ -127,7 +125,7 @@ class Chatbot:
         prompt = self.layout.prompt(self.encode_turns(turns), self.context_tokens)
         with self._reading:
             state, logits = self._state_after(prompt)
-        steps = decode(self.model, state.clone(), logits, [prompt.reply_speaker], settings, self.vocabulary, [seed])
+        steps = decode(self.model, state, logits, [prompt.reply_speaker], settings, self.vocabulary, [seed])
         for (draft,) in steps:
             text = self.tokenizer.decode_complete(draft.token_ids).strip()
             seconds = time.perf_counter() - started
@@ -163,7 +161,7 @@ class Chatbot:
         """The state after a prompt and the next logits `[1, V]`, from the longest remembered beginning.
 
         Each turn is read in a forward of its own, whether the state is carried along or rebuilt from the text, so both
-        give the same bits.
+        give the same bits. The caller may use the state up: what is remembered are copies.
         """
         pieces = prompt.pieces
         done = next((n for n in range(len(pieces), 0, -1) if pieces[:n] in self._states), 0)
