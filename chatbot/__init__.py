@@ -2,7 +2,8 @@
 
 Import levels, lowest first; a module imports only from lower ones, and no other room of the project:
 
-    1  errors, bundled, dialogue, tokenizer, dialogue_files    text and files: neither torch nor transformers
+    1  errors, bundled, dialogue, tokenizer,
+       dialogue_files, layer_types                  text and files: neither torch nor transformers
     2  configuration, state, attention/, model          the network
     3  termination, sampling, generate, checkpoint      decoding, folders
     4  bot, session                                     conversations

@@ -6,9 +6,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PretrainedConfig
 
 from chatbot.dialogue import LAYOUTS
+from chatbot.layer_types import LAYER_TYPES
 
-LAYER_TYPES = ("linear_decay", "linear_gated")
-"""Mixers that a layer can have; `chatbot.attention.MIXERS` maps each name to its module."""
+SYNTHESIZER_PARTS = ("dense", "random", "fixed_random", "fact_dense", "fact_random", "dot_product")
+POSITIONS = ("rope", "learned", "none")
+ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
 
 
 @strict
@@ -22,8 +24,19 @@ class XianliaoConfig(PretrainedConfig):
         num_attention_heads: Heads H of every mixer.
         head_dim: Width K of a head's query and key, and of its value.
         intermediate_size: Width of the feed-forward layer.
-        layer_types: The mixer of each block; `None` means `linear_gated` everywhere.
+        hidden_act: Activation of the feed-forward layer: gelu (exact, by erf), gelu_new (tanh), relu or silu.
+        layer_types: The mixer of each block, from `LAYER_TYPES`; `None` means `linear_gated` everywhere.
         chunk_size: Tokens that the chunked form of linear attention works on at a time.
+        short_conv: Tokens that a short convolution before each mixer sees; 0 leaves it out.
+        output_gate: Whether the mixers' output is multiplied by SiLU of a projection of their input.
+        use_bias: Whether projections and norms have biases.
+        positions: `rope` (rotary, inside the mixers that need positions), `learned` (added to the embeddings) or `none`.
+        rope_theta: Base of the rotary wavelengths.
+        max_position_embeddings: Most tokens of a dialogue with learned positions, and N of a Synthesizer; other
+            models have no limit.
+        sliding_window: Tokens that `sliding_softmax` sees, the current one included.
+        taylor_key_dim: Width of query and key of `linear_taylor2`, whose state grows with its square.
+        synthesizer_mixture: What `synthesizer_mixture` mixes, from `SYNTHESIZER_PARTS`.
         num_speakers: Rows of the speaker embedding.
         layer_norm_eps: Epsilon of every normalisation.
         initializer_range: Standard deviation of the initial weights.
@@ -41,8 +54,18 @@ class XianliaoConfig(PretrainedConfig):
     num_attention_heads: int = 6
     head_dim: int = 64
     intermediate_size: int = 1536
+    hidden_act: str = "gelu"
     layer_types: list[str] | None = None
     chunk_size: int = 64
+    short_conv: int = 0
+    output_gate: bool = False
+    use_bias: bool = False
+    positions: str = "rope"
+    rope_theta: float = 10000.0
+    max_position_embeddings: int = 1024
+    sliding_window: int = 128
+    taylor_key_dim: int = 16
+    synthesizer_mixture: list[str] | None = None
     num_speakers: int = 2
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
@@ -57,6 +80,8 @@ class XianliaoConfig(PretrainedConfig):
     def __post_init__(self, **kwargs):
         if self.layer_types is None:
             self.layer_types = ["linear_gated"] * self.num_hidden_layers
+        if self.synthesizer_mixture is None:
+            self.synthesizer_mixture = ["fact_random", "dot_product"]
         super().__post_init__(**kwargs)
 
     def validate_layer_type(self):
@@ -70,16 +95,27 @@ class XianliaoConfig(PretrainedConfig):
             )
 
     def validate_sizes(self):
-        """Part of `@strict`-powered validation: sizes are positive, layout and storage exist."""
+        """Part of `@strict`-powered validation: sizes are positive and even where they must be."""
         sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim")
-        for name in (*sizes, "intermediate_size", "chunk_size", "num_speakers", "context_tokens"):
+        lengths = ("chunk_size", "max_position_embeddings", "sliding_window", "taylor_key_dim", "context_tokens")
+        for name in (*sizes, *lengths, "intermediate_size", "num_speakers"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
-        if self.layout not in LAYOUTS:
-            raise ValueError(f"`layout` is {self.layout!r}; the layouts are {', '.join(LAYOUTS)}.")
-        if self.weight_storage not in ("float", "int8"):
-            raise ValueError(f"`weight_storage` is {self.weight_storage!r}; it is float or int8.")
+        if self.short_conv < 0 or self.short_conv == 1:
+            raise ValueError(f"`short_conv` is 0 for none or at least 2, got {self.short_conv}.")
+        if self.positions == "rope" and (self.head_dim % 2 or self.taylor_key_dim % 2):
+            raise ValueError("`head_dim` and `taylor_key_dim` must be even for rotary positions (`positions`: rope).")
+
+    def validate_choices(self):
+        """Part of `@strict`-powered validation: names are known."""
+        choices = {"layout": tuple(LAYOUTS), "positions": POSITIONS, "hidden_act": ACTIVATIONS}
+        for name, known in {**choices, "weight_storage": ("float", "int8")}.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"`{name}` is {getattr(self, name)!r}; it is one of {', '.join(known)}.")
+        unknown = sorted(set(self.synthesizer_mixture) - set(SYNTHESIZER_PARTS))
+        if unknown or not self.synthesizer_mixture:
+            raise ValueError(f"`synthesizer_mixture` takes some of {', '.join(SYNTHESIZER_PARTS)}, got {unknown}.")
 
 
 AutoConfig.register(XianliaoConfig.model_type, XianliaoConfig, exist_ok=True)

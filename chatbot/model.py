@@ -1,8 +1,8 @@
 """The whole network, readable top to bottom.
 
-Pre-norm blocks of a causal mixer (`chatbot.attention`) and a GELU feed-forward layer, speaker embeddings added to the
-token embeddings, input and output embeddings tied, no biases and no positions: a decaying state already knows what is
-recent. A transformers model: `AutoModelForCausalLM.from_pretrained` and `generate()` work after `import chatbot`.
+Pre-norm blocks of a causal mixer (`chatbot.attention`) and a feed-forward layer, speaker embeddings added to the token
+embeddings, input and output embeddings tied. By config also what GPT-2 has: biases, learned positions, its activation.
+A transformers model: `AutoModelForCausalLM.from_pretrained` and `generate()` work after `import chatbot`.
 
 Dims: B batch, T tokens, D hidden size, H heads, K head width, V vocabulary (width of a value inside `attention/`).
 """
@@ -15,15 +15,17 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
+from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import cached_file
 
 from chatbot.attention import build_mixer
-from chatbot.attention.linear import LinearAttention
+from chatbot.attention.convolution import ShortConvolution
+from chatbot.attention.mixer import Tokens
 from chatbot.configuration import XianliaoConfig
 from chatbot.dialogue import IGNORED_LABEL
-from chatbot.state import DialogueState, MixerState
+from chatbot.state import DialogueState
 
 INT8_SCALE_SUFFIX = ".int8_scale"
 
@@ -39,36 +41,37 @@ def dequantize(path: str) -> dict[str, torch.Tensor]:
 
 
 class FeedForward(nn.Module):
-    """Two matrices with an exact (erf) GELU between; the tanh form is several times slower on CPUs."""
+    """Two matrices with an activation between; exact (erf) GELU is several times faster than the tanh form on CPUs."""
 
     def __init__(self, config: XianliaoConfig):
         super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
+        self.down_proj.into_residual = True
+        self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(F.gelu(self.up_proj(x)))
+        return self.down_proj(self.activation(self.up_proj(x)))
 
 
 class Block(GradientCheckpointingLayer):
-    """x + mixer(norm(x)), then x + feed_forward(norm(x)); x is `[B, T, D]`."""
+    """x + mixer(convolution(norm(x))), then x + feed_forward(norm(x)); x is `[B, T, D]`."""
 
     def __init__(self, config: XianliaoConfig, layer_index: int):
         super().__init__()
-        self.mixer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=False)
+        self.index = layer_index
+        norm = {"normalized_shape": config.hidden_size, "eps": config.layer_norm_eps, "bias": config.use_bias}
+        self.mixer_norm = nn.LayerNorm(**norm)
+        self.convolution = ShortConvolution(config.hidden_size, config.short_conv) if config.short_conv else None
         self.mixer = build_mixer(config, layer_index)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=False)
+        self.feed_forward_norm = nn.LayerNorm(**norm)
         self.feed_forward = FeedForward(config)
 
-    def forward(
-        self,
-        x: torch.Tensor,
-        keep: torch.Tensor | None,
-        segment_ids: torch.Tensor | None,
-        state: MixerState | None,
-        form: str = "auto",
-    ) -> torch.Tensor:
-        x = x + self.mixer(self.mixer_norm(x), keep, segment_ids, state, form)
+    def forward(self, x: torch.Tensor, tokens: Tokens, state: DialogueState | None, form: str = "auto"):
+        h = self.mixer_norm(x)
+        if self.convolution is not None:
+            h = self.convolution(h, tokens, None if state is None else state.convolution(self.index))
+        x = x + self.mixer(h, tokens, None if state is None else state.mixer(self.index), form)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
@@ -86,27 +89,32 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.speaker_embedding = nn.Embedding(config.num_speakers, config.hidden_size)
+        learned = config.positions == "learned"
+        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
         self.blocks = nn.ModuleList(Block(config, index) for index in range(config.num_hidden_layers))
-        self.final_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=False)
+        self.needs_positions = learned or any(block.mixer.needs_positions for block in self.blocks)
+        self.final_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.use_bias)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal weights; projections into the residual stream shrink with depth (GPT-2, section 2.3)."""
+        """Normal weights; projections into the residual stream shrink with depth (GPT-2, section 2.3).
+
+        transformers calls this for modules that have parameters of their own, and only for those.
+        """
         std = self.config.initializer_range
         if isinstance(module, (nn.Linear, nn.Embedding)):
-            init.normal_(module.weight, mean=0.0, std=std)
+            into_residual = getattr(module, "into_residual", False)
+            init.normal_(module.weight, std=std / (2 * self.config.num_hidden_layers) ** 0.5 if into_residual else std)
             if getattr(module, "bias", None) is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
-        elif isinstance(module, FeedForward):
-            init.normal_(module.down_proj.weight, mean=0.0, std=std / (2 * self.config.num_hidden_layers) ** 0.5)
-        elif isinstance(module, LinearAttention):
-            init.normal_(module.o_proj.weight, mean=0.0, std=std / (2 * self.config.num_hidden_layers) ** 0.5)
-            if not getattr(module.log_rate, "_is_hf_initialized", False):
-                module.reset_log_rate()
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif hasattr(module, "init_weights"):
+            module.init_weights(std)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
@@ -169,16 +177,15 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
         state = past_key_values
         if state is None and use_cache:
             state = self.new_state()
+        tokens = self._describe(input_ids, attention_mask, segment_ids, state)
         x = self.token_embedding(input_ids)  # [B, T, D]
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
         x = x + self.speaker_embedding(token_type_ids)
-        keep = None
-        if attention_mask is not None:
-            keep = attention_mask[:, -input_ids.shape[1] :].bool()
-            keep = None if keep.all() else keep
-        for index, block in enumerate(self.blocks):
-            x = block(x, keep, segment_ids, None if state is None else state.layers[index], form)
+        if self.position_embedding is not None:
+            x = x + self._embed_positions(tokens.positions)
+        for block in self.blocks:
+            x = block(x, tokens, state, form)
         x = self.final_norm(x)
         logits = self.lm_head(x[:, -logits_to_keep:] if logits_to_keep and labels is None else x)
         loss = None
@@ -187,6 +194,31 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
             loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
             loss = loss / ((targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=state)
+
+    def _describe(self, input_ids, attention_mask, segment_ids, state: DialogueState | None) -> Tokens:
+        """What the mixers are told about these tokens."""
+        keep = None
+        if attention_mask is not None:
+            keep = attention_mask[:, -input_ids.shape[1] :].bool()
+            keep = None if keep.all() else keep
+        if not self.needs_positions:
+            return Tokens(keep, segment_ids)
+        real = torch.ones_like(input_ids) if keep is None else keep.long()
+        positions = (DialogueState(0) if state is None else state).positions(real)
+        if segment_ids is not None:  # each packed dialogue but the first, which may continue a state, starts at 0
+            places = torch.arange(input_ids.shape[1], device=input_ids.device)
+            starts = F.pad(segment_ids[:, 1:] != segment_ids[:, :-1], (1, 0))
+            start = torch.where(starts, places, 0).cummax(1).values
+            positions = torch.where(start > 0, places - start, positions)
+        return Tokens(keep, segment_ids, positions)
+
+    def _embed_positions(self, positions: torch.Tensor) -> torch.Tensor:
+        most = self.config.max_position_embeddings
+        if int(positions.max()) >= most:
+            raise ValueError(
+                f"This model has {most} positions and the dialogue {int(positions.max()) + 1} tokens; give a shorter one."
+            )
+        return self.position_embedding(positions)
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
         """`generate()` gets our state; transformers' own linear cache does not count tokens."""

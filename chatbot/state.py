@@ -11,7 +11,7 @@ class MixerState(CacheLayerMixin):
 
     Attributes:
         tensors: The mixer's own tensors by name, batch first; empty before the first token. Linear attention keeps
-            `recurrent` `[B, H, K, V]` in fp32.
+            `recurrent` `[B, H, K, V]` in fp32, softmax attention `keys` and `values` `[B, S, H, K]`.
         tokens: Number of tokens seen, padding included.
     """
 
@@ -66,14 +66,38 @@ class MixerState(CacheLayerMixin):
 
 
 class DialogueState(Cache):
-    """One `MixerState` a layer. Its size does not depend on the number of tokens seen."""
+    """What all mixers, and the short convolutions before them, remember, and where each row is in its dialogue.
+
+    With linear layers and sliding windows its size does not depend on the number of tokens seen.
+
+    Args:
+        num_layers: Blocks of the model.
+    """
 
     def __init__(self, num_layers: int):
-        super().__init__(layers=[MixerState() for _ in range(num_layers)])
+        self.num_layers = num_layers
+        super().__init__(layers=[MixerState() for _ in range(2 * num_layers + 1)])
+
+    def mixer(self, index: int) -> MixerState:
+        """State of the mixer of a block."""
+        return self.layers[index]
+
+    def convolution(self, index: int) -> MixerState:
+        """State of the short convolution of a block."""
+        return self.layers[self.num_layers + index]
+
+    def positions(self, keep: torch.Tensor) -> torch.Tensor:
+        """Positions int64 `[B, T]` of the next tokens, counted without padding; counts them as seen."""
+        counter = self.layers[-1]
+        counted = keep.cumsum(1)
+        if "seen" in counter.tensors:
+            counted = counted + counter.tensors["seen"][:, None]
+        counter.remember(keep.shape[1], seen=counted[:, -1])
+        return (counted - 1).clamp_min(0)
 
     def clone(self) -> DialogueState:
         """A copy that goes its own way from here: what undo, retry and edit need."""
-        other = DialogueState(0)
+        other = DialogueState(self.num_layers)
         other.layers = [layer.clone() for layer in self.layers]
         return other
 

@@ -20,7 +20,7 @@ ALLOWED = {
     "ui": {"ui", "chatbot"},
 }
 LEVELS = (  # of the chatbot package, lowest first; see its docstring
-    {"errors", "bundled", "dialogue", "tokenizer", "dialogue_files", "registration"},
+    {"errors", "bundled", "dialogue", "tokenizer", "dialogue_files", "layer_types", "registration"},
     {"configuration", "state", "attention", "model"},
     {"termination", "sampling", "generate", "checkpoint"},
     {"bot", "session"},

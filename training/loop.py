@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
-from itertools import count
+from itertools import count, cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +35,12 @@ from training.clipping import clip_gradients
 from training.memory import keep_freed_memory
 from training.report import METRICS, MetricsLog, draw_curves
 from training.resume import FOLDER, ResumeError, load_progress, load_state, save_state, saved_steps
-from training.settings import SettingsError, TrainSettings
+from training.settings import ModelSettings, SettingsError, TrainSettings
 
-SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "intermediate_size", "layer_types")
+SHAPE = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "intermediate_size", "layer_types"),
+    *("short_conv", "output_gate", "positions", "max_position_embeddings", "sliding_window"),
+)
 REPLY_LENGTH_PERCENTILE = 99
 """t0 of the EOS floor: this percentile of the turn length in tokens on the validation split."""
 
@@ -275,10 +278,23 @@ def _build_model(settings: TrainSettings, tokenizer: DialogueTokenizer) -> Xianl
                 f"The data and {path} have different tokenizers; prepare the data again with --tokenizer {path}."
             )
         return load_model(path)
-    shape = asdict(settings.model)
-    layer_types = [shape.pop("layer_type")] * settings.model.num_hidden_layers
+    return build_model(settings.model, tokenizer)
+
+
+def build_model(shape: ModelSettings, tokenizer: DialogueTokenizer) -> XianliaoForCausalLM:
+    """A new model of a shape, for a tokenizer.
+
+    Raises:
+        SettingsError: The shape is not one that a model can have.
+    """
+    sizes = asdict(shape)
+    layer_types = list(islice(cycle(sizes.pop("layer_types")), shape.num_hidden_layers))
     ids = {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
-    return XianliaoForCausalLM(XianliaoConfig(vocab_size=tokenizer.vocab_size, layer_types=layer_types, **ids, **shape))
+    try:
+        config = XianliaoConfig(vocab_size=tokenizer.vocab_size, layer_types=layer_types, **ids, **sizes)
+    except Exception as error:  # the strict validators raise several kinds
+        raise SettingsError(f"--model.…: {str(error).strip().splitlines()[-1].strip()}") from None
+    return XianliaoForCausalLM(config)
 
 
 def _identity(settings: TrainSettings, manifests: list[dict]) -> dict:

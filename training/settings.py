@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from chatbot.errors import XianliaoError
+from chatbot.layer_types import LAYER_TYPES
 
 
 class SettingsError(XianliaoError):
@@ -22,7 +23,13 @@ class ModelSettings:
         num_attention_heads: Heads of every mixer.
         head_dim: Width of a head.
         intermediate_size: Width of the feed-forward layers.
-        layer_type: Mixer of every block: linear_gated or linear_decay.
+        layer_types: Mixers of the blocks (`chatbot.configuration.LAYER_TYPES`), repeated until every block has one:
+            [linear_gated, linear_gated, linear_gated, sliding_softmax] is a hybrid of 3 to 1.
+        short_conv: Tokens that a short convolution before each mixer sees; 0 leaves it out.
+        output_gate: Whether the mixers' output is gated by their input.
+        positions: rope, learned or none; only mixers without decay need them.
+        max_position_embeddings: Longest dialogue in tokens with learned positions or a Synthesizer.
+        sliding_window: Tokens that sliding_softmax sees.
     """
 
     hidden_size: int = 384
@@ -30,7 +37,12 @@ class ModelSettings:
     num_attention_heads: int = 6
     head_dim: int = 64
     intermediate_size: int = 1536
-    layer_type: Literal["linear_gated", "linear_decay"] = "linear_gated"
+    layer_types: list[str] = field(default_factory=lambda: ["linear_gated"])
+    short_conv: int = 0
+    output_gate: bool = False
+    positions: Literal["rope", "learned", "none"] = "rope"
+    max_position_embeddings: int = 1024
+    sliding_window: int = 128
 
 
 @dataclass(frozen=True)
@@ -102,8 +114,13 @@ class TrainSettings:
         if not 0 <= self.seed < 2**31:
             faults.append(f"--seed must be at least 0 and below 2147483648, got {self.seed}")
         for name, value in vars(self.model).items():
-            if isinstance(value, int) and value < 1:
+            if isinstance(value, int) and value < 1 and name not in ("short_conv", "output_gate"):
                 faults.append(f"--model.{name} must be at least 1, got {value}")
+        if self.model.short_conv < 0 or self.model.short_conv == 1:
+            faults.append(f"--model.short_conv must be 0 or at least 2, got {self.model.short_conv}")
+        unknown = sorted(set(self.model.layer_types) - set(LAYER_TYPES))
+        if unknown or not self.model.layer_types:
+            faults.append(f"--model.layer_types has {unknown}; the mixers are {', '.join(LAYER_TYPES)}")
         if self.init is not None and self.model != ModelSettings():
             faults.append("--model.… and --init exclude each other: the shape comes from the checkpoint")
         for name in ("epochs", "learning_rate", "clip_norm"):

@@ -48,13 +48,13 @@ def pack_whole(samples: Sequence[Sample], row_tokens: int) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def score_dialogues(
+def score_turns(
     model: XianliaoForCausalLM,
     layout: DialogptLayout,
     dialogues: Sequence[Sequence[Sequence[int]]],
     row_tokens: int = 2048,
-) -> list[float]:
-    """Nats of each dialogue: -sum log p of every token of every turn and its [SEP], with full history.
+) -> list[list[float]]:
+    """Nats of each turn of each dialogue: -sum log p of its tokens and its [SEP], with full history.
 
     Args:
         model: Left in the mode (train or eval) it was in.
@@ -63,7 +63,7 @@ def score_dialogues(
         row_tokens: Dialogues are packed into rows of about so many tokens; the result does not depend on it.
     """
     samples = [layout.lay_out(turns) for turns in dialogues]
-    nats = [0.0] * len(samples)
+    nats: list[list[float]] = [[] for _ in samples]
     training, device = model.training, next(model.parameters()).device
     model.eval()
     for row in pack_whole(samples, row_tokens):
@@ -76,11 +76,25 @@ def score_dialogues(
         )
         logits = model(ids[None], token_type_ids=speakers[None], segment_ids=segments[None]).logits[0, :-1].float()
         losses = F.cross_entropy(logits, labels[1:], ignore_index=IGNORED_LABEL, reduction="none").cpu().double()
-        sums = torch.zeros(len(members), dtype=torch.float64).index_add_(0, segments[1:].cpu(), losses)
-        for index, value in zip(row, sums.tolist(), strict=True):
-            nats[index] = value
+        # Each dialogue is [CLS], which is not scored, and then its turns.
+        sizes = [size for i in row for size in (1, *(len(turn) + 1 for turn in dialogues[i]))]
+        places = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        sums = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, places[1:], losses).tolist()
+        for index in row:
+            nats[index] = sums[1 : len(dialogues[index]) + 1]
+            del sums[: len(dialogues[index]) + 1]
     model.train(training)
     return nats
+
+
+def score_dialogues(
+    model: XianliaoForCausalLM,
+    layout: DialogptLayout,
+    dialogues: Sequence[Sequence[Sequence[int]]],
+    row_tokens: int = 2048,
+) -> list[float]:
+    """Nats of each dialogue; see `score_turns`."""
+    return [sum(turns) for turns in score_turns(model, layout, dialogues, row_tokens)]
 
 
 def measure_quality(

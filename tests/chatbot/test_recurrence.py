@@ -1,4 +1,4 @@
-"""The three forms agree, nothing leaks from the future or from another dialogue."""
+"""The decayed recurrence: three forms that agree, nothing from the future or from another dialogue."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from chatbot.attention.linear import chunked, naive, step
+from chatbot.attention.recurrence import chunked, naive, step
 
 LENGTHS = (1, 63, 64, 65, 500)
 

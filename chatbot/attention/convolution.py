@@ -1,0 +1,73 @@
+"""A short causal convolution over the last few tokens, before a mixer: y_t = x_t + sum_i w_i x_{t-i}, per channel.
+
+Neighbouring tokens meet without attention (H3, arXiv 2212.14052; as a residual on the block's input "Canon", arXiv
+2512.17351). The state is the last `size - 1` inputs. Dims: B batch, T tokens, D channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init  # leaves alone what was loaded
+
+from chatbot.attention.mixer import Tokens
+from chatbot.state import MixerState
+
+
+class ShortConvolution(nn.Module):
+    """Depthwise, with a residual; starts as the identity.
+
+    Args:
+        width: Channels D.
+        size: Tokens it sees, the current one included.
+    """
+
+    def __init__(self, width: int, size: int):
+        super().__init__()
+        self.size = size
+        self.weight = nn.Parameter(torch.empty(size, width))
+
+    def init_weights(self, std: float) -> None:
+        init.zeros_(self.weight)
+
+    def forward(self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None) -> torch.Tensor:
+        """Mixes `[B, T, D]` with the tokens just before, of the same dialogue; padding is skipped."""
+        past = x.new_zeros(x.shape[0], self.size - 1, x.shape[2])
+        if state is not None:
+            past = state.tensors.get("inputs", past)
+        if tokens.keep is None or state is None:
+            new = x if tokens.keep is None else x * tokens.keep[..., None]
+            wide, segments, back = torch.cat([past, new], 1), tokens.segment_ids, None
+        else:
+            wide, segments, back = _without_gaps(x, past, tokens)
+        if state is not None:
+            state.remember(x.shape[1], inputs=wide[:, wide.shape[1] - self.size + 1 :])
+        mixed = self._taps(wide, segments)
+        if back is not None:
+            mixed = mixed.gather(1, back[..., None].expand_as(mixed))
+        return x + mixed
+
+    def _taps(self, wide: torch.Tensor, segments: torch.Tensor | None) -> torch.Tensor:
+        """sum_i w_i x_{t-i} of `[B, size - 1 + T, D]`."""
+        length = wide.shape[1] - self.size + 1
+        mixed = wide[:, self.size - 1 :] * self.weight[0]
+        for back in range(1, self.size):
+            earlier = wide[:, self.size - 1 - back :][:, :length]
+            if segments is not None:  # what is remembered is of the first token's dialogue
+                same = segments == F.pad(segments, (back, 0), mode="replicate")[:, :length]
+                earlier = earlier * same[..., None]
+            mixed = torch.addcmul(mixed, earlier, self.weight[back])
+        return mixed
+
+
+def _without_gaps(x: torch.Tensor, past: torch.Tensor, tokens: Tokens):
+    """Past and kept tokens together at the end of `[B, size - 1 + T, D]`, their segments, and where each token went."""
+    remembered, length = past.shape[1], x.shape[1]
+    order = tokens.keep.long().argsort(dim=1, stable=True)  # padding first, the rest in its order
+    padded = (~tokens.keep).sum(1, keepdim=True)  # [B, 1]
+    column = torch.arange(remembered + length, device=x.device)[None]
+    source = torch.where(column < padded + remembered, (column - padded).clamp_min(0), column)
+    moved = torch.cat([past, x.gather(1, order[..., None].expand_as(x))], 1)
+    segments = None if tokens.segment_ids is None else tokens.segment_ids.gather(1, order)
+    return moved.gather(1, source[..., None].expand_as(moved)), segments, order.argsort(1)

@@ -1,0 +1,156 @@
+"""The decayed linear recurrence and its three forms: what all linear mixers but the delta rule compute.
+
+    S_t = exp(g_t) S_{t-1} + k_t v_t^T          o_t = S_t^T q_t
+
+per head, with the log decay g_t <= 0. g = 0 is the plain sum of arXiv 2006.16236 (eq. 10), a fixed g (one rate a head)
+RetNet's (arXiv 2307.08621, eq. 5); a scalar g_t from the input Mamba-2's and simple GLA's (arXiv 2405.21060, eq. 16;
+arXiv 2312.06635).
+
+Packed dialogues (`segment_ids`) start from an empty state. Padding is a token with k = 0 and g = 0.
+Dims: B batch, T tokens, H heads, K width of query and key, V width of value, N chunks, C tokens a chunk.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from chatbot.attention import fused
+from chatbot.attention.mixer import Form
+
+
+def naive(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    log_decay: torch.Tensor,
+    segment_ids: torch.Tensor | None = None,
+    state: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The definition, one position at a time: o_i = sum_{j<=i} exp(g_{j+1} + ... + g_i) (q_i . k_j) v_j.
+
+    Args:
+        q, k: `[B, T, H, K]`.
+        v: `[B, T, H, V]`.
+        log_decay: `[B, T, H]`, <= 0.
+        segment_ids: int `[B, T]`, non-decreasing: which packed dialogue a token belongs to. `None` is one dialogue.
+        state: `[B, H, K, V]` before the first token, of the same dialogue as the first token. `None` is empty.
+
+    Returns:
+        o `[B, T, H, V]` and the state `[B, H, K, V]` after the last token, fp32.
+    """
+    length = q.shape[1]
+    cumulative = log_decay.float().cumsum(1)  # [B, T, H]
+    outputs = []
+    for i in range(length):
+        past = slice(0, i + 1)
+        weight = (cumulative[:, i : i + 1] - cumulative[:, past]).exp()  # [B, i+1, H]
+        if segment_ids is not None:
+            weight = weight * (segment_ids[:, i : i + 1] == segment_ids[:, past])[..., None]
+        weight = weight * torch.einsum("bhk,bjhk->bjh", q[:, i], k[:, past])
+        output = torch.einsum("bjh,bjhv->bhv", weight, v[:, past])
+        if state is not None:
+            carried = cumulative[:, i].exp()
+            if segment_ids is not None:
+                carried = carried * (segment_ids[:, i] == segment_ids[:, 0])[:, None]
+            output = output + carried[..., None] * torch.einsum("bhk,bhkv->bhv", q[:, i], state)
+        outputs.append(output)
+    weight = (cumulative[:, -1:] - cumulative).exp()
+    if segment_ids is not None:
+        weight = weight * (segment_ids == segment_ids[:, -1:])[..., None]
+    last = torch.einsum("bjh,bjhk,bjhv->bhkv", weight, k.float(), v.float())
+    if state is not None:
+        carried = cumulative[:, -1].exp()
+        if segment_ids is not None:
+            carried = carried * (segment_ids[:, -1] == segment_ids[:, 0])[:, None]
+        last = last + carried[..., None, None] * state
+    return torch.stack(outputs, 1), last
+
+
+def chunked(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    log_decay: torch.Tensor,
+    segment_ids: torch.Tensor | None = None,
+    state: torch.Tensor | None = None,
+    chunk_size: int = 64,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`naive` in blocks: matrix products inside a chunk, the state between chunks. Same arguments and results.
+
+    Values of later positions are multiplied by zero, so a NaN (not a large number) in one spoils its whole chunk.
+    """
+    batch, length, heads, _ = q.shape
+    chunk = min(chunk_size, length)
+    padding = -length % chunk
+    if padding:  # padded keys are zero and padded decays one: the state passes through
+        q, k, v = (F.pad(x, (0, 0, 0, 0, 0, padding)) for x in (q, k, v))
+        log_decay = F.pad(log_decay, (0, 0, 0, padding))
+        if segment_ids is not None:
+            segment_ids = torch.cat([segment_ids, segment_ids[:, -1:].expand(-1, padding)], 1)
+    blocks = q.shape[1] // chunk
+
+    def split(x: torch.Tensor) -> torch.Tensor:  # [B, T, H, ...] -> [B, H, N, C, ...]
+        return x.unflatten(1, (blocks, chunk)).movedim(3, 1)
+
+    q, k, v, cumulative = split(q), split(k), split(v), split(log_decay.float()).cumsum(-1)
+    total = cumulative[..., -1:]  # [B, H, N, 1]
+    causal = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril()
+    # How much of position j, of the state before the chunk, and of position j in the state after it remains at i.
+    inside = cumulative[..., :, None] - cumulative[..., None, :]  # [B, H, N, C, C]
+    into, onto = cumulative.exp(), (total - cumulative).exp()  # [B, H, N, C]
+    through = total[..., 0].exp()  # [B, H, N]
+    if segment_ids is not None:
+        segments = segment_ids.unflatten(1, (blocks, chunk))[:, None]  # [B, 1, N, C]
+        first, last = segments[..., :1], segments[..., -1:]
+        before = torch.cat([first[:, :, :1], last[:, :, :-1]], 2)  # [B, 1, N, 1]: the dialogue of the incoming state
+        causal = causal & (segments[..., :, None] == segments[..., None, :])
+        into = into * (segments == before)
+        onto = onto * (segments == last)
+        through = through * (before == last)[..., 0]
+    scores = (q @ k.transpose(-1, -2)) * inside.masked_fill(~causal, -math.inf).exp()
+    output = scores.to(v.dtype) @ v  # [B, H, N, C, V]
+    update = (k * onto[..., None].to(k.dtype)).transpose(-1, -2) @ v  # [B, H, N, K, V]
+    states = []
+    carry = q.new_zeros(batch, heads, q.shape[-1], v.shape[-1], dtype=torch.float32) if state is None else state
+    for block in range(blocks):
+        states.append(carry)
+        carry = through[:, :, block, None, None] * carry + update[:, :, block].float()
+    output = output + (q * into[..., None].to(q.dtype)) @ torch.stack(states, 2).to(q.dtype)
+    return output.movedim(1, 3).flatten(1, 2)[:, :length], carry
+
+
+def step(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, log_decay: torch.Tensor, state: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token: q, k `[B, 1, H, K]`, v `[B, 1, H, V]`, log_decay `[B, 1, H]`, state `[B, H, K, V]` fp32.
+
+    Returns:
+        o `[B, 1, H, V]` and the new state; constant time and memory, however long the dialogue.
+    """
+    new = k[:, 0, :, :, None].float() * v[:, 0, :, None, :].float()
+    state = log_decay[:, 0, :, None, None].float().exp() * state + new
+    output = (q[:, 0, :, None, :].float() @ state).squeeze(2)
+    return output[:, None].to(v.dtype), state
+
+
+def recurrence(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    log_decay: torch.Tensor,
+    segment_ids: torch.Tensor | None = None,
+    state: torch.Tensor | None = None,
+    form: Form = "auto",
+    chunk_size: int = 64,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The form that fits: arguments and results of `naive`."""
+    if form == "naive":
+        return naive(q, k, v, log_decay, segment_ids, state)
+    if q.shape[1] == 1 and state is not None:
+        return step(q, k, v, log_decay, state)
+    if fused.available(q):
+        return fused.gated_sum(q, k, v, log_decay, segment_ids, state)
+    return chunked(q, k, v, log_decay, segment_ids, state, chunk_size)

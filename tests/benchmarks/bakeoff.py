@@ -1,0 +1,193 @@
+"""The bake-off: every mixer at equal parameters, equal tokens and the same batches, on dialogues.
+
+    python -m tests.benchmarks.bakeoff --data runs/bakeoff_chat runs/bakeoff_long --output runs/bakeoff
+
+Each run is `xianliao-train` with the shape below, whose feed-forward width makes up for what the mixer needs. The rows
+are 256 tokens, and long dialogues are also scored far beyond that. A run that is there is not made again, so the
+command can be stopped and started; it ends by writing table.md and results.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from chatbot.checkpoint import load_model
+from chatbot.dialogue import LAYOUTS, count_units
+from chatbot.evaluation.quality import score_turns
+from chatbot.layer_types import LAYER_TYPES
+from chatbot.tokenizer import DialogueTokenizer
+from training.batching import TurnStore
+from training.loop import build_model, train
+from training.settings import ModelSettings, TrainSettings
+
+ROW = 256
+SHAPE = ModelSettings(
+    hidden_size=192,
+    num_hidden_layers=4,
+    num_attention_heads=3,
+    head_dim=64,
+    intermediate_size=768,
+    max_position_embeddings=ROW,
+    sliding_window=64,
+)
+EXTRAS = {"": {}, "+conv": {"short_conv": 4}, "+gate": {"output_gate": True}}
+HYBRIDS = {f"{name}:sliding 3:1": [name] * 3 + ["sliding_softmax"] for name in ("linear_gated", "gated_delta")}
+STRETCHES = {"early": (0, 64), "late": (64, ROW), "beyond": (ROW, 4 * ROW)}
+"""Turns by the position of their first token in the dialogue."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One line of the table: mixers and extras."""
+
+    name: str
+    model: ModelSettings
+
+
+def candidates() -> dict[str, Candidate]:
+    """All that can be compared, by name: a mixer or hybrid, then `+conv`, `+gate` or both."""
+    found = {}
+    for mixers in [*([name] for name in LAYER_TYPES), *HYBRIDS.values()]:
+        base = next((name for name, layers in HYBRIDS.items() if layers == mixers), mixers[0])
+        for suffix, extras in {**EXTRAS, "+conv+gate": {**EXTRAS["+conv"], **EXTRAS["+gate"]}}.items():
+            found[base + suffix] = Candidate(base + suffix, replace(SHAPE, layer_types=mixers, **extras))
+    return found
+
+
+def with_equal_parameters(model: ModelSettings, tokenizer: DialogueTokenizer) -> ModelSettings:
+    """The shape with the feed-forward width that gives it as many parameters as plain softmax has, to 1 %."""
+
+    def parameters(shape: ModelSettings) -> int:
+        return build_model(shape, tokenizer).num_parameters()
+
+    wanted = parameters(replace(SHAPE, layer_types=["softmax"]))
+    width = model.intermediate_size + (wanted - parameters(model)) // (2 * SHAPE.hidden_size * SHAPE.num_hidden_layers)
+    if width < 16:
+        raise SystemExit(f"{model.layer_types} has too many parameters for this size.")
+    return replace(model, intermediate_size=width)
+
+
+def settings_of(candidate: Candidate, seed: int, args: argparse.Namespace) -> TrainSettings:
+    tokens = ROW * args.batch_rows
+    return TrainSettings(
+        data=args.data,
+        output=str(Path(args.output) / f"{candidate.name.replace(':', '_').replace(' ', '_')}-{seed}"),
+        model=with_equal_parameters(candidate.model, DialogueTokenizer.load(args.data[0])),
+        epochs=1000,
+        max_steps=args.tokens // tokens,
+        row_tokens=ROW,
+        batch_rows=args.batch_rows,
+        micro_batch_rows=args.batch_rows,
+        learning_rate=args.learning_rate,
+        warmup_steps=50,
+        eval_every=10**6,
+        eval_dialogues=1,
+        save_every=10**6,
+        seed=seed,
+        threads=args.threads,
+        device="cpu",
+    )
+
+
+def score(checkpoint: str, folder: str, dialogues: int, most_tokens: int) -> dict[str, list[float]]:
+    """Nats and units of the validation dialogues of a prepared set, in all and by stretch."""
+    model, tokenizer = load_model(checkpoint), DialogueTokenizer.load(folder)
+    store = TurnStore([folder], "valid")
+    chosen = [store.turns(index) for index in range(min(dialogues, len(store)))]
+    limited = any(name.startswith("synthesizer") for name in model.config.layer_types)
+    chosen = [_first_turns(turns, ROW if limited else most_tokens) for turns in chosen]
+    sums = {name: [0.0, 0] for name in ("all", *STRETCHES)}
+    for turns, nats in zip(chosen, score_turns(model, LAYOUTS["dialogpt"](tokenizer), chosen), strict=True):
+        start = 1
+        for turn, value in zip(turns, nats, strict=True):
+            units = count_units([tokenizer.decode(turn)])
+            places = [name for name, (low, high) in STRETCHES.items() if low <= start < high]
+            for name in ["all", *places]:
+                sums[name] = [sums[name][0] + value, sums[name][1] + units]
+            start += len(turn) + 1
+    return sums
+
+
+def _first_turns(turns: list[list[int]], most_tokens: int) -> list[list[int]]:
+    total, kept = 1, []
+    for turn in turns:
+        total += len(turn) + 1
+        if total > most_tokens:
+            break
+        kept.append(turn)
+    return kept
+
+
+def run(candidate: Candidate, seed: int, args: argparse.Namespace) -> None:
+    """Trains and scores one candidate; its result.json is what makes it done."""
+    settings = settings_of(candidate, seed, args)
+    done = Path(settings.output) / "result.json"
+    if done.is_file():
+        return
+    record = train(settings)
+    scores = [score(settings.output, folder, args.dialogues, 4 * ROW) for folder in args.data]
+    result = {"name": candidate.name, "seed": seed, "tokens": record["tokens"], "model": asdict(settings.model)}
+    state = load_model(settings.output)
+    result |= {"parameters": state.num_parameters(), "scores": dict(zip(args.data, scores, strict=True))}
+    done.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    print(candidate.name, seed, _ratio(scores[0]["all"]), _ratio(scores[-1]["all"]), flush=True)
+
+
+def _ratio(pair: list[float]) -> float | None:
+    return round(pair[0] / pair[1], 4) if pair[1] else None
+
+
+def table(output: Path, data: list[str]) -> str:
+    """Markdown: one line a candidate, means over the seeds, best first."""
+    runs: dict[str, list[dict]] = {}
+    for path in sorted(output.glob("*/result.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        runs.setdefault(result["name"], []).append(result)
+    columns = [(data[0], "all"), *((data[-1], stretch) for stretch in STRETCHES)]
+    lines = ["| mixer | parameters | seeds | chat | long, early | late | beyond |", "|---|--:|--:|--:|--:|--:|--:|"]
+    rows = []
+    for name, results in runs.items():
+        cells = []
+        for folder, stretch in columns:
+            values = [_ratio(result["scores"][folder][stretch]) for result in results]
+            if None in values:
+                cells.append("refused")
+                continue
+            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.3f}{spread}")
+        order = statistics.mean(_ratio(r["scores"][data[0]]["all"]) for r in results)
+        rows.append(
+            (order, f"| {name} | {results[0]['parameters'] / 1e6:.2f}M | {len(results)} | {' | '.join(cells)} |")
+        )
+    return "\n".join(lines + [line for _, line in sorted(rows)])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", nargs="+", required=True, help="prepared sets: chat first, long dialogues last")
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--only", nargs="+", default=list(LAYER_TYPES), help=f"of {', '.join(candidates())}")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--tokens", type=int, default=1_000_000)
+    parser.add_argument("--batch_rows", type=int, default=8)
+    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--dialogues", type=int, default=1000, help="validation dialogues of each set")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    known = candidates()
+    for seed in args.seeds:
+        for name in args.only:
+            run(known[name], seed, args)
+    text = table(Path(args.output), args.data)
+    (Path(args.output) / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,277 @@
+"""Every mixer: its forms agree, states continue, padding and packing change nothing, nothing leaks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from chatbot.attention import MIXERS, build_mixer, fused
+from chatbot.attention.convolution import ShortConvolution
+from chatbot.attention.delta import chunked as delta_chunked
+from chatbot.attention.delta import naive as delta_naive
+from chatbot.attention.efficient import bidirectional
+from chatbot.attention.mixer import Tokens
+from chatbot.attention.recurrence import chunked, naive
+from chatbot.attention.synthesizer import factors
+from chatbot.configuration import XianliaoConfig
+from chatbot.layer_types import LAYER_TYPES
+from chatbot.state import MixerState
+
+WIDTH = 24
+LENGTHS = (1, 63, 64, 65, 500)
+every_mixer = pytest.mark.parametrize("name", [*LAYER_TYPES, "synthesizer_all", "convolution"])
+
+
+def mixer(name: str, most: int = 512, seed: int = 0) -> torch.nn.Module:
+    """A mixer with weights that matter, in evaluation mode."""
+    torch.manual_seed(seed)
+    parts = ["dense", "random", "fact_dense", "fact_random", "dot_product"] if name == "synthesizer_all" else None
+    config = XianliaoConfig(
+        vocab_size=8,
+        hidden_size=WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        head_dim=8,
+        intermediate_size=8,
+        layer_types=[{"synthesizer_all": "synthesizer_mixture", "convolution": "linear_gated"}.get(name, name)],
+        chunk_size=64,
+        max_position_embeddings=most,
+        sliding_window=40,
+        taylor_key_dim=4,
+        synthesizer_mixture=parts,
+        output_gate=name in ("linear_gated", "softmax"),
+    )
+    module = ShortConvolution(WIDTH, 4) if name == "convolution" else build_mixer(config, 0)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.4 if parameter.ndim < 3 else 0.8)
+    return module.eval()
+
+
+def hidden(length: int, batch: int = 2, seed: int = 1) -> torch.Tensor:
+    return torch.randn(batch, length, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def plain(length: int, start: int = 0, batch: int = 2) -> Tokens:
+    return Tokens(positions=torch.arange(start, start + length).expand(batch, -1))
+
+
+def run(module, x, tokens=None, state=None, form="auto"):
+    tokens = plain(x.shape[1], batch=len(x)) if tokens is None else tokens
+    return module(x, tokens, state) if isinstance(module, ShortConvolution) else module(x, tokens, state, form)
+
+
+def in_parts(module, x, sizes):
+    state, outputs, start = MixerState(), [], 0
+    for part in x.split(sizes, 1):
+        outputs.append(run(module, part, plain(part.shape[1], start, len(x)), state))
+        start += part.shape[1]
+    return torch.cat(outputs, 1)
+
+
+def close(a, b, tolerance=1e-4):
+    scale = b.abs().max().clamp_min(1e-3)
+    assert (a - b).abs().max() / scale < tolerance
+
+
+def test_every_name_has_a_mixer():
+    assert set(MIXERS) == set(LAYER_TYPES)
+
+
+@every_mixer
+@pytest.mark.parametrize("length", LENGTHS)
+def test_forms_agree_in_values_and_gradients(name, length):
+    results = []
+    for form in ("naive", "auto", "step"):
+        module, x = mixer(name), hidden(length).requires_grad_()
+        output = in_parts(module, x, 1) if form == "step" else run(module, x, form=form)
+        (output * hidden(length, seed=2)).sum().backward()
+        gradients = [parameter.grad for parameter in module.parameters() if parameter.requires_grad]
+        results.append([output.detach(), x.grad, *gradients])
+    for other in results[1:]:
+        for value, reference in zip(other, results[0], strict=True):
+            close(value, reference)
+
+
+@every_mixer
+@torch.no_grad()
+def test_a_saved_state_continues_with_several_tokens(name):
+    module, x = mixer(name), hidden(200)
+    whole = run(module, x)
+    for sizes in ([64, 136], [1, 63, 136], [130, 1, 1, 68], [10, 100, 90]):
+        close(in_parts(module, x, sizes), whole, 1e-5)
+
+
+@every_mixer
+@torch.no_grad()
+def test_padding_changes_nothing(name):
+    module, x = mixer(name), hidden(100)
+    alone = run(module, x)
+    garbage = hidden(9, seed=5) * 3
+    for left in (True, False):
+        padded = torch.cat([garbage, x] if left else [x, garbage], 1)
+        kept = torch.arange(109).expand(2, -1)
+        keep = kept >= 9 if left else kept < 100
+        tokens = Tokens(keep, positions=(keep.cumsum(1) - 1).clamp_min(0))
+        for form in ("auto", "naive"):
+            close(run(module, padded, tokens, form=form)[keep].view(2, 100, -1), alone, 1e-5)
+        state = MixerState()  # and what is remembered is the same: the next tokens agree
+        run(module, padded, tokens, state)
+        both = run(module, torch.cat([x, hidden(3, seed=6)], 1))
+        close(run(module, hidden(3, seed=6), plain(3, 100), state), both[:, 100:], 1e-5)
+
+
+@every_mixer
+@torch.no_grad()
+def test_rows_continue_with_parts_of_different_length(name):
+    """A batch of conversations: the shorter new turn is padded on the left, after a state."""
+    module, x = mixer(name), hidden(90)
+    whole = run(module, x)
+    state = MixerState()
+    run(module, x[:, :60], state=state)
+    keep = torch.ones(2, 30, dtype=torch.bool)
+    keep[1, :10] = False
+    new = torch.stack([x[0, 60:], torch.cat([hidden(10)[0], x[1, 60:80]])])
+    output = run(module, new, Tokens(keep, positions=59 + keep.cumsum(1)), state)
+    close(output[0], whole[0, 60:], 1e-5)
+    close(output[1, 10:], whole[1, 60:80], 1e-5)
+    close(run(module, x[1:, 80:81].repeat(2, 1, 1), plain(1, 80), state)[1], whole[1, 80:81], 1e-5)
+
+
+@every_mixer
+@torch.no_grad()
+def test_packed_dialogues_equal_separate_ones(name):
+    module, x = mixer(name), hidden(200, batch=1)
+    sizes = [13, 51, 6, 1, 129]
+    segments = torch.repeat_interleave(torch.arange(5), torch.tensor(sizes))[None]
+    positions = torch.cat([torch.arange(size) for size in sizes])[None]
+    alone = torch.cat([run(module, part) for part in x.split(sizes, 1)], 1)
+    for form in ("auto", "naive"):
+        close(run(module, x, Tokens(None, segments, positions), form=form), alone, 1e-5)
+
+
+@every_mixer
+@pytest.mark.parametrize("planted", [1e4, float("nan")])
+@torch.no_grad()
+def test_naive_and_step_do_not_see_the_future_bit_for_bit(name, planted):
+    module = mixer(name)
+    for form in ("naive", "step"):
+        before, after = (
+            in_parts(module, x, 1) if form == "step" else run(module, x, form=form)
+            for x in (hidden(40), hidden(40).index_fill(1, torch.tensor([25]), planted))
+        )
+        assert torch.equal(before[:, :25], after[:, :25])
+        assert not torch.equal(before[:, 25:], after[:, 25:])
+
+
+@every_mixer
+@torch.no_grad()
+def test_the_parallel_form_does_not_see_the_future(name):
+    module = mixer(name)
+    before, after = (run(module, x) for x in (hidden(150), hidden(150).index_fill(1, torch.tensor([100]), 1e4)))
+    close(after[:, :100], before[:, :100], 1e-6)
+    assert not torch.equal(before[:, 100:], after[:, 100:])
+    if name == "convolution" or name.startswith(("softmax", "synthesizer", "sliding")):
+        return
+    planted = hidden(150).index_fill(1, torch.tensor([128]), float("nan"))  # 0 * nan is nan: in a later chunk only
+    close(run(module, planted)[:, :128], before[:, :128], 1e-6)
+
+
+def test_efficient_attention_as_published_fails_the_leak_test():
+    q, k, v = (torch.randn(1, 30, 2, 4) for _ in range(3))
+    before = bidirectional(q, k, v)
+    k[:, 25] = 1e4
+    assert not torch.allclose(bidirectional(q, k, v)[:, :25], before[:, :25], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", LAYER_TYPES)
+@torch.no_grad()
+def test_bf16_stays_finite_over_4096_tokens(name):
+    module = mixer(name, most=4096).bfloat16()
+    state = MixerState()
+    output = module(hidden(4096, batch=1).bfloat16(), plain(4096, batch=1), state)
+    assert output.dtype == torch.bfloat16
+    assert output.isfinite().all()
+    for kind, tensor in state.tensors.items():
+        assert tensor.dtype == torch.float32 or kind in ("keys", "values", "positions", "keep", "columns")
+
+
+@pytest.mark.parametrize("name", [name for name in LAYER_TYPES if name not in ("softmax",)])
+@torch.no_grad()
+def test_the_state_does_not_grow(name):
+    module = mixer(name)
+    sizes = []
+    state = MixerState()
+    for start in (0, 100):
+        run(module, hidden(100), plain(100, start), state)
+        sizes.append(sum(tensor.numel() for tensor in state.tensors.values()))
+    assert sizes[0] == sizes[1] or name.startswith("synthesizer")
+
+
+@pytest.mark.parametrize("name", [name for name in LAYER_TYPES if name.startswith("synthesizer")])
+@torch.no_grad()
+def test_a_synthesizer_refuses_more_than_it_has_positions_for(name):
+    module = mixer(name, most=64)
+    run(module, hidden(64))
+    with pytest.raises(ValueError, match="64 positions and the dialogue 65 tokens"):
+        run(module, hidden(65))
+
+
+@pytest.mark.parametrize("length", [24, 64, 1024, 7])
+def test_factored_rows_have_distinct_columns(length):
+    """One factor is tiled and the other repeated, so every pair of factors meets once."""
+    a, b = factors(length)
+    assert a * b == length
+    first, second = torch.arange(a).repeat(b), torch.arange(b).repeat_interleave(a)
+    assert len(set(zip(first.tolist(), second.tolist(), strict=True))) == length
+    if length == 24:  # the trap: tiling both makes columns coincide
+        assert len(set(zip(torch.arange(4).repeat(6).tolist(), torch.arange(6).repeat(4).tolist(), strict=True))) == 12
+
+
+def test_the_convolution_starts_as_the_identity():
+    module = ShortConvolution(WIDTH, 4)
+    module.init_weights(0.02)
+    assert torch.equal(run(module, hidden(9)), hidden(9))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("with_state", [False, True])
+def test_fused_kernels_get_what_they_expect(monkeypatch, packed, with_state):
+    """fla's calling convention, checked with stand-ins that run our definitions on what they are given."""
+
+    def simple_gla(q, k, v, g, scale, initial_state, output_final_state, cu_seqlens=None):
+        assert (scale, output_final_state) == (1.0, True)
+        return by_dialogue(naive, (q, k, v, g), initial_state, cu_seqlens)
+
+    def delta(q, k, v, g, beta, scale, initial_state, output_final_state, cu_seqlens=None):
+        assert (scale, output_final_state) == (1.0, True)
+        return by_dialogue(delta_naive, (q, k, v, g, beta), initial_state, cu_seqlens)
+
+    def by_dialogue(form, tensors, initial, bounds):
+        if bounds is None:
+            return form(*tensors, state=initial)
+        outputs, states = [], []
+        for index, (a, b) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
+            before = None if initial is None else initial[index : index + 1]
+            output, state = form(*(x[:, a:b] for x in tensors), state=before)
+            outputs.append(output)
+            states.append(state)
+        return torch.cat(outputs, 1), torch.cat(states)
+
+    modules = {
+        "fla.ops.simple_gla": type("module", (), {"chunk_simple_gla": staticmethod(simple_gla)}),
+        "fla.ops.gated_delta_rule": type("module", (), {"chunk_gated_delta_rule": staticmethod(delta)}),
+    }
+    monkeypatch.setattr(fused, "import_module", modules.__getitem__)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 50, 3, 8) for _ in range(3))
+    k = torch.nn.functional.normalize(k, dim=-1)
+    g, beta = -torch.rand(2, 50, 3), torch.rand(2, 50, 3)
+    state = torch.randn(2, 3, 8, 8) if with_state else None
+    ids = torch.stack([torch.arange(50) // 17, torch.arange(50) // 50]) if packed else None
+    for ours, theirs, tensors in (
+        (chunked, fused.gated_sum, (q, k, v, g)),
+        (delta_chunked, fused.gated_delta_rule, (q, k, v, g, beta)),
+    ):
+        for value, reference in zip(theirs(*tensors, ids, state), ours(*tensors, ids, state), strict=True):
+            close(value, reference)
+    assert not fused.installed() or torch.cuda.is_available()
