@@ -5,7 +5,7 @@ Import levels, lowest first; a module imports only from lower ones, and no other
     1  errors, bundled, dialogue, tokenizer,
        dialogue_files, layer_types                  text and files: neither torch nor transformers
     2  configuration, state, attention/, model          the network
-    3  termination, sampling, generate, checkpoint      decoding, folders
+    3  termination, sampling, generate, gpt2, checkpoint    decoding, folders
     4  bot, session                                     conversations
     5  evaluation/                                      measuring
     6  cli                                              commands

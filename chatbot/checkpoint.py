@@ -3,8 +3,9 @@
     config.json  model.safetensors  generation_config.json  tokenizer.json  tokenizer_config.json
     training.json (how it was made)  README.md (model card, optional)
 
-`python -m chatbot.checkpoint SOURCE TARGET --int8` writes a compact copy: every matrix as int8 with one fp32 scale a row
-(absolute maximum / 127), read back as floats.
+`python -m chatbot.checkpoint SOURCE TARGET` writes a copy: with --int8 a compact one, every matrix as int8 with one fp32
+scale a row (absolute maximum / 127), read back as floats. SOURCE can be a transformers GPT-2 folder (`chatbot.gpt2`), also
+one that has only a pytorch_model.bin; everything else reads weights from safetensors alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,18 +24,17 @@ import safetensors.torch
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from chatbot import gpt2
 from chatbot.bundled import locate
 from chatbot.configuration import XianliaoConfig
-from chatbot.errors import XianliaoError, explain_faults, first_line
+from chatbot.errors import CheckpointError, explain_faults, first_line
+from chatbot.layer_types import LAYER_TYPES
 from chatbot.model import INT8_SCALE_SUFFIX, XianliaoForCausalLM
-from chatbot.tokenizer import TOKENIZER_FILE, DialogueTokenizer
+from chatbot.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE, DialogueTokenizer
 
 CONFIG, WEIGHTS, GENERATION, TRAINING = "config.json", "model.safetensors", "generation_config.json", "training.json"
+PICKLED = "pytorch_model.bin"
 KEY_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
-
-
-class CheckpointError(XianliaoError):
-    """A checkpoint folder that cannot be found, read or written."""
 
 
 def resolve(checkpoint: str | Path) -> Path:
@@ -49,6 +49,12 @@ def resolve(checkpoint: str | Path) -> Path:
             f"There is no checkpoint folder {path}; check the path, or leave it out for the bundled one."
         )
     missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER_FILE) if not (path / name).is_file()]
+    if TOKENIZER_FILE in missing and (path / VOCABULARY_FILE).is_file():
+        missing.remove(TOKENIZER_FILE)
+    if missing == [WEIGHTS] and (path / PICKLED).is_file():
+        raise CheckpointError(
+            f"{path} has its weights in {PICKLED} only; convert it once: python -m chatbot.checkpoint {path} NEW_FOLDER"
+        )
     if missing:
         raise CheckpointError(
             f"{path} is no complete checkpoint: {' and '.join(missing)} missing; copy or train it again."
@@ -63,6 +69,8 @@ def load_model(checkpoint: str | Path, device: str = "cpu", dtype: torch.dtype =
         CheckpointError: A file is missing, cut short or does not fit the others.
     """
     path = resolve(checkpoint)
+    if is_foreign(path):
+        return import_gpt2(path).to(device=device, dtype=dtype).eval()
     config = load_config(path)
     disable_progress_bar()  # of transformers: weights this small load at once
     try:
@@ -77,6 +85,33 @@ def load_model(checkpoint: str | Path, device: str = "cpu", dtype: torch.dtype =
             f"{path / WEIGHTS} does not fit {CONFIG} ({', '.join(wrong)}); copy or train the checkpoint again."
         )
     return model.to(device).eval()
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a folder holds a model of another project, by its config.json."""
+    return read_json(path / CONFIG).get("model_type") != XianliaoConfig.model_type
+
+
+def import_gpt2(path: Path, layer_types: Sequence[str] = ("softmax",), pickled: bool = False) -> XianliaoForCausalLM:
+    """A transformers GPT-2 folder as one of our models; see `chatbot.gpt2`.
+
+    Args:
+        path: The folder.
+        layer_types: Mixers, repeated until every layer has one.
+        pickled: Read pytorch_model.bin instead of model.safetensors.
+
+    Raises:
+        CheckpointError, ImportedModelError, TokenizerError: What is missing, damaged or not GPT-2.
+    """
+    tokenizer = DialogueTokenizer.load(path)
+    config = gpt2.to_config(read_json(path / CONFIG), tokenizer, layer_types)
+    if pickled:
+        return gpt2.to_model(config, gpt2.read_bin(path / PICKLED), tokenizer)
+    try:
+        tensors = safetensors.torch.load_file(path / WEIGHTS)
+    except Exception as error:  # safetensors raises several kinds
+        raise CheckpointError(f"{path / WEIGHTS} cannot be read ({first_line(error)}); copy it again.") from None
+    return gpt2.to_model(config, tensors, tokenizer)
 
 
 def load_config(path: Path) -> XianliaoConfig:
@@ -184,27 +219,52 @@ def quantize(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return stored
 
 
-def compact(source: str | Path, target: str | Path) -> None:
-    """Copies a checkpoint with its matrices as int8."""
-    path = resolve(source)
+def copy(source: str | Path, target: str | Path, int8: bool = False, layer_types: Sequence[str] = ("softmax",)) -> None:
+    """Copies a checkpoint, ours or a GPT-2 folder, into our form.
+
+    Args:
+        source: A checkpoint folder, `default`, or a GPT-2 folder.
+        target: A new or empty folder.
+        int8: Store matrices as int8.
+        layer_types: Mixers of an imported model.
+
+    Raises:
+        CheckpointError, ImportedModelError, TokenizerError: What is wrong with the source or the target.
+    """
     if Path(target).exists() and (not Path(target).is_dir() or any(Path(target).iterdir())):
         raise CheckpointError(f"{target} exists and is not empty; give another folder.")
-    model = load_model(path)
-    generation, training = read_json(path / GENERATION), read_json(path / TRAINING)
-    training["weight_storage"] = "int8; the metrics are of the float weights"
-    save(target, model, DialogueTokenizer.load(path), generation, training, int8=True)
+    path = locate(source)
+    pickled = (path / PICKLED).is_file() and not (path / WEIGHTS).is_file()
+    if not pickled:
+        path = resolve(source)
+    if is_foreign(path):
+        model = import_gpt2(path, layer_types, pickled)
+        generation, training = {}, {"imported_from": path.name, "mixers": list(layer_types)}
+    else:
+        model, generation, training = load_model(path), read_json(path / GENERATION), read_json(path / TRAINING)
+    if int8:
+        training["weight_storage"] = "int8; the metrics are of the float weights"
+    save(target, model, DialogueTokenizer.load(path), generation, training, int8=int8)
     if (path / "README.md").is_file():
         shutil.copy(path / "README.md", Path(target) / "README.md")
 
 
 @explain_faults
-def main(argv: list[str] | None = None) -> int | None:
-    parser = argparse.ArgumentParser(prog="python -m chatbot.checkpoint", description="Write a compact copy.")
-    parser.add_argument("source", help="a checkpoint folder")
-    parser.add_argument("target", help="the folder to write")
-    parser.add_argument("--int8", action="store_true", required=True, help="int8 matrices with a scale per row")
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m chatbot.checkpoint", description=copy.__doc__.splitlines()[0])
+    parser.add_argument("source", help="checkpoint folder, `default`, or a transformers GPT-2 folder")
+    parser.add_argument("target", help="new folder")
+    parser.add_argument("--int8", action="store_true", help="int8 matrices with a scale per row")
+    parser.add_argument(
+        "--layer_types",
+        nargs="+",
+        choices=LAYER_TYPES,
+        default=["softmax"],
+        metavar="MIXER",
+        help="mixers of an imported GPT-2, repeated over its layers; softmax computes what it computed",
+    )
     args = parser.parse_args(argv)
-    compact(args.source, args.target)
+    copy(args.source, args.target, args.int8, args.layer_types)
     print(f"{args.target}: {(Path(args.target) / WEIGHTS).stat().st_size / 1e6:.1f} MB of weights")
 
 

@@ -11,6 +11,10 @@ class XianliaoError(ValueError):
     """A fault a user can cause; its message is one sentence, shown without a traceback."""
 
 
+class CheckpointError(XianliaoError):
+    """A checkpoint folder that cannot be found, read or written."""
+
+
 def first_line(error: BaseException) -> str:
     """What a library's exception says, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -24,7 +24,7 @@ from chatbot.attention import build_mixer
 from chatbot.attention.convolution import ShortConvolution
 from chatbot.attention.mixer import Tokens
 from chatbot.configuration import XianliaoConfig
-from chatbot.dialogue import IGNORED_LABEL
+from chatbot.dialogue import IGNORED_LABEL, DialogueError
 from chatbot.state import DialogueState
 
 INT8_SCALE_SUFFIX = ".int8_scale"
@@ -138,6 +138,12 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head
 
+    @property
+    def most_tokens(self) -> int | None:
+        """The longest dialogue, with learned positions or a Synthesizer; None is no limit."""
+        limited = any(name.startswith("synthesizer") for name in self.config.layer_types)
+        return self.config.max_position_embeddings if limited or self.position_embedding is not None else None
+
     def new_state(self) -> DialogueState:
         """An empty state, ready for the first token."""
         return DialogueState(self.config.num_hidden_layers)
@@ -215,7 +221,7 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
     def _embed_positions(self, positions: torch.Tensor) -> torch.Tensor:
         most = self.config.max_position_embeddings
         if int(positions.max()) >= most:
-            raise ValueError(
+            raise DialogueError(
                 f"This model has {most} positions and the dialogue {int(positions.max()) + 1} tokens; give a shorter one."
             )
         return self.position_embedding(positions)

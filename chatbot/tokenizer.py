@@ -1,7 +1,8 @@
 """The tokenizer: trained on the corpus, lossless, and deaf to special tokens in text.
 
 Byte-pair encoding over characters with byte fallback: whatever is not in the vocabulary is spelled in UTF-8 bytes, so
-there is no [UNK] and `decode(encode(x)) == x` for any Unicode text. The special tokens exist only as ids that
+there is no [UNK] and `decode(encode(x)) == x` for any Unicode text. An imported checkpoint keeps its own WordPiece
+tokenizer (BERT's), which is neither. The special tokens exist only as ids that
 `chatbot.dialogue` places; text that spells one ("[SEP]") is encoded as its characters.
 
 Needs neither torch nor transformers.
@@ -16,15 +17,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from chatbot.dialogue import valid_text
 from chatbot.errors import XianliaoError, first_line
 
 PAD, CLS, SEP = "[PAD]", "[CLS]", "[SEP]"
 SPECIAL_TOKENS = (PAD, CLS, SEP)
-TOKENIZER_FILE = "tokenizer.json"
+UNKNOWN = "[UNK]"
+TOKENIZER_FILE, VOCABULARY_FILE = "tokenizer.json", "vocab.txt"
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
+_BRACKETED = re.compile(r"\[[A-Za-z0-9]+\]")
+_WORD_END, _WORD_START = re.compile("[a-zA-Z0-9]$"), re.compile("[a-zA-Z0-9]")
 
 # A piece never mixes scripts: Chinese runs, other letters with the space before them, single digits, punctuation.
 _PIECES = r"\p{Han}+| ?[\p{L}&&[^\p{Han}]]+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
@@ -50,7 +54,11 @@ class DialogueTokenizer:
         self._tokenizer = tokenizer
         self.pad_id, self.cls_id, self.sep_id = (tokenizer.token_to_id(token) for token in SPECIAL_TOKENS)
         self.vocab_size = tokenizer.get_vocab_size()
+        self.is_wordpiece = isinstance(tokenizer.model, models.WordPiece)
         self.special_ids = frozenset((self.pad_id, self.cls_id, self.sep_id))
+        if self.is_wordpiece:  # [UNK], [MASK], speakers: never part of a reply
+            names = tokenizer.get_vocab()
+            self.special_ids |= {names[name] for name in names if _BRACKETED.fullmatch(name)}
         self._pieces = [self._piece(token) for token in range(self.vocab_size)]
 
     @classmethod
@@ -88,12 +96,14 @@ class DialogueTokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> DialogueTokenizer:
-        """Reads `tokenizer.json` of a folder.
+        """Reads `tokenizer.json` of a folder, or the `vocab.txt` of a BERT vocabulary.
 
         Raises:
             TokenizerError: The file is missing or damaged.
         """
         path = Path(folder) / TOKENIZER_FILE
+        if not path.is_file() and (Path(folder) / VOCABULARY_FILE).is_file():
+            return cls(_from_vocabulary(Path(folder)))
         if not path.is_file():
             raise TokenizerError(
                 f"There is no {TOKENIZER_FILE} in {folder}; give a prepared set or a checkpoint folder."
@@ -120,6 +130,8 @@ class DialogueTokenizer:
             "clean_up_tokenization_spaces": False,
             "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         }
+        if self.is_wordpiece:
+            config["unk_token"] = UNKNOWN
         text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
         (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
@@ -138,6 +150,8 @@ class DialogueTokenizer:
 
     def decode(self, ids: Iterable[int], errors: Literal["replace", "ignore"] = "replace") -> str:
         """Text of ids. Special tokens have no text; bytes that are no UTF-8 become U+FFFD, or nothing."""
+        if self.is_wordpiece:
+            return self._decode_words(ids)
         parts: list[str] = []
         spelled = bytearray()
         for token in ids:
@@ -155,6 +169,23 @@ class DialogueTokenizer:
         """`decode` without the bytes of an unfinished or broken character: it only grows as ids are added."""
         return self.decode(ids, "ignore")
 
+    def _decode_words(self, ids: Iterable[int]) -> str:
+        """Text of WordPiece ids: a space between two words in Latin letters or digits, none beside Chinese."""
+        text = ""
+        for token in ids:
+            piece = self._pieces[token]
+            if piece.startswith("##"):
+                text += piece[2:]
+            elif _WORD_END.search(text) and _WORD_START.match(piece):
+                text += " " + piece
+            else:
+                text += piece
+        return text
+
+    def id_of(self, token: str) -> int | None:
+        """Id of a token by its name in the vocabulary, None when there is none."""
+        return self._tokenizer.token_to_id(token)
+
     def _piece(self, token: int) -> str | bytes:
         """What a token stands for: text, a byte, or nothing for a special token."""
         if token in self.special_ids:
@@ -165,6 +196,23 @@ class DialogueTokenizer:
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Each id's name in the vocabulary, to show a person."""
         return [self._tokenizer.id_to_token(token) for token in ids]
+
+
+def _from_vocabulary(folder: Path) -> Tokenizer:
+    """BERT's tokenizer from a vocab.txt; it lower-cases unless tokenizer_config.json says otherwise."""
+    lines = (folder / VOCABULARY_FILE).read_text(encoding="utf-8").split("\n")
+    vocabulary = {name.rstrip("\r"): index for index, name in enumerate(lines) if name or index < len(lines) - 1}
+    settings: dict = {}
+    if (folder / "tokenizer_config.json").is_file():
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=settings.get("do_lower_case", True))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    spaced = decoders.Replace(Regex(r" (?=[\p{Han}\p{P}])"), "")
+    tokenizer.decoder = decoders.Sequence([decoders.WordPiece(cleanup=True), spaced])
+    special = [token for token in (*SPECIAL_TOKENS, UNKNOWN) if token in vocabulary]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return tokenizer
 
 
 def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:

@@ -89,7 +89,7 @@ class Run:
         self.tokenizer, self.data, self.progress = tokenizer, data, progress
         self.layout = data.layout
         self.shape = {name: getattr(model.config, name) for name in SHAPE}
-        self.ancestor = None if settings.init is None else read_json(resolve(settings.init) / TRAINING)
+        self.ancestor = None if settings.init is None else ancestor_of(resolve(settings.init))
         optimizer = build_optimizer(model, settings)
         if progress["step"]:
             load_state(output, model, optimizer)
@@ -279,6 +279,12 @@ def _build_model(settings: TrainSettings, tokenizer: DialogueTokenizer) -> Xianl
             )
         return load_model(path)
     return build_model(settings.model, tokenizer)
+
+
+def ancestor_of(checkpoint: Path) -> dict:
+    """How the checkpoint that a run starts from was made, as far as it says."""
+    path = checkpoint / TRAINING
+    return read_json(path) if path.is_file() else {"imported_from": checkpoint.name}
 
 
 def build_model(shape: ModelSettings, tokenizer: DialogueTokenizer) -> XianliaoForCausalLM:

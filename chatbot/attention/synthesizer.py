@@ -28,6 +28,7 @@ from transformers import initialization as init  # leaves alone what was loaded
 from chatbot.attention.mixer import Form, Mixer, Tokens, rotary
 from chatbot.attention.softmax import visible
 from chatbot.configuration import XianliaoConfig
+from chatbot.dialogue import DialogueError
 from chatbot.state import MixerState
 
 FACTOR_RANK = 8
@@ -150,7 +151,7 @@ class Synthesizer(Mixer):
         past = {} if state is None else state.tensors
         values, keys, columns, keep, segments = self._with_past(v, k, tokens, past)
         if int(columns.max()) >= self.length:
-            raise ValueError(
+            raise DialogueError(
                 f"This Synthesizer has {self.length} positions and the dialogue {int(columns.max()) + 1} tokens; give a"
                 " shorter one, or train with a larger max_position_embeddings."
             )

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from chatbot.checkpoint import CheckpointError, compact, load_model, resolve
+from chatbot.checkpoint import CheckpointError, copy, load_model, resolve
 from chatbot.configuration import XianliaoConfig
 from chatbot.model import XianliaoForCausalLM
 from tests.conftest import ROOT, tiny_config
@@ -138,9 +138,9 @@ def test_save_and_load(checkpoint, model, ids):
 
 @torch.no_grad()
 def test_int8_storage(checkpoint, model, ids, tmp_path):
-    compact(checkpoint, tmp_path / "small")
+    copy(checkpoint, tmp_path / "small", int8=True)
     with pytest.raises(CheckpointError, match="not empty"):
-        compact(checkpoint, tmp_path / "small")
+        copy(checkpoint, tmp_path / "small", int8=True)
     size = (tmp_path / "small" / "model.safetensors").stat().st_size
     assert size < 0.45 * (checkpoint / "model.safetensors").stat().st_size
     loaded = load_model(tmp_path / "small")

@@ -1,0 +1,185 @@
+"""A GPT-2 folder, of the form CDial-GPT2 and gpt2-chinese have, becomes one of our models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from chatbot.bot import Chatbot
+from chatbot.checkpoint import CheckpointError, copy, import_gpt2, load_model, main
+from chatbot.gpt2 import ImportedModelError
+from chatbot.tokenizer import DialogueTokenizer
+
+WORDS = "你好呀今天气真不错我也觉得去公园吧吃饭了吗什么是猫狗喜欢，。？！"
+VOCABULARY = [
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[speaker1]", "[speaker2]"),
+    *dict.fromkeys(WORDS),
+    *("hello", "world", "##s", "new", "york", "1", "2", "[", "]", "sep"),
+]
+
+
+def write_folder(folder: Path, speakers: bool = True, **changes) -> GPT2LMHeadModel:
+    """A random GPT-2 in `folder` with a BERT vocabulary, in transformers' own form."""
+    folder.mkdir()
+    names = [name if speakers or "speaker" not in name else f"[unused{i}]" for i, name in enumerate(VOCABULARY)]
+    (folder / "vocab.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(names), "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
+    model = GPT2LMHeadModel(GPT2Config(**{**sizes, "initializer_range": 0.2, **changes})).eval()
+    for parameter in model.parameters():  # biases and norms that matter
+        if parameter.ndim == 1:
+            parameter.data += torch.randn_like(parameter) * 0.1
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gpt2") / "source"
+    return folder, write_folder(folder)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["gelu_new", "gelu", "relu"])
+@pytest.mark.parametrize("speakers", [True, False])
+def test_logits_equal_those_of_transformers(tmp_path, activation, speakers):
+    theirs = write_folder(tmp_path / "source", speakers, activation_function=activation)
+    ours = load_model(tmp_path / "source")
+    ids = torch.randint(0, len(VOCABULARY), (2, 100))
+    turn = torch.arange(100).expand(2, -1) // 9 % 2
+    types = turn + VOCABULARY.index("[speaker1]") if speakers else None
+    expected = theirs(ids, token_type_ids=types).logits
+    torch.testing.assert_close(ours(ids, token_type_ids=turn).logits, expected, rtol=1e-4, atol=1e-4)
+    state = ours.new_state()  # and in parts, through the cache
+    parts = [
+        ours(ids[:, a:b], token_type_ids=turn[:, a:b], past_key_values=state).logits for a, b in ((0, 60), (60, 100))
+    ]
+    torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_left_padding_and_packing_count_positions_from_the_dialogue(source):
+    ours = load_model(source[0])
+    ids = torch.randint(7, len(VOCABULARY), (1, 40))
+    alone = ours(ids).logits
+    padded = torch.cat([torch.zeros(1, 6, dtype=torch.int64), ids], 1)
+    mask = (torch.arange(46) >= 6).long()[None]
+    torch.testing.assert_close(ours(padded, attention_mask=mask).logits[:, 6:], alone, rtol=1e-4, atol=1e-4)
+    segments = torch.tensor([[0] * 25 + [1] * 40])
+    row = torch.cat([ids[:, :25], ids], 1)
+    torch.testing.assert_close(ours(row, segment_ids=segments).logits[:, 25:], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_greedy_generate_equals_that_of_transformers(source):
+    folder, theirs = source
+    ids = torch.tensor([[2, 8, 9, 10, 3]])
+    options = {"max_new_tokens": 20, "do_sample": False, "pad_token_id": 0, "eos_token_id": 3}
+    one_speaker = torch.zeros_like(theirs.transformer.wte.weight[:2])
+    ours = load_model(folder)
+    ours.speaker_embedding.weight.data = one_speaker
+    mask = torch.ones_like(ids)
+    assert torch.equal(
+        ours.generate(ids, attention_mask=mask, **options), theirs.generate(ids, attention_mask=mask, **options)
+    )
+
+
+def test_with_linear_layers_it_is_an_initialisation(source, tmp_path):
+    copy(source[0], tmp_path / "linear", layer_types=["linear_gated", "linear_gated", "sliding_softmax"])
+    model, softmax = load_model(tmp_path / "linear"), load_model(source[0])
+    assert model.config.layer_types == ["linear_gated", "linear_gated", "sliding_softmax"]
+    for name, tensor in softmax.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    ids = torch.randint(7, len(VOCABULARY), (1, 40))
+    assert model(ids, labels=ids).loss.isfinite()
+
+
+def test_it_chats_with_its_own_tokenizer(source):
+    bot = Chatbot.from_pretrained(source[0])
+    turns = ["你好呀", "hello worlds", "今天去 New York 吃饭吗？[SEP]"]
+    assert bot.tokenizer.decode(bot.tokenizer.encode(turns[1])) == "hello worlds"
+    assert bot.tokenizer.decode(bot.tokenizer.encode("今天new york吃饭")) == "今天new york吃饭"
+    assert bot.tokenizer.sep_id not in bot.tokenizer.encode(turns[2])
+    assert bot.tokenizer.encode("龘") == [bot.tokenizer.id_of("[UNK]")]
+    reply = bot.respond(turns, seed=1)
+    assert reply == bot.respond(turns, seed=1) or reply.token_ids == bot.respond(turns, seed=1).token_ids
+    assert not set(reply.token_ids) & bot.tokenizer.special_ids
+    assert bot.respond(turns * 12, seed=1).stop_reason in ("eos", "floor", "limit")  # never beyond its 128 positions
+
+
+def test_a_converted_folder_is_one_of_ours(source, tmp_path):
+    main([str(source[0]), str(tmp_path / "ours")])
+    ids = torch.randint(0, len(VOCABULARY), (2, 30))
+    assert torch.equal(load_model(tmp_path / "ours")(ids).logits, load_model(source[0])(ids).logits)
+    assert DialogueTokenizer.load(tmp_path / "ours").to_json() == DialogueTokenizer.load(source[0]).to_json()
+    assert Chatbot.from_pretrained(tmp_path / "ours").reply(["你好"], seed=3)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert (
+        tokenizer.decode(tokenizer("今天真不错hello", add_special_tokens=False)["input_ids"]).replace(" ", "")
+        == "今天真不错hello"
+    )
+
+
+def test_a_bin_is_converted_once_by_command(tmp_path):
+    theirs = write_folder(tmp_path / "source")
+    (tmp_path / "source" / "model.safetensors").unlink()
+    torch.save(theirs.state_dict(), tmp_path / "source" / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"convert it once: python -m chatbot.checkpoint"):
+        load_model(tmp_path / "source")
+    copy(tmp_path / "source", tmp_path / "ours")
+    ids = torch.randint(0, len(VOCABULARY), (1, 30))
+    with torch.no_grad():
+        ours, expected = load_model(tmp_path / "ours"), theirs(ids, token_type_ids=torch.full_like(ids, 5)).logits
+        torch.testing.assert_close(ours(ids).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (print, ("run!",))
+
+
+def test_a_bin_with_code_is_refused_and_not_run(tmp_path, capsys):
+    write_folder(tmp_path / "source")
+    (tmp_path / "source" / "model.safetensors").unlink()
+    torch.save({"wte.weight": Bomb()}, tmp_path / "source" / "pytorch_model.bin")
+    with pytest.raises(ImportedModelError, match="plain tensors"):
+        copy(tmp_path / "source", tmp_path / "ours")
+    assert "run!" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "openai-gpt"}, "GPT-1 .* normalises after"),
+        ({"model_type": "llama"}, "'llama' cannot be imported"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ({"n_layer": 4}, "no blocks.3"),
+        ({"n_layer": 2}, "unknown blocks.2"),
+        ({"n_positions": 64}, "position_embedding.weight of shape"),
+        ({"activation_function": "sine"}, "hidden_act"),
+    ],
+)
+def test_what_cannot_be_imported_is_refused_in_words(tmp_path, changes, words):
+    write_folder(tmp_path / "source")
+    path = tmp_path / "source" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+    with pytest.raises(ImportedModelError, match=words):
+        import_gpt2(tmp_path / "source")
+
+
+def test_training_takes_it_with_init(source, tmp_path, dialogues):
+    from data_prep.build import PrepareSettings, build
+    from training.loop import train
+    from training.settings import TrainSettings
+
+    file = tmp_path / "own.jsonl"
+    file.write_text("\n".join(json.dumps(turns, ensure_ascii=False) for turns in dialogues[:30]), encoding="utf-8")
+    build([str(file)], tmp_path / "set", PrepareSettings(tokenizer=str(source[0]), valid_share=0.1))
+    common = {"data": [str(tmp_path / "set")], "row_tokens": 64, "max_steps": 2, "device": "cpu", "warmup_steps": 1}
+    train(TrainSettings(output=str(tmp_path / "tuned"), init=str(source[0]), **common))
+    tuned = Chatbot.from_pretrained(tmp_path / "tuned")
+    assert tuned.model.config.layer_types == ["softmax"] * 3
+    assert tuned.reply(["你好"], seed=0) is not None
