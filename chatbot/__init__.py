@@ -5,10 +5,11 @@ Import levels, lowest first; a module imports only from lower ones, and no other
     1  errors, bundled, dialogue, tokenizer,
        dialogue_files, layer_types                  text and files: neither torch nor transformers
     2  configuration, state, attention/, model          the network
-    3  termination, sampling, generate, gpt2, checkpoint    decoding, folders
-    4  bot, session                                     conversations
-    5  evaluation/                                      measuring
-    6  cli                                              commands
+    3  native/, steps                                   one decoding step, compiled where that is possible
+    4  termination, sampling, generate, gpt2, checkpoint    decoding, folders
+    5  bot, session                                     conversations
+    6  evaluation/                                      measuring
+    7  cli                                              commands
 
     from chatbot import Chatbot, ChatSession
     bot = Chatbot.from_pretrained("default")

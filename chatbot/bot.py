@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from chatbot.generate import decode
 from chatbot.model import XianliaoForCausalLM
 from chatbot.sampling import ReplySettings, Vocabulary
 from chatbot.state import DialogueState
+from chatbot.steps import make_native
 from chatbot.termination import StopReason
 from chatbot.tokenizer import DialogueTokenizer
 
@@ -82,13 +84,16 @@ class Chatbot:
         Args:
             checkpoint: A folder, or `default`.
             device: auto, cpu, cuda or mps.
-            dtype: auto, float32, float16 or bfloat16; auto is float32 on CPU and bfloat16 on CUDA.
+            dtype: auto, float32, float16, bfloat16 or int8; auto is float32 on CPU and bfloat16 on CUDA. int8 decodes
+                with int8 products on the CPU (the prompt is read in float32); where that cannot be it warns and
+                takes float32.
 
         Raises:
             CheckpointError, TokenizerError: What is missing or damaged.
         """
         path = resolve(checkpoint)
-        device, torch_dtype = pick_device(device, dtype)
+        int8 = dtype == "int8"
+        device, torch_dtype = pick_device("cpu" if int8 and device == "auto" else device, "float32" if int8 else dtype)
         settings = settings_from(read_json(path / GENERATION) if (path / GENERATION).is_file() else {})
         tokenizer = DialogueTokenizer.load(path)
         model = load_model(path, device, torch_dtype)
@@ -96,6 +101,11 @@ class Chatbot:
             raise DialogueError(
                 f"{path} has a tokenizer of {tokenizer.vocab_size} tokens but a model of {model.config.vocab_size};"
                 " copy or train the checkpoint again."
+            )
+        if not make_native(model, int8) and int8:
+            warnings.warn(
+                "int8 decoding needs the CPU, a C compiler and linear or sliding-window layers: decoding in float32.",
+                stacklevel=2,
             )
         return cls(model, tokenizer, settings, path.name)
 
@@ -203,5 +213,5 @@ def pick_device(device: str = "auto", dtype: str = "auto") -> tuple[str, torch.d
         raise XianliaoError(f"There is no device {device!r} here; use auto or one of: {there}.")
     dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if dtype != "auto" and dtype not in dtypes:
-        raise XianliaoError(f"There is no dtype {dtype!r}; use auto or one of: {', '.join(dtypes)}.")
+        raise XianliaoError(f"There is no dtype {dtype!r}; use auto, int8 or one of: {', '.join(dtypes)}.")
     return device, dtypes.get(dtype, torch.bfloat16 if device == "cuda" else torch.float32)

@@ -15,7 +15,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", default="default", metavar="DIR", help="checkpoint folder (default: the bundled one)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default %(default)s)")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default %(default)s)")
+    parser.add_argument(
+        "--dtype", default="auto", help="auto, float32, float16, bfloat16 or int8 (default %(default)s)"
+    )
 
 
 def build_chat_parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from chatbot.errors import XianliaoError
 from chatbot.model import XianliaoForCausalLM
 from chatbot.sampling import ReplySettings, Vocabulary, truncation
 from chatbot.state import DialogueState
+from chatbot.steps import start_steps
 from chatbot.termination import StopReason
 
 
@@ -94,6 +95,7 @@ def decode(
     draws = [random.Random(seed) for seed in seeds]
     alive = list(range(len(drafts)))
     speakers = torch.tensor(reply_speakers, device=logits.device)
+    steps = start_steps(model, state)
     for emitted in range(settings.limit_tokens + 1):
         tokens = _choose(logits, emitted, settings, vocabulary, [drafts[i] for i in alive], [draws[i] for i in alive])
         going = [place for place, i in enumerate(alive) if drafts[i].stop_reason is None]
@@ -102,11 +104,10 @@ def decode(
             return
         if len(going) < len(alive):
             kept = torch.tensor(going, device=logits.device)
-            state.select(kept)
+            steps.select(kept)
             speakers = speakers[kept]
             tokens, alive = [tokens[place] for place in going], [alive[place] for place in going]
-        ids = torch.tensor(tokens, device=logits.device)[:, None]
-        logits = model(ids, token_type_ids=speakers[:, None], past_key_values=state).logits[:, -1]
+        logits = steps(torch.tensor(tokens, device=logits.device), speakers)
 
 
 def _choose(
@@ -119,29 +120,26 @@ def _choose(
 ) -> list[int]:
     """Chooses a token for each row, extends or ends its draft, and returns the tokens."""
     end_id = vocabulary.end_id
-    logits = logits.float()
-    if torch.isnan(logits).any() or torch.isposinf(logits).any():
-        raise GenerationError("The model's output is not a number; the checkpoint is damaged or its training diverged.")
+    logits = logits.float().clone()
+    if vocabulary.banned_ids:
+        logits[:, list(vocabulary.banned_ids)] = -math.inf
+    if emitted < settings.min_reply_tokens:
+        logits[:, end_id] = -math.inf
+    _check(logits)
     if emitted >= settings.limit_tokens:
         for draft in drafts:
             draft.stop_reason = "limit"
         return [end_id] * len(drafts)
-    logits = logits.clone()
-    logits[:, list(vocabulary.banned_ids)] = -math.inf
-    if emitted < settings.min_reply_tokens:
-        logits[:, end_id] = -math.inf
-    if torch.isneginf(logits).all(-1).any():
-        raise GenerationError(
-            "The model leaves no token to choose; the checkpoint is damaged or its training diverged."
-        )
+    floor = settings.floor if settings.floor is not None and emitted > settings.floor.start_tokens else None
     own = logits.log_softmax(-1)
-    heated = (logits / settings.temperature).log_softmax(-1) if settings.method == "sample" else own
-    floored = settings.floor.apply(heated, emitted, end_id) if settings.floor else heated
     if settings.method == "greedy":
-        tokens = floored.argmax(-1).tolist()
-        unfloored = heated.argmax(-1).tolist() if settings.floor else tokens
+        tokens = unfloored = own.argmax(-1).tolist()
+        if floor is not None:
+            tokens = floor.apply(own, emitted, end_id).argmax(-1).tolist()
         by_floor = [token == end_id != other for token, other in zip(tokens, unfloored, strict=True)]
     else:
+        heated = (logits / settings.temperature).log_softmax(-1)
+        floored = heated if floor is None else floor.apply(heated, emitted, end_id)
         tokens, by_floor = _draw(heated, floored, settings, end_id, draws)
     for row, (draft, token) in enumerate(zip(drafts, tokens, strict=True)):
         draft.log_prob += own[row, token].item()
@@ -152,13 +150,24 @@ def _choose(
     return tokens
 
 
+def _check(logits: torch.Tensor) -> None:
+    """Refuses what cannot be decoded; the largest logit of a row shows a NaN, an infinity and that nothing is left."""
+    largest = logits.amax(-1).tolist()
+    if any(math.isnan(value) or value == math.inf for value in largest):
+        raise GenerationError("The model's output is not a number; the checkpoint is damaged or its training diverged.")
+    if -math.inf in largest:
+        raise GenerationError(
+            "The model leaves no token to choose; the checkpoint is damaged or its training diverged."
+        )
+
+
 def _draw(
     heated: torch.Tensor, floored: torch.Tensor, settings: ReplySettings, end_id: int, draws: list[random.Random]
 ) -> tuple[list[int], list[bool]]:
     """Inverse-CDF sampling with EOS first: u < p(eos) ends the reply, and would have without the floor iff u < p0(eos)."""
     rules = truncation(settings, end_id)
     probabilities = rules(None, floored).cpu().double().softmax(-1)
-    if settings.floor is not None:
+    if floored is not heated:
         unfloored_end = rules(None, heated).cpu().double().softmax(-1)[:, end_id].tolist()
     end = probabilities[:, end_id].tolist()
     probabilities[:, end_id] = 0
@@ -168,7 +177,7 @@ def _draw(
         u = draw.random()
         if u < end[row]:
             tokens.append(end_id)
-            by_floor.append(settings.floor is not None and u >= unfloored_end[row])
+            by_floor.append(floored is not heated and u >= unfloored_end[row])
             continue
         place = torch.searchsorted(
             cumulative[row], min(u - end[row], cumulative[row, -1].item() * (1 - 1e-12)), right=True

@@ -21,7 +21,6 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import cached_file
 
 from chatbot.attention import build_mixer
-from chatbot.attention.convolution import ShortConvolution
 from chatbot.attention.mixer import Tokens
 from chatbot.configuration import XianliaoConfig
 from chatbot.dialogue import IGNORED_LABEL, DialogueError
@@ -55,23 +54,19 @@ class FeedForward(nn.Module):
 
 
 class Block(GradientCheckpointingLayer):
-    """x + mixer(convolution(norm(x))), then x + feed_forward(norm(x)); x is `[B, T, D]`."""
+    """x + mixer(norm(x)), then x + feed_forward(norm(x)); x is `[B, T, D]`."""
 
     def __init__(self, config: XianliaoConfig, layer_index: int):
         super().__init__()
         self.index = layer_index
         norm = {"normalized_shape": config.hidden_size, "eps": config.layer_norm_eps, "bias": config.use_bias}
         self.mixer_norm = nn.LayerNorm(**norm)
-        self.convolution = ShortConvolution(config.hidden_size, config.short_conv) if config.short_conv else None
         self.mixer = build_mixer(config, layer_index)
         self.feed_forward_norm = nn.LayerNorm(**norm)
         self.feed_forward = FeedForward(config)
 
     def forward(self, x: torch.Tensor, tokens: Tokens, state: DialogueState | None, form: str = "auto"):
-        h = self.mixer_norm(x)
-        if self.convolution is not None:
-            h = self.convolution(h, tokens, None if state is None else state.convolution(self.index))
-        x = x + self.mixer(h, tokens, None if state is None else state.mixer(self.index), form)
+        x = x + self.mixer(self.mixer_norm(x), tokens, None if state is None else state.layers[self.index], form)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 

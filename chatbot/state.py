@@ -20,9 +20,9 @@ class MixerState(CacheLayerMixin):
         self.tensors: dict[str, torch.Tensor] = {}
         self.tokens = 0
 
-    def remember(self, new_tokens: int, **tensors: torch.Tensor) -> None:
-        """Replaces the tensors after `new_tokens` more tokens."""
-        self.tensors = tensors
+    def remember(self, new_tokens: int = 0, **tensors: torch.Tensor) -> None:
+        """Replaces these tensors, after `new_tokens` more tokens."""
+        self.tensors = {**self.tensors, **tensors}
         self.tokens += new_tokens
         self.is_initialized = True
 
@@ -66,7 +66,7 @@ class MixerState(CacheLayerMixin):
 
 
 class DialogueState(Cache):
-    """What all mixers, and the short convolutions before them, remember, and where each row is in its dialogue.
+    """What all mixers remember, and where each row is in its dialogue.
 
     With linear layers and sliding windows its size does not depend on the number of tokens seen.
 
@@ -76,15 +76,7 @@ class DialogueState(Cache):
 
     def __init__(self, num_layers: int):
         self.num_layers = num_layers
-        super().__init__(layers=[MixerState() for _ in range(2 * num_layers + 1)])
-
-    def mixer(self, index: int) -> MixerState:
-        """State of the mixer of a block."""
-        return self.layers[index]
-
-    def convolution(self, index: int) -> MixerState:
-        """State of the short convolution of a block."""
-        return self.layers[self.num_layers + index]
+        super().__init__(layers=[MixerState() for _ in range(num_layers + 1)])
 
     def positions(self, keep: torch.Tensor) -> torch.Tensor:
         """Positions int64 `[B, T]` of the next tokens, counted without padding; counts them as seen."""

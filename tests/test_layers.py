@@ -22,6 +22,7 @@ ALLOWED = {
 LEVELS = (  # of the chatbot package, lowest first; see its docstring
     {"errors", "bundled", "dialogue", "tokenizer", "dialogue_files", "layer_types", "registration"},
     {"configuration", "state", "attention", "model"},
+    {"native", "steps"},
     {"termination", "sampling", "generate", "gpt2", "checkpoint"},
     {"bot", "session"},
     {"evaluation"},

@@ -6,13 +6,30 @@ Neighbouring tokens meet without attention (H3, arXiv 2212.14052; as a residual 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init  # leaves alone what was loaded
 
-from chatbot.attention.mixer import Tokens
 from chatbot.state import MixerState
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a mixer is told about the T tokens of its B rows; `None` is the plain case.
+
+    Attributes:
+        keep: bool `[B, T]`, False at padding.
+        segment_ids: int `[B, T]`, non-decreasing: which packed dialogue a token belongs to. A state given with them is
+            of the dialogue of the first token.
+        positions: int64 `[B, T]`, position in the dialogue, counted without padding.
+    """
+
+    keep: torch.Tensor | None = None
+    segment_ids: torch.Tensor | None = None
+    positions: torch.Tensor | None = None
 
 
 class ShortConvolution(nn.Module):
@@ -42,7 +59,7 @@ class ShortConvolution(nn.Module):
         else:
             wide, segments, back = _without_gaps(x, past, tokens)
         if state is not None:
-            state.remember(x.shape[1], inputs=wide[:, wide.shape[1] - self.size + 1 :])
+            state.remember(inputs=wide[:, wide.shape[1] - self.size + 1 :])
         mixed = self._taps(wide, segments)
         if back is not None:
             mixed = mixed.gather(1, back[..., None].expand_as(mixed))

@@ -147,7 +147,7 @@ class GatedDeltaRule(Mixer):
         init_log_rate(self.log_rate)
 
     def forward(self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None, form: Form = "auto"):
-        q, k, v = (F.silu(part) for part in self.project(x))
+        q, k, v = (F.silu(part) for part in self.project(x, tokens, state))
         q, k = F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
         decay, strength = self.gate_proj(x).float().split(self.heads, -1)
         log_decay = -self.log_rate.float().exp() * F.softplus(decay)

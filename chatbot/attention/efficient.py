@@ -113,10 +113,12 @@ class EfficientAttention(Mixer):
         super().__init__(config)
 
     def forward(self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None, form: Form = "auto"):
-        q, k, v = self.project(x)
+        q, k, v = self.project(x, tokens, state)
         if tokens.keep is not None:
             k = k.masked_fill(~tokens.keep[..., None, None], NOTHING)
-        carried = (state.tensors["mean"], state.tensors["level"]) if state is not None and state.tensors else None
+        carried = (
+            (state.tensors["mean"], state.tensors["level"]) if state is not None and "mean" in state.tensors else None
+        )
         run = naive if form == "naive" else chunked
         output, (mean, level) = run(q, k, v, tokens.segment_ids, carried)
         if state is not None:

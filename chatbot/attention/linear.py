@@ -78,7 +78,7 @@ class FeatureMapAttention(Mixer):
         return *rotated, q, k
 
     def forward(self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None, form: Form = "auto"):
-        q, k, v = self.project(x)
+        q, k, v = self.project(x, tokens, state)
         q, k, q_below, k_below = self.features(q, k, tokens)
         still = torch.zeros(v.shape[:3], device=v.device)  # log decay 0: nothing is forgotten
         carried = {} if state is None else state.tensors
@@ -116,7 +116,7 @@ class DecayedAttention(Mixer):
         return -rate * F.softplus(self.gate_proj(x).float())
 
     def forward(self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None, form: Form = "auto"):
-        q, k, v = self.project(x)
+        q, k, v = self.project(x, tokens, state)
         q, k = F.silu(q), F.silu(k) * self.key_dim**-0.5
         log_decay = self.log_decay(x)
         if tokens.keep is not None:

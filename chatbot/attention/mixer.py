@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from chatbot.attention.convolution import ShortConvolution, Tokens
 from chatbot.configuration import XianliaoConfig
 from chatbot.state import MixerState
 
 Form = Literal["auto", "naive"]
 """`auto` takes the step for one token with a state and the parallel form otherwise; `naive` is the definition."""
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """What a mixer is told about the T tokens of its B rows; `None` is the plain case.
-
-    Attributes:
-        keep: bool `[B, T]`, False at padding.
-        segment_ids: int `[B, T]`, non-decreasing: which packed dialogue a token belongs to. A state given with them is
-            of the dialogue of the first token.
-        positions: int64 `[B, T]`, position in the dialogue, counted without padding.
-    """
-
-    keep: torch.Tensor | None = None
-    segment_ids: torch.Tensor | None = None
-    positions: torch.Tensor | None = None
 
 
 class Mixer(nn.Module):
@@ -50,14 +34,18 @@ class Mixer(nn.Module):
         inner = self.heads * self.head_dim
         width = self.heads * (2 * self.key_dim + self.head_dim)
         self.qkv_proj = nn.Linear(config.hidden_size, width, bias=config.use_bias)
+        self.convolution = ShortConvolution(width, config.short_conv) if config.short_conv else None
         self.o_proj = nn.Linear(inner, config.hidden_size, bias=config.use_bias)
         self.o_proj.into_residual = True
         self.output_gate_proj = nn.Linear(config.hidden_size, inner, bias=False) if config.output_gate else None
 
-    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """x `[B, T, D]` -> q, k `[B, T, H, K]`, v `[B, T, H, V]`."""
+    def project(self, x: torch.Tensor, tokens: Tokens, state: MixerState | None):
+        """x `[B, T, D]` -> q, k `[B, T, H, K]`, v `[B, T, H, V]`, after the short convolution."""
         widths = [self.heads * self.key_dim] * 2 + [self.heads * self.head_dim]
-        return tuple(part.unflatten(2, (self.heads, -1)) for part in self.qkv_proj(x).split(widths, dim=2))
+        qkv = self.qkv_proj(x)
+        if self.convolution is not None:
+            qkv = self.convolution(qkv, tokens, state)
+        return tuple(part.unflatten(2, (self.heads, -1)) for part in qkv.split(widths, dim=2))
 
     def finish(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Gates and projects what was mixed: `[B, T, H, V]` -> `[B, T, D]`."""

@@ -109,12 +109,18 @@ class SoftmaxAttention(Mixer):
 
     def forward(self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None, form: Form = "auto"):
         length = x.shape[1]
-        q, k, v = self.project(x)
+        q, k, v = self.project(x, tokens, state)
         if self.rotates:
             q, k = (rotary(part, tokens.positions, self.theta) for part in (q, k))
         past = {} if state is None else state.tensors
         keys, values, keep, positions, segments = self._with_past(k, v, tokens, past)
-        if form == "auto" and not past and self.window is not None and length > 2 * self.window and keep is None:
+        if (
+            form == "auto"
+            and "keys" not in past
+            and self.window is not None
+            and length > 2 * self.window
+            and keep is None
+        ):
             output = windowed(q, k, v, self.window, segments)
         else:
             seen = self._visible(tokens, keep, positions, segments, length, keys.shape[1], x.device)
@@ -131,7 +137,7 @@ class SoftmaxAttention(Mixer):
     def _with_past(self, k, v, tokens: Tokens, past: dict[str, torch.Tensor]):
         """Keys, values, keep, positions and segments `[B, S, ...]` of what is remembered and of what is new."""
         keep, segments, positions = tokens.keep, tokens.segment_ids, tokens.positions
-        if not past:
+        if "keys" not in past:
             return k, v, keep, positions, segments
         remembered = past["keys"].shape[1]
         if keep is not None or "keep" in past:

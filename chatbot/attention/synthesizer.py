@@ -145,7 +145,7 @@ class Synthesizer(Mixer):
             init.zeros_(self.mixture)
 
     def forward(self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None, form: Form = "auto"):
-        q, k, v = self.project(x)
+        q, k, v = self.project(x, tokens, state)
         if self.key_dim and self.rotates:
             q, k = (rotary(part, tokens.positions, self.theta) for part in (q, k))
         past = {} if state is None else state.tensors
@@ -171,7 +171,7 @@ class Synthesizer(Mixer):
         """Values, keys, columns of B, keep and segments `[B, S, ...]`, of what is remembered and of what is new."""
         keep = torch.ones_like(v[:, :, 0, 0], dtype=torch.bool) if tokens.keep is None else tokens.keep
         columns, segments = tokens.positions, tokens.segment_ids
-        if not past:
+        if "values" not in past:
             return v, k, columns, keep, segments
         if segments is not None:
             segments = torch.cat([segments[:, :1].expand(-1, past["values"].shape[1]), segments], 1)

@@ -33,10 +33,14 @@ SHAPE = ModelSettings(
     head_dim=64,
     intermediate_size=768,
     max_position_embeddings=ROW,
-    sliding_window=64,
+    sliding_window=128,
 )
 EXTRAS = {"": {}, "+conv": {"short_conv": 4}, "+gate": {"output_gate": True}}
-HYBRIDS = {f"{name}:sliding 3:1": [name] * 3 + ["sliding_softmax"] for name in ("linear_gated", "gated_delta")}
+HYBRIDS = {
+    f"{name}:sliding {share}:1": [name] * share + ["sliding_softmax"]
+    for name in ("linear_gated", "gated_delta")
+    for share in (3, 1)
+}
 STRETCHES = {"early": (0, 64), "late": (64, ROW), "beyond": (ROW, 4 * ROW)}
 """Turns by the position of their first token in the dialogue."""
 
