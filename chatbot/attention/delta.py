@@ -18,10 +18,12 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from chatbot.attention import fused
 from chatbot.attention.linear import init_log_rate
 from chatbot.attention.mixer import Form, Mixer, Tokens
+from chatbot.attention.recurrence import decay_factors
 from chatbot.configuration import XianliaoConfig
 from chatbot.state import MixerState
 
@@ -134,6 +136,106 @@ def chunked(
     return output.movedim(1, 3).flatten(1, 2)[:, :length].to(dtype), carry
 
 
+class ChunkedDeltaRule(torch.autograd.Function):
+    """`chunked` in fp32 with its gradient by hand; not twice differentiable.
+
+    The decays enter through exp(c_i) with what reads at i (q_i, and k_i in the erasing rows) and exp(-c_j) with what is
+    written at j, c being the running sum of g: dc = q.dq + k.dk(reading) - k.dk(writing), and g_t is in every c_i, i >= t.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, log_decay, beta, segment_ids, state, chunk: int):
+        batch, length, heads, _ = q.shape
+        shape = (batch, heads, length // chunk)
+
+        def split(x: torch.Tensor) -> torch.Tensor:  # [B, T, H, K] -> [B H N, C, K]
+            return x.unflatten(1, (-1, chunk)).permute(0, 3, 1, 2, 4).reshape(-1, chunk, x.shape[-1])
+
+        q, k, v, beta = split(q), split(k), split(v), split(beta[..., None])
+        cumulative = log_decay.unflatten(1, (-1, chunk)).movedim(3, 1).cumsum(-1)
+        decay, into, onto, through = decay_factors(cumulative, segment_ids, chunk)
+        decay, into, onto = decay.view(-1, chunk, chunk), into.view(-1, chunk, 1), onto.view(-1, chunk, 1)
+        lower = torch.bmm(k, k.mT).mul_(decay).mul_(beta).tril_(-1)
+        eye = torch.eye(chunk, device=q.device).expand_as(lower)
+        inverse = torch.linalg.solve_triangular(lower + eye, eye, upper=False, unitriangular=True)
+        fresh = torch.bmm(inverse, v * beta)  # [B H N, C, V]
+        erased = torch.bmm(inverse, k * (beta * into))  # [B H N, C, K]
+        scores = torch.bmm(q, k.mT).mul_(decay)
+        keys = (k * onto).unflatten(0, shape)
+        written = fresh.unflatten(0, shape).clone()
+        by_chunk = erased.unflatten(0, shape)
+        carry = q.new_zeros(batch, heads, q.shape[-1], v.shape[-1]) if state is None else state.float()
+        states = q.new_empty(*shape, *carry.shape[2:])
+        for n in range(shape[2]):
+            states[:, :, n] = carry
+            written[:, :, n] -= by_chunk[:, :, n] @ carry
+            carry = through[:, :, n, None, None] * carry + keys[:, :, n].mT @ written[:, :, n]
+        written, states = written.flatten(0, 2), states.flatten(0, 2)
+        output = torch.bmm(scores, written).baddbmm_(q * into, states)
+        saved = (q, k, v, beta, decay, into, onto, through, inverse, fresh, erased, scores, written, states, carry)
+        ctx.save_for_backward(*saved)
+        ctx.shape, ctx.has_state = shape, state is not None
+        return output.unflatten(0, shape).permute(0, 2, 3, 1, 4).reshape(batch, length, heads, -1), carry
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, output_gradient, last_gradient):
+        q, k, v, beta, decay, into, onto, through, inverse, fresh, erased, scores, written, states, last = (
+            ctx.saved_tensors
+        )
+        shape, chunk = ctx.shape, q.shape[1]
+        do = output_gradient.unflatten(1, (-1, chunk)).permute(0, 3, 1, 2, 4).reshape(-1, chunk, v.shape[-1])
+        # From the last chunk to the first: gradients of what is written, and of the state after each chunk.
+        dwritten = torch.bmm(scores.mT, do).unflatten(0, shape)
+        reading = torch.bmm((q * into).mT, do).unflatten(0, shape)
+        keys, by_chunk = (k * onto).unflatten(0, shape), erased.unflatten(0, shape)
+        after = torch.empty_like(reading)
+        carry = last_gradient
+        for n in reversed(range(shape[2])):
+            after[:, :, n] = carry
+            dwritten[:, :, n] += keys[:, :, n] @ carry
+            carry = through[:, :, n, None, None] * carry + reading[:, :, n] - by_chunk[:, :, n].mT @ dwritten[:, :, n]
+        dwritten, after = dwritten.flatten(0, 2), after.flatten(0, 2)
+        inner = torch.bmm(do, written.mT).mul_(decay)
+        dq = torch.bmm(do, states.mT).mul_(into).baddbmm_(inner, k)
+        dk_writing = torch.bmm(written, after.mT).mul_(onto).baddbmm_(inner.mT, q)
+        # Through the triangular solve.
+        dright_v = torch.bmm(inverse.mT, dwritten)
+        dright_k = torch.bmm(inverse.mT, torch.bmm(dwritten, states.mT)).neg_()
+        dlower = torch.bmm(dright_v, fresh.mT).baddbmm_(dright_k, erased.mT).neg_().mul_(decay).tril_(-1)
+        rows = torch.bmm(dlower, k)
+        dk_reading = dright_k * into
+        dbeta = (dright_v * v).sum(-1) + ((dk_reading + rows) * k).sum(-1)
+        dk_reading = dk_reading.add_(rows).mul_(beta)
+        dk_writing.baddbmm_(dlower.mT, k * beta)
+        dv = dright_v.mul_(beta)
+        dc = (q * dq).sum(-1) + (k * (dk_reading - dk_writing)).sum(-1)
+        dc = dc.view(*shape[:2], -1)
+        dc[..., -1] += (last * last_gradient).sum((-1, -2))
+        dg = dc.flip(-1).cumsum(-1).flip(-1).movedim(1, 2)
+        dbeta = dbeta.view(*shape[:2], -1).movedim(1, 2)
+
+        def join(x: torch.Tensor) -> torch.Tensor:  # [B H N, C, K] -> [B, T, H, K]
+            return x.unflatten(0, shape).permute(0, 2, 3, 1, 4).reshape(shape[0], shape[2] * chunk, shape[1], -1)
+
+        gradients = join(dq), join(dk_reading.add_(dk_writing)), join(dv), dg, dbeta
+        return *gradients, None, carry if ctx.has_state else None, None
+
+
+def chunked_fast(q, k, v, log_decay, beta, segment_ids=None, state=None, chunk_size: int = 64):
+    """`chunked` through `ChunkedDeltaRule`, in fp32."""
+    length = q.shape[1]
+    chunk = min(chunk_size, length)
+    padding = -length % chunk
+    if padding:
+        q, k, v = (F.pad(x, (0, 0, 0, 0, 0, padding)) for x in (q, k, v))
+        log_decay, beta = (F.pad(x, (0, 0, 0, padding)) for x in (log_decay, beta))
+        if segment_ids is not None:
+            segment_ids = torch.cat([segment_ids, segment_ids[:, -1:].expand(-1, padding)], 1)
+    output, last = ChunkedDeltaRule.apply(q, k, v, log_decay.float(), beta.float(), segment_ids, state, chunk)
+    return output[:, :length], last
+
+
 class GatedDeltaRule(Mixer):
     """SiLU on q, k and v; q and k of length 1; a decay and a write strength per head from the token; a norm per head."""
 
@@ -163,7 +265,8 @@ class GatedDeltaRule(Mixer):
         elif fused.available(x):
             output, carried = fused.gated_delta_rule(*arguments, tokens.segment_ids, carried)
         else:
-            output, carried = chunked(*arguments, tokens.segment_ids, carried, self.chunk_size)
+            run = chunked_fast if v.dtype == torch.float32 and form == "auto" else chunked
+            output, carried = run(*arguments, tokens.segment_ids, carried, self.chunk_size)
         if state is not None:
             state.remember(x.shape[1], recurrent=carried)
         return self.finish(x, F.layer_norm(output.to(x.dtype), (self.head_dim,), eps=self.eps))

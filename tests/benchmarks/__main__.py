@@ -1,19 +1,44 @@
-"""make bench: one table of ratios, both sides run in turn on one thread."""
+"""make bench: one table of ratios, all sides run in turn on one thread."""
 
 from __future__ import annotations
 
+import argparse
 import platform
 import sys
+import time
 
 import torch
 
-from tests.benchmarks import speed
+from chatbot.bot import Chatbot
+from tests.benchmarks import decoding_speed, training_speed
+from tests.benchmarks.measure import to_markdown
+from training.memory import keep_freed_memory
+
+PARTS = {
+    "training": training_speed.step_rows,
+    "packing": lambda rounds: [training_speed.padded_row(rounds)],
+    "decoding": decoding_speed.single_rows,
+    "batch": lambda rounds: [decoding_speed.batch_row(rounds)],
+    "context": decoding_speed.context_rows,
+}
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
     print(f"{platform.machine()}, torch {torch.__version__}, one thread, medians of CPU time", file=sys.stderr)
-    print(speed.to_markdown(speed.run()))
-    print(speed.loading_row())
+    rows = [row for name in args.only for row in PARTS[name](args.rounds)]
+    print(to_markdown(rows))
+    if "decoding" in args.only:
+        print(decoding_speed.int8_price())
+        started = time.perf_counter()
+        bot = Chatbot.from_pretrained()
+        size = bot.model.num_parameters() / 1e6
+        print(f"loading the default checkpoint ({size:.1f}M): {time.perf_counter() - started:.2f} s")
     return 0
 
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from chatbot.attention.recurrence import chunked, naive, step
+from chatbot.attention.recurrence import chunked, chunked_fast, naive, step
 
 LENGTHS = (1, 63, 64, 65, 500)
 
@@ -47,7 +47,7 @@ def close(a, b, tolerance=1e-4):
 @pytest.mark.parametrize("with_state", [False, True])
 def test_forms_agree_in_values_and_gradients(length, with_state):
     results = []
-    for form in (naive, chunked, run_steps):
+    for form in (naive, chunked, chunked_fast, run_steps):
         q, k, v, g, state = inputs(length, state=with_state)
         tensors = [tensor.requires_grad_() for tensor in (q, k, v, g)] + (
             [state.requires_grad_()] if with_state else []
@@ -67,9 +67,35 @@ def test_forms_agree_on_packed_dialogues(length, every):
         q, k, v, g, state = inputs(length, state=with_state)
         ids = segments(length, every)
         reference, last = naive(q, k, v, g, ids, state)
-        output, last_chunked = chunked(q, k, v, g, ids, state)
-        close(output, reference)
-        close(last_chunked, last)
+        for form in (chunked, chunked_fast):
+            output, last_chunked = form(q, k, v, g, ids, state)
+            close(output, reference)
+            close(last_chunked, last)
+
+
+@pytest.mark.parametrize("every", [1, 7, 64, 90])
+@pytest.mark.parametrize("with_state", [False, True])
+def test_gradients_agree_on_packed_dialogues(every, with_state):
+    results = []
+    for form in (naive, chunked, chunked_fast):
+        tensors = [tensor.requires_grad_() for tensor in inputs(200, state=with_state) if tensor is not None]
+        state = tensors[4] if with_state else None
+        output, last = form(*tensors[:4], segments(200, every), state)
+        (output.sin().sum() + last.cos().sum()).backward()
+        results.append([tensor.grad for tensor in tensors])
+    for other in results[1:]:
+        for value, reference in zip(other, results[0], strict=True):
+            close(value, reference)
+
+
+def test_strong_decays_stay_finite():
+    q, k, v, g, _ = inputs(200)
+    tensors = [tensor.requires_grad_() for tensor in (q, k, v, g * 1e4)]
+    output, last = chunked_fast(*tensors)
+    (output.sum() + last.sum()).backward()
+    for value, reference in zip(naive(*tensors), (output, last), strict=True):
+        close(reference, value)
+    assert all(tensor.grad.isfinite().all() for tensor in (q, k, v))
 
 
 def test_packed_dialogues_equal_separate_ones():
@@ -104,12 +130,13 @@ def test_naive_and_step_do_not_see_the_future_bit_for_bit(planted):
         assert not torch.equal(before[:, 25:], after[:, 25:])
 
 
-def test_chunked_does_not_see_the_future():
+@pytest.mark.parametrize("form", [chunked, chunked_fast])
+def test_chunked_does_not_see_the_future(form):
     q, k, v, g, _ = inputs(150)
-    before, _ = chunked(q, k, v, g)
+    before, _ = form(q, k, v, g)
     for tensor in (q, k, v):
         tensor[:, 100] = 1e4
-    after, _ = chunked(q, k, v, g)
+    after, _ = form(q, k, v, g)
     close(after[:, :100], before[:, :100], 1e-6)
 
 
@@ -117,7 +144,7 @@ def test_the_leak_test_catches_a_leaking_form(monkeypatch):
     """The same check on chunked attention without its causal mask fails."""
     monkeypatch.setattr(torch.Tensor, "tril", lambda tensor: tensor)
     with pytest.raises(AssertionError):
-        test_chunked_does_not_see_the_future()
+        test_chunked_does_not_see_the_future(chunked)
 
 
 def test_bf16_stays_finite_over_4096_tokens():

@@ -1,0 +1,142 @@
+"""Decoding beside transformers' generate and CTranslate2, beside the memory floor, at long contexts, and int8's price."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from chatbot.bot import Chatbot
+from chatbot.dialogue import IGNORED_LABEL, count_units
+from chatbot.dialogue_files import read_dialogues
+from chatbot.generate import decode
+from chatbot.sampling import ReplySettings, Vocabulary
+from chatbot.steps import make_native, start_steps
+from tests.benchmarks.measure import Row, alternate, faster, reading_seconds
+from tests.benchmarks.peers import VOCABULARY, ctranslate2_generator, gpt2, multiplied, ours
+from tests.conftest import SAMPLES
+
+PROMPT, REPLY = 16, 64
+SETTINGS = ReplySettings("greedy", floor_start_tokens=REPLY, max_reply_tokens=REPLY, min_reply_tokens=REPLY)
+
+
+@torch.inference_mode()
+def decode_ours(model, rows: int = 1) -> None:
+    """Prompt and 64 greedy tokens, floor and token choice included."""
+    prompt = torch.randint(3, VOCABULARY, (rows, PROMPT))
+    output = model(prompt, use_cache=True, logits_to_keep=1)
+    state, logits = output.past_key_values, output.logits[:, -1]
+    for _ in decode(model, state, logits, [1] * rows, SETTINGS, Vocabulary(2, (0, 1)), range(rows)):
+        pass
+
+
+def generate(model, rows: int = 1) -> None:
+    prompt = torch.randint(3, VOCABULARY, (rows, PROMPT))
+    lengths = {"max_new_tokens": REPLY, "min_new_tokens": REPLY}
+    model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, pad_token_id=0, **lengths)
+
+
+def single_rows(rounds: int = 5) -> list[Row]:
+    """Batch 1, one thread: fp32 and int8 against generate, CTranslate2 and the time to read the weights once."""
+    peer = gpt2(positions=1024).eval()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, int8, wanted in (("fp32", False, (1.7, None)), ("int8", True, (5.0, 1.0))):
+            model = ours().eval()
+            compiled = make_native(model, int8)
+            if int8 and not compiled:
+                continue
+            works: dict[str, Callable[[], object]] = {
+                "ours": lambda model=model: decode_ours(model),
+                "generate": lambda: generate(peer),
+            }
+            generator = ctranslate2_generator(peer, Path(folder), {"fp32": "float32", "int8": "int8"}[kind])
+            if generator is not None:
+                works["CTranslate2"] = lambda generator=generator: generate_ctranslate2(generator)
+            seconds = {name: value / REPLY for name, value in alternate(works, rounds).items()}
+            what = f"greedy 12M, batch 1, {kind}{'' if compiled else ' (not compiled)'}"
+            rows.append(faster(what, "generate, GPT-2 fp32", seconds["ours"], seconds["generate"], wanted[0]))
+            if generator is not None:
+                name = f"CTranslate2, GPT-2 {kind}"
+                rows.append(faster(what, name, seconds["ours"], seconds["CTranslate2"], wanted[1]))
+            floor = reading_seconds(multiplied(model), int8)
+            rows.append(faster(what, "reading the weights", seconds["ours"], floor, 0.5 if int8 else None))
+    return rows
+
+
+def generate_ctranslate2(generator, rows: int = 1) -> None:
+    prompt = [["的"] * PROMPT for _ in range(rows)]
+    lengths = {"max_length": REPLY, "min_length": REPLY, "include_prompt_in_result": False}
+    result = generator.generate_batch(prompt, sampling_topk=1, **lengths)
+    assert len(result[0].sequences_ids[0]) == REPLY
+
+
+def batch_row(rounds: int = 3, rows: int = 16) -> Row:
+    """30M, batch 16: int8 where it is compiled, against generate."""
+    model, peer = ours("30M").eval(), gpt2("30M", positions=1024).eval()
+    compiled = make_native(model, int8=True)
+    seconds = alternate({"ours": lambda: decode_ours(model, rows), "generate": lambda: generate(peer, rows)}, rounds)
+    kind = "int8" if compiled else "fp32 (not compiled)"
+    per_token = {name: value / REPLY / rows for name, value in seconds.items()}
+    what = f"greedy 30M, batch {rows}, {kind}"
+    return faster(what, "generate, GPT-2 fp32", per_token["ours"], per_token["generate"], 4.5)
+
+
+@torch.inference_mode()
+def context_rows(rounds: int = 5, contexts: tuple[int, ...] = (256, 1024, 4096, 16384)) -> list[Row]:
+    """One step after a long history: ours against softmax with a KV cache; state in MB in the text."""
+    model = ours().eval()
+    make_native(model)
+    softmax = ours(layer_types=["softmax"] * 6, short_conv=0, output_gate=False).eval()
+    rows, first = [], None
+    token, speaker = torch.tensor([5]), torch.tensor([1])
+    for length in contexts:
+        ids = torch.randint(3, VOCABULARY, (1, length))
+        states = [net(ids, use_cache=True, logits_to_keep=1).past_key_values for net in (model, softmax)]
+        steps = start_steps(model, states[0])
+
+        def run_ours(steps=steps) -> None:
+            for _ in range(16):
+                steps(token, speaker)
+
+        def run_softmax(state=states[1]) -> None:
+            copy = state.clone()
+            for _ in range(16):
+                softmax(token[None], past_key_values=copy)
+
+        seconds = alternate({"ours": run_ours, "softmax": run_softmax}, rounds)
+        ours_mb, peer_mb = (state.nbytes() / 1e6 for state in states)
+        what = f"step at context {length:,} ({ours_mb:.2f} MB; softmax {peer_mb:.1f} MB)"
+        rows.append(faster(what, "softmax, KV cache", seconds["ours"] / 16, seconds["softmax"] / 16))
+        first = first or seconds["ours"]
+    what = f"step at context {contexts[-1]:,} against {contexts[0]}"
+    rows.append(faster(what, f"ours at {contexts[0]}", seconds["ours"] / 16, first / 16, 1 / 1.1))
+    return rows
+
+
+@torch.inference_mode()
+def int8_price(checkpoint: str = "default", dialogues: list[list[str]] | None = None) -> str:
+    """nats/unit of step-by-step scoring in fp32 and int8, on dialogues the bundled model was not trained on to suit."""
+    bot = Chatbot.from_pretrained(checkpoint)
+    texts = dialogues or list(islice(read_dialogues(SAMPLES), 100))
+    samples = [bot.layout.lay_out([bot.tokenizer.encode(turn) for turn in turns]) for turns in texts]
+    found = {}
+    for int8 in (False, True):
+        if not make_native(bot.model, int8):
+            return "int8: not compiled here"
+        found[int8] = sum(_step_nats(bot.model, sample) for sample in samples) / sum(map(count_units, texts))
+    return f"int8 costs {found[True] - found[False]:+.4f} nats/unit ({found[False]:.4f} in fp32; wanted: at most +0.01)"
+
+
+def _step_nats(model, sample) -> float:
+    first = torch.tensor([[sample.input_ids[0]]])
+    output = model(first, token_type_ids=torch.tensor([[sample.speaker_ids[0]]]), use_cache=True)
+    steps, logits, nats = start_steps(model, output.past_key_values), output.logits[:, -1], 0.0
+    for token, speaker, label in zip(sample.input_ids[1:], sample.speaker_ids[1:], sample.labels[1:], strict=True):
+        if label != IGNORED_LABEL:
+            nats -= logits.log_softmax(-1)[0, label].item()
+        logits = steps(torch.tensor([token]), torch.tensor([speaker]))
+    return nats

@@ -1,0 +1,62 @@
+"""The benchmarks run and measure what they say; their figures are not judged here."""
+
+from __future__ import annotations
+
+import pytest
+
+from chatbot import native
+from tests.benchmarks import bakeoff, decoding_speed, training_speed
+from tests.benchmarks.measure import alternate, faster, matmul_peak, more, reading_seconds, to_markdown
+from tests.benchmarks.peers import NanoGPT, gpt2, multiplied, ours
+
+
+def test_alternating_measures_each():
+    calls = []
+    seconds = alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
+    assert calls == ["a", "b"] * 3
+    assert set(seconds) == {"a", "b"}
+
+
+def test_ratios_above_one_are_ahead_and_a_missed_target_is_marked():
+    rows = [faster("x", "peer", 0.001, 0.002, 1.5), more("y", "peer", 100, 2.0, 1.0, 1.1)]
+    assert [row.ratio for row in rows] == [2.0, 0.5]
+    first, second = to_markdown(rows).splitlines()[2:]
+    assert first.endswith("≥ 1.5 |")
+    assert second.endswith("≥ 1.1 ✗ |")
+
+
+def test_the_peers_have_our_size():
+    sizes = [multiplied(model) for model in (ours(), gpt2())]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
+    nano = sum(p.numel() for name, p in NanoGPT().named_parameters() if p.ndim == 2 and "positions" not in name)
+    assert nano == pytest.approx(sizes[1], rel=0.01)
+
+
+def test_the_lengths_are_like_those_of_lccc():
+    lengths = sorted(training_speed.lccc_like_lengths())
+    assert lengths[len(lengths) // 2] == pytest.approx(28, abs=2)
+    assert 300 < lengths[int(0.99 * len(lengths))] < 450
+
+
+def test_candidates_get_equal_parameters(tokenizer):
+    known = bakeoff.candidates()
+    from training.loop import build_model
+
+    sizes = {
+        name: build_model(bakeoff.with_equal_parameters(known[name].model, tokenizer), tokenizer).num_parameters()
+        for name in ("softmax", "linear_gated+conv+gate", "linear_taylor2", "gated_delta:sliding 3:1+gate")
+    }
+    assert max(sizes.values()) < 1.01 * min(sizes.values())
+
+
+@pytest.mark.slow
+def test_the_tables():
+    rows = [*training_speed.step_rows(rounds=1, lengths=(256,)), training_speed.padded_row(rounds=1)]
+    rows += decoding_speed.single_rows(rounds=1) + decoding_speed.context_rows(rounds=1, contexts=(64, 256))
+    rows.append(decoding_speed.batch_row(rounds=1, rows=2))
+    assert all(row.ours > 0 and row.peer > 0 for row in rows)
+    assert to_markdown(rows).count("\n") == len(rows) + 1
+    assert matmul_peak(1) > 1e9
+    assert reading_seconds(512 * 512, int8=True, rounds=1) > 0
+    if native.library() is not None:
+        assert "int8 costs" in decoding_speed.int8_price()

@@ -1,0 +1,95 @@
+"""Training beside GPT-2 and a nanoGPT-style model, and useful tokens beside a padded Trainer pipeline."""
+
+from __future__ import annotations
+
+import tempfile
+
+import torch
+from transformers import Trainer, TrainingArguments
+
+from chatbot.dialogue import IGNORED_LABEL
+from tests.benchmarks.measure import Row, alternate, matmul_peak, more
+from tests.benchmarks.peers import VOCABULARY, NanoGPT, gpt2, multiplied, ours
+from training.batching import Piece, pack
+
+TOKENS = 4096
+TARGETS = {256: 1.1, 1024: 1.3, 4096: 1.9}
+
+
+def step_rows(rounds: int = 5, lengths: tuple[int, ...] = tuple(TARGETS)) -> list[Row]:
+    """An optimizer step over 4,096 tokens at several row lengths; the share of the matmul peak in the same run."""
+    rows = []
+    networks = {"ours": ours(), "GPT-2": gpt2(positions=4096), "nanoGPT": NanoGPT()}
+    optimizers = {name: torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True) for name, net in networks.items()}
+    for length in lengths:
+        ids = torch.randint(3, VOCABULARY, (TOKENS // length, length))
+
+        def step(name: str, ids: torch.Tensor = ids) -> None:
+            output = networks[name](input_ids=ids, labels=ids)
+            (output if name == "nanoGPT" else output.loss).backward()
+            optimizers[name].step()
+            optimizers[name].zero_grad()
+
+        peaks = [matmul_peak()]
+        seconds = alternate({name: lambda name=name: step(name) for name in networks}, rounds)
+        peaks.append(matmul_peak())
+        what = f"training 12M, rows of {length}"
+        rows.append(more(what, "GPT-2", TOKENS, seconds["ours"], seconds["GPT-2"], TARGETS.get(length)))
+        rows.append(more(what, "nanoGPT", TOKENS, seconds["ours"], seconds["nanoGPT"]))
+        peak = sum(peaks) / 2
+        reached = 6 * multiplied(networks["ours"]) * TOKENS / seconds["ours"]
+        what = f"{what}: share of the matmul peak"
+        rows.append(Row(what, "GFLOP/s", reached / 1e9, peak / 1e9, "1,024³ matmul", reached / peak, 0.75))
+    return rows
+
+
+def padded_row(rounds: int = 3, lengths: list[int] | None = None) -> Row:
+    """Useful tokens of dialogues of LCCC's lengths: packed rows of ours against a Trainer that pads to the longest."""
+    lengths = lccc_like_lengths() if lengths is None else lengths
+    pieces = [Piece(index, 0, 1, length) for index, length in enumerate(lengths)]
+    packed = pack(pieces, 512, 0, 0)[:8]
+    used = sum(lengths[index] for row in packed for index in row)
+    ids = torch.randint(3, VOCABULARY, (8, 512))
+    segments = torch.zeros_like(ids)
+    for number, row in enumerate(packed):
+        end = 0
+        for segment, index in enumerate(row):
+            segments[number, end:] = segment
+            end += lengths[index]
+    model = ours()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def packed_step() -> None:
+        model(input_ids=ids, segment_ids=segments, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    peer = gpt2(positions=1024)
+    chosen = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(0))[:64].tolist()
+    data = [{"input_ids": torch.randint(3, VOCABULARY, (lengths[index],))} for index in chosen]
+
+    def collate(samples: list[dict]) -> dict[str, torch.Tensor]:
+        padded = torch.nn.utils.rnn.pad_sequence([s["input_ids"] for s in samples], batch_first=True)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(s["input_ids"]) for s in samples], batch_first=True)
+        return {"input_ids": padded, "attention_mask": mask, "labels": padded.masked_fill(mask == 0, IGNORED_LABEL)}
+
+    def trainer_steps() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = TrainingArguments(
+                folder, per_device_train_batch_size=32, num_train_epochs=1, save_strategy="no", report_to=[],
+                logging_strategy="no", use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False,
+            )  # fmt: skip
+            Trainer(peer, arguments, train_dataset=data, data_collator=collate).train()
+
+    seconds = alternate({"ours": packed_step, "Trainer": trainer_steps}, rounds)
+    useful = sum(lengths[index] for index in chosen)
+    mine, theirs = used / seconds["ours"], useful / seconds["Trainer"]
+    return Row(
+        "useful tokens on LCCC lengths", "tokens / CPU s", mine, theirs, "padded Trainer, GPT-2", mine / theirs, 4
+    )
+
+
+def lccc_like_lengths(count: int = 4000) -> list[int]:
+    """Lengths in tokens with LCCC's median of 28 and its tail (99th percentile near 380), log-normal."""
+    draws = torch.empty(count).log_normal_(3.33, 1.12, generator=torch.Generator().manual_seed(0))
+    return [int(value) for value in draws.clamp(6, 512)]
