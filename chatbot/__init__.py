@@ -3,9 +3,9 @@
 Import levels, lowest first; a module imports only from lower ones, and no other room of the project:
 
     1  errors, bundled, dialogue, tokenizer,
-       dialogue_files, layer_types                  text and files: neither torch nor transformers
+       dialogue_files, layer_types, native/         text, files, the C library: neither torch nor transformers
     2  configuration, state, attention/, model          the network
-    3  native/, steps                                   one decoding step, compiled where that is possible
+    3  native_network, steps                            one decoding step, compiled where that is possible
     4  termination, sampling, generate, gpt2, checkpoint    decoding, folders
     5  bot, session                                     conversations
     6  evaluation/                                      measuring

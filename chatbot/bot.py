@@ -70,7 +70,9 @@ class Chatbot:
         self.layout = LAYOUTS[model.config.layout](tokenizer)
         self.context_tokens = model.config.context_tokens
         if model.most_tokens is not None:  # prompt and reply must have places
-            self.context_tokens = max(2, min(self.context_tokens, model.most_tokens - settings.limit_tokens - 1))
+            half = model.most_tokens // 2
+            self.settings = settings.with_changes(max_reply_tokens=min(settings.limit_tokens, half))
+            self.context_tokens = min(self.context_tokens, half - 1)
         self.max_message_tokens = self.context_tokens // 2
         banned = tokenizer.special_ids - {self.layout.end_of_turn_id}
         self.vocabulary = Vocabulary(self.layout.end_of_turn_id, tuple(sorted(banned)))

@@ -190,7 +190,9 @@ def save(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = {**model.config.to_diff_dict(), "architectures": ["XianliaoForCausalLM"]}
+    # All of ours, also what is a default today: a later default must not change an old checkpoint.
+    own = {name: getattr(model.config, name) for name in XianliaoConfig.__annotations__}
+    config = {**model.config.to_diff_dict(), **own, "architectures": ["XianliaoForCausalLM"]}
     config["weight_storage"] = "int8" if int8 else "float"
     with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=folder) as temporary:
         tokenizer.save(temporary)

@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PretrainedConfig
 
 from chatbot.dialogue import LAYOUTS
-from chatbot.layer_types import LAYER_TYPES
+from chatbot.layer_types import DEFAULT_LAYER_TYPES, LAYER_TYPES, repeat_layer_types
 
 SYNTHESIZER_PARTS = ("dense", "random", "fixed_random", "fact_dense", "fact_random", "dot_product")
 POSITIONS = ("rope", "learned", "none")
@@ -25,7 +25,7 @@ class XianliaoConfig(PretrainedConfig):
         head_dim: Width K of a head's query and key, and of its value.
         intermediate_size: Width of the feed-forward layer.
         hidden_act: Activation of the feed-forward layer: gelu (exact, by erf), gelu_new (tanh), relu or silu.
-        layer_types: The mixer of each block, from `LAYER_TYPES`; `None` means `linear_gated` everywhere.
+        layer_types: The mixer of each block, from `LAYER_TYPES`; `None` repeats `DEFAULT_LAYER_TYPES`.
         chunk_size: Tokens that the chunked form of linear attention works on at a time.
         short_conv: Tokens that a short convolution before each mixer sees; 0 leaves it out.
         output_gate: Whether the mixers' output is multiplied by SiLU of a projection of their input.
@@ -58,7 +58,7 @@ class XianliaoConfig(PretrainedConfig):
     layer_types: list[str] | None = None
     chunk_size: int = 64
     short_conv: int = 0
-    output_gate: bool = False
+    output_gate: bool = True
     use_bias: bool = False
     positions: str = "rope"
     rope_theta: float = 10000.0
@@ -79,7 +79,7 @@ class XianliaoConfig(PretrainedConfig):
 
     def __post_init__(self, **kwargs):
         if self.layer_types is None:
-            self.layer_types = ["linear_gated"] * self.num_hidden_layers
+            self.layer_types = repeat_layer_types(DEFAULT_LAYER_TYPES, self.num_hidden_layers)
         if self.synthesizer_mixture is None:
             self.synthesizer_mixture = ["fact_random", "dot_product"]
         super().__post_init__(**kwargs)

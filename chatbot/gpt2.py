@@ -16,6 +16,7 @@ import torch
 
 from chatbot.configuration import XianliaoConfig
 from chatbot.errors import CheckpointError
+from chatbot.layer_types import repeat_layer_types
 from chatbot.model import XianliaoForCausalLM
 from chatbot.tokenizer import DialogueTokenizer
 
@@ -84,7 +85,8 @@ def to_config(settings: dict, tokenizer: DialogueTokenizer, layer_types: Sequenc
             head_dim=width // heads,
             intermediate_size=settings.get("n_inner") or 4 * width,
             hidden_act=ACTIVATIONS.get(activation, activation),
-            layer_types=[layer_types[index % len(layer_types)] for index in range(layers)],
+            layer_types=repeat_layer_types(layer_types, layers),
+            output_gate=False,
             use_bias=True,
             positions="learned",
             max_position_embeddings=positions,

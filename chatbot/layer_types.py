@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import cycle, islice
+
 LAYER_TYPES = {
     "linear_gated": "linear attention with a decay per head, computed from the token",
     "linear_decay": "linear attention with a fixed decay per head",
@@ -20,3 +23,11 @@ LAYER_TYPES = {
     "synthesizer_fact_random": "random as a product of two thin matrices",
     "synthesizer_mixture": "a mixture of the above, or of them and softmax attention's q.k",
 }
+
+DEFAULT_LAYER_TYPES = ("linear_gated", "sliding_softmax")
+"""Repeated over the layers; with the output gate the choice of the bake-off (chatbot/attention/README.md)."""
+
+
+def repeat_layer_types(pattern: Sequence[str], num_layers: int) -> list[str]:
+    """The mixer of each layer: the pattern again and again."""
+    return list(islice(cycle(pattern), num_layers))

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from chatbot.native.network import NativeNetwork
+from chatbot.native_network import NativeNetwork
 from chatbot.state import DialogueState
 
 

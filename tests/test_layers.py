@@ -20,9 +20,9 @@ ALLOWED = {
     "ui": {"ui", "chatbot"},
 }
 LEVELS = (  # of the chatbot package, lowest first; see its docstring
-    {"errors", "bundled", "dialogue", "tokenizer", "dialogue_files", "layer_types", "registration"},
+    {"errors", "bundled", "dialogue", "tokenizer", "dialogue_files", "layer_types", "registration", "native"},
     {"configuration", "state", "attention", "model"},
-    {"native", "steps"},
+    {"native_network", "steps"},
     {"termination", "sampling", "generate", "gpt2", "checkpoint"},
     {"bot", "session"},
     {"evaluation"},

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
-from itertools import count, cycle, islice
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from chatbot.configuration import XianliaoConfig
 from chatbot.dialogue import LAYOUTS
 from chatbot.dialogue_files import load_manifest
 from chatbot.evaluation.quality import Quality, measure_quality
+from chatbot.layer_types import repeat_layer_types
 from chatbot.model import XianliaoForCausalLM
 from chatbot.sampling import ReplySettings
 from chatbot.tokenizer import DialogueTokenizer
@@ -294,7 +295,7 @@ def build_model(shape: ModelSettings, tokenizer: DialogueTokenizer) -> XianliaoF
         SettingsError: The shape is not one that a model can have.
     """
     sizes = asdict(shape)
-    layer_types = list(islice(cycle(sizes.pop("layer_types")), shape.num_hidden_layers))
+    layer_types = repeat_layer_types(sizes.pop("layer_types"), shape.num_hidden_layers)
     ids = {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
     try:
         config = XianliaoConfig(vocab_size=tokenizer.vocab_size, layer_types=layer_types, **ids, **sizes)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from chatbot.errors import XianliaoError
-from chatbot.layer_types import LAYER_TYPES
+from chatbot.layer_types import DEFAULT_LAYER_TYPES, LAYER_TYPES
 
 
 class SettingsError(XianliaoError):
@@ -24,7 +24,7 @@ class ModelSettings:
         head_dim: Width of a head.
         intermediate_size: Width of the feed-forward layers.
         layer_types: Mixers of the blocks (`chatbot.configuration.LAYER_TYPES`), repeated until every block has one:
-            [linear_gated, linear_gated, linear_gated, sliding_softmax] is a hybrid of 3 to 1.
+            the default alternates linear_gated and sliding_softmax.
         short_conv: Tokens that a short convolution before each mixer sees; 0 leaves it out.
         output_gate: Whether the mixers' output is gated by their input.
         positions: rope, learned or none; only mixers without decay need them.
@@ -37,9 +37,9 @@ class ModelSettings:
     num_attention_heads: int = 6
     head_dim: int = 64
     intermediate_size: int = 1536
-    layer_types: list[str] = field(default_factory=lambda: ["linear_gated"])
+    layer_types: list[str] = field(default_factory=lambda: list(DEFAULT_LAYER_TYPES))
     short_conv: int = 0
-    output_gate: bool = False
+    output_gate: bool = True
     positions: Literal["rope", "learned", "none"] = "rope"
     max_position_embeddings: int = 1024
     sliding_window: int = 128

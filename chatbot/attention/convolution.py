@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 from transformers import initialization as init  # leaves alone what was loaded
 
+from chatbot import native
 from chatbot.state import MixerState
 
 
@@ -50,6 +52,9 @@ class ShortConvolution(nn.Module):
 
     def forward(self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None) -> torch.Tensor:
         """Mixes `[B, T, D]` with the tokens just before, of the same dialogue; padding is skipped."""
+        if state is None and x.dtype == torch.float32 and not x.is_cuda and native.library() is not None:
+            kept = x if tokens.keep is None else x * tokens.keep[..., None]
+            return CompiledConvolution.apply(kept, self.weight, tokens.segment_ids)
         past = x.new_zeros(x.shape[0], self.size - 1, x.shape[2])
         if state is not None:
             past = state.tensors.get("inputs", past)
@@ -76,6 +81,28 @@ class ShortConvolution(nn.Module):
                 earlier = earlier * same[..., None]
             mixed = torch.addcmul(mixed, earlier, self.weight[back])
         return mixed
+
+
+class CompiledConvolution(torch.autograd.Function):
+    """The convolution without a past in one pass over memory, and its gradient; not twice differentiable."""
+
+    @staticmethod
+    def forward(ctx, x, weight, segment_ids):
+        x, weight = x.contiguous(), weight.contiguous()
+        segments = None if segment_ids is None else segment_ids.to(torch.int64).contiguous()
+        y = torch.empty_like(x)
+        native.call("xianliao_convolve", [x, segments, weight, y], [*x.shape, len(weight)])
+        ctx.save_for_backward(x, weight, segments)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        x, weight, segments = ctx.saved_tensors
+        dx, dw = torch.empty_like(x), torch.zeros_like(weight)
+        tensors = [x, gradient.contiguous(), segments, weight, dx, dw]
+        native.call("xianliao_convolve_backward", tensors, [*x.shape, len(weight)])
+        return dx, dw, None
 
 
 def _without_gaps(x: torch.Tensor, past: torch.Tensor, tokens: Tokens):

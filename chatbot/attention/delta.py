@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from chatbot.attention import fused
 from chatbot.attention.linear import init_log_rate
 from chatbot.attention.mixer import Form, Mixer, Tokens
-from chatbot.attention.recurrence import decay_factors
+from chatbot.attention.recurrence import decay_factors, decay_gradient
 from chatbot.configuration import XianliaoConfig
 from chatbot.state import MixerState
 
@@ -140,7 +140,7 @@ class ChunkedDeltaRule(torch.autograd.Function):
     """`chunked` in fp32 with its gradient by hand; not twice differentiable.
 
     The decays enter through exp(c_i) with what reads at i (q_i, and k_i in the erasing rows) and exp(-c_j) with what is
-    written at j, c being the running sum of g: dc = q.dq + k.dk(reading) - k.dk(writing), and g_t is in every c_i, i >= t.
+    written at j, c being the running sum of g in a chunk: dc = q.dq + k.dk(reading) - k.dk(writing).
     """
 
     @staticmethod
@@ -210,9 +210,7 @@ class ChunkedDeltaRule(torch.autograd.Function):
         dk_writing.baddbmm_(dlower.mT, k * beta)
         dv = dright_v.mul_(beta)
         dc = (q * dq).sum(-1) + (k * (dk_reading - dk_writing)).sum(-1)
-        dc = dc.view(*shape[:2], -1)
-        dc[..., -1] += (last * last_gradient).sum((-1, -2))
-        dg = dc.flip(-1).cumsum(-1).flip(-1).movedim(1, 2)
+        dg = decay_gradient(dc, states, last, after, shape)
         dbeta = dbeta.view(*shape[:2], -1).movedim(1, 2)
 
         def join(x: torch.Tensor) -> torch.Tensor:  # [B H N, C, K] -> [B, T, H, K]

@@ -140,9 +140,8 @@ def step(
 class ChunkedRecurrence(torch.autograd.Function):
     """`chunked` in fp32 with its gradient by hand: half the time of autograd's, for what it need not keep or redo.
 
-    o_i depends on the decays through exp(c_i) q_i and exp(-c_j) k_j alone, c being the running sum of g, so
-    dc_i = q_i.dq_i - k_i.dk_i, and g_t, which is in every c_i with i >= t, gets their sum from t on. Not twice
-    differentiable: gradient penalties take `chunked` or `naive`.
+    Inside a chunk o_i depends on the decays through exp(c_i) q_i and exp(-c_j) k_j alone, c being the running sum of g,
+    so dc_i = q_i.dq_i - k_i.dk_i; see `decay_gradient`. Not twice differentiable: gradient penalties take `naive`.
     """
 
     @staticmethod
@@ -190,14 +189,29 @@ class ChunkedRecurrence(torch.autograd.Function):
         inner = torch.bmm(do, v.mT).mul_(decay.view(-1, chunk, chunk))
         dq = torch.bmm(do, states.mT).mul_(into).baddbmm_(inner, k)
         dk = torch.bmm(v, after.mT).mul_(onto).baddbmm_(inner.mT, q)
-        dc = (q * dq).sum(-1).sub_((k * dk).sum(-1)).view(batch, heads, -1)  # [B, H, T]
-        dc[..., -1] += (last * last_gradient).sum((-1, -2))
-        dg = dc.flip(-1).cumsum(-1).flip(-1).movedim(1, 2)
+        dc = (q * dq).sum(-1).sub_((k * dk).sum(-1))
+        dg = decay_gradient(dc, states, last, after, ctx.shape)
 
         def join(x: torch.Tensor) -> torch.Tensor:  # [B H N, C, K] -> [B, T, H, K]
             return x.unflatten(0, ctx.shape).permute(0, 2, 3, 1, 4).reshape(batch, blocks * chunk, heads, -1)
 
         return join(dq), join(dk), join(dv), dg, None, carry if ctx.has_state else None, None
+
+
+def decay_gradient(dc, states, last, after, shape) -> torch.Tensor:
+    """Gradient of the log decays `[B, T, H]`.
+
+    Args:
+        dc: Of the running sums in each chunk, but for their part in the state after it: `[B H N, C]`.
+        states: Before each chunk, `[B H N, K, V]`.
+        last: After the last one, `[B, H, K, V]`.
+        after: Gradient of the state after each chunk, `[B H N, K, V]`.
+        shape: B, H, N.
+    """
+    following = torch.cat([states.unflatten(0, shape)[:, :, 1:], last[:, :, None]], 2)
+    dc = dc.unflatten(0, shape)
+    dc[..., -1] += (following * after.unflatten(0, shape)).sum((-1, -2))  # the whole state decays by the last sum
+    return dc.flip(-1).cumsum(-1).flip(-1).flatten(2).movedim(1, 2)  # g_t is in every c_i of its chunk with i >= t
 
 
 def decay_factors(cumulative: torch.Tensor, segment_ids: torch.Tensor | None, chunk: int) -> tuple[torch.Tensor, ...]:

@@ -1,8 +1,8 @@
-"""The decoding step in C: compiled once on the machine it runs on, left out where that is not possible.
+"""Loops in C: compiled once on the machine they run on, left out where that is not possible.
 
 `step.c` computes what `chatbot.model` computes for one token a row, from fp32 weights or from int8 ones, in a fraction of
 the time that a chain of small torch operations takes. It is built with the system's C compiler on first use and kept in
-the user's cache folder; without a compiler, or with XIANLIAO_NATIVE=0, torch does the step.
+the user's cache folder; without a compiler, or with XIANLIAO_NATIVE=0, torch does the same.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -42,6 +43,12 @@ def library() -> ctypes.CDLL | None:
         return ctypes.CDLL(str(path))
     except OSError:
         return None
+
+
+def call(name: str, tensors: Sequence, sizes: Sequence[int]) -> int:
+    """Calls a function of the library with the memory of contiguous CPU tensors (None is NULL) and with whole numbers."""
+    pointers = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
+    return getattr(library(), name)(*pointers, *map(ctypes.c_int64, sizes))
 
 
 def _cache_folder() -> Path:

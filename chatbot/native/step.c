@@ -1,4 +1,4 @@
-/* One decoding step of xianliao's network, for B rows, as chatbot/model.py defines it.
+/* One decoding step of xianliao's network, for B rows, as chatbot/model.py defines it, and the short convolution for training.
  *
  * Weights are read where they lie, as fp32 or as int8 with one fp32 scale a row; activations of an int8 product are
  * rounded to int8 with one scale a row of the batch, so that no row depends on its neighbours. The state of a row is
@@ -381,4 +381,44 @@ int xianliao_step(const Model *m, State *states, int64_t batch, const int64_t *i
     }
     free(memory);
     return 0;
+}
+
+/* The short convolution over whole rows, for training: x, y [B, T, C]; segments [B, T] or NULL; taps [S, C].
+ * y_t = x_t + sum_i w_i x_{t-i} within a segment (chatbot/attention/convolution.py). */
+void xianliao_convolve(const float *x, const int64_t *segments, const float *taps, float *y, int64_t batch, int64_t length,
+                       int64_t channels, int64_t size) {
+    for (int64_t b = 0; b < batch; b++)
+        for (int64_t t = 0; t < length; t++) {
+            const float *now = x + (b * length + t) * channels;
+            float *restrict out = y + (b * length + t) * channels;
+            for (int64_t c = 0; c < channels; c++) out[c] = now[c] + taps[c] * now[c];
+            for (int64_t back = 1; back < size && back <= t; back++) {
+                if (segments && segments[b * length + t] != segments[b * length + t - back]) break;
+                const float *before = now - back * channels, *tap = taps + back * channels;
+                for (int64_t c = 0; c < channels; c++) out[c] += tap[c] * before[c];
+            }
+        }
+}
+
+/* Its gradients: dx [B, T, C], and dw [S, C], which is added to. */
+void xianliao_convolve_backward(const float *x, const float *dy, const int64_t *segments, const float *taps, float *dx,
+                                float *dw, int64_t batch, int64_t length, int64_t channels, int64_t size) {
+    for (int64_t b = 0; b < batch; b++)
+        for (int64_t t = 0; t < length; t++) {
+            const float *now = x + (b * length + t) * channels, *grad = dy + (b * length + t) * channels;
+            float *restrict out = dx + (b * length + t) * channels, *restrict sum = dw;
+            for (int64_t c = 0; c < channels; c++) {
+                out[c] = grad[c] + taps[c] * grad[c];
+                sum[c] += grad[c] * now[c];
+            }
+            for (int64_t back = 1; back < size && t + back < length; back++) {
+                if (segments && segments[b * length + t] != segments[b * length + t + back]) break;
+                const float *after = grad + back * channels, *tap = taps + back * channels;
+                float *restrict gathered = dw + back * channels;
+                for (int64_t c = 0; c < channels; c++) {
+                    out[c] += tap[c] * after[c];
+                    gathered[c] += after[c] * now[c];
+                }
+            }
+        }
 }

@@ -34,6 +34,7 @@ SHAPE = ModelSettings(
     intermediate_size=768,
     max_position_embeddings=ROW,
     sliding_window=128,
+    output_gate=False,
 )
 EXTRAS = {"": {}, "+conv": {"short_conv": 4}, "+gate": {"output_gate": True}}
 HYBRIDS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from chatbot import native
 from chatbot.attention import MIXERS, build_mixer, fused
 from chatbot.attention.convolution import ShortConvolution
 from chatbot.attention.delta import chunked as delta_chunked
@@ -18,7 +19,7 @@ from chatbot.layer_types import LAYER_TYPES
 from chatbot.state import MixerState
 
 WIDTH = 24
-LENGTHS = (1, 63, 64, 65, 500)
+LENGTHS = (1, 63, 64, 65, pytest.param(500, marks=pytest.mark.slow))
 every_mixer = pytest.mark.parametrize("name", [*LAYER_TYPES, "synthesizer_all", "convolution"])
 
 
@@ -225,6 +226,20 @@ def test_factored_rows_have_distinct_columns(length):
     assert len(set(zip(first.tolist(), second.tolist(), strict=True))) == length
     if length == 24:  # the trap: tiling both makes columns coincide
         assert len(set(zip(torch.arange(4).repeat(6).tolist(), torch.arange(6).repeat(4).tolist(), strict=True))) == 12
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_compiled_convolution_is_the_convolution(monkeypatch, packed):
+    segments = torch.stack([torch.arange(70) // 9, torch.arange(70) // 2]) if packed else None
+    results = []
+    for compiled in (True, False):
+        monkeypatch.setattr(native, "library", native.library if compiled else lambda: None)
+        module, x = mixer("convolution"), hidden(70).requires_grad_()
+        output = run(module, x, Tokens(None, segments))
+        output.sin().sum().backward()
+        results.append([output, x.grad, module.weight.grad])
+    for value, reference in zip(*results, strict=True):
+        close(value, reference, 1e-5)
 
 
 def test_the_convolution_starts_as_the_identity():

@@ -11,7 +11,7 @@ from chatbot import native
 from chatbot.bot import Chatbot
 from chatbot.generate import GenerationError, decode, prefill
 from chatbot.model import XianliaoForCausalLM
-from chatbot.native.network import NativeNetwork
+from chatbot.native_network import NativeNetwork
 from chatbot.sampling import ReplySettings, Vocabulary
 from chatbot.steps import ModelSteps, make_native, start_steps
 from tests.conftest import tiny_config
