@@ -16,13 +16,17 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
+
 from chatbot.checkpoint import load_model
 from chatbot.dialogue import LAYOUTS, count_units
 from chatbot.evaluation.quality import score_turns
 from chatbot.layer_types import LAYER_TYPES
 from chatbot.tokenizer import DialogueTokenizer
+from tests.benchmarks.measure import alternate
 from training.batching import TurnStore
 from training.loop import build_model, train
+from training.memory import keep_freed_memory
 from training.settings import ModelSettings, TrainSettings
 
 ROW = 256
@@ -147,14 +151,48 @@ def _ratio(pair: list[float]) -> float | None:
     return round(pair[0] / pair[1], 4) if pair[1] else None
 
 
+def measure(output: Path, data: list[str], batch_rows: int, rounds: int = 5) -> dict[str, dict[str, float]]:
+    """Training tokens per CPU second on one thread, and state bytes after a row, of every candidate that has a result.
+
+    Shapes alternate, medians; for a quiet machine. Written to speed.json.
+    """
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    tokenizer = DialogueTokenizer.load(data[0])
+    shapes = {result["name"]: result["model"] for result in _results(output)}
+    models = {name: build_model(ModelSettings(**shape), tokenizer) for name, shape in shapes.items()}
+    ids = torch.randint(3, tokenizer.vocab_size, (batch_rows, ROW))
+    segments = (torch.arange(ROW) // 40).expand_as(ids)
+
+    def step(model) -> None:
+        model(input_ids=ids, segment_ids=segments, labels=ids).loss.backward()
+        model.zero_grad()
+
+    seconds = alternate({name: lambda model=model: step(model) for name, model in models.items()}, rounds)
+    found = {}
+    for name, model in models.items():
+        with torch.inference_mode():
+            state = model(ids[:1], use_cache=True).past_key_values
+        found[name] = {"tokens_per_second": ids.numel() / seconds[name], "state_bytes": state.nbytes()}
+    (output / "speed.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return found
+
+
+def _results(output: Path) -> list[dict]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(output.glob("*/result.json"))]
+
+
 def table(output: Path, data: list[str]) -> str:
     """Markdown: one line a candidate, means over the seeds, best first."""
     runs: dict[str, list[dict]] = {}
-    for path in sorted(output.glob("*/result.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
+    for result in _results(output):
         runs.setdefault(result["name"], []).append(result)
-    columns = [(data[0], "all"), *((data[-1], stretch) for stretch in STRETCHES)]
-    lines = ["| mixer | parameters | seeds | chat | long, early | late | beyond |", "|---|--:|--:|--:|--:|--:|--:|"]
+    speeds = json.loads((output / "speed.json").read_text()) if (output / "speed.json").is_file() else {}
+    columns = [(data[0], "all"), *((data[-1], stretch) for stretch in ("all", *STRETCHES))]
+    lines = [
+        "| mixer | seeds | chat | long | early | late | beyond | both | tokens/s | state, KB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     rows = []
     for name, results in runs.items():
         cells = []
@@ -165,11 +203,19 @@ def table(output: Path, data: list[str]) -> str:
                 continue
             spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.3f}{spread}")
-        order = statistics.mean(_ratio(r["scores"][data[0]]["all"]) for r in results)
-        rows.append(
-            (order, f"| {name} | {results[0]['parameters'] / 1e6:.2f}M | {len(results)} | {' | '.join(cells)} |")
+        both = statistics.mean(_both(result["scores"]) for result in results)
+        speed = speeds.get(name)
+        measured = (
+            "| |" if speed is None else f"| {speed['tokens_per_second']:,.0f} | {speed['state_bytes'] / 1e3:,.0f} |"
         )
+        rows.append((both, f"| {name} | {len(results)} | {' | '.join(cells)} | {both:.3f} {measured}"))
     return "\n".join(lines + [line for _, line in sorted(rows)])
+
+
+def _both(scores: dict[str, dict]) -> float:
+    """nats/unit over all held-out dialogues, chat and long."""
+    pairs = [score["all"] for score in scores.values()]
+    return sum(nats for nats, _ in pairs) / sum(units for _, units in pairs)
 
 
 def main() -> int:
@@ -183,7 +229,11 @@ def main() -> int:
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--dialogues", type=int, default=1000, help="validation dialogues of each set")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--measure", action="store_true", help="train nothing; measure the speed of what is there")
     args = parser.parse_args()
+    if args.measure:
+        measure(Path(args.output), args.data, args.batch_rows)
+        args.seeds = []
     known = candidates()
     for seed in args.seeds:
         for name in args.only:
