@@ -69,10 +69,9 @@ class Chatbot:
         self.model, self.tokenizer, self.settings, self.name = model, tokenizer, settings, name
         self.layout = LAYOUTS[model.config.layout](tokenizer)
         self.context_tokens = model.config.context_tokens
-        if model.most_tokens is not None:  # prompt and reply must have places
-            half = model.most_tokens // 2
-            self.settings = settings.with_changes(max_reply_tokens=min(settings.limit_tokens, half))
-            self.context_tokens = min(self.context_tokens, half - 1)
+        self.settings = self.within_limits(settings)
+        if model.most_tokens is not None:
+            self.context_tokens = min(self.context_tokens, model.most_tokens // 2 - 1)
         self.max_message_tokens = self.context_tokens // 2
         banned = tokenizer.special_ids - {self.layout.end_of_turn_id}
         self.vocabulary = Vocabulary(self.layout.end_of_turn_id, tuple(sorted(banned)))
@@ -135,7 +134,7 @@ class Chatbot:
         seed = secrets.randbelow(MAX_SEED) if seed is None else seed
         if not isinstance(seed, int) or seed < 0:
             raise XianliaoError(f"A seed is a whole number of at least 0, got {seed!r}.")
-        settings = self.settings.with_changes(**changes)
+        settings = self.within_limits(self.settings.with_changes(**changes))
         prompt = self.layout.prompt(self.encode_turns(turns), self.context_tokens)
         with self._reading:
             state, logits = self._state_after(prompt)
@@ -145,6 +144,13 @@ class Chatbot:
             seconds = time.perf_counter() - started
             reason = draft.stop_reason or "stopped"
             yield Reply(text, tuple(draft.token_ids), reason, draft.log_prob, seed, seconds)
+
+    def within_limits(self, settings: ReplySettings) -> ReplySettings:
+        """Settings whose replies have places in a model of limited length: half of it, the prompt has the other."""
+        most = self.model.most_tokens
+        if most is None or settings.limit_tokens <= most // 2:
+            return settings
+        return settings.with_changes(max_reply_tokens=most // 2)
 
     def encode_turns(self, turns: Sequence[str]) -> list[list[int]]:
         """Token ids of the turns, as the model sees them.

@@ -27,7 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 from chatbot import gpt2
 from chatbot.bundled import locate
 from chatbot.configuration import XianliaoConfig
-from chatbot.errors import CheckpointError, explain_faults, first_line
+from chatbot.errors import CheckpointError, explain_faults, first_line, last_line
 from chatbot.layer_types import LAYER_TYPES
 from chatbot.model import INT8_SCALE_SUFFIX, XianliaoForCausalLM
 from chatbot.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE, DialogueTokenizer
@@ -128,7 +128,7 @@ def load_config(path: Path) -> XianliaoConfig:
     try:
         return XianliaoConfig.from_dict(settings)
     except Exception as error:  # the strict validators raise several kinds
-        reason = str(error).strip().splitlines()[-1].strip()
+        reason = last_line(error)
         raise CheckpointError(f"{path / CONFIG} does not describe a model ({reason}); copy it again.") from None
 
 
@@ -201,8 +201,8 @@ def save(
     write_json(folder / CONFIG, config)
     ids = {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     write_json(folder / GENERATION, {**ids, **generation})
-    tied = {name: model.state_dict()[name] for name in model.state_dict() if name not in model._tied_weights_keys}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tied.items()}
+    tied = model._tied_weights_keys if model.config.tie_word_embeddings else {}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items() if name not in tied}
     with replacing(folder / WEIGHTS) as temporary:
         safetensors.torch.save_file(quantize(tensors) if int8 else tensors, temporary, metadata={"format": "pt"})
     write_json(folder / TRAINING, training)

@@ -102,6 +102,10 @@ class XianliaoConfig(PretrainedConfig):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+        if self.num_speakers < 2:
+            raise ValueError(
+                f"`num_speakers` must be at least 2, for replies are spoken by another; got {self.num_speakers}."
+            )
         if self.short_conv < 0 or self.short_conv == 1:
             raise ValueError(f"`short_conv` is 0 for none or at least 2, got {self.short_conv}.")
         if self.positions == "rope" and (self.head_dim % 2 or self.taylor_key_dim % 2):

@@ -21,6 +21,12 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def last_line(error: BaseException) -> str:
+    """What a validator's exception says in the end, where the reason stands."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
 def explain_faults(main: Callable[[list[str] | None], int | None]) -> Callable[[list[str] | None], int]:
     """Turns a command's main into one that prints faults as a sentence on stderr and returns the exit code.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from chatbot.configuration import XianliaoConfig
-from chatbot.errors import CheckpointError
+from chatbot.errors import CheckpointError, first_line, last_line
 from chatbot.layer_types import repeat_layer_types
 from chatbot.model import XianliaoForCausalLM
 from chatbot.tokenizer import DialogueTokenizer
@@ -78,7 +78,7 @@ def to_config(settings: dict, tokenizer: DialogueTokenizer, layer_types: Sequenc
     positions = settings.get("n_positions", settings.get("n_ctx", 1024))
     try:
         return XianliaoConfig(
-            vocab_size=settings["vocab_size"],
+            vocab_size=tokenizer.vocab_size,  # rows beyond it have no token
             hidden_size=width,
             num_hidden_layers=layers,
             num_attention_heads=heads,
@@ -98,8 +98,7 @@ def to_config(settings: dict, tokenizer: DialogueTokenizer, layer_types: Sequenc
             context_tokens=min(1024, positions // 2),
         )
     except Exception as error:  # a missing key or the strict validators' many kinds
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise ImportedModelError(f"This GPT-2 cannot be imported: {reason}") from None
+        raise ImportedModelError(f"This GPT-2 cannot be imported: {last_line(error)}") from None
 
 
 def to_model(config: XianliaoConfig, tensors: dict[str, torch.Tensor], tokenizer: DialogueTokenizer):
@@ -114,11 +113,19 @@ def to_model(config: XianliaoConfig, tensors: dict[str, torch.Tensor], tokenizer
     embedding = ours.get("token_embedding.weight")
     if embedding is None:
         raise ImportedModelError("The weights have no wte.weight; this is no GPT-2 language model.")
+    if len(embedding) < tokenizer.vocab_size:
+        raise ImportedModelError(
+            f"The tokenizer has {tokenizer.vocab_size} tokens but the model {len(embedding)}; they do not belong together."
+        )
+    ours["token_embedding.weight"] = embedding = embedding[: tokenizer.vocab_size].contiguous()
     speakers = [tokenizer.id_of(token) for token in SPEAKER_TOKENS]
     known = None not in speakers
     ours["speaker_embedding.weight"] = embedding[speakers].clone() if known else torch.zeros_like(embedding[:2])
     ours["lm_head.weight"] = embedding
     expected = model.state_dict()
+    for name in [name for name in ours if ".mixer." in name and name in expected]:
+        if config.layer_types[int(name.split(".")[1])] != "softmax" and ours[name].shape != expected[name].shape:
+            del ours[name]  # a mixer of other widths begins anew
     unknown = sorted(ours.keys() - expected.keys())
     odd = sorted(name for name in ours.keys() & expected.keys() if ours[name].shape != expected[name].shape)
     plain = all(kind == "softmax" for kind in config.layer_types)
@@ -153,6 +160,11 @@ def read_bin(path: Path) -> dict[str, torch.Tensor]:
         ImportedModelError: The file is damaged or holds more than tensors.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch errors
-        raise ImportedModelError(f"{path} cannot be read as plain tensors ({str(error).splitlines()[0]}).") from None
+        raise ImportedModelError(f"{path} cannot be read as plain tensors ({first_line(error)}).") from None
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()
+    ):
+        raise ImportedModelError(f"{path} holds more than named tensors; give the state_dict of the model alone.")
+    return tensors

@@ -30,4 +30,6 @@ DEFAULT_LAYER_TYPES = ("linear_gated", "sliding_softmax")
 
 def repeat_layer_types(pattern: Sequence[str], num_layers: int) -> list[str]:
     """The mixer of each layer: the pattern again and again."""
+    if not isinstance(num_layers, int) or num_layers < 1:
+        return list(pattern)  # the config's own check says what is wrong with the number
     return list(islice(cycle(pattern), num_layers))

@@ -39,6 +39,14 @@ def dequantize(path: str) -> dict[str, torch.Tensor]:
     return stored
 
 
+def check_positions(positions: torch.Tensor, most: int) -> None:
+    """Raises DialogueError where a position is beyond the learned ones."""
+    if int(positions.max()) >= most:
+        raise DialogueError(
+            f"This model has {most} positions and the dialogue {int(positions.max()) + 1} tokens; give a shorter one."
+        )
+
+
 class FeedForward(nn.Module):
     """Two matrices with an activation between; exact (erf) GELU is several times faster than the tanh form on CPUs."""
 
@@ -164,7 +172,7 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
             attention_mask: `[B, T]` or, with a state, `[B, past + T]`; 0 at padding, on either side.
             token_type_ids: Speaker ids int64 `[B, T]`; `None` is speaker 0 everywhere. `chatbot.dialogue` makes them.
             segment_ids: int `[B, T]`, non-decreasing: the packed dialogue each token belongs to. Nothing crosses from
-                one to the next.
+                one to the next. Not together with a state.
             past_key_values: The state before the first token, continued in place.
             labels: int64 `[B, T]`, not shifted, -100 where there is no loss.
             use_cache: Return the state (a new one unless `past_key_values` is given).
@@ -178,6 +186,8 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
         state = past_key_values
         if state is None and use_cache:
             state = self.new_state()
+        if state is not None and segment_ids is not None:
+            raise ValueError("A state remembers one dialogue a row: give either segment_ids or a state (use_cache).")
         tokens = self._describe(input_ids, attention_mask, segment_ids, state)
         x = self.token_embedding(input_ids)  # [B, T, D]
         if token_type_ids is None:
@@ -214,11 +224,7 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
         return Tokens(keep, segment_ids, positions)
 
     def _embed_positions(self, positions: torch.Tensor) -> torch.Tensor:
-        most = self.config.max_position_embeddings
-        if int(positions.max()) >= most:
-            raise DialogueError(
-                f"This model has {most} positions and the dialogue {int(positions.max()) + 1} tokens; give a shorter one."
-            )
+        check_positions(positions, self.config.max_position_embeddings)
         return self.position_embedding(positions)
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):

@@ -8,6 +8,7 @@ from ctypes import POINTER, c_float, c_int64, c_void_p
 import torch
 from torch import nn
 
+from chatbot.model import check_positions
 from chatbot.native import library
 from chatbot.state import DialogueState
 
@@ -49,7 +50,7 @@ class Network(ctypes.Structure):
 
 
 class NativeNetwork:
-    """The weights of a model, laid out for the compiled step; later changes of the model do not reach it.
+    """The weights of a model, laid out for the compiled step; make it anew when they change.
 
     Args:
         model: An XianliaoForCausalLM in fp32 on the CPU.
@@ -94,6 +95,12 @@ class NativeNetwork:
     def start(self, state: DialogueState) -> NativeSteps:
         """Decoding from a state; the state itself stays as it is."""
         return NativeSteps(self, state)
+
+    def __deepcopy__(self, memo: dict) -> None:
+        """A copy of the model has weights of its own: it starts without the compiled step."""
+
+    def __reduce__(self):
+        return type(None), ()
 
     def _point(self, tensor: torch.Tensor | None) -> int | None:
         if tensor is None:
@@ -161,8 +168,14 @@ class NativeSteps:
         self.positions = self.positions[rows]
 
     def __call__(self, ids: torch.Tensor, speakers: torch.Tensor) -> torch.Tensor:
-        """Reads one token a row, ids and speakers int64 `[B]`; logits fp32 `[B, V]` of the next."""
-        network = self.network.network
+        """Reads one token a row, ids and speakers int64 `[B]`; logits fp32 `[B, V]` of the next.
+
+        Raises:
+            DialogueError: A row is longer than the model has positions for.
+        """
+        network, config = self.network.network, self.network.config
+        if config.positions == "learned":
+            check_positions(self.positions, config.max_position_embeddings)
         logits = torch.empty(len(ids), network.head_matrix.rows)
         pointers = [State(**{name: t.data_ptr() for name, t in layer.items()}) for layer in self.layers]
         states = (State * len(pointers))(*pointers)

@@ -36,7 +36,8 @@ class ModelSteps:
 def start_steps(model, state: DialogueState) -> Steps:
     """Decoding from a state, which is used up: through `model.native` when `make_native` has set it."""
     native = getattr(model, "native", None)
-    return ModelSteps(model, state) if native is None else native.start(state)
+    on_cpu = all(tensor.device.type == "cpu" for layer in state.layers for tensor in layer.tensors.values())
+    return ModelSteps(model, state) if native is None or not on_cpu else native.start(state)
 
 
 def make_native(model, int8: bool = False) -> bool:

@@ -103,7 +103,7 @@ class DialogueTokenizer:
         """
         path = Path(folder) / TOKENIZER_FILE
         if not path.is_file() and (Path(folder) / VOCABULARY_FILE).is_file():
-            return cls(_from_vocabulary(Path(folder)))
+            return cls(_from_vocabulary(Path(folder)))  # a TokenizerError says what is wrong with it
         if not path.is_file():
             raise TokenizerError(
                 f"There is no {TOKENIZER_FILE} in {folder}; give a prepared set or a checkpoint folder."
@@ -199,12 +199,25 @@ class DialogueTokenizer:
 
 
 def _from_vocabulary(folder: Path) -> Tokenizer:
-    """BERT's tokenizer from a vocab.txt; it lower-cases unless tokenizer_config.json says otherwise."""
-    lines = (folder / VOCABULARY_FILE).read_text(encoding="utf-8").split("\n")
-    vocabulary = {name.rstrip("\r"): index for index, name in enumerate(lines) if name or index < len(lines) - 1}
-    settings: dict = {}
-    if (folder / "tokenizer_config.json").is_file():
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    """BERT's tokenizer from a vocab.txt; it lower-cases unless tokenizer_config.json says otherwise.
+
+    Raises:
+        TokenizerError: A file is no UTF-8 or JSON, a token stands twice, or there is no [UNK].
+    """
+    settings: object = {}
+    try:
+        names = (folder / VOCABULARY_FILE).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        if (folder / "tokenizer_config.json").is_file():
+            settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TokenizerError(
+            f"The vocabulary in {folder} cannot be read ({first_line(error)}); copy it again."
+        ) from None
+    vocabulary = {name.removesuffix("\r"): index for index, name in enumerate(names)}
+    if len(vocabulary) < len(names) or UNKNOWN not in vocabulary or not isinstance(settings, dict):
+        raise TokenizerError(
+            f"{folder / VOCABULARY_FILE} is no vocabulary of BERT's kind: each token once, {UNKNOWN} among them."
+        )
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=settings.get("do_lower_case", True))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

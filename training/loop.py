@@ -26,6 +26,7 @@ from chatbot.checkpoint import TRAINING, load_model, read_json, resolve, save
 from chatbot.configuration import XianliaoConfig
 from chatbot.dialogue import LAYOUTS
 from chatbot.dialogue_files import load_manifest
+from chatbot.errors import last_line
 from chatbot.evaluation.quality import Quality, measure_quality
 from chatbot.layer_types import repeat_layer_types
 from chatbot.model import XianliaoForCausalLM
@@ -300,7 +301,7 @@ def build_model(shape: ModelSettings, tokenizer: DialogueTokenizer) -> XianliaoF
     try:
         config = XianliaoConfig(vocab_size=tokenizer.vocab_size, layer_types=layer_types, **ids, **sizes)
     except Exception as error:  # the strict validators raise several kinds
-        raise SettingsError(f"--model.…: {str(error).strip().splitlines()[-1].strip()}") from None
+        raise SettingsError(f"--model.…: {last_line(error)}") from None
     return XianliaoForCausalLM(config)
 
 

@@ -51,8 +51,12 @@ class ShortConvolution(nn.Module):
         init.zeros_(self.weight)
 
     def forward(self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None) -> torch.Tensor:
-        """Mixes `[B, T, D]` with the tokens just before, of the same dialogue; padding is skipped."""
-        if state is None and x.dtype == torch.float32 and not x.is_cuda and native.library() is not None:
+        """Mixes `[B, T, D]` with the tokens just before, of the same dialogue.
+
+        Padding stands on either side; with a state, anywhere. There are no segments together with a state.
+        """
+        compiles = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
+        if state is None and compiles and native.library() is not None:
             kept = x if tokens.keep is None else x * tokens.keep[..., None]
             return CompiledConvolution.apply(kept, self.weight, tokens.segment_ids)
         past = x.new_zeros(x.shape[0], self.size - 1, x.shape[2])
@@ -60,12 +64,12 @@ class ShortConvolution(nn.Module):
             past = state.tensors.get("inputs", past)
         if tokens.keep is None or state is None:
             new = x if tokens.keep is None else x * tokens.keep[..., None]
-            wide, segments, back = torch.cat([past, new], 1), tokens.segment_ids, None
+            wide, back = torch.cat([past, new], 1), None
         else:
-            wide, segments, back = _without_gaps(x, past, tokens)
+            wide, back = _without_gaps(x, past, tokens.keep)
         if state is not None:
-            state.remember(inputs=wide[:, wide.shape[1] - self.size + 1 :])
-        mixed = self._taps(wide, segments)
+            state.remember(inputs=wide[:, wide.shape[1] - self.size + 1 :].clone())  # not a view of the whole row
+        mixed = self._taps(wide, tokens.segment_ids)
         if back is not None:
             mixed = mixed.gather(1, back[..., None].expand_as(mixed))
         return x + mixed
@@ -76,7 +80,7 @@ class ShortConvolution(nn.Module):
         mixed = wide[:, self.size - 1 :] * self.weight[0]
         for back in range(1, self.size):
             earlier = wide[:, self.size - 1 - back :][:, :length]
-            if segments is not None:  # what is remembered is of the first token's dialogue
+            if segments is not None:
                 same = segments == F.pad(segments, (back, 0), mode="replicate")[:, :length]
                 earlier = earlier * same[..., None]
             mixed = torch.addcmul(mixed, earlier, self.weight[back])
@@ -105,13 +109,12 @@ class CompiledConvolution(torch.autograd.Function):
         return dx, dw, None
 
 
-def _without_gaps(x: torch.Tensor, past: torch.Tensor, tokens: Tokens):
-    """Past and kept tokens together at the end of `[B, size - 1 + T, D]`, their segments, and where each token went."""
+def _without_gaps(x: torch.Tensor, past: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Past and kept tokens together at the end of `[B, size - 1 + T, D]`, and where each token went."""
     remembered, length = past.shape[1], x.shape[1]
-    order = tokens.keep.long().argsort(dim=1, stable=True)  # padding first, the rest in its order
-    padded = (~tokens.keep).sum(1, keepdim=True)  # [B, 1]
+    order = keep.long().argsort(dim=1, stable=True)  # padding first, the rest in its order
+    padded = (~keep).sum(1, keepdim=True)  # [B, 1]
     column = torch.arange(remembered + length, device=x.device)[None]
     source = torch.where(column < padded + remembered, (column - padded).clamp_min(0), column)
     moved = torch.cat([past, x.gather(1, order[..., None].expand_as(x))], 1)
-    segments = None if tokens.segment_ids is None else tokens.segment_ids.gather(1, order)
-    return moved.gather(1, source[..., None].expand_as(moved)), segments, order.argsort(1)
+    return moved.gather(1, source[..., None].expand_as(moved)), order.argsort(1)

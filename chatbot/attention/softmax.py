@@ -178,6 +178,8 @@ class SoftmaxAttention(Mixer):
                     for name, x in tensors.items()
                 }
             tensors = {name: x[:, -self.window :] for name, x in tensors.items()}
+            if length > 1:  # not a view that holds the whole row
+                tensors = {name: x.clone() for name, x in tensors.items()}
         elif keep is not None:
             tensors["keep"] = keep
         state.remember(length, **tensors)

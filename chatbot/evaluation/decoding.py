@@ -30,8 +30,8 @@ def methods(bot: Chatbot, plain_limit: int) -> dict[str, ReplySettings]:
     plain = {"keep_eos": False, "floor_start_tokens": None, "max_reply_tokens": plain_limit}
     sampling = {"temperature": ours.temperature, "top_p": ours.top_p, "top_k": ours.top_k}
     return {
-        "greedy": ReplySettings(method="greedy", **plain),
-        "nucleus": ReplySettings(**sampling, **plain),
+        "greedy": bot.within_limits(ReplySettings(method="greedy", **plain)),
+        "nucleus": bot.within_limits(ReplySettings(**sampling, **plain)),
         "greedy + floor": ours.with_changes(method="greedy"),
         "nucleus + floor (default)": ours,
     }

@@ -41,7 +41,7 @@ def library() -> ctypes.CDLL | None:
         if not path.is_file():
             _build(compiler, path)
         return ctypes.CDLL(str(path))
-    except OSError:
+    except (OSError, RuntimeError, subprocess.SubprocessError):  # no cache folder, no home, a compiler that hangs
         return None
 
 
@@ -61,8 +61,9 @@ def _fingerprint(compiler: str) -> str:
     """Names what the library depends on: source, flags, compiler and processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, timeout=20, check=False).stdout
     try:
-        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
-    except (OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        flags = "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "CPU part"))}))
+    except OSError:
         flags = platform.processor() + platform.machine()
     parts = (SOURCE.read_bytes(), repr(FLAGS + TARGETS).encode(), version, flags.encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]

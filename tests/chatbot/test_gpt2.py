@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from chatbot.bot import Chatbot
 from chatbot.checkpoint import CheckpointError, copy, import_gpt2, load_model, main
+from chatbot.errors import XianliaoError
 from chatbot.gpt2 import ImportedModelError
 from chatbot.tokenizer import DialogueTokenizer
 
@@ -160,6 +161,7 @@ def test_a_bin_with_code_is_refused_and_not_run(tmp_path, capsys):
         ({"n_layer": 2}, "unknown blocks.2"),
         ({"n_positions": 64}, "position_embedding.weight of shape"),
         ({"activation_function": "sine"}, "hidden_act"),
+        ({"n_layer": None}, "num_hidden_layers"),
     ],
 )
 def test_what_cannot_be_imported_is_refused_in_words(tmp_path, changes, words):
@@ -168,6 +170,46 @@ def test_what_cannot_be_imported_is_refused_in_words(tmp_path, changes, words):
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
     with pytest.raises(ImportedModelError, match=words):
         import_gpt2(tmp_path / "source")
+
+
+@pytest.mark.parametrize("content", [{"model": {}, "epoch": 3}, [1], {"w": torch.zeros(2), "epoch": 3}, torch.zeros(2)])
+def test_a_bin_that_is_no_state_dict_is_refused_in_words(tmp_path, content):
+    write_folder(tmp_path / "source")
+    (tmp_path / "source" / "model.safetensors").unlink()
+    torch.save(content, tmp_path / "source" / "pytorch_model.bin")
+    with pytest.raises(ImportedModelError, match="more than named tensors"):
+        copy(tmp_path / "source", tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("vocab.txt", "\n".join(VOCABULARY).encode("gbk"), "cannot be read"),
+        ("vocab.txt", "\n".join([*VOCABULARY, "好"]).encode(), "each token once"),
+        ("vocab.txt", "\n".join(VOCABULARY).replace("[UNK]", "unk").encode(), "each token once"),
+        ("vocab.txt", "\n".join([*VOCABULARY, "多"]).encode(), "do not belong together"),
+        ("tokenizer_config.json", b"{", "cannot be read"),
+        ("tokenizer_config.json", b"[]", "no vocabulary"),
+    ],
+)
+def test_damaged_vocabularies_are_explained(tmp_path, name, content, words):
+    write_folder(tmp_path / "source")
+    (tmp_path / "source" / name).write_bytes(content)
+    with pytest.raises(XianliaoError, match=words):
+        load_model(tmp_path / "source")
+
+
+def test_rows_without_a_token_are_left_out(tmp_path):
+    write_folder(tmp_path / "source", vocab_size=64)
+    bot = Chatbot.from_pretrained(tmp_path / "source")
+    assert bot.model.config.vocab_size == len(VOCABULARY)
+    assert bot.reply(["你好"], seed=1)
+
+
+@pytest.mark.parametrize("kind", ["linear_taylor2", "synthesizer_dense", "gated_delta"])
+def test_mixers_of_other_widths_begin_anew(source, tmp_path, kind):
+    copy(source[0], tmp_path / kind, layer_types=[kind])
+    assert load_model(tmp_path / kind).config.layer_types == [kind] * 3
 
 
 def test_training_takes_it_with_init(source, tmp_path, dialogues):

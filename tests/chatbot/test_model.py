@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from chatbot.checkpoint import CheckpointError, copy, load_model, resolve
+from chatbot.checkpoint import CheckpointError, copy, load_model, resolve, save
 from chatbot.configuration import XianliaoConfig
 from chatbot.model import XianliaoForCausalLM
 from tests.conftest import ROOT, tiny_config
@@ -121,6 +121,49 @@ def test_generate_left_padded_equals_unpadded(model, ids):
     assert torch.equal(model.generate(padded, attention_mask=mask, **options)[:, 17:], alone)
 
 
+@torch.no_grad()
+def test_an_untied_head_is_saved(tokenizer, tmp_path, ids):
+    model = XianliaoForCausalLM(tiny_config(tokenizer, tie_word_embeddings=False)).eval()
+    save(tmp_path / "untied", model, tokenizer, {}, {})
+    assert torch.equal(load_model(tmp_path / "untied")(ids).logits, model(ids).logits)
+
+
+def test_segments_and_a_state_exclude_each_other(model, ids):
+    with pytest.raises(ValueError, match="one dialogue a row"):
+        model(ids, segment_ids=torch.zeros_like(ids), use_cache=True)
+
+
+@torch.no_grad()
+def test_a_state_holds_no_more_memory_than_it_says(tokenizer):
+    shape = {"layer_types": ["sliding_softmax", "linear_gated"], "sliding_window": 8, "short_conv": 4}
+    model = XianliaoForCausalLM(tiny_config(tokenizer, **shape)).eval()
+    state = model(torch.full((1, 300), 9), use_cache=True).past_key_values
+    tensors = [tensor.untyped_storage() for layer in state.layers for tensor in layer.tensors.values()]
+    assert sum({storage.data_ptr(): storage.nbytes() for storage in tensors}.values()) < 2 * state.nbytes()
+
+
+KINDS_OF_STATE = [["softmax", "linear_gated"], ["sliding_softmax", "linear_taylor1"], ["gated_delta"] * 2]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", KINDS_OF_STATE)
+def test_every_kind_of_state_goes_through_generate(tokenizer, layers, ids):
+    """Beams, several returns and left padding reorder, repeat and pad what the mixers remember."""
+    torch.manual_seed(0)
+    shape = {"layer_types": layers, "sliding_window": 8, "short_conv": 3, "initializer_range": 0.3}
+    model = XianliaoForCausalLM(tiny_config(tokenizer, **shape)).eval()
+    mask = torch.ones_like(ids[:, :20])
+    mask[1, :7] = 0
+    for options in GENERATION:
+        results = []
+        for use_cache in (True, False):
+            torch.manual_seed(3)
+            kinds = {**options, "max_new_tokens": 10, "use_cache": use_cache, "pad_token_id": 0}
+            speakers = torch.ones_like(mask)
+            results.append(model.generate(ids[:, :20], attention_mask=mask, token_type_ids=speakers, **kinds))
+        assert torch.equal(*results)
+
+
 def test_auto_class_knows_the_model_after_import_chatbot(checkpoint):
     code = (
         "import chatbot, sys; assert 'torch' not in sys.modules; from transformers import AutoModelForCausalLM as A; "
@@ -160,6 +203,12 @@ def test_int8_storage(checkpoint, model, ids, tmp_path):
         ({"layer_types": ["linear_gated", "magic"]}, "magic"),
         ({"layer_types": ["linear_gated"]}, "names 1 layers"),
         ({"hidden_size": 0}, "at least 1"),
+        ({"num_hidden_layers": None, "layer_types": None}, "num_hidden_layers"),
+        ({"num_speakers": 1}, "num_speakers"),
+        ({"short_conv": 1}, "short_conv"),
+        ({"head_dim": 15}, "even"),
+        ({"positions": "absolute"}, "positions"),
+        ({"synthesizer_mixture": ["magic"]}, "magic"),
         ({"layout": "unknown"}, "layout"),
         ({"weight_storage": "int3"}, "weight_storage"),
         ({"hidden_size": "wide"}, "hidden_size"),

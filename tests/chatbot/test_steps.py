@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
 
 from chatbot import native
 from chatbot.bot import Chatbot
+from chatbot.dialogue import DialogueError
 from chatbot.generate import GenerationError, decode, prefill
 from chatbot.model import XianliaoForCausalLM
 from chatbot.native_network import NativeNetwork
@@ -147,12 +150,38 @@ def test_replies_are_those_of_the_model(model, tokenizer, layout):
     assert replies[0] == replies[1]
 
 
+@needs_compiler
+def test_learned_positions_end_as_they_do_in_the_model(tokenizer):
+    """Beyond them the compiled step would read foreign memory."""
+    model = build(tokenizer, "learned")
+    model.config.max_position_embeddings = 24
+    model.position_embedding = torch.nn.Embedding(24, 32)
+    for compiled in (True, False):
+        model.native = None
+        assert not compiled or make_native(model)
+        with torch.inference_mode():
+            state = model(torch.full((1, 22), 9), use_cache=True).past_key_values
+            run = start_steps(model, state)
+            for _ in range(2):
+                run(torch.tensor([9]), torch.tensor([1]))
+            with pytest.raises(DialogueError, match="24 positions"):
+                run(torch.tensor([9]), torch.tensor([1]))
+
+
+@needs_compiler
+def test_a_copy_of_the_model_starts_without(tokenizer):
+    model = build(tokenizer, "gated")
+    make_native(model)
+    assert copy.deepcopy(model).native is None
+    assert pickle.loads(pickle.dumps(model.native)) is None
+
+
 def test_other_mixers_and_machines_without_a_compiler_use_the_model(tokenizer, monkeypatch, tmp_path):
     softmax = XianliaoForCausalLM(tiny_config(tokenizer, layer_types=["softmax", "linear_gated"]))
     assert not make_native(softmax)
     assert isinstance(start_steps(softmax, softmax.new_state()), ModelSteps)
     plain = build(tokenizer, "gated")
-    for change in ({"XIANLIAO_NATIVE": "0"}, {"PATH": str(tmp_path)}):
+    for change in ({"XIANLIAO_NATIVE": "0"}, {"PATH": str(tmp_path)}, {"XDG_CACHE_HOME": "/dev/null/nowhere"}):
         native.library.cache_clear()
         with monkeypatch.context() as patch:
             for name, value in change.items():
