@@ -57,7 +57,7 @@ class XianliaoConfig(PretrainedConfig):
     hidden_act: str = "gelu"
     layer_types: list[str] | None = None
     chunk_size: int = 64
-    short_conv: int = 0
+    short_conv: int = 4
     output_gate: bool = True
     use_bias: bool = False
     positions: str = "rope"

@@ -87,6 +87,7 @@ def to_config(settings: dict, tokenizer: DialogueTokenizer, layer_types: Sequenc
             hidden_act=ACTIVATIONS.get(activation, activation),
             layer_types=repeat_layer_types(layer_types, layers),
             output_gate=False,
+            short_conv=0,
             use_bias=True,
             positions="learned",
             max_position_embeddings=positions,

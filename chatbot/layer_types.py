@@ -25,7 +25,8 @@ LAYER_TYPES = {
 }
 
 DEFAULT_LAYER_TYPES = ("linear_gated", "sliding_softmax")
-"""Repeated over the layers; with the output gate the choice of the bake-off (chatbot/attention/README.md)."""
+"""Repeated over the layers; with the output gate and the short convolution the choice of the bake-off, see
+chatbot/attention/README.md."""
 
 
 def repeat_layer_types(pattern: Sequence[str], num_layers: int) -> list[str]:

@@ -49,7 +49,7 @@ def tiny_config(tokenizer: DialogueTokenizer, **changes) -> XianliaoConfig:
         "intermediate_size": 64,
     }
     ids = {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
-    mixers = {"layer_types": ["linear_gated", "linear_decay"], "chunk_size": 16, "output_gate": False}
+    mixers = {"layer_types": ["linear_gated", "linear_decay"], "chunk_size": 16, "output_gate": False, "short_conv": 0}
     return XianliaoConfig(**{"vocab_size": tokenizer.vocab_size, **sizes, **ids, **mixers, **changes})
 
 

@@ -38,7 +38,7 @@ class ModelSettings:
     head_dim: int = 64
     intermediate_size: int = 1536
     layer_types: list[str] = field(default_factory=lambda: list(DEFAULT_LAYER_TYPES))
-    short_conv: int = 0
+    short_conv: int = 4
     output_gate: bool = True
     positions: Literal["rope", "learned", "none"] = "rope"
     max_position_embeddings: int = 1024

@@ -39,6 +39,7 @@ SHAPE = ModelSettings(
     max_position_embeddings=ROW,
     sliding_window=128,
     output_gate=False,
+    short_conv=0,
 )
 EXTRAS = {"": {}, "+conv": {"short_conv": 4}, "+gate": {"output_gate": True}}
 HYBRIDS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -95,4 +96,8 @@ def ctranslate2_generator(model: GPT2LMHeadModel, folder: Path, compute_type: st
         DialogueTokenizer.load("checkpoints/default").save(source)
     converter = ctranslate2.converters.TransformersConverter(str(source))
     converter.convert(str(target), quantization=compute_type, force=True)
+    settings = json.loads((target / "config.json").read_text(encoding="utf-8"))
+    known = {name: value for name, value in settings.items() if value is not None}  # it takes no null
+    named = {"unk_token": "[PAD]", **known}  # and wants an [UNK]
+    (target / "config.json").write_text(json.dumps(named), encoding="utf-8")
     return ctranslate2.Generator(str(target), device="cpu", intra_threads=1, inter_threads=1, compute_type=compute_type)

@@ -41,6 +41,7 @@ def mixer(name: str, most: int = 512, seed: int = 0) -> torch.nn.Module:
         taylor_key_dim=4,
         synthesizer_mixture=parts,
         output_gate=name in ("linear_gated", "softmax"),
+        short_conv=4 if name in ("linear_gated", "gated_delta", "softmax", "synthesizer_dense") else 0,
     )
     module = ShortConvolution(WIDTH, 4) if name == "convolution" else build_mixer(config, 0)
     for parameter in module.parameters():
@@ -193,7 +194,7 @@ def test_bf16_stays_finite_over_4096_tokens(name):
     assert output.dtype == torch.bfloat16
     assert output.isfinite().all()
     for kind, tensor in state.tensors.items():
-        assert tensor.dtype == torch.float32 or kind in ("keys", "values", "positions", "keep", "columns")
+        assert tensor.dtype == torch.float32 or kind in ("inputs", "keys", "values", "positions", "keep", "columns")
 
 
 @pytest.mark.parametrize("name", [name for name in LAYER_TYPES if name not in ("softmax",)])
