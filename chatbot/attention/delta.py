@@ -13,8 +13,6 @@ Dims as in `chatbot.attention.recurrence`.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -23,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from chatbot.attention import fused
 from chatbot.attention.linear import init_log_rate
 from chatbot.attention.mixer import Form, Mixer, Tokens
-from chatbot.attention.recurrence import decay_factors, decay_gradient
+from chatbot.attention.recurrence import decay_factors, decay_gradient, pad_to_chunks
 from chatbot.configuration import XianliaoConfig
 from chatbot.state import MixerState
 
@@ -92,12 +90,7 @@ def chunked(
     """`naive` in blocks: one triangular solve a chunk, the state between chunks. Same arguments and results."""
     batch, length, heads, _ = q.shape
     chunk = min(chunk_size, length)
-    padding = -length % chunk
-    if padding:
-        q, k, v = (F.pad(x, (0, 0, 0, 0, 0, padding)) for x in (q, k, v))
-        log_decay, beta = (F.pad(x, (0, 0, 0, padding)) for x in (log_decay, beta))
-        if segment_ids is not None:
-            segment_ids = torch.cat([segment_ids, segment_ids[:, -1:].expand(-1, padding)], 1)
+    (q, k, v, log_decay, beta), segment_ids = pad_to_chunks((q, k, v, log_decay, beta), segment_ids, chunk)
     blocks = q.shape[1] // chunk
     dtype = v.dtype
 
@@ -106,19 +99,7 @@ def chunked(
 
     q, k, v, beta = (split(x) for x in (q, k, v, beta))
     cumulative = split(log_decay).cumsum(-1)
-    total = cumulative[..., -1:]
-    causal = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril()
-    inside = cumulative[..., :, None] - cumulative[..., None, :]  # [B, H, N, C, C]
-    into, onto, through = cumulative.exp(), (total - cumulative).exp(), total[..., 0].exp()
-    if segment_ids is not None:
-        segments = segment_ids.unflatten(1, (blocks, chunk))[:, None]
-        first, last = segments[..., :1], segments[..., -1:]
-        before = torch.cat([first[:, :, :1], last[:, :, :-1]], 2)
-        causal = causal & (segments[..., :, None] == segments[..., None, :])
-        into = into * (segments == before)
-        onto = onto * (segments == last)
-        through = through * (before == last)[..., 0]
-    decay = inside.masked_fill(~causal, -math.inf).exp()
+    decay, into, onto, through = decay_factors(cumulative, segment_ids, chunk)
     lower = (beta[..., None] * (k @ k.transpose(-1, -2)) * decay).tril(-1)
     unit = lower + torch.eye(chunk, device=q.device)
     right = torch.cat([beta[..., None] * v, (beta * into)[..., None] * k], -1)
@@ -224,12 +205,7 @@ def chunked_fast(q, k, v, log_decay, beta, segment_ids=None, state=None, chunk_s
     """`chunked` through `ChunkedDeltaRule`, in fp32."""
     length = q.shape[1]
     chunk = min(chunk_size, length)
-    padding = -length % chunk
-    if padding:
-        q, k, v = (F.pad(x, (0, 0, 0, 0, 0, padding)) for x in (q, k, v))
-        log_decay, beta = (F.pad(x, (0, 0, 0, padding)) for x in (log_decay, beta))
-        if segment_ids is not None:
-            segment_ids = torch.cat([segment_ids, segment_ids[:, -1:].expand(-1, padding)], 1)
+    (q, k, v, log_decay, beta), segment_ids = pad_to_chunks((q, k, v, log_decay, beta), segment_ids, chunk)
     output, last = ChunkedDeltaRule.apply(q, k, v, log_decay.float(), beta.float(), segment_ids, state, chunk)
     return output[:, :length], last
 
@@ -263,7 +239,7 @@ class GatedDeltaRule(Mixer):
         elif fused.available(x):
             output, carried = fused.gated_delta_rule(*arguments, tokens.segment_ids, carried)
         else:
-            run = chunked_fast if v.dtype == torch.float32 and form == "auto" else chunked
+            run = chunked_fast if v.dtype == torch.float32 else chunked
             output, carried = run(*arguments, tokens.segment_ids, carried, self.chunk_size)
         if state is not None:
             state.remember(x.shape[1], recurrent=carried)

@@ -12,7 +12,7 @@ Dims: B batch, T tokens, H heads, K width of query and key, V width of value, N 
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -85,33 +85,15 @@ def chunked(
     """
     batch, length, heads, _ = q.shape
     chunk = min(chunk_size, length)
-    padding = -length % chunk
-    if padding:  # padded keys are zero and padded decays one: the state passes through
-        q, k, v = (F.pad(x, (0, 0, 0, 0, 0, padding)) for x in (q, k, v))
-        log_decay = F.pad(log_decay, (0, 0, 0, padding))
-        if segment_ids is not None:
-            segment_ids = torch.cat([segment_ids, segment_ids[:, -1:].expand(-1, padding)], 1)
+    (q, k, v, log_decay), segment_ids = pad_to_chunks((q, k, v, log_decay), segment_ids, chunk)
     blocks = q.shape[1] // chunk
 
     def split(x: torch.Tensor) -> torch.Tensor:  # [B, T, H, ...] -> [B, H, N, C, ...]
         return x.unflatten(1, (blocks, chunk)).movedim(3, 1)
 
     q, k, v, cumulative = split(q), split(k), split(v), split(log_decay.float()).cumsum(-1)
-    total = cumulative[..., -1:]  # [B, H, N, 1]
-    causal = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril()
-    # How much of position j, of the state before the chunk, and of position j in the state after it remains at i.
-    inside = cumulative[..., :, None] - cumulative[..., None, :]  # [B, H, N, C, C]
-    into, onto = cumulative.exp(), (total - cumulative).exp()  # [B, H, N, C]
-    through = total[..., 0].exp()  # [B, H, N]
-    if segment_ids is not None:
-        segments = segment_ids.unflatten(1, (blocks, chunk))[:, None]  # [B, 1, N, C]
-        first, last = segments[..., :1], segments[..., -1:]
-        before = torch.cat([first[:, :, :1], last[:, :, :-1]], 2)  # [B, 1, N, 1]: the dialogue of the incoming state
-        causal = causal & (segments[..., :, None] == segments[..., None, :])
-        into = into * (segments == before)
-        onto = onto * (segments == last)
-        through = through * (before == last)[..., 0]
-    scores = (q @ k.transpose(-1, -2)) * inside.masked_fill(~causal, -math.inf).exp()
+    decay, into, onto, through = decay_factors(cumulative, segment_ids, chunk)
+    scores = (q @ k.transpose(-1, -2)) * decay
     output = scores.to(v.dtype) @ v  # [B, H, N, C, V]
     update = (k * onto[..., None].to(k.dtype)).transpose(-1, -2) @ v  # [B, H, N, K, V]
     states = []
@@ -214,11 +196,25 @@ def decay_gradient(dc, states, last, after, shape) -> torch.Tensor:
     return dc.flip(-1).cumsum(-1).flip(-1).flatten(2).movedim(1, 2)  # g_t is in every c_i of its chunk with i >= t
 
 
+def pad_to_chunks(tensors: Sequence[torch.Tensor], segment_ids: torch.Tensor | None, chunk: int):
+    """Tensors `[B, T, ...]` and segment ids, filled up to whole chunks.
+
+    What is added is zero: keys without weight and decays of one, so the state passes through; it belongs to the last
+    dialogue.
+    """
+    padding = -tensors[0].shape[1] % chunk
+    if not padding:
+        return tensors, segment_ids
+    if segment_ids is not None:
+        segment_ids = torch.cat([segment_ids, segment_ids[:, -1:].expand(-1, padding)], 1)
+    return [F.pad(x, (0, 0) * (x.ndim - 2) + (0, padding)) for x in tensors], segment_ids
+
+
 def decay_factors(cumulative: torch.Tensor, segment_ids: torch.Tensor | None, chunk: int) -> tuple[torch.Tensor, ...]:
     """What remains at position i of a chunk of position j (decay `[B, H, N, C, C]`), of the state before the chunk (into
     `[B, H, N, C]`), in the state after it of position j (onto `[B, H, N, C]`) and of the state before (`[B, H, N]`)."""
     total = cumulative[..., -1:]
-    hidden = torch.ones(chunk, chunk, dtype=torch.bool, device=cumulative.device).triu(1)
+    hidden = ~torch.ones(chunk, chunk, dtype=torch.bool, device=cumulative.device).tril()
     into, onto, through = cumulative.exp(), (total - cumulative).exp(), total[..., 0].exp()
     if segment_ids is not None:
         segments = segment_ids.unflatten(1, (-1, chunk))[:, None]  # [B, 1, N, C]
@@ -230,19 +226,14 @@ def decay_factors(cumulative: torch.Tensor, segment_ids: torch.Tensor | None, ch
         through = through * (before == last)[..., 0]
     # Zero before exp and again after: exp of -inf, and of what may overflow, is many times slower or not a number.
     inside = cumulative[..., :, None] - cumulative[..., None, :]
-    return inside.masked_fill_(hidden, 0).exp_().masked_fill_(hidden, 0), into, onto, through
+    return inside.masked_fill_(hidden, 0).exp_().masked_fill(hidden, 0), into, onto, through
 
 
 def chunked_fast(q, k, v, log_decay, segment_ids=None, state=None, chunk_size: int = 64):
     """`chunked` through `ChunkedRecurrence`, in fp32."""
     length = q.shape[1]
     chunk = min(chunk_size, length)
-    padding = -length % chunk
-    if padding:
-        q, k, v = (F.pad(x, (0, 0, 0, 0, 0, padding)) for x in (q, k, v))
-        log_decay = F.pad(log_decay, (0, 0, 0, padding))
-        if segment_ids is not None:
-            segment_ids = torch.cat([segment_ids, segment_ids[:, -1:].expand(-1, padding)], 1)
+    (q, k, v, log_decay), segment_ids = pad_to_chunks((q, k, v, log_decay), segment_ids, chunk)
     output, last = ChunkedRecurrence.apply(q, k, v, log_decay.float(), segment_ids, state, chunk)
     return output[:, :length], last
 
@@ -264,5 +255,5 @@ def recurrence(
         return step(q, k, v, log_decay, state)
     if fused.available(q):
         return fused.gated_sum(q, k, v, log_decay, segment_ids, state)
-    run = chunked_fast if v.dtype == torch.float32 and form == "auto" else chunked
+    run = chunked_fast if v.dtype == torch.float32 else chunked
     return run(q, k, v, log_decay, segment_ids, state, chunk_size)
