@@ -46,7 +46,7 @@ HYBRIDS = {
     f"{name}:sliding {share}:1": [name] * share + ["sliding_softmax"]
     for name in ("linear_gated", "gated_delta")
     for share in (3, 1)
-}
+} | {"sliding first 1:1": ["sliding_softmax", "linear_gated"]}
 STRETCHES = {"early": (0, 64), "late": (64, ROW), "beyond": (ROW, 4 * ROW)}
 """Turns by the position of their first token in the dialogue."""
 
