@@ -43,31 +43,39 @@ def naive(
         o `[B, T, H, V]` and the state `[B, H, K, V]` after the last token, fp32.
     """
     length = q.shape[1]
-    cumulative = log_decay.float().cumsum(1)  # [B, T, H]
     outputs = []
     for i in range(length):
         past = slice(0, i + 1)
-        weight = (cumulative[:, i : i + 1] - cumulative[:, past]).exp()  # [B, i+1, H]
+        weight = remaining(log_decay[:, past])  # [B, i+1, H]
         if segment_ids is not None:
             weight = weight * (segment_ids[:, i : i + 1] == segment_ids[:, past])[..., None]
         weight = weight * torch.einsum("bhk,bjhk->bjh", q[:, i], k[:, past])
         output = torch.einsum("bjh,bjhv->bhv", weight, v[:, past])
         if state is not None:
-            carried = cumulative[:, i].exp()
+            carried = log_decay[:, past].float().sum(1).exp()
             if segment_ids is not None:
                 carried = carried * (segment_ids[:, i] == segment_ids[:, 0])[:, None]
             output = output + carried[..., None] * torch.einsum("bhk,bhkv->bhv", q[:, i], state)
         outputs.append(output)
-    weight = (cumulative[:, -1:] - cumulative).exp()
+    weight = remaining(log_decay)
     if segment_ids is not None:
         weight = weight * (segment_ids == segment_ids[:, -1:])[..., None]
     last = torch.einsum("bjh,bjhk,bjhv->bhkv", weight, k.float(), v.float())
     if state is not None:
-        carried = cumulative[:, -1].exp()
+        carried = log_decay.float().sum(1).exp()
         if segment_ids is not None:
             carried = carried * (segment_ids[:, -1] == segment_ids[:, 0])[:, None]
         last = last + carried[..., None, None] * state
     return torch.stack(outputs, 1), last
+
+
+def remaining(log_decay: torch.Tensor) -> torch.Tensor:
+    """exp(g_{j+1} + ... + g_T) for every j, `[B, T, H]`, summed from the end.
+
+    A difference of sums from the start loses a digit or two where those sums are large.
+    """
+    later = log_decay.float()[:, 1:].flip(1).cumsum(1).flip(1)
+    return F.pad(later, (0, 0, 0, 1)).exp()
 
 
 def chunked(
