@@ -20,8 +20,7 @@ from chatbot.errors import XianliaoError
 from chatbot.generate import decode
 from chatbot.model import XianliaoForCausalLM
 from chatbot.sampling import ReplySettings, Vocabulary
-from chatbot.state import DialogueState
-from chatbot.steps import make_native
+from chatbot.steps import Steps, make_native, start_steps
 from chatbot.termination import StopReason
 from chatbot.tokenizer import DialogueTokenizer
 
@@ -75,7 +74,7 @@ class Chatbot:
         self.max_message_tokens = self.context_tokens // 2
         banned = tokenizer.special_ids - {self.layout.end_of_turn_id}
         self.vocabulary = Vocabulary(self.layout.end_of_turn_id, tuple(sorted(banned)))
-        self._states: OrderedDict[tuple, tuple[DialogueState, torch.Tensor]] = OrderedDict()
+        self._states: OrderedDict[tuple, tuple[Steps, torch.Tensor]] = OrderedDict()
         self._reading = threading.Lock()
 
     @classmethod
@@ -85,9 +84,8 @@ class Chatbot:
         Args:
             checkpoint: A folder, or `default`.
             device: auto, cpu, cuda or mps.
-            dtype: auto, float32, float16, bfloat16 or int8; auto is float32 on CPU and bfloat16 on CUDA. int8 decodes
-                with int8 products on the CPU (the prompt is read in float32); where that cannot be it warns and
-                takes float32.
+            dtype: auto, float32, float16, bfloat16 or int8; auto is float32 on CPU and bfloat16 on CUDA. int8 reads
+                and decodes with int8 products on the CPU; where that cannot be it warns and takes float32.
 
         Raises:
             CheckpointError, TokenizerError: What is missing or damaged.
@@ -137,9 +135,8 @@ class Chatbot:
         settings = self.within_limits(self.settings.with_changes(**changes))
         prompt = self.layout.prompt(self.encode_turns(turns), self.context_tokens)
         with self._reading:
-            state, logits = self._state_after(prompt)
-        steps = decode(self.model, state, logits, [prompt.reply_speaker], settings, self.vocabulary, [seed])
-        for (draft,) in steps:
+            steps, logits = self._steps_after(prompt)
+        for (draft,) in decode(steps, logits, [prompt.reply_speaker], settings, self.vocabulary, [seed]):
             text = self.tokenizer.decode_complete(draft.token_ids).strip()
             seconds = time.perf_counter() - started
             reason = draft.stop_reason or "stopped"
@@ -177,28 +174,27 @@ class Chatbot:
         return len(self.tokenizer.encode(clean_turn(message)))
 
     @torch.inference_mode()
-    def _state_after(self, prompt: Prompt) -> tuple[DialogueState, torch.Tensor]:
-        """The state after a prompt and the next logits `[1, V]`, from the longest remembered beginning.
+    def _steps_after(self, prompt: Prompt) -> tuple[Steps, torch.Tensor]:
+        """What is remembered of a prompt and the next logits `[1, V]`, from the longest remembered beginning.
 
-        Each turn is read in a forward of its own, whether the state is carried along or rebuilt from the text, so both
-        give the same bits. The caller may use the state up: what is remembered are copies.
+        Each turn is read by itself, whether the state is carried along or rebuilt from the text, so both give the same
+        bits. The caller may use the steps up: what is remembered are copies.
         """
         pieces = prompt.pieces
         done = next((n for n in range(len(pieces), 0, -1) if pieces[:n] in self._states), 0)
-        state, logits = self.model.new_state(), None
         if done:
             self._states.move_to_end(pieces[:done])
             remembered, logits = self._states[pieces[:done]]
-            state = remembered.clone()
+            steps = remembered.clone()
+        else:
+            steps = start_steps(self.model)
         for n in range(done, len(pieces)):
-            ids = torch.tensor([pieces[n][0]], device=self.model.device)
-            speakers = torch.full_like(ids, pieces[n][1])
-            output = self.model(ids, token_type_ids=speakers, past_key_values=state, logits_to_keep=1)
-            logits = output.logits[:, -1]
-            self._states[pieces[: n + 1]] = (state.clone(), logits)
+            tokens, speaker = pieces[n]
+            logits = steps.read([tokens], [[speaker] * len(tokens)])
+            self._states[pieces[: n + 1]] = (steps.clone(), logits)
         while len(self._states) > REMEMBERED_STATES:
             self._states.popitem(last=False)
-        return state, logits
+        return steps, logits
 
 
 def settings_from(generation: dict) -> ReplySettings:

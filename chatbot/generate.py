@@ -13,8 +13,7 @@ from chatbot.dialogue import Prompt
 from chatbot.errors import XianliaoError
 from chatbot.model import XianliaoForCausalLM
 from chatbot.sampling import ReplySettings, Vocabulary, truncation
-from chatbot.state import DialogueState
-from chatbot.steps import start_steps
+from chatbot.steps import Steps, start_steps
 from chatbot.termination import StopReason
 
 
@@ -39,35 +38,19 @@ class Draft:
 
 
 @torch.inference_mode()
-def prefill(model: XianliaoForCausalLM, prompts: Sequence[Prompt], pad_id: int) -> tuple[DialogueState, torch.Tensor]:
-    """Reads several prompts in one forward, padded on the left.
+def prefill(model: XianliaoForCausalLM, prompts: Sequence[Prompt]) -> tuple[Steps, torch.Tensor]:
+    """Reads several prompts together.
 
     Returns:
-        The state after the prompts and the logits `[B, V]` of the first reply tokens.
+        What is remembered of them and the logits `[B, V]` of the first reply tokens.
     """
-    width = max(len(prompt.input_ids) for prompt in prompts)
-    ids = torch.full((len(prompts), width), pad_id)
-    speakers, mask = torch.zeros_like(ids), torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        length = len(prompt.input_ids)
-        ids[row, width - length :] = torch.tensor(prompt.input_ids)
-        speakers[row, width - length :] = torch.tensor(prompt.speaker_ids)
-        mask[row, width - length :] = 1
-    device = next(model.parameters()).device
-    output = model(
-        ids.to(device),
-        attention_mask=mask.to(device),
-        token_type_ids=speakers.to(device),
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return output.past_key_values, output.logits[:, -1]
+    steps = start_steps(model, len(prompts))
+    return steps, steps.read([p.input_ids for p in prompts], [p.speaker_ids for p in prompts])
 
 
 @torch.inference_mode()
 def decode(
-    model: XianliaoForCausalLM,
-    state: DialogueState,
+    steps: Steps,
     logits: torch.Tensor,
     reply_speakers: Sequence[int],
     settings: ReplySettings,
@@ -77,11 +60,10 @@ def decode(
     """Decodes one reply a row and yields all drafts after every step; the last yield has every stop reason set.
 
     Rows draw from random numbers of their own and leave the batch when they end, so a reply does not depend on its
-    neighbours beyond the rounding of a batched matrix product (about 2e-6 on logits).
+    neighbours beyond the rounding of a batched matrix product (about 2e-6 on logits; none in the compiled step).
 
     Args:
-        model: In evaluation mode.
-        state: After the prompts; used up.
+        steps: After the prompts; used up.
         logits: `[B, V]`, of the first reply tokens.
         reply_speakers: Speaker id of each reply.
         settings: One for all rows.
@@ -95,7 +77,6 @@ def decode(
     draws = [random.Random(seed) for seed in seeds]
     alive = list(range(len(drafts)))
     speakers = torch.tensor(reply_speakers, device=logits.device)
-    steps = start_steps(model, state)
     for emitted in range(settings.limit_tokens + 1):
         tokens = _choose(logits, emitted, settings, vocabulary, [drafts[i] for i in alive], [draws[i] for i in alive])
         going = [place for place, i in enumerate(alive) if drafts[i].stop_reason is None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Sequence
 from ctypes import POINTER, c_float, c_int64, c_void_p
 
 import torch
@@ -10,12 +11,11 @@ from torch import nn
 
 from chatbot.model import check_positions
 from chatbot.native import library
-from chatbot.state import DialogueState
 
-KINDS = {"linear_decay": 0, "linear_gated": 1, "gated_delta": 2, "sliding_softmax": 3}
+KINDS = {"linear_decay": 0, "linear_gated": 1, "gated_delta": 2, "sliding_softmax": 3, "linear_elu1": 4}
 ACTIVATIONS = {"gelu": 0, "gelu_new": 1, "relu": 2, "silu": 3}
-LANE = 64
-"""int8 rows are padded to a multiple of so many columns."""
+GROUP = 16
+"""Matrix rows that lie side by side."""
 
 
 class Matrix(ctypes.Structure):
@@ -35,7 +35,7 @@ class Layer(ctypes.Structure):
 
 
 class State(ctypes.Structure):
-    _fields_ = [(name, c_void_p) for name in ("recurrent", "inputs", "keys", "values")]
+    _fields_ = [(name, c_void_p) for name in ("recurrent", "normalizer", "inputs", "keys", "values")]
 
 
 class Network(ctypes.Structure):
@@ -92,9 +92,9 @@ class NativeNetwork:
         known = set(config.layer_types) <= set(KINDS) and config.hidden_act in ACTIVATIONS
         return known and plain.device.type == "cpu" and plain.dtype == torch.float32 and library() is not None
 
-    def start(self, state: DialogueState) -> NativeSteps:
-        """Decoding from a state; the state itself stays as it is."""
-        return NativeSteps(self, state)
+    def start(self, rows: int = 1) -> NativeSteps:
+        """Empty dialogues."""
+        return NativeSteps(self, rows)
 
     def __deepcopy__(self, memo: dict) -> None:
         """A copy of the model has weights of its own: it starts without the compiled step."""
@@ -114,15 +114,19 @@ class NativeNetwork:
             return Matrix()
         weight = linear.weight.detach()
         rows, columns = weight.shape
-        bias = self._point(linear.bias)
+        bias = None if linear.bias is None else self._point(_padded(linear.bias.detach(), GROUP))
         if not self.int8 or float_only:
-            return Matrix(weight=self._point(weight), bias=bias, rows=rows, columns=columns, stride=columns)
+            groups = _padded(weight, GROUP).unflatten(0, (-1, GROUP)).transpose(1, 2)  # [groups, columns, GROUP]
+            return Matrix(weight=self._point(groups), bias=bias, rows=rows, columns=columns, stride=columns)
         scale = weight.abs().amax(1).clamp_min(1e-12) / 127
-        packed = torch.zeros(rows + -rows % 4, columns + -columns % LANE, dtype=torch.int8)
-        packed[:rows, :columns] = (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+        packed = (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+        packed = _padded(_padded(packed, GROUP).T, 4).T  # [rows, stride]
+        groups = (
+            packed.unflatten(0, (-1, GROUP)).unflatten(2, (-1, 4)).transpose(1, 2)
+        )  # [groups, stride / 4, GROUP, 4]
         return Matrix(
-            packed=self._point(packed),
-            scale=self._point(scale),
+            packed=self._point(groups),
+            scale=self._point(_padded(scale, GROUP)),
             sums=self._point(packed.sum(1, dtype=torch.int32)),
             bias=bias,
             rows=rows,
@@ -152,52 +156,85 @@ class NativeNetwork:
 
 
 class NativeSteps:
-    """A batch of replies in the making: the rows' states, updated in place at every step."""
+    """`chatbot.steps.Steps` through the compiled network; the rows' states are updated in place.
 
-    def __init__(self, network: NativeNetwork, state: DialogueState):
+    Which tokens are read together changes no bit of the result.
+    """
+
+    def __init__(self, network: NativeNetwork, rows: int):
         self.network, config = network, network.config
-        self.layers = [
-            _buffers(state.layers[index].tensors, kind, config) for index, kind in enumerate(config.layer_types)
-        ]
-        rows = next(len(tensor) for layer in self.layers for tensor in layer.values())
-        self.positions = state.layers[-1].tensors.get("seen", torch.zeros(rows, dtype=torch.int64)).clone()
+        self.layers = [_empty(kind, config, rows) for kind in config.layer_types]
+        self.positions = torch.zeros(rows, dtype=torch.int64)
+        self._point_at_layers()
+
+    def _point_at_layers(self) -> None:
+        pointers = [State(**{name: t.data_ptr() for name, t in layer.items()}) for layer in self.layers]
+        self._states = (State * len(pointers))(*pointers)
+
+    def clone(self) -> NativeSteps:
+        return self._copy(lambda tensor: tensor.clone())
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keeps these rows, in this order."""
-        self.layers = [{name: t.index_select(0, rows) for name, t in layer.items()} for layer in self.layers]
-        self.positions = self.positions[rows]
+        chosen = self._copy(lambda tensor: tensor.index_select(0, rows))
+        self.layers, self.positions, self._states = chosen.layers, chosen.positions, chosen._states
+
+    def _copy(self, change: Callable[[torch.Tensor], torch.Tensor]) -> NativeSteps:
+        other = object.__new__(NativeSteps)
+        other.network = self.network
+        other.layers = [{name: change(tensor) for name, tensor in layer.items()} for layer in self.layers]
+        other.positions = change(self.positions)
+        other._point_at_layers()
+        return other
+
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for layer in self.layers for tensor in layer.values())
+
+    def read(self, ids: Sequence[Sequence[int]], speakers: Sequence[Sequence[int]]) -> torch.Tensor:
+        counts = torch.tensor([len(row) for row in ids])
+        rows = torch.arange(len(ids)).repeat_interleave(counts)
+        ends = counts.cumsum(0)
+        offsets = torch.arange(len(rows)) - (ends - counts)[rows]
+        wanted = torch.full((len(rows),), -1)
+        wanted[ends - 1] = torch.arange(len(ids))
+        flat = [torch.tensor([token for row in values for token in row]) for values in (ids, speakers)]
+        logits = self._read(rows, *flat, self.positions[rows] + offsets, wanted, len(ids))
+        self.positions += counts
+        return logits
 
     def __call__(self, ids: torch.Tensor, speakers: torch.Tensor) -> torch.Tensor:
-        """Reads one token a row, ids and speakers int64 `[B]`; logits fp32 `[B, V]` of the next.
+        rows = torch.arange(len(ids))
+        logits = self._read(rows, ids.contiguous(), speakers.contiguous(), self.positions, rows, len(ids))
+        self.positions += 1
+        return logits
 
-        Raises:
-            DialogueError: A row is longer than the model has positions for.
-        """
+    def _read(self, rows, ids, speakers, positions, wanted, count: int) -> torch.Tensor:
         network, config = self.network.network, self.network.config
         if config.positions == "learned":
-            check_positions(self.positions, config.max_position_embeddings)
-        logits = torch.empty(len(ids), network.head_matrix.rows)
-        pointers = [State(**{name: t.data_ptr() for name, t in layer.items()}) for layer in self.layers]
-        states = (State * len(pointers))(*pointers)
-        arrays = [tensor.contiguous() for tensor in (ids, speakers, self.positions)]
-        failed = library().xianliao_step(
-            ctypes.byref(network), states, c_int64(len(ids)), *(c_void_p(a.data_ptr()) for a in arrays),
-            c_void_p(logits.data_ptr()),
+            check_positions(positions, config.max_position_embeddings)
+        logits = torch.empty(count, network.head_matrix.rows)
+        failed = library().xianliao_read(
+            ctypes.byref(network), self._states, c_int64(len(rows)),
+            *(c_void_p(tensor.data_ptr()) for tensor in (rows, ids, speakers, positions, wanted, logits)),
         )  # fmt: skip
         if failed:
             raise MemoryError("The decoding step got no memory.")
-        self.positions = self.positions + 1
         return logits
 
 
-def _buffers(tensors: dict[str, torch.Tensor], kind: str, config) -> dict[str, torch.Tensor]:
-    """Copies of a mixer's state as the step wants them; keys and values become a ring, position p at p mod W."""
-    found = {name: tensors[name].float().clone() for name in ("recurrent", "inputs") if name in tensors}
+def _padded(x: torch.Tensor, multiple: int) -> torch.Tensor:
+    """x with zeros after its first dimension, up to a multiple."""
+    return torch.cat([x, x.new_zeros(-len(x) % multiple, *x.shape[1:])])
+
+
+def _empty(kind: str, config, rows: int) -> dict[str, torch.Tensor]:
+    """The state of a mixer before the first token; keys and values are a ring, position p at p mod W."""
+    heads, head = config.num_attention_heads, config.head_dim
     if kind == "sliding_softmax":
-        window, keep = config.sliding_window, tensors["keep"]
-        places = torch.where(keep, tensors["positions"] % window, 0)[..., None, None]
-        for name in ("keys", "values"):
-            kept = tensors[name].float() * keep[..., None, None]  # places that nobody sees add nothing to place 0
-            ring = torch.zeros_like(kept)
-            found[name] = ring.scatter_add_(1, places.expand_as(kept), kept)
+        found = {name: torch.zeros(rows, config.sliding_window, heads, head) for name in ("keys", "values")}
+    else:
+        found = {"recurrent": torch.zeros(rows, heads, head, head)}
+    if kind == "linear_elu1":
+        found["normalizer"] = torch.zeros(rows, heads, head)
+    if config.short_conv:
+        found["inputs"] = torch.zeros(rows, config.short_conv - 1, 3 * heads * head)
     return found

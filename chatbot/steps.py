@@ -1,7 +1,8 @@
-"""Decoding one token a row: the compiled step where there is one, the model itself otherwise."""
+"""Reading and continuing dialogues: through the compiled network where there is one, the model itself otherwise."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -11,13 +12,26 @@ from chatbot.state import DialogueState
 
 
 class Steps(Protocol):
-    """A batch of replies in the making."""
+    """A batch of dialogues, one a row, and what the model remembers of each."""
+
+    def read(self, ids: Sequence[Sequence[int]], speakers: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Reads at least one token a row, as many as there are; logits fp32 `[B, V]` of what follows each row.
+
+        Raises:
+            DialogueError: A row is longer than the model has positions for.
+        """
 
     def __call__(self, ids: torch.Tensor, speakers: torch.Tensor) -> torch.Tensor:
-        """Reads one token a row, ids and speakers int64 `[B]`; logits `[B, V]` of the next."""
+        """Reads one token a row, ids and speakers int64 `[B]`; otherwise `read`."""
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keeps these rows, in this order; `rows` int64 `[B']`."""
+        """Keeps these rows, in this order, repeats allowed; `rows` int64 `[B']`."""
+
+    def clone(self) -> Steps:
+        """A copy that goes its own way from here."""
+
+    def nbytes(self) -> int:
+        """Bytes of what is remembered."""
 
 
 class ModelSteps:
@@ -26,18 +40,40 @@ class ModelSteps:
     def __init__(self, model, state: DialogueState):
         self.model, self.state = model, state
 
+    def read(self, ids: Sequence[Sequence[int]], speakers: Sequence[Sequence[int]]) -> torch.Tensor:
+        width = max(map(len, ids))
+        shape = (len(ids), width)
+        batch = {"input_ids": torch.full(shape, self.model.config.pad_token_id)}
+        batch |= {"token_type_ids": torch.zeros(shape, dtype=torch.int64)}
+        batch |= {"attention_mask": torch.zeros(shape, dtype=torch.int64)}
+        for row, (tokens, roles) in enumerate(zip(ids, speakers, strict=True)):
+            start = width - len(tokens)
+            batch["input_ids"][row, start:] = torch.tensor(tokens)
+            batch["token_type_ids"][row, start:] = torch.tensor(roles)
+            batch["attention_mask"][row, start:] = 1
+        if all(len(row) == width for row in ids):
+            del batch["attention_mask"]
+        batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+        return self.model(**batch, past_key_values=self.state, logits_to_keep=1).logits[:, -1].float()
+
     def __call__(self, ids: torch.Tensor, speakers: torch.Tensor) -> torch.Tensor:
-        return self.model(ids[:, None], token_type_ids=speakers[:, None], past_key_values=self.state).logits[:, -1]
+        output = self.model(ids[:, None], token_type_ids=speakers[:, None], past_key_values=self.state)
+        return output.logits[:, -1].float()
 
     def select(self, rows: torch.Tensor) -> None:
         self.state.select(rows)
 
+    def clone(self) -> ModelSteps:
+        return ModelSteps(self.model, self.state.clone())
 
-def start_steps(model, state: DialogueState) -> Steps:
-    """Decoding from a state, which is used up: through `model.native` when `make_native` has set it."""
+    def nbytes(self) -> int:
+        return self.state.nbytes()
+
+
+def start_steps(model, rows: int = 1) -> Steps:
+    """Empty dialogues: through `model.native` when `make_native` has set it."""
     native = getattr(model, "native", None)
-    on_cpu = all(tensor.device.type == "cpu" for layer in state.layers for tensor in layer.tensors.values())
-    return ModelSteps(model, state) if native is None or not on_cpu else native.start(state)
+    return ModelSteps(model, model.new_state()) if native is None else native.start(rows)
 
 
 def make_native(model, int8: bool = False) -> bool:

@@ -56,12 +56,10 @@ def answer(bot: Chatbot, contexts: Sequence[Context], settings: ReplySettings, s
     started = time.perf_counter()
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
-        state, logits = prefill(bot.model, [prompts[i] for i in rows], bot.tokenizer.pad_id)
+        steps, logits = prefill(bot.model, [prompts[i] for i in rows])
         speakers = [prompts[i].reply_speaker for i in rows]
         result: list[Draft] = []
-        for result in decode(  # noqa: B007
-            bot.model, state, logits, speakers, settings, bot.vocabulary, [seed + i for i in rows]
-        ):
+        for result in decode(steps, logits, speakers, settings, bot.vocabulary, [seed + i for i in rows]):  # noqa: B007
             pass
         for i, draft in zip(rows, result, strict=True):
             drafts[i] = draft

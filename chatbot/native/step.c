@@ -1,9 +1,10 @@
-/* One decoding step of xianliao's network, for B rows, as chatbot/model.py defines it, and the short convolution for training.
+/* xianliao's network over a few tokens at a time, as chatbot/model.py defines it, and the short convolution for training.
  *
- * Weights are read where they lie, as fp32 or as int8 with one fp32 scale a row; activations of an int8 product are
- * rounded to int8 with one scale a row of the batch, so that no row depends on its neighbours. The state of a row is
- * updated in place. Compiled on the machine it runs on (chatbot/native/__init__.py); pure torch serves where there is no
- * compiler. Dims: B rows, D hidden size, H heads, K head width, W window, V vocabulary.
+ * A lane is one token of one row (dialogue). Weights are fp32, or int8 with one fp32 scale a row of the matrix; activations
+ * of an int8 product are rounded to int8 with one scale a lane. Every sum runs in one order whatever else is computed, so
+ * neither the neighbours of a row nor the parts in which it is read change a bit. The states of the rows are updated in
+ * place. Compiled on the machine it runs on (chatbot/native/__init__.py); pure torch serves where there is no compiler.
+ * Dims: L lanes, B rows, D hidden size, H heads, K head width, W window, V vocabulary.
  */
 #include <math.h>
 #include <stdint.h>
@@ -13,10 +14,15 @@
 #include <immintrin.h>
 #endif
 
-enum { DECAY = 0, GATED = 1, DELTA = 2, WINDOW = 3 };
+enum { DECAY = 0, GATED = 1, DELTA = 2, WINDOW = 3, ELU = 4 };
 enum { GELU = 0, GELU_TANH = 1, RELU = 2, SILU = 3 };
+enum { GROUP = 16, MOST_GROUPS = 4, MOST_LANES = 6, PASS = 64 };
 
-/* A matrix [rows, columns] of a linear layer. int8 is padded with zeros to `stride` columns and a multiple of 4 rows. */
+typedef float Floats __attribute__((vector_size(4 * GROUP), aligned(4)));
+typedef int32_t Integers __attribute__((vector_size(4 * GROUP), aligned(4)));
+
+/* A matrix [rows, columns] of a linear layer, GROUP rows side by side: weight [rows / GROUP, columns, GROUP] or packed
+ * [rows / GROUP, stride / 4, GROUP, 4], padded with zeros. scale, sums and bias are padded likewise. */
 typedef struct {
     const float *weight;   /* fp32, or NULL */
     const int8_t *packed;  /* int8, or NULL */
@@ -37,6 +43,7 @@ typedef struct {
 /* State of one layer: [B, ...], contiguous. */
 typedef struct {
     float *recurrent;       /* [B, H, K, K] */
+    float *normalizer;      /* [B, H, K] */
     float *inputs;          /* [B, taps - 1, 3 H K] */
     float *keys, *values;   /* [B, W, H, K], a ring: position p lies at p mod W */
 } State;
@@ -104,86 +111,84 @@ static void layer_norm(const float *x, float *y, int64_t n, const float *weight,
     }
 }
 
-/* y[b, r] (+)= sum_c w[r, c] x[b, c], four weight rows at a time. */
-static void multiply_float(const Matrix *m, const float *x, float *y, int64_t batch, int add) {
+#define ALWAYS static inline __attribute__((always_inline))
+
+/* Products of `groups` groups of weight rows with `lanes` inputs; both are constants where this is inlined. */
+ALWAYS void block_float(const Matrix *m, int64_t group, const float *x, int groups, int lanes, Floats s[MOST_GROUPS][MOST_LANES]) {
     int64_t n = m->columns;
-    for (int64_t r = 0; r < m->rows; r += 4) {
-        int64_t left = m->rows - r < 4 ? m->rows - r : 4;
-        const float *w0 = m->weight + r * n, *w1 = w0 + (left > 1 ? n : 0), *w2 = w0 + (left > 2 ? 2 * n : 0),
-                    *w3 = w0 + (left > 3 ? 3 * n : 0);
-        for (int64_t b = 0; b < batch; b++) {
-            const float *in = x + b * n;
-            float s[4] = {0, 0, 0, 0};
-            for (int64_t c = 0; c < n; c++) {
-                s[0] += w0[c] * in[c];
-                s[1] += w1[c] * in[c];
-                s[2] += w2[c] * in[c];
-                s[3] += w3[c] * in[c];
-            }
-            float *out = y + b * m->rows + r;
-            for (int64_t i = 0; i < left; i++) {
-                float value = s[i] + (m->bias ? m->bias[r + i] : 0);
-                out[i] = add ? out[i] + value : value;
-            }
+    const float *w = m->weight + group * GROUP * n;
+    for (int64_t c = 0; c < n; c++)
+        for (int g = 0; g < groups; g++) {
+            Floats weights = *(const Floats *)(w + (g * n + c) * GROUP);
+            for (int b = 0; b < lanes; b++) s[g][b] += weights * x[b * n + c];
         }
-    }
 }
 
+ALWAYS void block_int8(const Matrix *m, int64_t group, const uint8_t *x, const float *scales, int groups, int lanes,
+                       Floats s[MOST_GROUPS][MOST_LANES]) {
+    int64_t n = m->stride;
+    const int8_t *w = m->packed + group * GROUP * n;
+    Integers sums[MOST_GROUPS][MOST_LANES] = {{{0}}};
+    for (int64_t c = 0; c < n; c += 4)
+        for (int g = 0; g < groups; g++) {
+            const int8_t *weights = w + (g * n + c) * GROUP;
 #ifdef __AVX512VNNI__
-/* Four weight rows against `count` (1 to 4) batch rows of unsigned bytes. */
-static inline __attribute__((always_inline)) void dot4(
-    const int8_t *w, int64_t stride, const uint8_t *x, int64_t columns, int count, int32_t sums[4][4]) {
-    __m512i s[4][4];
-    for (int b = 0; b < count; b++)
-        for (int i = 0; i < 4; i++) s[b][i] = _mm512_setzero_si512();
-    for (int64_t c = 0; c < columns; c += 64) {
-        __m512i w0 = _mm512_loadu_si512(w + c), w1 = _mm512_loadu_si512(w + stride + c),
-                w2 = _mm512_loadu_si512(w + 2 * stride + c), w3 = _mm512_loadu_si512(w + 3 * stride + c);
-        for (int b = 0; b < count; b++) {
-            __m512i in = _mm512_loadu_si512(x + b * columns + c);
-            s[b][0] = _mm512_dpbusd_epi32(s[b][0], in, w0);
-            s[b][1] = _mm512_dpbusd_epi32(s[b][1], in, w1);
-            s[b][2] = _mm512_dpbusd_epi32(s[b][2], in, w2);
-            s[b][3] = _mm512_dpbusd_epi32(s[b][3], in, w3);
+            __m512i loaded = _mm512_loadu_si512(weights);
+            for (int b = 0; b < lanes; b++) {
+                int32_t four;
+                memcpy(&four, x + b * n + c, 4);
+                sums[g][b] = (Integers)_mm512_dpbusd_epi32((__m512i)sums[g][b], _mm512_set1_epi32(four), loaded);
+            }
+#else
+            for (int b = 0; b < lanes; b++)
+                for (int i = 0; i < GROUP; i++)
+                    for (int j = 0; j < 4; j++) sums[g][b][i] += (int32_t)weights[4 * i + j] * x[b * n + c + j];
+#endif
+        }
+    for (int g = 0; g < groups; g++) {
+        Integers zero = 128 * *(const Integers *)(m->sums + (group + g) * GROUP);
+        Floats scale = *(const Floats *)(m->scale + (group + g) * GROUP);
+        for (int b = 0; b < lanes; b++) s[g][b] = __builtin_convertvector(sums[g][b] - zero, Floats) * scale * scales[b];
+    }
+}
+
+/* The input of a product: floats, and when the weights are int8 their rounding and its scale per lane. */
+typedef struct {
+    const float *floats;
+    uint8_t *bytes;
+    float *scales;
+} Input;
+
+ALWAYS void block(const Matrix *m, int64_t group, Input x, float *y, int add, int groups, int lanes) {
+    Floats s[MOST_GROUPS][MOST_LANES] = {{{0}}};
+    if (m->packed)
+        block_int8(m, group, x.bytes, x.scales, groups, lanes, s);
+    else
+        block_float(m, group, x.floats, groups, lanes, s);
+    for (int g = 0; g < groups; g++) {
+        int64_t row = (group + g) * GROUP, left = m->rows - row;
+        for (int b = 0; b < lanes; b++) {
+            Floats value = s[g][b];
+            if (m->bias) value += *(const Floats *)(m->bias + row);
+            float *out = y + b * m->rows + row;
+            if (left >= GROUP)
+                *(Floats *)out = add ? *(Floats *)out + value : value;
+            else
+                for (int64_t i = 0; i < left; i++) out[i] = add ? out[i] + value[i] : value[i];
         }
     }
-    for (int b = 0; b < count; b++)
-        for (int i = 0; i < 4; i++) sums[b][i] = _mm512_reduce_add_epi32(s[b][i]);
 }
-#else
-static inline void dot4(
-    const int8_t *w, int64_t stride, const uint8_t *x, int64_t columns, int count, int32_t sums[4][4]) {
-    for (int b = 0; b < count; b++)
-        for (int i = 0; i < 4; i++) {
-            int32_t sum = 0;
-            for (int64_t c = 0; c < columns; c++) sum += (int32_t)w[i * stride + c] * (int32_t)x[b * columns + c];
-            sums[b][i] = sum;
-        }
-}
-#endif
 
-/* The same with int8 weights; `bytes` holds the rounded input, `scales` its scale per row. */
-static void multiply_int8(const Matrix *m, const uint8_t *bytes, const float *scales, float *y, int64_t batch, int add) {
-    int32_t sums[4][4];
-    for (int64_t r = 0; r < m->rows; r += 4) {
-        const int8_t *w = m->packed + r * m->stride;
-        for (int64_t b = 0; b < batch; b += 4) {
-            const uint8_t *in = bytes + b * m->stride;
-            switch (batch - b) {
-                case 1: dot4(w, m->stride, in, m->stride, 1, sums); break;
-                case 2: dot4(w, m->stride, in, m->stride, 2, sums); break;
-                case 3: dot4(w, m->stride, in, m->stride, 3, sums); break;
-                default: dot4(w, m->stride, in, m->stride, 4, sums);
-            }
-            int64_t rows = batch - b < 4 ? batch - b : 4;
-            for (int64_t j = 0; j < rows; j++)
-                for (int64_t i = 0; i < 4 && r + i < m->rows; i++) {
-                    float value = (float)(sums[j][i] - 128 * m->sums[r + i]) * m->scale[r + i] * scales[b + j];
-                    if (m->bias) value += m->bias[r + i];
-                    float *out = y + (b + j) * m->rows + r + i;
-                    *out = add ? *out + value : value;
-                }
-        }
+static void block_of(const Matrix *m, int64_t group, Input x, float *y, int add, int groups, int lanes) {
+    switch (groups * 8 + lanes) {
+        case 4 * 8 + 1: block(m, group, x, y, add, 4, 1); break;
+        case 4 * 8 + 2: block(m, group, x, y, add, 4, 2); break;
+        case 4 * 8 + 4: block(m, group, x, y, add, 4, 4); break;
+        case 4 * 8 + 6: block(m, group, x, y, add, 4, 6); break;
+        case 1 * 8 + 1: block(m, group, x, y, add, 1, 1); break;
+        case 1 * 8 + 2: block(m, group, x, y, add, 1, 2); break;
+        case 1 * 8 + 4: block(m, group, x, y, add, 1, 4); break;
+        default: block(m, group, x, y, add, 1, 6);
     }
 }
 
@@ -207,27 +212,37 @@ static void round_rows(const float *x, int64_t columns, int64_t stride, int64_t 
     }
 }
 
-typedef struct {
-    uint8_t *bytes;
-    float *scales;
-} Rounded;
-
-static void multiply(const Matrix *m, const float *x, float *y, int64_t batch, int add, Rounded space) {
-    if (m->weight) {
-        multiply_float(m, x, y, batch, add);
-        return;
+/* y [L, rows] = W x + bias, or with `add` y += that. `space` holds the rounded input. */
+static void multiply(const Matrix *m, const float *x, float *y, int64_t lanes, int add, Input space) {
+    int64_t groups = (m->rows + GROUP - 1) / GROUP;
+    if (m->packed) round_rows(x, m->columns, m->stride, lanes, space.bytes, space.scales);
+    for (int64_t group = 0, now; group < groups; group += now) {
+        now = groups - group >= MOST_GROUPS ? MOST_GROUPS : 1;
+        for (int64_t b = 0, some; b < lanes; b += some) {
+            int64_t left = lanes - b;
+            some = left >= 6 ? 6 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+            Input in = {x + b * m->columns, space.bytes + b * m->stride, space.scales + b};
+            block_of(m, group, in, y + b * m->rows, add, (int)now, (int)some);
+        }
     }
-    round_rows(x, m->columns, m->stride, batch, space.bytes, space.scales);
-    multiply_int8(m, space.bytes, space.scales, y, batch, add);
 }
 
-static void rotate(float *x, int64_t head, int64_t position, float theta) {
+/* cosines and sines [K / 2] of a position. */
+static void angles(int64_t head, int64_t position, float theta, float *cosines, float *sines) {
     int64_t half = head / 2;
     for (int64_t i = 0; i < half; i++) {
         float angle = (float)position * powf(theta, -(float)i / half);
-        float c = cosf(angle), s = sinf(angle), first = x[i], second = x[i + half];
-        x[i] = first * c - second * s;
-        x[i + half] = second * c + first * s;
+        cosines[i] = cosf(angle);
+        sines[i] = sinf(angle);
+    }
+}
+
+static void rotate(float *x, int64_t head, const float *cosines, const float *sines) {
+    int64_t half = head / 2;
+    for (int64_t i = 0; i < half; i++) {
+        float first = x[i], second = x[i + half];
+        x[i] = first * cosines[i] - second * sines[i];
+        x[i + half] = second * cosines[i] + first * sines[i];
     }
 }
 
@@ -269,10 +284,6 @@ static void normalize(float *x, int64_t n) {
 static void attend(const Model *m, float *keys, float *values, float *q, float *k, float *v, int64_t h, int64_t position,
                    float *scores, float *o) {
     int64_t K = m->head, W = m->window, seen = position + 1 < W ? position + 1 : W;
-    if (m->rotates) {
-        rotate(q, K, position, m->theta);
-        rotate(k, K, position, m->theta);
-    }
     memcpy(keys + (position % W) * m->inner + h * K, k, K * sizeof(float));
     memcpy(values + (position % W) * m->inner + h * K, v, K * sizeof(float));
     float most = -INFINITY, total = 0, scale = 1.0f / sqrtf((float)K);
@@ -304,23 +315,49 @@ static void convolve(float *qkv, float *inputs, const float *taps, int64_t count
     memcpy(inputs + (count - 2) * width, fresh, width * sizeof(float));
 }
 
-/* The mixer of one layer for one row: qkv [3 H K] and gates to o [H K]. */
-static void mix(const Model *m, const Layer *layer, State *state, int64_t b, int64_t position, float *qkv,
-                const float *gates, float *o, float *scratch) {
+/* Linear attention with phi = elu + 1: the denominator without rotation, the numerator with it where `turns` is given. */
+static void attend_linear(const Model *m, float *S, float *z, float *q, float *k, const float *v, const float *turns, float *o) {
+    int64_t K = m->head;
+    float below = 0;
+    for (int64_t i = 0; i < K; i++) {
+        q[i] = q[i] > 0 ? q[i] + 1 : exp_(q[i]);
+        k[i] = k[i] > 0 ? k[i] + 1 : exp_(k[i]);
+        z[i] += k[i];
+        below += q[i] * z[i];
+    }
+    if (turns) {
+        rotate(q, K, turns, turns + K / 2);
+        rotate(k, K, turns, turns + K / 2);
+    }
+    recur(S, q, k, v, 1.0f, K, o);
+    for (int64_t j = 0; j < K; j++) o[j] /= below + 1e-6f;
+}
+
+/* The mixer of one layer for one lane of row b: qkv [3 H K] and gates to o [H K]; `turns` are its cosines and sines. */
+static void mix(const Model *m, const Layer *layer, State *state, int64_t b, int64_t position, const float *turns,
+                float *qkv, const float *gates, float *o, float *scratch) {
     int64_t K = m->head, H = m->heads, inner = m->inner;
     if (layer->conv)
         convolve(qkv, state->inputs + b * (m->taps - 1) * 3 * inner, layer->conv, m->taps, 3 * inner, scratch);
     float *q = qkv, *k = qkv + inner, *v = qkv + 2 * inner;
-    if (layer->kind != WINDOW)
+    if (layer->kind != WINDOW && layer->kind != ELU)
         for (int64_t i = 0; i < (layer->kind == DELTA ? 3 : 2) * inner; i++) qkv[i] = silu_(qkv[i]);
     for (int64_t h = 0; h < H; h++) {
         float *qh = q + h * K, *kh = k + h * K, *vh = v + h * K, *oh = o + h * K;
         if (layer->kind == WINDOW) {
+            if (turns) {
+                rotate(qh, K, turns, turns + K / 2);
+                rotate(kh, K, turns, turns + K / 2);
+            }
             float *keys = state->keys + b * m->window * inner, *values = state->values + b * m->window * inner;
             attend(m, keys, values, qh, kh, vh, h, position, scratch, oh);
             continue;
         }
         float *S = state->recurrent + (b * H + h) * K * K;
+        if (layer->kind == ELU) {
+            attend_linear(m, S, state->normalizer + (b * H + h) * K, qh, kh, vh, turns, oh);
+            continue;
+        }
         float decay = expf(-layer->rate[h] * (layer->kind == DECAY ? 1.0f : softplus_(gates[h])));
         if (layer->kind == DELTA) {
             normalize(qh, K);
@@ -337,49 +374,85 @@ static void mix(const Model *m, const Layer *layer, State *state, int64_t b, int
 
 static int64_t longest(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* One token a row. ids, speakers, positions: [B]; logits: [B, V]. Returns 0, or 1 when memory is short. */
-int xianliao_step(const Model *m, State *states, int64_t batch, const int64_t *ids, const int64_t *speakers,
-                  const int64_t *positions, float *logits) {
-    int64_t D = m->width, inner = m->inner, up = m->layer[0].up.rows, wide = longest(3 * inner, longest(up, D)) + 64;
-    int64_t scratch = longest(longest(m->window, 3 * inner), 64);
-    size_t floats = batch * (2 * D + 2 * wide + inner + inner + 2 * m->heads + 8) + scratch + 1024;
-    float *memory = malloc(floats * sizeof(float) + (batch + 4) * (wide + 64));
-    if (!memory) return 1;
-    float *x = memory, *h = x + batch * D, *a = h + batch * D, *o = a + batch * wide, *gates = o + batch * inner,
-          *side = gates + batch * (2 * m->heads + 4), *scales = side + batch * inner, *rest = scales + batch + 4;
-    Rounded space = {(uint8_t *)(memory + floats), scales};
-    for (int64_t b = 0; b < batch; b++)
+/* Room for one pass over L lanes. */
+typedef struct {
+    float *x, *h, *wide, *o, *side, *gates, *turns, *scratch;
+    Input rounded;
+    float *memory;
+} Space;
+
+static int make_space(const Model *m, int64_t lanes, Space *space) {
+    int64_t D = m->width, inner = m->inner, wide = longest(longest(3 * inner, D), m->layer[0].up.rows);
+    int64_t sizes[] = {lanes * D, lanes * D, lanes * wide, lanes * inner, lanes * inner, lanes * 2 * m->heads,
+                       lanes * m->head, longest(longest(m->window, 3 * inner), m->head), lanes, lanes * (wide / 4 + 2)};
+    float **places[] = {&space->x, &space->h, &space->wide, &space->o, &space->side, &space->gates,
+                        &space->turns, &space->scratch, &space->rounded.scales, (float **)&space->rounded.bytes};
+    int64_t total = 0, count = sizeof sizes / sizeof *sizes;
+    for (int64_t i = 0; i < count; i++) total += sizes[i];
+    float *next = space->memory = malloc(total * sizeof(float));
+    for (int64_t i = 0; next && i < count; next += sizes[i++]) *places[i] = next;
+    return space->memory == NULL;
+}
+
+/* What xianliao_read does, for at most PASS lanes. */
+static void pass(const Model *m, State *states, int64_t lanes, const int64_t *rows, const int64_t *ids,
+                 const int64_t *speakers, const int64_t *positions, const int64_t *wanted, float *logits, Space s) {
+    int64_t D = m->width, inner = m->inner, K = m->head, V = m->head_matrix.rows;
+    for (int64_t l = 0; l < lanes; l++) {
         for (int64_t i = 0; i < D; i++) {
-            x[b * D + i] = m->tokens[ids[b] * D + i] + m->speakers[speakers[b] * D + i];
-            if (m->positions) x[b * D + i] += m->positions[positions[b] * D + i];
+            s.x[l * D + i] = m->tokens[ids[l] * D + i] + m->speakers[speakers[l] * D + i];
+            if (m->positions) s.x[l * D + i] += m->positions[positions[l] * D + i];
         }
-    for (int64_t l = 0; l < m->layers; l++) {
-        const Layer *layer = m->layer + l;
-        for (int64_t b = 0; b < batch; b++) layer_norm(x + b * D, h + b * D, D, layer->norm, layer->norm_bias, m->eps);
-        multiply(&layer->qkv, h, a, batch, 0, space);
-        if (layer->gate.rows) multiply_float(&layer->gate, h, gates, batch, 0);
-        for (int64_t b = 0; b < batch; b++)
-            mix(m, layer, states + l, b, positions[b], a + b * 3 * inner, gates + b * layer->gate.rows, o + b * inner, rest);
+        if (m->rotates) angles(K, positions[l], m->theta, s.turns + l * K, s.turns + l * K + K / 2);
+    }
+    for (int64_t n = 0; n < m->layers; n++) {
+        const Layer *layer = m->layer + n;
+        for (int64_t l = 0; l < lanes; l++) layer_norm(s.x + l * D, s.h + l * D, D, layer->norm, layer->norm_bias, m->eps);
+        multiply(&layer->qkv, s.h, s.wide, lanes, 0, s.rounded);
+        if (layer->gate.rows) multiply(&layer->gate, s.h, s.gates, lanes, 0, s.rounded);
+        for (int64_t l = 0; l < lanes; l++)
+            mix(m, layer, states + n, rows[l], positions[l], m->rotates ? s.turns + l * K : NULL,
+                s.wide + l * 3 * inner, s.gates + l * layer->gate.rows, s.o + l * inner, s.scratch);
         if (layer->output_gate.rows) {
-            multiply(&layer->output_gate, h, side, batch, 0, space);
-            for (int64_t i = 0; i < batch * inner; i++) o[i] *= silu_(side[i]);
+            multiply(&layer->output_gate, s.h, s.side, lanes, 0, s.rounded);
+            for (int64_t i = 0; i < lanes * inner; i++) s.o[i] *= silu_(s.side[i]);
         }
-        multiply(&layer->out, o, x, batch, 1, space);
-        for (int64_t b = 0; b < batch; b++) layer_norm(x + b * D, h + b * D, D, layer->norm2, layer->norm2_bias, m->eps);
-        multiply(&layer->up, h, a, batch, 0, space);
-        activate(a, batch * layer->down.columns, m->activation);
-        multiply(&layer->down, a, x, batch, 1, space);
+        multiply(&layer->out, s.o, s.x, lanes, 1, s.rounded);
+        for (int64_t l = 0; l < lanes; l++) layer_norm(s.x + l * D, s.h + l * D, D, layer->norm2, layer->norm2_bias, m->eps);
+        multiply(&layer->up, s.h, s.wide, lanes, 0, s.rounded);
+        activate(s.wide, lanes * layer->down.columns, m->activation);
+        multiply(&layer->down, s.wide, s.x, lanes, 1, s.rounded);
     }
-    int64_t V = m->head_matrix.rows;
-    for (int64_t b = 0; b < batch; b++) layer_norm(x + b * D, h + b * D, D, m->norm, m->norm_bias, m->eps);
-    multiply(&m->head_matrix, h, logits, batch, 0, space);
-    for (int64_t b = 0; b < batch; b++) { /* integers hide a NaN: say it again */
-        float sum = 0;
-        for (int64_t i = 0; i < D; i++) sum += x[b * D + i];
-        if (!(sum - sum == 0))
-            for (int64_t i = 0; i < V; i++) logits[b * V + i] = NAN;
+    for (int64_t l = 0; l < lanes; l++) {
+        if (wanted[l] < 0) continue;
+        float *out = logits + wanted[l] * V, sum = 0;
+        int64_t most = 1; /* lanes whose logits lie one after the other share the reading of the weights */
+        while (l + most < lanes && wanted[l + most] == wanted[l] + most) most++;
+        for (int64_t i = 0; i < most; i++)
+            layer_norm(s.x + (l + i) * D, s.h + i * D, D, m->norm, m->norm_bias, m->eps);
+        multiply(&m->head_matrix, s.h, out, most, 0, s.rounded);
+        for (int64_t i = 0; i < most; i++) { /* integers hide a NaN: say it again */
+            sum = 0;
+            for (int64_t j = 0; j < D; j++) sum += s.x[(l + i) * D + j];
+            if (!(sum - sum == 0))
+                for (int64_t j = 0; j < V; j++) out[i * V + j] = NAN;
+        }
+        l += most - 1;
     }
-    free(memory);
+}
+
+/* Reads L tokens: lane l is the next token of row rows[l]; lanes of one row come in its order. positions count the tokens
+ * of the row before it. logits [., V] gets at wanted[l] what follows lane l; -1 is nothing. Returns 0, or 1 when memory is
+ * short. */
+int xianliao_read(const Model *m, State *states, int64_t lanes, const int64_t *rows, const int64_t *ids,
+                  const int64_t *speakers, const int64_t *positions, const int64_t *wanted, float *logits) {
+    Space space;
+    if (make_space(m, lanes < PASS ? lanes : PASS, &space)) return 1;
+    for (int64_t l = 0; l < lanes; l += PASS) {
+        int64_t now = lanes - l < PASS ? lanes - l : PASS;
+        pass(m, states, now, rows + l, ids + l, speakers + l, positions + l, wanted + l, logits, space);
+    }
+    free(space.memory);
     return 0;
 }
 

@@ -44,7 +44,7 @@ SHAPE = ModelSettings(
 EXTRAS = {"": {}, "+conv": {"short_conv": 4}, "+gate": {"output_gate": True}}
 HYBRIDS = {
     f"{name}:sliding {share}:1": [name] * share + ["sliding_softmax"]
-    for name in ("linear_gated", "gated_delta")
+    for name in ("linear_gated", "gated_delta", "linear_elu1")
     for share in (3, 1)
 } | {"sliding first 1:1": ["sliding_softmax", "linear_gated"]}
 STRETCHES = {"early": (0, 64), "late": (64, ROW), "beyond": (ROW, 4 * ROW)}

@@ -26,10 +26,10 @@ SETTINGS = ReplySettings("greedy", floor_start_tokens=REPLY, max_reply_tokens=RE
 @torch.inference_mode()
 def decode_ours(model, rows: int = 1) -> None:
     """Prompt and 64 greedy tokens, floor and token choice included."""
-    prompt = torch.randint(3, VOCABULARY, (rows, PROMPT))
-    output = model(prompt, use_cache=True, logits_to_keep=1)
-    state, logits = output.past_key_values, output.logits[:, -1]
-    for _ in decode(model, state, logits, [1] * rows, SETTINGS, Vocabulary(2, (0, 1)), range(rows)):
+    prompt = torch.randint(3, VOCABULARY, (rows, PROMPT)).tolist()
+    steps = start_steps(model, rows)
+    logits = steps.read(prompt, [[0] * PROMPT] * rows)
+    for _ in decode(steps, logits, [1] * rows, SETTINGS, Vocabulary(2, (0, 1)), range(rows)):
         pass
 
 
@@ -95,20 +95,21 @@ def context_rows(rounds: int = 5, contexts: tuple[int, ...] = (256, 1024, 4096, 
     token, speaker = torch.tensor([5]), torch.tensor([1])
     for length in contexts:
         ids = torch.randint(3, VOCABULARY, (1, length))
-        states = [net(ids, use_cache=True, logits_to_keep=1).past_key_values for net in (model, softmax)]
-        steps = start_steps(model, states[0])
+        steps = start_steps(model)
+        steps.read(ids.tolist(), [[0] * length])
+        state = softmax(ids, use_cache=True, logits_to_keep=1).past_key_values
 
         def run_ours(steps=steps) -> None:
             for _ in range(16):
                 steps(token, speaker)
 
-        def run_softmax(state=states[1]) -> None:
+        def run_softmax(state=state) -> None:
             copy = state.clone()
             for _ in range(16):
                 softmax(token[None], past_key_values=copy)
 
         seconds = alternate({"ours": run_ours, "softmax": run_softmax}, rounds)
-        ours_mb, peer_mb = (state.nbytes() / 1e6 for state in states)
+        ours_mb, peer_mb = steps.nbytes() / 1e6, state.nbytes() / 1e6
         what = f"step at context {length:,} ({ours_mb:.2f} MB; softmax {peer_mb:.1f} MB)"
         rows.append(faster(what, "softmax, KV cache", seconds["ours"] / 16, seconds["softmax"] / 16))
         first = first or seconds["ours"]
@@ -132,9 +133,8 @@ def int8_price(checkpoint: str = "default", dialogues: list[list[str]] | None = 
 
 
 def _step_nats(model, sample) -> float:
-    first = torch.tensor([[sample.input_ids[0]]])
-    output = model(first, token_type_ids=torch.tensor([[sample.speaker_ids[0]]]), use_cache=True)
-    steps, logits, nats = start_steps(model, output.past_key_values), output.logits[:, -1], 0.0
+    steps, nats = start_steps(model), 0.0
+    logits = steps.read([sample.input_ids[:1]], [sample.speaker_ids[:1]])
     for token, speaker, label in zip(sample.input_ids[1:], sample.speaker_ids[1:], sample.labels[1:], strict=True):
         if label != IGNORED_LABEL:
             nats -= logits.log_softmax(-1)[0, label].item()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +24,6 @@ from chatbot.sampling import (
     Vocabulary,
     reply_processors,
 )
-from chatbot.state import DialogueState
 from chatbot.termination import EosFloor, EosFloorProcessor
 
 V, EOS = 20, 2
@@ -38,9 +36,12 @@ class Hostile:
     def __init__(self, table: torch.Tensor):
         self.table = table  # [V, V]
 
-    def __call__(self, ids, token_type_ids=None, past_key_values=None):
-        assert ids.shape[0] == token_type_ids.shape[0]
-        return SimpleNamespace(logits=self.table[ids])
+    def __call__(self, ids, speakers):
+        assert ids.shape == speakers.shape
+        return self.table[ids]
+
+    def select(self, rows):
+        pass
 
 
 def no_eos() -> torch.Tensor:
@@ -67,7 +68,7 @@ HOSTILE = {"no eos": no_eos(), "loop": loop(), "uniform": torch.zeros(V, V), "sp
 
 def run(table: torch.Tensor, settings: ReplySettings, rows: int = 1, seed: int = 0):
     start = table[3].expand(rows, -1)
-    *_, drafts = decode(Hostile(table), DialogueState(0), start, [1] * rows, settings, WORDS, range(seed, seed + rows))
+    *_, drafts = decode(Hostile(table), start, [1] * rows, settings, WORDS, range(seed, seed + rows))
     return drafts
 
 
@@ -265,9 +266,9 @@ def test_a_batch_gives_each_row_what_it_gets_alone(bot, dialogues):
     prompts = [bot.layout.prompt([bot.tokenizer.encode(turn) for turn in turns[:3]], 200) for turns in dialogues[:12]]
 
     def answers(chosen, seeds):
-        state, logits = prefill(bot.model, chosen, bot.tokenizer.pad_id)
+        steps, logits = prefill(bot.model, chosen)
         speakers = [prompt.reply_speaker for prompt in chosen]
-        *_, drafts = decode(bot.model, state, logits, speakers, bot.settings, bot.vocabulary, seeds)
+        *_, drafts = decode(steps, logits, speakers, bot.settings, bot.vocabulary, seeds)
         return [(draft.token_ids, draft.stop_reason) for draft in drafts]
 
     together = answers(prompts, range(12))

@@ -29,6 +29,8 @@ SHAPES = {
     "hybrid": {"layer_types": ["gated_delta", "sliding_softmax"], "short_conv": 3, "output_gate": True},
     "relu": {"layer_types": ["linear_gated"] * 2, "hidden_act": "relu", "intermediate_size": 70, "hidden_size": 36},
     "silu": {"layer_types": ["linear_gated"] * 2, "hidden_act": "silu", "num_attention_heads": 3},
+    "elu1": {"layer_types": ["linear_elu1", "sliding_softmax"], "short_conv": 4, "output_gate": True},
+    "elu1 without positions": {"layer_types": ["linear_elu1"] * 2, "positions": "none"},
 }
 
 
@@ -43,23 +45,22 @@ def build(tokenizer, name: str) -> XianliaoForCausalLM:
 
 
 @torch.inference_mode()
-def both(model, ids, int8=False, read=30, rows=None):
-    """Logits of native and of model steps, after a prompt whose rows are padded differently."""
+def both(model, ids, int8=False, rows=None):
+    """Logits of native and of model steps: rows of different length, single tokens, then rows chosen anew."""
     assert make_native(model, int8)
     speakers = torch.arange(ids.shape[1]).expand_as(ids) // 7 % 2
-    mask = torch.ones_like(ids[:, :read])
-    for row in range(1, len(ids)):
-        mask[row, : 6 * row] = 0
-    output = model(ids[:, :read], token_type_ids=speakers[:, :read], attention_mask=mask, use_cache=True)
-    runs = [start_steps(model, output.past_key_values.clone()), ModelSteps(model, output.past_key_values)]
+    starts = [30 - 6 * row for row in range(len(ids))]
     results = []
-    for run in runs:
-        now, logits = torch.arange(len(ids)), []
-        for t in range(read, ids.shape[1]):
+    for run in (start_steps(model, len(ids)), ModelSteps(model, model.new_state())):
+        now = torch.arange(len(ids))
+        parts = [[values[row, :end].tolist() for row, end in enumerate(starts)] for values in (ids, speakers)]
+        logits = [run.read(*parts)]
+        for t in range(30, ids.shape[1]):
             logits.append(run(ids[now, t], speakers[now, t]))
-            if rows is not None and t == read + 5:
+            if rows is not None and t == 35:
                 run.select(rows)
                 now = now[rows]
+        logits.append(run.read([[5, 6]] * len(now), [[0, 0]] * len(now)))
         results.append(logits)
     return results
 
@@ -89,48 +90,67 @@ def test_a_row_does_not_depend_on_its_neighbours_bit_for_bit(tokenizer, int8):
     model = build(tokenizer, "hybrid")
     model.token_embedding.weight.data[5] *= 50  # a loud neighbour
     make_native(model, int8)
-    state = model(torch.full((1, 4), 9), use_cache=True).past_key_values
-    alone = [run(torch.tensor([9]), torch.tensor([1])) for run in [start_steps(model, state)] for _ in range(6)]
-    for size in (2, 3, 4, 7):
-        many = state.clone()
-        many.select(torch.zeros(size, dtype=torch.int64))
-        run = start_steps(model, many)
-        for expected in alone:
+    alone = start_steps(model)
+    expected = [alone(torch.tensor([9]), torch.tensor([1])) for _ in range(8)]
+    for size in (2, 3, 4, 5, 6, 7, 12, 17):
+        run = start_steps(model, size)
+        for value in expected:
             ids = torch.full((size,), 5)
             ids[size // 2] = 9
-            assert torch.equal(run(ids, torch.ones_like(ids))[size // 2], expected[0])
+            assert torch.equal(run(ids, torch.ones_like(ids))[size // 2], value[0])
+
+
+@needs_compiler
+@pytest.mark.parametrize("int8", [False, True])
+@torch.inference_mode()
+def test_the_parts_in_which_a_row_is_read_change_no_bit(tokenizer, int8):
+    model = build(tokenizer, "elu1")
+    make_native(model, int8)
+    ids = torch.randint(3, tokenizer.vocab_size, (200,), generator=torch.Generator().manual_seed(0)).tolist()
+    whole = start_steps(model).read([ids], [[1] * 200])
+    for sizes in ([1] * 200, [63, 64, 65, 8], [130, 70]):
+        run, start = start_steps(model), 0
+        for size in sizes:
+            logits = run.read([ids[start : start + size]], [[1] * size])
+            start += size
+        assert torch.equal(logits, whole)
+    beside = start_steps(model, 3)
+    rows = [ids[:90], ids, ids[:5]]
+    assert torch.equal(beside.read(rows, [[1] * len(row) for row in rows])[1], whole[0])
 
 
 @needs_compiler
 @torch.inference_mode()
-def test_starting_leaves_the_state_as_it_was(tokenizer):
-    model = build(tokenizer, "hybrid")
-    make_native(model)
-    state = model(torch.full((1, 20), 9), use_cache=True).past_key_values
-    before = [{name: tensor.clone() for name, tensor in layer.tensors.items()} for layer in state.layers]
-    run = start_steps(model, state)
+def test_a_copy_goes_its_own_way(tokenizer):
+    run = start_steps(compiled(tokenizer, "hybrid"))
+    run.read([[9] * 20], [[1] * 20])
+    other, nine, speaker = run.clone(), torch.tensor([9]), torch.tensor([1])
+    first = run(nine, speaker)
     for _ in range(20):
-        run(torch.tensor([9]), torch.tensor([1]))
-    for layer, expected in zip(state.layers, before, strict=True):
-        assert all(torch.equal(layer.tensors[name], tensor) for name, tensor in expected.items())
+        run(torch.tensor([5]), speaker)
+    assert torch.equal(other(nine, speaker), first)
+    assert other.nbytes() == run.nbytes() > 0
+
+
+def compiled(tokenizer, name):
+    model = build(tokenizer, name)
+    assert make_native(model)
+    return model
 
 
 @needs_compiler
 @pytest.mark.parametrize("int8", [False, True])
 def test_a_nan_is_refused(tokenizer, int8):
     model = build(tokenizer, "gated")
-    state = model(torch.full((1, 4), 9), use_cache=True).past_key_values
-    model.blocks[0].feed_forward.up_proj.weight.data[3, 3] = math.nan
-    model.native = None
-    if not int8:
-        make_native(model)
-    else:
+    if int8:
         model.token_embedding.weight.data[7] = math.nan
-        make_native(model, int8=True)
+    else:
+        model.blocks[0].feed_forward.up_proj.weight.data[3, 3] = math.nan
+    make_native(model, int8)
     start = torch.zeros(1, tokenizer.vocab_size)
     start[0, 7] = 30
     with pytest.raises(GenerationError, match="not a number"):
-        list(decode(model, state, start, [1], ReplySettings("greedy"), Vocabulary(2, ()), [0]))
+        list(decode(start_steps(model), start, [1], ReplySettings("greedy"), Vocabulary(2, ()), [0]))
 
 
 @needs_compiler
@@ -140,11 +160,11 @@ def test_replies_are_those_of_the_model(model, tokenizer, layout):
     ]
     replies = []
     for compiled in (True, False):
-        state, logits = prefill(model, prompts, tokenizer.pad_id)
         model.native = None
         assert not compiled or make_native(model)
+        steps, logits = prefill(model, prompts)
         settings = ReplySettings("greedy", floor_start_tokens=20, floor_delta_tokens=4)
-        *_, drafts = decode(model, state, logits, [1, 1], settings, Vocabulary(tokenizer.sep_id, (0, 1)), [0, 1])
+        *_, drafts = decode(steps, logits, [1, 1], settings, Vocabulary(tokenizer.sep_id, (0, 1)), [0, 1])
         replies.append([draft.token_ids for draft in drafts])
     model.native = None
     assert replies[0] == replies[1]
@@ -160,12 +180,14 @@ def test_learned_positions_end_as_they_do_in_the_model(tokenizer):
         model.native = None
         assert not compiled or make_native(model)
         with torch.inference_mode():
-            state = model(torch.full((1, 22), 9), use_cache=True).past_key_values
-            run = start_steps(model, state)
+            run = start_steps(model)
+            run.read([[9] * 22], [[1] * 22])
             for _ in range(2):
                 run(torch.tensor([9]), torch.tensor([1]))
             with pytest.raises(DialogueError, match="24 positions"):
                 run(torch.tensor([9]), torch.tensor([1]))
+            with pytest.raises(DialogueError, match="24 positions"):
+                start_steps(model).read([[9] * 25], [[1] * 25])
 
 
 @needs_compiler
@@ -179,7 +201,7 @@ def test_a_copy_of_the_model_starts_without(tokenizer):
 def test_other_mixers_and_machines_without_a_compiler_use_the_model(tokenizer, monkeypatch, tmp_path):
     softmax = XianliaoForCausalLM(tiny_config(tokenizer, layer_types=["softmax", "linear_gated"]))
     assert not make_native(softmax)
-    assert isinstance(start_steps(softmax, softmax.new_state()), ModelSteps)
+    assert isinstance(start_steps(softmax), ModelSteps)
     plain = build(tokenizer, "gated")
     for change in ({"XIANLIAO_NATIVE": "0"}, {"PATH": str(tmp_path)}, {"XDG_CACHE_HOME": "/dev/null/nowhere"}):
         native.library.cache_clear()
