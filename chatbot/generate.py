@@ -102,11 +102,9 @@ def _choose(
     """Chooses a token for each row, extends or ends its draft, and returns the tokens."""
     end_id = vocabulary.end_id
     logits = logits.float().clone()
-    if vocabulary.banned_ids:
-        logits[:, list(vocabulary.banned_ids)] = -math.inf
-    if emitted < settings.min_reply_tokens:
-        logits[:, end_id] = -math.inf
-    _check(logits)
+    banned = vocabulary.banned_ids + (end_id,) * (emitted < settings.min_reply_tokens)
+    logits.index_fill_(1, torch.tensor(banned, dtype=torch.int64, device=logits.device), -math.inf)
+    _check(logits.amax(-1).tolist())
     if emitted >= settings.limit_tokens:
         for draft in drafts:
             draft.stop_reason = "limit"
@@ -114,9 +112,9 @@ def _choose(
     floor = settings.floor if settings.floor is not None and emitted > settings.floor.start_tokens else None
     own = logits.log_softmax(-1)
     if settings.method == "greedy":
-        tokens = unfloored = own.argmax(-1).tolist()
+        tokens = unfloored = _best(own)
         if floor is not None:
-            tokens = floor.apply(own, emitted, end_id).argmax(-1).tolist()
+            tokens = _best(floor.apply(own, emitted, end_id))
         by_floor = [token == end_id != other for token, other in zip(tokens, unfloored, strict=True)]
     else:
         heated = (logits / settings.temperature).log_softmax(-1)
@@ -131,9 +129,13 @@ def _choose(
     return tokens
 
 
-def _check(logits: torch.Tensor) -> None:
+def _best(scores: torch.Tensor) -> list[int]:
+    """The first of the best tokens of each row; NumPy finds it several times faster than torch does."""
+    return scores.numpy(force=True).argmax(-1).tolist()
+
+
+def _check(largest: list[float]) -> None:
     """Refuses what cannot be decoded; the largest logit of a row shows a NaN, an infinity and that nothing is left."""
-    largest = logits.amax(-1).tolist()
     if any(math.isnan(value) or value == math.inf for value in largest):
         raise GenerationError("The model's output is not a number; the checkpoint is damaged or its training diverged.")
     if -math.inf in largest:

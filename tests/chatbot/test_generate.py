@@ -167,6 +167,19 @@ def test_stop_reason_floor_means_the_same_draw_would_have_gone_on():
     assert counts["floor"] > 10
 
 
+def test_the_nucleus_is_the_shortest_prefix_of_the_sorted_tokens_ties_by_id():
+    torch.manual_seed(0)
+    scores = torch.randn(50, 40).mul(2).round()  # many ties
+    kept = ConsistentTopP(0.8, None)(None, scores) > -math.inf
+    for row, p in zip(kept, scores.softmax(-1), strict=True):
+        order = sorted(range(40), key=lambda i: (-p[i].item(), i))
+        mass, expected = 0.0, set()
+        while mass < 0.8 - 1e-6:
+            expected.add(order[len(expected)])
+            mass = p[list(expected)].sum().item()
+        assert set(row.nonzero().flatten().tolist()) == expected
+
+
 def test_consistent_truncation_formulas():
     log_probs = torch.tensor([[0.45, 0.02, 0.08, 0.30, 0.15]]).log()  # eos is id 1
     for rule, kept in [
