@@ -35,6 +35,7 @@ from chatbot.tokenizer import DialogueTokenizer
 from training.batching import PackedData, TurnStore
 from training.clipping import clip_gradients
 from training.memory import keep_freed_memory
+from training.optimizers import build_optimizers
 from training.report import METRICS, MetricsLog, draw_curves
 from training.resume import FOLDER, ResumeError, load_progress, load_state, save_state, saved_steps
 from training.settings import ModelSettings, SettingsError, TrainSettings
@@ -92,10 +93,10 @@ class Run:
         self.layout = data.layout
         self.shape = {name: getattr(model.config, name) for name in SHAPE}
         self.ancestor = None if settings.init is None else ancestor_of(resolve(settings.init))
-        optimizer = build_optimizer(model, settings)
+        optimizers = build_optimizers(model, settings)
         if progress["step"]:
-            load_state(output, model, optimizer)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+            load_state(output, model, optimizers)
+        self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
         valid = TurnStore(settings.data, "valid")
         most = len(valid) if settings.eval_dialogues is None else min(settings.eval_dialogues, len(valid))
         chosen = np.linspace(0, len(valid) - 1, most).astype(int).tolist() if most else []
@@ -160,7 +161,7 @@ class Run:
         torch.manual_seed((settings.seed << 32) + step)
         self.model.train()
         rate = settings.learning_rate * schedule(step, self.total_steps, settings)
-        for group in self.optimizer.param_groups:
+        for group in [group for optimizer in self.optimizers for group in optimizer.param_groups]:
             group["lr"] = rate
         targets = self.data.targets(rows)
         share = targets / accelerator.num_processes  # DDP averages over the ranks
@@ -182,8 +183,9 @@ class Run:
                 f"Loss {loss} with gradient norm {norm} at step {step + 1}: the run has diverged; start it again in a new"
                 f" --output with a lower --learning_rate or --clip norm ({self.output} stays as it was before the step)."
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         tokens = sum(self.data.pieces[index].tokens for row in rows for index in row)
         seconds = time.perf_counter() - started
         self.progress["step"] = step + 1
@@ -225,10 +227,9 @@ class Run:
     def _save_state(self) -> None:
         if self.accelerator.is_main_process:
             model = self.accelerator.unwrap_model(self.model)
-            optimizer = self.optimizer.optimizer
-            save_state(
-                self.output, self.progress["step"], model, optimizer, {**self.progress, "identity": self.identity}
-            )
+            optimizers = [optimizer.optimizer for optimizer in self.optimizers]
+            progress = {**self.progress, "identity": self.identity}
+            save_state(self.output, self.progress["step"], model, optimizers, progress)
         self.accelerator.wait_for_everyone()
 
     def _training_record(self) -> dict:
@@ -242,16 +243,6 @@ class Run:
             **self.progress,
             "initialised_from": self.ancestor,
         }
-
-
-def build_optimizer(model: torch.nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Fused AdamW; weight decay on matrices and embeddings only."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
 def schedule(step: int, total_steps: int, settings: TrainSettings) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -33,7 +34,7 @@ def saved_steps(output: Path) -> list[Path]:
 
 
 def save_state(
-    output: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: dict
+    output: Path, step: int, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], progress: dict
 ) -> None:
     """Saves after `step` optimizer steps; a crash at any moment leaves the earlier saves complete."""
     folder = output / FOLDER
@@ -43,7 +44,7 @@ def save_state(
     temporary.mkdir()
     try:
         safetensors.torch.save_model(model, str(temporary / "model.safetensors"))
-        torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+        torch.save([optimizer.state_dict() for optimizer in optimizers], temporary / "optimizer.pt")
         text = json.dumps({"step": step, **progress}, ensure_ascii=False, indent=2)
         (temporary / "progress.json").write_text(text, encoding="utf-8")
         for file in temporary.iterdir():
@@ -77,8 +78,8 @@ def load_progress(output: Path) -> dict:
         ) from None
 
 
-def load_state(output: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Puts the newest save into model and optimizer.
+def load_state(output: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Puts the newest save into model and optimizers.
 
     Raises:
         ResumeError: A file is damaged or does not fit.
@@ -86,7 +87,9 @@ def load_state(output: Path, model: torch.nn.Module, optimizer: torch.optim.Opti
     newest = saved_steps(output)[-1]
     try:
         safetensors.torch.load_model(model, str(newest / "model.safetensors"))
-        optimizer.load_state_dict(torch.load(newest / "optimizer.pt", weights_only=True, map_location="cpu"))
+        states = torch.load(newest / "optimizer.pt", weights_only=True, map_location="cpu")
+        for optimizer, state in zip(optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
     except Exception as error:  # safetensors, torch and pickle raise many kinds
         raise ResumeError(
             f"{newest} cannot be read ({first_line(error)}); remove it to go back to the save before."

@@ -60,6 +60,7 @@ class TrainSettings:
         row_tokens: Tokens of a packed row.
         batch_rows: Rows of an optimizer step, over all processes.
         micro_batch_rows: Rows of one forward pass; the rest is accumulated.
+        optimizer: adamw, or muon: Muon for the matrices of the blocks, AdamW for the rest.
         learning_rate: Peak of the schedule.
         warmup_steps: Steps of linear warm-up.
         final_learning_rate_share: The cosine ends at this share of the peak.
@@ -86,6 +87,7 @@ class TrainSettings:
     row_tokens: int = 512
     batch_rows: int = 16
     micro_batch_rows: int = 4
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
     warmup_steps: int = 50
     final_learning_rate_share: float = 0.1

@@ -93,6 +93,7 @@ def settings_of(candidate: Candidate, seed: int, args: argparse.Namespace) -> Tr
         row_tokens=ROW,
         batch_rows=args.batch_rows,
         micro_batch_rows=args.batch_rows,
+        optimizer=args.optimizer,
         learning_rate=args.learning_rate,
         warmup_steps=50,
         eval_every=10**6,
@@ -227,6 +228,7 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--batch_rows", type=int, default=8)
+    parser.add_argument("--optimizer", default="adamw")
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--dialogues", type=int, default=1000, help="validation dialogues of each set")
     parser.add_argument("--threads", type=int, default=1)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import training.loop
+from chatbot.layer_types import LAYER_TYPES
+from chatbot.model import XianliaoForCausalLM
+from tests.conftest import tiny_config
+from tests.training.test_training import settings_for, weights_hash
+from training.loop import train
+from training.optimizers import Muon, block_matrices, build_optimizers, orthogonalize
+from training.report import read_metrics
+from training.settings import TrainSettings
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (100, 30), (30, 100)])
+def test_orthogonalize_levels_the_singular_values(shape):
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
+    found = orthogonalize(matrix, COEFFICIENTS, 5, 1e-7)
+    values = (u.T @ found @ vt.T).diagonal()  # same singular vectors
+    assert values[: len(values) // 2].min() > 0.5
+    assert values.max() < 1.3
+    torch.testing.assert_close(u @ (u.T @ found @ vt.T) @ vt, found, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(48, 32), (32, 48)])
+def test_a_step_is_that_of_torch_up_to_bfloat16(shape):
+    options = {"lr": 0.01, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    steps = []
+    for kind in (Muon, torch.optim.Muon):
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(shape))
+        start = weight.detach().clone()
+        optimizer = kind([weight], **options)
+        for _ in range(4):
+            weight.grad = torch.randn(shape)
+            optimizer.step()
+        steps.append(weight.detach() - start)
+    assert (steps[0] - steps[1]).norm() / steps[1].norm() < 0.02
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_every_parameter_is_trained_once_and_only_matrices_decay(tokenizer, kind):
+    config = tiny_config(tokenizer, num_hidden_layers=len(LAYER_TYPES), layer_types=list(LAYER_TYPES), short_conv=4)
+    model = XianliaoForCausalLM(config)
+    optimizers = build_optimizers(model, TrainSettings(data=["x"], output="y", optimizer=kind, weight_decay=0.1))
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    held = [id(p) for group in groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    for group in groups:
+        assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+    assert len(optimizers) == (2 if kind == "muon" else 1)
+    assert not {id(model.token_embedding.weight), id(model.speaker_embedding.weight)} & set(
+        map(id, block_matrices(model))
+    )
+
+
+def test_muon_learns_and_resumes_to_the_same_weights(prepared, tmp_path, monkeypatch):
+    changes = {"optimizer": "muon", "learning_rate": 5e-3}
+    train(settings_for(prepared, tmp_path / "whole", **changes))
+    losses = [entry["loss"] for entry in read_metrics(tmp_path / "whole")]
+    assert losses[-1] < losses[0] - 0.1
+    step, taken = training.loop.Run._step, []
+
+    def stops(self, rows):
+        if len(taken) == 6:
+            raise KeyboardInterrupt
+        taken.append(1)
+        return step(self, rows)
+
+    monkeypatch.setattr(training.loop.Run, "_step", stops)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings_for(prepared, tmp_path / "stopped", **changes))
+    monkeypatch.undo()
+    train(settings_for(prepared, tmp_path / "stopped", resume=True, **changes))
+    assert weights_hash(tmp_path / "stopped") == weights_hash(tmp_path / "whole")
