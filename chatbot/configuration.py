@@ -31,6 +31,8 @@ class XianliaoConfig(PretrainedConfig):
         output_gate: Whether the mixers' output is multiplied by SiLU of a projection of their input.
         use_bias: Whether projections and norms have biases.
         positions: `rope` (rotary, inside the mixers that need positions), `learned` (added to the embeddings) or `none`.
+        linear_rope: Whether rotary positions also turn queries and keys of linear attention with a feature map; a model
+            without softmax layers, decays and convolutions sees no order otherwise.
         rope_theta: Base of the rotary wavelengths.
         max_position_embeddings: Most tokens of a dialogue with learned positions, and N of a Synthesizer; other
             models have no limit.
@@ -61,6 +63,7 @@ class XianliaoConfig(PretrainedConfig):
     output_gate: bool = True
     use_bias: bool = False
     positions: str = "rope"
+    linear_rope: bool = False
     rope_theta: float = 10000.0
     max_position_embeddings: int = 1024
     sliding_window: int = 128

@@ -24,7 +24,7 @@ LAYER_TYPES = {
     "synthesizer_mixture": "a mixture of the above, or of them and softmax attention's q.k",
 }
 
-DEFAULT_LAYER_TYPES = ("linear_gated", "sliding_softmax")
+DEFAULT_LAYER_TYPES = ("linear_elu1", "sliding_softmax")
 """Repeated over the layers; with the output gate and the short convolution the choice of the bake-off, see
 chatbot/attention/README.md."""
 

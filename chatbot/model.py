@@ -24,6 +24,7 @@ from chatbot.attention import build_mixer
 from chatbot.attention.mixer import Tokens
 from chatbot.configuration import XianliaoConfig
 from chatbot.dialogue import IGNORED_LABEL, DialogueError
+from chatbot.loss import head_loss
 from chatbot.state import DialogueState
 
 INT8_SCALE_SUFFIX = ".int8_scale"
@@ -181,7 +182,8 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
             form: `auto`, or `naive` for the definition of every mixer (slow; the reference in tests).
 
         Returns:
-            logits `[B, T, V]`, loss in nats per target (None without labels), past_key_values.
+            logits `[B, T, V]` (None where labels are given in training mode, which needs the loss alone), loss in nats
+            per target (None without labels), past_key_values.
         """
         state = past_key_values
         if state is None and use_cache:
@@ -198,13 +200,23 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
         for block in self.blocks:
             x = block(x, tokens, state, form)
         x = self.final_norm(x)
-        logits = self.lm_head(x[:, -logits_to_keep:] if logits_to_keep and labels is None else x)
         loss = None
         if labels is not None:
-            targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)  # shifted, so that the logits need no copy
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
-            loss = loss / ((targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch)
+            targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)  # shifted, so that nothing need be copied
+            counted = targets != IGNORED_LABEL
+            loss = self._loss(x, targets, counted, form)
+            loss = loss / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
+            if self.training:
+                return CausalLMOutputWithPast(loss=loss, past_key_values=state)
+        logits = self.lm_head(x[:, -logits_to_keep:] if logits_to_keep and labels is None else x)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=state)
+
+    def _loss(self, x: torch.Tensor, targets: torch.Tensor, counted: torch.Tensor, form: str) -> torch.Tensor:
+        """Sum of nats over the counted positions; x `[B, T, D]`, targets and counted `[B, T]`."""
+        x, targets = x[counted], targets[counted]
+        if form == "naive":
+            return F.cross_entropy(self.lm_head(x).float(), targets, reduction="sum")
+        return head_loss(x, self.lm_head.weight, self.lm_head.bias, targets)
 
     def _describe(self, input_ids, attention_mask, segment_ids, state: DialogueState | None) -> Tokens:
         """What the mixers are told about these tokens."""

@@ -41,7 +41,7 @@ class State(ctypes.Structure):
 class Network(ctypes.Structure):
     _fields_ = [
         *((name, c_int64) for name in ("layers", "width", "heads", "head", "inner", "window")),
-        *((name, c_int64) for name in ("taps", "activation", "rotates")),
+        *((name, c_int64) for name in ("taps", "activation", "rotates", "rotates_linear")),
         *((name, c_float) for name in ("eps", "theta")),
         *((name, c_void_p) for name in ("tokens", "speakers", "positions", "norm", "norm_bias")),
         ("head_matrix", Matrix),
@@ -73,6 +73,7 @@ class NativeNetwork:
             taps=config.short_conv,
             activation=ACTIVATIONS[config.hidden_act],
             rotates=config.positions == "rope",
+            rotates_linear=config.linear_rope,
             eps=config.layer_norm_eps,
             theta=config.rope_theta,
             tokens=self._point(model.token_embedding.weight),

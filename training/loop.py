@@ -42,7 +42,7 @@ from training.settings import ModelSettings, SettingsError, TrainSettings
 
 SHAPE = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "intermediate_size", "layer_types"),
-    *("short_conv", "output_gate", "positions", "max_position_embeddings", "sliding_window"),
+    *("short_conv", "output_gate", "positions", "linear_rope", "max_position_embeddings", "sliding_window"),
 )
 REPLY_LENGTH_PERCENTILE = 99
 """t0 of the EOS floor: this percentile of the turn length in tokens on the validation split."""

@@ -24,10 +24,11 @@ class ModelSettings:
         head_dim: Width of a head.
         intermediate_size: Width of the feed-forward layers.
         layer_types: Mixers of the blocks (`chatbot.configuration.LAYER_TYPES`), repeated until every block has one:
-            the default alternates linear_gated and sliding_softmax.
+            the default alternates linear_elu1 and sliding_softmax.
         short_conv: Tokens that a short convolution before each mixer sees; 0 leaves it out.
         output_gate: Whether the mixers' output is gated by their input.
         positions: rope, learned or none; only mixers without decay need them.
+        linear_rope: Whether rope also turns linear attention with a feature map.
         max_position_embeddings: Longest dialogue in tokens with learned positions or a Synthesizer.
         sliding_window: Tokens that sliding_softmax sees.
     """
@@ -41,6 +42,7 @@ class ModelSettings:
     short_conv: int = 4
     output_gate: bool = True
     positions: Literal["rope", "learned", "none"] = "rope"
+    linear_rope: bool = False
     max_position_embeddings: int = 1024
     sliding_window: int = 128
 
@@ -116,7 +118,7 @@ class TrainSettings:
         if not 0 <= self.seed < 2**31:
             faults.append(f"--seed must be at least 0 and below 2147483648, got {self.seed}")
         for name, value in vars(self.model).items():
-            if isinstance(value, int) and value < 1 and name not in ("short_conv", "output_gate"):
+            if isinstance(value, int) and value < 1 and not isinstance(value, bool) and name != "short_conv":
                 faults.append(f"--model.{name} must be at least 1, got {value}")
         if self.model.short_conv < 0 or self.model.short_conv == 1:
             faults.append(f"--model.short_conv must be 0 or at least 2, got {self.model.short_conv}")

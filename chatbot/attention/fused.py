@@ -27,7 +27,7 @@ def available(x: torch.Tensor) -> bool:
 def gated_sum(q, k, v, log_decay, segment_ids=None, state=None) -> tuple[torch.Tensor, torch.Tensor]:
     """`chatbot.attention.recurrence.chunked` through fla's simple GLA."""
     kernel = import_module("fla.ops.simple_gla").chunk_simple_gla
-    return _run(kernel, {"q": q, "k": k, "v": v, "g": log_decay}, segment_ids, state, scale=1.0)
+    return _run(kernel, {"q": q, "k": k, "v": v, "g": log_decay.expand(q.shape[:3])}, segment_ids, state, scale=1.0)
 
 
 def gated_delta_rule(q, k, v, log_decay, beta, segment_ids=None, state=None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,8 +6,9 @@ for the feature maps of `FEATURE_MAPS` (苏剑林, kexue.fm/archives/7546 and 79
 kinds have no denominator: q and k go through SiLU as in TransNormer (arXiv 2210.10340), whose normalisation of the output
 per head stands for it, and S forgets at a rate per head, fixed or computed from the token.
 
-Positions: decays need none. Rotary embeddings go into q and k before the feature map for the Taylor kinds, whose map
-only sees inner products, and after it, in the numerator alone, for `elu1` and `softmax_feat` (RoFormer, eq. 19).
+Positions: decays need none. With `linear_rope`, rotary embeddings go into q and k before the feature map for the Taylor
+kinds, whose map only sees inner products, and after it, in the numerator alone, for `elu1` and `softmax_feat` (RoFormer,
+eq. 19).
 """
 
 from __future__ import annotations
@@ -61,10 +62,11 @@ class FeatureMapAttention(Mixer):
         super().__init__(config, config.taylor_key_dim if feature_map == "taylor2" else None)
         self.feature_map, self.map = feature_map, FEATURE_MAPS[feature_map]
         self.theta, self.chunk_size = config.rope_theta, config.chunk_size
-        self.needs_positions = config.positions == "rope"
+        self.needs_positions = config.positions == "rope" and config.linear_rope
 
     def features(self, q: torch.Tensor, k: torch.Tensor, tokens: Tokens) -> tuple[torch.Tensor, ...]:
-        """q and k of the numerator, then of the denominator, each `[B, T, H, phi(K)]`."""
+        """q and k of the numerator, then of the denominator (the same ones unless they are rotated after the map), each
+        `[B, T, H, phi(K)]`."""
         scale = self.key_dim**-0.25
         q, k = (q * scale, k * scale) if self.feature_map == "taylor2" else (q, k)
         rotates = self.needs_positions
@@ -74,20 +76,27 @@ class FeatureMapAttention(Mixer):
         q, k = self.map(q), self.map(k)
         if tokens.keep is not None:
             k = k * tokens.keep[..., None, None]
-        rotated = (rotary(x, tokens.positions, self.theta) for x in (q, k)) if rotates else (q, k)
-        return *rotated, q, k
+        return *((rotary(x, tokens.positions, self.theta) for x in (q, k)) if rotates else (q, k)), q, k
 
     def forward(self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None, form: Form = "auto"):
         q, k, v = self.project(x, tokens, state)
         q, k, q_below, k_below = self.features(q, k, tokens)
-        still = torch.zeros(v.shape[:3], device=v.device)  # log decay 0: nothing is forgotten
+        still = torch.zeros(*v.shape[:2], 1, device=v.device)  # log decay 0: nothing is forgotten
         carried = {} if state is None else state.tensors
         options = {"form": form, "segment_ids": tokens.segment_ids, "chunk_size": self.chunk_size}
-        above, recurrent = recurrence(q, k, v, still, state=carried.get("recurrent"), **options)
-        ones = torch.ones_like(v[..., :1])
-        below, normalizer = recurrence(q_below, k_below, ones, still, state=carried.get("normalizer"), **options)
+        if q is q_below:  # one sum for both: the denominator is the numerator of a value that is always one
+            output, recurrent = recurrence(
+                q, k, F.pad(v, (0, 1), value=1.0), still, state=carried.get("recurrent"), **options
+            )
+            above, below = output[..., :-1], output[..., -1:]
+            fresh = {"recurrent": recurrent}
+        else:
+            above, recurrent = recurrence(q, k, v, still, state=carried.get("recurrent"), **options)
+            ones = torch.ones_like(v[..., :1])
+            below, normalizer = recurrence(q_below, k_below, ones, still, state=carried.get("normalizer"), **options)
+            fresh = {"recurrent": recurrent, "normalizer": normalizer}
         if state is not None:
-            state.remember(x.shape[1], recurrent=recurrent, normalizer=normalizer)
+            state.remember(x.shape[1], **fresh)
         return self.finish(x, above / (below + EPSILON))
 
 

@@ -35,7 +35,7 @@ def naive(
     Args:
         q, k: `[B, T, H, K]`.
         v: `[B, T, H, V]`.
-        log_decay: `[B, T, H]`, <= 0.
+        log_decay: `[B, T, H]`, <= 0, or `[B, T, 1]` for all heads.
         segment_ids: int `[B, T]`, non-decreasing: which packed dialogue a token belongs to. `None` is one dialogue.
         state: `[B, H, K, V]` before the first token, of the same dialogue as the first token. `None` is empty.
 
@@ -137,25 +137,25 @@ class ChunkedRecurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, log_decay, segment_ids, state, chunk: int):
         batch, length, heads, _ = q.shape
-        blocks = length // chunk
+        shape = (batch, heads, length // chunk)
 
         def split(x: torch.Tensor) -> torch.Tensor:  # [B, T, H, K] -> [B H N, C, K]
-            return x.unflatten(1, (blocks, chunk)).permute(0, 3, 1, 2, 4).reshape(batch * heads * blocks, chunk, -1)
+            return x.unflatten(1, (-1, chunk)).permute(0, 3, 1, 2, 4).reshape(-1, chunk, x.shape[-1])
 
         q, k, v = split(q), split(k), split(v)
-        cumulative = log_decay.unflatten(1, (blocks, chunk)).movedim(3, 1).cumsum(-1)  # [B, H, N, C]
+        cumulative = log_decay.unflatten(1, (-1, chunk)).movedim(3, 1).cumsum(-1)  # [B, H, N, C]
         decay, into, onto, through = decay_factors(cumulative, segment_ids, chunk)
-        shape = (batch, heads, blocks)
-        scores = torch.bmm(q, k.mT).mul_(decay.view(-1, chunk, chunk))
+        into, onto = into[..., None], onto[..., None]
+        scores = weigh(torch.bmm(q, k.mT), decay, shape)
         output = torch.bmm(scores, v)
-        update = torch.bmm((k * onto.view(-1, chunk, 1)).mT, v).unflatten(0, shape)
+        update = torch.bmm(weighed(k, onto, shape).mT, v).unflatten(0, shape)
         states = torch.empty_like(update)
         carry = torch.zeros_like(update[:, :, 0]) if state is None else state.float()
-        for block in range(blocks):
+        for block in range(shape[2]):
             states[:, :, block] = carry
             carry = torch.addcmul(update[:, :, block], through[:, :, block, None, None], carry)
         states = states.flatten(0, 2)
-        output.baddbmm_(q * into.view(-1, chunk, 1), states)
+        output.baddbmm_(weighed(q, into, shape), states)
         ctx.save_for_backward(q, k, v, decay, scores, into, onto, through, states, carry)
         ctx.shape, ctx.has_state = shape, state is not None
         return output.unflatten(0, shape).permute(0, 2, 3, 1, 4).reshape(batch, length, heads, -1), carry
@@ -164,28 +164,41 @@ class ChunkedRecurrence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, output_gradient, last_gradient):
         q, k, v, decay, scores, into, onto, through, states, last = ctx.saved_tensors
-        (batch, heads, blocks), chunk = ctx.shape, q.shape[1]
-        into, onto = into.view(-1, chunk, 1), onto.view(-1, chunk, 1)
+        (batch, heads, blocks), chunk, shape = ctx.shape, q.shape[1], ctx.shape
         do = output_gradient.unflatten(1, (blocks, chunk)).permute(0, 3, 1, 2, 4).reshape(-1, chunk, v.shape[-1])
         # Gradient of the state after each chunk, from the last to the first.
-        from_output = torch.bmm((q * into).mT, do).unflatten(0, ctx.shape)
+        from_output = torch.bmm(weighed(q, into, shape).mT, do).unflatten(0, shape)
         after = torch.empty_like(from_output)
         carry = last_gradient
         for block in reversed(range(blocks)):
             after[:, :, block] = carry
             carry = torch.addcmul(from_output[:, :, block], through[:, :, block, None, None], carry)
         after = after.flatten(0, 2)
-        dv = torch.bmm(scores.mT, do).baddbmm_(k * onto, after)
-        inner = torch.bmm(do, v.mT).mul_(decay.view(-1, chunk, chunk))
-        dq = torch.bmm(do, states.mT).mul_(into).baddbmm_(inner, k)
-        dk = torch.bmm(v, after.mT).mul_(onto).baddbmm_(inner.mT, q)
-        dc = (q * dq).sum(-1).sub_((k * dk).sum(-1))
-        dg = decay_gradient(dc, states, last, after, ctx.shape)
+        dv = torch.bmm(scores.mT, do).baddbmm_(weighed(k, onto, shape), after)
+        inner = weigh(torch.bmm(do, v.mT), decay, shape)
+        dq = weigh(torch.bmm(do, states.mT), into, shape).baddbmm_(inner, k)
+        dk = weigh(torch.bmm(v, after.mT), onto, shape).baddbmm_(inner.mT, q)
+        dg = None
+        if ctx.needs_input_grad[3]:
+            dc = (q * dq).sum(-1).sub_((k * dk).sum(-1))
+            dg = decay_gradient(dc, states, last, after, shape)
+            dg = dg if decay.shape[1] == heads else dg.sum(2, keepdim=True)
 
         def join(x: torch.Tensor) -> torch.Tensor:  # [B H N, C, K] -> [B, T, H, K]
-            return x.unflatten(0, ctx.shape).permute(0, 2, 3, 1, 4).reshape(batch, blocks * chunk, heads, -1)
+            return x.unflatten(0, shape).permute(0, 2, 3, 1, 4).reshape(batch, blocks * chunk, heads, -1)
 
         return join(dq), join(dk), join(dv), dg, None, carry if ctx.has_state else None, None
+
+
+def weigh(x: torch.Tensor, factor: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    """x `[B H N, C, ...]` times factor `[B, H or 1, N, C, ...]`, in place."""
+    x.unflatten(0, shape).mul_(factor)
+    return x
+
+
+def weighed(x: torch.Tensor, factor: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    """`weigh` as a new tensor."""
+    return (x.unflatten(0, shape) * factor).flatten(0, 2)
 
 
 def decay_gradient(dc, states, last, after, shape) -> torch.Tensor:

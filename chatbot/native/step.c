@@ -49,7 +49,7 @@ typedef struct {
 } State;
 
 typedef struct {
-    int64_t layers, width, heads, head, inner, window, taps, activation, rotates;
+    int64_t layers, width, heads, head, inner, window, taps, activation, rotates, rotates_linear;
     float eps, theta;
     const float *tokens, *speakers, *positions;  /* positions may be NULL */
     const float *norm, *norm_bias;
@@ -355,7 +355,7 @@ static void mix(const Model *m, const Layer *layer, State *state, int64_t b, int
         }
         float *S = state->recurrent + (b * H + h) * K * K;
         if (layer->kind == ELU) {
-            attend_linear(m, S, state->normalizer + (b * H + h) * K, qh, kh, vh, turns, oh);
+            attend_linear(m, S, state->normalizer + (b * H + h) * K, qh, kh, vh, m->rotates_linear ? turns : NULL, oh);
             continue;
         }
         float decay = expf(-layer->rate[h] * (layer->kind == DECAY ? 1.0f : softplus_(gates[h])));

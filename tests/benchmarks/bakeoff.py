@@ -47,6 +47,8 @@ HYBRIDS = {
     for name in ("linear_gated", "gated_delta", "linear_elu1")
     for share in (3, 1)
 } | {"sliding first 1:1": ["sliding_softmax", "linear_gated"]}
+ROTATED = ("linear_elu1", "linear_softmax_feat", "linear_taylor1", "linear_taylor2")
+"""Have no order of their own when they are alone: their queries and keys are rotated."""
 STRETCHES = {"early": (0, 64), "late": (64, ROW), "beyond": (ROW, 4 * ROW)}
 """Turns by the position of their first token in the dialogue."""
 
@@ -60,13 +62,13 @@ class Candidate:
 
 
 def candidates() -> dict[str, Candidate]:
-    """All that can be compared, by name: a mixer or hybrid, then `+conv`, `+gate` or both."""
-    found = {}
-    for mixers in [*([name] for name in LAYER_TYPES), *HYBRIDS.values()]:
-        base = next((name for name, layers in HYBRIDS.items() if layers == mixers), mixers[0])
-        for suffix, extras in {**EXTRAS, "+conv+gate": {**EXTRAS["+conv"], **EXTRAS["+gate"]}}.items():
-            found[base + suffix] = Candidate(base + suffix, replace(SHAPE, layer_types=mixers, **extras))
-    return found
+    """All that can be compared: a mixer or hybrid (`rope`: its linear layers are rotated), then `+conv`, `+gate` or both."""
+    bases = {name: replace(SHAPE, layer_types=[name], linear_rope=name in ROTATED) for name in LAYER_TYPES}
+    bases |= {name: replace(SHAPE, layer_types=mixers) for name, mixers in HYBRIDS.items()}
+    bases |= {f"{name} rope": replace(bases[name], linear_rope=True) for name in HYBRIDS if name.startswith(ROTATED)}
+    extras = {**EXTRAS, "+conv+gate": {**EXTRAS["+conv"], **EXTRAS["+gate"]}}
+    found = {base + suffix: replace(shape, **more) for base, shape in bases.items() for suffix, more in extras.items()}
+    return {name: Candidate(name, shape) for name, shape in found.items()}
 
 
 def with_equal_parameters(model: ModelSettings, tokenizer: DialogueTokenizer) -> ModelSettings:

@@ -11,6 +11,7 @@ from chatbot.attention.convolution import ShortConvolution
 from chatbot.attention.delta import chunked as delta_chunked
 from chatbot.attention.delta import naive as delta_naive
 from chatbot.attention.efficient import bidirectional
+from chatbot.attention.linear import FEATURE_MAPS
 from chatbot.attention.mixer import Tokens
 from chatbot.attention.recurrence import chunked, naive
 from chatbot.attention.synthesizer import factors
@@ -20,7 +21,9 @@ from chatbot.state import MixerState
 
 WIDTH = 24
 LENGTHS = (1, 63, 64, 65, pytest.param(500, marks=pytest.mark.slow))
-every_mixer = pytest.mark.parametrize("name", [*LAYER_TYPES, "synthesizer_all", "convolution"])
+VARIANTS = {"synthesizer_all": "synthesizer_mixture", "convolution": "linear_gated"}
+VARIANTS |= {f"{name} rotated": name for name in LAYER_TYPES if name.removeprefix("linear_") in FEATURE_MAPS}
+every_mixer = pytest.mark.parametrize("name", [*LAYER_TYPES, *VARIANTS])
 
 
 def mixer(name: str, most: int = 512, seed: int = 0) -> torch.nn.Module:
@@ -34,12 +37,13 @@ def mixer(name: str, most: int = 512, seed: int = 0) -> torch.nn.Module:
         num_attention_heads=2,
         head_dim=8,
         intermediate_size=8,
-        layer_types=[{"synthesizer_all": "synthesizer_mixture", "convolution": "linear_gated"}.get(name, name)],
+        layer_types=[VARIANTS.get(name, name)],
         chunk_size=64,
         max_position_embeddings=most,
         sliding_window=40,
         taylor_key_dim=4,
         synthesizer_mixture=parts,
+        linear_rope=name.endswith("rotated"),
         output_gate=name in ("linear_gated", "softmax"),
         short_conv=4 if name in ("linear_gated", "gated_delta", "softmax", "synthesizer_dense") else 0,
     )

@@ -30,6 +30,7 @@ SHAPES = {
     "relu": {"layer_types": ["linear_gated"] * 2, "hidden_act": "relu", "intermediate_size": 70, "hidden_size": 36},
     "silu": {"layer_types": ["linear_gated"] * 2, "hidden_act": "silu", "num_attention_heads": 3},
     "elu1": {"layer_types": ["linear_elu1", "sliding_softmax"], "short_conv": 4, "output_gate": True},
+    "elu1 rotated": {"layer_types": ["linear_elu1"] * 2, "linear_rope": True},
     "elu1 without positions": {"layer_types": ["linear_elu1"] * 2, "positions": "none"},
 }
 

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from chatbot import loss
+from chatbot.loss import head_loss
+
+
+@pytest.fixture(autouse=True)
+def several_pieces(monkeypatch):
+    monkeypatch.setattr(loss, "LOGITS", 97 * 64)
+
+
+def inputs(rows=300, width=16, size=97):
+    torch.manual_seed(0)
+    parts = torch.randn(rows, width), torch.randn(size, width), torch.randn(size)
+    return [part.requires_grad_() for part in parts], torch.randint(0, size, (rows,))
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_loss_and_gradients_are_those_of_cross_entropy(with_bias):
+    results = []
+    for ours in (True, False):
+        (hidden, weight, bias), targets = inputs()
+        bias = bias if with_bias else None
+        if ours:
+            total = head_loss(hidden, weight, bias, targets)
+        else:
+            total = F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="sum")
+        (total * 0.5).backward()
+        results.append([total.detach(), hidden.grad, weight.grad, None if bias is None else bias.grad])
+    for value, reference in zip(*results, strict=True):
+        if reference is not None:
+            torch.testing.assert_close(value, reference, rtol=1e-5, atol=1e-5)
+
+
+def test_large_logits_and_no_rows():
+    (hidden, weight, _), targets = inputs()
+    huge = head_loss(hidden * 1e4, weight, None, targets)
+    torch.testing.assert_close(huge, F.cross_entropy(hidden * 1e4 @ weight.T, targets, reduction="sum"))
+    assert head_loss(hidden[:0], weight, None, targets[:0]) == 0
+
+
+def test_a_nan_shows():
+    (hidden, weight, _), targets = inputs()
+    hidden = hidden.detach().clone()
+    hidden[5, 3] = math.nan
+    assert head_loss(hidden, weight, None, targets).isnan()
+
+
+def test_frozen_parts_and_autocast():
+    (hidden, weight, _), targets = inputs()
+    weight.requires_grad_(False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total = head_loss(hidden, weight, None, targets)
+    total.backward()
+    assert weight.grad is None
+    assert hidden.grad.dtype == torch.float32
+    torch.testing.assert_close(total, F.cross_entropy(hidden @ weight.T, targets, reduction="sum"), rtol=0.02, atol=1)
