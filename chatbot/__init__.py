@@ -4,8 +4,8 @@ Import levels, lowest first; a module imports only from lower ones, and no other
 
     1  errors, bundled, dialogue, tokenizer,
        dialogue_files, layer_types, native/         text, files, the C library: neither torch nor transformers
-    2  configuration, state, attention/, model          the network
-    3  native_network, steps                            one decoding step, compiled where that is possible
+    2  configuration, state, attention/, loss, model    the network
+    3  native_network, steps                            reading and decoding, compiled where that is possible
     4  termination, sampling, generate, gpt2, checkpoint    decoding, folders
     5  bot, session                                     conversations
     6  evaluation/                                      measuring

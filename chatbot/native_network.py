@@ -14,8 +14,6 @@ from chatbot.native import library
 
 KINDS = {"linear_decay": 0, "linear_gated": 1, "gated_delta": 2, "sliding_softmax": 3, "linear_elu1": 4}
 ACTIVATIONS = {"gelu": 0, "gelu_new": 1, "relu": 2, "silu": 3}
-GROUP = 16
-"""Matrix rows that lie side by side."""
 
 
 class Matrix(ctypes.Structure):
@@ -59,6 +57,10 @@ class NativeNetwork:
 
     def __init__(self, model: nn.Module, int8: bool = False):
         self.config, self.int8 = model.config, int8
+        self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
+        self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
+        self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
+        self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
         self._kept: list[torch.Tensor] = []  # the memory that the pointers below point into
         config = model.config
         self._layers = (Layer * config.num_hidden_layers)(*(self._layer(block) for block in model.blocks))
@@ -115,19 +117,17 @@ class NativeNetwork:
             return Matrix()
         weight = linear.weight.detach()
         rows, columns = weight.shape
-        bias = None if linear.bias is None else self._point(_padded(linear.bias.detach(), GROUP))
+        bias = None if linear.bias is None else self._point(_padded(linear.bias.detach(), self.group))
         if not self.int8 or float_only:
-            groups = _padded(weight, GROUP).unflatten(0, (-1, GROUP)).transpose(1, 2)  # [groups, columns, GROUP]
+            groups = _padded(weight, self.group).unflatten(0, (-1, self.group)).transpose(1, 2)
             return Matrix(weight=self._point(groups), bias=bias, rows=rows, columns=columns, stride=columns)
         scale = weight.abs().amax(1).clamp_min(1e-12) / 127
         packed = (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
-        packed = _padded(_padded(packed, GROUP).T, 4).T  # [rows, stride]
-        groups = (
-            packed.unflatten(0, (-1, GROUP)).unflatten(2, (-1, 4)).transpose(1, 2)
-        )  # [groups, stride / 4, GROUP, 4]
+        packed = _padded(_padded(packed, self.group).T, 4).T  # [rows, stride]
+        groups = packed.unflatten(0, (-1, self.group)).unflatten(2, (-1, 4)).transpose(1, 2)
         return Matrix(
             packed=self._point(groups),
-            scale=self._point(_padded(scale, GROUP)),
+            scale=self._point(_padded(scale, self.group)),
             sums=self._point(packed.sum(1, dtype=torch.int32)),
             bias=bias,
             rows=rows,

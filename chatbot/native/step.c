@@ -16,7 +16,13 @@
 
 enum { DECAY = 0, GATED = 1, DELTA = 2, WINDOW = 3, ELU = 4 };
 enum { GELU = 0, GELU_TANH = 1, RELU = 2, SILU = 3 };
-enum { GROUP = 16, MOST_GROUPS = 4, MOST_LANES = 6, PASS = 64 };
+#ifdef __AVX512F__
+enum { GROUP = 16, MOST_LANES = 6 };
+#else
+enum { GROUP = 8, MOST_LANES = 2 }; /* half as wide registers, and half as many */
+#endif
+enum { MOST_GROUPS = 4, PASS = 64 };
+const int64_t xianliao_group = GROUP;
 
 typedef float Floats __attribute__((vector_size(4 * GROUP), aligned(4)));
 typedef int32_t Integers __attribute__((vector_size(4 * GROUP), aligned(4)));
@@ -183,12 +189,26 @@ static void block_of(const Matrix *m, int64_t group, Input x, float *y, int add,
     switch (groups * 8 + lanes) {
         case 4 * 8 + 1: block(m, group, x, y, add, 4, 1); break;
         case 4 * 8 + 2: block(m, group, x, y, add, 4, 2); break;
+#ifdef __AVX512F__
+#ifdef __AVX512F__
+#ifdef __AVX512F__
+#ifdef __AVX512F__
         case 4 * 8 + 4: block(m, group, x, y, add, 4, 4); break;
         case 4 * 8 + 6: block(m, group, x, y, add, 4, 6); break;
-        case 1 * 8 + 1: block(m, group, x, y, add, 1, 1); break;
-        case 1 * 8 + 2: block(m, group, x, y, add, 1, 2); break;
         case 1 * 8 + 4: block(m, group, x, y, add, 1, 4); break;
-        default: block(m, group, x, y, add, 1, 6);
+        case 1 * 8 + 6: block(m, group, x, y, add, 1, 6); break;
+#endif
+        case 1 * 8 + 4: block(m, group, x, y, add, 1, 4); break;
+        case 1 * 8 + 6: block(m, group, x, y, add, 1, 6); break;
+#endif
+        case 1 * 8 + 4: block(m, group, x, y, add, 1, 4); break;
+        case 1 * 8 + 6: block(m, group, x, y, add, 1, 6); break;
+#endif
+        case 1 * 8 + 4: block(m, group, x, y, add, 1, 4); break;
+        case 1 * 8 + 6: block(m, group, x, y, add, 1, 6); break;
+#endif
+        case 1 * 8 + 1: block(m, group, x, y, add, 1, 1); break;
+        default: block(m, group, x, y, add, 1, 2);
     }
 }
 
@@ -220,7 +240,7 @@ static void multiply(const Matrix *m, const float *x, float *y, int64_t lanes, i
         now = groups - group >= MOST_GROUPS ? MOST_GROUPS : 1;
         for (int64_t b = 0, some; b < lanes; b += some) {
             int64_t left = lanes - b;
-            some = left >= 6 ? 6 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+            some = left >= MOST_LANES ? MOST_LANES : left >= 4 ? 4 : left >= 2 ? 2 : 1;
             Input in = {x + b * m->columns, space.bytes + b * m->stride, space.scales + b};
             block_of(m, group, in, y + b * m->rows, add, (int)now, (int)some);
         }
