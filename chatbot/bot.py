@@ -103,7 +103,7 @@ class Chatbot:
             )
         if not make_native(model, int8) and int8:
             warnings.warn(
-                "int8 decoding needs the CPU, a C compiler and linear or sliding-window layers: decoding in float32.",
+                "int8 needs the CPU, a C compiler and linear or sliding-window layers: going on in float32.",
                 stacklevel=2,
             )
         return cls(model, tokenizer, settings, path.name)

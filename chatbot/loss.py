@@ -27,6 +27,8 @@ def head_loss(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
     """
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+    if not torch.is_grad_enabled():  # inside, the parameters would still ask for gradients
+        hidden, weight, bias = (None if tensor is None else tensor.detach() for tensor in (hidden, weight, bias))
     return HeadLoss.apply(hidden, weight, bias, targets)
 
 
@@ -36,10 +38,10 @@ class HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets):
         wanted = [tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)]
-        gradients = [
-            torch.zeros_like(t) if want else None for t, want in zip((hidden, weight, bias), wanted, strict=True)
-        ]
-        of_hidden, of_weight, of_bias = gradients
+        of_hidden, of_weight, of_bias = (  # sums over the pieces in fp32
+            torch.zeros_like(t, dtype=torch.float32) if want else None
+            for t, want in zip((hidden, weight, bias), wanted, strict=True)
+        )
         matrix = weight.to(hidden.dtype)
         rows = max(64, LOGITS // len(weight))
         loss = hidden.new_zeros((), dtype=torch.float32)
@@ -58,17 +60,19 @@ class HeadLoss(torch.autograd.Function):
                 slope = slope.to(hidden.dtype)
                 if of_hidden is not None:
                     of_hidden[part] = slope @ matrix
-                if of_weight is not None and of_weight.dtype == slope.dtype:
+                if of_weight is not None and slope.dtype == torch.float32:
                     of_weight.addmm_(slope.T, hidden[part])
                 elif of_weight is not None:
                     of_weight += slope.T @ hidden[part]
-        ctx.save_for_backward(*gradients)
+        ctx.save_for_backward(of_hidden, of_weight, of_bias)
+        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias)]
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        return *(None if saved is None else saved * gradient for saved in ctx.saved_tensors), None
+        pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        return *(None if saved is None else (saved * gradient).to(dtype) for saved, dtype in pairs), None
 
 
 def to_slope(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -61,6 +61,7 @@ class NativeNetwork:
         self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
         self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
         self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
+        self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
         self._kept: list[torch.Tensor] = []  # the memory that the pointers below point into
         config = model.config
         self._layers = (Layer * config.num_hidden_layers)(*(self._layer(block) for block in model.blocks))
@@ -192,6 +193,8 @@ class NativeSteps:
 
     def read(self, ids: Sequence[Sequence[int]], speakers: Sequence[Sequence[int]]) -> torch.Tensor:
         counts = torch.tensor([len(row) for row in ids])
+        if not counts.all():
+            raise ValueError("Every row has to read at least one token.")
         rows = torch.arange(len(ids)).repeat_interleave(counts)
         ends = counts.cumsum(0)
         offsets = torch.arange(len(rows)) - (ends - counts)[rows]
@@ -210,6 +213,11 @@ class NativeSteps:
 
     def _read(self, rows, ids, speakers, positions, wanted, count: int) -> torch.Tensor:
         network, config = self.network.network, self.network.config
+        if count != len(self.positions) or not len(ids) == len(speakers) == len(rows):
+            raise ValueError(f"There are {len(self.positions)} rows, got ids {len(ids)} and speakers {len(speakers)}.")
+        for values, size in ((ids, config.vocab_size), (speakers, config.num_speakers)):
+            if values.dtype != torch.int64 or not 0 <= values.min() <= values.max() < size:
+                raise IndexError(f"Ids must be int64 and from 0 to {size - 1}.")  # C would read foreign memory
         if config.positions == "learned":
             check_positions(positions, config.max_position_embeddings)
         logits = torch.empty(count, network.head_matrix.rows)
@@ -218,7 +226,7 @@ class NativeSteps:
             *(c_void_p(tensor.data_ptr()) for tensor in (rows, ids, speakers, positions, wanted, logits)),
         )  # fmt: skip
         if failed:
-            raise MemoryError("The decoding step got no memory.")
+            raise MemoryError("There is no memory left to read on.")
         return logits
 
 

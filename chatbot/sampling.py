@@ -162,7 +162,7 @@ def _descending(x: torch.Tensor) -> torch.Tensor:
     """Values of each row in order; on CPUs by NumPy, which is ten times faster."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return x.sort(descending=True).values
-    return torch.from_numpy(np.sort(x.numpy())).flip(-1)
+    return torch.from_numpy(np.sort(x.detach().numpy())).flip(-1)
 
 
 def truncation(settings: ReplySettings, eos_id: int) -> LogitsProcessorList:

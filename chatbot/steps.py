@@ -19,6 +19,7 @@ class Steps(Protocol):
 
         Raises:
             DialogueError: A row is longer than the model has positions for.
+            IndexError: An id is not in the vocabulary, or a speaker not one of the model's.
         """
 
     def __call__(self, ids: torch.Tensor, speakers: torch.Tensor) -> torch.Tensor:
@@ -43,7 +44,7 @@ class ModelSteps:
     def read(self, ids: Sequence[Sequence[int]], speakers: Sequence[Sequence[int]]) -> torch.Tensor:
         width = max(map(len, ids))
         shape = (len(ids), width)
-        batch = {"input_ids": torch.full(shape, self.model.config.pad_token_id)}
+        batch = {"input_ids": torch.zeros(shape, dtype=torch.int64)}  # what stands at padding is not read
         batch |= {"token_type_ids": torch.zeros(shape, dtype=torch.int64)}
         batch |= {"attention_mask": torch.zeros(shape, dtype=torch.int64)}
         for row, (tokens, roles) in enumerate(zip(ids, speakers, strict=True)):
@@ -81,7 +82,7 @@ def make_native(model, int8: bool = False) -> bool:
 
     Args:
         model: An XianliaoForCausalLM.
-        int8: Multiply in int8 while decoding.
+        int8: Multiply in int8.
 
     Returns:
         Whether it has it now.

@@ -88,6 +88,7 @@ def load_state(output: Path, model: torch.nn.Module, optimizers: Sequence[torch.
     try:
         safetensors.torch.load_model(model, str(newest / "model.safetensors"))
         states = torch.load(newest / "optimizer.pt", weights_only=True, map_location="cpu")
+        states = [states] if isinstance(states, dict) else states  # of a run before there could be two
         for optimizer, state in zip(optimizers, states, strict=True):
             optimizer.load_state_dict(state)
     except Exception as error:  # safetensors, torch and pickle raise many kinds

@@ -1,6 +1,6 @@
 """Loops in C: compiled once on the machine they run on, left out where that is not possible.
 
-`step.c` computes what `chatbot.model` computes for one token a row, from fp32 weights or from int8 ones, in a fraction of
+`step.c` computes what `chatbot.model` computes when it reads and decodes, from fp32 weights or int8 ones, in a fraction of
 the time that a chain of small torch operations takes. It is built with the system's C compiler on first use and kept in
 the user's cache folder; without a compiler, or with XIANLIAO_NATIVE=0, torch does the same.
 """

@@ -61,3 +61,20 @@ def test_frozen_parts_and_autocast():
     assert weight.grad is None
     assert hidden.grad.dtype == torch.float32
     torch.testing.assert_close(total, F.cross_entropy(hidden @ weight.T, targets, reduction="sum"), rtol=0.02, atol=1)
+
+
+def test_nothing_is_kept_where_no_gradient_is_wanted():
+    (hidden, weight, bias), targets = inputs()
+    with torch.no_grad():
+        total = head_loss(hidden, weight, bias, targets)
+    assert not total.requires_grad
+    torch.testing.assert_close(total, head_loss(hidden, weight, bias, targets).detach())
+
+
+def test_gradients_of_a_bfloat16_head_are_summed_in_fp32():
+    (hidden, weight, _), targets = inputs(rows=2000)
+    head_loss(hidden, weight, None, targets).backward()
+    rough = [part.detach().bfloat16().requires_grad_() for part in (hidden, weight)]
+    head_loss(*rough, None, targets).backward()
+    assert rough[1].grad.dtype == torch.bfloat16
+    assert (rough[1].grad.float() - weight.grad).norm() / weight.grad.norm() < 0.01

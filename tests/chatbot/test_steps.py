@@ -120,6 +120,25 @@ def test_the_parts_in_which_a_row_is_read_change_no_bit(tokenizer, int8):
     assert torch.equal(beside.read(rows, [[1] * len(row) for row in rows])[1], whole[0])
 
 
+@pytest.mark.parametrize("kind", ["compiled", "model"])
+@torch.inference_mode()
+def test_what_cannot_be_read_is_refused_before_it_touches_memory(tokenizer, kind):
+    model = build(tokenizer, "hybrid")
+    if kind == "compiled" and not make_native(model):
+        pytest.skip("no C compiler here")
+    for ids, speakers in ([tokenizer.vocab_size], [0]), ([-1], [0]), ([5], [2]), ([5], [-1]):
+        with pytest.raises(IndexError):
+            start_steps(model).read([ids], [speakers])
+    if kind == "compiled":
+        run = start_steps(model)
+        for ids, speakers in ([[5], [6]], [[0], [0]]), ([[]], [[]]), ([[5, 6]], [[0]]):
+            with pytest.raises((ValueError, IndexError)):
+                run.read(ids, speakers)
+        for ids in torch.tensor([5, 5]), torch.tensor([5], dtype=torch.int32):
+            with pytest.raises((ValueError, IndexError)):
+                run(ids, torch.zeros_like(ids))
+
+
 @needs_compiler
 @torch.inference_mode()
 def test_a_copy_goes_its_own_way(tokenizer):
@@ -231,6 +250,6 @@ def test_int8_is_a_dtype_of_the_bot(checkpoint, monkeypatch):
     assert bot.reply(["你好"], seed=3) == bot.reply(["你好"], seed=3)
     monkeypatch.setenv("XIANLIAO_NATIVE", "0")
     native.library.cache_clear()
-    with pytest.warns(UserWarning, match="decoding in float32"):
+    with pytest.warns(UserWarning, match="going on in float32"):
         assert Chatbot.from_pretrained(checkpoint, dtype="int8").model.native is None
     native.library.cache_clear()
