@@ -45,7 +45,9 @@ def test_linked_files_and_presets_exist(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)h][^)]*)\)", text) + re.findall(r"training/presets/\S+\.yaml", text)
     assert links
-    assert all((ROOT / link).exists() for link in links)
+    for path, _, anchor in (link.partition("#") for link in links):
+        assert (ROOT / path).exists()
+        assert not anchor or f"# {anchor}" in (ROOT / path).read_text(encoding="utf-8").lower()
 
 
 def test_both_languages_show_the_same_commands():
