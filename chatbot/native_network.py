@@ -62,6 +62,7 @@ class NativeNetwork:
         self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
         self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
         self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
+        self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
         self._kept: list[torch.Tensor] = []  # the memory that the pointers below point into
         config = model.config
         self._layers = (Layer * config.num_hidden_layers)(*(self._layer(block) for block in model.blocks))
