@@ -58,11 +58,6 @@ class NativeNetwork:
     def __init__(self, model: nn.Module, int8: bool = False):
         self.config, self.int8 = model.config, int8
         self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
-        self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
-        self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
-        self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
-        self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
-        self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
         self._kept: list[torch.Tensor] = []  # the memory that the pointers below point into
         config = model.config
         self._layers = (Layer * config.num_hidden_layers)(*(self._layer(block) for block in model.blocks))

@@ -189,34 +189,14 @@ static void block_of(const Matrix *m, int64_t group, Input x, float *y, int add,
     switch (groups * 8 + lanes) {
         case 4 * 8 + 1: block(m, group, x, y, add, 4, 1); break;
         case 4 * 8 + 2: block(m, group, x, y, add, 4, 2); break;
-#ifdef __AVX512F__
-#ifdef __AVX512F__
-#ifdef __AVX512F__
-#ifdef __AVX512F__
-#ifdef __AVX512F__
+        case 1 * 8 + 1: block(m, group, x, y, add, 1, 1); break;
+        case 1 * 8 + 2: block(m, group, x, y, add, 1, 2); break;
 #ifdef __AVX512F__
         case 4 * 8 + 4: block(m, group, x, y, add, 4, 4); break;
         case 4 * 8 + 6: block(m, group, x, y, add, 4, 6); break;
         case 1 * 8 + 4: block(m, group, x, y, add, 1, 4); break;
         case 1 * 8 + 6: block(m, group, x, y, add, 1, 6); break;
 #endif
-        case 1 * 8 + 4: block(m, group, x, y, add, 1, 4); break;
-        case 1 * 8 + 6: block(m, group, x, y, add, 1, 6); break;
-#endif
-        case 1 * 8 + 4: block(m, group, x, y, add, 1, 4); break;
-        case 1 * 8 + 6: block(m, group, x, y, add, 1, 6); break;
-#endif
-        case 1 * 8 + 4: block(m, group, x, y, add, 1, 4); break;
-        case 1 * 8 + 6: block(m, group, x, y, add, 1, 6); break;
-#endif
-        case 1 * 8 + 4: block(m, group, x, y, add, 1, 4); break;
-        case 1 * 8 + 6: block(m, group, x, y, add, 1, 6); break;
-#endif
-        case 1 * 8 + 4: block(m, group, x, y, add, 1, 4); break;
-        case 1 * 8 + 6: block(m, group, x, y, add, 1, 6); break;
-#endif
-        case 1 * 8 + 1: block(m, group, x, y, add, 1, 1); break;
-        default: block(m, group, x, y, add, 1, 2);
     }
 }
 

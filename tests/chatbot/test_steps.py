@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import shutil
+import subprocess
 
 import pytest
 import torch
@@ -33,6 +35,20 @@ SHAPES = {
     "elu1 rotated": {"layer_types": ["linear_elu1"] * 2, "linear_rope": True},
     "elu1 without positions": {"layer_types": ["linear_elu1"] * 2, "positions": "none"},
 }
+
+
+@needs_compiler
+def test_the_best_build_of_this_processor_is_the_one_used(tmp_path):
+    """A source that compiles only without the wide instructions would be used, silently and several times slower."""
+    compiler = next(found for name in ("cc", "gcc", "clang") if (found := shutil.which(name)))
+    for target in native.TARGETS:
+        options = [*native.FLAGS, *target, "-shared", "-fPIC", "-o", str(tmp_path / "probe.so")]
+        probe = subprocess.run([compiler, *options, "-x", "c", "-"], input=b"int f;", capture_output=True, check=False)
+        if probe.returncode == 0:  # the first that the compiler knows
+            built = subprocess.run([compiler, *options, str(native.SOURCE), "-lm"], capture_output=True, check=False)
+            assert built.returncode == 0, built.stderr.decode()
+            return
+    pytest.fail("no option works")
 
 
 def build(tokenizer, name: str) -> XianliaoForCausalLM:
