@@ -13,45 +13,67 @@ LOGITS = 2**22
 """Logits that exist at a time."""
 
 
-def head_loss(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor):
-    """Sum over the rows of -log softmax(W h + b)[target], in nats.
+def smoothed_mass(vocab_size: int, share: float, left_out: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """`[V]` fp32: the part of the target distribution that label smoothing takes from the target and spreads evenly.
+
+    Args:
+        vocab_size: V.
+        share: Its sum.
+        left_out: Ids that get none: padding, and the end of turn, or replies would shorten.
+        device: Where it lies.
+    """
+    mass = torch.ones(vocab_size, device=device)
+    mass[list(left_out)] = 0
+    return mass * (share / mass.sum())
+
+
+def head_loss(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    smoothing: torch.Tensor | None = None,
+):
+    """Sum over the rows of -sum_v t(v) log softmax(W h + b)(v), in nats; t is the target alone, or smoothed.
 
     Args:
         hidden: `[N, D]`, fp32 or under autocast.
         weight: `[V, D]`.
         bias: `[V]` or None.
         targets: int64 `[N]`, each below V.
+        smoothing: `smoothed_mass` `[V]`; the target keeps 1 - its sum.
 
     Returns:
-        fp32 scalar. Differentiable once.
+        fp32 scalar (fp64 when the model is). Differentiable once.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
     if not torch.is_grad_enabled():  # inside, the parameters would still ask for gradients
         hidden, weight, bias = (None if tensor is None else tensor.detach() for tensor in (hidden, weight, bias))
-    return HeadLoss.apply(hidden, weight, bias, targets)
+    return HeadLoss.apply(hidden, weight, bias, targets, smoothing)
 
 
 class HeadLoss(torch.autograd.Function):
     """Takes the gradients while the logits are there: d loss / d logits = softmax - one-hot."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets):
+    def forward(ctx, hidden, weight, bias, targets, smoothing):
         wanted = [tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)]
+        wide = torch.promote_types(hidden.dtype, torch.float32)
         of_hidden, of_weight, of_bias = (  # sums over the pieces in fp32
-            torch.zeros_like(t, dtype=torch.float32) if want else None
+            torch.zeros_like(t, dtype=wide) if want else None
             for t, want in zip((hidden, weight, bias), wanted, strict=True)
         )
         matrix = weight.to(hidden.dtype)
         rows = max(64, LOGITS // len(weight))
-        loss = hidden.new_zeros((), dtype=torch.float32)
+        loss = hidden.new_zeros((), dtype=wide)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), rows):
                 part = slice(start, start + rows)
-                logits = (hidden[part] @ matrix.T).float()
+                logits = (hidden[part] @ matrix.T).to(wide)
                 if bias is not None:
                     logits += bias
-                nats, slope = to_slope(logits, targets[part])
+                nats, slope = to_slope(logits, targets[part], smoothing)
                 loss += nats
                 if not any(wanted):
                     continue
@@ -60,7 +82,7 @@ class HeadLoss(torch.autograd.Function):
                 slope = slope.to(hidden.dtype)
                 if of_hidden is not None:
                     of_hidden[part] = slope @ matrix
-                if of_weight is not None and slope.dtype == torch.float32:
+                if of_weight is not None and slope.dtype == wide:
                     of_weight.addmm_(slope.T, hidden[part])
                 elif of_weight is not None:
                     of_weight += slope.T @ hidden[part]
@@ -72,14 +94,17 @@ class HeadLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient):
         pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        return *(None if saved is None else (saved * gradient).to(dtype) for saved, dtype in pairs), None
+        return *(None if saved is None else (saved * gradient).to(dtype) for saved, dtype in pairs), None, None
 
 
-def to_slope(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The summed loss of logits `[N, V]`, fp32, and its gradient softmax - one-hot, which takes their place."""
+def to_slope(logits: torch.Tensor, targets: torch.Tensor, smoothing: torch.Tensor | None):
+    """The summed loss of logits `[N, V]`, fp32, and its gradient softmax - t, which takes their place."""
     chosen = targets[:, None]
+    kept = 1.0 if smoothing is None else 1.0 - smoothing.sum().item()
+    spread = 0.0 if smoothing is None else (logits @ smoothing.to(logits.dtype))[:, None]
     largest = logits.amax(1, keepdim=True)
-    at_target = logits.gather(1, chosen) - largest
+    at_target = kept * logits.gather(1, chosen) + spread
     total = logits.sub_(largest).exp_().sum(1, keepdim=True)
-    nats = (total.log() - at_target).sum()
-    return nats, logits.div_(total).scatter_add_(1, chosen, torch.full_like(total, -1.0))
+    nats = (total.log() + largest - at_target).sum()
+    slope = logits.div_(total).scatter_add_(1, chosen, torch.full_like(total, -kept))
+    return nats, slope if smoothing is None else slope.sub_(smoothing)

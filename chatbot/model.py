@@ -24,7 +24,8 @@ from chatbot.attention import build_mixer
 from chatbot.attention.mixer import Tokens
 from chatbot.configuration import XianliaoConfig
 from chatbot.dialogue import IGNORED_LABEL, DialogueError
-from chatbot.loss import head_loss
+from chatbot.loss import head_loss, smoothed_mass
+from chatbot.precision import at_least_float
 from chatbot.state import DialogueState
 
 INT8_SCALE_SUFFIX = ".int8_scale"
@@ -73,10 +74,12 @@ class Block(GradientCheckpointingLayer):
         self.mixer = build_mixer(config, layer_index)
         self.feed_forward_norm = nn.LayerNorm(**norm)
         self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(0.0)  # a training setting, not one of the model
 
     def forward(self, x: torch.Tensor, tokens: Tokens, state: DialogueState | None, form: str = "auto"):
-        x = x + self.mixer(self.mixer_norm(x), tokens, None if state is None else state.layers[self.index], form)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        state = None if state is None else state.layers[self.index]
+        x = x + self.dropout(self.mixer(self.mixer_norm(x), tokens, state, form))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
 class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
@@ -164,6 +167,7 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         num_items_in_batch: int | torch.Tensor | None = None,
         form: str = "auto",
+        label_smoothing: float = 0.0,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         """Logits of the next token at every position.
@@ -179,7 +183,9 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
             use_cache: Return the state (a new one unless `past_key_values` is given).
             logits_to_keep: Only the last so many positions; 0 is all.
             num_items_in_batch: Divides the summed loss instead of this call's own number of targets.
-            form: `auto`, or `naive` for the definition of every mixer (slow; the reference in tests).
+            form: `auto`, or `naive` for the definition of every mixer (slow; the reference in tests, and twice
+                differentiable).
+            label_smoothing: Share of the target's mass that goes to all other ids but padding, [CLS] and end of turn.
 
         Returns:
             logits `[B, T, V]` (None where labels are given in training mode, which needs the loss alone), loss in nats
@@ -204,19 +210,27 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
         if labels is not None:
             targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)  # shifted, so that nothing need be copied
             counted = targets != IGNORED_LABEL
-            loss = self._loss(x, targets, counted, form)
+            loss = self._loss(x, targets, counted, form, label_smoothing)
             loss = loss / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
             if self.training:
                 return CausalLMOutputWithPast(loss=loss, past_key_values=state)
         logits = self.lm_head(x[:, -logits_to_keep:] if logits_to_keep and labels is None else x)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=state)
 
-    def _loss(self, x: torch.Tensor, targets: torch.Tensor, counted: torch.Tensor, form: str) -> torch.Tensor:
+    def _loss(self, x, targets, counted, form: str, label_smoothing: float) -> torch.Tensor:
         """Sum of nats over the counted positions; x `[B, T, D]`, targets and counted `[B, T]`."""
         x, targets = x[counted], targets[counted]
+        smoothing = None
+        if label_smoothing:
+            ids = (self.config.pad_token_id, self.config.bos_token_id, self.config.eos_token_id)
+            smoothing = smoothed_mass(self.config.vocab_size, label_smoothing, ids, x.device)
         if form == "naive":
-            return F.cross_entropy(self.lm_head(x).float(), targets, reduction="sum")
-        return head_loss(x, self.lm_head.weight, self.lm_head.bias, targets)
+            log_p = at_least_float(self.lm_head(x)).log_softmax(-1)
+            chosen = log_p.gather(1, targets[:, None]).sum()
+            return (
+                -chosen if smoothing is None else -(1 - label_smoothing) * chosen - (log_p @ smoothing.to(log_p)).sum()
+            )
+        return head_loss(x, self.lm_head.weight, self.lm_head.bias, targets, smoothing)
 
     def _describe(self, input_ids, attention_mask, segment_ids, state: DialogueState | None) -> Tokens:
         """What the mixers are told about these tokens."""

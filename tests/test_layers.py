@@ -21,7 +21,7 @@ ALLOWED = {
 }
 LEVELS = (  # of the chatbot package, lowest first; see its docstring
     {"errors", "bundled", "dialogue", "tokenizer", "dialogue_files", "layer_types", "registration", "native"},
-    {"configuration", "state", "attention", "loss", "model"},
+    {"configuration", "precision", "state", "attention", "loss", "model"},
     {"native_network", "steps"},
     {"termination", "sampling", "generate", "gpt2", "checkpoint"},
     {"bot", "session"},

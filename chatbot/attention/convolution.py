@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 from transformers import initialization as init  # leaves alone what was loaded
 
 from chatbot import native
@@ -69,26 +68,28 @@ class ShortConvolution(nn.Module):
             wide, back = _without_gaps(x, past, tokens.keep)
         if state is not None:
             state.remember(inputs=wide[:, wide.shape[1] - self.size + 1 :].clone())  # not a view of the whole row
-        mixed = self._taps(wide, tokens.segment_ids)
+        mixed = taps(wide, self.weight, tokens.segment_ids)
         if back is not None:
             mixed = mixed.gather(1, back[..., None].expand_as(mixed))
         return x + mixed
 
-    def _taps(self, wide: torch.Tensor, segments: torch.Tensor | None) -> torch.Tensor:
-        """sum_i w_i x_{t-i} of `[B, size - 1 + T, D]`."""
-        length = wide.shape[1] - self.size + 1
-        mixed = wide[:, self.size - 1 :] * self.weight[0]
-        for back in range(1, self.size):
-            earlier = wide[:, self.size - 1 - back :][:, :length]
-            if segments is not None:
-                same = segments == F.pad(segments, (back, 0), mode="replicate")[:, :length]
-                earlier = earlier * same[..., None]
-            mixed = torch.addcmul(mixed, earlier, self.weight[back])
-        return mixed
+
+def taps(wide: torch.Tensor, weight: torch.Tensor, segments: torch.Tensor | None) -> torch.Tensor:
+    """sum_i w_i x_{t-i} of `[B, size - 1 + T, D]`; weight `[size, D]`."""
+    size = len(weight)
+    length = wide.shape[1] - size + 1
+    mixed = wide[:, size - 1 :] * weight[0]
+    for back in range(1, size):
+        earlier = wide[:, size - 1 - back :][:, :length]
+        if segments is not None:
+            same = segments == F.pad(segments, (back, 0), mode="replicate")[:, :length]
+            earlier = earlier * same[..., None]
+        mixed = torch.addcmul(mixed, earlier, weight[back])
+    return mixed
 
 
 class CompiledConvolution(torch.autograd.Function):
-    """The convolution without a past in one pass over memory, and its gradient; not twice differentiable."""
+    """The convolution without a past in one pass over memory, and its gradient."""
 
     @staticmethod
     def forward(ctx, x, weight, segment_ids):
@@ -100,9 +101,11 @@ class CompiledConvolution(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient):
         x, weight, segments = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted
+            y = x + taps(F.pad(x, (0, 0, len(weight) - 1, 0)), weight, segments)
+            return *torch.autograd.grad(y, (x, weight), gradient, create_graph=True), None
         dx, dw = torch.empty_like(x), torch.zeros_like(weight)
         tensors = [x, gradient.contiguous(), segments, weight, dx, dw]
         native.call("xianliao_convolve_backward", tensors, [*x.shape, len(weight)])

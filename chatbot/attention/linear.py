@@ -25,6 +25,7 @@ from transformers import initialization as init  # leaves alone what was loaded
 from chatbot.attention.mixer import Form, Mixer, Tokens, rotary
 from chatbot.attention.recurrence import recurrence
 from chatbot.configuration import XianliaoConfig
+from chatbot.precision import at_least_float
 from chatbot.state import MixerState
 
 EPSILON = 1e-6
@@ -119,10 +120,10 @@ class DecayedAttention(Mixer):
 
     def log_decay(self, x: torch.Tensor) -> torch.Tensor:
         """g_t of `chatbot.attention.recurrence`: x `[B, T, D]` -> fp32 `[B, T, H]`, <= 0."""
-        rate = self.log_rate.float().exp()
+        rate = at_least_float(self.log_rate).exp()
         if self.gate_proj is None:
             return -rate.expand(*x.shape[:2], -1)
-        return -rate * F.softplus(self.gate_proj(x).float())
+        return -rate * F.softplus(at_least_float(self.gate_proj(x)))
 
     def forward(self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None, form: Form = "auto"):
         q, k, v = self.project(x, tokens, state)

@@ -75,8 +75,9 @@ def rotary(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tens
         theta: Base of the wavelengths.
     """
     half = x.shape[-1] // 2
-    frequencies = theta ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angles = (positions[..., None].float() * frequencies)[:, :, None]  # [B, T, 1, K/2]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    frequencies = theta ** (-torch.arange(half, device=x.device, dtype=wide) / half)
+    angles = (positions[..., None] * frequencies)[:, :, None]  # [B, T, 1, K/2]
     cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from chatbot.attention import fused
 from chatbot.attention.mixer import Form
+from chatbot.precision import at_least_float
 
 
 def naive(
@@ -52,7 +53,7 @@ def naive(
         weight = weight * torch.einsum("bhk,bjhk->bjh", q[:, i], k[:, past])
         output = torch.einsum("bjh,bjhv->bhv", weight, v[:, past])
         if state is not None:
-            carried = log_decay[:, past].float().sum(1).exp()
+            carried = at_least_float(log_decay[:, past]).sum(1).exp()
             if segment_ids is not None:
                 carried = carried * (segment_ids[:, i] == segment_ids[:, 0])[:, None]
             output = output + carried[..., None] * torch.einsum("bhk,bhkv->bhv", q[:, i], state)
@@ -60,9 +61,9 @@ def naive(
     weight = remaining(log_decay)
     if segment_ids is not None:
         weight = weight * (segment_ids == segment_ids[:, -1:])[..., None]
-    last = torch.einsum("bjh,bjhk,bjhv->bhkv", weight, k.float(), v.float())
+    last = torch.einsum("bjh,bjhk,bjhv->bhkv", weight, at_least_float(k), at_least_float(v))
     if state is not None:
-        carried = log_decay.float().sum(1).exp()
+        carried = at_least_float(log_decay).sum(1).exp()
         if segment_ids is not None:
             carried = carried * (segment_ids[:, -1] == segment_ids[:, 0])[:, None]
         last = last + carried[..., None, None] * state
@@ -74,7 +75,7 @@ def remaining(log_decay: torch.Tensor) -> torch.Tensor:
 
     A difference of sums from the start loses a digit or two where those sums are large.
     """
-    later = log_decay.float()[:, 1:].flip(1).cumsum(1).flip(1)
+    later = at_least_float(log_decay)[:, 1:].flip(1).cumsum(1).flip(1)
     return F.pad(later, (0, 0, 0, 1)).exp()
 
 
@@ -99,16 +100,17 @@ def chunked(
     def split(x: torch.Tensor) -> torch.Tensor:  # [B, T, H, ...] -> [B, H, N, C, ...]
         return x.unflatten(1, (blocks, chunk)).movedim(3, 1)
 
-    q, k, v, cumulative = split(q), split(k), split(v), split(log_decay.float()).cumsum(-1)
+    q, k, v, cumulative = split(q), split(k), split(v), split(at_least_float(log_decay)).cumsum(-1)
     decay, into, onto, through = decay_factors(cumulative, segment_ids, chunk)
     scores = (q @ k.transpose(-1, -2)) * decay
     output = scores.to(v.dtype) @ v  # [B, H, N, C, V]
     update = (k * onto[..., None].to(k.dtype)).transpose(-1, -2) @ v  # [B, H, N, K, V]
     states = []
-    carry = q.new_zeros(batch, heads, q.shape[-1], v.shape[-1], dtype=torch.float32) if state is None else state
+    wide = torch.promote_types(q.dtype, torch.float32)
+    carry = q.new_zeros(batch, heads, q.shape[-1], v.shape[-1], dtype=wide) if state is None else state
     for block in range(blocks):
         states.append(carry)
-        carry = through[:, :, block, None, None] * carry + update[:, :, block].float()
+        carry = through[:, :, block, None, None] * carry + at_least_float(update[:, :, block])
     output = output + (q * into[..., None].to(q.dtype)) @ torch.stack(states, 2).to(q.dtype)
     return output.movedim(1, 3).flatten(1, 2)[:, :length], carry
 
@@ -121,9 +123,9 @@ def step(
     Returns:
         o `[B, 1, H, V]` and the new state; constant time and memory, however long the dialogue.
     """
-    new = k[:, 0, :, :, None].float() * v[:, 0, :, None, :].float()
-    state = log_decay[:, 0, :, None, None].float().exp() * state + new
-    output = (q[:, 0, :, None, :].float() @ state).squeeze(2)
+    new = at_least_float(k[:, 0, :, :, None]) * at_least_float(v[:, 0, :, None, :])
+    state = at_least_float(log_decay[:, 0, :, None, None]).exp() * state + new
+    output = (at_least_float(q[:, 0, :, None, :]) @ state).squeeze(2)
     return output[:, None].to(v.dtype), state
 
 
@@ -150,7 +152,7 @@ class ChunkedRecurrence(torch.autograd.Function):
         output = torch.bmm(scores, v)
         update = torch.bmm(weighed(k, onto, shape).mT, v).unflatten(0, shape)
         states = torch.empty_like(update)
-        carry = torch.zeros_like(update[:, :, 0]) if state is None else state.float()
+        carry = torch.zeros_like(update[:, :, 0]) if state is None else at_least_float(state)
         for block in range(shape[2]):
             states[:, :, block] = carry
             carry = torch.addcmul(update[:, :, block], through[:, :, block, None, None], carry)
@@ -255,7 +257,7 @@ def chunked_fast(q, k, v, log_decay, segment_ids=None, state=None, chunk_size: i
     length = q.shape[1]
     chunk = min(chunk_size, length)
     (q, k, v, log_decay), segment_ids = pad_to_chunks((q, k, v, log_decay), segment_ids, chunk)
-    output, last = ChunkedRecurrence.apply(q, k, v, log_decay.float(), segment_ids, state, chunk)
+    output, last = ChunkedRecurrence.apply(q, k, v, at_least_float(log_decay), segment_ids, state, chunk)
     return output[:, :length], last
 
 

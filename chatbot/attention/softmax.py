@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from chatbot.attention.mixer import Form, Mixer, Tokens, rotary
 from chatbot.configuration import XianliaoConfig
+from chatbot.precision import at_least_float
 from chatbot.state import MixerState
 
 
@@ -46,7 +47,7 @@ def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor)
     outputs = []
     for i in range(q.shape[1]):
         past = slice(0, offset + i + 1)
-        scores = torch.einsum("bhk,bjhk->bhj", q[:, i], k[:, past]).float() / math.sqrt(q.shape[-1])
+        scores = at_least_float(torch.einsum("bhk,bjhk->bhj", q[:, i], k[:, past])) / math.sqrt(q.shape[-1])
         mask = seen[:, i, None, past]
         weights = scores.masked_fill(~mask, -math.inf).softmax(-1).masked_fill(~mask, 0)
         outputs.append(torch.einsum("bhj,bjhv->bhv", weights.to(v.dtype), v[:, past]))
