@@ -140,9 +140,16 @@ def fit(turn_tokens: Sequence[int], context_tokens: int) -> int:
 
 
 class DialogptLayout:
-    """The layout of the module docstring."""
+    """The layout of the module docstring.
+
+    Attributes:
+        opening_tokens: Tokens before the first turn of a sample.
+        turn_tokens: Tokens that a turn takes beside its own.
+    """
 
     name = "dialogpt"
+    opening_tokens = 1
+    turn_tokens = 1
 
     def __init__(self, special: SpecialIds):
         self.cls_id = special.cls_id
