@@ -187,6 +187,9 @@ def save(
         generation: Content of generation_config.json (`chatbot.sampling.ReplySettings` reads it).
         training: Content of training.json.
         int8: Store matrices as int8.
+
+    Raises:
+        CheckpointError: The weights cannot be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,7 +207,13 @@ def save(
     tied = model._tied_weights_keys if model.config.tie_word_embeddings else {}
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items() if name not in tied}
     with replacing(folder / WEIGHTS) as temporary:
-        safetensors.torch.save_file(quantize(tensors) if int8 else tensors, temporary, metadata={"format": "pt"})
+        try:
+            safetensors.torch.save_file(quantize(tensors) if int8 else tensors, temporary, metadata={"format": "pt"})
+        except safetensors.SafetensorError as error:
+            raise CheckpointError(
+                f"{folder / WEIGHTS} could not be written ({first_line(error)}); make room there. What was there before"
+                " is still whole."
+            ) from None
     write_json(folder / TRAINING, training)
 
 

@@ -47,7 +47,7 @@ from training.report import (
     memory_gigabytes,
     open_tensorboard,
 )
-from training.resume import load_state, save_state
+from training.resume import load_state, remove_unfinished, save_state
 from training.settings import SettingsError, TrainSettings
 from training.stage import Stage, split_rows
 from training.start import (
@@ -83,6 +83,8 @@ def train(settings: TrainSettings) -> dict:
     accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision=settings.precision)
     output = Path(settings.output)
     with own_folder(output) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            remove_unfinished(output)
         accelerator.wait_for_everyone()
         identity = identity_of(settings, manifests)
         progress = start_or_resume(settings, output, identity)

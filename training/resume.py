@@ -35,12 +35,15 @@ def saved_steps(output: Path) -> list[Path]:
 def save_state(
     output: Path, step: int, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], progress: dict
 ) -> None:
-    """Saves after `step` optimizer steps; a crash at any moment leaves the earlier saves complete."""
+    """Saves after `step` optimizer steps; a crash at any moment leaves the earlier saves complete.
+
+    Raises:
+        ResumeError: The files cannot be written.
+    """
     folder = output / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     temporary, final = folder / f".step-{step:08d}", folder / f"step-{step:08d}"
-    for left in folder.glob(".step-*"):  # by a run that was killed while it saved
-        shutil.rmtree(left, ignore_errors=True)
+    remove_unfinished(output)
     temporary.mkdir()
     try:
         safetensors.torch.save_model(model, str(temporary / "model.safetensors"))
@@ -50,14 +53,32 @@ def save_state(
         for file in temporary.iterdir():
             with file.open("r+b") as handle:  # Windows syncs only what can be written
                 os.fsync(handle.fileno())
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        if not isinstance(error, Exception):
+            raise
+        # safetensors and torch raise kinds of their own
+        raise ResumeError(
+            f"Step {step} could not be saved in {folder} ({first_line(error)}); make room there, then --resume goes on"
+            f" from {describe_newest(output)}."
+        ) from None
     if final.exists():
         _discard(final)
     os.rename(temporary, final)
     for old in saved_steps(output)[:-KEPT]:
         _discard(old)
+
+
+def remove_unfinished(output: Path) -> None:
+    """Removes what a run left that was killed while it saved."""
+    for left in (output / FOLDER).glob(".step-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def describe_newest(output: Path) -> str:
+    """The newest save, in words."""
+    saves = saved_steps(output)
+    return f"step {int(saves[-1].name.removeprefix('step-'))}" if saves else "the start"
 
 
 def _discard(save: Path) -> None:

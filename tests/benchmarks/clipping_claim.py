@@ -1,0 +1,124 @@
+"""Gradient clipping speeds training up, as kexue.fm/archives/7469 claims: theta^4, and a tiny GPT at ten times its rate.
+
+    python -m tests.benchmarks.clipping_claim --data runs/prepared --output runs/clipping
+
+Writes clipping.json and clipping.png. theta^4 from 10, rate 0.1, gamma 1, is the example of the post.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+
+from chatbot.dialogue import LAYOUTS
+from chatbot.tokenizer import DialogueTokenizer
+from training.batching import PackedData, TurnStore
+from training.clipping import clip_gradients
+from training.settings import ModelSettings
+from training.start import build_model
+
+KINDS = ("none", "norm", "soft")
+SHAPE = ModelSettings(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, head_dim=64, intermediate_size=512)
+
+
+def descend(kind: str, steps: int = 400, rate: float = 0.1, start: float = 10.0, gamma: float = 1.0) -> list[float]:
+    """theta of plain gradient descent on theta^4, fp64; stops when it is beyond 1e20."""
+    theta = torch.nn.Parameter(torch.tensor([start], dtype=torch.float64))
+    path = [start]
+    for _ in range(steps):
+        theta.grad = 4 * theta.detach() ** 3
+        clip_gradients([theta], kind, gamma)
+        with torch.no_grad():
+            theta -= rate * theta.grad
+        path.append(theta.item())
+        if not abs(path[-1]) < 1e20:
+            break
+    return path
+
+
+def learn(kind: str, seed: int, rate: float, steps: int, data: PackedData, tokenizer: DialogueTokenizer) -> list[float]:
+    """Training loss in nats/token after each step of SGD with momentum 0.9, whose steps are as long as the gradient is."""
+    torch.manual_seed(seed)
+    model = build_model(SHAPE, tokenizer).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
+    losses = []
+    for step in range(steps):
+        batches = data.batches(step // len(data.batches(0)))
+        rows = batches[step % len(batches)]
+        loss = model(**data.tensors(rows), num_items_in_batch=data.targets(rows)).loss
+        loss.backward()
+        clip_gradients(model.parameters(), kind, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        if not loss.isfinite():
+            break
+    return losses
+
+
+def draw(paths: dict, runs: dict, rates: tuple[float, float], file: Path) -> None:
+    """Two plots side by side: theta^4, and the tiny GPT's loss (thin lines are seeds)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for kind, path in paths.items():
+        left.plot([abs(theta) for theta in path], label=kind)
+    left.set(
+        title="theta^4 from 10, rate 0.1, gamma 1", xlabel="step", ylabel="|theta|", yscale="log", ylim=(1e-2, 1e4)
+    )
+    colours = {"none": "C0", "norm": "C1", "soft": "C2"}
+    for (kind, rate), seeds in runs.items():
+        for number, losses in enumerate(seeds):
+            label = f"{kind}, rate {rate:g}" if number == 0 else None
+            right.plot(
+                losses, color=colours[kind], linestyle="-" if rate == rates[1] else ":", label=label, linewidth=0.8
+            )
+    right.set(title="tiny GPT, SGD with momentum", xlabel="step", ylabel="nats/token", ylim=(4, 10))
+    for axes in (left, right):
+        axes.legend()
+    figure.savefig(file, dpi=110)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="a prepared set")
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--rate", type=float, default=0.3, help="a rate that is good without clipping")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    tokenizer = DialogueTokenizer.load(args.data)
+    data = PackedData(TurnStore([args.data], "train"), LAYOUTS["dialogpt"](tokenizer), 128, 16, 0, tokenizer.pad_id)
+    paths = {kind: descend(kind) for kind in KINDS}
+    for kind, path in paths.items():
+        print(f"theta^4, {kind}: |theta| = {abs(path[-1]):.4g} after {len(path) - 1} steps")
+    rates, runs = (args.rate, 10 * args.rate), {}
+    for kind in KINDS:
+        for rate in rates:
+            runs[kind, rate] = [learn(kind, seed, rate, args.steps, data, tokenizer) for seed in range(args.seeds)]
+            ends = [statistics.mean(losses[-10:]) for losses in runs[kind, rate]]
+            text = (
+                f"{statistics.mean(ends):.3f}"
+                if len(ends) == 1
+                else f"{statistics.mean(ends):.3f} ± {statistics.stdev(ends):.3f}"
+            )
+            print(f"tiny GPT, {kind}, rate {rate:g}: {text} nats/token over the last 10 steps, {args.seeds} seeds")
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    stored = {"theta": paths, "gpt": [{"kind": k, "rate": r, "losses": v} for (k, r), v in runs.items()]}
+    (output / "clipping.json").write_text(json.dumps(stored), encoding="utf-8")
+    draw(paths, runs, rates, output / "clipping.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

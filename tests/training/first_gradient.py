@@ -1,0 +1,48 @@
+"""xianliao-train that stops at the gradient of its first step and keeps it: python -m tests.training.first_gradient …
+
+    FILE KIND FLAGS…
+
+In float64. KIND is `sum` (as it is) or `clipped` (the wrong way: every micro-batch clipped by itself).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+
+import training.loop
+from training.cli import main
+from training.clipping import clip_gradients
+from training.regularizers import Objective
+
+
+def stop_with_gradient(path: str, kind: str) -> None:
+    build, backward = training.loop.load_or_build, Objective.backward
+
+    def clip_each(self, batch, items, run_backward, no_sync):
+        kept = [None if p.grad is None else p.grad.clone() for p in self.model.parameters()]
+        self.model.zero_grad()
+        found = backward(self, batch, items, run_backward, no_sync)
+        clip_gradients(self.model.parameters(), "norm", 0.01)
+        for parameter, before in zip(self.model.parameters(), kept, strict=True):
+            if before is not None and parameter.grad is not None:
+                parameter.grad += before
+        return found
+
+    def keep(parameters, clip, clip_norm):
+        if os.environ.get("RANK", "0") == "0":
+            torch.save([p.grad for p in parameters if p.grad is not None], path)
+        os._exit(0)
+
+    training.loop.load_or_build = lambda *args: build(*args).double()
+    training.loop.clip_gradients = keep
+    if kind == "clipped":
+        Objective.backward = clip_each
+
+
+if __name__ == "__main__":
+    path, kind, *flags = sys.argv[1:]
+    stop_with_gradient(path, kind)
+    main(flags)
