@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from chatbot.dialogue import IGNORED_LABEL, DialogptLayout
+from chatbot.dialogue import IGNORED_LABEL, Layout
 from chatbot.dialogue_files import load_split
 
 OPEN_ROWS = 512
@@ -23,7 +23,7 @@ OPEN_ROWS = 512
 
 @dataclass(frozen=True)
 class Piece:
-    """Turns `first` to `last` (exclusive) of a dialogue, laid out in `tokens` tokens."""
+    """Turns `first` to `last` (exclusive) of a dialogue, laid out in at most `tokens` tokens."""
 
     dialogue: int
     first: int
@@ -76,26 +76,27 @@ def _starts(lengths: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate([*lengths, np.zeros(0, np.int64)]))])
 
 
-def cut_into_pieces(store: TurnStore, row_tokens: int) -> tuple[list[Piece], int]:
+def cut_into_pieces(store: TurnStore, row_tokens: int, layout: Layout) -> tuple[list[Piece], int]:
     """Pieces of whole turns that fit a row, and the number of turns left out because one alone is longer than a row.
 
     A dialogue that fits is one piece; a longer one is cut between turns, and speaker ids follow the absolute index.
     """
     pieces, left_out = [], 0
+    opening, around = layout.opening_tokens, layout.turn_tokens
     for dialogue in range(len(store)):
-        first, tokens = 0, 1
+        first, tokens = 0, opening
         lengths = store.turn_lengths(dialogue)
         for index, length in enumerate(lengths):
-            if length + 2 > row_tokens:
+            if opening + length + around > row_tokens:
                 left_out += 1
                 if index > first:
                     pieces.append(Piece(dialogue, first, index, tokens))
-                first, tokens = index + 1, 1
+                first, tokens = index + 1, opening
                 continue
-            if tokens + length + 1 > row_tokens:
+            if tokens + length + around > row_tokens:
                 pieces.append(Piece(dialogue, first, index, tokens))
-                first, tokens = index, 1
-            tokens += length + 1
+                first, tokens = index, opening
+            tokens += length + around
         if first < len(lengths):
             pieces.append(Piece(dialogue, first, len(lengths), tokens))
     return pieces, left_out
@@ -130,12 +131,10 @@ class PackedData:
         left_out_turns: Turns that are longer than a row.
     """
 
-    def __init__(
-        self, store: TurnStore, layout: DialogptLayout, row_tokens: int, batch_rows: int, seed: int, pad_id: int
-    ):
+    def __init__(self, store: TurnStore, layout: Layout, row_tokens: int, batch_rows: int, seed: int, pad_id: int):
         self.store, self.layout, self.row_tokens, self.batch_rows = store, layout, row_tokens, batch_rows
         self.seed, self.pad_id = seed, pad_id
-        self.pieces, self.left_out_turns = cut_into_pieces(store, row_tokens)
+        self.pieces, self.left_out_turns = cut_into_pieces(store, row_tokens, layout)
         self._epoch: tuple[int, list[list[int]]] | None = None
 
     def rows(self, epoch: int) -> list[list[int]]:
@@ -155,8 +154,10 @@ class PackedData:
         return sum(piece.tokens for piece in self.pieces) / (len(rows) * self.row_tokens)
 
     def targets(self, rows: Sequence[Sequence[int]]) -> int:
-        """Number of loss-carrying tokens of rows: all but one [CLS] a piece."""
-        return sum(self.pieces[index].tokens - 1 for row in rows for index in row)
+        """Number of loss-carrying tokens of rows: those of the turns and an end for each."""
+        opening, unscored = self.layout.opening_tokens, self.layout.turn_tokens - 1
+        pieces = [self.pieces[index] for row in rows for index in row]
+        return sum(piece.tokens - opening - (piece.last - piece.first) * unscored for piece in pieces)
 
     def tensors(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """Model input of rows, each tensor int64 `[rows, row_tokens]`."""
@@ -173,7 +174,7 @@ class PackedData:
             for segment, index in enumerate(row):
                 piece = self.pieces[index]
                 sample = self.layout.lay_out(self.store.turns(piece.dialogue, piece.first, piece.last), piece.first)
-                start, end = end, end + piece.tokens
+                start, end = end, end + len(sample.input_ids)
                 batch["input_ids"][number, start:end] = torch.tensor(sample.input_ids)
                 batch["token_type_ids"][number, start:end] = torch.tensor(sample.speaker_ids)
                 batch["labels"][number, start:end] = torch.tensor(sample.labels)

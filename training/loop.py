@@ -34,6 +34,7 @@ from chatbot.sampling import ReplySettings
 from chatbot.tokenizer import DialogueTokenizer
 from training.batching import PackedData, TurnStore
 from training.clipping import clip_gradients
+from training.lora import add_lora
 from training.memory import keep_freed_memory
 from training.optimizers import build_optimizers
 from training.report import METRICS, MetricsLog, draw_curves
@@ -91,7 +92,7 @@ class Run:
         self.settings, self.output, self.identity, self.accelerator = settings, output, identity, accelerator
         self.tokenizer, self.data, self.progress = tokenizer, data, progress
         self.layout = data.layout
-        self.shape = {name: getattr(model.config, name) for name in SHAPE}
+        self.shape = {name: getattr(model.config, name, None) for name in SHAPE}  # a foreign one has not all
         self.ancestor = None if settings.init is None else ancestor_of(resolve(settings.init))
         optimizers = build_optimizers(model, settings)
         if progress["step"]:
@@ -270,7 +271,7 @@ def _build_model(settings: TrainSettings, tokenizer: DialogueTokenizer) -> Xianl
             raise SettingsError(
                 f"The data and {path} have different tokenizers; prepare the data again with --tokenizer {path}."
             )
-        return load_model(path)
+        return add_lora(load_model(path, merge=False), settings)
     return build_model(settings.model, tokenizer)
 
 

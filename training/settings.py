@@ -72,6 +72,8 @@ class TrainSettings:
         eval_every: Optimizer steps between validations (and saves of the best weights).
         eval_dialogues: Most validation dialogues; null is all.
         save_every: Optimizer steps between saves of the state to resume from.
+        lora_rank: Rank of the adapters that are trained when --init is a chat model of another project.
+        lora_alpha: What the adapters add is scaled by lora_alpha / lora_rank.
         seed: Of initial weights and data order.
         threads: CPU threads; null leaves torch's choice.
         device: auto, cpu, cuda or mps.
@@ -99,6 +101,8 @@ class TrainSettings:
     eval_every: int = 100
     eval_dialogues: int | None = 500
     save_every: int = 100
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
     seed: int = 0
     threads: int | None = None
     device: str = "auto"
@@ -108,7 +112,15 @@ class TrainSettings:
     def check(self) -> None:
         """Raises SettingsError that lists every fault at once."""
         faults = []
-        counts = ("row_tokens", "batch_rows", "micro_batch_rows", "eval_every", "save_every", "floor_delta")
+        counts = (
+            "row_tokens",
+            "batch_rows",
+            "micro_batch_rows",
+            "eval_every",
+            "save_every",
+            "floor_delta",
+            "lora_rank",
+        )
         for name in counts:
             if getattr(self, name) < 1:
                 faults.append(f"--{name} must be at least 1, got {getattr(self, name)}")
@@ -127,7 +139,7 @@ class TrainSettings:
             faults.append(f"--model.layer_types has {unknown}; the mixers are {', '.join(LAYER_TYPES)}")
         if self.init is not None and self.model != ModelSettings():
             faults.append("--model.… and --init exclude each other: the shape comes from the checkpoint")
-        for name in ("epochs", "learning_rate", "clip_norm"):
+        for name in ("epochs", "learning_rate", "clip_norm", "lora_alpha"):
             if not getattr(self, name) > 0:
                 faults.append(f"--{name} must be above 0, got {getattr(self, name)}")
         for name in ("max_steps", "eval_dialogues", "threads"):

@@ -61,7 +61,7 @@ def test_nothing_is_lost_cut_or_crosses(dialogues):
 
 def test_a_dialogue_longer_than_a_row_keeps_its_parity():
     store = FakeStore([[[5] * 10, [6] * 10, [7] * 10]])
-    pieces, left_out = cut_into_pieces(store, 24)
+    pieces, left_out = cut_into_pieces(store, 24, DialogptLayout)
     assert pieces == [Piece(0, 0, 2, 23), Piece(0, 2, 3, 12)]
     assert left_out == 0
 
