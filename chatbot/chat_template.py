@@ -10,7 +10,6 @@ Needs neither torch nor transformers, but for the moment of rendering.
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -21,7 +20,7 @@ from chatbot.errors import XianliaoError, first_line
 SETTINGS_FILE, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
 TOKEN_SETTINGS = ("bos_token", "eos_token", "pad_token", "unk_token")
 _CONTENTS = tuple(f"xianliaoturn{number}content" for number in range(5))
-_DATE = datetime(2024, 7, 26)  # the one that Llama's templates fall back to
+_FIXED_DATE = "{% macro strftime_now(form) %}26 Jul 2024{% endmacro %}{{ '' }}"  # what Llama's templates fall back to
 
 
 class TemplateError(XianliaoError):
@@ -79,18 +78,10 @@ def _around(messages: list[dict], settings: dict) -> list[str]:
     """What is rendered around the contents of messages, the request for a reply last."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    def strftime_now(form: str) -> str:
-        return _DATE.strftime(form)
-
     tokens = {name: settings.get(name, "") for name in TOKEN_SETTINGS}
     try:
-        (text,), _ = render_jinja_template(
-            [messages],
-            chat_template=settings["chat_template"],
-            add_generation_prompt=True,
-            strftime_now=strftime_now,
-            **tokens,
-        )
+        template = _FIXED_DATE + settings["chat_template"]
+        (text,), _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=True, **tokens)
     except Exception as error:  # jinja's many kinds, and whatever a template does wrong
         raise TemplateError(f"The chat template cannot be rendered ({first_line(error)}); copy it again.") from None
     parts = []

@@ -61,6 +61,10 @@ def resolve(checkpoint: str | Path) -> Path:
     if TOKENIZER_FILE in missing and (path / VOCABULARY_FILE).is_file():
         missing.remove(TOKENIZER_FILE)
     if missing == [WEIGHTS] and (path / PICKLED).is_file():
+        if is_chat_model(path):
+            raise CheckpointError(
+                f"{path} has its weights in {PICKLED} only; save the model again with transformers, as safetensors."
+            )
         raise CheckpointError(
             f"{path} has its weights in {PICKLED} only; convert it once: python -m chatbot.checkpoint {path} NEW_FOLDER"
         )

@@ -77,7 +77,7 @@ class TestLayout:
         turns = [turn.strip() for turn in TALK]
         messages = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
         expected = theirs.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False, strftime_now=lambda form: "26 Jul 2024"
+            messages, add_generation_prompt=True, return_dict=False, date_string="26 Jul 2024"
         )
         prompt = bot.layout.prompt([bot.tokenizer.encode(turn) for turn in turns], 1024)
         assert prompt.input_ids == expected
@@ -265,8 +265,7 @@ class TestChat:
 
     def test_batched_greedy_replies_equal_single_ones(self, bot):
         changed = bot.settings.with_changes(method="greedy", max_reply_tokens=8)
-        encoded = [[bot.tokenizer.encode(turn)] for turn in TALK]
-        prompts = [bot.layout.prompt(turns, bot.context_tokens) for turns in encoded]
+        prompts = [bot.layout.prompt(bot.encode_turns([turn]), bot.context_tokens) for turn in TALK]
         steps, logits = prefill(bot.model, prompts)
         *_, drafts = decode(steps, logits, [1] * 5, changed, bot.vocabulary, range(5))
         for turn, draft in zip(TALK, drafts, strict=True):
@@ -351,7 +350,7 @@ class TestAdapter:
                 lambda lora: rewrite(lora / "adapter_config.json", base_model_name_or_path="gone"),
                 "is not there; put it back",
             ),
-            (lambda lora: rewrite(lora / "adapter_config.json", base_model_name_or_path="."), "is an adapter to"),
+            (lambda lora: rewrite(lora / "adapter_config.json", base_model_name_or_path=str(lora)), "is an adapter to"),
         ],
     )
     def test_faults_are_explained(self, folders, tmp_path, damage, words):
@@ -381,7 +380,7 @@ class TestFaults:
             ("{% for m in messages | reverse %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}", "word for word"),
             ("{% for m in messages %}<|im_start|>{{ m.content * 2 }}<|im_end|>{% endfor %}", "word for word|twice"),
             ("{% for m in messages %}{{ loop.index }}{{ m.content }}<|im_end|>{% endfor %}", "same way"),
-            ("{% for m in messages %}|{{ m.content }}{% endfor %}", "no special token"),
+            ("{% for m in messages %}|{{ m.content }}{% endfor %}|", "no special token"),
             ("{{ raise_exception('no') }}", "cannot be rendered"),
             ("{% for", "cannot be rendered"),
         ],
