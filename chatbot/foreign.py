@@ -9,12 +9,14 @@ Dims: B batch, T tokens, S tokens before them, D hidden size, V vocabulary.
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.logging import disable_progress_bar
@@ -23,6 +25,7 @@ from chatbot.dialogue import IGNORED_LABEL, ChatTemplateLayout
 from chatbot.errors import CheckpointError, first_line
 from chatbot.loss import head_loss, smoothed_mass
 from chatbot.model import check_positions
+from chatbot.precision import at_least_float
 from chatbot.tokenizer import DialogueTokenizer
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -161,8 +164,12 @@ class ForeignForCausalLM(nn.Module):
         """An empty state, ready for the first token."""
         return ForeignState()
 
-    def gradient_checkpointing_enable(self, **options) -> None:
-        self.inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    def get_input_embeddings(self) -> nn.Module:
+        return self.inner.get_input_embeddings()
+
+    def gradient_checkpointing_enable(self, options: dict | None = None) -> None:
+        """Layers are computed again on the way back; `options` are transformers'."""
+        self.inner.gradient_checkpointing_enable(options)
 
     def forward(
         self,
@@ -180,7 +187,7 @@ class ForeignForCausalLM(nn.Module):
     ) -> CausalLMOutputWithPast:
         """Logits of the next token at every position; arguments and result are those of `XianliaoForCausalLM.forward`.
 
-        `token_type_ids` is not used: the template's ids say who speaks. `form` naive takes the loss from whole logits.
+        `token_type_ids` is not used: the template's ids say who speaks. `form` naive is twice differentiable.
 
         Raises:
             DialogueError: A row is longer than the model has been made for.
@@ -192,13 +199,10 @@ class ForeignForCausalLM(nn.Module):
             raise ValueError("A state remembers one dialogue a row: give either segment_ids or a state (use_cache).")
         positions, mask = self._place(input_ids, attention_mask, segment_ids, state)
         inner = self.inner
-        x = inner.base_model(
-            input_ids=input_ids,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=None if state is None else state.cache,
-            use_cache=state is not None,
-        ).last_hidden_state  # [B, T, D]
+        cache = None if state is None else state.cache
+        options = {"position_ids": positions, "attention_mask": mask, "past_key_values": cache}
+        with sdpa_kernel(SDPBackend.MATH) if form == "naive" else nullcontext():
+            x = inner.base_model(input_ids, use_cache=cache is not None, **options).last_hidden_state  # [B, T, D]
         head = inner.get_output_embeddings()
         weight = head.weight[: self.config.vocab_size]  # rows beyond it have no token
         bias = None if head.bias is None else head.bias[: self.config.vocab_size]
@@ -206,11 +210,13 @@ class ForeignForCausalLM(nn.Module):
         if labels is not None:
             targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
             counted = targets != IGNORED_LABEL
+            smoothing = self._smoothing(label_smoothing)
             if form == "naive":
-                logits = F.linear(x[counted], weight, bias).float()
-                loss = F.cross_entropy(logits, targets[counted], reduction="sum")
+                log_p = at_least_float(F.linear(x[counted], weight, bias)).log_softmax(-1)
+                loss = -(1 - label_smoothing) * log_p.gather(1, targets[counted][:, None]).sum()
+                loss = loss if smoothing is None else loss - (log_p @ smoothing.to(log_p)).sum()
             else:
-                loss = head_loss(x[counted], weight, bias, targets[counted], self._smoothing(label_smoothing))
+                loss = head_loss(x[counted], weight, bias, targets[counted], smoothing)
             loss = loss / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
             if self.training:
                 return CausalLMOutputWithPast(loss=loss, past_key_values=state)

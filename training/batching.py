@@ -6,42 +6,87 @@ makes resuming exact and the loss of a step independent of the number of process
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from chatbot.dialogue import IGNORED_LABEL, Layout
 from chatbot.dialogue_files import load_split
+from training.settings import SettingsError
 
 OPEN_ROWS = 512
 """Rows that wait for a dialogue that fits; more pack tighter, fewer keep the order more random."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Turns `first` to `last` (exclusive) of a dialogue, laid out in at most `tokens` tokens."""
+class Source:
+    """A prepared set and how often a dialogue of it comes in an epoch: 2 is twice, 0.25 every fourth epoch."""
 
-    dialogue: int
-    first: int
-    last: int
-    tokens: int
+    folder: str
+    weight: float = 1.0
+
+
+def parse_source(text: str) -> Source:
+    """`DIR` or `DIR:weight`.
+
+    Raises:
+        SettingsError: The weight is not above 0.
+    """
+    folder, _, weight = text.rpartition(":")
+    try:
+        source = Source(folder, float(weight))
+    except ValueError:
+        return Source(text)  # no number there: a colon of the path, if any
+    if not folder:
+        return Source(text)
+    if not 0 < source.weight < float("inf"):
+        raise SettingsError(f"--data {text}: the weight after the colon must be above 0.")
+    return source
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What rows are made of, by dialogue; each int64 `[pieces]`.
+
+    Attributes:
+        dialogue: Which one a piece is of.
+        first: Its first turn.
+        last: The turn after its last.
+        tokens: Room it takes in a row, laid out.
+        targets: Tokens that carry loss: those of the turns and an end for each.
+    """
+
+    dialogue: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    tokens: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.dialogue)
 
 
 class TurnStore:
     """Token ids of the turns of a split, flat in memory.
 
     Attributes:
+        folders: The prepared sets.
         ids: int32, all turns after each other.
         turn_starts: int64 `[turns + 1]` into `ids`.
         dialogue_starts: int64 `[dialogues + 1]` into the turns.
+        folder_starts: int64 `[folders + 1]` into the dialogues.
         units: int64 `[dialogues]`.
     """
 
     def __init__(self, folders: Sequence[str], split: str):
+        self.folders = list(folders)
         ids, turn_lengths, dialogue_lengths, units = [], [], [], []
         for folder in folders:
             data = load_split(folder, split)
@@ -55,6 +100,7 @@ class TurnStore:
         self.ids = np.concatenate([*ids, np.zeros(0, np.int32)])
         self.turn_starts = _starts(turn_lengths)
         self.dialogue_starts = _starts(dialogue_lengths)
+        self.folder_starts = _starts([np.array([len(part)]) for part in units])
         self.units = np.concatenate([*units, np.zeros(0, np.int64)])
 
     def __len__(self) -> int:
@@ -76,40 +122,70 @@ def _starts(lengths: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate([*lengths, np.zeros(0, np.int64)]))])
 
 
-def cut_into_pieces(store: TurnStore, row_tokens: int, layout: Layout) -> tuple[list[Piece], int]:
+def cut_into_pieces(store: TurnStore, row_tokens: int, layout: Layout) -> tuple[Pieces, int]:
     """Pieces of whole turns that fit a row, and the number of turns left out because one alone is longer than a row.
 
     A dialogue that fits is one piece; a longer one is cut between turns, and speaker ids follow the absolute index.
     """
-    pieces, left_out = [], 0
-    opening, around = layout.opening_tokens, layout.turn_tokens
-    for dialogue in range(len(store)):
-        first, tokens = 0, opening
-        lengths = store.turn_lengths(dialogue)
-        for index, length in enumerate(lengths):
-            if opening + length + around > row_tokens:
-                left_out += 1
-                if index > first:
-                    pieces.append(Piece(dialogue, first, index, tokens))
-                first, tokens = index + 1, opening
-                continue
-            if tokens + length + around > row_tokens:
-                pieces.append(Piece(dialogue, first, index, tokens))
-                first, tokens = index, opening
-            tokens += length + around
-        if first < len(lengths):
-            pieces.append(Piece(dialogue, first, len(lengths), tokens))
-    return pieces, left_out
+    turns = np.diff(store.dialogue_starts)
+    content = np.diff(store.turn_starts[store.dialogue_starts])
+    tokens = layout.opening_tokens + content + turns * layout.turn_tokens
+    whole = np.flatnonzero((tokens <= row_tokens) & (turns > 0))
+    cut, left_out = [], 0
+    for dialogue in np.flatnonzero(tokens > row_tokens).tolist():
+        parts, too_long = _cut(store.turn_lengths(dialogue), row_tokens - layout.opening_tokens, layout.turn_tokens)
+        cut += [(dialogue, first, last, layout.opening_tokens + room, targets) for first, last, room, targets in parts]
+        left_out += too_long
+    columns = np.stack([whole, np.zeros_like(whole), turns[whole], tokens[whole], (content + turns)[whole]], 1)
+    columns = np.concatenate([columns, np.array(cut, np.int64).reshape(-1, columns.shape[1])])
+    columns = columns[np.lexsort((columns[:, 1], columns[:, 0]))]
+    return Pieces(*np.ascontiguousarray(columns.T)), left_out
 
 
-def pack(pieces: Sequence[Piece], row_tokens: int, seed: int, epoch: int) -> list[list[int]]:
-    """Rows of piece indices, each of at most `row_tokens` tokens, in random order: best fit among `OPEN_ROWS` rows."""
-    random = np.random.default_rng((seed, epoch))
+def _cut(lengths: list[int], room: int, turn_tokens: int) -> tuple[list[tuple[int, int, int, int]], int]:
+    """(first, last, tokens, targets) of the pieces of a dialogue, and how many turns alone are longer than the room."""
+    bounds, first, used = [], 0, 0
+    for index, length in enumerate(lengths):
+        if used and used + length + turn_tokens > room:
+            bounds.append((first, index))
+            first, used = index, 0
+        used += length + turn_tokens
+        if used > room:  # it stands alone
+            first, used = index + 1, 0
+    bounds.append((first, len(lengths)))
+    parts = []
+    for first, last in bounds:
+        if last > first:
+            content = sum(lengths[first:last])
+            parts.append((first, last, content + (last - first) * turn_tokens, content + last - first))
+    return parts, sum(length + turn_tokens > room for length in lengths)
+
+
+def draw(count: int, weight: float, seed: Sequence[int], epoch: int) -> np.ndarray:
+    """Which of `count` things come in an epoch, with weight * count places: one random pass over all after the other."""
+    share = Fraction(str(weight)) * count  # exact, so that epochs differ by one at most
+    start, stop = math.floor(epoch * share), math.floor((epoch + 1) * share)
+    drawn = []
+    while start < stop:
+        turn, place = divmod(start, count)
+        order = np.random.default_rng((*seed, turn)).permutation(count)
+        drawn.append(order[place : place + stop - start])
+        start += len(drawn[-1])
+    return np.concatenate([*drawn, np.zeros(0, np.int64)])
+
+
+def pack(tokens: np.ndarray, row_tokens: int, order: np.ndarray) -> list[list[int]]:
+    """Rows of piece indices, each of at most `row_tokens` tokens: best fit among `OPEN_ROWS` rows.
+
+    Args:
+        tokens: Of each piece.
+        row_tokens: Of a row.
+        order: Indices of the pieces to place, one after the other.
+    """
     rows: list[list[int]] = []
     open_rows: list[tuple[int, int]] = []  # (room, row), sorted
-    for index in random.permutation(len(pieces)).tolist():
-        tokens = pieces[index].tokens
-        place = bisect_left(open_rows, (tokens, -1))
+    for index, size in zip(order.tolist(), tokens[order].tolist(), strict=True):
+        place = bisect_left(open_rows, (size, -1))
         if place < len(open_rows):
             room, row = open_rows.pop(place)
         else:
@@ -118,29 +194,57 @@ def pack(pieces: Sequence[Piece], row_tokens: int, seed: int, epoch: int) -> lis
             room, row = row_tokens, len(rows)
             rows.append([])
         rows[row].append(index)
-        if room > tokens:
-            insort(open_rows, (room - tokens, row))
-    return [rows[i] for i in random.permutation(len(rows)).tolist()]
+        if room > size:
+            insort(open_rows, (room - size, row))
+    return rows
 
 
 class PackedData:
     """The batches of a run.
+
+    Args:
+        store: The dialogues.
+        layout: How they are laid out.
+        row_tokens: Tokens of a row.
+        batch_rows: Rows of an optimizer step.
+        seed: Of the order.
+        pad_id: Fills rows up.
+        weights: How often each folder of the store comes in an epoch; None is once.
 
     Attributes:
         pieces: What the rows are made of.
         left_out_turns: Turns that are longer than a row.
     """
 
-    def __init__(self, store: TurnStore, layout: Layout, row_tokens: int, batch_rows: int, seed: int, pad_id: int):
+    def __init__(
+        self,
+        store: TurnStore,
+        layout: Layout,
+        row_tokens: int,
+        batch_rows: int,
+        seed: int,
+        pad_id: int,
+        weights: Sequence[float] | None = None,
+    ):
         self.store, self.layout, self.row_tokens, self.batch_rows = store, layout, row_tokens, batch_rows
         self.seed, self.pad_id = seed, pad_id
+        self.weights = [1.0] * len(store.folders) if weights is None else list(weights)
         self.pieces, self.left_out_turns = cut_into_pieces(store, row_tokens, layout)
         self._epoch: tuple[int, list[list[int]]] | None = None
 
     def rows(self, epoch: int) -> list[list[int]]:
-        """All rows of an epoch."""
+        """All rows of an epoch, in random order."""
         if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = (epoch, pack(self.pieces, self.row_tokens, self.seed, epoch))
+            random = np.random.default_rng((self.seed, epoch))
+            bounds = pairwise(np.searchsorted(self.pieces.dialogue, self.store.folder_starts).tolist())
+            drawn = [
+                start + draw(stop - start, weight, (self.seed, number), epoch)
+                for number, (weight, (start, stop)) in enumerate(zip(self.weights, bounds, strict=True))
+                if stop > start
+            ]
+            order = random.permutation(np.concatenate([*drawn, np.zeros(0, np.int64)]))
+            rows = pack(self.pieces.tokens, self.row_tokens, order)
+            self._epoch = (epoch, [rows[i] for i in random.permutation(len(rows)).tolist()])
         return self._epoch[1]
 
     def batches(self, epoch: int) -> list[list[list[int]]]:
@@ -151,13 +255,24 @@ class PackedData:
     def utilisation(self, epoch: int = 0) -> float:
         """Share of the tokens of the rows that are not padding."""
         rows = self.rows(epoch)
-        return sum(piece.tokens for piece in self.pieces) / (len(rows) * self.row_tokens)
+        return self.tokens(rows) / max(1, len(rows) * self.row_tokens)
+
+    def tokens(self, rows: Sequence[Sequence[int]]) -> int:
+        """Number of tokens of rows that are not padding."""
+        return sum(int(self.pieces.tokens[row].sum()) for row in rows if row)
 
     def targets(self, rows: Sequence[Sequence[int]]) -> int:
-        """Number of loss-carrying tokens of rows: those of the turns and an end for each."""
-        opening, unscored = self.layout.opening_tokens, self.layout.turn_tokens - 1
-        pieces = [self.pieces[index] for row in rows for index in row]
-        return sum(piece.tokens - opening - (piece.last - piece.first) * unscored for piece in pieces)
+        """Number of loss-carrying tokens of rows."""
+        return sum(int(self.pieces.targets[row].sum()) for row in rows if row)
+
+    def describe(self, rows: Sequence[Sequence[int]]) -> str:
+        """Where the dialogues of rows stand: set and place in its train split, counted from 0."""
+        found: dict[str, set[int]] = {}
+        for dialogue in sorted({int(self.pieces.dialogue[index]) for row in rows for index in row}):
+            number = int(np.searchsorted(self.store.folder_starts, dialogue, side="right")) - 1
+            folder = Path(self.store.folders[number]).name
+            found.setdefault(folder, set()).add(dialogue - int(self.store.folder_starts[number]))
+        return "; ".join(f"{folder}: {', '.join(map(str, sorted(places)))}" for folder, places in found.items())
 
     def tensors(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """Model input of rows, each tensor int64 `[rows, row_tokens]`."""
@@ -172,8 +287,9 @@ class PackedData:
         for number, row in enumerate(rows):
             end = 0
             for segment, index in enumerate(row):
-                piece = self.pieces[index]
-                sample = self.layout.lay_out(self.store.turns(piece.dialogue, piece.first, piece.last), piece.first)
+                piece = self.pieces
+                first, last = int(piece.first[index]), int(piece.last[index])
+                sample = self.layout.lay_out(self.store.turns(int(piece.dialogue[index]), first, last), first)
                 start, end = end, end + len(sample.input_ids)
                 batch["input_ids"][number, start:end] = torch.tensor(sample.input_ids)
                 batch["token_type_ids"][number, start:end] = torch.tensor(sample.speaker_ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from chatbot.foreign import ForeignForCausalLM
@@ -22,7 +23,16 @@ def add_lora(model: nn.Module, settings: TrainSettings) -> nn.Module:
         raise SettingsError("--optimizer muon knows only our own models; use adamw to fine-tune this one.")
     if not model.has_adapter:
         attach(model, settings.lora_rank, settings.lora_alpha)
+    for adapters in [module.lora_dropout for module in model.modules() if hasattr(module, "lora_dropout")]:
+        for name in adapters:
+            adapters[name] = nn.Dropout(0.0)  # peft has nn.Identity; `training.regularizers` sets the share
+    model.get_input_embeddings().register_forward_hook(_ask_for_gradient)
     return model
+
+
+def _ask_for_gradient(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+    """A frozen embedding's output is differentiable all the same, which adversarial regularizers need."""
+    return output.requires_grad_() if torch.is_grad_enabled() else output
 
 
 def trained_part(model: nn.Module) -> nn.Module:

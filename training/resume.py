@@ -22,7 +22,6 @@ from training.lora import trained_part
 
 KEPT = 2
 FOLDER = "resume"
-PROGRESS = ("step", "tokens", "seconds", "clipped", "best", "best_step", "identity")
 
 
 class ResumeError(XianliaoError):
@@ -41,7 +40,8 @@ def save_state(
     folder = output / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     temporary, final = folder / f".step-{step:08d}", folder / f"step-{step:08d}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in folder.glob(".step-*"):  # by a run that was killed while it saved
+        shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir()
     try:
         safetensors.torch.save_model(trained_part(model), str(temporary / "model.safetensors"))
@@ -54,14 +54,22 @@ def save_state(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    shutil.rmtree(final, ignore_errors=True)
+    if final.exists():
+        _discard(final)
     os.rename(temporary, final)
     for old in saved_steps(output)[:-KEPT]:
-        shutil.rmtree(old)
+        _discard(old)
 
 
-def load_progress(output: Path) -> dict:
-    """progress.json of the newest save.
+def _discard(save: Path) -> None:
+    """Removes a save; it never looks complete when it is not."""
+    hidden = save.with_name(f".{save.name}-old")
+    os.rename(save, hidden)
+    shutil.rmtree(hidden)
+
+
+def load_progress(output: Path, defaults: dict) -> dict:
+    """progress.json of the newest save, with `identity` and every name in `defaults`.
 
     Raises:
         ResumeError: There is none, or it is damaged.
@@ -72,7 +80,8 @@ def load_progress(output: Path) -> dict:
     path = saves[-1] / "progress.json"
     try:
         progress = json.loads(path.read_text(encoding="utf-8"))
-        return {name: progress[name] for name in PROGRESS}
+        at_least = {"step": progress["step"], "stage_step": progress["step"], "identity": progress["identity"]}
+        return {**defaults, **at_least, **{name: progress[name] for name in defaults if name in progress}}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ResumeError(
             f"{path} cannot be read ({first_line(error)}); remove {saves[-1]} to go back to the save before."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Literal
 
 from chatbot.errors import XianliaoError
@@ -48,36 +49,93 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
+class Regularization:
+    """What keeps a model from learning its data by heart (`training.regularizers`); 0 leaves a thing out.
+
+    Attributes:
+        dropout: Share of the values that are dropped after each mixer and feed-forward layer.
+        embedding_noise: Standard deviation of normal noise on the token embeddings.
+        label_smoothing: Share of the target's mass that all tokens but [PAD], [CLS] and the end of turn get.
+        fgm: Length of an adversarial step on the embeddings of a dialogue; a second pass learns from there.
+        gradient_penalty: Weight of half the squared gradient of a dialogue's loss by its embeddings.
+        vat: Length of the step on the embeddings that changes the prediction most; the change is penalised.
+    """
+
+    dropout: float = 0.0
+    embedding_noise: float = 0.0
+    label_smoothing: float = 0.0
+    fgm: float = 0.0
+    gradient_penalty: float = 0.0
+    vat: float = 0.0
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """A part of a run, after the one before; null takes the run's setting.
+
+    Attributes:
+        name: In the log.
+        data: Prepared sets, DIR or DIR:weight.
+        epochs: Passes over the data.
+        max_steps: Stop the stage after so many optimizer steps.
+        row_tokens: Tokens of a packed row.
+        batch_rows: Rows of an optimizer step.
+        learning_rate: Peak of the stage's schedule.
+        warmup_steps: Steps of linear warm-up.
+        final_learning_rate_share: The stage's cosine ends at this share of the peak.
+        weight_decay: Of matrices and embeddings.
+        regularization: Against learning the data by heart.
+    """
+
+    name: str | None = None
+    data: list[str] | None = None
+    epochs: float | None = None
+    max_steps: int | None = None
+    row_tokens: int | None = None
+    batch_rows: int | None = None
+    learning_rate: float | None = None
+    warmup_steps: int | None = None
+    final_learning_rate_share: float | None = None
+    weight_decay: float | None = None
+    regularization: Regularization | None = None
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """A training run.
 
     Attributes:
-        data: Prepared sets, all made with the same tokenizer.
+        data: Prepared sets, all made with the same tokenizer; DIR:2 comes twice in an epoch, DIR:0.1 every tenth epoch.
         output: Folder of the checkpoint, metrics.jsonl, curves.png and the state to resume from.
         init: Checkpoint folder to start from instead of new weights.
         resume: Continue the run that was stopped in --output.
         model: Shape of a new model.
+        stages: Parts of the run, one after the other, each with settings of its own; none is one stage.
         epochs: Passes over the data.
-        max_steps: Stop after so many optimizer steps, whatever --epochs says; null is no limit.
+        max_steps: Stop a stage after so many optimizer steps, whatever --epochs says; null is no limit.
         row_tokens: Tokens of a packed row.
         batch_rows: Rows of an optimizer step, over all processes.
-        micro_batch_rows: Rows of one forward pass; the rest is accumulated.
+        micro_batch_rows: Rows of one forward pass; the rest is accumulated. null finds out what memory holds.
         optimizer: adamw, or muon: Muon for the matrices of the blocks, AdamW for the rest.
         learning_rate: Peak of the schedule.
         warmup_steps: Steps of linear warm-up.
-        final_learning_rate_share: The cosine ends at this share of the peak.
+        final_learning_rate_share: The cosine ends at this share of the peak; 1 keeps the rate constant.
         weight_decay: Of matrices and embeddings, not of norms and biases.
         clip: How gradients are clipped, once a step: none, norm or soft.
         clip_norm: Gradient norm gamma that clipping starts from.
+        regularization: Against learning the data by heart.
         eval_every: Optimizer steps between validations (and saves of the best weights).
         eval_dialogues: Most validation dialogues; null is all.
         save_every: Optimizer steps between saves of the state to resume from.
         lora_rank: Rank of the adapters that are trained when --init is a chat model of another project.
         lora_alpha: What the adapters add is scaled by lora_alpha / lora_rank.
-        seed: Of initial weights and data order.
+        seed: Of initial weights, data order and noise.
         threads: CPU threads; null leaves torch's choice.
         device: auto, cpu, cuda or mps.
         precision: no (fp32) or bf16.
+        gradient_checkpointing: Compute the blocks again on the way back instead of keeping what they computed.
+        compile: Compile the model with torch.compile; a few percent for a minute at the start.
+        tensorboard: Also write the metrics to OUTPUT/tensorboard (extra `tensorboard`).
         floor_delta: Delta of the EOS floor that is stored with the checkpoint.
     """
 
@@ -86,11 +144,12 @@ class TrainSettings:
     init: str | None = None
     resume: bool = False
     model: ModelSettings = field(default_factory=ModelSettings)
+    stages: list[StageSettings] = field(default_factory=list)
     epochs: float = 1.0
     max_steps: int | None = None
     row_tokens: int = 512
     batch_rows: int = 16
-    micro_batch_rows: int = 4
+    micro_batch_rows: int | None = 4
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
     warmup_steps: int = 50
@@ -98,6 +157,7 @@ class TrainSettings:
     weight_decay: float = 0.05
     clip: Literal["none", "norm", "soft"] = "norm"
     clip_norm: float = 1.0
+    regularization: Regularization = field(default_factory=Regularization)
     eval_every: int = 100
     eval_dialogues: int | None = 500
     save_every: int = 100
@@ -107,47 +167,79 @@ class TrainSettings:
     threads: int | None = None
     device: str = "auto"
     precision: Literal["no", "bf16"] = "no"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    tensorboard: bool = False
     floor_delta: int = 32
+
+    def of_stage(self, number: int) -> TrainSettings:
+        """The settings of a stage, counted from 0, as those of a run of its own."""
+        if not self.stages:
+            return self
+        own = {name: value for name, value in vars(self.stages[number]).items() if value is not None and name != "name"}
+        return replace(self, stages=[], **own)
 
     def check(self) -> None:
         """Raises SettingsError that lists every fault at once."""
+        faults = self._run_faults()
+        for number, stage in enumerate(self.stages):
+            label = f"stage {stage.name or number + 1}: "
+            faults += [label + fault for fault in self.of_stage(number)._stage_faults()]
+        if not self.stages:
+            faults += self._stage_faults()
+        if faults:
+            raise SettingsError("; ".join(faults) + ".")
+
+    def _run_faults(self) -> list[str]:
         faults = []
-        counts = (
-            "row_tokens",
-            "batch_rows",
-            "micro_batch_rows",
-            "eval_every",
-            "save_every",
-            "floor_delta",
-            "lora_rank",
-        )
-        for name in counts:
-            if getattr(self, name) < 1:
-                faults.append(f"--{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("weight_decay", "warmup_steps", "final_learning_rate_share"):
-            if not getattr(self, name) >= 0:
-                faults.append(f"--{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("eval_every", "save_every", "floor_delta", "lora_rank"):
+            faults += _at_least(1, name, getattr(self, name))
         if not 0 <= self.seed < 2**31:
             faults.append(f"--seed must be at least 0 and below 2147483648, got {self.seed}")
+        for name in ("micro_batch_rows", "eval_dialogues", "threads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                faults.append(f"--{name} must be at least 1 or null, got {getattr(self, name)}")
+        for name in ("clip_norm", "lora_alpha"):
+            if not getattr(self, name) > 0:
+                faults.append(f"--{name} must be above 0, got {getattr(self, name)}")
+        return faults + self._model_faults()
+
+    def _model_faults(self) -> list[str]:
+        faults = []
         for name, value in vars(self.model).items():
-            if isinstance(value, int) and value < 1 and not isinstance(value, bool) and name != "short_conv":
-                faults.append(f"--model.{name} must be at least 1, got {value}")
+            if isinstance(value, int) and not isinstance(value, bool) and name != "short_conv":
+                faults += _at_least(1, f"model.{name}", value)
         if self.model.short_conv < 0 or self.model.short_conv == 1:
             faults.append(f"--model.short_conv must be 0 or at least 2, got {self.model.short_conv}")
         unknown = sorted(set(self.model.layer_types) - set(LAYER_TYPES))
         if unknown or not self.model.layer_types:
-            faults.append(f"--model.layer_types has {unknown}; the mixers are {', '.join(LAYER_TYPES)}")
+            near = [match for name in unknown for match in get_close_matches(name, LAYER_TYPES, 1)]
+            hint = f" (did you mean {', '.join(near)}?)" if near else ""
+            faults.append(f"--model.layer_types has {unknown}{hint}; the mixers are {', '.join(LAYER_TYPES)}")
         if self.init is not None and self.model != ModelSettings():
             faults.append("--model.… and --init exclude each other: the shape comes from the checkpoint")
-        for name in ("epochs", "learning_rate", "clip_norm", "lora_alpha"):
-            if not getattr(self, name) > 0:
+        return faults
+
+    def _stage_faults(self) -> list[str]:
+        faults = []
+        for name, least in (("batch_rows", 1), ("row_tokens", 16)):
+            faults += _at_least(least, name, getattr(self, name))
+        for name in ("weight_decay", "warmup_steps", "final_learning_rate_share"):
+            faults += _at_least(0, name, getattr(self, name))
+        for name in ("epochs", "learning_rate"):
+            if not 0 < getattr(self, name) < float("inf"):
                 faults.append(f"--{name} must be above 0, got {getattr(self, name)}")
-        for name in ("max_steps", "eval_dialogues", "threads"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                faults.append(f"--{name} must be at least 1 or null, got {getattr(self, name)}")
-        if self.row_tokens < 16:
-            faults.append(f"--row_tokens must hold at least 16 tokens, got {self.row_tokens}")
+        if self.max_steps is not None:
+            faults += _at_least(1, "max_steps", self.max_steps)
+        for name, value in vars(self.regularization).items():
+            share = name in ("dropout", "label_smoothing")
+            if not 0 <= value < (1 if share else float("inf")):
+                what = "at least 0 and below 1" if share else "at least 0"
+                faults.append(f"--regularization.{name} must be {what}, got {value}")
         if not self.data:
             faults.append("--data needs at least one prepared set")
-        if faults:
-            raise SettingsError("; ".join(faults) + ".")
+        return faults
+
+
+def _at_least(least: int, name: str, value: float) -> list[str]:
+    return [] if value >= least else [f"--{name} must be at least {least}, got {value}"]

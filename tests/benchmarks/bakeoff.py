@@ -25,9 +25,10 @@ from chatbot.layer_types import LAYER_TYPES
 from chatbot.tokenizer import DialogueTokenizer
 from tests.benchmarks.measure import alternate
 from training.batching import TurnStore
-from training.loop import build_model, train
+from training.loop import train
 from training.memory import keep_freed_memory
 from training.settings import ModelSettings, TrainSettings
+from training.start import build_model
 
 ROW = 256
 SHAPE = ModelSettings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 
+import numpy as np
 import torch
 from transformers import Trainer, TrainingArguments
 
@@ -11,7 +12,7 @@ from chatbot.dialogue import IGNORED_LABEL
 from chatbot.layer_types import repeat_layer_types
 from tests.benchmarks.measure import Row, alternate, matmul_peak, more
 from tests.benchmarks.peers import VOCABULARY, NanoGPT, gpt2, multiplied, ours
-from training.batching import Piece, pack
+from training.batching import pack
 
 TOKENS = 4096
 WITHOUT_EXTRAS = {"output_gate": False, "short_conv": 0}
@@ -53,8 +54,7 @@ def step_rows(rounds: int = 5, lengths: tuple[int, ...] = tuple(TARGETS)) -> lis
 def padded_row(rounds: int = 3, lengths: list[int] | None = None) -> Row:
     """Useful tokens of dialogues of LCCC's lengths: packed rows of ours against a Trainer that pads to the longest."""
     lengths = lccc_like_lengths() if lengths is None else lengths
-    pieces = [Piece(index, 0, 1, length) for index, length in enumerate(lengths)]
-    packed = pack(pieces, 512, 0, 0)[:8]
+    packed = pack(np.array(lengths), 512, np.random.default_rng(0).permutation(len(lengths)))[:8]
     used = sum(lengths[index] for row in packed for index in row)
     ids = torch.randint(3, VOCABULARY, (8, 512))
     segments = torch.zeros_like(ids)

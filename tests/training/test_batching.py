@@ -6,12 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatbot.dialogue import IGNORED_LABEL, DialogptLayout
-from training.batching import PackedData, Piece, TurnStore, cut_into_pieces, pack
-from training.loop import split_rows
+from training.batching import PackedData, Source, TurnStore, cut_into_pieces, draw, pack, parse_source
+from training.settings import SettingsError
+from training.stage import split_rows
 
 
 class FakeStore(TurnStore):
     def __init__(self, dialogues: list[list[list[int]]]):
+        self.folders = ["fake"]
+        self.folder_starts = np.array([0, len(dialogues)])
         turns = [turn for dialogue in dialogues for turn in dialogue]
         self.ids = np.array([token for turn in turns for token in turn], dtype=np.int32)
         self.turn_starts = np.cumsum([0, *map(len, turns)])
@@ -43,13 +46,15 @@ def test_nothing_is_lost_cut_or_crosses(dialogues):
         for number, row in enumerate(rows):
             assert (batch["segment_ids"][number].diff() >= 0).all()
             for segment, index in enumerate(row):
-                piece = data.pieces[index]
+                dialogue, first, last = (
+                    int(column[index]) for column in (data.pieces.dialogue, data.pieces.first, data.pieces.last)
+                )
                 place = (batch["segment_ids"][number] == segment) & (batch["attention_mask"][number] == 1)
-                expected = data.layout.lay_out(store.turns(piece.dialogue, piece.first, piece.last), piece.first)
+                expected = data.layout.lay_out(store.turns(dialogue, first, last), first)
                 assert batch["input_ids"][number][place].tolist() == expected.input_ids
                 assert batch["token_type_ids"][number][place].tolist() == expected.speaker_ids
                 assert batch["labels"][number][place].tolist() == expected.labels
-                seen += [(piece.dialogue, turn) for turn in range(piece.first, piece.last)]
+                seen += [(dialogue, turn) for turn in range(first, last)]
     expected = [
         (number, index)
         for number, turns in enumerate(dialogues)
@@ -61,21 +66,57 @@ def test_nothing_is_lost_cut_or_crosses(dialogues):
 
 def test_a_dialogue_longer_than_a_row_keeps_its_parity():
     store = FakeStore([[[5] * 10, [6] * 10, [7] * 10]])
-    pieces, left_out = cut_into_pieces(store, 24, DialogptLayout)
-    assert pieces == [Piece(0, 0, 2, 23), Piece(0, 2, 3, 12)]
+    pieces, left_out = cut_into_pieces(store, 24, DialogptLayout(Ids()))
+    columns = [column.tolist() for column in vars(pieces).values()]
+    assert columns == [[0, 0], [0, 2], [2, 3], [23, 12], [22, 11]]
     assert left_out == 0
 
 
-def test_rows_are_full_and_the_order_is_a_function_of_seed_and_epoch():
+def test_rows_are_full():
     lengths = np.random.default_rng(0).lognormal(3.3, 0.8, 5000).astype(int).clip(4, 256)
-    pieces = [Piece(number, 0, 2, int(length)) for number, length in enumerate(lengths)]
-    rows = pack(pieces, 256, seed=1, epoch=0)
-    used = [sum(pieces[index].tokens for index in row) for row in rows]
+    rows = pack(lengths, 256, np.random.default_rng(1).permutation(5000))
+    used = [int(lengths[row].sum()) for row in rows]
     assert max(used) <= 256
     assert sum(used) / (256 * len(rows)) >= 0.97
-    assert rows == pack(pieces, 256, seed=1, epoch=0)
-    assert rows != pack(pieces, 256, seed=1, epoch=1)
-    assert rows != pack(pieces, 256, seed=2, epoch=0)
+    assert sorted(index for row in rows for index in row) == list(range(5000))
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    store = FakeStore([[[5] * 10, [6] * 10]] * 50)
+    orders = [PackedData(store, DialogptLayout(Ids()), 64, 4, seed, 0).rows(epoch) for seed, epoch in [(1, 0)] * 2]
+    others = [PackedData(store, DialogptLayout(Ids()), 64, 4, seed, 0).rows(epoch) for seed, epoch in [(1, 1), (2, 0)]]
+    assert orders[0] == orders[1]
+    assert all(other != orders[0] for other in others)
+
+
+@given(st.integers(1, 60), st.sampled_from([0.1, 0.25, 0.3, 1.0, 1.5, 3.0]), st.integers(0, 5))
+def test_a_mixture_goes_through_everything_before_it_repeats(count, weight, seed):
+    epochs = [draw(count, weight, (seed,), epoch) for epoch in range(40)]
+    given = np.concatenate(epochs)
+    assert len(given) == int(40 * weight * count)
+    for start in range(0, len(given) - count + 1, count):
+        assert sorted(given[start : start + count].tolist()) == list(range(count))
+    assert max(map(len, epochs)) - min(map(len, epochs)) <= 1
+
+
+def test_weights_decide_the_share_of_a_set(prepared, layout):
+    store = TurnStore([str(prepared), str(prepared)], "train")
+    half = len(store) // 2
+    data = PackedData(store, layout, 256, 8, seed=0, pad_id=0, weights=[2, 0.5])
+    dialogues = [int(data.pieces.dialogue[index]) for row in data.rows(0) for index in row]
+    pieces = sum(data.pieces.dialogue < half)
+    assert sum(dialogue < half for dialogue in dialogues) == 2 * pieces
+    assert sum(dialogue >= half for dialogue in dialogues) == pieces // 2
+    assert data.describe([[0]]) == f"{prepared.name}: 0"
+
+
+def test_sources_carry_weights():
+    assert parse_source("runs/a").weight == 1
+    assert parse_source("runs/a:0.3") == Source("runs/a", 0.3)
+    assert parse_source("C:\\sets\\a") == Source("C:\\sets\\a")
+    for wrong in ("a:0", "a:-1", "a:nan", "a:inf"):
+        with pytest.raises(SettingsError, match="above 0"):
+            parse_source(wrong)
 
 
 def test_packing_the_samples_is_dense(prepared, layout):

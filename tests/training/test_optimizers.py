@@ -67,11 +67,11 @@ def test_muon_learns_and_resumes_to_the_same_weights(prepared, tmp_path, monkeyp
     assert losses[-1] < losses[0] - 0.1
     step, taken = training.loop.Run._step, []
 
-    def stops(self, rows):
+    def stops(self, rows, objective):
         if len(taken) == 6:
             raise KeyboardInterrupt
         taken.append(1)
-        return step(self, rows)
+        return step(self, rows, objective)
 
     monkeypatch.setattr(training.loop.Run, "_step", stops)
     with pytest.raises(KeyboardInterrupt):

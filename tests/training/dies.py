@@ -1,0 +1,66 @@
+"""xianliao-train that is killed at a chosen moment: python -m tests.training.dies MOMENT COUNT FLAGS…
+
+Kills itself with SIGKILL when MOMENT comes for the COUNT-th time; `never` lets it finish. With several processes the
+first one dies, and the launcher takes the others down.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+import chatbot.checkpoint
+import training.loop
+import training.resume
+from training.cli import main
+
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def half_a_file(original, state, path):
+    """Writes the file, cuts it in half and dies."""
+    original(state, path)
+    size = Path(path).stat().st_size
+    os.truncate(path, size // 2)
+    die()
+
+
+def renamed(original, source, target):
+    original(source, target)
+    die()
+
+
+MOMENTS = {  # where, and what happens there instead
+    "in a step": (training.loop, "clip_gradients", die),
+    "half of the optimizer saved": (torch, "save", half_a_file),
+    "before a save is complete": (training.resume.os, "rename", die),
+    "after a save is complete": (training.resume.os, "rename", renamed),
+    "in a validation": (training.loop, "score_dialogues", die),
+    "in the middle of a checkpoint": (chatbot.checkpoint.safetensors.torch, "save_file", die),
+}
+
+
+def arm(moment: str, wanted: int) -> None:
+    module, name, action = MOMENTS[moment]
+    original, calls = getattr(module, name), []
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) < wanted:
+            return original(*args, **kwargs)
+        return action(original, *args, **kwargs) if action is not die else die()
+
+    setattr(module, name, counted)
+
+
+if __name__ == "__main__":
+    moment, count, *flags = sys.argv[1:]
+    if moment != "never" and os.environ.get("RANK", "0") == "0":
+        arm(moment, int(count))
+    sys.exit(main(flags))

@@ -1,0 +1,247 @@
+"""A run that is killed at any moment goes on to exactly the weights it would have had."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from chatbot.checkpoint import load_model
+from tests.conftest import ROOT
+from tests.training.test_training import settings_for
+from training.clipping import clip_gradients
+from training.loop import train
+from training.regularizers import Objective
+from training.report import METRICS, read_log, read_metrics
+from training.resume import ResumeError, saved_steps
+from training.settings import Regularization, SettingsError, StageSettings
+
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16, "intermediate_size": 64}
+FLAGS = {
+    **{f"model.{name}": value for name, value in SHAPE.items()},
+    **{"row_tokens": 128, "batch_rows": 8, "micro_batch_rows": 2, "learning_rate": 3e-3, "warmup_steps": 5},
+    **{"max_steps": 12, "eval_every": 6, "eval_dialogues": 8, "save_every": 4, "threads": 1, "device": "cpu"},
+    "regularization.dropout": 0.1,
+}
+KILLS = (  # one after the other, on one run: saves are at 4, 8 and 12, validations and checkpoints at 6 and 12
+    ("in a step", 3),
+    ("half of the optimizer saved", 1),
+    ("before a save is complete", 1),
+    ("after a save is complete", 1),
+    ("in a validation", 1),
+    ("in the middle of a checkpoint", 1),
+    ("half of the optimizer saved", 1),
+    ("in a step", 6),
+    ("after a save is complete", 2),
+)
+
+
+def command(processes: int, module: str) -> list[str]:
+    if processes == 1:
+        return [sys.executable, "-m", module]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [*launcher, "-m", module]
+
+
+def run(processes: int, prepared: Path, output: Path, *before: str, module: str = "training", **changes) -> int:
+    flags = [f"--{name}={value}" for name, value in {**FLAGS, **changes}.items()]
+    resume = ["--resume"] if saved_steps(output) else []
+    call = [*command(processes, module), *before, "--data", str(prepared), "--output", str(output), *flags, *resume]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode == 1 and "SIGKILL" not in done.stderr:
+        raise AssertionError(done.stderr[-3000:])
+    return done.returncode
+
+
+def state_of(output: Path) -> dict[str, str]:
+    """Hashes of the checkpoint and of the newest save."""
+    files = {"checkpoint": output / "model.safetensors", "weights": saved_steps(output)[-1] / "model.safetensors"}
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    optimizers = torch.load(saved_steps(output)[-1] / "optimizer.pt", weights_only=True)
+    values = [v for o in optimizers for s in o["state"].values() for v in s.values()]
+    return hashes | {"optimizer": hashlib.sha256(b"".join(v.numpy().tobytes() for v in values)).hexdigest()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_many_moments_the_weights_are_those_of_an_uninterrupted_run(processes, prepared, tmp_path):
+    assert run(processes, prepared, tmp_path / "whole") == 0
+    killed = tmp_path / "killed"
+    for moment, count in KILLS:
+        assert run(processes, prepared, killed, moment, str(count), module="tests.training.dies") != 0
+        saved = saved_steps(killed)
+        assert all(len(list(save.iterdir())) == 3 for save in saved)
+    assert len(saved) == 2
+    assert run(processes, prepared, killed) == 0
+    assert state_of(killed) == state_of(tmp_path / "whole")
+    keep = ("step", "loss", "gradient_norm", "tokens", "valid_nats_per_unit")
+    runs = [
+        [{k: e[k] for k in keep if k in e} for e in read_metrics(folder)] for folder in (killed, tmp_path / "whole")
+    ]
+    assert runs[0] == runs[1]
+    assert [entry["step"] for entry in read_metrics(killed)] == list(range(1, 13))
+    assert not list((killed / "resume").glob(".*"))
+
+
+@pytest.mark.slow
+def test_terminated_a_run_saves_and_goes_on(prepared, tmp_path):
+    train(settings_for(prepared, tmp_path / "whole", max_steps=300, save_every=10**6, eval_every=10**6))
+    flags = {**FLAGS, "max_steps": 300, "save_every": 10**6, "eval_every": 10**6, "micro_batch_rows": 4}
+    del flags["regularization.dropout"], flags["eval_dialogues"]
+    call = [*command(1, "training"), "--data", str(prepared), "--output", str(tmp_path / "run")]
+    call += [f"--{name}={value}" for name, value in flags.items()]
+    process = subprocess.Popen(call, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not read_metrics(tmp_path / "run"):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert "--resume goes on" in said
+    assert len(saved_steps(tmp_path / "run")) == 1
+    subprocess.run([*call, "--resume"], cwd=ROOT, check=True, capture_output=True, timeout=300)
+    assert state_of(tmp_path / "run") == state_of(tmp_path / "whole")
+
+
+def stages_for(prepared) -> dict:
+    """Two stages of four steps over different mixtures."""
+    first = StageSettings("broad", [str(prepared), f"{prepared}:0.5"], max_steps=4)
+    second = StageSettings("narrow", max_steps=4, learning_rate=1e-3, row_tokens=64, batch_rows=4, warmup_steps=0)
+    return {"stages": [first, second], "max_steps": None, "eval_every": 2, "save_every": 1}
+
+
+def stop_after(monkeypatch, calls: int) -> None:
+    backward, done = Objective.backward, []
+
+    def stops(self, *args):
+        if len(done) == calls:
+            raise KeyboardInterrupt
+        done.append(1)
+        return backward(self, *args)
+
+    monkeypatch.setattr(Objective, "backward", stops)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5, 8])
+def test_stages_go_on_where_they_were(stop, prepared, tmp_path, monkeypatch):
+    record = train(settings_for(prepared, tmp_path / "whole", **stages_for(prepared)))
+    assert (record["stage"], record["stage_step"], record["step"]) == (1, 4, 8)
+    with monkeypatch.context() as patch:
+        stop_after(patch, stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings_for(prepared, tmp_path / "stopped", **stages_for(prepared)))
+    resume = bool(saved_steps(tmp_path / "stopped"))
+    train(settings_for(prepared, tmp_path / "stopped", resume=resume, **stages_for(prepared)))
+    assert state_of(tmp_path / "stopped") == state_of(tmp_path / "whole")
+    rates = [entry["learning_rate"] for entry in read_metrics(tmp_path / "stopped")]
+    assert rates[0] < rates[2] < 3e-3  # warming up
+    assert rates[4] == 1e-3
+
+
+def test_a_changed_stage_is_refused(prepared, tmp_path):
+    changes = stages_for(prepared)
+    train(settings_for(prepared, tmp_path / "run", **changes))
+    changes["stages"] = [changes["stages"][0], StageSettings("narrow", max_steps=5)]
+    with pytest.raises(ResumeError, match="the stages changed"):
+        train(settings_for(prepared, tmp_path / "run", resume=True, **changes))
+    with pytest.raises(ResumeError, match="--clip_norm"):
+        train(settings_for(prepared, tmp_path / "run", resume=True, clip_norm=0.5, **stages_for(prepared)))
+
+
+def test_faults_of_stages_name_the_stage(prepared, tmp_path):
+    stages = [StageSettings("broad", epochs=-1), StageSettings(regularization=Regularization(dropout=1.5))]
+    with pytest.raises(SettingsError, match=r"stage broad: --epochs .*; stage 2: --regularization.dropout"):
+        train(settings_for(prepared, tmp_path / "run", stages=stages))
+
+
+def test_two_runs_cannot_share_a_folder(prepared, tmp_path, monkeypatch):
+    seen = []
+
+    def second(self, *args):
+        with pytest.raises(ResumeError, match="Another run is writing"):
+            train(settings_for(prepared, tmp_path / "run"))
+        seen.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Objective, "backward", second)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings_for(prepared, tmp_path / "run"))
+    assert seen
+    monkeypatch.undo()
+    train(settings_for(prepared, tmp_path / "run", max_steps=1))  # the first one is gone
+
+
+def test_a_loss_that_is_no_number_names_the_batch_and_keeps_the_last_state(prepared, tmp_path, monkeypatch):
+    changes = {"eval_every": 3, "save_every": 100}
+    train(settings_for(prepared, tmp_path / "whole", **changes))
+    calls = []
+
+    def fourth_is_nan(*args):
+        calls.append(1)
+        return float("nan") if len(calls) == 4 else clip_gradients(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.loop.clip_gradients", fourth_is_nan)
+        with pytest.raises(SettingsError, match=rf"at step 4: .* The batch was: {prepared.name}: \d+, "):
+            train(settings_for(prepared, tmp_path / "run", **changes))
+    assert load_model(tmp_path / "run").config.hidden_size == 32
+    assert [save.name for save in saved_steps(tmp_path / "run")] == ["step-00000003"]
+    train(settings_for(prepared, tmp_path / "run", resume=True, **changes))
+    assert state_of(tmp_path / "run") == state_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_full_disk_during_a_save_loses_nothing(prepared, tmp_path):
+    """The file size limit of the process stands in for the disk: the optimizer's file is the largest."""
+    assert run(1, prepared, tmp_path / "whole") == 0
+    largest = (saved_steps(tmp_path / "whole")[-1] / "optimizer.pt").stat().st_size
+    flags = [f"--{name}={value}" for name, value in FLAGS.items()]
+    call = [*command(1, "training"), "--data", str(prepared), "--output", str(tmp_path / "run"), *flags]
+    limit = (largest - 1000, resource.RLIM_INFINITY)
+    script = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, {limit}); "
+    script += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from training.cli import main; "
+    small = [sys.executable, "-c", script + "sys.exit(main(sys.argv[1:]))", *call[3:]]
+    done = subprocess.run(small, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1
+    assert last.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert saved_steps(tmp_path / "run") == []
+    assert not list((tmp_path / "run" / "resume").iterdir())
+    assert run(1, prepared, tmp_path / "run") == 0
+    assert state_of(tmp_path / "run") == state_of(tmp_path / "whole")
+
+
+def test_samples_and_warnings(prepared, tmp_path, monkeypatch, capsys):
+    values = iter([5.0, 6.0, 7.0])
+    monkeypatch.setattr("training.loop.Run._quality", lambda self: next(values))
+    train(settings_for(prepared, tmp_path / "run", max_steps=6, eval_every=2, save_every=6))
+    said = capsys.readouterr().err
+    assert "validation rises: 7.0000 nats/unit after 5.0000 at step 2" in said
+    assert "a unigram model has" in said
+    samples = read_log(tmp_path / "run" / "samples.jsonl")
+    assert [entry["step"] for entry in samples] == [2] * 5 + [4] * 5 + [6] * 5
+    assert samples[0]["prompt"] == ["你好"]
+    assert (tmp_path / "run" / METRICS).is_file()
+
+
+def test_the_micro_batch_is_found_and_recorded(prepared, tmp_path, monkeypatch):
+    backward, tried = Objective.backward, []
+
+    def hungry(self, batch, *args):
+        tried.append(len(batch["input_ids"]))
+        if tried[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return backward(self, batch, *args)
+
+    monkeypatch.setattr(Objective, "backward", hungry)
+    record = train(settings_for(prepared, tmp_path / "run", micro_batch_rows=None, max_steps=2, eval_every=2))
+    assert record["micro_batch_rows"] == 2
+    assert tried == [8, 4, 2, *[2] * 8]

@@ -1,0 +1,100 @@
+"""A stage of a run: its batches, its validation dialogues, its schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import count
+
+import numpy as np
+
+from chatbot.dialogue import Layout
+from chatbot.tokenizer import DialogueTokenizer
+from training.batching import PackedData, TurnStore, parse_source
+from training.report import unigram_nats
+from training.settings import SettingsError, TrainSettings
+
+REPLY_LENGTH_PERCENTILE = 99
+"""t0 of the EOS floor: this percentile of the turn length in tokens on the validation split."""
+
+
+class Stage:
+    """What a stage trains on.
+
+    Attributes:
+        settings: Of the stage alone.
+        data: Its batches.
+        steps: Optimizer steps of the whole stage.
+        valid_dialogues: Token ids of the turns of the validation dialogues.
+        valid_units: Units of each.
+        floor_start: t0 of the EOS floor, in tokens.
+        unigram: nats/unit of a unigram model on the validation dialogues; None without any.
+
+    Raises:
+        SettingsError: No turn of the data fits a row.
+    """
+
+    def __init__(self, run: TrainSettings, number: int, tokenizer: DialogueTokenizer, layout: Layout):
+        settings = self.settings = run.of_stage(number)
+        self.name = (run.stages[number].name or f"stage {number + 1}") if run.stages else "training"
+        sources = [parse_source(text) for text in settings.data]
+        folders = [source.folder for source in sources]
+        train = TurnStore(folders, "train")
+        weights = [source.weight for source in sources]
+        row = (settings.row_tokens, settings.batch_rows)
+        self.data = PackedData(train, layout, *row, settings.seed, tokenizer.pad_id, weights)
+        if not len(self.data.pieces):
+            raise SettingsError("Every turn is longer than a row; raise --row_tokens or give other data.")
+        if not self.data.rows(0):
+            raise SettingsError("The weights leave no dialogue in an epoch; raise those of --data.")
+        steps = math.ceil(settings.epochs * len(self.data.batches(0)))
+        self.steps = steps if settings.max_steps is None else min(steps, settings.max_steps)
+        self._choose_valid(TurnStore(folders, "valid"), train, layout.end_of_turn_id, tokenizer.vocab_size)
+
+    def _choose_valid(self, valid: TurnStore, train: TurnStore, end_id: int, vocab_size: int) -> None:
+        most = self.settings.eval_dialogues
+        most = len(valid) if most is None else min(most, len(valid))
+        chosen = np.linspace(0, len(valid) - 1, most).astype(int).tolist() if most else []
+        self.valid_dialogues = [valid.turns(index) for index in chosen]
+        self.valid_units = [int(valid.units[index]) for index in chosen]
+        # t0 comes from all validation turns; without a validation split the training turns have to serve.
+        lengths = np.diff(valid.turn_starts if len(valid) else train.turn_starts)
+        self.floor_start = max(1, int(np.ceil(np.percentile(lengths, REPLY_LENGTH_PERCENTILE))))
+        self.unigram = None
+        if chosen:
+            nats = unigram_nats(train, self.valid_dialogues, end_id, vocab_size)
+            self.unigram = nats / sum(self.valid_units)
+
+    def remaining(self, done: int) -> Iterator[list[list[int]]]:
+        """The batches after `done` steps of the stage."""
+        start = 0
+        for epoch in count():
+            batches = self.data.batches(epoch)
+            for index, rows in enumerate(batches, start):
+                if index >= self.steps:
+                    return
+                if index >= done:
+                    yield rows
+            start += len(batches)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step of the stage, from 0."""
+        return self.settings.learning_rate * schedule(step, self.steps, self.settings)
+
+
+def schedule(step: int, total_steps: int, settings: TrainSettings) -> float:
+    """Share of the peak learning rate at `step` (from 0): linear warm-up, then a cosine."""
+    warmup = min(settings.warmup_steps, total_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    floor = settings.final_learning_rate_share
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def split_rows(rows: list[list[int]], micro_batch_rows: int, rank: int, ranks: int) -> list[list[list[int]]]:
+    """This rank's micro-batches; every rank gets as many, filled up with empty rows."""
+    per_step = micro_batch_rows * ranks
+    filled = rows + [[] for _ in range(-len(rows) % ranks)]
+    parts = [filled[start : start + per_step] for start in range(0, len(filled), per_step)]
+    return [part[rank::ranks] for part in parts]
