@@ -200,8 +200,11 @@ class TestModel:
         assert bot.model(ids, labels=labels, num_items_in_batch=7).loss.item() == pytest.approx(
             -log_p[counted].sum().item() / 7, rel=1e-5
         )
-        naive = bot.model(ids, labels=labels, form="naive").loss
-        torch.testing.assert_close(naive, output.loss)
+        for smoothing in (0.0, 0.2):
+            losses = [
+                bot.model(ids, labels=labels, form=form, label_smoothing=smoothing).loss for form in ("auto", "naive")
+            ]
+            torch.testing.assert_close(*losses)
 
     @torch.no_grad()
     def test_a_row_without_tokens_is_no_nan(self, bot):

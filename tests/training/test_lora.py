@@ -11,15 +11,19 @@ import torch
 
 from chatbot import Chatbot, ChatSession
 from chatbot.checkpoint import copy, load_model
+from chatbot.dialogue import LAYOUTS
 from chatbot.errors import XianliaoError
 from chatbot.evaluation.report import evaluate
+from chatbot.tokenizer import DialogueTokenizer
 from tests.chat_models import write_chat_model
 from tests.conftest import SAMPLES
 from training.batching import PackedData, TurnStore
 from training.cli import main
 from training.loop import train
+from training.lora import add_lora
+from training.regularizers import Objective
 from training.report import read_metrics
-from training.settings import SettingsError, TrainSettings
+from training.settings import Regularization, SettingsError, TrainSettings
 
 pytest.importorskip("peft", reason="LoRA needs peft")
 
@@ -144,12 +148,8 @@ def test_an_adapter_is_trained_on(tuned, base, tmp_path):
 
 
 def test_rows_hold_what_they_say(base):
-    model = load_model(base / "model")
-    from chatbot.dialogue import LAYOUTS
-    from chatbot.tokenizer import DialogueTokenizer
-
     tokenizer = DialogueTokenizer.load(base / "set")
-    layout = LAYOUTS[model.config.layout](tokenizer)
+    layout = LAYOUTS[load_model(base / "model").config.layout](tokenizer)
     data = PackedData(TurnStore([str(base / "set")], "train"), layout, 96, 4, 0, tokenizer.pad_id)
     for rows in data.batches(0)[:8]:
         batch = data.tensors(rows)
@@ -161,6 +161,32 @@ def test_settings_that_a_foreign_model_cannot_have(base, tmp_path):
         train(settings_for(base, tmp_path / "a", optimizer="muon"))
     with pytest.raises(SettingsError, match=r"lora_rank.*lora_alpha"):
         train(settings_for(base, tmp_path / "b", lora_rank=0, lora_alpha=0.0))
+
+
+def test_regularizers_and_checkpointing_reach_the_adapter(tuned, base):
+    """Each changes the gradient of the adapter; checkpointing of the layers does not."""
+    tokenizer = DialogueTokenizer.load(base / "set")
+    layout = LAYOUTS[tokenizer.layout](tokenizer)
+    data = PackedData(TurnStore([str(base / "set")], "train"), layout, 160, 2, 0, tokenizer.pad_id)
+    rows = data.batches(0)[0]
+
+    def gradient(checkpointing: bool = False, **changes) -> torch.Tensor:
+        model = add_lora(load_model(tuned, merge=False), settings_for(base, base / "none")).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(0)
+        objective = Objective(model, model, Regularization(**changes))
+        objective.backward(data.tensors(rows), data.targets(rows), torch.Tensor.backward)
+        named = dict(model.named_parameters())
+        assert {name for name in named if named[name].grad is not None} == {name for name in named if "lora_" in name}
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    plain = gradient()
+    torch.testing.assert_close(gradient(checkpointing=True), plain, rtol=1e-4, atol=1e-6)
+    for name in ("dropout", "embedding_noise", "label_smoothing", "fgm", "gradient_penalty", "vat"):
+        changed = gradient(**{name: 0.3})
+        assert changed.isfinite().all()
+        assert (changed - plain).norm() > 1e-3 * plain.norm(), name
 
 
 def test_another_tokenizer_is_refused(base, prepared, tmp_path):
