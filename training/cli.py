@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from chatbot.errors import explain_faults
-from training.settings import TrainSettings
-
-
-def build_parser():
-    from jsonargparse import ActionConfigFile, ArgumentParser
-
-    parser = ArgumentParser(
-        prog="xianliao-train",
-        description="Train or fine-tune on prepared sets. Several processes: torchrun --nproc_per_node N -m training …",
-    )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the settings below")
-    parser.add_argument("--data", nargs="+", type=str, metavar="DIR", help="prepared sets, all with the same tokenizer")
-    parser.add_argument("--resume", action="store_true", help="continue the run that was stopped in --output")
-    parser.add_class_arguments(TrainSettings, nested_key=None, as_group=False, skip={"data", "resume"})
-    return parser
-
-
-def config_first(argv: list[str]) -> list[str]:
-    """The arguments with --config in front, for later ones win and flags are to win over the file."""
-    front: list[str] = []
-    rest = list(argv)
-    for index, word in enumerate(argv):
-        if word == "--config" and index + 1 < len(argv):
-            front = rest[index : index + 2]
-            del rest[index : index + 2]
-            break
-    return front + rest
 
 
 @explain_faults
 def main(argv: list[str] | None = None) -> int | None:
+    from training.options import build_parser, describe, read_settings
+    from training.settings import SettingsError
+
+    argv = sys.argv[1:] if argv is None else argv
     parser = build_parser()
-    config = parser.instantiate_classes(parser.parse_args(config_first(sys.argv[1:] if argv is None else argv)))
-    config.pop("config", None)
-    if not config.data:
-        parser.error("--data is needed: one or more prepared sets, made by xianliao-prepare")
-    settings = TrainSettings(**vars(config))
+    if {"-h", "--help"} & set(argv):
+        parser.print_help()
+        return 0
+    try:
+        settings, origins = read_settings(argv)
+    except SettingsError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    if os.environ.get("RANK", "0") == "0":
+        print(describe(settings, origins), file=sys.stderr)
     from training.loop import train
 
     record = train(settings)

@@ -149,6 +149,8 @@ class Run:
             self.progress["micro_batch_rows"] = find_micro_batch_rows(self, objective)
         if stage.unigram is not None:
             self._say(f"{stage.name}: a unigram model has {stage.unigram:.3f} nats/unit on the validation split")
+        if objective.notice is not None:
+            self._say(f"{stage.name}: {objective.notice}")
         bar = tqdm(
             total=stage.steps,
             initial=self.progress["stage_step"],

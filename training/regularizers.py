@@ -29,6 +29,9 @@ XI = 1e-1
 """Length of the trial step of VAT's power iteration, for each token of a dialogue on average."""
 
 
+SLOWER = "the gradient penalty needs a second derivative: training runs on the naive forms, which are slower"
+
+
 class EmbeddingTap:
     """Reads the output of an embedding and adds to it."""
 
@@ -67,6 +70,10 @@ class Objective:
         model: As prepared for training, perhaps wrapped for several processes.
         inner: The model itself.
         settings: What is wanted.
+
+    Attributes:
+        form: The model's form that the passes run on.
+        notice: What the person should know about that, or None.
     """
 
     def __init__(self, model: nn.Module, inner: nn.Module, settings: Regularization):
@@ -78,6 +85,7 @@ class Objective:
             if isinstance(module, nn.Dropout):
                 module.p = settings.dropout
         self.form = "naive" if settings.gradient_penalty else "auto"
+        self.notice = SLOWER if settings.gradient_penalty else None
 
     def close(self) -> None:
         """Takes the hook off the model."""
@@ -114,7 +122,9 @@ class Objective:
             embedded = tap.output
             if settings.fgm:
                 embedded.retain_grad()
-            extra = self._gradient_penalty(loss, embedded, batch, items) if settings.gradient_penalty else 0.0
+            extra = torch.zeros_like(loss)
+            if settings.gradient_penalty:
+                extra = extra + self._gradient_penalty(loss, embedded, batch, items)
             if settings.vat:
                 extra = extra + self._vat(batch, items)
             run_backward(loss + extra)
@@ -123,7 +133,7 @@ class Objective:
             tap.perturbation = noise + settings.fgm * unit(embedded.grad, batch["segment_ids"])
             run_backward(self._loss(batch, items))
         tap.perturbation, tap.output = None, None
-        return loss.item(), float(extra)
+        return loss.item(), extra.item()
 
     def _run(self, batch: dict[str, torch.Tensor], **options):
         """The model's output; every pass over a micro-batch drops the same values."""

@@ -181,17 +181,22 @@ class TrainSettings:
 
     def check(self) -> None:
         """Raises SettingsError that lists every fault at once."""
+        faults = self.faults()
+        if faults:
+            raise SettingsError("; ".join(faults) + ".")
+
+    def faults(self) -> list[str]:
+        """All that is wrong with the settings, each naming the flag."""
         faults = self._run_faults()
         for number, stage in enumerate(self.stages):
             label = f"stage {stage.name or number + 1}: "
             faults += [label + fault for fault in self.of_stage(number)._stage_faults()]
         if not self.stages:
             faults += self._stage_faults()
-        if faults:
-            raise SettingsError("; ".join(faults) + ".")
+        return faults
 
     def _run_faults(self) -> list[str]:
-        faults = []
+        faults = [] if self.output else ["--output is needed: the folder of the run"]
         for name in ("eval_every", "save_every", "floor_delta", "lora_rank"):
             faults += _at_least(1, name, getattr(self, name))
         if not 0 <= self.seed < 2**31:
@@ -237,7 +242,7 @@ class TrainSettings:
                 what = "at least 0 and below 1" if share else "at least 0"
                 faults.append(f"--regularization.{name} must be {what}, got {value}")
         if not self.data:
-            faults.append("--data needs at least one prepared set")
+            faults.append("--data is needed: prepared sets, made by xianliao-prepare")
         return faults
 
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -244,24 +245,50 @@ def test_command_line(prepared, tmp_path, capsys):
     config.write_text("model:\n  hidden_size: 32\n  num_hidden_layers: 1\nrow_tokens: 64\nmax_steps: 2\nthreads: 1\n")
     call = ["--data", str(prepared), "--output", str(tmp_path / "run"), "--config", str(config), "--max_steps", "1"]
     assert main(call) == 0
-    assert "1 steps" in capsys.readouterr().out  # a flag beats the file
+    said = capsys.readouterr()
+    assert "1 steps" in said.out  # a flag beats the file
+    assert all(
+        line in said.err for line in ("row_tokens = 64  (c.yaml)", "max_steps = 1  (flag)", "by default: init None")
+    )
     flag_first = ["--max_steps", "1", *call[:2], "--output", str(tmp_path / "run2"), *call[4:6]]
     assert main(flag_first) == 0
     assert "1 steps" in capsys.readouterr().out  # wherever the file stands
     assert main(call) == 1
     assert "--resume" in capsys.readouterr().err
     assert main([*call, "--resume"]) == 0
-    bad = tmp_path / "bad.yaml"
-    bad.write_text("learning_rat: 1\n")
-    for wrong in (["--output", "x"], ["--data", str(prepared), "--output", "x", "--config", str(bad)]):
-        with pytest.raises(SystemExit) as exit_info:
-            main(wrong)
-        assert exit_info.value.code == 2
-    assert "learning_rat" in capsys.readouterr().err
+    assert yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["row_tokens"] == 64
     assert main(["--data", str(prepared), "--output", str(config / "run"), "--config", str(config)]) == 1
     assert "error: The system refused" in capsys.readouterr().err
     assert main(["--data", str(tmp_path), "--output", str(tmp_path / "no")]) == 1
     assert "no prepared set" in capsys.readouterr().err
+
+
+def test_every_fault_comes_at_once_with_the_nearest_name(prepared, tmp_path, capsys):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(
+        "learning_rat: 1\nmodel:\n  hiden_size: 32\n  num_hidden_layers: two\nbatch_rows: many\nclip: hard\n"
+        "regularization: {dropout: 1.5}\nstages:\n  - {name: a, epoch: 3}\nrow_tokens: 3\n"
+    )
+    call = ["--output", str(tmp_path / "run"), "--config", str(bad), "--max_step", "3", "--epochs", "x"]
+    assert main(call) == 2
+    said = capsys.readouterr().err
+    for fault in (
+        *("no setting learning_rat; did you mean learning_rate?", "model.hiden_size; did you mean hidden_size?"),
+        *("stages[0].epoch; did you mean epochs?", "model.num_hidden_layers cannot be 'two': expected int"),
+        *("batch_rows cannot be 'many'", "clip cannot be 'hard'", "no --max_step; did you mean max_steps?"),
+        *("--epochs x: expected float", "--row_tokens must be at least 16", "--regularization.dropout must be"),
+        "--data is needed",
+    ):
+        assert fault in said, fault
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    assert main(["--data", str(prepared), "--config", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml cannot be read" in capsys.readouterr().err
+    bad.write_text("- a\n- b")
+    assert main(["--data", str(prepared), "--output", "x", "--config", str(bad)]) == 2
+    assert "must hold a mapping" in capsys.readouterr().err
+    assert main(["--help"]) == 0
+    assert "--regularization.fgm" in capsys.readouterr().out
 
 
 def test_divergence_stops_with_a_sentence_and_keeps_the_last_good_state(prepared, tmp_path):
