@@ -5,7 +5,10 @@
 
 `python -m chatbot.checkpoint SOURCE TARGET` writes a copy: with --int8 a compact one, every matrix as int8 with one fp32
 scale a row (absolute maximum / 127), read back as floats. SOURCE can be a transformers GPT-2 folder (`chatbot.gpt2`), also
-one that has only a pytorch_model.bin; everything else reads weights from safetensors alone.
+one that has only a pytorch_model.bin; everything else reads weights from safetensors alone. It can be a chat model of
+another project (`chatbot.foreign`), and a LoRA adapter to one (`chatbot.lora`), which is merged into a copy of its base.
+
+An adapter's folder has adapter_config.json and adapter_model.safetensors instead of config.json and model.safetensors.
 """
 
 from __future__ import annotations
@@ -24,16 +27,17 @@ import safetensors.torch
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from chatbot import gpt2
+from chatbot import gpt2, lora
 from chatbot.bundled import locate
 from chatbot.configuration import XianliaoConfig
 from chatbot.errors import CheckpointError, explain_faults, first_line, last_line
+from chatbot.foreign import MODEL_TYPES, ForeignForCausalLM, load_foreign
 from chatbot.layer_types import LAYER_TYPES
 from chatbot.model import INT8_SCALE_SUFFIX, XianliaoForCausalLM
 from chatbot.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE, DialogueTokenizer
 
 CONFIG, WEIGHTS, GENERATION, TRAINING = "config.json", "model.safetensors", "generation_config.json", "training.json"
-PICKLED = "pytorch_model.bin"
+PICKLED, SHARDS = "pytorch_model.bin", "model.safetensors.index.json"
 KEY_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
@@ -48,10 +52,19 @@ def resolve(checkpoint: str | Path) -> Path:
         raise CheckpointError(
             f"There is no checkpoint folder {path}; check the path, or leave it out for the bundled one."
         )
-    missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER_FILE) if not (path / name).is_file()]
+    needed = (CONFIG, WEIGHTS, TOKENIZER_FILE)
+    if (path / lora.ADAPTER_CONFIG).is_file():
+        needed = (lora.ADAPTER_WEIGHTS, TOKENIZER_FILE)
+    missing = [name for name in needed if not (path / name).is_file()]
+    if WEIGHTS in missing and (path / SHARDS).is_file():
+        missing.remove(WEIGHTS)
     if TOKENIZER_FILE in missing and (path / VOCABULARY_FILE).is_file():
         missing.remove(TOKENIZER_FILE)
     if missing == [WEIGHTS] and (path / PICKLED).is_file():
+        if is_chat_model(path):
+            raise CheckpointError(
+                f"{path} has its weights in {PICKLED} only; save the model again with transformers, as safetensors."
+            )
         raise CheckpointError(
             f"{path} has its weights in {PICKLED} only; convert it once: python -m chatbot.checkpoint {path} NEW_FOLDER"
         )
@@ -62,13 +75,23 @@ def resolve(checkpoint: str | Path) -> Path:
     return path
 
 
-def load_model(checkpoint: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> XianliaoForCausalLM:
+def load_model(
+    checkpoint: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, merge: bool = True
+) -> XianliaoForCausalLM | ForeignForCausalLM:
     """The model of a checkpoint folder, in evaluation mode.
+
+    Args:
+        checkpoint: A folder, or `default`.
+        device: Where the model lies.
+        dtype: Of its weights.
+        merge: Add a LoRA adapter to the weights of its base; otherwise it stays apart and can be trained on.
 
     Raises:
         CheckpointError: A file is missing, cut short or does not fit the others.
     """
     path = resolve(checkpoint)
+    if is_chat_model(path):
+        return load_chat_model(path, dtype, merge).to(device).eval()
     if is_foreign(path):
         return import_gpt2(path).to(device=device, dtype=dtype).eval()
     config = load_config(path)
@@ -85,6 +108,30 @@ def load_model(checkpoint: str | Path, device: str = "cpu", dtype: torch.dtype =
             f"{path / WEIGHTS} does not fit {CONFIG} ({', '.join(wrong)}); copy or train the checkpoint again."
         )
     return model.to(device).eval()
+
+
+def is_chat_model(path: Path) -> bool:
+    """Whether a folder holds a chat model that transformers runs, or a LoRA adapter to one."""
+    return (path / lora.ADAPTER_CONFIG).is_file() or read_json(path / CONFIG).get("model_type") in MODEL_TYPES
+
+
+def load_chat_model(path: Path, dtype: torch.dtype = torch.float32, merge: bool = True) -> ForeignForCausalLM:
+    """A chat model of another project, from its folder or from that of a LoRA adapter; see `load_model`.
+
+    Raises:
+        CheckpointError, TokenizerError, TemplateError: What is missing, damaged or does not fit.
+    """
+    tokenizer = DialogueTokenizer.load(path)
+    if not (path / lora.ADAPTER_CONFIG).is_file():
+        return load_foreign(path, tokenizer, dtype)
+    base = resolve(lora.base_of(path))
+    if (base / lora.ADAPTER_CONFIG).is_file() or not is_chat_model(base):
+        raise CheckpointError(f"{path} is an adapter to {base}, which is no model of type {', '.join(MODEL_TYPES)}.")
+    model = load_foreign(base, tokenizer, dtype)
+    lora.load_adapter(path, model)
+    if merge:
+        lora.merge(model)
+    return model
 
 
 def is_foreign(path: Path) -> bool:
@@ -170,9 +217,21 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_files(folder: Path) -> Iterator[Path]:
+    """A temporary folder whose files take their places in `folder`, by name, when the block ends well."""
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as temporary:
+        yield Path(temporary)
+        for file in sorted(Path(temporary).iterdir()):
+            with file.open("r+b") as handle:  # Windows syncs only what can be written
+                os.fsync(handle.fileno())
+            file.chmod(0o644)
+            os.replace(file, folder / file.name)
+
+
 def save(
     folder: str | Path,
-    model: XianliaoForCausalLM,
+    model: XianliaoForCausalLM | ForeignForCausalLM,
     tokenizer: DialogueTokenizer,
     generation: dict,
     training: dict,
@@ -182,7 +241,8 @@ def save(
 
     Args:
         folder: Created when missing.
-        model: Its weights are stored as they are, or as int8 with a scale per row.
+        model: Its weights are stored as they are, or as int8 with a scale per row; of one with a LoRA adapter the
+            adapter alone.
         tokenizer: Stored beside the model.
         generation: Content of generation_config.json (`chatbot.sampling.ReplySettings` reads it).
         training: Content of training.json.
@@ -193,28 +253,48 @@ def save(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # All of ours, also what is a default today: a later default must not change an old checkpoint.
-    own = {name: getattr(model.config, name) for name in XianliaoConfig.__annotations__}
-    config = {**model.config.to_diff_dict(), **own, "architectures": ["XianliaoForCausalLM"]}
-    config["weight_storage"] = "int8" if int8 else "float"
-    with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=folder) as temporary:
+    with replacing_files(folder) as temporary:
         tokenizer.save(temporary)
-        for file in Path(temporary).iterdir():
-            os.replace(file, folder / file.name)
-    write_json(folder / CONFIG, config)
+    is_ours = isinstance(model, XianliaoForCausalLM)
+    if is_ours:
+        # All of ours, also what is a default today: a later default must not change an old checkpoint.
+        own = {name: getattr(model.config, name) for name in XianliaoConfig.__annotations__}
+        config = {**model.config.to_diff_dict(), **own, "architectures": ["XianliaoForCausalLM"]}
+        config["weight_storage"] = "int8" if int8 else "float"
+        write_json(folder / CONFIG, config)
     ids = {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     write_json(folder / GENERATION, {**ids, **generation})
-    tied = model._tied_weights_keys if model.config.tie_word_embeddings else {}
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items() if name not in tied}
-    with replacing(folder / WEIGHTS) as temporary:
-        try:
-            safetensors.torch.save_file(quantize(tensors) if int8 else tensors, temporary, metadata={"format": "pt"})
-        except safetensors.SafetensorError as error:
-            raise CheckpointError(
-                f"{folder / WEIGHTS} could not be written ({first_line(error)}); make room there. What was there before"
-                " is still whole."
-            ) from None
+    try:
+        if is_ours:
+            tied = model._tied_weights_keys if model.config.tie_word_embeddings else {}
+            tensors = {
+                name: t.detach().cpu().contiguous() for name, t in model.state_dict().items() if name not in tied
+            }
+            with replacing(folder / WEIGHTS) as temporary:
+                safetensors.torch.save_file(
+                    quantize(tensors) if int8 else tensors, temporary, metadata={"format": "pt"}
+                )
+        else:
+            save_chat_model(folder, model)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(
+            f"The weights could not be written to {folder} ({first_line(error)}); make room there. What was there before"
+            " is still whole."
+        ) from None
     write_json(folder / TRAINING, training)
+
+
+def save_chat_model(folder: Path, model: ForeignForCausalLM) -> None:
+    """Writes config and weights of a chat model in transformers' form, or its adapter in peft's."""
+    with replacing_files(folder) as temporary:
+        if model.has_adapter:
+            lora.save_adapter(model, temporary)
+            return
+        model.inner.config.save_pretrained(temporary)
+        tied = model.inner._tied_weights_keys if model.inner.config.tie_word_embeddings else {}
+        tensors = {name: t.detach().cpu() for name, t in model.inner.state_dict().items() if name not in tied}
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        safetensors.torch.save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
 
 
 def quantize(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -231,10 +311,10 @@ def quantize(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def copy(source: str | Path, target: str | Path, int8: bool = False, layer_types: Sequence[str] = ("softmax",)) -> None:
-    """Copies a checkpoint, ours or a GPT-2 folder, into our form.
+    """Copies a checkpoint or a GPT-2 folder into our form, or a LoRA adapter into a chat model that needs no other.
 
     Args:
-        source: A checkpoint folder, `default`, or a GPT-2 folder.
+        source: A checkpoint folder, `default`, a GPT-2 folder, or one of a chat model or of an adapter to it.
         target: A new or empty folder.
         int8: Store matrices as int8.
         layer_types: Mixers of an imported model.
@@ -248,7 +328,15 @@ def copy(source: str | Path, target: str | Path, int8: bool = False, layer_types
     pickled = (path / PICKLED).is_file() and not (path / WEIGHTS).is_file()
     if not pickled:
         path = resolve(source)
-    if is_foreign(path):
+    if not pickled and is_chat_model(path):
+        if int8:
+            raise CheckpointError(
+                f"{path} holds a chat model of another project, which has no int8 form; leave it out."
+            )
+        model = load_model(path)
+        generation, training = (read_json(p) if p.is_file() else {} for p in (path / GENERATION, path / TRAINING))
+        training = training or {"imported_from": path.name}
+    elif is_foreign(path):
         model = import_gpt2(path, layer_types, pickled)
         generation, training = {}, {"imported_from": path.name, "mixers": list(layer_types)}
     else:
@@ -263,7 +351,9 @@ def copy(source: str | Path, target: str | Path, int8: bool = False, layer_types
 @explain_faults
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m chatbot.checkpoint", description=copy.__doc__.splitlines()[0])
-    parser.add_argument("source", help="checkpoint folder, `default`, or a transformers GPT-2 folder")
+    parser.add_argument(
+        "source", help="checkpoint folder, `default`, a transformers GPT-2 or chat model folder, or a LoRA adapter's"
+    )
     parser.add_argument("target", help="new folder")
     parser.add_argument("--int8", action="store_true", help="int8 matrices with a scale per row")
     parser.add_argument(

@@ -8,6 +8,8 @@ Turn i is spoken by speaker `i mod 2`; the [SEP] that closes a turn belongs to i
 turn that follows it. Every turn and every [SEP] carries loss, [CLS] does not. When old turns are dropped, speaker ids
 still follow the absolute turn index.
 
+The `chat_template` layout is that of a chat model's own template.
+
 Needs neither torch nor transformers.
 """
 
@@ -42,11 +44,27 @@ class DialogueError(XianliaoError):
     """A dialogue that cannot be laid out; the message is one sentence for the person who typed it."""
 
 
+@dataclass(frozen=True)
+class TurnMarks:
+    """Ids that a chat template writes around the contents of turns; see `chatbot.chat_template`.
+
+    Attributes:
+        opening: Before the first content, which is the person's.
+        to_bot: From the end of a person's content to the start of the bot's.
+        to_person: From the end of the bot's content to the start of the person's.
+    """
+
+    opening: tuple[int, ...]
+    to_bot: tuple[int, ...]
+    to_person: tuple[int, ...]
+
+
 class SpecialIds(Protocol):
-    """What the layout needs of a tokenizer."""
+    """What the layouts need of a tokenizer; `marks` is None where it has no chat template."""
 
     cls_id: int
     sep_id: int
+    marks: TurnMarks | None
 
 
 @dataclass(frozen=True)
@@ -70,8 +88,8 @@ class Prompt:
     """A laid out history that waits for its next turn.
 
     Attributes:
-        pieces: One (input_ids, speaker_id) pair a turn; the first starts with [CLS], each ends with [SEP]. Kept apart
-            so that a session can remember the state after each turn.
+        pieces: One (input_ids, speaker_id) pair a turn; the first starts with [CLS] or what else opens a dialogue, each
+            ends with [SEP] or what else leads on. Kept apart so that a session can remember the state after each turn.
         reply_speaker: Speaker id of the reply, `1 - last speaker`.
         first_turn: Absolute index of the first turn kept.
     """
@@ -118,7 +136,7 @@ def speaker_of(turn_index: int) -> int:
     return turn_index % 2
 
 
-def fit(turn_tokens: Sequence[int], context_tokens: int) -> int:
+def fit(turn_tokens: Sequence[int], context_tokens: int, opening_tokens: int = 1) -> int:
     """Absolute index of the first turn that the model still sees.
 
     Turns are appended one by one; whenever the laid out history ([CLS], turns, [SEP]s) is longer than `context_tokens`,
@@ -128,8 +146,9 @@ def fit(turn_tokens: Sequence[int], context_tokens: int) -> int:
     Args:
         turn_tokens: Number of tokens of each turn, [SEP] not counted.
         context_tokens: Longest history in tokens.
+        opening_tokens: Tokens before the first turn.
     """
-    first, total = 0, 1
+    first, total = 0, opening_tokens
     for index, tokens in enumerate(turn_tokens):
         total += tokens + 1
         if total > context_tokens:
@@ -190,5 +209,58 @@ class DialogptLayout:
         return pieces
 
 
-LAYOUTS = {DialogptLayout.name: DialogptLayout}
+class ChatTemplateLayout:
+    """The layout of a chat model, as its template writes it: speaker 0 is the user, speaker 1 the assistant.
+
+    Every content and the id that closes it carry loss, the other ids of the template do not. Where the first turn is the
+    bot's, an empty turn of the person comes before it, because many templates know no other beginning.
+
+    Attributes:
+        opening_tokens: The most tokens before the first turn of a sample.
+        turn_tokens: The most tokens that a turn takes beside its own.
+    """
+
+    name = "chat_template"
+
+    def __init__(self, special: SpecialIds):
+        if special.marks is None:
+            raise DialogueError("The tokenizer has no chat template; give the folder of a chat model.")
+        self._opening, self._after = special.marks.opening, (special.marks.to_bot, special.marks.to_person)
+        self.end_of_turn_id = special.marks.to_person[0]
+        self.opening_tokens = len(self._opening) + len(special.marks.to_bot)
+        self.turn_tokens = max(map(len, self._after))
+
+    def lay_out(self, turns: Sequence[Sequence[int]], first_turn: int = 0) -> Sample:
+        """Lays out a whole dialogue for training or scoring; see `DialogptLayout.lay_out`."""
+        sample = Sample([], [], [])
+        for before, content, after, speaker in self._pieces(turns, first_turn):
+            ids = [*before, *content, *after]
+            sample.input_ids.extend(ids)
+            sample.speaker_ids.extend([speaker] * len(ids))
+            unscored = [IGNORED_LABEL] * (len(after) - 1)
+            sample.labels.extend([*[IGNORED_LABEL] * len(before), *content, after[0], *unscored])
+        return sample
+
+    def prompt(self, turns: Sequence[Sequence[int]], context_tokens: int) -> Prompt:
+        """Lays out a history, fitted to `context_tokens`, for a reply of the bot; roles alternate backwards from it.
+
+        Raises:
+            DialogueError: There is no turn to reply to.
+        """
+        if not turns:
+            raise DialogueError("There is nothing to reply to: give at least one turn.")
+        first = fit([len(ids) + self.turn_tokens - 1 for ids in turns], context_tokens, self.opening_tokens)
+        pieces = self._pieces(turns[first:], first + len(turns) + 1)
+        return Prompt(tuple(((*before, *ids, *after), speaker) for before, ids, after, speaker in pieces), 1, first)
+
+    def _pieces(self, turns: Sequence[Sequence[int]], first_turn: int):
+        """Ids before a turn's content, the content, ids after it, and its speaker."""
+        before = self._opening + self._after[0] * speaker_of(first_turn)
+        for index, ids in enumerate(turns, first_turn):
+            yield before, ids, self._after[speaker_of(index)], speaker_of(index)
+            before = ()
+
+
+Layout = DialogptLayout | ChatTemplateLayout
+LAYOUTS = {layout.name: layout for layout in (DialogptLayout, ChatTemplateLayout)}
 """Layouts by the name that a checkpoint's config.json gives."""

@@ -2,8 +2,8 @@
 
 Byte-pair encoding over characters with byte fallback: whatever is not in the vocabulary is spelled in UTF-8 bytes, so
 there is no [UNK] and `decode(encode(x)) == x` for any Unicode text. An imported checkpoint keeps its own WordPiece
-tokenizer (BERT's), which is neither. The special tokens exist only as ids that
-`chatbot.dialogue` places; text that spells one ("[SEP]") is encoded as its characters.
+tokenizer (BERT's), which is neither, and a chat model its byte-level one, with its template. The special tokens exist
+only as ids that `chatbot.dialogue` places; text that spells one ("[SEP]") is encoded as its characters.
 
 Needs neither torch nor transformers.
 """
@@ -19,7 +19,8 @@ from typing import Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from chatbot.dialogue import valid_text
+from chatbot.chat_template import byte_characters, is_byte_level, read_template, to_marks, without_markup
+from chatbot.dialogue import ChatTemplateLayout, DialogptLayout, TurnMarks, valid_text
 from chatbot.errors import XianliaoError, first_line
 
 PAD, CLS, SEP = "[PAD]", "[CLS]", "[SEP]"
@@ -42,16 +43,31 @@ class DialogueTokenizer:
     """Text to ids and back.
 
     Attributes:
-        pad_id, cls_id, sep_id: Ids of the special tokens.
+        pad_id, cls_id, sep_id: Ids of the special tokens, or of a chat model's that stand for them.
         vocab_size: Number of ids, special tokens included.
+        special_ids: Ids that text never becomes and that have no text.
+        layout: Name of the sample layout that goes with it.
+        marks: What a chat model's template writes around turns, or None.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
+    layout = DialogptLayout.name
+    marks: TurnMarks | None = None
+    is_wordpiece = False
+    _template: dict | None = None
+
+    def __init__(self, tokenizer: Tokenizer, template: dict | None = None):
+        """Takes a tokenizer of ours or BERT's, or a chat model's with what `read_template` found."""
         missing = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
+        if missing and template is not None:
+            self._init_chat(tokenizer, template)
+            return
         if missing:
-            raise TokenizerError(f"The tokenizer has no {' and no '.join(missing)}; use one made by xianliao-prepare.")
+            raise TokenizerError(
+                f"The tokenizer has no {' and no '.join(missing)} and no chat template; use one made by xianliao-prepare,"
+                " or a chat model's."
+            )
         tokenizer.encode_special_tokens = True  # a typed "[SEP]" is five characters
-        self._tokenizer = tokenizer
+        self._tokenizer = self._stored = tokenizer
         self.pad_id, self.cls_id, self.sep_id = (tokenizer.token_to_id(token) for token in SPECIAL_TOKENS)
         self.vocab_size = tokenizer.get_vocab_size()
         self.is_wordpiece = isinstance(tokenizer.model, models.WordPiece)
@@ -60,6 +76,29 @@ class DialogueTokenizer:
             names = tokenizer.get_vocab()
             self.special_ids |= {names[name] for name in names if _BRACKETED.fullmatch(name)}
         self._pieces = [self._piece(token) for token in range(self.vocab_size)]
+
+    def _init_chat(self, tokenizer: Tokenizer, template: dict) -> None:
+        """A chat model's tokenizer: every added token is special, whatever its file says of it."""
+        if not is_byte_level(tokenizer):
+            raise TokenizerError("The chat model's tokenizer is no byte-level BPE; use a model that has one.")
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.layout, self._template = ChatTemplateLayout.name, template
+        self._stored, self._tokenizer = tokenizer, without_markup(tokenizer)
+        names = {index: name for name, index in tokenizer.get_vocab().items()}
+        self.vocab_size = max(names) + 1
+        unnamed = set(range(self.vocab_size)) - names.keys()
+        self.special_ids = frozenset(tokenizer.get_added_tokens_decoder()) | unnamed
+        self.marks = to_marks(tokenizer, template, self.special_ids)
+        self.sep_id = self.marks.to_person[0]
+        pad_id, cls_id = (tokenizer.token_to_id(template.get(name, "")) for name in ("pad_token", "bos_token"))
+        self.pad_id = self.sep_id if pad_id is None else pad_id
+        self.cls_id = self.sep_id if cls_id is None else cls_id
+        byte_of = byte_characters()
+        self._pieces = [
+            "" if token in self.special_ids else bytes(byte_of[character] for character in names[token])
+            for token in range(self.vocab_size)
+        ]
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 8192, min_frequency: int = 2) -> DialogueTokenizer:
@@ -96,10 +135,10 @@ class DialogueTokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> DialogueTokenizer:
-        """Reads `tokenizer.json` of a folder, or the `vocab.txt` of a BERT vocabulary.
+        """Reads `tokenizer.json` of a folder, with its chat template if any, or the `vocab.txt` of a BERT vocabulary.
 
         Raises:
-            TokenizerError: The file is missing or damaged.
+            TokenizerError, TemplateError: A file is missing or damaged, or the chat template cannot be used.
         """
         path = Path(folder) / TOKENIZER_FILE
         if not path.is_file() and (Path(folder) / VOCABULARY_FILE).is_file():
@@ -109,8 +148,8 @@ class DialogueTokenizer:
                 f"There is no {TOKENIZER_FILE} in {folder}; give a prepared set or a checkpoint folder."
             )
         try:
-            return cls(Tokenizer.from_file(str(path)))
-        except TokenizerError:
+            return cls(Tokenizer.from_file(str(path)), read_template(Path(folder)))
+        except XianliaoError:
             raise
         except Exception as error:  # tokenizers raises bare Exception
             raise TokenizerError(
@@ -120,16 +159,13 @@ class DialogueTokenizer:
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json and the tokenizer_config.json that transformers' AutoTokenizer reads."""
         folder = Path(folder)
-        self._tokenizer.save(str(folder / TOKENIZER_FILE))
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "pad_token": PAD,
-            "bos_token": CLS,
-            "eos_token": SEP,
-            "split_special_tokens": True,
-            "clean_up_tokenization_spaces": False,
-            "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-        }
+        self._stored.save(str(folder / TOKENIZER_FILE))
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        if self._template is not None:
+            config |= self._template
+        else:
+            config |= {"pad_token": PAD, "bos_token": CLS, "eos_token": SEP, "split_special_tokens": True}
+            config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
         if self.is_wordpiece:
             config["unk_token"] = UNKNOWN
         text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
@@ -137,7 +173,7 @@ class DialogueTokenizer:
 
     def to_json(self) -> str:
         """The whole tokenizer as JSON: equal strings mean equal tokenizers."""
-        return self._tokenizer.to_str()
+        return self._stored.to_str()
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; never a special token. Lone surrogates, which are not text, become U+FFFD."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from chatbot.dialogue import IGNORED_LABEL, DialogptLayout
+from chatbot.dialogue import IGNORED_LABEL, LAYOUTS
 from chatbot.dialogue_files import load_split
 from chatbot.tokenizer import DialogueTokenizer
 
@@ -20,18 +20,18 @@ def preview(folder: str | Path, count: int, colour: bool | None = None) -> str:
     """
     colour = sys.stdout.isatty() if colour is None else colour
     tokenizer = DialogueTokenizer.load(folder)
-    layout = DialogptLayout(tokenizer)
+    layout = LAYOUTS[tokenizer.layout](tokenizer)
     lines = []
     for number, turns in enumerate(load_split(folder, "train")[:count]["turns"], 1):
         sample = layout.lay_out(turns)
         lines.append(f"sample {number}: {len(turns)} turns, {len(sample.input_ids)} tokens")
-        line = ""
+        before = None
         for token, speaker, label in zip(sample.input_ids, sample.speaker_ids, sample.labels, strict=True):
-            line = line or f"  speaker {speaker}: "
+            if speaker != before:
+                lines.append(f"  speaker {speaker}: ")
+                before = speaker
             text = tokenizer.decode([token]) if token not in tokenizer.special_ids else tokenizer.tokens([token])[0]
+            text = text.replace("\n", "⏎")  # of a chat template
             style = _NO_LOSS if label == IGNORED_LABEL else _SPEAKER_COLOURS[speaker]
-            line += f"{style}{text}{_RESET}|" if colour else f"{text}|"
-            if token == layout.end_of_turn_id:
-                lines.append(line.rstrip("|"))
-                line = ""
-    return "\n".join(lines)
+            lines[-1] += f"{style}{text}{_RESET}|" if colour else f"{text}|"
+    return "\n".join(line.removesuffix("|") for line in lines)

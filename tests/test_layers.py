@@ -20,8 +20,18 @@ ALLOWED = {
     "ui": {"ui", "chatbot"},
 }
 LEVELS = (  # of the chatbot package, lowest first; see its docstring
-    {"errors", "bundled", "dialogue", "tokenizer", "dialogue_files", "layer_types", "registration", "native"},
-    {"configuration", "precision", "state", "attention", "loss", "model"},
+    {
+        "errors",
+        "bundled",
+        "dialogue",
+        "chat_template",
+        "tokenizer",
+        "dialogue_files",
+        "layer_types",
+        "registration",
+        "native",
+    },
+    {"configuration", "precision", "state", "attention", "loss", "model", "foreign", "lora"},
     {"native_network", "steps"},
     {"termination", "sampling", "generate", "gpt2", "checkpoint"},
     {"bot", "session"},
@@ -31,6 +41,7 @@ LEVELS = (  # of the chatbot package, lowest first; see its docstring
 TEXT_MODULES = (
     "chatbot",
     "chatbot.dialogue",
+    "chatbot.chat_template",
     "chatbot.tokenizer",
     "chatbot.dialogue_files",
     "data_prep.sources",

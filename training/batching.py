@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from chatbot.dialogue import IGNORED_LABEL, DialogptLayout
+from chatbot.dialogue import IGNORED_LABEL, Layout
 from chatbot.dialogue_files import load_split
 from training.settings import SettingsError
 
@@ -122,7 +122,7 @@ def _starts(lengths: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate([*lengths, np.zeros(0, np.int64)]))])
 
 
-def cut_into_pieces(store: TurnStore, row_tokens: int, layout: DialogptLayout) -> tuple[Pieces, int]:
+def cut_into_pieces(store: TurnStore, row_tokens: int, layout: Layout) -> tuple[Pieces, int]:
     """Pieces of whole turns that fit a row, and the number of turns left out because one alone is longer than a row.
 
     A dialogue that fits is one piece; a longer one is cut between turns, and speaker ids follow the absolute index.
@@ -219,7 +219,7 @@ class PackedData:
     def __init__(
         self,
         store: TurnStore,
-        layout: DialogptLayout,
+        layout: Layout,
         row_tokens: int,
         batch_rows: int,
         seed: int,

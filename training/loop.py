@@ -124,6 +124,7 @@ class Run:
             for number in range(self.progress["stage"], max(1, len(self.settings.stages))):
                 if number > self.progress["stage"]:
                     self.progress |= {"stage": number, "stage_step": 0, "best": None, "best_step": None}
+                    self.progress["micro_batch_rows"] = None
                 self._run_stage(Stage(self.settings, number, self.tokenizer, self.layout))
                 if self.stopped_by:
                     break
@@ -148,7 +149,8 @@ class Run:
         self.rises = 0
         objective = Objective(self.model, self.inner, stage.settings.regularization)
         if self.progress["micro_batch_rows"] is None:
-            self.progress["micro_batch_rows"] = find_micro_batch_rows(self, objective)
+            fixed = self.settings.micro_batch_rows
+            self.progress["micro_batch_rows"] = find_micro_batch_rows(self, objective) if fixed is None else fixed
         if stage.unigram is not None:
             self._say(f"{stage.name}: a unigram model has {stage.unigram:.3f} nats/unit on the validation split")
         if objective.notice is not None:

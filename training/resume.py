@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 
 from chatbot.errors import XianliaoError, first_line
+from training.lora import trained_part
 
 KEPT = 2
 FOLDER = "resume"
@@ -46,7 +47,7 @@ def save_state(
     remove_unfinished(output)
     temporary.mkdir()
     try:
-        safetensors.torch.save_model(model, str(temporary / "model.safetensors"))
+        safetensors.torch.save_model(trained_part(model), str(temporary / "model.safetensors"))
         torch.save([optimizer.state_dict() for optimizer in optimizers], temporary / "optimizer.pt")
         text = json.dumps({"step": step, **progress}, ensure_ascii=False, indent=2)
         (temporary / "progress.json").write_text(text, encoding="utf-8")
@@ -116,7 +117,7 @@ def load_state(output: Path, model: torch.nn.Module, optimizers: Sequence[torch.
     """
     newest = saved_steps(output)[-1]
     try:
-        safetensors.torch.load_model(model, str(newest / "model.safetensors"))
+        safetensors.torch.load_model(trained_part(model), str(newest / "model.safetensors"))
         states = torch.load(newest / "optimizer.pt", weights_only=True, map_location="cpu")
         states = [states] if isinstance(states, dict) else states  # of a run before there could be two
         for optimizer, state in zip(optimizers, states, strict=True):

@@ -127,6 +127,8 @@ class TrainSettings:
         eval_every: Optimizer steps between validations (and saves of the best weights).
         eval_dialogues: Most validation dialogues; null is all.
         save_every: Optimizer steps between saves of the state to resume from.
+        lora_rank: Rank of the adapters that are trained when --init is a chat model of another project.
+        lora_alpha: What the adapters add is scaled by lora_alpha / lora_rank.
         seed: Of initial weights, data order and noise.
         threads: CPU threads; null leaves torch's choice.
         device: auto, cpu, cuda or mps.
@@ -159,6 +161,8 @@ class TrainSettings:
     eval_every: int = 100
     eval_dialogues: int | None = 500
     save_every: int = 100
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
     seed: int = 0
     threads: int | None = None
     device: str = "auto"
@@ -193,15 +197,16 @@ class TrainSettings:
 
     def _run_faults(self) -> list[str]:
         faults = [] if self.output else ["--output is needed: the folder of the run"]
-        for name in ("eval_every", "save_every", "floor_delta"):
+        for name in ("eval_every", "save_every", "floor_delta", "lora_rank"):
             faults += _at_least(1, name, getattr(self, name))
         if not 0 <= self.seed < 2**31:
             faults.append(f"--seed must be at least 0 and below 2147483648, got {self.seed}")
         for name in ("micro_batch_rows", "eval_dialogues", "threads"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 faults.append(f"--{name} must be at least 1 or null, got {getattr(self, name)}")
-        if not self.clip_norm > 0:
-            faults.append(f"--clip_norm must be above 0, got {self.clip_norm}")
+        for name in ("clip_norm", "lora_alpha"):
+            if not getattr(self, name) > 0:
+                faults.append(f"--{name} must be above 0, got {getattr(self, name)}")
         return faults + self._model_faults()
 
     def _model_faults(self) -> list[str]:

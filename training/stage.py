@@ -8,7 +8,7 @@ from itertools import count
 
 import numpy as np
 
-from chatbot.dialogue import DialogptLayout
+from chatbot.dialogue import Layout
 from chatbot.tokenizer import DialogueTokenizer
 from training.batching import PackedData, TurnStore, parse_source
 from training.report import unigram_nats
@@ -34,7 +34,7 @@ class Stage:
         SettingsError: No turn of the data fits a row.
     """
 
-    def __init__(self, run: TrainSettings, number: int, tokenizer: DialogueTokenizer, layout: DialogptLayout):
+    def __init__(self, run: TrainSettings, number: int, tokenizer: DialogueTokenizer, layout: Layout):
         settings = self.settings = run.of_stage(number)
         self.name = (run.stages[number].name or f"stage {number + 1}") if run.stages else "training"
         sources = [parse_source(text) for text in settings.data]

@@ -19,6 +19,7 @@ from chatbot.layer_types import repeat_layer_types
 from chatbot.model import XianliaoForCausalLM
 from chatbot.tokenizer import DialogueTokenizer
 from training.batching import parse_source
+from training.lora import add_lora
 from training.report import METRICS, SAMPLES
 from training.resume import FOLDER, ResumeError, load_progress, saved_steps
 from training.settings import ModelSettings, SettingsError, StageSettings, TrainSettings
@@ -79,7 +80,7 @@ def load_or_build(settings: TrainSettings, tokenizer: DialogueTokenizer) -> Xian
         raise SettingsError(
             f"The data and {path} have different tokenizers; prepare the data again with --tokenizer {path}."
         )
-    return load_model(path)
+    return add_lora(load_model(path, merge=False), settings)
 
 
 def ancestor_of(checkpoint: Path) -> dict:

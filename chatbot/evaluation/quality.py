@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from chatbot.dialogue import IGNORED_LABEL, DialogptLayout, Sample
+from chatbot.dialogue import IGNORED_LABEL, Layout, Sample
 from chatbot.model import XianliaoForCausalLM
 
 
@@ -50,7 +50,7 @@ def pack_whole(samples: Sequence[Sample], row_tokens: int) -> list[list[int]]:
 @torch.inference_mode()
 def score_turns(
     model: XianliaoForCausalLM,
-    layout: DialogptLayout,
+    layout: Layout,
     dialogues: Sequence[Sequence[Sequence[int]]],
     row_tokens: int = 2048,
 ) -> list[list[float]]:
@@ -76,20 +76,20 @@ def score_turns(
         )
         logits = model(ids[None], token_type_ids=speakers[None], segment_ids=segments[None]).logits[0, :-1].float()
         losses = F.cross_entropy(logits, labels[1:], ignore_index=IGNORED_LABEL, reduction="none").cpu().double()
-        # Each dialogue is [CLS], which is not scored, and then its turns.
-        sizes = [size for i in row for size in (1, *(len(turn) + 1 for turn in dialogues[i]))]
+        losses = losses[(labels[1:] != IGNORED_LABEL).cpu()]  # those of the turns, each with its end
+        sizes = [len(turn) + 1 for i in row for turn in dialogues[i]]
         places = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-        sums = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, places[1:], losses).tolist()
+        sums = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, places, losses).tolist()
         for index in row:
-            nats[index] = sums[1 : len(dialogues[index]) + 1]
-            del sums[: len(dialogues[index]) + 1]
+            nats[index] = sums[: len(dialogues[index])]
+            del sums[: len(dialogues[index])]
     model.train(training)
     return nats
 
 
 def score_dialogues(
     model: XianliaoForCausalLM,
-    layout: DialogptLayout,
+    layout: Layout,
     dialogues: Sequence[Sequence[Sequence[int]]],
     row_tokens: int = 2048,
 ) -> list[float]:
@@ -99,7 +99,7 @@ def score_dialogues(
 
 def measure_quality(
     model: XianliaoForCausalLM,
-    layout: DialogptLayout,
+    layout: Layout,
     dialogues: Sequence[Sequence[Sequence[int]]],
     units: Sequence[int],
 ) -> Quality:

@@ -29,7 +29,7 @@ def test_64_dialogues_are_learnt_by_heart(tmp_path):
             model=ModelSettings(
                 hidden_size=128, num_hidden_layers=3, num_attention_heads=2, head_dim=64, intermediate_size=512
             ),
-            epochs=100,
+            epochs=50,
             row_tokens=256,
             batch_rows=4,
             micro_batch_rows=4,

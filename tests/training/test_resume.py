@@ -57,7 +57,7 @@ def run(processes: int, prepared: Path, output: Path, *before: str, module: str 
     call = [*command(processes, module), *before, "--data", str(prepared), "--output", str(output), *flags, *resume]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode == 1 and "SIGKILL" not in done.stderr:
+    if done.returncode != 0 and module == "training":
         raise AssertionError(done.stderr[-3000:])
     return done.returncode
 
