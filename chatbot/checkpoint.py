@@ -236,6 +236,7 @@ def save(
     generation: dict,
     training: dict,
     int8: bool = False,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Writes a checkpoint folder; every file is replaced atomically, the weights last but one, training.json last.
 
@@ -247,6 +248,7 @@ def save(
         generation: Content of generation_config.json (`chatbot.sampling.ReplySettings` reads it).
         training: Content of training.json.
         int8: Store matrices as int8.
+        weights: Stored in place of the model's own, which may be spread over processes.
 
     Raises:
         CheckpointError: The weights cannot be written.
@@ -267,13 +269,11 @@ def save(
     try:
         if is_ours:
             tied = model._tied_weights_keys if model.config.tie_word_embeddings else {}
-            tensors = {
-                name: t.detach().cpu().contiguous() for name, t in model.state_dict().items() if name not in tied
-            }
+            whole = model.state_dict() if weights is None else weights
+            tensors = {name: t.detach().cpu().contiguous() for name, t in whole.items() if name not in tied}
+            tensors = quantize(tensors) if int8 else tensors
             with replacing(folder / WEIGHTS) as temporary:
-                safetensors.torch.save_file(
-                    quantize(tensors) if int8 else tensors, temporary, metadata={"format": "pt"}
-                )
+                safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
         else:
             save_chat_model(folder, model)
     except safetensors.SafetensorError as error:

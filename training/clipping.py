@@ -29,6 +29,7 @@ def clip_gradients(
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of a model spread over processes
     if kind == "norm":
         scale = (clip_norm / (norm + 1e-12)).clamp(max=1.0)
     elif kind == "soft":

@@ -29,6 +29,7 @@ from chatbot.bot import Chatbot, pick_device
 from chatbot.checkpoint import replacing, resolve, save
 from chatbot.dialogue import LAYOUTS
 from chatbot.evaluation.quality import score_dialogues
+from chatbot.model import XianliaoForCausalLM
 from chatbot.sampling import ReplySettings
 from chatbot.tokenizer import DialogueTokenizer
 from training.batching import parse_source
@@ -47,8 +48,9 @@ from training.report import (
     memory_gigabytes,
     open_tensorboard,
 )
-from training.resume import load_state, remove_unfinished, save_state
+from training.resume import load_optimizers, load_weights, remove_unfinished, save_state, state_of
 from training.settings import SettingsError, TrainSettings
+from training.sharding import is_sharded, whole_weights
 from training.stage import Stage, split_rows
 from training.start import (
     SETTINGS,
@@ -105,13 +107,19 @@ class Run:
         self.ancestor = None if settings.init is None else ancestor_of(resolve(settings.init))
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.inner, self.flops = model, flops_per_token(model)
+        self.flops = flops_per_token(model)
         optimizers = build_optimizers(model, settings)
         if progress["step"]:
-            load_state(output, model, optimizers)
+            load_weights(output, model)
         if settings.compile:
             model.compile()
         self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
+        self.inner = accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        self.sharded = is_sharded(self.inner)
+        if self.sharded and (settings.optimizer == "muon" or not isinstance(model, XianliaoForCausalLM)):
+            raise SettingsError("FSDP trains our own models with adamw; leave out --optimizer muon, or FSDP.")
+        if progress["step"]:
+            load_optimizers(output, self.inner, [optimizer.optimizer for optimizer in self.optimizers])
         self.main = accelerator.is_main_process
         self.stopped_by: str | None = None
 
@@ -291,16 +299,21 @@ class Run:
             "floor_start_tokens": self.stage.floor_start,
             "floor_delta_tokens": self.settings.floor_delta,
         }
-        if self.main and best:
-            save(self.output, self.inner, self.tokenizer, {**sampler, **floor}, self.training_record())
-        if self.main:
+        if best:
+            weights = whole_weights(self.inner) if self.sharded else None
+            if self.main:
+                record = self.training_record()
+                save(self.output, self.inner, self.tokenizer, {**sampler, **floor}, record, weights=weights)
+        if self.main or self.sharded:  # the processes of a sharded model run it together
             self._sample_replies(floor)
         self.accelerator.wait_for_everyone()
         return entry
 
     def _quality(self) -> float:
-        """nats/unit of the validation dialogues, which the processes share."""
+        """nats/unit of the validation dialogues, which the processes share; those of a sharded model run all together."""
         stage, rank, ranks = self.stage, self.accelerator.process_index, self.accelerator.num_processes
+        if self.sharded:
+            rank, ranks = 0, 1
         nats = sum(score_dialogues(self.inner, self.layout, stage.valid_dialogues[rank::ranks]))
         if ranks > 1:
             total = torch.tensor(nats, device=self.accelerator.device, dtype=torch.float64)
@@ -312,6 +325,8 @@ class Run:
         bot = Chatbot(self.inner, self.tokenizer, ReplySettings(**floor), self.output.name)
         for prompt in PROMPTS:
             reply = bot.reply(prompt, seed=0)
+            if not self.main:
+                continue
             self.samples.add(step=self.progress["step"], prompt=prompt, reply=reply)
             if self.board is not None:
                 self.board.add_text(prompt[-1], reply, self.progress["step"])
@@ -319,10 +334,11 @@ class Run:
                 self._say(f"step {self.progress['step']}: {prompt[-1]} -> {reply}")
 
     def _save_state(self) -> None:
+        if self.main or self.sharded:
+            weights, optimizers = state_of(self.inner, [optimizer.optimizer for optimizer in self.optimizers])
         if self.main:
-            optimizers = [optimizer.optimizer for optimizer in self.optimizers]
             progress = {**self.progress, "identity": self.identity}
-            save_state(self.output, self.progress["step"], self.inner, optimizers, progress)
+            save_state(self.output, self.progress["step"], weights, optimizers, progress)
         self.accelerator.wait_for_everyone()
 
     def _say(self, text: str) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
@@ -19,6 +20,7 @@ import torch
 
 from chatbot.errors import XianliaoError, first_line
 from training.lora import trained_part
+from training.sharding import is_sharded, spread_optimizers, whole_optimizer, whole_weights
 
 KEPT = 2
 FOLDER = "resume"
@@ -33,10 +35,22 @@ def saved_steps(output: Path) -> list[Path]:
     return sorted(path for path in (output / FOLDER).glob("step-*") if path.is_dir())
 
 
-def save_state(
-    output: Path, step: int, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], progress: dict
-) -> None:
+def state_of(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> tuple[dict, list[dict]]:
+    """What a save holds of a model and its optimizers; all processes of a sharded one have to ask together."""
+    if is_sharded(model):
+        return whole_weights(model), [whole_optimizer(model, optimizer) for optimizer in optimizers]
+    return trained_part(model).state_dict(), [optimizer.state_dict() for optimizer in optimizers]
+
+
+def save_state(output: Path, step: int, weights: dict, optimizers: list[dict], progress: dict) -> None:
     """Saves after `step` optimizer steps; a crash at any moment leaves the earlier saves complete.
+
+    Args:
+        output: Folder of the run.
+        step: How far it is.
+        weights: From `state_of`, as `optimizers` is.
+        optimizers: One state for each.
+        progress: What else is to be remembered.
 
     Raises:
         ResumeError: The files cannot be written.
@@ -47,8 +61,8 @@ def save_state(
     remove_unfinished(output)
     temporary.mkdir()
     try:
-        safetensors.torch.save_model(trained_part(model), str(temporary / "model.safetensors"))
-        torch.save([optimizer.state_dict() for optimizer in optimizers], temporary / "optimizer.pt")
+        safetensors.torch.save_file(without_aliases(weights), str(temporary / "model.safetensors"))
+        torch.save(optimizers, temporary / "optimizer.pt")
         text = json.dumps({"step": step, **progress}, ensure_ascii=False, indent=2)
         (temporary / "progress.json").write_text(text, encoding="utf-8")
         for file in temporary.iterdir():
@@ -68,6 +82,12 @@ def save_state(
     os.rename(temporary, final)
     for old in saved_steps(output)[:-KEPT]:
         _discard(old)
+
+
+def without_aliases(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous tensors, those that share memory (tied embeddings) under their last name alone."""
+    by_memory = {(tensor.data_ptr(), tensor.shape): name for name, tensor in weights.items()}
+    return {name: weights[name].contiguous() for name in by_memory.values()}
 
 
 def remove_unfinished(output: Path) -> None:
@@ -109,20 +129,40 @@ def load_progress(output: Path, defaults: dict) -> dict:
         ) from None
 
 
-def load_state(output: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """Puts the newest save into model and optimizers.
+def load_weights(output: Path, model: torch.nn.Module) -> None:
+    """Puts the weights of the newest save into a model that is not yet spread over processes.
 
     Raises:
-        ResumeError: A file is damaged or does not fit.
+        ResumeError: The file is damaged or does not fit.
     """
     newest = saved_steps(output)[-1]
-    try:
+    with explained(newest):
         safetensors.torch.load_model(trained_part(model), str(newest / "model.safetensors"))
+
+
+def load_optimizers(output: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Puts the optimizer states of the newest save into optimizers, ready to step.
+
+    Raises:
+        ResumeError: The file is damaged or does not fit.
+    """
+    newest = saved_steps(output)[-1]
+    with explained(newest):
         states = torch.load(newest / "optimizer.pt", weights_only=True, map_location="cpu")
         states = [states] if isinstance(states, dict) else states  # of a run before there could be two
+        if is_sharded(model):
+            spread_optimizers(model, optimizers, states)
+            return
         for optimizer, state in zip(optimizers, states, strict=True):
             optimizer.load_state_dict(state)
-    except Exception as error:  # safetensors, torch and pickle raise many kinds
+
+
+@contextmanager
+def explained(save: Path) -> Iterator[None]:
+    """Says what to do where a save cannot be read; safetensors, torch and pickle raise many kinds of errors."""
+    try:
+        yield
+    except Exception as error:
         raise ResumeError(
-            f"{newest} cannot be read ({first_line(error)}); remove it to go back to the save before."
+            f"{save} cannot be read ({first_line(error)}); remove it to go back to the save before."
         ) from None

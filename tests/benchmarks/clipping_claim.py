@@ -23,6 +23,8 @@ from training.settings import ModelSettings
 from training.start import build_model
 
 KINDS = ("none", "norm", "soft")
+DIVERGED = 20.0
+"""nats/token, twice what an even guess over the vocabulary costs."""
 SHAPE = ModelSettings(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, head_dim=64, intermediate_size=512)
 
 
@@ -56,9 +58,18 @@ def learn(kind: str, seed: int, rate: float, steps: int, data: PackedData, token
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        if not loss.isfinite():
+        if not losses[-1] < DIVERGED:
             break
     return losses
+
+
+def describe(runs: list[list[float]], steps: int) -> str:
+    """Where the seeds ended."""
+    ends = [statistics.mean(losses[-10:]) for losses in runs if len(losses) == steps and losses[-1] < DIVERGED]
+    lost = len(runs) - len(ends)
+    text = f"{statistics.mean(ends):.3f} nats/token over the last 10 steps" if ends else "no loss"
+    spread = f" (± {statistics.stdev(ends):.3f})" if len(ends) > 1 else ""
+    return f"{text}{spread}, {lost} of {len(runs)} seeds diverged"
 
 
 def draw(paths: dict, runs: dict, rates: tuple[float, float], file: Path) -> None:
@@ -105,13 +116,7 @@ def main() -> int:
     for kind in KINDS:
         for rate in rates:
             runs[kind, rate] = [learn(kind, seed, rate, args.steps, data, tokenizer) for seed in range(args.seeds)]
-            ends = [statistics.mean(losses[-10:]) for losses in runs[kind, rate]]
-            text = (
-                f"{statistics.mean(ends):.3f}"
-                if len(ends) == 1
-                else f"{statistics.mean(ends):.3f} ± {statistics.stdev(ends):.3f}"
-            )
-            print(f"tiny GPT, {kind}, rate {rate:g}: {text} nats/token over the last 10 steps, {args.seeds} seeds")
+            print(f"tiny GPT, {kind}, rate {rate:g}: {describe(runs[kind, rate], args.steps)}", flush=True)
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     stored = {"theta": paths, "gpt": [{"kind": k, "rate": r, "losses": v} for (k, r), v in runs.items()]}
