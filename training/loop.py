@@ -138,6 +138,8 @@ class Run:
                     break
         if self.main:
             draw_curves(self.output, self.stage.unigram)
+        if self.board is not None:
+            self.board.close()
         return self.training_record()
 
     def _start_logs(self) -> None:

@@ -38,8 +38,13 @@ def saved_steps(output: Path) -> list[Path]:
 def state_of(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> tuple[dict, list[dict]]:
     """What a save holds of a model and its optimizers; all processes of a sharded one have to ask together."""
     if is_sharded(model):
-        return whole_weights(model), [whole_optimizer(model, optimizer) for optimizer in optimizers]
-    return trained_part(model).state_dict(), [optimizer.state_dict() for optimizer in optimizers]
+        weights, states = whole_weights(model), [whole_optimizer(model, optimizer) for optimizer in optimizers]
+    else:
+        weights, states = trained_part(model).state_dict(), [optimizer.state_dict() for optimizer in optimizers]
+    tied = getattr(model, "_tied_weights_keys", None) or {}  # names that stand for others
+    if tied and not model.config.tie_word_embeddings:
+        tied = {}
+    return {name: tensor.contiguous() for name, tensor in weights.items() if name not in tied}, states
 
 
 def save_state(output: Path, step: int, weights: dict, optimizers: list[dict], progress: dict) -> None:
@@ -61,7 +66,7 @@ def save_state(output: Path, step: int, weights: dict, optimizers: list[dict], p
     remove_unfinished(output)
     temporary.mkdir()
     try:
-        safetensors.torch.save_file(without_aliases(weights), str(temporary / "model.safetensors"))
+        safetensors.torch.save_file(weights, str(temporary / "model.safetensors"))
         torch.save(optimizers, temporary / "optimizer.pt")
         text = json.dumps({"step": step, **progress}, ensure_ascii=False, indent=2)
         (temporary / "progress.json").write_text(text, encoding="utf-8")
@@ -82,12 +87,6 @@ def save_state(output: Path, step: int, weights: dict, optimizers: list[dict], p
     os.rename(temporary, final)
     for old in saved_steps(output)[:-KEPT]:
         _discard(old)
-
-
-def without_aliases(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Contiguous tensors, those that share memory (tied embeddings) under their last name alone."""
-    by_memory = {(tensor.data_ptr(), tensor.shape): name for name, tensor in weights.items()}
-    return {name: weights[name].contiguous() for name in by_memory.values()}
 
 
 def remove_unfinished(output: Path) -> None:

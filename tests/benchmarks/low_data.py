@@ -26,15 +26,10 @@ CANDIDATES = {
     "none": {},
     "dropout 0.1": {"dropout": 0.1},
     "dropout 0.3": {"dropout": 0.3},
-    "noise 0.03": {"embedding_noise": 0.03},
     "noise 0.1": {"embedding_noise": 0.1},
-    "label smoothing 0.03": {"label_smoothing": 0.03},
     "label smoothing 0.1": {"label_smoothing": 0.1},
-    "FGM 0.3": {"fgm": 0.3},
     "FGM 1": {"fgm": 1.0},
-    "gradient penalty 0.3": {"gradient_penalty": 0.3},
-    "gradient penalty 3": {"gradient_penalty": 3.0},
-    "VAT 0.3": {"vat": 0.3},
+    "gradient penalty 1": {"gradient_penalty": 1.0},
     "VAT 1": {"vat": 1.0},
     "weight decay 0.5": {"weight_decay": 0.5},
 }
@@ -61,7 +56,7 @@ def run(name: str, seed: int, args: argparse.Namespace) -> list[float]:
                 weight_decay=weight_decay,
                 regularization=Regularization(**options),
                 eval_every=args.eval_every,
-                eval_dialogues=500,
+                eval_dialogues=300,
                 save_every=10**6,
                 seed=seed,
                 threads=1,
@@ -78,7 +73,7 @@ def main() -> int:
     parser.add_argument("--output", required=True)
     parser.add_argument("--only", nargs="+", default=list(CANDIDATES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--eval_every", type=int, default=10)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     args = parser.parse_args()

@@ -232,6 +232,19 @@ def test_samples_and_warnings(prepared, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "run" / METRICS).is_file()
 
 
+def test_tensorboard_gets_the_metrics_and_the_samples(prepared, tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is an extra")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(settings_for(prepared, tmp_path / "run", max_steps=4, eval_every=2, tensorboard=True))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    losses = [entry["loss"] for entry in read_metrics(tmp_path / "run")]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses)
+    assert len(events.Scalars("valid_nats_per_unit")) == 2
+    assert "你好/text_summary" in events.Tags()["tensors"]
+
+
 def test_the_micro_batch_is_found_and_recorded(prepared, tmp_path, monkeypatch):
     backward, tried = Objective.backward, []
 
