@@ -10,7 +10,8 @@ import pytest
 from chatbot.cli import build_chat_parser, build_evaluate_parser
 from data_prep.cli import build_parser as build_prepare_parser
 from tests.conftest import ROOT
-from training.cli import build_parser as build_train_parser
+from training.options import build_parser as build_train_parser
+from training.options import read_settings
 from ui.cli import build_parser as build_serve_parser
 
 READMES = ["README.md", "README.zh.md"]
@@ -47,7 +48,8 @@ def test_linked_files_and_presets_exist(name):
     assert links
     for path, _, anchor in (link.partition("#") for link in links):
         assert (ROOT / path).exists()
-        assert not anchor or f"# {anchor}" in (ROOT / path).read_text(encoding="utf-8").lower()
+        headings = re.findall(r"^#+ (.*)", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in [heading.lower().replace(" ", "-") for heading in headings]
 
 
 def test_both_languages_show_the_same_commands():
@@ -66,3 +68,21 @@ def test_scripts_and_make_targets_are_there():
     assert all(
         re.search(rf"^{target}:", makefile, re.MULTILINE) for target in ("chat", "test", "test-slow", "bench", "lint")
     )
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "training" / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_are_settings_without_faults(preset):
+    settings, origins = read_settings(["--data", "a", "--output", "b", "--config", str(preset)])
+    assert origins["data"] == "flag"
+    assert preset.name in origins.values()
+    assert settings.batch_rows >= 1
+    assert preset.read_text(encoding="utf-8").startswith("# ")
+
+
+def test_the_stages_of_the_training_page_are_settings_without_faults(tmp_path):
+    text = (ROOT / "training" / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "stages.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL).group(1), encoding="utf-8")
+    settings, _ = read_settings(["--output", "b", "--config", str(tmp_path / "stages.yaml")])
+    assert [stage.name for stage in settings.stages] == ["broad", "chat"]
+    assert settings.of_stage(1).regularization.dropout == 0.1
+    assert settings.of_stage(0).learning_rate == 5e-3
