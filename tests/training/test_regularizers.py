@@ -59,7 +59,7 @@ def test_norms_are_those_of_single_dialogues():
 
 def test_fgm_raises_the_loss_and_leaves_parameters_and_first_gradients_alone(network, data):
     raised = 0
-    batches = [rows for epoch in range(3) for rows in data.batches(epoch)]
+    batches = data.batches(0)[:24]
     for rows in batches:
         before = copy.deepcopy(network.state_dict())
         plain, _, expected = passes(network, data, rows)

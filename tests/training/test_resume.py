@@ -20,7 +20,7 @@ from tests.training.test_training import settings_for
 from training.clipping import clip_gradients
 from training.loop import train
 from training.regularizers import Objective
-from training.report import METRICS, read_log, read_metrics
+from training.report import METRICS, PROMPTS, read_log, read_metrics
 from training.resume import ResumeError, saved_steps
 from training.settings import Regularization, SettingsError, StageSettings
 
@@ -114,7 +114,7 @@ def stages_for(prepared) -> dict:
     """Two stages of four steps over different mixtures."""
     first = StageSettings("broad", [str(prepared), f"{prepared}:0.5"], max_steps=4)
     second = StageSettings("narrow", max_steps=4, learning_rate=1e-3, row_tokens=64, batch_rows=4, warmup_steps=0)
-    return {"stages": [first, second], "max_steps": None, "eval_every": 2, "save_every": 1}
+    return {"stages": [first, second], "max_steps": None, "eval_every": 4, "save_every": 1}
 
 
 def stop_after(monkeypatch, calls: int) -> None:
@@ -129,17 +129,24 @@ def stop_after(monkeypatch, calls: int) -> None:
     monkeypatch.setattr(Objective, "backward", stops)
 
 
-@pytest.mark.parametrize("stop", [1, 3, 5, 8])
-def test_stages_go_on_where_they_were(stop, prepared, tmp_path, monkeypatch):
-    record = train(settings_for(prepared, tmp_path / "whole", **stages_for(prepared)))
+@pytest.fixture(scope="module")
+def two_stages(prepared, tmp_path_factory):
+    """An uninterrupted run of two stages."""
+    output = tmp_path_factory.mktemp("stages") / "whole"
+    record = train(settings_for(prepared, output, **stages_for(prepared)))
     assert (record["stage"], record["stage_step"], record["step"]) == (1, 4, 8)
+    return output
+
+
+@pytest.mark.parametrize("stop", [1, 5, 8])
+def test_stages_go_on_where_they_were(stop, two_stages, prepared, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, stop)
         with pytest.raises(KeyboardInterrupt):
             train(settings_for(prepared, tmp_path / "stopped", **stages_for(prepared)))
     resume = bool(saved_steps(tmp_path / "stopped"))
     train(settings_for(prepared, tmp_path / "stopped", resume=resume, **stages_for(prepared)))
-    assert state_of(tmp_path / "stopped") == state_of(tmp_path / "whole")
+    assert state_of(tmp_path / "stopped") == state_of(two_stages)
     rates = [entry["learning_rate"] for entry in read_metrics(tmp_path / "stopped")]
     assert rates[0] < rates[2] < 3e-3  # warming up
     assert rates[4] == 1e-3
@@ -222,6 +229,7 @@ def test_a_full_disk_during_a_save_loses_nothing(prepared, tmp_path):
 def test_samples_and_warnings(prepared, tmp_path, monkeypatch, capsys):
     values = iter([5.0, 6.0, 7.0])
     monkeypatch.setattr("training.loop.Run._quality", lambda self: next(values))
+    monkeypatch.setattr("training.loop.PROMPTS", PROMPTS)
     train(settings_for(prepared, tmp_path / "run", max_steps=6, eval_every=2, save_every=6))
     said = capsys.readouterr().err
     assert "validation rises: 7.0000 nats/unit after 5.0000 at step 2" in said
