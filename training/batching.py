@@ -19,7 +19,7 @@ import torch
 
 from chatbot.dialogue import IGNORED_LABEL, Layout
 from chatbot.dialogue_files import load_split
-from training.settings import SettingsError
+from training.settings import weight_of
 
 OPEN_ROWS = 512
 """Rows that wait for a dialogue that fits; more pack tighter, fewer keep the order more random."""
@@ -34,21 +34,8 @@ class Source:
 
 
 def parse_source(text: str) -> Source:
-    """`DIR` or `DIR:weight`.
-
-    Raises:
-        SettingsError: The weight is not above 0.
-    """
-    folder, _, weight = text.rpartition(":")
-    try:
-        source = Source(folder, float(weight))
-    except ValueError:
-        return Source(text)  # no number there: a colon of the path, if any
-    if not folder:
-        return Source(text)
-    if not 0 < source.weight < float("inf"):
-        raise SettingsError(f"--data {text}: the weight after the colon must be above 0.")
-    return source
+    """`DIR` or `DIR:weight`, as checked by `TrainSettings.faults`."""
+    return Source(*weight_of(text))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int | None:
     record = train(settings)
     best = "" if record["best"] is None else f", best validation {record['best']:.4f} nats/unit"
     print(f"{settings.output}: {record['step']} steps, {record['tokens']} tokens{best}")
-    return 0
+    return 130 if record["stopped_by"] else 0
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ RISES = 2
 
 
 def train(settings: TrainSettings) -> dict:
-    """Runs (or continues) a training run and returns the content of its training.json.
+    """Runs (or continues) a training run and returns the content of its training.json, and what stopped it.
 
     Raises:
         SettingsError, FileError, CheckpointError, ResumeError: What the person has to change, in one sentence.
@@ -121,7 +121,8 @@ class Run:
         if progress["step"]:
             load_optimizers(output, self.inner, [optimizer.optimizer for optimizer in self.optimizers])
         self.main = accelerator.is_main_process
-        self.stopped_by: str | None = None
+        self.asked_to_stop: str | None = None  # by a signal to this process, at any moment
+        self.stopped_by: str | None = None  # agreed on by all processes, in a step
 
     def go(self) -> dict:
         """Steps to the end; the state of a finished or stopped run can be resumed."""
@@ -140,7 +141,7 @@ class Run:
             draw_curves(self.output, self.stage.unigram)
         if self.board is not None:
             self.board.close()
-        return self.training_record()
+        return {**self.training_record(), "stopped_by": self.stopped_by}
 
     def _start_logs(self) -> None:
         self.log = self.samples = self.board = None
@@ -151,7 +152,8 @@ class Run:
         if self.settings.tensorboard:
             self.board = open_tensorboard(self.output, step)
         with replacing(self.output / SETTINGS) as temporary:
-            text = yaml.safe_dump(asdict(self.settings), allow_unicode=True, sort_keys=False)
+            again = {name: value for name, value in asdict(self.settings).items() if name != "resume"}
+            text = yaml.safe_dump(again, allow_unicode=True, sort_keys=False)
             temporary.write_text(text, encoding="utf-8")
 
     def _run_stage(self, stage: Stage) -> None:
@@ -180,7 +182,8 @@ class Run:
                     entry = self._step(rows, objective)
                     last = self.progress["stage_step"] == stage.steps
                     if self.progress["step"] % self.settings.eval_every == 0 or last:
-                        entry |= self._evaluate()
+                        with torch.compiler.set_stance("force_eager"):  # its shapes never come twice
+                            entry |= self._evaluate()
                     self._report(entry, bar)
                     if self.progress["step"] % self.settings.save_every == 0 or last or self.stopped_by:
                         self._save_state()
@@ -208,10 +211,10 @@ class Run:
             with nullcontext() if number == len(micro_batches) else no_sync():
                 batch = {name: tensor.to(accelerator.device) for name, tensor in stage.data.tensors(micro).items()}
                 sums += objective.backward(batch, share, accelerator.backward, no_sync)
-        sums = torch.tensor([*sums, float(self.stopped_by is not None)], device=accelerator.device)
+        sums = torch.tensor([*sums, float(self.asked_to_stop is not None)], device=accelerator.device)
         loss, extra, stop = accelerator.reduce(sums.float(), "mean").tolist()
-        if stop and self.stopped_by is None:
-            self.stopped_by = "another process"
+        if stop:
+            self.stopped_by = self.asked_to_stop or "another process"
         norm = clip_gradients(self.model.parameters(), self.settings.clip, self.settings.clip_norm)
         if not math.isfinite(loss + extra) or not math.isfinite(norm):
             self._stop_diverged(loss, norm, rows)
@@ -243,7 +246,7 @@ class Run:
     def _set_groups(self, rate: float) -> None:
         for group in [group for optimizer in self.optimizers for group in optimizer.param_groups]:
             group["lr"] = rate
-            if group["weight_decay"]:
+            if group["params"] and group["params"][0].ndim >= 2:
                 group["weight_decay"] = self.stage.settings.weight_decay
 
     def _stop_diverged(self, loss: float, norm: float, rows: list[list[int]]) -> None:
@@ -254,7 +257,7 @@ class Run:
         """
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        if self.progress["step"]:
+        if self.progress["step"] % self.settings.save_every:  # otherwise it is saved, if there is anything to save
             self._save_state()
         raise SettingsError(
             f"Loss {loss} with gradient norm {norm} at step {self.progress['step'] + 1}: the run has diverged; start it"
@@ -352,7 +355,7 @@ class Run:
         return {
             **self.identity,
             "shape": self.shape,
-            "total_steps": self.stage.steps,
+            "stage_steps": self.stage.steps,
             "row_utilisation": round(self.stage.data.utilisation(), 4),
             "left_out_turns": self.stage.data.left_out_turns,
             "unigram_nats_per_unit": self.stage.unigram,
@@ -376,7 +379,7 @@ def stopping(run: Run):
         return
 
     def stop(number, frame):
-        run.stopped_by = signal.Signals(number).name
+        run.asked_to_stop = signal.Signals(number).name
         signal.signal(number, before[number])
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from chatbot.errors import first_line
-from training.settings import ModelSettings, Regularization, SettingsError, StageSettings, TrainSettings
+from training.settings import ModelSettings, Regularization, SettingsError, StageSettings, TrainSettings, one_sentence
 
 NESTED = {"model": ModelSettings, "regularization": Regularization, "stages": StageSettings}
 LISTS = ("data", "model.layer_types")
@@ -63,7 +63,7 @@ def read_settings(argv: list[str]) -> tuple[TrainSettings, dict[str, str]]:
     settings = TrainSettings(**{**vars(built), "data": built.data or [], "output": built.output or ""})
     faults += settings.faults()
     if faults:
-        raise SettingsError("; ".join(faults) + ".")
+        raise SettingsError(one_sentence(faults))
     origins = dict.fromkeys(_leaves(known), Path(config).name if config else "")
     return settings, {**origins, **{name: "flag" for name, _ in flags}}
 
@@ -132,9 +132,19 @@ def _known(content: dict, kind: type, file: str, prefix: str, faults: list[str])
             kept[name] = [_known(s, StageSettings, file, label.format(n), faults) for n, s in enumerate(value)]
         elif nested is not None and isinstance(value, dict):
             kept[name] = _known(value, nested, file, f"{prefix}{name}.", faults)
+        elif nested is not None:
+            faults.append(f"{file}: {prefix}{name} must be a mapping")
+        elif f"{prefix}{name}".endswith(LISTS) and isinstance(value, str):
+            kept[name] = [value]  # one of them
+        elif f"{prefix}{name}".endswith(LISTS) and not _is_list_of_strings(value):
+            faults.append(f"{file}: {prefix}{name} must be a list of names")
         else:
             kept[name] = value
     return kept
+
+
+def _is_list_of_strings(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _nearest(name: str, known) -> str:
@@ -146,24 +156,29 @@ def _readable(parser: ArgumentParser, content: dict, file: str, faults: list[str
     """The part of a file whose values have the right type; the others become faults."""
     kept = {}
     for name, value in content.items():
-        parts = [{part: item} for part, item in value.items()] if isinstance(value, dict) else [value]
-        good = [part for part in parts if _fits(parser, name, part, file, faults)]
-        if isinstance(value, dict):
-            kept[name] = {part: item for piece in good for part, item in piece.items()}
-        elif good:
-            kept[name] = value
+        if name == "stages":
+            kept[name] = [
+                _fitting_part(parser, stage, lambda part: {"stages": [part]}, f"stages[{number}].", file, faults)
+                or {"name": None}  # jsonargparse takes no empty one
+                for number, stage in enumerate(value)
+            ]
+        elif isinstance(value, dict):
+            kept[name] = _fitting_part(parser, value, lambda part, name=name: {name: part}, f"{name}.", file, faults)
+        else:
+            kept |= _fitting_part(parser, {name: value}, lambda part: part, "", file, faults)
     return kept
 
 
-def _fits(parser: ArgumentParser, name: str, value: object, file: str, faults: list[str]) -> bool:
-    try:
-        parser.parse_object({name: value}, defaults=False)
-    except Exception as error:  # jsonargparse raises several kinds
-        label = f"{name}.{next(iter(value))}" if isinstance(value, dict) and value else name
-        shown = next(iter(value.values())) if isinstance(value, dict) and value else value
-        faults.append(f"{file}: {label} cannot be {shown!r}: {_reason(error)}")
-        return False
-    return True
+def _fitting_part(parser, content: dict, place, prefix: str, file: str, faults: list[str]) -> dict:
+    """The entries of a mapping that can be read; `place` puts one where it stands in the whole."""
+    kept = {}
+    for name, value in content.items():
+        try:
+            parser.parse_object(place({name: value}), defaults=False)
+            kept[name] = value
+        except Exception as error:  # jsonargparse raises several kinds
+            faults.append(f"{file}: {prefix}{name} cannot be {value!r}: {_reason(error)}")
+    return kept
 
 
 def _parse(parser: ArgumentParser, words: list[str], label: str, faults: list[str]) -> bool:
@@ -178,7 +193,9 @@ def _parse(parser: ArgumentParser, words: list[str], label: str, faults: list[st
 def _reason(error: Exception) -> str:
     """The line of jsonargparse's report that says what was expected."""
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    lines = [re.sub(r"Expected a <class '(\w+)'>\. Got value: .*", r"expected \1", line) for line in lines]
+    kinds = [kind for kind in re.findall(r"Expected a <class '(\w+)'>", str(error)) if kind != "NoneType"]
+    if kinds:
+        return f"expected {' or '.join(dict.fromkeys(kinds))}"
     told = [line for line in lines if re.search(r"[Ee]xpected|Does not validate|needs|requires", line)]
     return (told or lines or ["it cannot be read"])[-1].rstrip(".")
 

@@ -134,7 +134,7 @@ class TrainSettings:
         device: auto, cpu, cuda or mps.
         precision: no (fp32) or bf16.
         gradient_checkpointing: Compute the blocks again on the way back instead of keeping what they computed.
-        compile: Compile the model with torch.compile; a few percent for a minute at the start.
+        compile: Compile the model with torch.compile; a few percent, for a minute or more at the start.
         tensorboard: Also write the metrics to OUTPUT/tensorboard (extra `tensorboard`).
         floor_delta: Delta of the EOS floor that is stored with the checkpoint.
     """
@@ -183,7 +183,7 @@ class TrainSettings:
         """Raises SettingsError that lists every fault at once."""
         faults = self.faults()
         if faults:
-            raise SettingsError("; ".join(faults) + ".")
+            raise SettingsError(one_sentence(faults))
 
     def faults(self) -> list[str]:
         """All that is wrong with the settings, each naming the flag."""
@@ -204,6 +204,8 @@ class TrainSettings:
         for name in ("micro_batch_rows", "eval_dialogues", "threads"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 faults.append(f"--{name} must be at least 1 or null, got {getattr(self, name)}")
+        if self.clip == "soft" and self.clip_norm == float("inf"):
+            faults.append("--clip_norm must be finite with --clip soft")
         for name in ("clip_norm", "lora_alpha"):
             if not getattr(self, name) > 0:
                 faults.append(f"--{name} must be above 0, got {getattr(self, name)}")
@@ -241,9 +243,33 @@ class TrainSettings:
             if not 0 <= value < (1 if share else float("inf")):
                 what = "at least 0 and below 1" if share else "at least 0"
                 faults.append(f"--regularization.{name} must be {what}, got {value}")
+        perturbing = [name for name in PERTURBING if getattr(self.regularization, name)]
+        if self.compile and perturbing:
+            faults.append(f"--compile and --regularization.{perturbing[0]} exclude each other: compiled models miss it")
         if not self.data:
             faults.append("--data is needed: prepared sets, made by xianliao-prepare")
+        for text in self.data:
+            weight = weight_of(text)[1]
+            if not 0 < weight < float("inf"):
+                faults.append(f"--data {text}: the weight after the colon must be above 0")
         return faults
+
+
+def one_sentence(faults: list[str]) -> str:
+    """All faults after each other, with a full stop."""
+    return "; ".join(faults).rstrip(".") + ("" if faults[-1].endswith("?") else ".")
+
+
+PERTURBING = ("embedding_noise", "fgm", "gradient_penalty", "vat")
+
+
+def weight_of(text: str) -> tuple[str, float]:
+    """Folder and weight of `DIR` or `DIR:weight`; a colon without a number after it belongs to the folder."""
+    folder, _, weight = text.rpartition(":")
+    try:
+        return (folder, float(weight)) if folder else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 def _at_least(least: int, name: str, value: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""xianliao-train that is killed at a chosen moment: python -m tests.training.dies MOMENT COUNT FLAGS…
+"""xianliao-train that is killed, or asked to stop, at a chosen moment: python -m tests.training.dies MOMENT COUNT FLAGS…
 
 Kills itself with SIGKILL when MOMENT comes for the COUNT-th time; `never` lets it finish. With several processes the
 first one dies, and the launcher takes the others down.
@@ -36,8 +36,15 @@ def renamed(original, source, target):
     die()
 
 
+def told_to_stop(original, *args):
+    """Is asked to stop by its owner, after the step has agreed with the other processes on going on."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    return original(*args)
+
+
 MOMENTS = {  # where, and what happens there instead
     "in a step": (training.loop, "clip_gradients", die),
+    "asked to stop": (training.loop, "clip_gradients", told_to_stop),
     "half of the optimizer saved": (torch, "save", half_a_file),
     "before a save is complete": (training.resume.os, "rename", die),
     "after a save is complete": (training.resume.os, "rename", renamed),
@@ -52,7 +59,7 @@ def arm(moment: str, wanted: int) -> None:
 
     def counted(*args, **kwargs):
         calls.append(1)
-        if len(calls) < wanted:
+        if len(calls) < wanted or (len(calls) > wanted and action is told_to_stop):
             return original(*args, **kwargs)
         return action(original, *args, **kwargs) if action is not die else die()
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from chatbot.dialogue import IGNORED_LABEL, DialogptLayout
 from training.batching import PackedData, Source, TurnStore, cut_into_pieces, draw, pack, parse_source
-from training.settings import SettingsError
+from training.settings import SettingsError, TrainSettings
 from training.stage import split_rows
 
 
@@ -116,7 +116,7 @@ def test_sources_carry_weights():
     assert parse_source("C:\\sets\\a") == Source("C:\\sets\\a")
     for wrong in ("a:0", "a:-1", "a:nan", "a:inf"):
         with pytest.raises(SettingsError, match="above 0"):
-            parse_source(wrong)
+            TrainSettings([wrong], "out").check()
 
 
 def test_packing_the_samples_is_dense(prepared, layout):

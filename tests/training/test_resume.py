@@ -110,6 +110,17 @@ def test_terminated_a_run_saves_and_goes_on(prepared, tmp_path):
     assert state_of(tmp_path / "run") == state_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_stops_both_after_a_step(prepared, tmp_path):
+    """It comes when the processes have already agreed to go on: the next step has to tell the other one."""
+    output = tmp_path / "run"
+    assert run(2, prepared, output, "asked to stop", "3", module="tests.training.dies") != 0
+    assert [save.name for save in saved_steps(output)] == ["step-00000004"]
+    assert run(2, prepared, output) == 0
+    assert run(2, prepared, tmp_path / "whole") == 0
+    assert state_of(output) == state_of(tmp_path / "whole")
+
+
 def stages_for(prepared) -> dict:
     """Two stages of four steps over different mixtures."""
     first = StageSettings("broad", [str(prepared), f"{prepared}:0.5"], max_steps=4)

@@ -18,10 +18,10 @@ from tests.conftest import tiny_config
 from training.batching import PackedData, TurnStore
 from training.cli import main
 from training.clipping import clip_gradients
-from training.loop import train
+from training.loop import Run, train
 from training.report import read_metrics
 from training.resume import ResumeError
-from training.settings import ModelSettings, SettingsError, TrainSettings
+from training.settings import ModelSettings, SettingsError, StageSettings, TrainSettings
 from training.stage import schedule
 
 TINY = ModelSettings(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=16, intermediate_size=64)
@@ -289,6 +289,43 @@ def test_every_fault_comes_at_once_with_the_nearest_name(prepared, tmp_path, cap
     assert "must hold a mapping" in capsys.readouterr().err
     assert main(["--help"]) == 0
     assert "--regularization.fgm" in capsys.readouterr().out
+
+
+def test_faults_inside_stages_and_mappings_are_named(prepared, tmp_path, capsys):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(
+        "model: {layer_types: null}\nregularization: 3\nclip: soft\nclip_norm: .inf\ncompile: true\n"
+        "stages: [{name: a, epochs: x}, {name: 3}, {regularization: [1]}, {regularization: {fgm: 1}}, {data: b:0}, {}]"
+    )
+    assert main(["--data", str(prepared), "--output", str(tmp_path / "run"), "--config", str(bad)]) == 2
+    said = capsys.readouterr().err
+    for fault in (
+        *("model.layer_types must be a list", "bad.yaml: regularization must be a mapping", "finite with --clip soft"),
+        *("stages[0].epochs cannot be 'x': expected float", "stages[1].name cannot be 3: expected str"),
+        *("stages[2].regularization must be a mapping", "stage 4: --compile and --regularization.fgm exclude"),
+        "stage 5: --data b:0: the weight",
+    ):
+        assert fault in said, fault
+    assert said.count("\n") == 1
+    bad.write_text(f"data: {prepared}\nmax_steps: 1\nmodel: {{hidden_size: 32, num_hidden_layers: 1}}\nthreads: 1")
+    assert main(["--output", str(tmp_path / "run"), "--config", str(bad)]) == 0
+    again = ["--output", str(tmp_path / "again"), "--config", str(tmp_path / "run" / "settings.yaml")]
+    assert main([*again[:1], str(tmp_path / "run"), *again[2:], "--resume"]) == 0
+    assert main(again) == 0  # also what a resumed run leaves is settings for a new one
+
+
+def test_weight_decay_of_a_stage_comes_back_after_a_stage_without(prepared, tmp_path, monkeypatch):
+    seen = []
+    stage = Run._run_stage
+
+    def noted(self, now):
+        stage(self, now)
+        seen.append([[group["weight_decay"] for group in o.param_groups] for o in self.optimizers])
+
+    monkeypatch.setattr(Run, "_run_stage", noted)
+    stages = [StageSettings(weight_decay=0.0, max_steps=1), StageSettings(weight_decay=0.5, max_steps=1)]
+    train(settings_for(prepared, tmp_path / "run", stages=stages, optimizer="muon", max_steps=None))
+    assert seen == [[[0.0, 0.0], [0.0]], [[0.5, 0.0], [0.5]]]
 
 
 def test_divergence_stops_with_a_sentence_and_keeps_the_last_good_state(prepared, tmp_path):
