@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,13 +44,19 @@ def descend(kind: str, steps: int = 400, rate: float = 0.1, start: float = 10.0,
     return path
 
 
-def learn(kind: str, seed: int, rate: float, steps: int, data: PackedData, tokenizer: DialogueTokenizer) -> list[float]:
-    """Training loss in nats/token after each step of SGD with momentum 0.9, whose steps are as long as the gradient is."""
+OPTIMIZERS = {
+    "sgd": partial(torch.optim.SGD, momentum=0.9),  # whose steps are as long as the gradient is
+    "adamw": partial(torch.optim.AdamW, betas=(0.9, 0.95), fused=True),
+}
+
+
+def learn(kind: str, seed: int, rate: float, args: argparse.Namespace, data: PackedData, tokenizer: DialogueTokenizer):
+    """Training loss in nats/token after each step; ends early where it diverges."""
     torch.manual_seed(seed)
     model = build_model(SHAPE, tokenizer).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
+    optimizer = OPTIMIZERS[args.optimizer](model.parameters(), lr=rate)
     losses = []
-    for step in range(steps):
+    for step in range(args.steps):
         batches = data.batches(step // len(data.batches(0)))
         rows = batches[step % len(batches)]
         loss = model(**data.tensors(rows), num_items_in_batch=data.targets(rows)).loss
@@ -72,7 +79,7 @@ def describe(runs: list[list[float]], steps: int) -> str:
     return f"{text}{spread}, {lost} of {len(runs)} seeds diverged"
 
 
-def draw(paths: dict, runs: dict, rates: tuple[float, float], file: Path) -> None:
+def draw(paths: dict, runs: dict, rates: tuple[float, float], optimizer: str, file: Path) -> None:
     """Two plots side by side: theta^4, and the tiny GPT's loss (thin lines are seeds)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -92,7 +99,7 @@ def draw(paths: dict, runs: dict, rates: tuple[float, float], file: Path) -> Non
             right.plot(
                 losses, color=colours[kind], linestyle="-" if rate == rates[1] else ":", label=label, linewidth=0.8
             )
-    right.set(title="tiny GPT, SGD with momentum", xlabel="step", ylabel="nats/token", ylim=(4, 10))
+    right.set(title=f"tiny GPT, {optimizer}", xlabel="step", ylabel="nats/token", ylim=(4, 10))
     for axes in (left, right):
         axes.legend()
     figure.savefig(file, dpi=110)
@@ -102,7 +109,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="a prepared set")
     parser.add_argument("--output", required=True)
-    parser.add_argument("--rate", type=float, default=0.3, help="a rate that is good without clipping")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
+    parser.add_argument("--rate", type=float, default=0.1, help="a rate that is good without clipping")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
@@ -115,13 +123,13 @@ def main() -> int:
     rates, runs = (args.rate, 10 * args.rate), {}
     for kind in KINDS:
         for rate in rates:
-            runs[kind, rate] = [learn(kind, seed, rate, args.steps, data, tokenizer) for seed in range(args.seeds)]
+            runs[kind, rate] = [learn(kind, seed, rate, args, data, tokenizer) for seed in range(args.seeds)]
             print(f"tiny GPT, {kind}, rate {rate:g}: {describe(runs[kind, rate], args.steps)}", flush=True)
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     stored = {"theta": paths, "gpt": [{"kind": k, "rate": r, "losses": v} for (k, r), v in runs.items()]}
     (output / "clipping.json").write_text(json.dumps(stored), encoding="utf-8")
-    draw(paths, runs, rates, output / "clipping.png")
+    draw(paths, runs, rates, args.optimizer, output / "clipping.png")
     return 0
 
 
