@@ -33,7 +33,20 @@ def test_raw_file_to_reply(tmp_path):
     source = SHARED if SHARED.exists() else SAMPLES
     preset = ROOT / "training" / "presets" / "cpu_smoke.yaml"
     run("data_prep", "--input", source, "--output", tmp_path / "prepared", cwd=tmp_path)
-    run("training", "--data", "prepared", "--output", "smoke", "--config", preset, "--max_steps", 60, cwd=tmp_path)
+    run(
+        "training",
+        "--data",
+        "prepared",
+        "--output",
+        "smoke",
+        "--config",
+        preset,
+        "--epochs",
+        99,
+        "--max_steps",
+        60,
+        cwd=tmp_path,
+    )
     metrics = [json.loads(line) for line in (tmp_path / "smoke" / "metrics.jsonl").read_text().splitlines()]
     assert metrics[-1]["loss"] < metrics[0]["loss"] - 1
     data = ["--data", SAMPLES, "--contexts", 30]
