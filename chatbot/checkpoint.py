@@ -31,14 +31,13 @@ from chatbot import gpt2, lora
 from chatbot.bundled import locate
 from chatbot.configuration import XianliaoConfig
 from chatbot.errors import CheckpointError, explain_faults, first_line, last_line
-from chatbot.foreign import MODEL_TYPES, ForeignForCausalLM, load_foreign
+from chatbot.foreign import MODEL_TYPES, ForeignForCausalLM, keys_that_do_not_fit, load_foreign
 from chatbot.layer_types import LAYER_TYPES
 from chatbot.model import INT8_SCALE_SUFFIX, XianliaoForCausalLM
 from chatbot.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE, DialogueTokenizer
 
 CONFIG, WEIGHTS, GENERATION, TRAINING = "config.json", "model.safetensors", "generation_config.json", "training.json"
 PICKLED, SHARDS = "pytorch_model.bin", "model.safetensors.index.json"
-KEY_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
 def resolve(checkpoint: str | Path) -> Path:
@@ -102,7 +101,7 @@ def load_model(
         raise CheckpointError(
             f"{path / WEIGHTS} cannot be read ({first_line(error)}); copy or train the checkpoint again."
         ) from None
-    wrong = [f"{kind.removesuffix('_keys')} {min(map(str, found[kind]))}" for kind in KEY_FAULTS if found[kind]]
+    wrong = keys_that_do_not_fit(found)
     if wrong:
         raise CheckpointError(
             f"{path / WEIGHTS} does not fit {CONFIG} ({', '.join(wrong)}); copy or train the checkpoint again."

@@ -21,11 +21,10 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.logging import disable_progress_bar
 
-from chatbot.dialogue import IGNORED_LABEL, ChatTemplateLayout
+from chatbot.dialogue import ChatTemplateLayout
 from chatbot.errors import CheckpointError, first_line
-from chatbot.loss import head_loss, smoothed_mass
+from chatbot.loss import next_token_loss, smoothing_for
 from chatbot.model import check_positions
-from chatbot.precision import at_least_float
 from chatbot.tokenizer import DialogueTokenizer
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -208,25 +207,12 @@ class ForeignForCausalLM(nn.Module):
         bias = None if head.bias is None else head.bias[: self.config.vocab_size]
         loss = None
         if labels is not None:
-            targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
-            counted = targets != IGNORED_LABEL
-            smoothing = self._smoothing(label_smoothing)
-            if form == "naive":
-                log_p = at_least_float(F.linear(x[counted], weight, bias)).log_softmax(-1)
-                loss = -(1 - label_smoothing) * log_p.gather(1, targets[counted][:, None]).sum()
-                loss = loss if smoothing is None else loss - (log_p @ smoothing.to(log_p)).sum()
-            else:
-                loss = head_loss(x[counted], weight, bias, targets[counted], smoothing)
-            loss = loss / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
+            smoothing = smoothing_for(self.config, label_smoothing, x.device)
+            loss = next_token_loss(x, (weight, bias), labels, num_items_in_batch, form, smoothing)
             if self.training:
                 return CausalLMOutputWithPast(loss=loss, past_key_values=state)
         logits = F.linear(x[:, -logits_to_keep:] if logits_to_keep and labels is None else x, weight, bias)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=state)
-
-    def _smoothing(self, share: float) -> torch.Tensor | None:
-        """Where label smoothing puts its share, `[V]`, or None without."""
-        ids = (self.config.pad_token_id, self.config.bos_token_id, self.config.eos_token_id)
-        return smoothed_mass(self.config.vocab_size, share, ids, self.device) if share else None
 
     def _place(self, input_ids, attention_mask, segment_ids, state: ForeignState | None):
         """Positions int64 `[B, T]`, and who sees whom, bool `[B, 1, T, S + T]`, or None where all see all before."""
@@ -281,10 +267,13 @@ def load_foreign(path: Path, tokenizer: DialogueTokenizer, dtype: torch.dtype = 
         )
     except Exception as error:  # safetensors, transformers and torch raise many kinds
         raise CheckpointError(f"The model in {path} cannot be read ({first_line(error)}); copy it again.") from None
-    wrong = [f"{kind.removesuffix('_keys')} {min(map(str, found[kind]))}" for kind in KEY_FAULTS if found[kind]]
+    wrong = keys_that_do_not_fit(found)
     if wrong:
         raise CheckpointError(f"The weights in {path} do not fit its config.json ({', '.join(wrong)}); copy it again.")
     return ForeignForCausalLM(network, tokenizer, path).eval()
 
 
-KEY_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
+def keys_that_do_not_fit(found: dict) -> list[str]:
+    """One weight of each kind that transformers' loading info finds fault with, in words."""
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    return [f"{kind.removesuffix('_keys')} {min(map(str, found[kind]))}" for kind in kinds if found[kind]]

@@ -7,10 +7,51 @@ time go from hidden state to loss to gradient while they are in the processor's 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
+
+from chatbot.dialogue import IGNORED_LABEL
+from chatbot.precision import at_least_float
 
 LOGITS = 2**22
 """Logits that exist at a time."""
+
+
+def next_token_loss(
+    hidden: torch.Tensor,
+    head: tuple[torch.Tensor, torch.Tensor | None],
+    labels: torch.Tensor,
+    items: float | torch.Tensor | None,
+    form: str,
+    smoothing: torch.Tensor | None,
+) -> torch.Tensor:
+    """Nats of the next tokens over the positions that carry loss, summed and divided.
+
+    Args:
+        hidden: `[B, T, D]`, after the last norm.
+        head: Weight `[V, D]` and bias `[V]` or None of the output head.
+        labels: int64 `[B, T]`, not shifted, -100 where there is no loss.
+        items: What the sum is divided by; None is the number of these targets.
+        form: `auto`, or `naive`, which is twice differentiable.
+        smoothing: `smoothed_mass`, or None.
+    """
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)  # shifted, so that nothing need be copied
+    counted = targets != IGNORED_LABEL
+    hidden, targets = hidden[counted], targets[counted]
+    if form == "naive":
+        log_p = at_least_float(F.linear(hidden, *head)).log_softmax(-1)
+        loss = -log_p.gather(1, targets[:, None]).sum()
+        if smoothing is not None:
+            loss = (1 - smoothing.sum()) * loss - (log_p @ smoothing.to(log_p)).sum()
+    else:
+        loss = head_loss(hidden, *head, targets, smoothing)
+    return loss / (counted.sum() if items is None else items)
+
+
+def smoothing_for(config, share: float, device: torch.device) -> torch.Tensor | None:
+    """Where label smoothing puts its share: not on padding, [CLS] and the end of turn; None without."""
+    ids = (config.pad_token_id, config.bos_token_id, config.eos_token_id)
+    return smoothed_mass(config.vocab_size, share, ids, device) if share else None
 
 
 def smoothed_mass(vocab_size: int, share: float, left_out: tuple[int, ...], device: torch.device) -> torch.Tensor:

@@ -23,9 +23,8 @@ from transformers.utils import cached_file
 from chatbot.attention import build_mixer
 from chatbot.attention.mixer import Tokens
 from chatbot.configuration import XianliaoConfig
-from chatbot.dialogue import IGNORED_LABEL, DialogueError
-from chatbot.loss import head_loss, smoothed_mass
-from chatbot.precision import at_least_float
+from chatbot.dialogue import DialogueError
+from chatbot.loss import next_token_loss, smoothing_for
 from chatbot.state import DialogueState
 
 INT8_SCALE_SUFFIX = ".int8_scale"
@@ -208,29 +207,15 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
         x = self.final_norm(x)
         loss = None
         if labels is not None:
-            targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)  # shifted, so that nothing need be copied
-            counted = targets != IGNORED_LABEL
-            loss = self._loss(x, targets, counted, form, label_smoothing)
-            loss = loss / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
+            head, smoothing = (
+                (self.lm_head.weight, self.lm_head.bias),
+                smoothing_for(self.config, label_smoothing, x.device),
+            )
+            loss = next_token_loss(x, head, labels, num_items_in_batch, form, smoothing)
             if self.training:
                 return CausalLMOutputWithPast(loss=loss, past_key_values=state)
         logits = self.lm_head(x[:, -logits_to_keep:] if logits_to_keep and labels is None else x)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=state)
-
-    def _loss(self, x, targets, counted, form: str, label_smoothing: float) -> torch.Tensor:
-        """Sum of nats over the counted positions; x `[B, T, D]`, targets and counted `[B, T]`."""
-        x, targets = x[counted], targets[counted]
-        smoothing = None
-        if label_smoothing:
-            ids = (self.config.pad_token_id, self.config.bos_token_id, self.config.eos_token_id)
-            smoothing = smoothed_mass(self.config.vocab_size, label_smoothing, ids, x.device)
-        if form == "naive":
-            log_p = at_least_float(self.lm_head(x)).log_softmax(-1)
-            chosen = log_p.gather(1, targets[:, None]).sum()
-            return (
-                -chosen if smoothing is None else -(1 - label_smoothing) * chosen - (log_p @ smoothing.to(log_p)).sum()
-            )
-        return head_loss(x, self.lm_head.weight, self.lm_head.bias, targets, smoothing)
 
     def _describe(self, input_ids, attention_mask, segment_ids, state: DialogueState | None) -> Tokens:
         """What the mixers are told about these tokens."""

@@ -356,7 +356,7 @@ class Run:
             **self.identity,
             "shape": self.shape,
             "stage_steps": self.stage.steps,
-            "row_utilisation": round(self.stage.data.utilisation(), 4),
+            "row_utilisation": round(self.stage.utilisation, 4),
             "left_out_turns": self.stage.data.left_out_turns,
             "unigram_nats_per_unit": self.stage.unigram,
             "processes": self.accelerator.num_processes,

@@ -24,6 +24,7 @@ class Stage:
     Attributes:
         settings: Of the stage alone.
         data: Its batches.
+        utilisation: Share of the tokens of the first epoch's rows that are not padding.
         steps: Optimizer steps of the whole stage.
         valid_dialogues: Token ids of the turns of the validation dialogues.
         valid_units: Units of each.
@@ -47,6 +48,7 @@ class Stage:
             raise SettingsError("Every turn is longer than a row; raise --row_tokens or give other data.")
         if not self.data.rows(0):
             raise SettingsError("The weights leave no dialogue in an epoch; raise those of --data.")
+        self.utilisation = self.data.utilisation()  # now, while the rows of the first epoch are there
         steps = math.ceil(settings.epochs * len(self.data.batches(0)))
         self.steps = steps if settings.max_steps is None else min(steps, settings.max_steps)
         self._choose_valid(TurnStore(folders, "valid"), train, layout.end_of_turn_id, tokenizer.vocab_size)
