@@ -6,7 +6,9 @@ A prepared set is a folder:
 
     manifest.json   what went in, what was dropped and why, content hashes
     tokenizer.json  the tokenizer (with tokenizer_config.json)
-    train/ valid/   `datasets` Arrow: `turns` list<list<int32>>, ids without special tokens; `units` int32
+    train/ valid/   `datasets` Arrow, in shards and in random order: `turns` list<list<int32>>, ids without special tokens;
+                    `units` int32. Also test/, where files were given for it
+    report/         report.md with plots; dropped.jsonl.gz, a line for everything that went
 
 Needs neither torch nor transformers; `datasets` only to open a prepared set.
 """

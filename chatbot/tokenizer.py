@@ -14,6 +14,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import log
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +29,7 @@ SPECIAL_TOKENS = (PAD, CLS, SEP)
 UNKNOWN = "[UNK]"
 TOKENIZER_FILE, VOCABULARY_FILE = "tokenizer.json", "vocab.txt"
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
+_HAN = re.compile("[\u3400-\u9fff]")
 _BRACKETED = re.compile(r"\[[A-Za-z0-9]+\]")
 _WORD_END, _WORD_START = re.compile("[a-zA-Z0-9]$"), re.compile("[a-zA-Z0-9]")
 
@@ -101,11 +103,19 @@ class DialogueTokenizer:
         ]
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int = 8192, min_frequency: int = 2) -> DialogueTokenizer:
+    def train(
+        cls, texts: Iterable[str], vocab_size: int = 8192, min_frequency: int = 2, word_count: int | None = None
+    ) -> DialogueTokenizer:
         """Trains a vocabulary of at most `vocab_size` on an iterator of texts.
 
+        Args:
+            texts: What the tokenizer is for.
+            vocab_size: Most ids.
+            min_frequency: A pair of tokens seen less often is not merged.
+            word_count: None merges pairs; else words seen so often become tokens, see `_train_words`.
+
         Raises:
-            TokenizerError: `vocab_size` has no room for the special tokens and the 256 bytes.
+            TokenizerError: `vocab_size` has no room for the special tokens and the 256 bytes, or jieba is missing.
         """
         reserved = list(SPECIAL_TOKENS) + [f"<0x{byte:02X}>" for byte in range(256)]
         if vocab_size < len(reserved) + 64:
@@ -116,6 +126,9 @@ class DialogueTokenizer:
         counts = Counter(char for text in texts for char in text)
         rare = sorted(counts, key=lambda char: (-counts[char], char))[most:]
         unspelled = str.maketrans(dict.fromkeys(rare, "\n"))
+        if word_count is not None:
+            characters = sorted(counts, key=lambda char: (-counts[char], char))[:most]
+            return cls(_train_words(texts, reserved, characters, vocab_size, word_count))
         learner = Tokenizer(models.BPE(byte_fallback=True))
         learner.pre_tokenizer = _pre_tokenizer()
         trainer = trainers.BpeTrainer(
@@ -127,11 +140,7 @@ class DialogueTokenizer:
             tuple(merge) if not isinstance(merge, str) else tuple(merge.split(" ")) for merge in learned["merges"]
         ]
         # Made anew so that only three tokens are special: the trainer would leave the byte tokens special too.
-        tokenizer = Tokenizer(models.BPE(vocab=learned["vocab"], merges=merges, byte_fallback=True))
-        tokenizer.pre_tokenizer = _pre_tokenizer()
-        tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-        return cls(tokenizer)
+        return cls(_finished(models.BPE(vocab=learned["vocab"], merges=merges, byte_fallback=True)))
 
     @classmethod
     def load(cls, folder: str | Path) -> DialogueTokenizer:
@@ -262,6 +271,42 @@ def _from_vocabulary(folder: Path) -> Tokenizer:
     special = [token for token in (*SPECIAL_TOKENS, UNKNOWN) if token in vocabulary]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return tokenizer
+
+
+def _finished(model: models.Model) -> Tokenizer:
+    """A tokenizer of ours around a model."""
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = _pre_tokenizer()
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    return tokenizer
+
+
+def _train_words(
+    texts: Sequence[str], reserved: list[str], characters: list[str], vocab_size: int, word_count: int
+) -> Tokenizer:
+    """Characters and the words seen at least `word_count` times, the most frequent first.
+
+    The vocabulary of 苏剑林's chat model (kexue.fm/archives/7718: BERT's characters and words with a count of 10 or more).
+    Words are those that jieba finds; the tokenizer then cuts a text into the likeliest tokens (a unigram model, which is
+    what jieba without its HMM is too), so jieba is needed to train it and not to use it.
+    """
+    try:
+        import jieba
+    except ImportError:
+        raise TokenizerError('A vocabulary of words needs jieba; install it with pip install -e ".[words]".') from None
+    jieba.setLogLevel("ERROR")
+    split, counts = _pre_tokenizer().pre_tokenize_str, Counter()
+    for text in texts:
+        for piece, _ in split(text):
+            counts.update(jieba.cut(piece, HMM=False) if _HAN.match(piece) else [piece])
+    known = set(characters)
+    words = [word for word in counts if len(word) > 1 and counts[word] >= word_count and known.issuperset(word)]
+    words = sorted(words, key=lambda word: (-counts[word], word))[: vocab_size - len(reserved) - len(characters)]
+    total = counts.total()
+    scores = [(word, log(max(counts[word], 0.5) / total)) for word in (*characters, *words)]
+    never = min(score for _, score in scores) - 10
+    return _finished(models.Unigram([*((name, never) for name in reserved), *scores], unk_id=0, byte_fallback=True))
 
 
 def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:

@@ -1,32 +1,52 @@
-"""Building a prepared set: read, clean, deduplicate, split, tokenise, write, all or nothing.
+"""Building a prepared set: clean, count, cut, deduplicate, split, tokenise, write; in parallel, and all or nothing.
 
-The folder is described in `chatbot.dialogue_files`.
+    inputs -> blocks -> [clean_block] -> units, by bucket -> find_frequent -> [cut_unit] -> (near-duplicates)
+           -> tokenizer -> [write_shard] of each bucket -> the set
+
+Steps in brackets run in several processes. Every result is a file of the work folder, so that a killed build goes on
+where it was, and depends on the inputs and the settings alone, so that it ends with the same bytes. Memory holds a few
+blocks or buckets and 32 bytes a reply. The folder that comes out is described in `chatbot.dialogue_files`.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import sys
-import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from chatbot.bundled import locate
-from chatbot.dialogue import count_units
-from chatbot.dialogue_files import MANIFEST, FileError, is_prepared_set, load_manifest, split_features
+from chatbot.dialogue_files import MANIFEST, FileError, is_prepared_set, load_manifest
+from chatbot.errors import XianliaoError
 from chatbot.tokenizer import DialogueTokenizer
-from data_prep.clean import DUPLICATE, clean_dialogue
-from data_prep.dedup import Seen, content_hash
-from data_prep.sources import list_files, read_raw
-from data_prep.split import is_valid
+from data_prep import clean, dedup, frequency, near, pieces, rules, sources, steps
+from data_prep.clean import CleanSettings, Ledger
+from data_prep.files import Reader, list_files, sha256_of
+from data_prep.frequency import FREQUENCY_RULES, FrequencySettings, FrequentTurns, find_frequent
+from data_prep.pieces import texts_of
+from data_prep.report import write_report
+from data_prep.rules import Rule
+from data_prep.sources import Block, read_blocks, records
+from data_prep.split import SPLITS
+from data_prep.steps import Unit
+from data_prep.work import WorkerError, WorkFolder, read_json, run_tasks, write_json
+
+BUCKET_BYTES = 32 << 20
+"""Bytes of input for which there is a bucket; it takes about three times as much memory in a process."""
+PACKED = 4
+"""How much larger packed text is taken to be than its file."""
+TOP_REPLIES = 30
 
 
 @dataclass(frozen=True)
@@ -36,26 +56,76 @@ class PrepareSettings:
     Attributes:
         tokenizer: Folder whose tokenizer is taken; None trains one on the train split.
         vocab_size: Most ids of a tokenizer trained here.
-        valid_share: Share of the dialogues held out, 0 to 1.
+        word_count: A tokenizer trained here has the words that were seen so often as tokens; None has pairs merged.
+        tokenizer_characters: It is trained on a random sample of about so many characters; None is all.
+        valid_share: Share of the dialogues held out, 0 to 1, where no files are given for validation.
         max_dialogues: Stop reading after so many raw dialogues; None reads all.
         form: Form of the input files, one of `data_prep.sources.FORMS`, or auto.
+        seed: Of the order of the dialogues.
+        near_duplicates: `off`; `held-out` drops those of train that are near one held out; `all` also near each other.
+        near_threshold: Jaccard similarity of trigrams from which two dialogues are near.
+        clean: How turns are cleaned.
+        frequency: When a text is too frequent.
     """
 
     tokenizer: str | None = None
     vocab_size: int = 8192
+    word_count: int | None = None
+    tokenizer_characters: int | None = 4_000_000
     valid_share: float = 0.05
     max_dialogues: int | None = None
     form: str = "auto"
+    seed: int = 0
+    near_duplicates: str = "off"
+    near_threshold: float = 0.8
+    clean: CleanSettings = field(default_factory=CleanSettings)
+    frequency: FrequencySettings = field(default_factory=FrequencySettings)
 
 
-def build(inputs: Sequence[str], output: str | Path, settings: PrepareSettings, overwrite: bool = False) -> dict:
+@dataclass(frozen=True)
+class Input:
+    """A file to read.
+
+    Attributes:
+        path: Where it is.
+        split: What it is for.
+        sha256: Of its bytes.
+    """
+
+    path: Path
+    split: str
+    sha256: str
+
+
+def build(
+    inputs: Sequence[str],
+    output: str | Path,
+    settings: PrepareSettings,
+    overwrite: bool = False,
+    processes: int = 1,
+    valid: Sequence[str] = (),
+    test: Sequence[str] = (),
+) -> dict:
     """Builds the prepared set and returns its manifest; an existing one with the same content is kept as it is.
 
+    Args:
+        inputs: Files and folders.
+        output: The set; beside it a work folder, `.NAME.building`, which is gone at the end.
+        settings: What decides the content.
+        overwrite: Replace another set.
+        processes: How many work; more than one start as the `spawn` method of multiprocessing does.
+        valid: Files of the valid split, instead of a share of the inputs.
+        test: Files of a test split; no dialogue of theirs is in the other splits.
+
     Raises:
-        FileError: An input cannot be read, nothing is left after cleaning, or the output is taken.
+        FileError: An input cannot be read, nothing is left after cleaning, the output is taken or the disk is full.
     """
     output = Path(output).resolve()
-    files = list_files(inputs)
+    files = [
+        Input(path, split, sha256_of(path))
+        for split, names in (("train", inputs), ("valid", valid), ("test", test))
+        for path in list_files(names)
+    ]
     fingerprint = _fingerprint(files, settings)
     if output.exists() and not _is_empty_folder(output):
         if not _is_ours(output):
@@ -67,24 +137,291 @@ def build(inputs: Sequence[str], output: str | Path, settings: PrepareSettings, 
         if not overwrite:
             raise FileError(f"{output} holds a set made from other inputs; give --overwrite or another --output.")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as folder:
-        target = Path(folder) / "set"
+    with _work_folder(output, fingerprint) as work:
+        return Build(work, files, settings, processes).run(output, fingerprint)
+
+
+@contextmanager
+def _work_folder(output: Path, fingerprint: str) -> Iterator[WorkFolder]:
+    """The work folder; it stays when the build can go on from it."""
+    work = WorkFolder(output, fingerprint)
+    keep = True
+    try:
+        if work.is_resumed:
+            print(f"going on with the build of {output} that was stopped", file=sys.stderr)
+        yield work
+        keep = False
+    except WorkerError:
+        raise
+    except XianliaoError:
+        keep = False
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise FileError(f"The disk with {output} is full; make room and run again to go on from here.") from None
+        raise
+    finally:
+        work.release(keep)
+
+
+class Build:
+    """One build, step by step.
+
+    Args:
+        work: Where its files are.
+        files: What it reads.
+        settings: What decides the content.
+        processes: How many work.
+    """
+
+    def __init__(self, work: WorkFolder, files: Sequence[Input], settings: PrepareSettings, processes: int):
+        self.work, self.files, self.settings, self.processes = work, files, settings, processes
+        size = sum(
+            file.path.stat().st_size * (PACKED if file.path.suffix in (".gz", ".xz", ".zst") else 1) for file in files
+        )
+        self.buckets = min(size // BUCKET_BYTES + 1, 4096)
+        given = any(file.split == "valid" for file in files)
+        self.valid_share = 0.0 if given else settings.valid_share
+        self.units: list[Unit] = []
+
+    def run(self, output: Path, fingerprint: str) -> dict:
+        """All steps; returns the manifest of the set, which then stands in `output`."""
+        started = time.perf_counter()
+        steps.forget()
+        self._clean()
+        ledgers = self._ledgers()
+        self._check_left(ledgers)
+        frequent = self._cut()
+        self._find_near()
+        self._make_tokenizer()
+        self._shards(frequent)
+        manifest = self._assemble(fingerprint, ledgers)
+        _replace(self.work / "set", output)
+        minutes, seconds = divmod(round(time.perf_counter() - started), 60)
+        print(f"{manifest['dialogues']['read']:,} dialogues in {minutes} min {seconds} s", file=sys.stderr)
+        return manifest
+
+    # --- cleaning ---
+
+    def _clean(self) -> None:
+        total = sum(file.path.stat().st_size for file in self.files)
+        done = self.work / "cleaned.json"
+        if done.exists():
+            self.units = [self._unit(*place) for place in read_json(done)["units"]]
+            return
+        with tqdm(desc="cleaning", total=total, unit="B", unit_scale=True, mininterval=1, file=sys.stderr) as bar:
+            for _ in run_tasks(steps.clean_block, self._blocks(bar), self.processes):
+                pass
+            bar.update(total - bar.n)
+        write_json(done, {"units": [unit.place for unit in self.units]})
+
+    def _blocks(self, bar: tqdm) -> Iterator[tuple]:
+        """Arguments of `clean_block` for each block that has not been cleaned."""
+        room = self.settings.max_dialogues
+        for number, file in enumerate(self.files):
+            reader = Reader(file.path)
+            before = bar.n
+            for index, block in enumerate(read_blocks(reader, self.settings.form)):
+                if room is not None:
+                    block, taken = _first_records(block, room)
+                    room -= taken
+                unit = self._unit(number, index)
+                self.units.append(unit)
+                if not (self.work / f"{unit.name}.json").exists():
+                    yield self.work.path, unit, block, self.settings.clean, self.buckets
+                bar.update(before + reader.packed_bytes - bar.n)
+                if room == 0:
+                    break
+            else:
+                reader.check(file.sha256)
+            if room == 0:
+                break
+
+    def _unit(self, file: int, index: int) -> Unit:
+        return Unit((file, index), self.files[file].path.name, self.files[file].split)
+
+    def _ledgers(self) -> list[Ledger]:
+        """What became of the dialogues of each file, in cleaning."""
+        ledgers = [Ledger() for _ in self.files]
+        for unit in self.units:
+            ledgers[unit.file].add(Ledger.from_json(read_json(self.work / f"{unit.name}.json")))
+        return ledgers
+
+    def _check_left(self, ledgers: Sequence[Ledger]) -> None:
+        total = Ledger()
+        for file, ledger in zip(self.files, ledgers, strict=True):
+            if file.split == "train":
+                total.add(ledger)
+        if not total.pieces:
+            why = ", ".join(f"{reason} {count}" for reason, count in total.dropped.most_common())
+            raise FileError(
+                f"No dialogue is left to train on out of {total.dialogues['read']} read ({why}); give more or other data."
+            )
+
+    # --- across dialogues ---
+
+    def _cut(self) -> FrequentTurns:
+        """Finds what is too frequent and takes it out of the units."""
+        path = self.work / "frequent.npz"
+        train = [unit for unit in self.units if unit.split == "train"]
+        on = {rule.name for rule in FREQUENCY_RULES if self.settings.clean.is_on(rule)}
+        if not path.exists():
+            hashes = (steps.turn_hashes(self.work / f"{unit.name}.arrow") for unit in train)
+            find_frequent(hashes, self.settings.frequency, on, TOP_REPLIES).save(path)
+        frequent = FrequentTurns.load(path)
+        if len(frequent):
+            waiting = [unit for unit in train if not (self.work / f"{unit.name}-cut.npy").exists()]
+            tasks = [(self.work.path, unit, path, self.buckets) for unit in waiting]
+            self._in_parallel("cutting", steps.cut_unit, tasks)
+        return frequent
+
+    def _find_near(self) -> None:
+        settings = self.settings
+        if settings.near_duplicates == "off" or (self.work / "near.npy").exists():
+            return
+        waiting = [bucket for bucket in range(self.buckets) if not (self.work / f"near-{bucket:05}.npz").exists()]
+        tasks = [(self.work.path, self.units, bucket, self.valid_share) for bucket in waiting]
+        self._in_parallel("comparing", steps.sign_bucket, tasks)
+        steps.find_near(self.work.path, self.buckets, settings.near_threshold, settings.near_duplicates == "held-out")
+
+    def _make_tokenizer(self) -> None:
+        folder, settings = self.work / "tokenizer", self.settings
+        if folder.exists():
+            return
+        if settings.tokenizer is not None:
+            tokenizer = DialogueTokenizer.load(locate(settings.tokenizer))
+        else:
+            started = time.perf_counter()
+            texts = self._sample()
+            tokenizer = DialogueTokenizer.train(texts, settings.vocab_size, word_count=settings.word_count)
+            seconds = time.perf_counter() - started
+            print(f"tokenizer trained on {sum(map(len, texts)):,} characters in {seconds:.0f} s", file=sys.stderr)
+        part = self.work / "tokenizer.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        tokenizer.save(part)
+        os.replace(part, folder)
+
+    def _sample(self) -> list[str]:
+        """Turns of the train split: a random sample, for what bucket a dialogue is in depends on its hash."""
+        texts, room = [], self.settings.tokenizer_characters
+        for bucket in range(self.buckets):
+            found = steps.read_bucket(self.work.path, self.units, bucket, self.valid_share)
+            train = found.rank == SPLITS.index("train")
+            for turns, is_train in zip(texts_of(found.rows.column("turns")), train.tolist(), strict=True):
+                if is_train:
+                    texts += turns
+                    if room is not None and (room := room - sum(map(len, turns))) <= 0:
+                        return texts
+        if not texts:
+            raise FileError("No dialogue is left to train on: all went to validation; lower --valid-share.")
+        return texts
+
+    def _shards(self, frequent: FrequentTurns) -> None:
+        top = frozenset(frequent.top.tolist())
+        waiting = [bucket for bucket in range(self.buckets) if not (self.work / f"shard-{bucket:05}.json").exists()]
+        seed = self.settings.seed
+        tasks = [(self.work.path, self.units, bucket, self.valid_share, seed, top) for bucket in waiting]
+        self._in_parallel("tokenising", steps.write_shard, tasks)
+
+    def _in_parallel(self, name: str, function, tasks: list[tuple]) -> None:
+        with tqdm(desc=name, total=len(tasks), mininterval=1, file=sys.stderr) as bar:
+            for _ in run_tasks(function, tasks, self.processes):
+                bar.update()
+
+    # --- the set ---
+
+    def _assemble(self, fingerprint: str, ledgers: Sequence[Ledger]) -> dict:
+        """Puts the set together in the work folder and returns its manifest."""
+        target = self.work / "set"
+        shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
-        splits, report = _collect(files, settings)
-        tokenizer = _tokenizer(splits["train"], settings)
+        tokenizer = DialogueTokenizer.load(self.work / "tokenizer")
         tokenizer.save(target)
+        shards = [read_json(self.work / f"shard-{bucket:05}.json") for bucket in range(self.buckets)]
+        names = [split for split in SPLITS[::-1] if split != "test" or any(file.split == "test" for file in self.files)]
+        splits = {
+            split: self._assemble_split(target / split, split, [shard[split] for shard in shards]) for split in names
+        }
+        if not splits["train"]["dialogues"]:
+            raise FileError("No dialogue is left to train on: all went to validation or are held out; give more data.")
+        self._count_losses(ledgers)
+        total = Ledger()
+        for ledger in ledgers:
+            total.add(ledger)
         manifest = {
             "fingerprint": fingerprint,
-            "settings": asdict(settings),
-            **report,
+            "settings": asdict(self.settings),
+            "dialogues": {name: total.dialogues[name] for name in ("read", "kept_whole", "split", "dropped")},
+            "dropped": dict(total.dropped.most_common()),
+            "dirty_turns": dict(total.dirty.most_common()),
+            "changed_turns": dict(total.changed.most_common()),
+            "sources": [
+                {"file": file.path.name, "sha256": file.sha256, "for": file.split, **ledger.dialogues}
+                for file, ledger in zip(self.files, ledgers, strict=True)
+            ],
             "vocab_size": tokenizer.vocab_size,
             "tokenizer_hash": tokenizer_hash(tokenizer),
-            "splits": {name: _write_split(target / name, dialogues, tokenizer) for name, dialogues in splits.items()},
+            "splits": splits,
         }
+        write_report(
+            target / "report", manifest, total, tokenizer, {name: [shard[name] for shard in shards] for name in names}
+        )
+        with (target / "report" / "dropped.jsonl.gz").open("wb") as gone:
+            for path in self._gone_files():
+                with path.open("rb") as part:
+                    shutil.copyfileobj(part, gone)
         text = json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
         (target / MANIFEST).write_text(text, encoding="utf-8")
-        _replace(target, output)
-    return manifest
+        return manifest
+
+    def _assemble_split(self, folder: Path, split: str, shards: Sequence[dict]) -> dict:
+        """The folder of a split, as `datasets` writes it, of the shards that are not empty."""
+        folder.mkdir()
+        found = [path for bucket in range(self.buckets) if (path := self.work / f"{split}-{bucket:05}.arrow").exists()]
+        files = [f"data-{index:05}-of-{len(found):05}.arrow" for index in range(len(found))]
+        for path, name in zip(found, files, strict=True):
+            _link(path, folder / name)
+        content = hashlib.sha256("".join(shard["content_hash"] for shard in shards).encode()).hexdigest()[:16]
+        of_int32 = {"dtype": "int32", "_type": "Value"}
+        turns = {"feature": {"feature": of_int32, "_type": "List"}, "_type": "List"}
+        write_json(folder / "dataset_info.json", {"features": {"turns": turns, "units": of_int32}})
+        state = {"_data_files": [{"filename": name} for name in files], "_fingerprint": content, "_split": None}
+        state |= {"_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False}
+        write_json(folder / "state.json", state)
+        counts = {name: sum(shard[name] for shard in shards) for name in ("dialogues", "turns", "tokens", "units")}
+        return {**counts, "content_hash": content}
+
+    def _count_losses(self, ledgers: Sequence[Ledger]) -> None:
+        paths = [self.work / f"{unit.name}-cut.npy" for unit in self.units]
+        paths = [path for path in paths if path.exists()]
+        paths += [self.work / f"shard-{bucket:05}.npy" for bucket in range(self.buckets)]
+        rows = np.concatenate([np.load(path) for path in paths])
+        for number, ledger in enumerate(ledgers):
+            steps.final_count(rows[rows[:, 0] >> pieces.FILE_SHIFT == number], ledger)
+
+    def _gone_files(self) -> Iterator[Path]:
+        for unit in self.units:
+            yield self.work / f"{unit.name}.gz"
+            if (cut := self.work / f"{unit.name}-cut.gz").exists():
+                yield cut
+        for bucket in range(self.buckets):
+            yield self.work / f"shard-{bucket:05}.gz"
+
+
+def all_rules() -> tuple[Rule, ...]:
+    """All rules that can be switched."""
+    return (*clean.RULES.values(), *FREQUENCY_RULES)
+
+
+def _first_records(block: Block, room: int) -> tuple[Block, int]:
+    """A block with at most `room` records, and how many it has."""
+    first = []
+    for record in records(block):
+        if len(first) == room:
+            break
+        first.append(record)
+    return Block(block.first, records=tuple(first)), len(first)
 
 
 def tokenizer_hash(tokenizer: DialogueTokenizer) -> str:
@@ -92,87 +429,40 @@ def tokenizer_hash(tokenizer: DialogueTokenizer) -> str:
     return hashlib.sha256(tokenizer.to_json().encode()).hexdigest()[:16]
 
 
-def _collect(files: Iterable[Path], settings: PrepareSettings) -> tuple[dict[str, list[list[str]]], dict]:
-    splits: dict[str, list[list[str]]] = {"train": [], "valid": []}
-    dropped: Counter[str] = Counter()
-    sources = []
-    seen, read = Seen(), 0
-    for path in files:
-        counts = Counter()
-        room = None if settings.max_dialogues is None else settings.max_dialogues - read
-        for raw in islice(_with_progress(path, settings.form), room):
-            counts["read"] += 1
-            turns, reason = clean_dialogue(raw)
-            if turns is not None:
-                key = content_hash(turns)
-                if not seen.add(key):
-                    turns, reason = None, DUPLICATE
-            if turns is None:
-                dropped[reason] += 1
-                counts["dropped"] += 1
-            else:
-                splits["valid" if is_valid(key, settings.valid_share) else "train"].append(turns)
-                counts["kept"] += 1
-        read += counts["read"]
-        sources.append({"file": path.name, "sha256": _sha256(path), **counts})
-    if not splits["train"]:
-        why = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common()) or "all went to validation"
-        raise FileError(f"No dialogue is left to train on out of {read} read ({why}); give more or other data.")
-    return splits, {"read": read, "dropped": dict(dropped.most_common()), "sources": sources}
-
-
-def _with_progress(path: Path, form: str) -> Iterator[object]:
-    return iter(tqdm(read_raw(path, form), desc=path.name, unit=" dialogues", mininterval=1, file=sys.stderr))
-
-
-def _tokenizer(dialogues: list[list[str]], settings: PrepareSettings) -> DialogueTokenizer:
-    if settings.tokenizer is not None:
-        return DialogueTokenizer.load(locate(settings.tokenizer))
-    return DialogueTokenizer.train((turn for turns in dialogues for turn in turns), settings.vocab_size)
-
-
-def _write_split(folder: Path, dialogues: list[list[str]], tokenizer: DialogueTokenizer) -> dict:
-    import datasets
-
-    flat = iter(tokenizer.encode_batch([turn for turns in dialogues for turn in turns]))
-    ids = [list(islice(flat, len(turns))) for turns in dialogues]
-    units = [count_units(turns) for turns in dialogues]
-    datasets.disable_progress_bars()
-    datasets.Dataset.from_dict({"turns": ids, "units": units}, features=split_features()).save_to_disk(str(folder))
-    content = hashlib.sha256(b"".join(map(content_hash, dialogues)))
-    return {
-        "dialogues": len(dialogues),
-        "turns": sum(map(len, dialogues)),
-        "tokens": sum(len(turn) + 1 for turns in ids for turn in turns),
-        "units": sum(units),
-        "content_hash": content.hexdigest()[:16],
-    }
-
-
-def _fingerprint(files: Iterable[Path], settings: PrepareSettings) -> str:
-    """Hash of everything that decides the content: files, settings, tokenizer."""
-    parts = [_sha256(path) for path in files] + [json.dumps(asdict(settings), sort_keys=True)]
+def _fingerprint(files: Sequence[Input], settings: PrepareSettings) -> str:
+    """Hash of everything that decides the content: files, settings, tokenizer, word list, and this program's rules."""
+    parts = [f"{file.split} {file.path.name} {file.sha256}" for file in files]
+    parts += [json.dumps(asdict(settings), sort_keys=True), _program_hash()]
+    if settings.clean.words is not None:
+        parts.append(sha256_of(Path(settings.clean.words)))
     if settings.tokenizer is not None:
         parts.append(tokenizer_hash(DialogueTokenizer.load(locate(settings.tokenizer))))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror}; check the path.") from None
+@cache
+def _program_hash() -> str:
+    """Hash of the code that decides the content: sets of another version are not taken for this one's."""
+    modules = (clean, dedup, frequency, near, pieces, rules, sources, steps)
+    paths = [*(Path(module.__file__) for module in modules), Path(__file__), clean.WORDS]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 def _is_ours(folder: Path) -> bool:
     """Whether a folder is a prepared set and holds nothing else, so that replacing it loses nothing."""
-    written = {MANIFEST, "tokenizer.json", "tokenizer_config.json", "train", "valid"}
+    written = {MANIFEST, "tokenizer.json", "tokenizer_config.json", "report", *SPLITS}
     return is_prepared_set(folder) and {path.name for path in folder.iterdir()} <= written
 
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
 
 
 def _replace(source: Path, target: Path) -> None:
@@ -181,6 +471,7 @@ def _replace(source: Path, target: Path) -> None:
         os.rename(source, target)
         return
     old = source.parent / "old"
+    shutil.rmtree(old, ignore_errors=True)
     os.rename(target, old)
     try:
         os.rename(source, target)

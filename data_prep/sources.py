@@ -2,93 +2,195 @@
 
 | form | looks like |
 |---|---|
-| array | `[["你 好", "你 好 呀"], …]`: LCCC as downloaded, one JSON array of arrays |
-| jsonl | `["你好", "你好呀"]` a line: LCCC on the hub, our interchange format |
+| array | `[["你 好", "你 好 呀"], …]`: LCCC as downloaded, one JSON array; also of objects |
+| jsonl | `["你好", "你好呀"]` a line: LCCC on the hub, our interchange format; also an object a line |
 | tsv | `你好<TAB>你好呀` a line |
 | text | a turn a line, an empty line between dialogues |
+| chatlog | an export of WeChat or QQ: `name time` or `time name` a line, then what was said |
+
+A JSON object is `{"dialog": […]}` (also dialogue, turns, utterances), `{"messages": [{"role", "content"}]}` or ShareGPT's
+`{"conversations": [{"from", "value"}]}`. Where speakers are named, what one of them says in a row is one turn.
+
+Files are read in one pass, in blocks of bounded size, so that they may be larger than memory. Records that cannot be
+read are counted, not fatal: see the reasons below.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import chain, groupby
 from pathlib import Path
 
-from chatbot.dialogue_files import FileError, read_lines
+from chatbot.dialogue import valid_text
+from chatbot.dialogue_files import FileError
 from chatbot.errors import first_line
+from data_prep.files import Reader
 
-FORMS = ("array", "jsonl", "tsv", "text")
-SUFFIXES = (".json", ".jsonl", ".tsv", ".txt", ".gz", ".xz")
+FORMS = ("array", "jsonl", "tsv", "text", "chatlog")
+NOT_JSON, NOT_TEXT, NOT_A_DIALOGUE, LONG_LINE = "not_json", "not_text", "not_a_list_of_strings", "line_too_long"
+BLOCK_BYTES = 8 << 20
+MOST_LINE_BYTES = 16 << 20
+"""A longer line, or a longer element of a JSON array, is no dialogue."""
+SESSION_GAP = timedelta(hours=3)
+"""In a chat log, a longer silence begins another dialogue."""
+
+_TURN_KEYS = ("dialog", "dialogue", "turns", "utterances", "messages", "conversations", "conversation")
+_TEXT_KEYS, _SPEAKER_KEYS = ("content", "value", "text", "utterance"), ("role", "from", "speaker", "name")
+_UNSPOKEN = ("system", "tool", "function", "observation", "function_call")
+_TIME = r"\d{4}[-/年.]\d{1,2}[-/月.]\d{1,2}日?\s+(?:[上下]午\s*)?\d{1,2}:\d{2}(?::\d{2})?"
+_HEADER = re.compile(
+    rf"\s*(?:(?P<t1>{_TIME})\s+(?P<n1>\S.{{0,60}}?)|(?P<n2>\S.{{0,60}}?)\s+(?P<t2>{_TIME}))\s*[:：]?\s*"
+)
+_NUMBERS = re.compile(r"\d+")
+
+Record = tuple[int, list[str] | None, str | None]
+"""Number of a record in its file, from 1; its turns; or the reason why there are none."""
 
 
-def list_files(inputs: Iterable[str | Path]) -> list[Path]:
-    """Files named by the inputs; a folder stands for all its dialogue files, sorted by path.
+@dataclass(frozen=True)
+class Block:
+    """A part of a file that holds whole records.
 
-    Raises:
-        FileError: An input does not exist, or a folder holds nothing to read.
+    Attributes:
+        first: Number of its first line.
+        form: How `lines` are to be read; None where the records have been read already.
+        lines: The bytes.
+        records: The records.
     """
-    files: list[Path] = []
-    for entry in map(Path, inputs):
-        if entry.is_dir():
-            found = sorted(file for file in entry.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
-            if not found:
-                raise FileError(f"The folder {entry} holds no file ending in {', '.join(SUFFIXES)}.")
-            files += found
-        elif entry.exists():
-            files.append(entry)
-        else:
-            raise FileError(f"{entry} does not exist; check the path.")
-    return files
+
+    first: int
+    form: str | None = None
+    lines: bytes = b""
+    records: tuple[Record, ...] = ()
 
 
-def read_raw(path: Path, form: str = "auto") -> Iterator[object]:
-    """Raw dialogues of a file, in order; a good one is a list of strings, the others are for `clean` to count.
+def read_blocks(reader: Reader, form: str = "auto", block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+    """The blocks of a file, in order.
 
     Args:
-        path: The file, plain, .gz or .xz.
+        reader: The file.
         form: One of `FORMS`, or `auto`.
+        block_bytes: About how large a block is.
 
     Raises:
         FileError: The file cannot be read, is empty or has another shape.
     """
-    lines = read_lines(path)
-    start: list[str] = []
-    for line in lines:
-        start.append(line)
-        if line.strip():
+    chunks = reader.chunks()
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= 1 << 16 and head.strip():
             break
+    if not head.strip():
+        raise FileError(f"{reader.path} is empty; give a file with dialogues in it.")
+    form = recognise(_head_text(head), reader.path) if form == "auto" else form
+    chunks = chain([head], chunks)
+    if form in ("jsonl", "tsv"):
+        yield from _line_blocks(chunks, form, block_bytes)
+    elif form == "array":
+        yield from _record_blocks(_read_array(_decoded(chunks, head, reader.path), reader.path), block_bytes)
     else:
-        raise FileError(f"{path} is empty; give a file with dialogues in it.")
-    head = start[-1]
-    lines = chain(start, lines)
-    form = recognise(head, path) if form == "auto" else form
-    if form == "array":
-        yield from _read_array("".join(lines), path)
-    elif form == "jsonl":
-        yield from _read_jsonl(lines, path)
-    elif form == "tsv":
-        yield from (line.rstrip("\r\n").split("\t") for line in lines if line.strip())
-    else:
-        yield from _read_text(lines)
+        read = _read_chatlog if form == "chatlog" else _read_text
+        yield from _record_blocks(read(_numbered_lines(chunks)), block_bytes)
+
+
+def records(block: Block) -> Iterator[Record]:
+    """The records of a block, in order."""
+    if block.form is None:
+        yield from block.records
+        return
+    for number, line in enumerate(_split_lines(block.lines), block.first):
+        if line is None:
+            yield number, None, NOT_TEXT
+        elif not line.strip("\ufeff \t\r\n\0"):
+            continue
+        elif len(line) > MOST_LINE_BYTES:
+            yield number, None, LONG_LINE
+        elif block.form == "tsv":
+            yield number, line.rstrip("\r\n").split("\t"), None
+        else:
+            yield number, *_read_json(line)
+
+
+def read_records(path: Path, form: str = "auto") -> Iterator[Record]:
+    """All records of a file; see `read_blocks`."""
+    for block in read_blocks(Reader(path), form):
+        yield from records(block)
 
 
 def recognise(head: str, path: Path) -> str:
-    """The form of a file, from its first line with anything in it.
+    """The form of a file, from the text it begins with.
 
     Raises:
         FileError: It is JSON of a shape that holds no dialogues.
     """
+    head = head.lstrip("\ufeff\0 \t\r\n")
+    line = head.split("\n", 1)[0]
     start = "".join(head[:200].split())
-    if start.startswith("[["):
+    if start.startswith(("[[", "[{")) and not (start.startswith("[{") and _is_json(line) and "\n[" in head):
         return "array"
-    if start == "[":
+    if line.strip() == "[":
+        if start.startswith('["'):  # one list of strings over several lines is no array of dialogues
+            raise FileError(f"{path} is one JSON list of strings; give a list of lists, or one list a line.")
         return "array"
-    if start.startswith('["') or (start.startswith("[") and _is_json(head)):
+    if start.startswith('["') or (start.startswith("[") and _is_json(line)):
         return "jsonl"
     if start.startswith("{"):
-        raise FileError(f"{path} holds JSON objects; give a JSON list of strings for each dialogue.")
-    return "tsv" if "\t" in head else "text"
+        if _is_json(line) or len(line) > 1 << 15:
+            return "jsonl"
+        raise FileError(f"{path} is one JSON object; give a JSON list of dialogues, or one dialogue a line.")
+    lines = [line for line in head.split("\n")[:200] if line.strip()]
+    if sum(_HEADER.fullmatch(line) is not None for line in lines) * 6 >= len(lines):
+        return "chatlog"
+    return "tsv" if "\t" in line else "text"
+
+
+def to_turns(value: object) -> list[str] | None:
+    """Turns of a JSON record, or None when it is no dialogue."""
+    if isinstance(value, dict):
+        value = next((value[key] for key in _TURN_KEYS if isinstance(value.get(key), list)), None)
+    if not isinstance(value, list):
+        return None
+    if all(isinstance(turn, str) for turn in value):
+        return value
+    spoken = []
+    for turn in value:
+        if not isinstance(turn, dict):
+            return None
+        text = next((turn[key] for key in _TEXT_KEYS if isinstance(turn.get(key), str)), None)
+        speaker = next((turn[key] for key in _SPEAKER_KEYS if isinstance(turn.get(key), str)), None)
+        if text is None or speaker is None:
+            return None
+        if speaker.lower() not in _UNSPOKEN:
+            spoken.append((speaker, text))
+    return merge_speakers(spoken)
+
+
+def merge_speakers(spoken: Iterable[tuple[str, str]]) -> list[str]:
+    """Turns of (speaker, text) pairs: what one says in a row is one turn, with a comma where a sentence did not end."""
+    turns = []
+    for _, said in groupby(spoken, key=lambda pair: pair[0]):
+        turn = ""
+        for _, text in said:
+            text = text.strip()
+            if turn and text:
+                turn += "，" if turn[-1].isalnum() and text[0].isalnum() else " "
+            turn += text
+        turns.append(turn)
+    return turns
+
+
+def _read_json(line: str) -> tuple[list[str] | None, str | None]:
+    try:
+        turns = to_turns(json.loads(line))
+    except (ValueError, RecursionError):
+        return None, NOT_JSON
+    return (turns, None) if turns is not None else (None, NOT_A_DIALOGUE)
 
 
 def _is_json(line: str) -> bool:
@@ -99,34 +201,187 @@ def _is_json(line: str) -> bool:
     return True
 
 
-def _read_array(text: str, path: Path) -> Iterator[object]:
+def _head_text(head: bytes) -> str:
+    for encoding in ("utf-8", "gb18030"):
+        text = codecs.getincrementaldecoder(encoding)(errors="replace").decode(head)  # the last character may be cut
+        if "\ufffd" not in text:
+            break
+    return text
+
+
+def _decode_line(line: bytes) -> str | None:
+    """UTF-8, else GB18030; lone surrogates, which some programs write, as U+FFFD; None is neither."""
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise FileError(f"{path} is not complete JSON ({first_line(error)}); fetch it again.") from None
-    except RecursionError:
-        raise FileError(f"{path} nests JSON lists too deeply to hold dialogues.") from None
-    if not isinstance(value, list) or not any(isinstance(item, list) for item in value):
-        raise FileError(f"{path} is not a JSON array of dialogues; give a list of lists of strings.")
-    yield from value
+        return line.decode()
+    except UnicodeDecodeError:
+        pass
+    for encoding, errors in (("utf-8", "surrogatepass"), ("gb18030", "strict")):
+        try:
+            return valid_text(line.decode(encoding, errors))
+        except UnicodeDecodeError:
+            continue
+    return None
 
 
-def _read_jsonl(lines: Iterable[str], path: Path) -> Iterator[object]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
+def _split_lines(data: bytes) -> Iterator[str | None]:
+    try:
+        yield from data.decode().split("\n")
+    except UnicodeDecodeError:
+        yield from map(_decode_line, data.split(b"\n"))
+
+
+def _line_blocks(chunks: Iterable[bytes], form: str, block_bytes: int) -> Iterator[Block]:
+    """Blocks of whole lines; what is more than `MOST_LINE_BYTES` without a line's end is thrown away as it comes."""
+    held, number, skipping = bytearray(), 1, False
+    for chunk in chunks:
+        if skipping:
+            end = chunk.find(b"\n")
+            if end < 0:
+                continue
+            chunk, skipping = chunk[end + 1 :], False
+            number += 1
+        held += chunk
+        if len(held) < block_bytes:
+            continue
+        end = held.rfind(b"\n") + 1
+        if end:
+            yield Block(number, form, bytes(held[: end - 1]))
+            number += held.count(b"\n", 0, end)
+            del held[:end]
+        if len(held) > MOST_LINE_BYTES:
+            yield Block(number, records=((number, None, LONG_LINE),))
+            held.clear()
+            skipping = True
+    if held.strip():
+        yield Block(number, form, bytes(held))
+
+
+def _record_blocks(found: Iterable[Record], block_bytes: int) -> Iterator[Block]:
+    block: list[Record] = []
+    size = 0
+    for record in found:
+        block.append(record)
+        size += 3 * sum(map(len, record[1] or ())) + 64
+        if size >= block_bytes:
+            yield Block(block[0][0], records=tuple(block))
+            block, size = [], 0
+    if block:
+        yield Block(block[0][0], records=tuple(block))
+
+
+def _decoded(chunks: Iterable[bytes], head: bytes, path: Path) -> Iterator[str]:
+    """Text of a file whose lines say nothing, in the encoding that its head fits."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+        encoding = "utf-8"
+    except UnicodeDecodeError:
+        encoding = "gb18030"
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        for chunk in chunks:
+            yield decoder.decode(chunk)
+        yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{error.object[error.start]:02X}"
+        raise FileError(f"{path} is neither UTF-8 nor GB18030 throughout ({found} found); convert it first.") from None
+
+
+def _read_array(texts: Iterator[str], path: Path) -> Iterator[Record]:
+    """Elements of one JSON array, one after the other, without holding the array."""
+    decode = json.JSONDecoder().raw_decode
+    space = re.compile(r"[\s\0]*")
+    held = next(texts).lstrip("\ufeff\0 \t\r\n")[1:]
+    at = number = 0
+    is_done = False
+
+    def fault(reason: str) -> FileError:
+        return FileError(f"{path} is not complete JSON ({reason} after {number} dialogues); fetch it again.")
+
+    while True:
+        at = space.match(held, at).end()
+        if held.startswith(",", at) and number:
+            at = space.match(held, at + 1).end()
+        is_last = False
+        if held.startswith("]", at):
+            is_last = True
+        elif at < len(held):
             try:
-                yield json.loads(line)
-            except (ValueError, RecursionError):
-                raise FileError(
-                    f"{path} line {number} is not complete JSON; mend that line, or give --format text if it is none."
-                ) from None
+                value, end = decode(held, at)
+                if end == len(held) and not is_done:
+                    raise ValueError("perhaps not all of it")
+            except RecursionError:
+                raise FileError(f"{path} nests JSON lists too deeply to hold dialogues.") from None
+            except ValueError as error:
+                if is_done or len(held) - at > MOST_LINE_BYTES:
+                    raise fault(first_line(error)) from None
+            else:
+                number += 1
+                turns = to_turns(value)
+                yield number, turns, None if turns is not None else NOT_A_DIALOGUE
+                at = end
+                continue
+        elif is_done:
+            raise fault("it ends")
+        if is_last:
+            if held[at + 1 :].strip("\0 \t\r\n") or any(text.strip("\0 \t\r\n") for text in texts):
+                raise fault("text follows the array")
+            return
+        more = next(texts, None)
+        if more is None:
+            is_done = True
+        else:
+            held, at = held[at:] + more, 0
 
 
-def _read_text(lines: Iterable[str]) -> Iterator[list[str]]:
+def _numbered_lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, str | None]]:
+    for block in _line_blocks(chunks, "text", BLOCK_BYTES):
+        lines = (None,) if block.form is None else _split_lines(block.lines)
+        yield from enumerate(lines, block.first)
+
+
+def _read_text(lines: Iterable[tuple[int, str | None]]) -> Iterator[Record]:
     turns: list[str] = []
-    for line in chain(lines, [""]):
-        if line.strip():
+    first = 1
+    for number, line in chain(lines, [(0, "")]):
+        if line is None:
+            yield number, None, NOT_TEXT
+        elif line.strip("\0 \t\r\n"):
+            first = first if turns else number
             turns.append(line.rstrip("\r\n"))
         elif turns:
-            yield turns
+            yield first, turns, None
             turns = []
+
+
+def _read_chatlog(lines: Iterable[tuple[int, str | None]]) -> Iterator[Record]:
+    """Dialogues of a log: a header line begins a message, a silence of `SESSION_GAP` a dialogue."""
+    spoken: list[list[str]] = []
+    first, last_time = 1, None
+    for number, line in lines:
+        if line is None:
+            yield number, None, NOT_TEXT
+            continue
+        header = _HEADER.fullmatch(line)
+        if header is None:
+            if spoken and line.strip():
+                spoken[-1][1] = f"{spoken[-1][1]} {line.strip()}".strip()
+            continue
+        time = _to_time(header["t1"] or header["t2"])
+        if spoken and time and last_time and time - last_time > SESSION_GAP:
+            yield first, merge_speakers(map(tuple, spoken)), None
+            spoken = []
+        first = first if spoken else number
+        last_time = time or last_time
+        spoken.append([header["n1"] or header["n2"], ""])
+    if spoken:
+        yield first, merge_speakers(map(tuple, spoken)), None
+
+
+def _to_time(text: str) -> datetime | None:
+    numbers = [int(number) for number in _NUMBERS.findall(text)]
+    if "下午" in text and numbers[3] < 12:
+        numbers[3] += 12
+    try:
+        return datetime(*numbers)
+    except ValueError:
+        return None

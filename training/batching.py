@@ -61,12 +61,11 @@ class Pieces:
 
 
 class TurnStore:
-    """Token ids of the turns of a split, flat in memory.
+    """The turns of a split: their token ids stay on disk, mapped into memory, and only where they are is held.
 
     Attributes:
         folders: The prepared sets.
-        ids: int32, all turns after each other.
-        turn_starts: int64 `[turns + 1]` into `ids`.
+        turn_starts: int64 `[turns + 1]` into the ids of all turns after each other.
         dialogue_starts: int64 `[dialogues + 1]` into the turns.
         folder_starts: int64 `[folders + 1]` into the dialogues.
         units: int64 `[dialogues]`.
@@ -74,17 +73,17 @@ class TurnStore:
 
     def __init__(self, folders: Sequence[str], split: str):
         self.folders = list(folders)
-        ids, turn_lengths, dialogue_lengths, units = [], [], [], []
+        self._ids: list[np.ndarray] = []  # int32, of one record batch of a file each
+        turn_lengths, dialogue_lengths, units = [], [], []
         for folder in folders:
             data = load_split(folder, split)
-            table = data.data.table.combine_chunks()
-            for column in table.column("turns").chunks:
+            for column in data.data.column("turns").chunks:
                 turns = column.flatten()
                 dialogue_lengths.append(np.diff(column.offsets.to_numpy()))
                 turn_lengths.append(np.diff(turns.offsets.to_numpy()))
-                ids.append(turns.flatten().to_numpy())
-            units.append(np.asarray(table.column("units"), dtype=np.int64))
-        self.ids = np.concatenate([*ids, np.zeros(0, np.int32)])
+                self._ids.append(turns.flatten().to_numpy())
+            units.append(np.asarray(data.data.column("units"), dtype=np.int64))
+        self._ids_before = _starts([np.array([len(ids)]) for ids in self._ids])
         self.turn_starts = _starts(turn_lengths)
         self.dialogue_starts = _starts(dialogue_lengths)
         self.folder_starts = _starts([np.array([len(part)]) for part in units])
@@ -93,12 +92,20 @@ class TurnStore:
     def __len__(self) -> int:
         return len(self.dialogue_starts) - 1
 
+    def token_counts(self, vocab_size: int) -> np.ndarray:
+        """How often each id stands in the turns, int64 `[V]`."""
+        return sum((np.bincount(ids, minlength=vocab_size) for ids in self._ids), np.zeros(vocab_size, np.int64))
+
     def turns(self, dialogue: int, first: int = 0, last: int | None = None) -> list[list[int]]:
         """Ids of the turns `first` to `last` (exclusive) of a dialogue."""
         start = self.dialogue_starts[dialogue]
         stop = self.dialogue_starts[dialogue + 1] if last is None else start + last
         bounds = self.turn_starts[start + first : stop + 1]
-        return [self.ids[a:b].tolist() for a, b in pairwise(bounds)]
+        if bounds[0] == bounds[-1]:
+            return [[]] * (len(bounds) - 1)
+        batch = int(np.searchsorted(self._ids_before, bounds[0], side="right")) - 1  # it holds the dialogue whole
+        ids = self._ids[batch]
+        return [ids[a:b].tolist() for a, b in pairwise((bounds - self._ids_before[batch]).tolist())]
 
     def turn_lengths(self, dialogue: int) -> list[int]:
         start, stop = self.dialogue_starts[dialogue], self.dialogue_starts[dialogue + 1]

@@ -70,7 +70,7 @@ def open_tensorboard(output: Path, last_step: int):
 
 def unigram_nats(train: TurnStore, valid: list[list[list[int]]], end_id: int, vocab_size: int) -> float:
     """Nats that a model of nothing but token frequencies needs for the validation dialogues: every model must beat it."""
-    counts = np.bincount(train.ids, minlength=vocab_size).astype(float) + 1
+    counts = train.token_counts(vocab_size).astype(float) + 1
     counts[end_id] += len(train.turn_starts) - 1
     nats = -np.log(counts / counts.sum())
     return sum(float(nats[turn].sum() + nats[end_id]) for turns in valid for turn in turns)

@@ -16,7 +16,8 @@ class FakeStore(TurnStore):
         self.folders = ["fake"]
         self.folder_starts = np.array([0, len(dialogues)])
         turns = [turn for dialogue in dialogues for turn in dialogue]
-        self.ids = np.array([token for turn in turns for token in turn], dtype=np.int32)
+        self._ids = [np.array([token for turn in turns for token in turn], dtype=np.int32)]
+        self._ids_before = np.array([0, len(self._ids[0])])
         self.turn_starts = np.cumsum([0, *map(len, turns)])
         self.dialogue_starts = np.cumsum([0, *map(len, dialogues)])
         self.units = np.ones(len(dialogues), dtype=np.int64)

@@ -1,0 +1,304 @@
+"""Cleaning rules for a turn: pure functions of its text, each with a name and a switch.
+
+The list is that of LCCC (Wang et al. 2020, "A Large-Scale Chinese Short-Text Conversation Dataset", arXiv 2008.03946,
+section 3) and of clean-dialog, the program it was made with. A *normaliser* takes something out of a turn, a *filter*
+says that the turn is to go. What all of them keep to, tested on any Unicode:
+
+* a rule never raises and is idempotent: applied twice it does what it does once;
+* a normaliser never makes a turn longer. It maps characters one to one (`full_width`, `punctuation`), maps several to
+  one (`markup`, `repeats`) or removes them; only `traditional`, which is OpenCC's, may do otherwise.
+
+The order in `NORMALISERS` matters: what hides something comes before what looks for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+
+from chatbot.dialogue import valid_text
+from chatbot.dialogue_files import FileError
+
+HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+EMOJI = (
+    "\u203c\u2049\u2122\u2139\u2194-\u21aa\u231a-\u23ff\u25aa\u25ab\u25b6\u25c0\u25fb-\u25fe\u2600-\u27bf\u2934\u2935\u2b05-\u2b55\u3030\u303d"
+    "\u3297\u3299\U0001f000-\U0001faff"
+)
+_MARKS = "，。！？；：、…～~,.!?;:\\s"
+_STOP = f"\\s{HAN}，。！？；：、“”‘’《》（）【】「」"
+"""What ends a web address in Chinese text."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule.
+
+    Attributes:
+        name: What `--skip` and `--also` call it.
+        says: What it does, in a sentence.
+        apply: A normaliser's `str -> str`, or a filter's `str -> bool`, true for a turn that goes.
+        is_on: Whether it runs unless told otherwise.
+    """
+
+    name: str
+    says: str
+    apply: Callable[[str], str] | Callable[[str], bool]
+    is_on: bool = True
+
+
+def stable(rule: Callable[[str], str]) -> Callable[[str], str]:
+    """Applies a normaliser until nothing changes; it ends because every change makes the text shorter."""
+
+    @wraps(rule)
+    def until_stable(text: str) -> str:
+        while (changed := rule(text)) != text:
+            text = changed
+        return text
+
+    return until_stable
+
+
+def _remover(*patterns: str, needs: str = "", flags: int = 0) -> Callable[[str], str]:
+    """A normaliser that takes out all that matches; without one of the characters in `needs` there is nothing to do."""
+    sub = re.compile("|".join(patterns), flags).sub
+    is_needless = frozenset(needs).isdisjoint
+
+    @stable
+    def remove(text: str) -> str:
+        return text if needs and is_needless(text) else sub("", text)
+
+    return remove
+
+
+# --- characters ---
+
+_WHITE = re.compile("[\t-\r\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200c\u200e\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\uffff\ud800-\uf8ff\U000e0000-\U0010ffff]"
+    f"|(?<![{EMOJI}\ufe0f])\u200d|\u200d(?![{EMOJI}])|(?<![{EMOJI}#*0-9])\ufe0f"
+)
+_SEEN_AS_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0\ufffc\ufffd").union(
+    map(chr, range(0xFE00, 0xFE10)), map(chr, range(0xE0100, 0xE01F0))
+)
+"""Characters of `_INVISIBLE` that Python calls printable."""
+
+
+@stable
+def control_characters(text: str) -> str:
+    """White space of any kind becomes a space; what is not to be seen, is no text or stands for a lost character goes.
+
+    Joiners within an emoji stay.
+    """
+    if text.isprintable() and _SEEN_AS_LETTERS.isdisjoint(text):
+        return text
+    return _INVISIBLE.sub("", _WHITE.sub(" ", text))
+
+
+_FULL_WIDTH = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
+_FULL_WIDTH |= {
+    ord(wide): ord(narrow) for wide, narrow in zip("＃％＆＋－．／＝＠＿｀＂＇", "#%&+-./=@_`\"'", strict=True)
+}
+_WIDE = frozenset(map(chr, _FULL_WIDTH))
+
+
+def full_width(text: str) -> str:
+    """Full-width letters, digits and `＃％＆＋－．／＝＠＿｀＂＇` become their ASCII forms; Chinese punctuation stays."""
+    return text if _WIDE.isdisjoint(text) else text.translate(_FULL_WIDTH)
+
+
+_WESTERN = re.compile(f"(?<=[{HAN}])[,?!]")
+_CHINESE = {",": "，", "?": "？", "!": "！"}
+
+
+def punctuation(text: str) -> str:
+    """`, ? !` right after a Chinese character become `， ？ ！`; nothing else, so numbers and English stay."""
+    return _WESTERN.sub(lambda match: _CHINESE[match[0]], text)
+
+
+_TAG = re.compile(r"</?[A-Za-z][^<>\u4e00-\u9fff]{0,200}>")
+_ENTITY = re.compile(r"&(nbsp|lt|gt|amp|quot|apos|#39);")
+_NAMED = {"nbsp": " ", "lt": "<", "gt": ">", "amp": "&", "quot": '"', "apos": "'", "#39": "'"}
+
+
+@stable
+def markup(text: str) -> str:
+    """HTML tags go, the entities `&nbsp; &lt; &gt; &amp; &quot; &apos;` become what they stand for."""
+    if "&" in text:
+        text = _ENTITY.sub(lambda match: _NAMED[match[1]], text)
+    return _TAG.sub("", text) if "<" in text else text
+
+
+# --- what a platform leaves in a text ---
+
+repost_marks = _remover(r"//\s*@.*", needs="/", flags=re.S)
+reply_marks = _remover(
+    r"(?:回[复復覆]|reply\s+to)\s*@[^:：@\n]{1,30}?\s*[:：]",
+    r"(?:回[复復覆]|reply\s+to)\s*@[\w·-]{1,30}",
+    needs="@",
+    flags=re.I,
+)
+emails = _remover(
+    r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,4}\.[A-Za-z]{2,24}",
+    needs="@",
+)
+mentions = _remover(r"(?<![A-Za-z0-9._%+-])@\s?[\w·-]{1,30}[:：]?", needs="@")
+hashtags = _remover(r"(?<![A-Za-z0-9&])#[^#\n]{1,40}#", r"(?<![\w&#])#(?!\d)\w{1,30}", needs="#")
+urls = _remover(
+    rf"(?:https?|ftp)\s?://[^{_STOP}]*",
+    rf"(?<![A-Za-z0-9.-])www\.[^{_STOP}]+",
+    r"(?<![A-Za-z0-9.@-])(?:[A-Za-z0-9-]{1,63}\.){1,4}(?:com|cn|net|org|edu|gov|info|cc|tv|io|me|top|xyz)(?![A-Za-z0-9])"
+    rf"(?:/[^{_STOP}]*)?",
+    needs=".:",
+    flags=re.I,
+)
+bracket_faces = _remover(r"\[[^\[\]\s]{1,8}\]", needs="[")
+emoji = _remover(f"[{EMOJI}\u200d\ufe0f\u20e3]+")
+_ORDINARY = "A-Za-z0-9" + HAN
+kaomoji = _remover(
+    rf"[oOヽ╮╭╰╯<＜~～ヾψ┑┌Σ]?[(（](?=[^()（）]{{0,15}}[^()（）{_ORDINARY}{_MARKS}\"'“”])[^()（）{_ORDINARY}]{{2,15}}[)）]"
+    r"[oOノ╭╮╰╯>＞~～ﾉ┍┐]?",
+    r"(?<![A-Za-z0-9_^=>-])(?:[TQ]_+[TQ]|\^[_oO.]*\^|=_+=|-_+-[|b]*|>_+<|@_+@|0_+0|⊙[_﹏]⊙|●[_﹏]●|T\.T|TAT|QAQ|QwQ|OTZ|orz)(?![A-Za-z0-9_^=<-])",
+    needs="(（_^⊙●TQOo",
+)
+
+
+# --- private data ---
+
+phone_numbers = _remover(
+    r"(?<!\d)(?:\+?86[- ]?)?1[3-9]\d(?:[- ]?\d{4}){2}(?!\d)",
+    r"(?<!\d)0\d{2,3}[- ]\d{7,8}(?!\d)",
+    r"(?<!\d)[48]00[- ]\d{3,4}[- ]\d{3,4}(?!\d)",
+    needs="0123456789",
+)
+id_numbers = _remover(
+    r"(?<!\d)[1-9]\d{5}(?:18|19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx](?![\dA-Za-z])",
+    r"(?<!\d)(?:62|4\d|5[1-5])\d{2}(?: ?\d{4}){3}(?: ?\d{1,3})?(?!\d)",
+    needs="0123456789",
+)
+contacts = _remover(
+    r"(?<![A-Za-z])(?:qq|vx|wechat|weixin|微信|威信|薇信|扣扣)\s?(?:群|号码|号)?\s?[:：是]?\s?(?=[a-z_-]{0,19}\d)[a-z0-9_-]{5,20}",
+    needs="qQvVwW微威薇扣",
+    flags=re.I,
+)
+long_codes = _remover(r"(?<![A-Za-z0-9])(?=[A-Za-z]{0,99}\d)(?=\d{0,99}[A-Za-z])[A-Za-z0-9]{16,}", flags=re.A)
+
+
+# --- repetition ---
+
+MOST_REPEATS = 4
+"""A character stands at most so often in a row, a phrase of 2 to 10 characters at most one time less."""
+_CHARACTERS = re.compile(rf"([^0-9A-Za-z\s])\1{{{MOST_REPEATS},}}")
+_LETTERS = re.compile(r"([A-Za-z])\1{7,}")
+_PHRASES = re.compile(rf"(?=[^0-9])(.{{2,10}}?)\1{{{MOST_REPEATS - 1},}}", re.S)
+_ELLIPSES = re.compile(r"\.{3,}|。{3,}|…{2,}|⋯+|・{3,}")
+
+
+@stable
+def repeats(text: str) -> str:
+    """Runs of one character and of one phrase are cut to 4 and 3, dots to one `…`; digits stay as they are."""
+    if "。。。" in text or "……" in text or "..." in text or "⋯" in text or "・・・" in text:
+        text = _ELLIPSES.sub("…", text)
+    if len(text) - len(set(text)) < MOST_REPEATS:
+        return text
+    most = max(map(text.count, set(text)))  # quicker than the search for what is not there
+    if most < MOST_REPEATS:
+        return text
+    text = _CHARACTERS.sub(lambda match: match[1] * MOST_REPEATS, text)
+    text = _LETTERS.sub(lambda match: match[1] * 7, text)
+    return _PHRASES.sub(lambda match: match[0] if match[1].isdigit() else match[1] * (MOST_REPEATS - 1), text)
+
+
+def traditional(text: str) -> str:
+    """Traditional characters become simplified ones (OpenCC, t2s), the one rule that is not ours and may lengthen.
+
+    Raises:
+        FileError: OpenCC is not installed.
+    """
+    return _opencc().convert(valid_text(text))
+
+
+def _opencc():
+    global _converter
+    if _converter is None:
+        try:
+            import opencc
+        except ImportError:
+            raise FileError(
+                'The rule traditional needs OpenCC; install it with pip install -e ".[traditional]".'
+            ) from None
+        _converter = opencc.OpenCC("t2s")
+    return _converter
+
+
+_converter = None
+
+# --- filters ---
+
+_CHINESE_CHARACTER = re.compile(f"[{HAN}]")
+_ADVERTISEMENT = re.compile(
+    r"[加➕][^，。！？]{0,4}(?:微信|威信|薇信|vx|qq|扣扣)|转发[^。！？]{0,12}抽奖|(?:淘宝|天猫|京东|旗舰)[^。！？]{0,6}(?:店铺|链接|下单)|优惠券"
+    r"|领券|全国包邮|代购[^。！？]{0,8}联系|招代理|诚招|点击[^。！？]{0,6}链接|扫[^。！？]{0,4}二维码|公众号[^。！？]{0,8}(?:领取|抽奖|免费)",
+    re.I,
+)
+_TEMPLATE = re.compile(
+    r"我投给了.{0,60}你也快来|^\s*(?:转发(?:微博)?|轉發(?:微博)?|repost)\s*[。！!.]*\s*$|^分享(?:图片|视频|单曲|歌曲|网页|自)|^我(?:刚刚?)?(?:在|参与了|发起了)[^。！？]{0,40}(?:签到|投票|活动)[！!。]?$"
+    r"|^(?:抱歉[，,])?(?:该|此)微博已|撤回了一条消息|^\[?(?:动画表情|图片|语音|视频|文件|链接)\]?$|^(?:秒拍|美拍)视频",
+    re.S | re.I,
+)
+
+
+def no_chinese(text: str) -> bool:
+    """Whether there is no Chinese character in it."""
+    return _CHINESE_CHARACTER.search(text) is None
+
+
+def advertisement(text: str) -> bool:
+    """Whether it asks to add a contact, to buy or to take part in a draw."""
+    return _ADVERTISEMENT.search(text) is not None
+
+
+def platform_template(text: str) -> bool:
+    """Whether a platform wrote it: bare reposts, votes, check-ins, shared pictures, recalled messages."""
+    return _TEMPLATE.search(text) is not None
+
+
+NORMALISERS = (
+    Rule(
+        "control_characters",
+        "zero-width, control and lost characters go; any white space is a space",
+        control_characters,
+    ),
+    Rule("full_width", "full-width letters and digits become ASCII; Chinese punctuation stays", full_width),
+    Rule("traditional", "traditional characters become simplified (OpenCC)", traditional, is_on=False),
+    Rule("markup", "HTML tags go, entities become characters", markup),
+    Rule("repost_marks", "weibo's `//@name: …` goes", repost_marks),
+    Rule("reply_marks", "`回复 @name:` goes", reply_marks),
+    Rule("emails", "e-mail addresses go", emails),
+    Rule("urls", "web addresses go", urls),
+    Rule("mentions", "`@name` goes", mentions),
+    Rule("hashtags", "`#topic#` and `#topic` go", hashtags),
+    Rule("phone_numbers", "telephone numbers go", phone_numbers),
+    Rule("id_numbers", "identity card and bank card numbers go", id_numbers),
+    Rule("contacts", "QQ and WeChat numbers go", contacts),
+    Rule("long_codes", "codes of 16 and more letters and digits go", long_codes),
+    Rule("bracket_faces", "weibo's `[doge]` goes", bracket_faces),
+    Rule("kaomoji", "faces such as `(≧▽≦)` and `T_T` go", kaomoji),
+    Rule("emoji", "emoji go", emoji, is_on=False),
+    Rule("punctuation", "`, ? !` after a Chinese character become `， ？ ！`", punctuation),
+    Rule("repeats", "one character at most 4 times in a row, one phrase 3 times, dots one `…`", repeats),
+)
+"""Applied in this order, again and again until nothing changes."""
+
+FILTERS = (
+    Rule("no_chinese", "turns without a Chinese character", no_chinese),
+    Rule("advertisement", "turns that ask to add a contact, to buy, to take part in a draw", advertisement),
+    Rule(
+        "platform_template",
+        "bare reposts, votes, check-ins, shared pictures and what else a platform writes",
+        platform_template,
+    ),
+)
+"""A turn that one of them meets goes; `clean` adds those that need settings or the turn before."""

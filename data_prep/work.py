@@ -1,0 +1,122 @@
+"""The folder a build works in, and running its tasks: each result is whole or not there, so a killed build goes on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from chatbot.dialogue_files import FileError
+
+_KEY = "fingerprint"
+
+
+class WorkerError(FileError):
+    """A worker process died; what is done stays done."""
+
+
+class WorkFolder:
+    """Results so far of one build, beside its output: `.NAME.building`.
+
+    Another build's results (other inputs, other settings) are thrown away, never taken.
+
+    Args:
+        output: The set to be built.
+        fingerprint: Of everything that decides its content.
+
+    Raises:
+        FileError: Another process builds the same set.
+    """
+
+    def __init__(self, output: Path, fingerprint: str):
+        self.path = output.with_name(f".{output.name}.building")
+        self._lock = FileLock(output.with_name(f".{output.name}.lock"))
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise FileError(f"Another process is building {output}; wait for it, or give another --output.") from None
+        key = self.path / _KEY
+        if self.path.exists() and (not key.is_file() or key.read_text() != fingerprint):
+            shutil.rmtree(self.path)
+        self.is_resumed = self.path.exists()
+        if not self.is_resumed:
+            self.path.mkdir(parents=True)
+            key.write_text(fingerprint)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def release(self, keep: bool) -> None:
+        """Lets go of the folder; without `keep` it is removed."""
+        if not keep:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` make a file under another name and renames it, so that a file with its own name is whole."""
+    temporary = path.with_name(f"{path.name}.part")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """`write_whole` of a value as JSON."""
+    write_whole(path, lambda part: part.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8"))
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def run_tasks(function: Callable, tasks: Iterable[tuple], processes: int) -> Iterator[None]:
+    """Calls the function with each task's arguments; yields when one is done, in the order of the tasks.
+
+    With one process it runs here; otherwise few tasks wait at a time, so that their arguments stay few in memory.
+
+    Raises:
+        WorkerError: A worker died, as it does when the system runs out of memory.
+    """
+    if processes == 1:
+        for task in tasks:
+            function(*task)
+            yield
+        return
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _quiet)
+    try:
+        waiting: deque = deque()
+        for task in tasks:
+            waiting.append(pool.submit(function, *task))
+            if len(waiting) > processes + 1:
+                waiting.popleft().result()
+                yield
+        while waiting:
+            waiting.popleft().result()
+            yield
+    except BrokenProcessPool:
+        raise WorkerError(
+            "A worker process died, perhaps for want of memory; run again, with fewer --processes, to go on from here."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _quiet() -> None:
+    """What a worker process sets: the cores are shared by processes already."""
+    import signal
+
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends us

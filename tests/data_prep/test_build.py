@@ -1,0 +1,568 @@
+"""From files to a prepared set: what is in it, that it adds up, and that no accident leaves half of one."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatbot.dialogue_files import FileError, load_manifest, load_split, read_dialogues
+from chatbot.tokenizer import DialogueTokenizer
+from data_prep import build as building
+from data_prep import sources, steps
+from data_prep.build import PrepareSettings, build
+from data_prep.clean import CleanSettings
+from data_prep.cli import main
+from data_prep.dedup import content_hash
+from data_prep.preview import preview
+from data_prep.split import is_valid
+from tests.benchmarks.prepare_speed import digest, generate
+from tests.conftest import ROOT, SAMPLES
+
+SHARED = ROOT.parent / "shared" / "data" / "LCCC-base_valid.json"
+SMALL = PrepareSettings(vocab_size=400)
+
+
+def write(path, dialogues) -> str:
+    lines = [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in dialogues]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return str(path)
+
+
+def many(count: int, seed: int = 0) -> list[list[str]]:
+    """Dialogues that look different, some to be split or dropped, some twice."""
+    draw = random.Random(seed)
+    words = ["今天", "天气", "不错", "吃饭", "电影", "一起", "好的", "明天", "你说", "真的", "哪里", "朋友"]
+    odd = ["ok", "看http://t.cn/x", "@小明 在吗", "哈哈哈哈哈哈哈", "傻逼", "好,走"]
+    made: list[list[str]] = []
+    for _ in range(count):
+        if made and draw.random() < 0.05:
+            made.append(draw.choice(made))
+            continue
+        turns = ["".join(draw.choices(words, k=draw.randint(2, 8))) for _ in range(draw.randint(2, 6))]
+        if draw.random() < 0.2:
+            turns[draw.randrange(len(turns))] = draw.choice(odd)
+        made.append(turns)
+    return made
+
+
+def everything(folder) -> Counter:
+    return Counter(tuple(turns) for split in load_manifest(folder)["splits"] for turns in read_dialogues(folder, split))
+
+
+def check_that_it_adds_up(manifest: dict) -> None:
+    counts = manifest["dialogues"]
+    assert counts["read"] == counts["kept_whole"] + counts["split"] + counts["dropped"]
+    assert sum(manifest["dropped"].values()) == counts["dropped"]
+    for name in counts:
+        assert counts[name] == sum(source.get(name, 0) for source in manifest["sources"])
+
+
+# --- what is in it ---
+
+
+def test_prepared_set(prepared, dialogues):
+    manifest = load_manifest(prepared)
+    splits = manifest["splits"]
+    check_that_it_adds_up(manifest)
+    assert manifest["dialogues"]["read"] == len(dialogues)
+    assert splits["train"]["dialogues"] + splits["valid"]["dialogues"] == len(dialogues)
+    assert splits["valid"]["dialogues"] > 0
+    tokenizer = DialogueTokenizer.load(prepared)
+    for row in load_split(prepared, "valid"):
+        text = [tokenizer.decode(ids) for ids in row["turns"]]
+        assert row["units"] == sum(map(len, text)) + len(text)
+
+
+def test_every_dropped_dialogue_is_counted_and_told(tmp_path):
+    rows = [["你 好", "你 好 呀", "吃 了 吗"], ["我 爱 New York", "我 也 爱 New York"]]
+    rows = [
+        *rows,
+        rows[0],
+        ["一个人"],
+        ["空", ""],
+        [1, 2],
+        '"文字"',
+        ["第三", "条"],
+        ["a", "b"],
+        '["半',
+        ["一", "ok", "二"],
+    ]
+    rows += [["你好", "嗯", "sb", "再见", "再见了"]]
+    source = write(tmp_path / "x.jsonl", rows)
+    manifest = build([source], tmp_path / "set", PrepareSettings(vocab_size=400, valid_share=0.0))
+    assert manifest["dropped"] == {
+        "no_chinese": 2,
+        "not_a_list_of_strings": 2,
+        "not_json": 1,
+        "fewer_than_two_turns": 1,
+        "nothing_left": 1,
+        "duplicate": 1,
+    }
+    assert manifest["dialogues"] == {"read": 12, "kept_whole": 3, "split": 1, "dropped": 8}
+    expected = [
+        ("你好", "你好呀", "吃了吗"),
+        ("我爱New York", "我也爱New York"),
+        ("第三", "条"),
+        ("你好", "嗯"),
+        ("再见", "再见了"),
+    ]
+    assert everything(tmp_path / "set") == Counter(expected)
+    with gzip.open(tmp_path / "set" / "report" / "dropped.jsonl.gz", "rt", encoding="utf-8") as file:
+        told = [json.loads(line) for line in file]
+    assert {(entry["record"], entry["reason"]) for entry in told} == {
+        (3, "duplicate"),
+        (4, "fewer_than_two_turns"),
+        (5, "nothing_left"),
+        (6, "not_a_list_of_strings"),
+        (7, "not_a_list_of_strings"),
+        (9, "no_chinese"),
+        (10, "not_json"),
+        (11, "no_chinese"),
+        (12, "blocked_words"),
+    }
+    report = (tmp_path / "set" / "report" / "report.md").read_text(encoding="utf-8")
+    assert "| x.jsonl | train | 12 | 3 | 1 | 8 |" in report
+    assert all(f"| {reason} | {count} |" in report for reason, count in manifest["dropped"].items())
+    assert all((tmp_path / "set" / "report" / name).stat().st_size > 1000 for name in ("turns.png", "tokens.png"))
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="LCCC lies beside the project only where it is built")
+def test_each_dialogue_of_lccc_is_kept_whole_split_or_dropped(tmp_path):
+    manifest = build([str(SHARED)], tmp_path / "set", PrepareSettings(tokenizer="default", valid_share=0.0))
+    check_that_it_adds_up(manifest)
+    counts = manifest["dialogues"]
+    assert counts["read"] == 20_000
+    assert counts["kept_whole"] > 0.98 * 20_000
+    with gzip.open(tmp_path / "set" / "report" / "dropped.jsonl.gz", "rt", encoding="utf-8") as file:
+        told = {json.loads(line)["record"] for line in file}
+    assert len(told) == counts["split"] + counts["dropped"]  # every other dialogue is there as it was read
+    ordinary = json.loads(SHARED.read_text(encoding="utf-8"))
+    kept = everything(tmp_path / "set")
+    whole = [turns for number, turns in enumerate(ordinary, 1) if number not in told]
+    unchanged = sum(tuple(turn.replace(" ", "") for turn in turns) in kept for turns in whole)
+    assert unchanged > 0.75 * 20_000
+
+
+def test_any_arrow_reader_can_open_it(prepared):
+    import datasets
+
+    found = datasets.load_from_disk(str(prepared / "train"))
+    assert found.features["turns"] == datasets.List(datasets.List(datasets.Value("int32")))
+    assert len(found) == load_manifest(prepared)["splits"]["train"]["dialogues"]
+
+
+# --- splits, duplicates and leaks ---
+
+
+@given(st.lists(st.lists(st.text(min_size=1), min_size=2, max_size=4), min_size=1, max_size=30), st.randoms())
+def test_split_depends_on_content_alone(dialogues, shuffler):
+    before = {content_hash(turns): is_valid(content_hash(turns), 0.3) for turns in dialogues}
+    shuffler.shuffle(dialogues)
+    dialogues.append(["新的", "一条"])
+    after = {content_hash(turns): is_valid(content_hash(turns), 0.3) for turns in dialogues}
+    assert all(after[key] == side for key, side in before.items())
+
+
+def test_split_share_is_about_right():
+    keys = [content_hash([str(number), "x"]) for number in range(4000)]
+    share = sum(is_valid(key, 0.05) for key in keys) / len(keys)
+    assert 0.035 < share < 0.065
+    assert not any(is_valid(key, 0.0) for key in keys)
+
+
+def test_hash_knows_where_turns_begin():
+    assert content_hash(["ab", "c"]) != content_hash(["a", "bc"])
+
+
+def test_reordered_and_added_lines_move_nothing(tmp_path):
+    dialogues = many(400)
+    changed = [*many(100, seed=1), *dialogues]
+    random.Random(1).shuffle(changed)
+    for name, rows in (("a", dialogues), ("b", changed)):
+        build(
+            [write(tmp_path / f"{name}.jsonl", rows)],
+            tmp_path / name,
+            PrepareSettings(tokenizer="default", valid_share=0.3),
+        )
+    (train, valid), (more_train, more_valid) = (
+        [[tuple(turns) for turns in read_dialogues(tmp_path / name, split)] for split in ("train", "valid")]
+        for name in ("a", "b")
+    )
+    assert set(train) <= set(more_train)
+    assert set(valid) <= set(more_valid)
+    positions = {turns: place for place, turns in enumerate(more_train)}
+    assert [positions[turns] for turns in train] == sorted(
+        positions[turns] for turns in train
+    )  # and their order is theirs
+    assert not set(more_train) & set(more_valid)
+
+
+def test_the_seed_changes_the_order_and_nothing_else(tmp_path):
+    source = write(tmp_path / "x.jsonl", many(200))
+    sets = []
+    for seed in (0, 1):
+        build([source], tmp_path / str(seed), PrepareSettings(tokenizer="default", seed=seed))
+        sets.append([tuple(turns) for turns in read_dialogues(tmp_path / str(seed), "train")])
+    assert sets[0] != sets[1]
+    assert set(sets[0]) == set(sets[1])
+
+
+def test_what_is_held_out_in_files_is_not_in_train(tmp_path):
+    dialogues = [turns for turns in many(300) if not {"ok", "傻逼"} & set(turns)]
+    unique = [list(turns) for turns in dict.fromkeys(map(tuple, dialogues))]
+    valid, test = unique[:20], [*unique[20:40], unique[0]]
+    paths = [write(tmp_path / name, rows) for name, rows in (("t", unique), ("v", valid), ("e", test))]
+    manifest = build([paths[0]], tmp_path / "set", SMALL, valid=[paths[1]], test=[paths[2]])
+    assert manifest["dropped"] == {"also_in_test": 22, "also_in_valid": 19}
+    assert {name: split["dialogues"] for name, split in manifest["splits"].items()} == {
+        "train": len(unique) - 40,
+        "valid": 19,
+        "test": 21,
+    }
+    check_that_it_adds_up(manifest)
+    seen = [set(map(tuple, read_dialogues(tmp_path / "set", split))) for split in ("train", "valid", "test")]
+    assert sum(map(len, seen)) == len(set().union(*seen))
+
+
+@pytest.mark.parametrize(("mode", "gone"), [("off", 0), ("held-out", 1), ("all", 2)])
+def test_near_duplicates_are_an_option(tmp_path, mode, gone):
+    base = "昨天我和朋友一起去看了那部新上映的电影，真的特别好看"
+    other = "周末打算带孩子去动物园玩一整天，听说来了两只大熊猫"
+    rows = [[base + "呀", "是吗"], [other, "好呀"], [other + "呢", "好呀"], *many(30)]
+    train = write(tmp_path / "x.jsonl", rows)
+    held_out = write(tmp_path / "y.jsonl", [[base, "是吗"]])
+    settings = PrepareSettings(vocab_size=400, near_duplicates=mode)
+    manifest = build([train], tmp_path / "set", settings, valid=[held_out])
+    assert manifest["dropped"].get("near_duplicate", 0) == gone
+    check_that_it_adds_up(manifest)
+
+
+# --- parallel, killed, continued ---
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Blocks and buckets so small that a few hundred dialogues have many."""
+    monkeypatch.setattr(building, "BUCKET_BYTES", 10_000)
+    read = sources.read_blocks
+    monkeypatch.setattr(building, "read_blocks", lambda reader, form: read(reader, form, block_bytes=7_000))
+
+
+class Killed(BaseException):
+    """As abrupt as a signal, in one process."""
+
+
+STEPS = ("clean_block", "cut_unit", "sign_bucket", "find_near", "write_shard")
+FREQUENT = ["哈哈"] * 300
+
+
+def frequent_corpus(path) -> str:
+    rows = [*many(2000), *([f"这是第{number}个说法", answer] for number, answer in enumerate(FREQUENT))]
+    return write(path, rows)
+
+
+def test_a_stopped_build_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypatch, small_parts, capsys):
+    source = frequent_corpus(tmp_path / "x.jsonl")
+    settings = PrepareSettings(vocab_size=400, near_duplicates="all")
+    whole = build([source], tmp_path / "whole", settings)
+    assert whole["dropped"]["generic_replies"] > 10
+    check_that_it_adds_up(whole)
+    expected = digest(tmp_path / "whole")
+    counts = dict.fromkeys(STEPS, 0)
+    originals = {name: getattr(steps, name) for name in STEPS}
+
+    def run(stop_at: tuple[str, int] | None, after: bool) -> None:
+        def wrapped(name):
+            def step(*args):
+                counts[name] += 1
+                if stop_at == (name, counts[name]) and not after:
+                    raise Killed
+                originals[name](*args)
+                if stop_at == (name, counts[name]):
+                    raise Killed
+
+            return step
+
+        for name in STEPS:
+            counts[name] = 0
+            monkeypatch.setattr(steps, name, wrapped(name))
+        build([source], tmp_path / "stopped", settings)
+
+    run(None, False)
+    totals = dict(counts)
+    assert all(totals[name] > 2 for name in STEPS if name != "find_near")
+    assert digest(tmp_path / "stopped") == expected
+    shutil.rmtree(tmp_path / "stopped")
+    for name in STEPS:
+        for after in (False, True):
+            with pytest.raises(Killed):
+                run((name, (totals[name] + 1) // 2), after)
+            assert not (tmp_path / "stopped").exists()
+    run(None, False)  # what was done before is not done again
+    assert (
+        counts["clean_block"]
+        == counts["cut_unit"]
+        == counts["find_near"]
+        == 0
+        < counts["write_shard"]
+        < totals["write_shard"]
+    )
+    assert digest(tmp_path / "stopped") == expected
+    assert "going on with the build" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"x.jsonl", "whole", "stopped"}
+
+
+def test_a_stopped_build_is_not_taken_for_another(tmp_path, monkeypatch):
+    source = write(tmp_path / "x.jsonl", many(50))
+    monkeypatch.setattr(steps, "write_shard", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        build([source], tmp_path / "set", SMALL)
+    monkeypatch.undo()
+    write(tmp_path / "x.jsonl", [["只有", "这个"], ["和", "那个"]])
+    manifest = build([source], tmp_path / "set", PrepareSettings(vocab_size=400, valid_share=0.0))
+    assert manifest["dialogues"]["read"] == 2
+    assert everything(tmp_path / "set") == Counter({("只有", "这个"): 1, ("和", "那个"): 1})
+
+
+def test_two_processes_write_the_bytes_of_one(tmp_path):
+    source = tmp_path / "x.jsonl.gz"
+    generate(source, 1500, [SAMPLES / "everyday.jsonl"])
+    for processes in (1, 2):
+        build([str(source)], tmp_path / str(processes), PrepareSettings(vocab_size=500), processes=processes)
+    assert digest(tmp_path / "1") == digest(tmp_path / "2")
+
+
+@pytest.mark.slow
+def test_killed_by_the_system_it_goes_on_and_ends_with_the_same_bytes(tmp_path):
+    source = tmp_path / "x.jsonl.gz"
+    generate(source, 150_000, [SHARED if SHARED.exists() else SAMPLES / "everyday.jsonl"])
+    command = [sys.executable, "-m", "data_prep", "--input", str(source), "--tokenizer", "default", "--processes", "2"]
+    started = time.perf_counter()
+    subprocess.run([*command, "--output", str(tmp_path / "whole")], check=True, capture_output=True)
+    seconds = time.perf_counter() - started
+    for share in (0.2, 0.5, 0.8):
+        process = subprocess.Popen(
+            [*command, "--output", str(tmp_path / "killed")], stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(share * seconds)
+        import os
+
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed").exists()
+    subprocess.run([*command, "--output", str(tmp_path / "killed")], check=True, capture_output=True)
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+
+
+# --- accidents ---
+
+
+def test_a_full_disk_is_one_sentence_and_the_build_goes_on_from_there(tmp_path):
+    source = write(tmp_path / "x.jsonl", many(3000))
+    program = (
+        "import resource, signal, sys; from data_prep.cli import main;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, {resource.RLIM_INFINITY}));"
+        f"sys.exit(main(['--input', {source!r}, '--output', {str(tmp_path / 'set')!r}, '--tokenizer', 'default']))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("error: The disk with ")
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "set").exists()
+    assert build([source], tmp_path / "set", PrepareSettings(tokenizer="default"))["dialogues"]["read"] == 3000
+
+
+def test_an_input_that_shrinks_while_it_is_read_leaves_no_set(tmp_path, monkeypatch):
+    source = write(tmp_path / "x.jsonl", many(20_000))
+    original = steps.clean_block
+
+    def shrinking(*args):
+        original(*args)
+        with open(source, "r+b") as file:
+            file.truncate(Path(source).stat().st_size // 2)
+
+    monkeypatch.setattr(steps, "clean_block", shrinking)
+    read = sources.read_blocks
+    monkeypatch.setattr(building, "read_blocks", lambda reader, form: read(reader, form, block_bytes=100_000))
+    with pytest.raises(FileError, match="changed while it was read"):
+        build([source], tmp_path / "set", SMALL)
+    assert {path.name for path in tmp_path.iterdir()} == {"x.jsonl"}
+
+
+BAD = {
+    "missing": lambda path: None,
+    "empty": lambda path: path.write_bytes(b""),
+    "cut array": lambda path: path.write_text('[["a", "b"], ["c", '),
+    "cut gzip": lambda path: path.write_bytes(gzip.compress(b'["\xe4\xbd\xa0", "b"]\n' * 99)[:-9]),
+    "nothing left": lambda path: path.write_text('["a"]\n["b"]\n'),
+    "no dialogues at all": lambda path: path.write_bytes(bytes(range(256)) * 100),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, name):
+    source, output = tmp_path / "input", tmp_path / "set"
+    BAD[name](source)
+    assert main(["--input", str(source), "--output", str(output)]) == 1
+    captured = capsys.readouterr()
+    message = captured.err.strip().splitlines()[-1]
+    assert message.startswith("error: ")
+    assert str(source) in message or name in ("nothing left", "no dialogues at all")
+    assert "Traceback" not in captured.err
+    assert [path for path in tmp_path.iterdir() if path != source] == []
+
+
+def test_only_one_build_at_a_time(tmp_path):
+    from filelock import FileLock
+
+    source = write(tmp_path / "x.jsonl", many(10))
+    with FileLock(tmp_path / ".set.lock"), pytest.raises(FileError, match="Another process is building"):
+        build([source], tmp_path / "set", SMALL)
+
+
+def test_unchanged_inputs_are_kept_and_others_refused(tmp_path, capsys):
+    source = tmp_path / "a.jsonl"
+    write(source, [[f"第{n}", "好"] for n in range(40)])
+    output = tmp_path / "set"
+    call = ["--input", str(source), "--output", str(output), "--vocab-size", "400"]
+    assert main(call) == 0
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in output.rglob("*") if path.is_file()}
+    assert main(call) == 0
+    assert "up to date" in capsys.readouterr().err
+    source.write_text(source.read_text() + '\n["新", "的"]\n')
+    for changed in ([], ["--skip", "echo"], ["--max-characters", "100"], ["--seed", "3"]):
+        assert main([*call, *changed]) == 1
+        assert "--overwrite" in capsys.readouterr().err
+    assert before == {
+        path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in output.rglob("*") if path.is_file()
+    }
+    assert main([*call, "--overwrite"]) == 0
+    assert load_manifest(output)["dialogues"]["read"] == 41
+    assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "set"}
+
+
+def test_another_word_list_or_program_makes_another_set(tmp_path, monkeypatch):
+    (tmp_path / "words").write_text("香菜\n", encoding="utf-8")
+    source = write(tmp_path / "x.jsonl", many(40))
+    settings = PrepareSettings(vocab_size=400, clean=CleanSettings(words=str(tmp_path / "words")))
+    build([source], tmp_path / "set", settings)
+    (tmp_path / "words").write_text("今天\n", encoding="utf-8")
+    with pytest.raises(FileError, match="other inputs"):
+        build([source], tmp_path / "set", settings)
+    monkeypatch.setattr(building, "_program_hash", lambda: "another")
+    (tmp_path / "words").write_text("香菜\n", encoding="utf-8")
+    with pytest.raises(FileError, match="other inputs"):
+        build([source], tmp_path / "set", settings)
+
+
+def test_a_folder_that_is_no_prepared_set_is_never_replaced(tmp_path, capsys):
+    (tmp_path / "home").mkdir()
+    precious = tmp_path / "home" / "letters.txt"
+    precious.write_text("x")
+    assert main(["--input", str(SAMPLES), "--output", str(tmp_path / "home"), "--overwrite"]) == 1
+    assert "another --output" in capsys.readouterr().err
+    (tmp_path / "home" / "manifest.json").write_text('{"name": "a browser extension"}')
+    assert main(["--input", str(SAMPLES), "--output", str(tmp_path / "home"), "--overwrite"]) == 1
+    assert precious.read_text() == "x"
+
+
+def test_a_link_as_output_stays_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    build([str(SAMPLES)], tmp_path / "link", SMALL)
+    build([str(SAMPLES)], tmp_path / "link", PrepareSettings(vocab_size=420), overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert load_manifest(tmp_path / "real")["vocab_size"] <= 420
+
+
+def test_unwritable_output_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert main(["--input", str(SAMPLES), "--output", str(tmp_path / "file" / "set"), "--vocab-size", "400"]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert "error: " in error
+
+
+def test_damaged_prepared_set_is_explained(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "cut")
+    next((tmp_path / "cut" / "train").glob("*.arrow")).write_bytes(b"short")
+    with pytest.raises(FileError, match="train split"):
+        load_split(tmp_path / "cut", "train")
+    (tmp_path / "cut" / "manifest.json").write_text("{")
+    with pytest.raises(FileError, match=r"manifest\.json"):
+        load_manifest(tmp_path / "cut")
+
+
+# --- options ---
+
+
+def test_an_existing_tokenizer_can_be_taken(prepared, tmp_path):
+    settings = PrepareSettings(tokenizer=str(prepared), valid_share=0.2)
+    manifest = build([str(SAMPLES)], tmp_path / "again", settings)
+    assert manifest["tokenizer_hash"] == load_manifest(prepared)["tokenizer_hash"]
+
+
+def test_a_tokenizer_of_words(tmp_path):
+    pytest.importorskip("jieba")
+    build([str(SAMPLES)], tmp_path / "set", PrepareSettings(vocab_size=2000, word_count=3))
+    tokenizer = DialogueTokenizer.load(tmp_path / "set")
+    assert "今天" in tokenizer.tokens(range(tokenizer.vocab_size))
+    for text in ("今天吃什么", "hello [SEP] 😂龘\n", "", " a  b "):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_max_dialogues(tmp_path):
+    assert (
+        build([str(SAMPLES)], tmp_path / "few", PrepareSettings(vocab_size=400, max_dialogues=7))["dialogues"]["read"]
+        == 7
+    )
+
+
+def test_preview_shows_speakers_and_what_carries_loss(prepared):
+    text = preview(prepared, 2, colour=False)
+    lines = text.splitlines()
+    assert lines[0].startswith("sample 1")
+    assert lines[1].startswith("  speaker 0: [CLS]|")
+    assert lines[2].startswith("  speaker 1: ")
+    assert all(line.endswith("[SEP]") for line in lines if line.startswith("  speaker"))
+    assert "\033[2m[CLS]" in preview(prepared, 1, colour=True)
+
+
+def test_usage_faults_exit_with_2_and_are_said_at_once(capsys):
+    for call in (["--output", "x"], ["--input", "x", "--output", "y", "--valid-share", "1"], []):
+        with pytest.raises(SystemExit) as exit_info:
+            main(call)
+        assert exit_info.value.code == 2
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["--skip", "repeat", "--max-characters", "0", "--near-threshold", "2"])
+    error = capsys.readouterr().err
+    for part in (
+        "--output is needed",
+        "--input is needed",
+        "did you mean repeats",
+        "--max-characters",
+        "--near-threshold",
+    ):
+        assert part in error
+
+
+def test_rules_are_listed(capsys):
+    assert main(["--list-rules"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(building.all_rules())
+    assert sum(" off " in line for line in lines) == 2
