@@ -38,6 +38,7 @@ _NOT_CJK = re.compile("[…“”]")
 _REPEATS = "repeats"
 _NEED_SPACES = (
     "control_characters",
+    "spaced_letters",
     "full_width",
     "repost_marks",
     "reply_marks",
@@ -199,7 +200,8 @@ class Cleaner:
 
     def _normalised(self, turn: str, ledger: Ledger) -> str:
         changed: dict[str, tuple[str, str]] = {}
-        text = _LOOSE_SPACE.sub("", turn) if _is_spaced(turn) else self._apply(self._spaced, turn, changed)
+        text = self._apply(self._spaced, turn, changed)
+        text = _LOOSE_SPACE.sub("", text) if _is_spaced(turn) else text
         before, text = None, clean_turn(text)
         while text != before:
             before, text = text, clean_turn(self._apply(self._normalisers, text, changed))

@@ -131,6 +131,17 @@ def markup(text: str) -> str:
     return _TAG.sub("", text) if "<" in text else text
 
 
+def spaced_letters(text: str) -> str:
+    """Where every character stands alone, as in LCCC, letters and digits are joined as well: `1 8 岁` is `18岁`.
+
+    Off by default: a file does not say whether `1 8` was 18, and scores on LCCC are those of its text as it is.
+    """
+    parts = text.split()
+    if len(parts) > 2 and all(len(part) == 1 for part in parts) and not no_chinese(text):
+        return "".join(parts)
+    return text
+
+
 # --- what a platform leaves in a text ---
 
 repost_marks = _remover(r"//\s*@.*", needs="/", flags=re.S)
@@ -270,6 +281,12 @@ NORMALISERS = (
         "control_characters",
         "zero-width, control and lost characters go; any white space is a space",
         control_characters,
+    ),
+    Rule(
+        "spaced_letters",
+        "in text with a space after every character `1 8 岁` becomes `18岁`",
+        spaced_letters,
+        is_on=False,
     ),
     Rule("full_width", "full-width letters and digits become ASCII; Chinese punctuation stays", full_width),
     Rule("traditional", "traditional characters become simplified (OpenCC)", traditional, is_on=False),

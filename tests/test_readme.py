@@ -52,6 +52,16 @@ def test_linked_files_and_presets_exist(name):
         assert not anchor or anchor in [heading.lower().replace(" ", "-") for heading in headings]
 
 
+def test_the_data_page_lists_the_rules_as_they_are():
+    from data_prep.build import all_rules
+
+    text = (ROOT / "data_prep" / "README.md").read_text(encoding="utf-8")
+    for rule in all_rules():
+        assert f"| `{rule.name}` | {'on' if rule.is_on else 'off'} | {rule.says} |" in text
+    known = build_prepare_parser().format_help()
+    assert all(flag in known for flag in re.findall(r"--[a-z-]{3,}", text))
+
+
 def test_both_languages_show_the_same_commands():
     found = [
         re.findall(r"^    (\S[^#\n]*)", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE) for name in READMES

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from chatbot import native
-from tests.benchmarks import bakeoff, decoding_speed, training_speed
+from tests.benchmarks import bakeoff, decoding_speed, prepare_speed, training_speed
 from tests.benchmarks.measure import alternate, faster, matmul_peak, more, reading_seconds, to_markdown
 from tests.benchmarks.peers import NanoGPT, gpt2, multiplied, ours
+from tests.conftest import SAMPLES
 
 
 def test_alternating_measures_each():
@@ -47,6 +48,17 @@ def test_candidates_get_equal_parameters(tokenizer):
         for name in ("softmax", "linear_gated+conv+gate", "linear_taylor2", "gated_delta:sliding 3:1+gate")
     }
     assert max(sizes.values()) < 1.01 * min(sizes.values())
+
+
+def test_preparing_is_measured_killed_and_compared(tmp_path):
+    source = tmp_path / "x.jsonl.gz"
+    prepare_speed.generate(source, 2000, [SAMPLES / "everyday.jsonl"])
+    found = prepare_speed.measure(source, tmp_path / "set", kill=True, more=["--tokenizer", "default"])
+    assert found["dialogues"] == 2000
+    assert found["same_bytes"]
+    assert not found["set_after_the_kill"]
+    assert found["most_resident_mb"] > 50
+    assert found["tokens_written"] > 2000
 
 
 @pytest.mark.slow

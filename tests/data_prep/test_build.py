@@ -565,4 +565,4 @@ def test_rules_are_listed(capsys):
     assert main(["--list-rules"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(building.all_rules())
-    assert sum(" off " in line for line in lines) == 2
+    assert sum(" off " in line for line in lines) == 3

@@ -101,6 +101,7 @@ def test_rules_are_switched_one_by_one():
     turns = ["好哈哈哈哈哈哈哈", "😂好的"]
     assert pieces(Cleaner(CleanSettings(skip=("repeats",))), turns) == [turns]
     assert pieces(Cleaner(CleanSettings(also=("emoji",))), turns) == [["好哈哈哈哈", "好的"]]
+    assert pieces(Cleaner(CleanSettings(also=("spaced_letters",))), ["我 1 8 岁", "x 好 的"]) == [["我18岁", "x好的"]]
     everything = Cleaner(CleanSettings(skip=tuple(RULES)))
     assert pieces(everything, ["ok", "ok", "http://a.com 傻逼"]) == [["ok", "ok", "http://a.com傻逼"]]
 

@@ -76,6 +76,8 @@ CASES = [
     ("control_characters", "a\tb\u3000c\u00a0d", "a b c d"),
     ("control_characters", "👨\u200d👩\u200d👧 ❤\ufe0f", "👨\u200d👩\u200d👧 ❤\ufe0f"),
     ("control_characters", "a\u200db\ufe0f", "ab"),
+    ("spaced_letters", "我 1 8 岁 ， p l u s", "我18岁，plus"),
+    ("spaced_letters", "我 买 了 iPhone 1 5", "我 买 了 iPhone 1 5"),
     ("full_width", "Ｈｅｌｌｏ，２０２６年！", "Hello，2026年！"),
     ("traditional", "後來她讀書了", "后来她读书了"),
     ("markup", "A&amp;B <b>粗</b>体 3 < 5 &lt;br&gt;", "A&B 粗体 3 < 5 "),

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatbot.dialogue import IGNORED_LABEL, DialogptLayout
+from chatbot.dialogue_files import load_split
 from training.batching import PackedData, Source, TurnStore, cut_into_pieces, draw, pack, parse_source
 from training.settings import SettingsError, TrainSettings
 from training.stage import split_rows
@@ -30,6 +33,30 @@ class Ids:
 DIALOGUES = st.lists(
     st.lists(st.lists(st.integers(3, 99), max_size=40), min_size=2, max_size=8), min_size=1, max_size=30
 )
+
+
+def test_a_store_maps_every_shard_and_batch(tmp_path, monkeypatch):
+    from data_prep import build as building
+    from data_prep import steps
+
+    monkeypatch.setattr(building, "BUCKET_BYTES", 4_000)
+    monkeypatch.setattr(steps, "_ROWS_A_BATCH", 7)
+    folders = []
+    for name, text in (("a", "甲"), ("b", "乙")):
+        lines = [json.dumps([f"{text}说{number}", "嗯" * (number % 3 + 1), "好"]) for number in range(150)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        settings = building.PrepareSettings(tokenizer="default", valid_share=0.0)
+        building.build([str(tmp_path / f"{name}.jsonl")], tmp_path / name, settings)
+        folders.append(str(tmp_path / name))
+    assert len(list((tmp_path / "a" / "train").glob("*.arrow"))) > 1
+    store = TurnStore(folders, "train")
+    expected = [turns for folder in folders for turns in load_split(folder, "train")["turns"]]
+    assert len(store) == 300
+    assert [store.turns(index) for index in range(300)] == expected
+    assert [store.turns(index, 1, 3) for index in range(300)] == [turns[1:3] for turns in expected]
+    assert [store.turn_lengths(index) for index in range(300)] == [[len(turn) for turn in turns] for turns in expected]
+    counts = np.bincount([token for turns in expected for turn in turns for token in turn], minlength=9000)
+    assert (store.token_counts(9000) == counts).all()
 
 
 @given(DIALOGUES)
