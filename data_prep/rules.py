@@ -284,7 +284,7 @@ NORMALISERS = (
     ),
     Rule(
         "spaced_letters",
-        "in text with a space after every character `1 8 岁` becomes `18岁`",
+        "where every character stands alone, `1 8 岁` becomes `18岁`",
         spaced_letters,
         is_on=False,
     ),
