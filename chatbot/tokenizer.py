@@ -168,7 +168,7 @@ class DialogueTokenizer:
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json and the tokenizer_config.json that transformers' AutoTokenizer reads."""
         folder = Path(folder)
-        self._stored.save(str(folder / TOKENIZER_FILE))
+        (folder / TOKENIZER_FILE).write_text(self._stored.to_str(pretty=True), encoding="utf-8")
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         if self._template is not None:
             config |= self._template

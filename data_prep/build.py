@@ -26,13 +26,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import chatbot.dialogue
+import chatbot.tokenizer
 from chatbot.bundled import locate
 from chatbot.dialogue_files import MANIFEST, FileError, is_prepared_set, load_manifest
 from chatbot.errors import XianliaoError
 from chatbot.tokenizer import DialogueTokenizer
-from data_prep import clean, dedup, frequency, near, pieces, rules, sources, steps
+from data_prep import clean, pieces, steps
 from data_prep.clean import CleanSettings, Ledger
-from data_prep.files import Reader, list_files, sha256_of
+from data_prep.files import PACKED_SUFFIXES, Reader, list_files, sha256_of
 from data_prep.frequency import FREQUENCY_RULES, FrequencySettings, FrequentTurns, find_frequent
 from data_prep.pieces import texts_of
 from data_prep.report import write_report
@@ -40,7 +42,7 @@ from data_prep.rules import Rule
 from data_prep.sources import Block, read_blocks, records
 from data_prep.split import SPLITS
 from data_prep.steps import Unit
-from data_prep.work import WorkerError, WorkFolder, read_json, run_tasks, write_json
+from data_prep.work import WorkerError, WorkFolder, read_json, run_tasks, work_path, write_json
 
 BUCKET_BYTES = 32 << 20
 """Bytes of input for which there is a bucket; it takes about three times as much memory in a process."""
@@ -59,7 +61,7 @@ class PrepareSettings:
         word_count: A tokenizer trained here has the words that were seen so often as tokens; None has pairs merged.
         tokenizer_characters: It is trained on a random sample of about so many characters; None is all.
         valid_share: Share of the dialogues held out, 0 to 1, where no files are given for validation.
-        max_dialogues: Stop reading after so many raw dialogues; None reads all.
+        max_dialogues: Stop reading inputs after so many raw dialogues; None reads all. Held-out files are read whole.
         form: Form of the input files, one of `data_prep.sources.FORMS`, or auto.
         seed: Of the order of the dialogues.
         near_duplicates: `off`; `held-out` drops those of train that are near one held out; `all` also near each other.
@@ -125,14 +127,17 @@ def build(
         Input(path, split, sha256_of(path))
         for split, names in (("train", inputs), ("valid", valid), ("test", test))
         for path in list_files(names)
+        if not _is_within(path, output)
     ]
     fingerprint = _fingerprint(files, settings)
     if output.exists() and not _is_empty_folder(output):
         if not _is_ours(output):
-            raise FileError(f"{output} exists and is no prepared set; give another --output.")
+            raise FileError(f"{output} exists and is no prepared set, or more than one; give another --output.")
         manifest = load_manifest(output)
         if manifest["fingerprint"] == fingerprint and not overwrite:
             print(f"{output} is up to date: same inputs, same settings", file=sys.stderr)
+            if work_path(output).exists():  # of a build that was killed as it ended
+                WorkFolder(output, fingerprint).release(keep=False)
             return manifest
         if not overwrite:
             raise FileError(f"{output} holds a set made from other inputs; give --overwrite or another --output.")
@@ -176,9 +181,7 @@ class Build:
 
     def __init__(self, work: WorkFolder, files: Sequence[Input], settings: PrepareSettings, processes: int):
         self.work, self.files, self.settings, self.processes = work, files, settings, processes
-        size = sum(
-            file.path.stat().st_size * (PACKED if file.path.suffix in (".gz", ".xz", ".zst") else 1) for file in files
-        )
+        size = sum(file.path.stat().st_size * (PACKED if file.path.suffix in PACKED_SUFFIXES else 1) for file in files)
         self.buckets = min(size // BUCKET_BYTES + 1, 4096)
         given = any(file.split == "valid" for file in files)
         self.valid_share = 0.0 if given else settings.valid_share
@@ -219,6 +222,10 @@ class Build:
         """Arguments of `clean_block` for each block that has not been cleaned."""
         room = self.settings.max_dialogues
         for number, file in enumerate(self.files):
+            if file.split != "train":
+                room = None  # train comes first
+            elif room == 0:
+                continue
             reader = Reader(file.path)
             before = bar.n
             for index, block in enumerate(read_blocks(reader, self.settings.form)):
@@ -234,8 +241,6 @@ class Build:
                     break
             else:
                 reader.check(file.sha256)
-            if room == 0:
-                break
 
     def _unit(self, file: int, index: int) -> Unit:
         return Unit((file, index), self.files[file].path.name, self.files[file].split)
@@ -314,7 +319,7 @@ class Build:
                     if room is not None and (room := room - sum(map(len, turns))) <= 0:
                         return texts
         if not texts:
-            raise FileError("No dialogue is left to train on: all went to validation; lower --valid-share.")
+            raise FileError("No dialogue is left to train on: all are held out; give more data or lower --valid-share.")
         return texts
 
     def _shards(self, frequent: FrequentTurns) -> None:
@@ -344,7 +349,7 @@ class Build:
             split: self._assemble_split(target / split, split, [shard[split] for shard in shards]) for split in names
         }
         if not splits["train"]["dialogues"]:
-            raise FileError("No dialogue is left to train on: all went to validation or are held out; give more data.")
+            raise FileError("No dialogue is left to train on: all are held out; give more data or lower --valid-share.")
         self._count_losses(ledgers)
         total = Ledger()
         for ledger in ledgers:
@@ -352,12 +357,12 @@ class Build:
         manifest = {
             "fingerprint": fingerprint,
             "settings": asdict(self.settings),
-            "dialogues": {name: total.dialogues[name] for name in ("read", "kept_whole", "split", "dropped")},
+            "dialogues": _counts(total),
             "dropped": dict(total.dropped.most_common()),
             "dirty_turns": dict(total.dirty.most_common()),
             "changed_turns": dict(total.changed.most_common()),
             "sources": [
-                {"file": file.path.name, "sha256": file.sha256, "for": file.split, **ledger.dialogues}
+                {"file": file.path.name, "sha256": file.sha256, "for": file.split, **_counts(ledger)}
                 for file, ledger in zip(self.files, ledgers, strict=True)
             ],
             "vocab_size": tokenizer.vocab_size,
@@ -373,12 +378,12 @@ class Build:
                     shutil.copyfileobj(part, gone)
         text = json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
         (target / MANIFEST).write_text(text, encoding="utf-8")
-        return manifest
+        return load_manifest(target)
 
     def _assemble_split(self, folder: Path, split: str, shards: Sequence[dict]) -> dict:
         """The folder of a split, as `datasets` writes it, of the shards that are not empty."""
         folder.mkdir()
-        found = [path for bucket in range(self.buckets) if (path := self.work / f"{split}-{bucket:05}.arrow").exists()]
+        found = [self.work / f"{split}-{bucket:05}.arrow" for bucket, shard in enumerate(shards) if shard["dialogues"]]
         files = [f"data-{index:05}-of-{len(found):05}.arrow" for index in range(len(found))]
         for path, name in zip(found, files, strict=True):
             _link(path, folder / name)
@@ -414,6 +419,10 @@ def all_rules() -> tuple[Rule, ...]:
     return (*clean.RULES.values(), *FREQUENCY_RULES)
 
 
+def _counts(ledger: Ledger) -> dict[str, int]:
+    return {name: ledger.dialogues[name] for name in ("read", "kept_whole", "split", "dropped")}
+
+
 def _first_records(block: Block, room: int) -> tuple[Block, int]:
     """A block with at most `room` records, and how many it has."""
     first = []
@@ -443,8 +452,9 @@ def _fingerprint(files: Sequence[Input], settings: PrepareSettings) -> str:
 @cache
 def _program_hash() -> str:
     """Hash of the code that decides the content: sets of another version are not taken for this one's."""
-    modules = (clean, dedup, frequency, near, pieces, rules, sources, steps)
-    paths = [*(Path(module.__file__) for module in modules), Path(__file__), clean.WORDS]
+    ours = Path(__file__).parent
+    paths = [*sorted(ours.glob("*.py")), *sorted(ours.glob("*.txt"))]
+    paths += [Path(module.__file__) for module in (chatbot.dialogue, chatbot.tokenizer)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
@@ -452,6 +462,12 @@ def _is_ours(folder: Path) -> bool:
     """Whether a folder is a prepared set and holds nothing else, so that replacing it loses nothing."""
     written = {MANIFEST, "tokenizer.json", "tokenizer_config.json", "report", *SPLITS}
     return is_prepared_set(folder) and {path.name for path in folder.iterdir()} <= written
+
+
+def _is_within(path: Path, output: Path) -> bool:
+    """Whether an input file is part of the output or of its work folder, as when both are in one folder."""
+    path = path.resolve()
+    return any(folder in path.parents for folder in (output, work_path(output)))
 
 
 def _is_empty_folder(path: Path) -> bool:

@@ -16,18 +16,21 @@ from pathlib import Path
 import ahocorasick
 
 from chatbot.dialogue import clean_turn
-from chatbot.dialogue_files import FileError, read_lines
+from chatbot.dialogue_files import FileError
+from chatbot.errors import first_line
 from data_prep.rules import FILTERS, HAN, NORMALISERS, Rule
 
 WORDS = Path(__file__).with_name("words.txt")
 NOTHING_LEFT, TOO_LONG, BLOCKED, ECHO = "nothing_left", "too_long", "blocked_words", "echo"
 ONE_TURN = "fewer_than_two_turns"
+ECHO_CHARACTERS = 5
+"""Shorter turns are often answered in kind: 晚安, 晚安."""
 SAMPLES = 3
 """Turns that the report shows of each rule."""
 
 DIALOGUE_RULES = (
     Rule(BLOCKED, "turns with a word of the list", lambda text: False),
-    Rule(ECHO, "a turn that repeats the one before it", lambda text: False),
+    Rule(ECHO, "a turn of five characters and more that repeats the one before it", lambda text: False),
 )
 RULES = {rule.name: rule for rule in (*NORMALISERS, *FILTERS, *DIALOGUE_RULES)}
 """All rules that can be switched, by name."""
@@ -164,7 +167,13 @@ class Cleaner:
         dirty: list[tuple[int, str]] = []
         for index, turn in enumerate(turns):
             text, reason = self.turn(turn, ledger)
-            if reason is None and self._no_echo and pieces[-1] and pieces[-1][-1] == text:
+            if (
+                reason is None
+                and self._no_echo
+                and pieces[-1]
+                and len(text) >= ECHO_CHARACTERS
+                and pieces[-1][-1] == text
+            ):
                 reason = ECHO
             if reason is None:
                 pieces[-1].append(text)
@@ -238,7 +247,10 @@ def _is_spaced(text: str) -> bool:
 
 
 def _read_words(path: Path) -> list[str]:
-    lines = (line.strip() for line in read_lines(path))
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"The word list {path} cannot be read ({first_line(error)}); give a file in UTF-8.") from None
     words = [line.lower() for line in lines if line and not line.startswith("#")]
     if not words:
         raise FileError(f"{path} holds no word; write one a line, or skip the rule {BLOCKED}.")

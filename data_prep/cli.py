@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--test", nargs="+", default=[], metavar="PATH", help="files for a test split; what is in it is nowhere else")
     add("--valid-share", type=float, default=0.05, help="share held out, by content hash (default %(default)s)")
-    add("--max-dialogues", type=int, metavar="N", help="stop reading after N dialogues (default: read all)")
+    add("--max-dialogues", type=int, metavar="N", help="stop reading --input after N dialogues (default: read all)")
     add("--format", choices=("auto", *FORMS), default="auto", help="form of the input files")
     add("--seed", type=int, default=0, help="of the order of the dialogues (default %(default)s)")
     add(

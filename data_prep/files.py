@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import hashlib
 import lzma
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +15,9 @@ import zstandard
 
 from chatbot.dialogue_files import FileError
 
-SUFFIXES = (".json", ".jsonl", ".tsv", ".txt", ".gz", ".xz", ".zst")
+PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
+SUFFIXES = (".json", ".jsonl", ".tsv", ".txt", *PACKED_SUFFIXES)
+_NO_TEXT = (b"PK\x03\x04", b"\x1f\x8b", b"\xfd7zXZ", b"BZh9", b"\x28\xb5\x2f\xfd", b"PAR1", b"Rar!", b"%PDF")
 CHUNK_BYTES = 1 << 14
 """Read at a time: small, because packed text may be a thousand times as long unpacked."""
 
@@ -27,15 +31,27 @@ def list_files(inputs: Iterable[str | Path]) -> list[Path]:
     files: list[Path] = []
     for entry in map(Path, inputs):
         if entry.is_dir():
-            found = sorted(file for file in entry.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
+            found = sorted(file for file in _walk(entry) if file.is_file() and file.name.endswith(SUFFIXES))
             if not found:
                 raise FileError(f"The folder {entry} holds no file ending in {', '.join(SUFFIXES)}.")
             files += found
-        elif entry.exists():
+        elif entry.is_file():
             files.append(entry)
+        elif entry.exists():
+            raise FileError(f"{entry} is neither a file nor a folder; write what comes from it to a file first.")
         else:
             raise FileError(f"{entry} does not exist; check the path.")
     return files
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise FileError(
+            f"{error.filename} cannot be read: {error.strerror}; allow it, or give other --input."
+        ) from None
+
+    for place, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(place) / name for name in names)
 
 
 def sha256_of(path: Path) -> str:
@@ -52,7 +68,7 @@ def sha256_of(path: Path) -> str:
 
 
 class Reader:
-    """Unpacked bytes of a file, plain, gzip, xz or zstd by its first bytes, UTF-16 as UTF-8, in one pass.
+    """Unpacked bytes of a file, plain, gzip, bzip2, xz or zstd by its first bytes, UTF-16 as UTF-8, in one pass.
 
     Attributes:
         path: The file.
@@ -71,8 +87,10 @@ class Reader:
             FileError: The file cannot be read, is cut short or damaged.
         """
         try:
-            content = _transcoded(_unpacked(self._packed(), self.path))
+            content = _transcoded(_unpacked(self._packed()))
             first = next(content, b"")
+            if first.startswith(_NO_TEXT) or first.count(0) * 10 > len(first):
+                raise FileError(f"{self.path} is no text: unpack it, or convert it to UTF-8, first.")
             yield first
             yield from content
         except (EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
@@ -99,7 +117,7 @@ class Reader:
                 yield chunk
 
 
-def _unpacked(packed: Iterator[bytes], path: Path) -> Iterator[bytes]:
+def _unpacked(packed: Iterator[bytes]) -> Iterator[bytes]:
     first = next(packed, b"")
     if not first:
         return
@@ -109,6 +127,8 @@ def _unpacked(packed: Iterator[bytes], path: Path) -> Iterator[bytes]:
         new = lzma.LZMADecompressor
     elif first.startswith(b"\x28\xb5\x2f\xfd"):
         new = lambda: zstandard.ZstdDecompressor().decompressobj()  # noqa: E731
+    elif first.startswith(b"BZh"):
+        new = bz2.BZ2Decompressor
     else:
         yield first
         yield from packed

@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 
 from chatbot.dialogue import valid_text
 from chatbot.dialogue_files import FileError
@@ -109,16 +110,20 @@ def full_width(text: str) -> str:
     return text if _WIDE.isdisjoint(text) else text.translate(_FULL_WIDTH)
 
 
-_WESTERN = re.compile(f"(?<=[{HAN}])[,?!]")
-_CHINESE = {",": "，", "?": "？", "!": "！"}
+_WESTERN = re.compile(f"(?<=[{HAN}])[,?!]+")
+_CHINESE = str.maketrans(",?!", "，？！")
 
 
 def punctuation(text: str) -> str:
     """`, ? !` right after a Chinese character become `， ？ ！`; nothing else, so numbers and English stay."""
-    return _WESTERN.sub(lambda match: _CHINESE[match[0]], text)
+    return _WESTERN.sub(lambda match: match[0].translate(_CHINESE), text)
 
 
-_TAG = re.compile(r"</?[A-Za-z][^<>\u4e00-\u9fff]{0,200}>")
+_TAG = re.compile(
+    r"</?(?:a|abbr|b|big|blockquote|body|br|center|code|div|em|font|h[1-6]|head|hr|html|i|iframe|img|input|li|link|meta|ol|p|pre|s"
+    r"|script|small|span|strong|style|sub|sup|table|tbody|td|th|title|tr|u|ul|video)(?:[\s/][^<>\u4e00-\u9fff]{0,300})?>",
+    re.I,
+)
 _ENTITY = re.compile(r"&(nbsp|lt|gt|amp|quot|apos|#39);")
 _NAMED = {"nbsp": " ", "lt": "<", "gt": ">", "amp": "&", "quot": '"', "apos": "'", "#39": "'"}
 
@@ -155,38 +160,50 @@ emails = _remover(
     r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,4}\.[A-Za-z]{2,24}",
     needs="@",
 )
-mentions = _remover(r"(?<![A-Za-z0-9._%+-])@\s?[\w·-]{1,30}[:：]?", needs="@")
-hashtags = _remover(r"(?<![A-Za-z0-9&])#[^#\n]{1,40}#", r"(?<![\w&#])#(?!\d)\w{1,30}", needs="#")
+_MENTION = r"(?<![A-Za-z0-9._%+-])@\s?"
+mentions = _remover(
+    rf"{_MENTION}[\w·-]{{1,30}}(?:\s*[:：]|(?=\s))",
+    rf"{_MENTION}[\w·-]{{1,8}}(?=[，。！？、,!?)）@]|$)",
+    rf"{_MENTION}(?=\w)",  # without an end there is no telling a name from what follows it
+    needs="@",
+)
+hashtags = _remover(
+    r"(?<![A-Za-z0-9&])#[^#\n，。！？,!?]{1,20}#",
+    r"(?<![\w&])#(?=[^\W\d])|(?<=[^\W\d])#(?=\s|$)(?<![A-Za-z0-9]#)",
+    needs="#",
+)
 urls = _remover(
-    rf"(?:https?|ftp)\s?://[^{_STOP}]*",
-    rf"(?<![A-Za-z0-9.-])www\.[^{_STOP}]+",
-    r"(?<![A-Za-z0-9.@-])(?:[A-Za-z0-9-]{1,63}\.){1,4}(?:com|cn|net|org|edu|gov|info|cc|tv|io|me|top|xyz)(?![A-Za-z0-9])"
+    rf"(?i:(?:https?|ftp)\s?://[^{_STOP}]*|(?<![A-Za-z0-9.-])www\.[^{_STOP}]+)",
+    r"(?<![A-Za-z0-9.@-])(?:[a-z0-9-]{1,63}\.){1,4}(?:com|cn|net|org|edu|gov|info|cc|tv|io|me|top|xyz)(?![A-Za-z0-9])"
     rf"(?:/[^{_STOP}]*)?",
     needs=".:",
-    flags=re.I,
 )
-bracket_faces = _remover(r"\[[^\[\]\s]{1,8}\]", needs="[")
+FACES = Path(__file__).with_name("faces.txt")
+_FACES = FACES.read_text(encoding="utf-8").split("\n", 1)[1].split()
+bracket_faces = _remover(rf"\[(?:{'|'.join(map(re.escape, _FACES))})\]", needs="[")
 emoji = _remover(f"[{EMOJI}\u200d\ufe0f\u20e3]+")
 _ORDINARY = "A-Za-z0-9" + HAN
+_SYMBOLS = "★☆↑↓←→+×÷=%℃°…—·/\\\\&￥$~～\"'“”‘’\\-"
 kaomoji = _remover(
-    rf"[oOヽ╮╭╰╯<＜~～ヾψ┑┌Σ]?[(（](?=[^()（）]{{0,15}}[^()（）{_ORDINARY}{_MARKS}\"'“”])[^()（）{_ORDINARY}]{{2,15}}[)）]"
-    r"[oOノ╭╮╰╯>＞~～ﾉ┍┐]?",
-    r"(?<![A-Za-z0-9_^=>-])(?:[TQ]_+[TQ]|\^[_oO.]*\^|=_+=|-_+-[|b]*|>_+<|@_+@|0_+0|⊙[_﹏]⊙|●[_﹏]●|T\.T|TAT|QAQ|QwQ|OTZ|orz)(?![A-Za-z0-9_^=<-])",
+    rf"[oOヽ╮╭╰╯<＜~～ヾψ┑┌Σง୨ᕙ]?[(（](?=[^()（）]{{0,15}}[^()（）{_ORDINARY}{_MARKS}{_SYMBOLS}])[^()（）{_ORDINARY}]{{2,15}}[)）]"
+    r"[oOノ╭╮╰╯>＞~～ﾉ┍┐งﾞ୧ᕗ]?(?:\s*︵\s*┻━*┻)?",
+    r"_?[(（]:[з3]」∠[)）]_?",
+    r"(?<![A-Za-z0-9_^=>-])(?:[TQ]_+[TQ]|\*?\^[_oO.]*\^\*?|=_+=|-_+-[|b]*|>_+<|@_+@|0_+0|⊙[_﹏]⊙|●[_﹏]●|T\.T|TAT|QAQ|QwQ|OTZ|orz)"
+    r"(?![A-Za-z0-9_^=<-])",
+    r"[(（]\s*[)）]",
     needs="(（_^⊙●TQOo",
 )
 
 
 # --- private data ---
 
-phone_numbers = _remover(
-    r"(?<!\d)(?:\+?86[- ]?)?1[3-9]\d(?:[- ]?\d{4}){2}(?!\d)",
-    r"(?<!\d)0\d{2,3}[- ]\d{7,8}(?!\d)",
-    r"(?<!\d)[48]00[- ]\d{3,4}[- ]\d{3,4}(?!\d)",
-    needs="0123456789",
-)
+_PHONE = r"(?:\+?86[- ]?)?1[- ]?[3-9](?:[- ]?\d){9}(?!\d)|(?<!\d)0\d{2,3}[- ]\d{7,8}(?!\d)"
+phone_numbers = _remover(rf"(?<!\d)(?<!\d[- ])(?:{_PHONE})(?:\s*[,，、/]\s*(?:{_PHONE}))*", needs="0123456789")
+_DIGITS = "(?: ?\\d)"
 id_numbers = _remover(
-    r"(?<!\d)[1-9]\d{5}(?:18|19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx](?![\dA-Za-z])",
-    r"(?<!\d)(?:62|4\d|5[1-5])\d{2}(?: ?\d{4}){3}(?: ?\d{1,3})?(?!\d)",
+    rf"(?<!\d)(?<!\d )[1-9]{_DIGITS}{{5}} ?(?:1 ?[89]|2 ?0){_DIGITS}{{2}} ?(?:0 ?[1-9]|1 ?[0-2])"
+    rf" ?(?:0 ?[1-9]|[12] ?\d|3 ?[01]){_DIGITS}{{3}} ?[\dXx](?! ?[\dA-Za-z])",
+    rf"(?<!\d)(?<!\d )(?:6 ?2|4 ?\d|5 ?[1-5]){_DIGITS}{{14,17}}(?! ?\d)",
     needs="0123456789",
 )
 contacts = _remover(
@@ -194,7 +211,13 @@ contacts = _remover(
     needs="qQvVwW微威薇扣",
     flags=re.I,
 )
-long_codes = _remover(r"(?<![A-Za-z0-9])(?=[A-Za-z]{0,99}\d)(?=\d{0,99}[A-Za-z])[A-Za-z0-9]{16,}", flags=re.A)
+_CODE = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{16,}(?![A-Za-z0-9])", re.A)
+_CODE_PARTS = re.compile(r"[A-Za-z]+|[0-9]+")
+
+
+def long_codes(text: str) -> str:
+    """Words of 16 and more letters and digits go when the two change at least five times."""
+    return _CODE.sub(lambda match: "" if len(_CODE_PARTS.findall(match[0])) > 5 else match[0], text)
 
 
 # --- repetition ---
@@ -249,14 +272,17 @@ _converter = None
 # --- filters ---
 
 _CHINESE_CHARACTER = re.compile(f"[{HAN}]")
+_CONTACT = r"(?:微信|威信|薇信|[vｖ]信|vx|qq|扣扣)"
 _ADVERTISEMENT = re.compile(
-    r"[加➕][^，。！？]{0,4}(?:微信|威信|薇信|vx|qq|扣扣)|转发[^。！？]{0,12}抽奖|(?:淘宝|天猫|京东|旗舰)[^。！？]{0,6}(?:店铺|链接|下单)|优惠券"
-    r"|领券|全国包邮|代购[^。！？]{0,8}联系|招代理|诚招|点击[^。！？]{0,6}链接|扫[^。！？]{0,4}二维码|公众号[^。！？]{0,8}(?:领取|抽奖|免费)",
+    rf"(?:请|欢迎|有意|需要|想[要买学]|详情|咨询|代理|批发|兼职|赚钱)[^。！？]{{0,20}}[加➕][^，。！？]{{0,4}}{_CONTACT}"
+    rf"|[加➕][^，。！？]{{0,4}}{_CONTACT}[^。！？]{{0,12}}(?:领取|详聊|咨询|了解|优惠|发货|代理|进群)|^[加➕][^，。！？]{{0,4}}{_CONTACT}.{{0,4}}$"
+    r"|转发[^。！？]{0,12}抽奖|(?:淘宝|天猫|旗舰)[^。！？]{0,6}(?:店铺|下单|有售)|领(?:取)?优惠券|全国包邮|代购[^。！？]{0,8}联系|招代理"
+    r"|点击[^。！？]{0,6}链接|扫[^。！？]{0,4}二维码[^。！？]{0,10}(?:领|加|关注)|公众号[^。！？]{0,8}(?:领取|抽奖|免费)",
     re.I,
 )
 _TEMPLATE = re.compile(
-    r"我投给了.{0,60}你也快来|^\s*(?:转发(?:微博)?|轉發(?:微博)?|repost)\s*[。！!.]*\s*$|^分享(?:图片|视频|单曲|歌曲|网页|自)|^我(?:刚刚?)?(?:在|参与了|发起了)[^。！？]{0,40}(?:签到|投票|活动)[！!。]?$"
-    r"|^(?:抱歉[，,])?(?:该|此)微博已|撤回了一条消息|^\[?(?:动画表情|图片|语音|视频|文件|链接)\]?$|^(?:秒拍|美拍)视频",
+    r"我投给了.{0,60}你也快来|^\s*(?:转发微博|轉發微博|repost)\s*[。！!.]*\s*$|^分享(?:图片|视频|单曲|歌曲|网页)\s*$|^分享自\s*[@《]"
+    r"|^(?:抱歉[，,])?(?:该|此)微博已|撤回了一条消息|^[\[【](?:动画表情|图片|语音|视频|文件|链接|表情|红包|转账|位置|名片)[\]】]$",
     re.S | re.I,
 )
 
@@ -272,7 +298,7 @@ def advertisement(text: str) -> bool:
 
 
 def platform_template(text: str) -> bool:
-    """Whether a platform wrote it: bare reposts, votes, check-ins, shared pictures, recalled messages."""
+    """Whether a platform wrote it: bare reposts, votes, shared pictures, recalled messages."""
     return _TEMPLATE.search(text) is not None
 
 
@@ -295,13 +321,13 @@ NORMALISERS = (
     Rule("reply_marks", "`回复 @name:` goes", reply_marks),
     Rule("emails", "e-mail addresses go", emails),
     Rule("urls", "web addresses go", urls),
-    Rule("mentions", "`@name` goes", mentions),
-    Rule("hashtags", "`#topic#` and `#topic` go", hashtags),
-    Rule("phone_numbers", "telephone numbers go", phone_numbers),
+    Rule("mentions", "`@name` goes; where it has no end, the mark", mentions),
+    Rule("hashtags", "`#topic#` goes; of other tags the mark", hashtags),
+    Rule("phone_numbers", "telephone numbers go, not those of services (400, 800)", phone_numbers),
     Rule("id_numbers", "identity card and bank card numbers go", id_numbers),
     Rule("contacts", "QQ and WeChat numbers go", contacts),
-    Rule("long_codes", "codes of 16 and more letters and digits go", long_codes),
-    Rule("bracket_faces", "weibo's `[doge]` goes", bracket_faces),
+    Rule("long_codes", "codes of 16 and more mixed letters and digits go", long_codes),
+    Rule("bracket_faces", "faces such as `[doge]` go", bracket_faces),
     Rule("kaomoji", "faces such as `(≧▽≦)` and `T_T` go", kaomoji),
     Rule("emoji", "emoji go", emoji, is_on=False),
     Rule("punctuation", "`, ? !` after a Chinese character become `， ？ ！`", punctuation),
@@ -314,7 +340,7 @@ FILTERS = (
     Rule("advertisement", "turns that ask to add a contact, to buy, to take part in a draw", advertisement),
     Rule(
         "platform_template",
-        "bare reposts, votes, check-ins, shared pictures and what else a platform writes",
+        "bare reposts, votes, shared pictures, recalled messages",
         platform_template,
     ),
 )

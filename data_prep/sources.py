@@ -6,10 +6,11 @@
 | jsonl | `["你好", "你好呀"]` a line: LCCC on the hub, our interchange format; also an object a line |
 | tsv | `你好<TAB>你好呀` a line |
 | text | a turn a line, an empty line between dialogues |
-| chatlog | an export of WeChat or QQ: `name time` or `time name` a line, then what was said |
+| chatlog | an export of WeChat or QQ: `name time` or `time name` a line, then what was said, there or on the next lines |
 
 A JSON object is `{"dialog": […]}` (also dialogue, turns, utterances), `{"messages": [{"role", "content"}]}` or ShareGPT's
-`{"conversations": [{"from", "value"}]}`. Where speakers are named, what one of them says in a row is one turn.
+`{"conversations": [{"from", "value"}]}`; or a question and its answer, as Alpaca's `{"instruction", "input", "output",
+"history"}`. Where speakers are named, what one of them says in a row is one turn.
 
 Files are read in one pass, in blocks of bounded size, so that they may be larger than memory. Records that cannot be
 read are counted, not fatal: see the reasons below.
@@ -35,17 +36,28 @@ FORMS = ("array", "jsonl", "tsv", "text", "chatlog")
 NOT_JSON, NOT_TEXT, NOT_A_DIALOGUE, LONG_LINE = "not_json", "not_text", "not_a_list_of_strings", "line_too_long"
 BLOCK_BYTES = 8 << 20
 MOST_LINE_BYTES = 16 << 20
-"""A longer line, or a longer element of a JSON array, is no dialogue."""
+"""A longer line is no dialogue; nor is an element of a JSON array that is longer in characters."""
+MOST_TURNS = 10_000
+"""In text and chat logs, more make another dialogue, so that a file without gaps is not held in memory whole."""
 SESSION_GAP = timedelta(hours=3)
 """In a chat log, a longer silence begins another dialogue."""
 
 _TURN_KEYS = ("dialog", "dialogue", "turns", "utterances", "messages", "conversations", "conversation")
 _TEXT_KEYS, _SPEAKER_KEYS = ("content", "value", "text", "utterance"), ("role", "from", "speaker", "name")
-_UNSPOKEN = ("system", "tool", "function", "observation", "function_call")
-_TIME = r"\d{4}[-/年.]\d{1,2}[-/月.]\d{1,2}日?\s+(?:[上下]午\s*)?\d{1,2}:\d{2}(?::\d{2})?"
-_HEADER = re.compile(
-    rf"\s*(?:(?P<t1>{_TIME})\s+(?P<n1>\S.{{0,60}}?)|(?P<n2>\S.{{0,60}}?)\s+(?P<t2>{_TIME}))\s*[:：]?\s*"
+_ASKED, _ANSWERED = (
+    ("instruction", "question", "query", "prompt", "input"),
+    ("output", "answer", "response", "completion"),
 )
+_UNSPOKEN = ("system", "tool", "function", "observation", "function_call")
+_DATE = r"(?:\d{2,4}[-/年.])?\d{1,2}[-/月.]\d{1,2}日?"
+_CLOCK = r"(?:[上下]午|凌晨|中午|晚上)?\s*\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d{1,6})?)?(?:\s*[AaPp][Mm])?"
+_TIME, _NAME = rf"(?:{_DATE}[\sT,，]*)?{_CLOCK}", r"[^\s:：\[\]【】][^:：\n]{0,40}?"
+_HEADER = re.compile(
+    rf"\s*(?:[\[(【]?(?P<t1>{_TIME})[\])】]?\s*[-–]?\s*(?P<n1>{_NAME})|(?P<n2>{_NAME})\s+[\[(【]?(?P<t2>{_TIME})[\])】]?)"
+    r"\s*(?:[:：]\s*(?P<text>.*?))?\s*",
+    re.S,
+)
+_SYSTEM = re.compile(r"系统消息(?:\(\d+\))?|system", re.I)
 _NUMBERS = re.compile(r"\d+")
 
 Record = tuple[int, list[str] | None, str | None]
@@ -140,20 +152,25 @@ def recognise(head: str, path: Path) -> str:
         return "array"
     if start.startswith('["') or (start.startswith("[") and _is_json(line)):
         return "jsonl"
+    lines = [line for line in head.split("\n")[:-1][:200] or [head] if line.strip()]
+    as_json = sum(line.lstrip().startswith(("[", "{")) and _is_json(line) for line in lines[:20])
+    if as_json and 2 * as_json >= len(lines[1:20]):  # the first line may be cut or a remark
+        return "jsonl"
     if start.startswith("{"):
-        if _is_json(line) or len(line) > 1 << 15:
+        if len(line) > 1 << 15:
             return "jsonl"
         raise FileError(f"{path} is one JSON object; give a JSON list of dialogues, or one dialogue a line.")
-    lines = [line for line in head.split("\n")[:200] if line.strip()]
-    if sum(_HEADER.fullmatch(line) is not None for line in lines) * 6 >= len(lines):
+    headers = [number for number, line in enumerate(lines) if _HEADER.fullmatch(line)]
+    if len(headers) > 1 and headers[0] < 5 and len(headers) * 20 >= len(lines):
         return "chatlog"
-    return "tsv" if "\t" in line else "text"
+    return "tsv" if 2 * sum("\t" in line for line in lines) > len(lines) else "text"
 
 
 def to_turns(value: object) -> list[str] | None:
     """Turns of a JSON record, or None when it is no dialogue."""
     if isinstance(value, dict):
-        value = next((value[key] for key in _TURN_KEYS if isinstance(value.get(key), list)), None)
+        found = next((value[key] for key in _TURN_KEYS if isinstance(value.get(key), list)), None)
+        value = _question_and_answer(value) if found is None else found
     if not isinstance(value, list):
         return None
     if all(isinstance(turn, str) for turn in value):
@@ -169,6 +186,16 @@ def to_turns(value: object) -> list[str] | None:
         if speaker.lower() not in _UNSPOKEN:
             spoken.append((speaker, text))
     return merge_speakers(spoken)
+
+
+def _question_and_answer(value: dict) -> list[str] | None:
+    """Turns of a record that has one question and its answer, and perhaps the pairs before it, as Alpaca's."""
+    asked, answer = ([value[key] for key in keys if isinstance(value.get(key), str)] for keys in (_ASKED, _ANSWERED))
+    if not asked or not answer:
+        return None
+    before = [turn for pair in value.get("history") or () if isinstance(pair, list) for turn in pair]
+    turns = [*before, "\n".join(filter(None, asked)), answer[0]]
+    return turns if all(isinstance(turn, str) for turn in turns) else None
 
 
 def merge_speakers(spoken: Iterable[tuple[str, str]]) -> list[str]:
@@ -291,7 +318,7 @@ def _read_array(texts: Iterator[str], path: Path) -> Iterator[Record]:
     decode = json.JSONDecoder().raw_decode
     space = re.compile(r"[\s\0]*")
     held = next(texts).lstrip("\ufeff\0 \t\r\n")[1:]
-    at = number = 0
+    at = number = wanted = 0
     is_done = False
 
     def fault(reason: str) -> FileError:
@@ -312,8 +339,14 @@ def _read_array(texts: Iterator[str], path: Path) -> Iterator[Record]:
             except RecursionError:
                 raise FileError(f"{path} nests JSON lists too deeply to hold dialogues.") from None
             except ValueError as error:
-                if is_done or len(held) - at > MOST_LINE_BYTES:
+                if is_done:
                     raise fault(first_line(error)) from None
+                if len(held) - at > MOST_LINE_BYTES:
+                    raise FileError(
+                        f"{path} has an element of more than {MOST_LINE_BYTES >> 20} million characters after {number}"
+                        " dialogues; give one dialogue an element."
+                    ) from None
+                wanted = 2 * (len(held) - at)  # reading it again for every chunk would take quadratic time
             else:
                 number += 1
                 turns = to_turns(value)
@@ -326,62 +359,77 @@ def _read_array(texts: Iterator[str], path: Path) -> Iterator[Record]:
             if held[at + 1 :].strip("\0 \t\r\n") or any(text.strip("\0 \t\r\n") for text in texts):
                 raise fault("text follows the array")
             return
-        more = next(texts, None)
-        if more is None:
-            is_done = True
-        else:
-            held, at = held[at:] + more, 0
+        more = [held[at:]]
+        while not is_done and sum(map(len, more)) <= wanted:
+            text = next(texts, None)
+            is_done = text is None
+            more.append(text or "")
+        held, at, wanted = "".join(more), 0, 0
 
 
 def _numbered_lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, str | None]]:
     for block in _line_blocks(chunks, "text", BLOCK_BYTES):
-        lines = (None,) if block.form is None else _split_lines(block.lines)
-        yield from enumerate(lines, block.first)
+        if block.form is None:
+            yield block.first, None
+        else:
+            yield from enumerate(_split_lines(block.lines), block.first)
 
 
 def _read_text(lines: Iterable[tuple[int, str | None]]) -> Iterator[Record]:
     turns: list[str] = []
     first = 1
     for number, line in chain(lines, [(0, "")]):
-        if line is None:
-            yield number, None, NOT_TEXT
-        elif line.strip("\0 \t\r\n"):
-            first = first if turns else number
-            turns.append(line.rstrip("\r\n"))
-        elif turns:
+        is_turn = line is not None and line.strip("\0 \t\r\n")
+        if turns and (not is_turn or len(turns) == MOST_TURNS):
             yield first, turns, None
             turns = []
+        if is_turn:
+            first = first if turns else number
+            turns.append(line.rstrip("\r\n"))
+        elif line is None:  # what stands after it does not answer what stands before it
+            yield number, None, NOT_TEXT
 
 
 def _read_chatlog(lines: Iterable[tuple[int, str | None]]) -> Iterator[Record]:
     """Dialogues of a log: a header line begins a message, a silence of `SESSION_GAP` a dialogue."""
     spoken: list[list[str]] = []
-    first, last_time = 1, None
+    first, last_time, is_system = 1, None, False
     for number, line in lines:
         if line is None:
             yield number, None, NOT_TEXT
             continue
         header = _HEADER.fullmatch(line)
         if header is None:
-            if spoken and line.strip():
+            if spoken and not is_system:
                 spoken[-1][1] = f"{spoken[-1][1]} {line.strip()}".strip()
             continue
-        time = _to_time(header["t1"] or header["t2"])
-        if spoken and time and last_time and time - last_time > SESSION_GAP:
+        name, time = header["n1"] or header["n2"], _to_time(header["t1"] or header["t2"])
+        is_system = _SYSTEM.fullmatch(name) is not None
+        if is_system:
+            continue
+        silent = time and last_time and time - last_time > SESSION_GAP
+        if spoken and (silent or len(spoken) == MOST_TURNS):
             yield first, merge_speakers(map(tuple, spoken)), None
             spoken = []
         first = first if spoken else number
         last_time = time or last_time
-        spoken.append([header["n1"] or header["n2"], ""])
+        spoken.append([name, header["text"] or ""])
     if spoken:
         yield first, merge_speakers(map(tuple, spoken)), None
 
 
 def _to_time(text: str) -> datetime | None:
-    numbers = [int(number) for number in _NUMBERS.findall(text)]
-    if "下午" in text and numbers[3] < 12:
-        numbers[3] += 12
+    """The time, where it has a date; a year of its own where it has none or a short one, so that gaps are still seen."""
+    date, _, clock = text.replace("T", " ").replace("日", "日 ").strip().partition(" ")
+    numbers = [int(number) for number in _NUMBERS.findall(date)]
+    times = [int(number) for number in _NUMBERS.findall(clock)][:3]
+    if len(numbers) not in (2, 3) or len(times) < 2:
+        return None
+    if len(numbers) == 2:
+        numbers.insert(0, 2000)
+    if re.search("下午|晚上|[Pp][Mm]", clock) and times[0] < 12:
+        times[0] += 12
     try:
-        return datetime(*numbers)
+        return datetime(*numbers, *times)
     except ValueError:
         return None

@@ -23,6 +23,11 @@ class WorkerError(FileError):
     """A worker process died; what is done stays done."""
 
 
+def work_path(output: Path) -> Path:
+    """Where the work folder of a set is."""
+    return output.with_name(f".{output.name}.building")
+
+
 class WorkFolder:
     """Results so far of one build, beside its output: `.NAME.building`.
 
@@ -37,27 +42,33 @@ class WorkFolder:
     """
 
     def __init__(self, output: Path, fingerprint: str):
-        self.path = output.with_name(f".{output.name}.building")
+        self.path = work_path(output)
+        output.with_name(f".{output.name}.lock").open("a").close()  # says what is wrong with the place, if anything
         self._lock = FileLock(output.with_name(f".{output.name}.lock"))
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise FileError(f"Another process is building {output}; wait for it, or give another --output.") from None
         key = self.path / _KEY
-        if self.path.exists() and (not key.is_file() or key.read_text() != fingerprint):
-            shutil.rmtree(self.path)
-        self.is_resumed = self.path.exists()
+        if not key.is_file() or key.read_text() != fingerprint:
+            self._remove()
+        self.is_resumed = key.is_file()
         if not self.is_resumed:
             self.path.mkdir(parents=True)
-            key.write_text(fingerprint)
+            write_whole(key, lambda part: part.write_text(fingerprint))
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
+    def _remove(self) -> None:
+        """The key goes first, so that a folder which is half removed is not taken for one to go on from."""
+        (self.path / _KEY).unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+
     def release(self, keep: bool) -> None:
         """Lets go of the folder; without `keep` it is removed."""
         if not keep:
-            shutil.rmtree(self.path, ignore_errors=True)
+            self._remove()
         self._lock.release()
         Path(self._lock.lock_file).unlink(missing_ok=True)
 
@@ -110,6 +121,10 @@ def run_tasks(function: Callable, tasks: Iterable[tuple], processes: int) -> Ite
         raise WorkerError(
             "A worker process died, perhaps for want of memory; run again, with fewer --processes, to go on from here."
         ) from None
+    except BaseException:
+        for worker in multiprocessing.active_children():  # what they were at is not there, or whole
+            worker.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

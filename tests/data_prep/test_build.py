@@ -426,6 +426,44 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, name):
     assert [path for path in tmp_path.iterdir() if path != source] == []
 
 
+def test_a_work_folder_that_is_half_removed_is_not_gone_on_from(tmp_path, monkeypatch):
+    source = write(tmp_path / "x.jsonl", many(200))
+    expected = build([source], tmp_path / "set", SMALL)
+    original = shutil.rmtree
+
+    def dies_in_it(path, **_):
+        if str(path).endswith(".building"):
+            original(Path(path) / "set", ignore_errors=True)
+            for shard in Path(path).glob("train-*.arrow"):
+                shard.unlink()
+            raise Killed
+        original(path, ignore_errors=True)
+
+    monkeypatch.setattr(shutil, "rmtree", dies_in_it)
+    with pytest.raises(Killed):
+        build([source], tmp_path / "set", SMALL, overwrite=True)
+    monkeypatch.undo()
+    assert build([source], tmp_path / "set", SMALL) == expected  # up to date
+    assert not (tmp_path / ".set.building").exists()
+    monkeypatch.setattr(shutil, "rmtree", dies_in_it)
+    with pytest.raises(Killed):
+        build([source], tmp_path / "set", SMALL, overwrite=True)
+    monkeypatch.undo()
+    assert build([source], tmp_path / "set", SMALL, overwrite=True) == expected
+    assert len(load_split(tmp_path / "set", "train")) == expected["splits"]["train"]["dialogues"]
+
+
+def test_the_output_may_lie_in_the_input_folder(tmp_path, monkeypatch):
+    write(tmp_path / "x.jsonl", many(50))
+    monkeypatch.setattr(steps, "write_shard", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        build([str(tmp_path)], tmp_path / "set", SMALL)
+    monkeypatch.undo()
+    first = build([str(tmp_path)], tmp_path / "set", SMALL)
+    assert first["dialogues"]["read"] == 50
+    assert build([str(tmp_path)], tmp_path / "set", SMALL) == first
+
+
 def test_only_one_build_at_a_time(tmp_path):
     from filelock import FileLock
 
@@ -525,11 +563,11 @@ def test_a_tokenizer_of_words(tmp_path):
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_max_dialogues(tmp_path):
-    assert (
-        build([str(SAMPLES)], tmp_path / "few", PrepareSettings(vocab_size=400, max_dialogues=7))["dialogues"]["read"]
-        == 7
-    )
+def test_max_dialogues_counts_inputs_and_reads_held_out_files_whole(tmp_path):
+    held_out = write(tmp_path / "v.jsonl", many(30, seed=5))
+    settings = PrepareSettings(vocab_size=400, max_dialogues=7)
+    manifest = build([str(SAMPLES), str(SAMPLES)], tmp_path / "few", settings, valid=[held_out])
+    assert [source["read"] for source in manifest["sources"]] == [7, 0, 30]
 
 
 def test_preview_shows_speakers_and_what_carries_loss(prepared):

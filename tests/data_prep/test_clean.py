@@ -82,7 +82,7 @@ def test_a_dirty_turn_splits_a_long_dialogue():
         (["你好", "@小明"], "nothing_left"),
         (["你好", "".join(map(chr, range(0x4E00, 0x4E00 + 513)))], "too_long"),
         (["你好", "字" * 100_000], "too_long"),
-        (["你好", "你 好"], "echo"),
+        (["你好吗朋友", "你 好 吗 朋 友"], "echo"),
         (["你好", "sb吧"], "blocked_words"),
         (["你好", "加我微信"], "advertisement"),
     ],
@@ -93,8 +93,17 @@ def test_drop_reasons(turns, reason):
     assert ledger.dropped == {reason: 1}
 
 
+def test_short_answers_in_kind_stay():
+    assert pieces(CLEANER, ["晚安", "晚安"]) == [["晚安", "晚安"]]
+
+
 def test_a_word_in_letters_is_met_as_a_whole_word_only():
     assert pieces(CLEANER, ["用usb线", "tmdb上有"]) == [["用usb线", "tmdb上有"]]
+
+
+@pytest.mark.parametrize("turn", ["听他妈的话", "生日你怎么过", "我妈逼我学", "进出口交易", "叫做爱情", "杂种狗"])
+def test_harmless_text_is_not_blocked(turn):
+    assert CLEANER.turn(turn, Ledger())[1] is None
 
 
 def test_rules_are_switched_one_by_one():

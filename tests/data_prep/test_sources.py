@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import lzma
@@ -57,6 +58,7 @@ PACKED = {
     "gz": gzip.compress,
     "two gz members": lambda data: gzip.compress(data[:50]) + gzip.compress(data[50:]) + b"\0" * 512,
     "xz": lzma.compress,
+    "bz2": bz2.compress,
     "zst": lambda data: zstandard.compress(data[:33]) + zstandard.compress(data[33:]),
     "mark": lambda data: b"\xef\xbb\xbf" + data,
     "utf-16": lambda data: data.decode().encode("utf-16"),
@@ -105,6 +107,69 @@ QQ = """2026/11/20 9:00:01 张三(10001)
 @pytest.mark.parametrize("log", [WECHAT, QQ], ids=["WeChat", "QQ"])
 def test_a_chat_log_is_cut_at_silences_and_speakers_merge(tmp_path, log):
     assert turns_of(write(tmp_path / "log.txt", log)) == [["早，吃了吗", "吃了！ 包子"], ["下班没", "快了"]]
+
+
+LOGS = {
+    "text on the line": "2026-11-20 09:00:01 小明: 在吗\n2026-11-20 09:00:05 小红: 在\n2026-11-20 09:00:09 小红: 怎么了\n",
+    "brackets": "[2026-11-20 09:00:01] 小明: 在吗\n[2026-11-20 09:00:05] 小红：在\n[2026-11-20 09:00:09] 小红: 怎么了\n",
+    "WhatsApp": "2026/11/20 9:00 - 小明: 在吗\n2026/11/20 9:01 - 小红: 在\n2026/11/20 9:01 - 小红: 怎么了\n",
+    "T and milliseconds": "2026-11-20T09:00:01.123 小明\n在吗\n2026-11-20T09:00:05.001 小红\n在\n怎么了\n",
+    "no space": "2026年11月20日9:00 小明\n在吗\n2026年11月20日9:01 小红\n在，怎么了\n",
+    "no date": "小明 12:00\n在吗\n小红 12:01\n在\n怎么了\n",
+    "system": "2026-11-20 9:00:01 系统消息(10000)\n你们已经是好友\n"
+    "2026-11-20 9:00:02 小明(1)\n在吗\n2026-11-20 9:00:03 小红(2)\n在\n怎么了\n",
+}
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_chat_logs_of_many_programs(tmp_path, name):
+    (turns,) = turns_of(write(tmp_path / "log.txt", LOGS[name]))
+    assert [turns[0], *turns[1].replace("，", " ").split()] == ["在吗", "在", "怎么了"]
+    long = LOGS[name] + "一\n" * 12 + LOGS[name]  # messages of many lines
+    assert len(turns_of(write(tmp_path / "long.txt", long))[0]) == 4
+
+
+ALPACA = [
+    {"instruction": "你好", "input": "", "output": "你好呀"},
+    {"instruction": "翻译", "input": "早", "output": "morning", "history": [["在吗", "在"]]},
+    {"question": "吃了吗", "answer": "吃了"},
+]
+
+
+def test_questions_with_answers_are_dialogues(tmp_path):
+    expected = [["你好", "你好呀"], ["在吗", "在", "翻译\n早", "morning"], ["吃了吗", "吃了"]]
+    for content in (lines(ALPACA), json.dumps(ALPACA, ensure_ascii=False, indent=1)):
+        assert turns_of(write(tmp_path / "x", content)) == expected
+
+
+@pytest.mark.parametrize("first", ["null", "# corpus", '", "半个"]', '{"dialog": ["你好", ', "你好"])
+def test_jsonl_that_begins_badly_is_still_jsonl(tmp_path, first):
+    found = list(read_records(write(tmp_path / "x", first + "\n" + lines(SPACED * 3))))
+    assert [turns for _, turns, _ in found] == [None, *SPACED * 3]
+
+
+def test_tsv_may_begin_with_a_line_without_a_tab(tmp_path):
+    assert turns_of(write(tmp_path / "x", "标题\n" + FORMS["tsv"] * 3)) == [["标题"], *SPACED * 3]
+
+
+def test_text_without_gaps_is_cut_and_a_bad_line_ends_a_dialogue(tmp_path, monkeypatch):
+    assert turns_of(write(tmp_path / "x", "甲问\n".encode() + b"\xff\xfe\xff\n" + "乙答".encode())) == [
+        ["甲问"],
+        None,
+        ["乙答"],
+    ]
+    monkeypatch.setattr(sources, "MOST_TURNS", 3)
+    assert turns_of(write(tmp_path / "x", "一\n二\n三\n四")) == [["一", "二", "三"], ["四"]]
+
+
+def test_a_huge_element_of_an_array_is_one_sentence_and_soon(tmp_path):
+    import time
+
+    path = write(tmp_path / "x", b'[["a", "b"], ["' + b"x" * (40 << 20) + b'", "y"]]')
+    start = time.process_time()
+    with pytest.raises(FileError, match="element of more than 16 million"):
+        turns_of(path)
+    assert time.process_time() - start < 10
 
 
 def test_what_one_speaker_says_in_a_row_is_one_turn():
@@ -208,6 +273,9 @@ BAD = {
     "one list": (b'[\n "a",\n "b"\n]', "one JSON list"),
     "deep": (b"[" * 100_000, "too deeply"),
     "mixed array": ('[["你好", "'.encode("gb18030") + b"\xff" * 9 + b'"]]', "neither UTF-8 nor GB18030"),
+    "zip": (b"PK\x03\x04" + bytes(99), "is no text"),
+    "packed twice": (gzip.compress(gzip.compress(MANY)), "is no text"),
+    "UTF-16 without a mark": ("你好\tok".encode("utf-16-le") * 9, "is no text"),
     "half of UTF-16": (b"\xff\xfe" + "你好".encode("utf-16-le")[:-1], "UTF-16"),
 }
 
@@ -241,6 +309,8 @@ def test_list_files_takes_folders_and_refuses_what_is_not_there(tmp_path):
     with pytest.raises(FileError, match="does not exist"):
         list_files([tmp_path / "nothing"])
     (tmp_path / "empty").mkdir()
+    with pytest.raises(FileError, match="neither a file nor a folder"):
+        list_files(["/dev/null"])
     with pytest.raises(FileError, match="holds no file"):
         list_files([tmp_path / "empty"])
 
