@@ -23,7 +23,6 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 import chatbot.dialogue
@@ -32,12 +31,12 @@ from chatbot.bundled import locate
 from chatbot.dialogue_files import MANIFEST, FileError, is_prepared_set, load_manifest
 from chatbot.errors import XianliaoError
 from chatbot.tokenizer import DialogueTokenizer
-from data_prep import clean, pieces, steps
+from data_prep import clean, shards, steps
+from data_prep.assemble import Input, assemble, tokenizer_hash
 from data_prep.clean import CleanSettings, Ledger
 from data_prep.files import PACKED_SUFFIXES, Reader, list_files, sha256_of
 from data_prep.frequency import FREQUENCY_RULES, FrequencySettings, FrequentTurns, find_frequent
 from data_prep.pieces import texts_of
-from data_prep.report import write_report
 from data_prep.rules import Rule
 from data_prep.sources import Block, read_blocks, records
 from data_prep.split import SPLITS
@@ -82,21 +81,6 @@ class PrepareSettings:
     near_threshold: float = 0.8
     clean: CleanSettings = field(default_factory=CleanSettings)
     frequency: FrequencySettings = field(default_factory=FrequencySettings)
-
-
-@dataclass(frozen=True)
-class Input:
-    """A file to read.
-
-    Attributes:
-        path: Where it is.
-        split: What it is for.
-        sha256: Of its bytes.
-    """
-
-    path: Path
-    split: str
-    sha256: str
 
 
 def build(
@@ -190,7 +174,7 @@ class Build:
     def run(self, output: Path, fingerprint: str) -> dict:
         """All steps; returns the manifest of the set, which then stands in `output`."""
         started = time.perf_counter()
-        steps.forget()
+        shards.forget()
         self._clean()
         ledgers = self._ledgers()
         self._check_left(ledgers)
@@ -198,7 +182,8 @@ class Build:
         self._find_near()
         self._make_tokenizer()
         self._shards(frequent)
-        manifest = self._assemble(fingerprint, ledgers)
+        about = {"fingerprint": fingerprint, "settings": asdict(self.settings)}
+        manifest = assemble(self.work, self.files, self.units, self.buckets, ledgers, about)
         _replace(self.work / "set", output)
         minutes, seconds = divmod(round(time.perf_counter() - started), 60)
         print(f"{manifest['dialogues']['read']:,} dialogues in {minutes} min {seconds} s", file=sys.stderr)
@@ -286,8 +271,8 @@ class Build:
             return
         waiting = [bucket for bucket in range(self.buckets) if not (self.work / f"near-{bucket:05}.npz").exists()]
         tasks = [(self.work.path, self.units, bucket, self.valid_share) for bucket in waiting]
-        self._in_parallel("comparing", steps.sign_bucket, tasks)
-        steps.find_near(self.work.path, self.buckets, settings.near_threshold, settings.near_duplicates == "held-out")
+        self._in_parallel("comparing", shards.sign_bucket, tasks)
+        shards.find_near(self.work.path, self.buckets, settings.near_threshold, settings.near_duplicates == "held-out")
 
     def _make_tokenizer(self) -> None:
         folder, settings = self.work / "tokenizer", self.settings
@@ -311,7 +296,7 @@ class Build:
         """Turns of the train split: a random sample, for what bucket a dialogue is in depends on its hash."""
         texts, room = [], self.settings.tokenizer_characters
         for bucket in range(self.buckets):
-            found = steps.read_bucket(self.work.path, self.units, bucket, self.valid_share)
+            found = shards.read_bucket(self.work.path, self.units, bucket, self.valid_share)
             train = found.rank == SPLITS.index("train")
             for turns, is_train in zip(texts_of(found.rows.column("turns")), train.tolist(), strict=True):
                 if is_train:
@@ -327,100 +312,17 @@ class Build:
         waiting = [bucket for bucket in range(self.buckets) if not (self.work / f"shard-{bucket:05}.json").exists()]
         seed = self.settings.seed
         tasks = [(self.work.path, self.units, bucket, self.valid_share, seed, top) for bucket in waiting]
-        self._in_parallel("tokenising", steps.write_shard, tasks)
+        self._in_parallel("tokenising", shards.write_shard, tasks)
 
     def _in_parallel(self, name: str, function, tasks: list[tuple]) -> None:
         with tqdm(desc=name, total=len(tasks), mininterval=1, file=sys.stderr) as bar:
             for _ in run_tasks(function, tasks, self.processes):
                 bar.update()
 
-    # --- the set ---
-
-    def _assemble(self, fingerprint: str, ledgers: Sequence[Ledger]) -> dict:
-        """Puts the set together in the work folder and returns its manifest."""
-        target = self.work / "set"
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
-        tokenizer = DialogueTokenizer.load(self.work / "tokenizer")
-        tokenizer.save(target)
-        shards = [read_json(self.work / f"shard-{bucket:05}.json") for bucket in range(self.buckets)]
-        names = [split for split in SPLITS[::-1] if split != "test" or any(file.split == "test" for file in self.files)]
-        splits = {
-            split: self._assemble_split(target / split, split, [shard[split] for shard in shards]) for split in names
-        }
-        if not splits["train"]["dialogues"]:
-            raise FileError("No dialogue is left to train on: all are held out; give more data or lower --valid-share.")
-        self._count_losses(ledgers)
-        total = Ledger()
-        for ledger in ledgers:
-            total.add(ledger)
-        manifest = {
-            "fingerprint": fingerprint,
-            "settings": asdict(self.settings),
-            "dialogues": _counts(total),
-            "dropped": dict(total.dropped.most_common()),
-            "dirty_turns": dict(total.dirty.most_common()),
-            "changed_turns": dict(total.changed.most_common()),
-            "sources": [
-                {"file": file.path.name, "sha256": file.sha256, "for": file.split, **_counts(ledger)}
-                for file, ledger in zip(self.files, ledgers, strict=True)
-            ],
-            "vocab_size": tokenizer.vocab_size,
-            "tokenizer_hash": tokenizer_hash(tokenizer),
-            "splits": splits,
-        }
-        write_report(
-            target / "report", manifest, total, tokenizer, {name: [shard[name] for shard in shards] for name in names}
-        )
-        with (target / "report" / "dropped.jsonl.gz").open("wb") as gone:
-            for path in self._gone_files():
-                with path.open("rb") as part:
-                    shutil.copyfileobj(part, gone)
-        text = json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
-        (target / MANIFEST).write_text(text, encoding="utf-8")
-        return load_manifest(target)
-
-    def _assemble_split(self, folder: Path, split: str, shards: Sequence[dict]) -> dict:
-        """The folder of a split, as `datasets` writes it, of the shards that are not empty."""
-        folder.mkdir()
-        found = [self.work / f"{split}-{bucket:05}.arrow" for bucket, shard in enumerate(shards) if shard["dialogues"]]
-        files = [f"data-{index:05}-of-{len(found):05}.arrow" for index in range(len(found))]
-        for path, name in zip(found, files, strict=True):
-            _link(path, folder / name)
-        content = hashlib.sha256("".join(shard["content_hash"] for shard in shards).encode()).hexdigest()[:16]
-        of_int32 = {"dtype": "int32", "_type": "Value"}
-        turns = {"feature": {"feature": of_int32, "_type": "List"}, "_type": "List"}
-        write_json(folder / "dataset_info.json", {"features": {"turns": turns, "units": of_int32}})
-        state = {"_data_files": [{"filename": name} for name in files], "_fingerprint": content, "_split": None}
-        state |= {"_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False}
-        write_json(folder / "state.json", state)
-        counts = {name: sum(shard[name] for shard in shards) for name in ("dialogues", "turns", "tokens", "units")}
-        return {**counts, "content_hash": content}
-
-    def _count_losses(self, ledgers: Sequence[Ledger]) -> None:
-        paths = [self.work / f"{unit.name}-cut.npy" for unit in self.units]
-        paths = [path for path in paths if path.exists()]
-        paths += [self.work / f"shard-{bucket:05}.npy" for bucket in range(self.buckets)]
-        rows = np.concatenate([np.load(path) for path in paths])
-        for number, ledger in enumerate(ledgers):
-            steps.final_count(rows[rows[:, 0] >> pieces.FILE_SHIFT == number], ledger)
-
-    def _gone_files(self) -> Iterator[Path]:
-        for unit in self.units:
-            yield self.work / f"{unit.name}.gz"
-            if (cut := self.work / f"{unit.name}-cut.gz").exists():
-                yield cut
-        for bucket in range(self.buckets):
-            yield self.work / f"shard-{bucket:05}.gz"
-
 
 def all_rules() -> tuple[Rule, ...]:
     """All rules that can be switched."""
     return (*clean.RULES.values(), *FREQUENCY_RULES)
-
-
-def _counts(ledger: Ledger) -> dict[str, int]:
-    return {name: ledger.dialogues[name] for name in ("read", "kept_whole", "split", "dropped")}
 
 
 def _first_records(block: Block, room: int) -> tuple[Block, int]:
@@ -431,11 +333,6 @@ def _first_records(block: Block, room: int) -> tuple[Block, int]:
             break
         first.append(record)
     return Block(block.first, records=tuple(first)), len(first)
-
-
-def tokenizer_hash(tokenizer: DialogueTokenizer) -> str:
-    """16 hexadecimal digits that are equal for equal tokenizers."""
-    return hashlib.sha256(tokenizer.to_json().encode()).hexdigest()[:16]
 
 
 def _fingerprint(files: Sequence[Input], settings: PrepareSettings) -> str:
@@ -472,13 +369,6 @@ def _is_within(path: Path, output: Path) -> bool:
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
 
 
 def _replace(source: Path, target: Path) -> None:

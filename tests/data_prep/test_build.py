@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from chatbot.dialogue_files import FileError, load_manifest, load_split, read_dialogues
 from chatbot.tokenizer import DialogueTokenizer
 from data_prep import build as building
-from data_prep import sources, steps
+from data_prep import shards, sources, steps
 from data_prep.build import PrepareSettings, build
 from data_prep.clean import CleanSettings
 from data_prep.cli import main
@@ -265,7 +265,7 @@ class Killed(BaseException):
     """As abrupt as a signal, in one process."""
 
 
-STEPS = ("clean_block", "cut_unit", "sign_bucket", "find_near", "write_shard")
+STEPS = {"clean_block": steps, "cut_unit": steps, "sign_bucket": shards, "find_near": shards, "write_shard": shards}
 FREQUENT = ["哈哈"] * 300
 
 
@@ -282,7 +282,7 @@ def test_a_stopped_build_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypa
     check_that_it_adds_up(whole)
     expected = digest(tmp_path / "whole")
     counts = dict.fromkeys(STEPS, 0)
-    originals = {name: getattr(steps, name) for name in STEPS}
+    originals = {name: getattr(module, name) for name, module in STEPS.items()}
 
     def run(stop_at: tuple[str, int] | None, after: bool) -> None:
         def wrapped(name):
@@ -298,7 +298,7 @@ def test_a_stopped_build_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypa
 
         for name in STEPS:
             counts[name] = 0
-            monkeypatch.setattr(steps, name, wrapped(name))
+            monkeypatch.setattr(STEPS[name], name, wrapped(name))
         build([source], tmp_path / "stopped", settings)
 
     run(None, False)
@@ -327,7 +327,7 @@ def test_a_stopped_build_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypa
 
 def test_a_stopped_build_is_not_taken_for_another(tmp_path, monkeypatch):
     source = write(tmp_path / "x.jsonl", many(50))
-    monkeypatch.setattr(steps, "write_shard", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(shards, "write_shard", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         build([source], tmp_path / "set", SMALL)
     monkeypatch.undo()
@@ -455,7 +455,7 @@ def test_a_work_folder_that_is_half_removed_is_not_gone_on_from(tmp_path, monkey
 
 def test_the_output_may_lie_in_the_input_folder(tmp_path, monkeypatch):
     write(tmp_path / "x.jsonl", many(50))
-    monkeypatch.setattr(steps, "write_shard", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(shards, "write_shard", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         build([str(tmp_path)], tmp_path / "set", SMALL)
     monkeypatch.undo()

@@ -10,9 +10,10 @@ import pytest
 import zstandard
 
 from chatbot.dialogue_files import FileError
-from data_prep import sources
+from data_prep import forms, sources
 from data_prep.files import Reader, list_files, sha256_of
-from data_prep.sources import merge_speakers, read_blocks, read_records, records
+from data_prep.forms import merge_speakers
+from data_prep.sources import read_blocks, read_records, records
 
 SPACED = [["你 好", "你 好 呀", "吃 了 吗"], ["I love New York", "我 也 爱 New York"]]
 
@@ -158,7 +159,7 @@ def test_text_without_gaps_is_cut_and_a_bad_line_ends_a_dialogue(tmp_path, monke
         None,
         ["乙答"],
     ]
-    monkeypatch.setattr(sources, "MOST_TURNS", 3)
+    monkeypatch.setattr(forms, "MOST_TURNS", 3)
     assert turns_of(write(tmp_path / "x", "一\n二\n三\n四")) == [["一", "二", "三"], ["四"]]
 
 

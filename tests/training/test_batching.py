@@ -37,10 +37,10 @@ DIALOGUES = st.lists(
 
 def test_a_store_maps_every_shard_and_batch(tmp_path, monkeypatch):
     from data_prep import build as building
-    from data_prep import steps
+    from data_prep import shards
 
     monkeypatch.setattr(building, "BUCKET_BYTES", 4_000)
-    monkeypatch.setattr(steps, "_ROWS_A_BATCH", 7)
+    monkeypatch.setattr(shards, "_ROWS_A_BATCH", 7)
     folders = []
     for name, text in (("a", "甲"), ("b", "乙")):
         lines = [json.dumps([f"{text}说{number}", "嗯" * (number % 3 + 1), "好"]) for number in range(150)]
