@@ -312,7 +312,14 @@ class Build:
         waiting = [bucket for bucket in range(self.buckets) if not (self.work / f"shard-{bucket:05}.json").exists()]
         seed = self.settings.seed
         tasks = [(self.work.path, self.units, bucket, self.valid_share, seed, top) for bucket in waiting]
+        started = time.perf_counter()
         self._in_parallel("tokenising", shards.write_shard, tasks)
+        seconds = max(time.perf_counter() - started, 1e-3)
+        done = [read_json(self.work / f"shard-{bucket:05}.json") for bucket in waiting]
+        characters = sum(split["characters"] for shard in done for split in shard.values())
+        print(
+            f"tokenised {characters:,} characters, {characters / seconds / 1e6:.2f} million a second", file=sys.stderr
+        )
 
     def _in_parallel(self, name: str, function, tasks: list[tuple]) -> None:
         with tqdm(desc=name, total=len(tasks), mininterval=1, file=sys.stderr) as bar:
