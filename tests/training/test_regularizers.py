@@ -161,6 +161,8 @@ def test_vat_identities(network, data):
     ids=lambda settings: next(iter(settings), "none"),
 )
 def test_micro_batches_and_packing_change_nothing(settings, network, data):
+    """In float64: the second derivative of the gradient penalty makes more of float32's rounding than of a fault."""
+    network = copy.deepcopy(network).double()
     rows = data.batches(0)[0]
     items = data.targets(rows)
     loss, extra, whole = passes(network, data, rows, items, **settings)
@@ -169,11 +171,11 @@ def test_micro_batches_and_packing_change_nothing(settings, network, data):
     objective = Objective(network, network, Regularization(**settings))
     sums = [objective.backward(data.tensors(part), items, torch.Tensor.backward) for part in alone]
     objective.close()
-    assert sum(pair[0] for pair in sums) == pytest.approx(loss, rel=1e-4)
-    assert sum(pair[1] for pair in sums) == pytest.approx(extra, rel=1e-3)
+    assert sum(pair[0] for pair in sums) == pytest.approx(loss, rel=1e-9)
+    assert sum(pair[1] for pair in sums) == pytest.approx(extra, rel=1e-9)
     for name, parameter in network.named_parameters():
         if parameter.grad is not None:
-            torch.testing.assert_close(parameter.grad, whole[name], rtol=2e-3, atol=2e-5)
+            torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-7, atol=1e-9)
 
 
 def test_noise_and_dropout_perturb_training_only(network, data):
