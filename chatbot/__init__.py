@@ -3,7 +3,8 @@
 Import levels, lowest first; a module imports only from lower ones, and no other room of the project:
 
     1  errors, bundled, dialogue, chat_template, tokenizer,
-       dialogue_files, layer_types, native/         text, files, the C library: neither torch nor transformers
+       dialogue_files, similarity, vectors,
+       layer_types, native/                         text, files, the C library: neither torch nor transformers
     2  configuration, precision, state, attention/, loss, model,
        foreign, lora                                the network, and those of other projects
     3  native_network, steps                            reading and decoding, compiled where that is possible

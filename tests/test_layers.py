@@ -27,6 +27,8 @@ LEVELS = (  # of the chatbot package, lowest first; see its docstring
         "chat_template",
         "tokenizer",
         "dialogue_files",
+        "similarity",
+        "vectors",
         "layer_types",
         "registration",
         "native",

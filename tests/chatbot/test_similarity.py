@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatbot import vectors as vector_training
+from chatbot.dialogue import clean_turn
+from chatbot.errors import CheckpointError
+from chatbot.similarity import (
+    VECTORS_FILE,
+    TokenVectors,
+    centroid_bound,
+    costs,
+    distance,
+    nearest,
+    relaxed_bound,
+)
+from chatbot.tokenizer import DialogueTokenizer
+from chatbot.vectors import VectorsError, train_vectors
+from tests.conftest import ROOT
+
+SHARED = ROOT.parent / "shared" / "data" / "LCCC-base_valid.json"
+PAIRS = ROOT / "tests" / "chatbot" / "paraphrases.tsv"
+TOKENS = 60
+KINDS = ("wmd", "wrd")
+
+
+@pytest.fixture(scope="module")
+def space() -> TokenVectors:
+    """Random vectors of many lengths; token 0 has none."""
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((TOKENS, 8)) * random.uniform(0.2, 3, (TOKENS, 1))
+    vectors[0] = 0
+    return TokenVectors(vectors)
+
+
+TEXT = st.lists(st.integers(1, TOKENS - 1), min_size=1, max_size=12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(a=TEXT, b=TEXT)
+@settings(deadline=None, max_examples=80)
+def test_symmetric_zero_for_equal_texts_and_above_its_bounds(space, kind, a, b):
+    left, right = space.bag(a, kind), space.bag(b, kind)
+    found = distance(left, right, kind)
+    assert found == pytest.approx(distance(right, left, kind), abs=1e-9)
+    assert distance(left, left, kind) == pytest.approx(0, abs=1e-6)
+    assert relaxed_bound(left, right, kind) <= found + 1e-9
+    assert centroid_bound(left.centroid, right.centroid, kind) <= found + 1e-9
+    if kind == "wrd":
+        assert -1e-9 <= found <= 2 + 1e-9
+
+
+@given(TEXT, TEXT, TEXT)
+@settings(deadline=None, max_examples=80)
+def test_wmd_keeps_the_triangle_inequality(space, a, b, c):
+    first, second, third = (space.bag(text, "wmd") for text in (a, b, c))
+    assert distance(first, third, "wmd") <= distance(first, second, "wmd") + distance(second, third, "wmd") + 1e-9
+
+
+def test_wrd_does_not_keep_the_triangle_inequality():
+    angles = np.deg2rad([0, 45, 90])
+    space = TokenVectors(np.stack([np.cos(angles), np.sin(angles)], 1))
+    first, second, third = (space.bag([token], "wrd") for token in range(3))
+    detour = distance(first, second, "wrd") + distance(second, third, "wrd")
+    assert distance(first, third, "wrd") == pytest.approx(1)
+    assert detour == pytest.approx(2 - 2**0.5)
+    assert detour < 1
+
+
+def test_the_distance_is_the_sum_over_the_best_plan():
+    """Two tokens against two at right angles: half of the mass goes each way, by hand."""
+    space = TokenVectors(np.array([[0, 0.0], [3, 0], [0, 4], [3, 4]]))
+    assert space.norms[0] == 0
+    found = distance(space.bag([1, 2], "wmd"), space.bag([3, 2], "wmd"), "wmd")
+    assert found == pytest.approx(0.5 * 4)  # 1 -> 3 over 4, 2 stays
+    wrd = distance(space.bag([1], "wrd"), space.bag([2, 3], "wrd"), "wrd")
+    assert wrd == pytest.approx(4 / 9 * 1 + 5 / 9 * (1 - 3 / 5))
+
+
+def test_counts_are_masses_and_tokens_without_a_vector_say_nothing(space):
+    assert space.bag([5, 5, 7], "wmd").masses.tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert distance(space.bag([5, 7, 0], "wmd"), space.bag([5, 7], "wmd"), "wmd") == pytest.approx(0, abs=1e-6)
+    empty, other = space.bag([0], "wrd"), space.bag([4], "wrd")
+    assert distance(empty, space.bag([], "wrd"), "wrd") == 0
+    assert distance(empty, other, "wrd") == distance(other, empty, "wrd") == relaxed_bound(empty, other, "wrd") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_pruned_search_is_exact_and_solves_half_or_fewer(space, kind):
+    random = np.random.default_rng(1)
+    texts = [random.integers(1, TOKENS, random.integers(1, 12)).tolist() for _ in range(1000)]
+    texts[17] = []
+    bags = [space.bag(text, kind) for text in texts]
+    solved = 0
+    for query in (bags[3], bags[500], space.bag([1, 2, 3], kind)):
+        every = sorted((distance(query, bag, kind), place) for place, bag in enumerate(bags))[:10]
+        found = nearest(query, bags, 10, kind)
+        assert found.distances == pytest.approx([value for value, _ in every], abs=1e-9)
+        assert found.places == [place for _, place in every]
+        solved += found.solved
+    assert solved <= 0.5 * 3 * len(bags)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_query_finds_empty_texts_first(space, kind):
+    bags = [space.bag(text, kind) for text in ([3], [], [4])]
+    assert nearest(space.bag([], kind), bags, 2, kind).places == [1, 0]
+    assert nearest(space.bag([3], kind), [], 2, kind).places == []
+
+
+def test_a_thousand_pairs_take_less_than_two_seconds(space):
+    random = np.random.default_rng(2)
+    texts = [random.integers(1, TOKENS, random.integers(1, 21)).tolist() for _ in range(2000)]
+    distance(space.bag(texts[0], "wrd"), space.bag(texts[1], "wrd"), "wrd")  # imports the solver
+    start = time.process_time()
+    for left, right in zip(texts[::2], texts[1::2], strict=True):
+        distance(space.bag(left, "wrd"), space.bag(right, "wrd"), "wrd")
+    assert time.process_time() - start < 2
+
+
+def test_costs_are_distances_and_cosines(space):
+    a, b = space.bag([3, 4], "wmd"), space.bag([5, 6, 7], "wmd")
+    expected = np.linalg.norm(a.points[:, None] - b.points, axis=2)
+    assert costs(a, b, "wmd") == pytest.approx(expected)
+    a, b = space.bag([3], "wrd"), space.bag([3, 4], "wrd")
+    assert costs(a, b, "wrd")[0, 0] == pytest.approx(0, abs=1e-6)
+
+
+# --- vectors of a corpus ---
+
+
+def test_tokens_in_like_company_have_like_vectors_and_common_ones_short_ones():
+    random = np.random.default_rng(0)
+    turns = [[random.choice([1, 2]), 9, random.choice([3, 4]), 9] for _ in range(400)]
+    turns += [[random.choice([5, 6]), 9, random.choice([7, 8]), 9] for _ in range(400)]
+    vectors = TokenVectors(train_vectors([[int(token) for token in turn] for turn in turns], 12, 4))
+    unit = vectors.vectors / np.maximum(vectors.norms, 1e-9)[:, None]
+    assert unit[1] @ unit[2] > 0.9 > 0.5 > unit[1] @ unit[5]
+    assert vectors.norms[9] < 0.5 * vectors.norms[1:9].min()
+    assert not vectors.norms[[0, 10, 11]].any()
+
+
+def test_vectors_are_the_same_every_time_and_refuse_too_little():
+    turns = [[1, 2, 3], [2, 3, 4], [4, 1]] * 5
+    assert (train_vectors(turns, 6, 3) == train_vectors(turns, 6, 3)).all()
+    with pytest.raises(VectorsError, match="too few different tokens"):
+        train_vectors([[1, 1]], 6, 3)
+
+
+def test_parts_do_not_change_what_is_counted(monkeypatch):
+    turns = [[1, 2, 3, 1], [2, 5], [3], []] * 40
+    whole = vector_training._cooccurrences(turns, 6).toarray()
+    parts = vector_training._parts
+    monkeypatch.setattr(vector_training, "_parts", lambda turns: parts(turns, tokens=7))
+    assert (vector_training._cooccurrences(turns, 6).toarray() == whole).all()
+    assert whole[1, 1] == 2 * 40
+    assert whole[1, 5] == 0
+
+
+def test_the_command_puts_them_into_a_checkpoint(prepared, tmp_path, capsys):
+    DialogueTokenizer.load(prepared).save(tmp_path)
+    call = ["--data", str(prepared), "--checkpoint", str(tmp_path), "--dimensions", "16"]
+    assert vector_training.main(call) == 0
+    loaded = TokenVectors.load(tmp_path)
+    assert loaded.vectors.shape[1] == 16
+    assert (loaded.norms > 0).sum() > 100
+    (tmp_path / VECTORS_FILE).write_bytes(b"short")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        TokenVectors.load(tmp_path)
+    (tmp_path / VECTORS_FILE).unlink()
+    with pytest.raises(CheckpointError, match=r"chatbot\.vectors"):
+        TokenVectors.load(tmp_path)
+    DialogueTokenizer.train(["别的"] * 9, 400).save(tmp_path)
+    assert vector_training.main(call) == 1
+    assert "another tokenizer" in capsys.readouterr().err
+
+
+def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Share of (1, 0) pairs in the right order, ties half."""
+    ones, zeros = scores[labels == 1], scores[labels == 0]
+    return float((ones[:, None] > zeros).mean() + (ones[:, None] == zeros).mean() / 2)
+
+
+def overlap(a: str, b: str) -> float:
+    return 2 * (Counter(a) & Counter(b)).total() / (len(a) + len(b))
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="LCCC lies beside the project only where it is built")
+def test_wrd_tells_paraphrases_better_than_shared_characters_do():
+    """100 pairs written for this; and the paraphrases against strangers, which shared characters do tell apart."""
+    tokenizer = DialogueTokenizer.load(ROOT / "checkpoints" / "default")
+    turns = [clean_turn(turn) for turns in json.loads(SHARED.read_text(encoding="utf-8")) for turn in turns]
+    space = TokenVectors(train_vectors(tokenizer.encode_batch(turns), tokenizer.vocab_size, 64))
+    rows = [line.split("\t") for line in PAIRS.read_text(encoding="utf-8").splitlines()]
+    pairs = [(int(label), a, b) for label, a, b in rows]
+    assert Counter(label for label, _, _ in pairs) == {1: 50, 0: 50}
+    same = [(a, b) for label, a, b in pairs if label]
+    strangers = [(0, same[at][0], same[(at + 17) % 50][1]) for at in range(50)]
+    for name, chosen in (("written", pairs), ("strangers", [(1, a, b) for a, b in same] + strangers)):
+        labels = np.array([label for label, _, _ in chosen])
+        bags = [[space.bag(tokenizer.encode(text), "wrd") for text in (a, b)] for _, a, b in chosen]
+        rotated = area_under_curve(np.array([-distance(a, b, "wrd") for a, b in bags]), labels)
+        shared = area_under_curve(np.array([overlap(a, b) for _, a, b in chosen]), labels)
+        assert rotated >= shared, name
