@@ -27,6 +27,9 @@ from chatbot.tokenizer import DialogueTokenizer
 REMEMBERED_STATES = 64
 """Snapshots kept after turns, least recently used ones forgotten first; a forgotten one is rebuilt from the text."""
 
+REMEMBERED_REPLIES = 3
+"""The bot's last replies that the rules against repetition know of."""
+
 MAX_SEED = 2**31 - 1
 
 
@@ -133,10 +136,12 @@ class Chatbot:
         if not isinstance(seed, int) or seed < 0:
             raise XianliaoError(f"A seed is a whole number of at least 0, got {seed!r}.")
         settings = self.within_limits(self.settings.with_changes(**changes))
-        prompt = self.layout.prompt(self.encode_turns(turns), self.context_tokens)
+        ids = self.encode_turns(turns)
+        prompt = self.layout.prompt(ids, self.context_tokens)
+        own = ids[-2::-2][:REMEMBERED_REPLIES]  # the bot's last turns
         with self._reading:
             steps, logits = self._steps_after(prompt)
-        for (draft,) in decode(steps, logits, [prompt.reply_speaker], settings, self.vocabulary, [seed]):
+        for (draft,) in decode(steps, logits, [prompt.reply_speaker], settings, self.vocabulary, [seed], [own]):
             text = self.tokenizer.decode_complete(draft.token_ids).strip()
             seconds = time.perf_counter() - started
             reason = draft.stop_reason or "stopped"
@@ -199,8 +204,9 @@ class Chatbot:
 
 def settings_from(generation: dict) -> ReplySettings:
     """`ReplySettings` from the content of generation_config.json; keys of transformers' own are passed over."""
-    known = {"temperature", "top_k", "top_p", "floor_start_tokens", "floor_delta_tokens", "min_reply_tokens"}
-    return ReplySettings(**{name: value for name, value in generation.items() if name in known})
+    known = {"temperature", "top_k", "top_p", "min_p", "typical_p", "floor_start_tokens", "floor_delta_tokens"}
+    known |= {"repetition_penalty", "no_repeat_ngram", "min_reply_tokens"}
+    return ReplySettings(**{name: value for name, value in generation.items() if name in known and value is not None})
 
 
 def pick_device(device: str = "auto", dtype: str = "auto") -> tuple[str, torch.dtype]:

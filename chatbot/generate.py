@@ -56,6 +56,7 @@ def decode(
     settings: ReplySettings,
     vocabulary: Vocabulary,
     seeds: Sequence[int],
+    earlier: Sequence[Sequence[Sequence[int]]] | None = None,
 ) -> Iterator[list[Draft]]:
     """Decodes one reply a row and yields all drafts after every step; the last yield has every stop reason set.
 
@@ -69,6 +70,7 @@ def decode(
         settings: One for all rows.
         vocabulary: Special ids.
         seeds: One a row.
+        earlier: Token ids of the last replies in each row's conversation, for the rules against repetition.
 
     Raises:
         GenerationError: The model's logits are NaN or +inf, or leave no token to choose.
@@ -76,9 +78,11 @@ def decode(
     drafts = [Draft() for _ in seeds]
     draws = [random.Random(seed) for seed in seeds]
     alive = list(range(len(drafts)))
+    said = [()] * len(drafts) if earlier is None else earlier
     speakers = torch.tensor(reply_speakers, device=logits.device)
     for emitted in range(settings.limit_tokens + 1):
-        tokens = _choose(logits, emitted, settings, vocabulary, [drafts[i] for i in alive], [draws[i] for i in alive])
+        rows = [(drafts[i], draws[i], said[i]) for i in alive]
+        tokens = _choose(logits, emitted, settings, vocabulary, *map(list, zip(*rows, strict=True)))
         going = [place for place, i in enumerate(alive) if drafts[i].stop_reason is None]
         yield drafts
         if not going:
@@ -98,6 +102,7 @@ def _choose(
     vocabulary: Vocabulary,
     drafts: list[Draft],
     draws: list[random.Random],
+    said: list[Sequence[Sequence[int]]],
 ) -> list[int]:
     """Chooses a token for each row, extends or ends its draft, and returns the tokens."""
     end_id = vocabulary.end_id
@@ -111,10 +116,17 @@ def _choose(
         return [end_id] * len(drafts)
     floor = settings.floor if settings.floor is not None and emitted > settings.floor.start_tokens else None
     own = logits.log_softmax(-1)
+    ruled = own
+    if (repetition := settings.repetition(end_id)) is not None:
+        unruled = logits.clone()
+        repetition.apply(logits, [draft.token_ids for draft in drafts], said)
+        stuck = logits.amax(-1) == -math.inf  # all has been said, and it is too early to end
+        logits[stuck] = unruled[stuck]
+        ruled = logits.log_softmax(-1)
     if settings.method == "greedy":
-        tokens = unfloored = _best(own)
+        tokens = unfloored = _best(ruled)
         if floor is not None:
-            tokens = _best(floor.apply(own, emitted, end_id))
+            tokens = _best(floor.apply(ruled, emitted, end_id))
         by_floor = [token == end_id != other for token, other in zip(tokens, unfloored, strict=True)]
     else:
         heated = (logits / settings.temperature).log_softmax(-1)

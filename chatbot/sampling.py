@@ -1,12 +1,13 @@
 """From logits to the distribution a reply token is drawn from; every rule also works in transformers' `generate()`.
 
-Order: temperature, EOS floor, top-k / nucleus. Consistent truncation (Welleck et al., arXiv 2002.02492, definitions 4
-and 5) keeps EOS among the candidates, so a sampled reply ends with probability one.
+Order: rules against repetition, temperature, EOS floor, truncation. Consistent truncation (Welleck et al., arXiv
+2002.02492, definitions 4 and 5) keeps EOS among the candidates, so a sampled reply ends with probability one.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,6 +22,7 @@ from transformers import (
 )
 
 from chatbot.errors import XianliaoError
+from chatbot.repetition import RepetitionProcessor, RepetitionRules
 from chatbot.termination import EosFloor, EosFloorProcessor
 
 
@@ -37,6 +39,9 @@ class ReplySettings:
         temperature: Divides the logits when sampling.
         top_k: Candidates kept when sampling; 0 keeps all.
         top_p: Probability mass of the nucleus when sampling; 1 keeps all.
+        min_p: Keep tokens with at least this share of the best one's probability when sampling; 0 keeps all.
+        typical_p: Mass of the tokens nearest to the expected information when sampling; 1 keeps all.
+        repetition_penalty, no_repeat_ngram: See `chatbot.repetition.RepetitionRules`; 1 and 0 switch them off.
         keep_eos: Whether truncation always keeps EOS.
         floor_start_tokens, floor_delta_tokens: t0 and delta of `chatbot.termination`; t0 None switches the floor off.
         max_reply_tokens: Force EOS after so many tokens; None is t0 + 2 delta.
@@ -47,6 +52,10 @@ class ReplySettings:
     temperature: float = 0.7
     top_k: int = 0
     top_p: float = 0.9
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int = 0
     keep_eos: bool = True
     floor_start_tokens: int | None = 64
     floor_delta_tokens: int = 32
@@ -54,7 +63,10 @@ class ReplySettings:
     min_reply_tokens: int = 1
 
     def __post_init__(self) -> None:
-        numbers = ("temperature", "top_p"), ("top_k", "floor_delta_tokens", "min_reply_tokens")
+        numbers = (
+            ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty"),
+            ("top_k", "no_repeat_ngram", "floor_delta_tokens", "min_reply_tokens"),
+        )
         optional = ("floor_start_tokens", "max_reply_tokens")
         faults = [
             f"{name} must be a number, got {getattr(self, name)!r}"
@@ -73,6 +85,14 @@ class ReplySettings:
             faults.append(f"temperature must be between 0.01 and 100, got {self.temperature} (use greedy for 0)")
         if not 0 < self.top_p <= 1:
             faults.append(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if not 0 <= self.min_p <= 1:
+            faults.append(f"min_p must be between 0 and 1, got {self.min_p}")
+        if not 0 < self.typical_p <= 1:
+            faults.append(f"typical_p must be above 0 and at most 1, got {self.typical_p}")
+        if not 1 <= self.repetition_penalty <= 10:
+            faults.append(f"repetition_penalty must be between 1 and 10, got {self.repetition_penalty}")
+        if self.no_repeat_ngram < 0:
+            faults.append(f"no_repeat_ngram must be at least 0, got {self.no_repeat_ngram}")
         if self.top_k < 0:
             faults.append(f"top_k must be at least 0, got {self.top_k}")
         if self.min_reply_tokens < 0:
@@ -93,6 +113,12 @@ class ReplySettings:
         if self.floor_start_tokens is None:
             return None
         return EosFloor(self.floor_start_tokens, self.floor_delta_tokens)
+
+    def repetition(self, end_id: int) -> RepetitionRules | None:
+        """The rules against repetition, or None where they are off."""
+        if self.repetition_penalty == 1 and not self.no_repeat_ngram:
+            return None
+        return RepetitionRules(self.repetition_penalty, self.no_repeat_ngram, end_id)
 
     @property
     def limit_tokens(self) -> int:
@@ -135,6 +161,42 @@ class ConsistentTopK(LogitsProcessor):
         return scores.masked_fill(removed, -math.inf)
 
 
+class ConsistentMinP(LogitsProcessor):
+    """Keeps tokens with p(v) >= min_p max p (Nguyen et al., arXiv 2407.01082), and EOS."""
+
+    def __init__(self, min_p: float, eos_id: int | None):
+        self.log_share, self.eos_id = math.log(min_p), eos_id
+
+    def __call__(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
+        removed = scores < scores.amax(-1, keepdim=True) + self.log_share
+        if self.eos_id is not None:
+            removed[:, self.eos_id] = False
+        return scores.masked_fill(removed, -math.inf)
+
+
+class ConsistentTypical(LogitsProcessor):
+    """Locally typical sampling (Meister et al., arXiv 2202.00666, equation 10), and EOS.
+
+    Keeps the tokens whose information -log p is nearest to the entropy, the fewest whose mass reaches typical_p; of
+    equally near ones those with lower ids come first.
+    """
+
+    def __init__(self, typical_p: float, eos_id: int | None):
+        self.typical_p, self.eos_id = typical_p, eos_id
+
+    def __call__(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
+        log_p = scores.log_softmax(-1)
+        p = log_p.exp()
+        entropy = -(p * log_p.masked_fill(p == 0, 0)).sum(-1, keepdim=True)
+        order = (-log_p - entropy).abs().sort(dim=-1, stable=True).indices
+        mass = p.gather(-1, order)
+        needed = mass.cumsum(-1) - mass < self.typical_p
+        kept = torch.zeros_like(needed).scatter(-1, order, needed)
+        if self.eos_id is not None:
+            kept[:, self.eos_id] = True
+        return scores.masked_fill(~kept, -math.inf)
+
+
 class ConsistentTopP(LogitsProcessor):
     """Keeps the smallest set of best tokens whose mass reaches top_p, and EOS (`eos_id` None: plain nucleus).
 
@@ -166,24 +228,38 @@ def _descending(x: torch.Tensor) -> torch.Tensor:
 
 
 def truncation(settings: ReplySettings, eos_id: int) -> LogitsProcessorList:
-    """The top-k and nucleus rules of the settings."""
+    """The truncation rules of the settings: top-k, nucleus, typical, min-p, those that are on, in this order."""
     kept = eos_id if settings.keep_eos else None
     rules = LogitsProcessorList()
     if settings.method == "sample" and settings.top_k:
         rules.append(ConsistentTopK(settings.top_k, kept))
     if settings.method == "sample" and settings.top_p < 1:
         rules.append(ConsistentTopP(settings.top_p, kept))
+    if settings.method == "sample" and settings.typical_p < 1:
+        rules.append(ConsistentTypical(settings.typical_p, kept))
+    if settings.method == "sample" and settings.min_p > 0:
+        rules.append(ConsistentMinP(settings.min_p, kept))
     return rules
 
 
-def reply_processors(settings: ReplySettings, vocabulary: Vocabulary, prompt_tokens: int) -> LogitsProcessorList:
+def reply_processors(
+    settings: ReplySettings, vocabulary: Vocabulary, prompt_tokens: int, earlier: Sequence[Sequence[int]] = ()
+) -> LogitsProcessorList:
     """Our decoding for transformers' `generate(logits_processor=…, temperature=1, top_p=1, top_k=0)`.
 
     One list in the right order; with `do_sample=False` it gives the very reply of `chatbot.generate.decode`.
+
+    Args:
+        settings: How to decode.
+        vocabulary: Special ids.
+        prompt_tokens: Where the reply begins.
+        earlier: Token ids of the bot's last replies, for the rules against repetition.
     """
     rules = LogitsProcessorList()
     if vocabulary.banned_ids:
         rules.append(SuppressTokensLogitsProcessor(list(vocabulary.banned_ids)))
+    if (repetition := settings.repetition(vocabulary.end_id)) is not None:
+        rules.append(RepetitionProcessor(repetition, prompt_tokens, earlier))
     if settings.min_reply_tokens:
         least = settings.min_reply_tokens
         rules.append(MinNewTokensLengthLogitsProcessor(prompt_tokens, least, vocabulary.end_id))

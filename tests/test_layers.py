@@ -35,7 +35,7 @@ LEVELS = (  # of the chatbot package, lowest first; see its docstring
     },
     {"configuration", "precision", "state", "attention", "loss", "model", "foreign", "lora"},
     {"native_network", "steps"},
-    {"termination", "sampling", "generate", "gpt2", "checkpoint"},
+    {"termination", "repetition", "sampling", "generate", "gpt2", "checkpoint"},
     {"bot", "session"},
     {"evaluation"},
     {"cli", "__main__"},

@@ -1,0 +1,77 @@
+"""Rules against replies that repeat themselves or the replies before; none of them ever touches the end of turn.
+
+They change the logits before temperature and floor, so the bound on a reply's length is as it was: what they take from
+other tokens can only bring the end nearer. (transformers' own rules of these names count the prompt and penalise EOS.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import LogitsProcessor
+
+
+@dataclass(frozen=True)
+class RepetitionRules:
+    """What counts as said: the reply so far and the bot's last replies.
+
+    Attributes:
+        penalty: Logits of tokens that have been said are divided by it, negative ones multiplied (CTRL, Keskar et al.,
+            arXiv 1909.05858, section 4.1); 1 changes nothing.
+        ngram: No n tokens that have been said one after the other are said again (Paulus et al., arXiv 1705.04304,
+            section 2.5); 0 allows all.
+        end_id: The end of turn.
+    """
+
+    penalty: float
+    ngram: int
+    end_id: int
+
+    def apply(
+        self, logits: torch.Tensor, replies: Sequence[Sequence[int]], earlier: Sequence[Sequence[Sequence[int]]]
+    ) -> None:
+        """Changes the logits `[B, V]` in place.
+
+        Args:
+            logits: Of the next token of each reply.
+            replies: Tokens so far of each, B of them.
+            earlier: The last replies in each conversation, B lists of them.
+        """
+        for row, (reply, before) in enumerate(zip(replies, earlier, strict=True)):
+            said = {token for text in (reply, *before) for token in text} - {self.end_id}
+            if self.penalty != 1 and said:
+                places = torch.tensor(sorted(said), device=logits.device)
+                values = logits[row, places]
+                logits[row, places] = torch.where(values > 0, values / self.penalty, values * self.penalty)
+            banned = self._completing(reply, before) - {self.end_id}
+            if banned:
+                logits[row, torch.tensor(sorted(banned), device=logits.device)] = -math.inf
+
+    def _completing(self, reply: Sequence[int], before: Sequence[Sequence[int]]) -> set[int]:
+        """Tokens that would make an n-gram which has been said."""
+        size = self.ngram
+        if not size or len(reply) < size - 1:
+            return set()
+        last = tuple(reply[len(reply) - size + 1 :])
+        return {
+            text[start + size - 1]
+            for text in (reply, *before)
+            for start in range(len(text) - size + 1)
+            if tuple(text[start : start + size - 1]) == last
+        }
+
+
+class RepetitionProcessor(LogitsProcessor):
+    """`RepetitionRules` for transformers' `generate()`; the prompt is not counted, `earlier` is."""
+
+    def __init__(self, rules: RepetitionRules, prompt_tokens: int, earlier: Sequence[Sequence[int]] = ()):
+        self.rules, self.prompt_tokens, self.earlier = rules, prompt_tokens, earlier
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.clone()
+        replies = input_ids[:, self.prompt_tokens :].tolist()
+        self.rules.apply(scores, replies, [self.earlier] * len(replies))
+        return scores
