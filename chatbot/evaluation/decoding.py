@@ -75,6 +75,11 @@ def measure(bot: Chatbot, contexts: Sequence[Context], drafts: Sequence[Draft], 
         "replies": len(drafts),
         "dist_1": metrics.distinct_n(texts, 1),
         "dist_2": metrics.distinct_n(texts, 2),
+        "ent_4": metrics.entropy_n(texts, 4),
+        "repetitive": metrics.mean(map(metrics.is_repetitive, texts)),
+        "echo": metrics.mean(
+            metrics.is_echo(text, clean_turn(context.turns[-1])) for text, context in zip(texts, contexts, strict=True)
+        ),
         "rep_4": metrics.mean(metrics.repetition_n(text, 4) for text in texts),
         f"r_{limit}": metrics.unfinished_share(lengths, [reason != "limit" for reason in reasons], limit),
         "longest_tokens": max(lengths, default=0),

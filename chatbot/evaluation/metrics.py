@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
+
+_THREE_TIMES = re.compile(r"(.{2,}?)\1\1", re.S)
 
 
 def ngrams(items: Sequence[Hashable], n: int) -> list[tuple]:
@@ -20,6 +25,32 @@ def repetition_n(reply: Sequence[Hashable], n: int) -> float:
     """rep-n (Welleck et al., arXiv 1908.04319): 1 - distinct / total n-grams of one reply; 0 when it is too short."""
     grams = ngrams(reply, n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def entropy_n(replies: Iterable[Sequence[Hashable]], n: int) -> float:
+    """Ent-n (Zhang et al., NeurIPS 2018, "Generating Informative and Diverse Conversational Responses"), in nats.
+
+    The entropy of the n-grams of the whole set: unlike Dist-n it sees how often each is said.
+    """
+    counts = Counter(gram for reply in replies for gram in ngrams(reply, n))
+    total = counts.total()
+    return -sum(count / total * math.log(count / total) for count in counts.values()) if total else 0.0
+
+
+def is_repetitive(reply: str) -> bool:
+    """Whether two or more characters stand three times in a row, or more than half of the pairs of a reply of eight and
+    more characters are repeated ones."""
+    return _THREE_TIMES.search(reply) is not None or (len(reply) >= 8 and repetition_n(reply, 2) > 0.5)
+
+
+def is_echo(reply: str, message: str) -> bool:
+    """Whether a reply of four and more characters says the message again: they share 80 % of their characters.
+
+    Shared characters are counted with how often they stand, over the length of the longer text.
+    """
+    if len(reply) < 4 or not message:
+        return False
+    return (Counter(reply) & Counter(message)).total() / max(len(reply), len(message)) >= 0.8
 
 
 def unfinished_share(lengths: Iterable[int], ended: Iterable[bool], limit: int) -> float:

@@ -135,8 +135,20 @@ def to_markdown(report: dict, timing: dict | None = None) -> str:
         "",
     ]
     limit = f"r_{report['limit']}"
-    columns = ["dist_1", "dist_2", "rep_4", limit, "longest_tokens", "mean_characters"]
-    header = ["decoding", "Dist-1", "Dist-2", "rep-4", limit, "longest", "characters (reference)", "eos/floor/limit"]
+    columns = ["dist_1", "dist_2", "ent_4", "rep_4", "repetitive", "echo", limit, "longest_tokens", "mean_characters"]
+    header = [
+        "decoding",
+        "Dist-1",
+        "Dist-2",
+        "Ent-4",
+        "rep-4",
+        "repetitive",
+        "echo",
+        limit,
+        "longest",
+        "characters (reference)",
+        "eos/floor/limit",
+    ]
     if timing is not None:
         header.append("tokens/s")
     lines += ["| " + " | ".join(header) + " |", "|---|" + "--:|" * (len(header) - 1)]

@@ -113,3 +113,41 @@ def test_baseline_never_learns_what_is_evaluated(bot, dialogues, tmp_path):
     data.write_text(json.dumps(dialogues[0], ensure_ascii=False), encoding="utf-8")
     with pytest.raises(FileError, match="baselines"):
         evaluate(bot, data, tmp_path / "report", baseline=data)
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("哈哈哈哈哈", False),
+        ("哈哈哈哈哈哈", True),
+        ("好的好的好的", True),
+        ("好的好的", False),
+        ("我不知道我不知道", False),
+        ("我不知道我不知道我不知道", True),
+        ("哈嘿哈嘿，哈嘿哈嘿哈", True),
+        ("", False),
+    ],
+)
+def test_what_is_repetitive(reply, expected):
+    assert metrics.is_repetitive(reply) is expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "message", "expected"),
+    [
+        ("你吃饭了吗", "你吃饭了吗", True),
+        ("你吃饭了没", "你吃饭了吗", True),
+        ("吃了，你呢", "你吃饭了吗", False),
+        ("晚安", "晚安", False),
+        ("你吃饭了吗", "我昨天问你你吃饭了吗你没有回我", False),
+        ("你好呀呀", "", False),
+    ],
+)
+def test_what_is_an_echo(reply, message, expected):
+    assert metrics.is_echo(reply, message) is expected
+
+
+def test_entropy_of_ngrams():
+    assert metrics.entropy_n(["abab"], 2) == pytest.approx(-(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3)))
+    assert metrics.entropy_n(["abcd"] * 9, 4) == 0
+    assert metrics.entropy_n(["abc"], 4) == 0
