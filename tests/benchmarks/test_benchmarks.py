@@ -50,6 +50,7 @@ def test_candidates_get_equal_parameters(tokenizer):
     assert max(sizes.values()) < 1.01 * min(sizes.values())
 
 
+@pytest.mark.slow
 def test_preparing_is_measured_killed_and_compared(tmp_path):
     source = tmp_path / "x.jsonl.gz"
     prepare_speed.generate(source, 2000, [SAMPLES / "everyday.jsonl"])

@@ -19,14 +19,14 @@ def pieces(cleaner: Cleaner, turns: list[str]) -> list[list[str]]:
 
 
 @given(DIALOGUES)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 def test_twice_is_once(turns):
     once = pieces(CLEANER, turns)
     assert [again for piece in once for again in pieces(CLEANER, piece)] == once
 
 
 @given(st.one_of(TEXTS, PLAIN, PLAIN.map(" ".join)))
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=200)
 def test_the_short_way_is_the_long_way(text):
     short, long = Ledger(), Ledger()
     (kept, reason), (expected, expected_reason) = CLEANER.turn(text, short), LONG_WAY.turn(text, long)
@@ -36,7 +36,7 @@ def test_the_short_way_is_the_long_way(text):
 
 
 @given(DIALOGUES)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 def test_every_turn_is_kept_or_has_a_reason_and_none_is_longer(turns):
     ledger = Ledger()
     kept, dirty = CLEANER.pieces(turns, ledger)

@@ -49,7 +49,7 @@ TEXTS = st.one_of(
 
 @pytest.mark.parametrize("rule", OURS, ids=lambda rule: rule.name)
 @given(text=TEXTS)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_a_normaliser_is_idempotent_and_never_lengthens(rule, text):
     once = rule.apply(text)
     assert rule.apply(once) == once
@@ -58,13 +58,13 @@ def test_a_normaliser_is_idempotent_and_never_lengthens(rule, text):
 
 @pytest.mark.parametrize("rule", FILTERS, ids=lambda rule: rule.name)
 @given(text=TEXTS)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 def test_a_filter_answers_for_any_text(rule, text):
     assert rule.apply(text) in (True, False)
 
 
 @given(text=TEXTS)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 def test_script_conversion_is_idempotent_and_answers_for_any_text(text):
     pytest.importorskip("opencc")
     once = rules.traditional(text)
