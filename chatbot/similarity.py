@@ -62,7 +62,7 @@ class TokenVectors:
 
     def __init__(self, vectors: np.ndarray):
         self.vectors = np.ascontiguousarray(vectors, np.float32)
-        self.norms = np.linalg.norm(self.vectors, axis=1).astype(np.float64)
+        self.norms = np.linalg.norm(self.vectors.astype(np.float64), axis=1)
 
     @classmethod
     def load(cls, folder: str | Path) -> TokenVectors:

@@ -104,7 +104,7 @@ class DialogueTokenizer:
 
     @classmethod
     def train(
-        cls, texts: Iterable[str], vocab_size: int = 8192, min_frequency: int = 2, word_count: int | None = None
+        cls, texts: Iterable[str], vocab_size: int = 4096, min_frequency: int = 2, word_count: int | None = None
     ) -> DialogueTokenizer:
         """Trains a vocabulary of at most `vocab_size` on an iterator of texts.
 

@@ -70,7 +70,7 @@ class PrepareSettings:
     """
 
     tokenizer: str | None = None
-    vocab_size: int = 8192
+    vocab_size: int = 4096
     word_count: int | None = None
     tokenizer_characters: int | None = 4_000_000
     valid_share: float = 0.05

@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("tokenizer").add_argument
     add("--tokenizer", metavar="DIR", help="take the tokenizer of this prepared set or checkpoint (default: train one)")
-    add("--vocab-size", type=int, default=8192, help="most ids of a new tokenizer (default %(default)s)")
+    add("--vocab-size", type=int, default=4096, help="most ids of a new tokenizer (default %(default)s)")
     add(
         "--word-count",
         type=int,
