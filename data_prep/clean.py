@@ -29,8 +29,8 @@ SAMPLES = 3
 """Turns that the report shows of each rule."""
 
 DIALOGUE_RULES = (
-    Rule(BLOCKED, "turns with a word of the list", lambda text: False),
-    Rule(ECHO, "a turn of five characters and more that repeats the one before it", lambda text: False),
+    Rule(BLOCKED, "turns with a word of the list"),
+    Rule(ECHO, "a turn of five characters and more that repeats the one before it"),
 )
 RULES = {rule.name: rule for rule in (*NORMALISERS, *FILTERS, *DIALOGUE_RULES)}
 """All rules that can be switched, by name."""

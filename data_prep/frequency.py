@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.rules import Rule
-from data_prep.work import write_whole
+from data_prep.work import write_stream
 
 GENERIC, COPIES, HOT = "generic_replies", "copied_replies", "hot_posts"
 FREQUENCY_RULES = (
-    Rule(GENERIC, "short replies to very many turns are thinned out", lambda text: False),
-    Rule(COPIES, "long replies to very many turns go: advertisements", lambda text: False),
-    Rule(HOT, "the replies to a long turn with very many of them are thinned out", lambda text: False),
+    Rule(GENERIC, "short replies to very many turns are thinned out"),
+    Rule(COPIES, "long replies to very many turns go: advertisements"),
+    Rule(HOT, "the replies to a long turn with very many of them are thinned out"),
 )
 REASONS = (GENERIC, COPIES, HOT)
 
@@ -66,11 +66,7 @@ class FrequentTurns:
         return len(self.hashes)
 
     def save(self, path: Path) -> None:
-        def write(part: Path) -> None:
-            with part.open("wb") as file:
-                np.savez(file, **asdict(self))
-
-        write_whole(path, write)
+        write_stream(path, lambda file: np.savez(file, **asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> FrequentTurns:

@@ -66,9 +66,6 @@ class PieceWriter:
         hashes = [turn_hash(turn) for turn in turns]
         self._rows.append((turns, hashes, content_hash(turns), origin, siblings, whole))
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def batches(self) -> Iterator[pa.RecordBatch]:
         """One for each bucket, empty where there are no dialogues."""
         columns = zip(*self._rows, strict=True) if self._rows else [[] for _ in SCHEMA]

@@ -41,7 +41,7 @@ def write_report(
         manifest: Of the set.
         ledger: What happened, over all files.
         tokenizer: Of the set.
-        shards: By split, what `steps.write_shard` says of each shard.
+        shards: By split, what `shards.write_shard` says of each shard.
     """
     folder.mkdir()
     train = shards["train"]

@@ -39,13 +39,14 @@ class Rule:
     Attributes:
         name: What `--skip` and `--also` call it.
         says: What it does, in a sentence.
-        apply: A normaliser's `str -> str`, or a filter's `str -> bool`, true for a turn that goes.
+        apply: A normaliser's `str -> str`, or a filter's `str -> bool`, true for a turn that goes; None where a turn
+            alone does not tell.
         is_on: Whether it runs unless told otherwise.
     """
 
     name: str
     says: str
-    apply: Callable[[str], str] | Callable[[str], bool]
+    apply: Callable[[str], str] | Callable[[str], bool] | None = None
     is_on: bool = True
 
 

@@ -21,7 +21,7 @@ from data_prep.near import near_duplicates, signatures
 from data_prep.pieces import SCHEMA, keys_of, open_buckets, texts_of
 from data_prep.split import SPLITS, is_valid_key
 from data_prep.steps import DUPLICATE, LEAKS, NEAR, Losses, Unit, joined, read_frequent
-from data_prep.work import write_json, write_whole
+from data_prep.work import write_json, write_stream, write_whole
 
 _TURNS_AT_A_TIME = 1 << 12
 _ROWS_A_BATCH = 1 << 15
@@ -90,12 +90,8 @@ def sign_bucket(folder: Path, units: Sequence[Unit], bucket: int, valid_share: f
     """Writes near-BUCKET.npz: the MinHash signatures, ranks and keys of a bucket."""
     found = read_bucket(folder, units, bucket, valid_share)
     keys, signs = keys_of(found.rows), signatures(texts_of(found.rows.column("turns")))
-
-    def write(part: Path) -> None:
-        with part.open("wb") as file:
-            np.savez(file, keys=keys, rank=found.rank, signs=signs)
-
-    write_whole(folder / f"near-{bucket:05}.npz", write)
+    path = folder / f"near-{bucket:05}.npz"
+    write_stream(path, lambda file: np.savez(file, keys=keys, rank=found.rank, signs=signs))
 
 
 def find_near(folder: Path, buckets: int, threshold: float, held_out_only: bool) -> None:
@@ -106,12 +102,8 @@ def find_near(folder: Path, buckets: int, threshold: float, held_out_only: bool)
     signs = np.concatenate([part["signs"] for part in parts])[order]
     goes = near_duplicates(signs, rank[order], threshold, held_out_only)
     keys = np.concatenate([part["keys"] for part in parts])[order][goes]
-
-    def write(part: Path) -> None:
-        with part.open("wb") as file:
-            np.save(file, keys[np.lexsort((keys[:, 1], keys[:, 0]))])
-
-    write_whole(folder / "near.npy", write)
+    keys = keys[np.lexsort((keys[:, 1], keys[:, 0]))]
+    write_stream(folder / "near.npy", lambda file: np.save(file, keys))
 
 
 @cache

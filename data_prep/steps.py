@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_prep.clean import Cleaner, CleanSettings, Ledger
+from data_prep.clean import ONE_TURN, Cleaner, CleanSettings, Ledger
 from data_prep.frequency import REASONS, FrequentTurns
 from data_prep.pieces import FILE_SHIFT, SCHEMA, PieceWriter, open_buckets, origin_of, save_buckets, texts_of
 from data_prep.sources import Block, records
-from data_prep.work import write_json, write_whole
+from data_prep.work import write_json, write_stream, write_whole
 
 DUPLICATE, NEAR = "duplicate", "near_duplicate"
 LEAKS = {"test": "also_in_test", "valid": "also_in_valid"}
@@ -73,7 +73,7 @@ def clean_block(folder: Path, unit: Unit, block: Block, settings: CleanSettings,
         pieces, dirty = cleaner.pieces(turns, ledger)
         gone += [{**entry, "turn": index, "reason": why, "text": turns[index][:200]} for index, why in dirty]
         if not pieces and not dirty:
-            gone.append({**entry, "reason": "fewer_than_two_turns"})
+            gone.append({**entry, "reason": ONE_TURN})
         origin = origin_of(unit.file, number)
         for piece in pieces:
             writer.add(piece, origin, len(pieces), not dirty)
@@ -176,12 +176,7 @@ class Losses:
         """Writes PATH.gz and, last, PATH.npy, int64 `[N, 5]`."""
         write_gone(path.with_name(f"{path.name}.gz"), self._told)
         rows = np.array(self._rows, np.int64).reshape(-1, 5)
-
-        def write(part: Path) -> None:
-            with part.open("wb") as file:
-                np.save(file, rows)
-
-        write_whole(path.with_name(f"{path.name}.npy"), write)
+        write_stream(path.with_name(f"{path.name}.npy"), lambda file: np.save(file, rows))
 
 
 def final_count(rows: np.ndarray, ledger: Ledger) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -82,6 +83,16 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_stream(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """`write_whole` for what writes to an open file."""
+
+    def to_part(part: Path) -> None:
+        with part.open("wb") as file:
+            write(file)
+
+    write_whole(path, to_part)
 
 
 def write_json(path: Path, value: object) -> None:
