@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 import threading
 import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,10 +17,14 @@ import torch
 from chatbot.bundled import DEFAULT
 from chatbot.checkpoint import GENERATION, load_model, read_json, resolve
 from chatbot.dialogue import LAYOUTS, DialogueError, Prompt, clean_turn
-from chatbot.errors import XianliaoError
+from chatbot.errors import CheckpointError, XianliaoError
 from chatbot.generate import decode
 from chatbot.model import XianliaoForCausalLM
-from chatbot.sampling import ReplySettings, Vocabulary
+from chatbot.next_token import Draft
+from chatbot.reply_settings import ReplySettings, settings_from
+from chatbot.rerank import Answered, Ranker
+from chatbot.sampling import Vocabulary
+from chatbot.similarity import VECTORS_FILE, TokenVectors
 from chatbot.steps import Steps, make_native, start_steps
 from chatbot.termination import StopReason
 from chatbot.tokenizer import DialogueTokenizer
@@ -29,6 +34,9 @@ REMEMBERED_STATES = 64
 
 REMEMBERED_REPLIES = 3
 """The bot's last replies that the rules against repetition know of."""
+
+BACKWARD = "backward"
+"""Folder in a checkpoint's of the model that `chatbot.rerank` asks for log p(context | reply)."""
 
 MAX_SEED = 2**31 - 1
 
@@ -66,9 +74,14 @@ class Chatbot:
     """
 
     def __init__(
-        self, model: XianliaoForCausalLM, tokenizer: DialogueTokenizer, settings: ReplySettings, name: str = ""
+        self,
+        model: XianliaoForCausalLM,
+        tokenizer: DialogueTokenizer,
+        settings: ReplySettings,
+        name: str = "",
+        folder: Path | None = None,
     ):
-        self.model, self.tokenizer, self.settings, self.name = model, tokenizer, settings, name
+        self.model, self.tokenizer, self.settings, self.name, self.folder = model, tokenizer, settings, name, folder
         self.layout = LAYOUTS[model.config.layout](tokenizer)
         self.context_tokens = model.config.context_tokens
         self.settings = self.within_limits(settings)
@@ -76,9 +89,10 @@ class Chatbot:
             self.context_tokens = min(self.context_tokens, model.most_tokens // 2 - 1)
         self.max_message_tokens = self.context_tokens // 2
         banned = tokenizer.special_ids - {self.layout.end_of_turn_id}
-        self.vocabulary = Vocabulary(self.layout.end_of_turn_id, tuple(sorted(banned)))
+        self.vocabulary = Vocabulary(self.layout.end_of_turn_id, tuple(sorted(banned)), tokenizer.token_bytes())
         self._states: OrderedDict[tuple, tuple[Steps, torch.Tensor]] = OrderedDict()
         self._reading = threading.Lock()
+        self._ranker: Ranker | None = None
 
     @classmethod
     def from_pretrained(cls, checkpoint: str | Path = DEFAULT, device: str = "auto", dtype: str = "auto") -> Chatbot:
@@ -104,12 +118,16 @@ class Chatbot:
                 f"{path} has a tokenizer of {tokenizer.vocab_size} tokens but a model of {model.config.vocab_size};"
                 " copy or train the checkpoint again."
             )
+        if getattr(model.config, "direction", "forward") == "backward":
+            raise CheckpointError(
+                f"{path} reads dialogues backwards, to rank replies; put it into the folder {BACKWARD}/ of a checkpoint."
+            )
         if not make_native(model, int8) and int8:
             warnings.warn(
                 "int8 needs the CPU, a C compiler and linear or sliding-window layers: going on in float32.",
                 stacklevel=2,
             )
-        return cls(model, tokenizer, settings, path.name)
+        return cls(model, tokenizer, settings, path.name, path)
 
     def reply(self, turns: Sequence[str], seed: int | None = None, **changes) -> str:
         """The reply to a history, oldest turn first; `changes` are fields of `ReplySettings`.
@@ -141,11 +159,56 @@ class Chatbot:
         own = ids[-2::-2][:REMEMBERED_REPLIES]  # the bot's last turns
         with self._reading:
             steps, logits = self._steps_after(prompt)
-        for (draft,) in decode(steps, logits, [prompt.reply_speaker], settings, self.vocabulary, [seed], [own]):
+        for draft in self._drafts(steps, logits, prompt, Answered(ids, own), settings, seed):
             text = self.tokenizer.decode_complete(draft.token_ids).strip()
             seconds = time.perf_counter() - started
             reason = draft.stop_reason or "stopped"
             yield Reply(text, tuple(draft.token_ids), reason, draft.log_prob, seed, seconds)
+
+    def _drafts(
+        self, steps: Steps, logits: torch.Tensor, prompt: Prompt, answered: Answered, settings: ReplySettings, seed: int
+    ) -> Iterator[Draft]:
+        """The reply after each step; where the best of several is taken it is empty until all have ended."""
+        count = settings.candidates
+        if count > 1:
+            rows = torch.zeros(count, dtype=torch.int64, device=logits.device)
+            steps.select(rows)
+            logits = logits[rows]
+        speakers, seeds = [prompt.reply_speaker] * count, candidate_seeds(seed, count)
+        for drafts in decode(steps, logits, speakers, settings, self.vocabulary, seeds, [answered.own] * count):
+            ended = all(draft.stop_reason is not None for draft in drafts)
+            if count > 1 and not ended:
+                yield Draft()
+            elif count == 1:
+                yield drafts[0]
+        if count > 1:
+            yield drafts[self.ranker(settings).best([answered], [drafts], settings)[0]]
+
+    def ranker(self, settings: ReplySettings) -> Ranker:
+        """Chooses among candidates, with the checkpoint's vectors and, where the settings ask for it, backward model.
+
+        Raises:
+            CheckpointError, XianliaoError: The backward model or the vectors are there and cannot be used.
+        """
+        if self._ranker is None and self.folder is not None and (self.folder / VECTORS_FILE).is_file():
+            self._ranker = Ranker(self.layout, TokenVectors.load(self.folder))
+        elif self._ranker is None:
+            self._ranker = Ranker(self.layout)
+        has_backward = self.folder is not None and (self.folder / BACKWARD).is_dir()
+        if settings.rank_backward and self._ranker.backward is None and has_backward:
+            self._ranker = replace(self._ranker, backward=self._load_backward())
+        return self._ranker
+
+    def _load_backward(self) -> XianliaoForCausalLM:
+        path = self.folder / BACKWARD
+        model = load_model(path, str(self.model.device))
+        if getattr(model.config, "direction", "forward") != "backward":
+            raise CheckpointError(f"{path} holds no backward model; train it with xianliao-train --direction backward.")
+        if DialogueTokenizer.load(path).to_json() != self.tokenizer.to_json():
+            raise CheckpointError(
+                f"{path} has another tokenizer than {self.folder}; train it on the same prepared sets."
+            )
+        return model
 
     def within_limits(self, settings: ReplySettings) -> ReplySettings:
         """Settings whose replies have places in a model of limited length: half of it, the prompt has the other."""
@@ -202,11 +265,9 @@ class Chatbot:
         return steps, logits
 
 
-def settings_from(generation: dict) -> ReplySettings:
-    """`ReplySettings` from the content of generation_config.json; keys of transformers' own are passed over."""
-    known = {"temperature", "top_k", "top_p", "min_p", "typical_p", "floor_start_tokens", "floor_delta_tokens"}
-    known |= {"repetition_penalty", "no_repeat_ngram", "min_reply_tokens"}
-    return ReplySettings(**{name: value for name, value in generation.items() if name in known and value is not None})
+def candidate_seeds(seed: int, count: int) -> list[int]:
+    """Seeds of the candidates of a reply; the first is its own, so that one candidate is the reply without a choice."""
+    return [seed, *(random.Random(f"{seed}/{number}").randrange(MAX_SEED) for number in range(1, count))]
 
 
 def pick_device(device: str = "auto", dtype: str = "auto") -> tuple[str, torch.dtype]:

@@ -44,6 +44,7 @@ class XianliaoConfig(PretrainedConfig):
         initializer_range: Standard deviation of the initial weights.
         layout: Name of the sample layout in `chatbot.dialogue`.
         context_tokens: Longest history in tokens before old turns are dropped.
+        direction: `forward`, or `backward` for a model of dialogues in reverse order, which ranks replies.
         weight_storage: `float`, or `int8` when the folder holds int8 matrices with a scale per row.
     """
 
@@ -78,6 +79,7 @@ class XianliaoConfig(PretrainedConfig):
     eos_token_id: int | None = 2
     layout: str = "dialogpt"
     context_tokens: int = 1024
+    direction: str = "forward"
     weight_storage: str = "float"
 
     def __post_init__(self, **kwargs):
@@ -117,7 +119,8 @@ class XianliaoConfig(PretrainedConfig):
     def validate_choices(self):
         """Part of `@strict`-powered validation: names are known."""
         choices = {"layout": tuple(LAYOUTS), "positions": POSITIONS, "hidden_act": ACTIVATIONS}
-        for name, known in {**choices, "weight_storage": ("float", "int8")}.items():
+        choices |= {"weight_storage": ("float", "int8"), "direction": ("forward", "backward")}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; it is one of {', '.join(known)}.")
         unknown = sorted(set(self.synthesizer_mixture) - set(SYNTHESIZER_PARTS))

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import torch
 
+from chatbot.beam import beam_search
 from chatbot.dialogue import Prompt
-from chatbot.errors import XianliaoError
 from chatbot.model import XianliaoForCausalLM
-from chatbot.sampling import ReplySettings, Vocabulary, truncation
+from chatbot.next_token import Draft, next_candidates
+from chatbot.reply_settings import ReplySettings
+from chatbot.sampling import Vocabulary, truncation
 from chatbot.steps import Steps, start_steps
-from chatbot.termination import StopReason
-
-
-class GenerationError(XianliaoError):
-    """A model whose output cannot be decoded."""
-
-
-@dataclass
-class Draft:
-    """A reply in the making.
-
-    Attributes:
-        token_ids: Tokens so far, EOS not included.
-        log_prob: Sum of log p, in nats, of the tokens and of an EOS that was not forced, under the model's own
-            distribution over the tokens allowed there (no [PAD], no [CLS], no EOS before min_reply_tokens).
-        stop_reason: None while the reply goes on.
-    """
-
-    token_ids: list[int] = field(default_factory=list)
-    log_prob: float = 0.0
-    stop_reason: StopReason | None = None
 
 
 @torch.inference_mode()
@@ -75,10 +54,13 @@ def decode(
     Raises:
         GenerationError: The model's logits are NaN or +inf, or leave no token to choose.
     """
+    said = [()] * len(seeds) if earlier is None else earlier
+    if settings.method == "beam":
+        yield from beam_search(steps, logits, reply_speakers, settings, vocabulary, said)
+        return
     drafts = [Draft() for _ in seeds]
     draws = [random.Random(seed) for seed in seeds]
     alive = list(range(len(drafts)))
-    said = [()] * len(drafts) if earlier is None else earlier
     speakers = torch.tensor(reply_speakers, device=logits.device)
     for emitted in range(settings.limit_tokens + 1):
         rows = [(drafts[i], draws[i], said[i]) for i in alive]
@@ -106,34 +88,22 @@ def _choose(
 ) -> list[int]:
     """Chooses a token for each row, extends or ends its draft, and returns the tokens."""
     end_id = vocabulary.end_id
-    logits = logits.float().clone()
-    banned = vocabulary.banned_ids + (end_id,) * (emitted < settings.min_reply_tokens)
-    logits.index_fill_(1, torch.tensor(banned, dtype=torch.int64, device=logits.device), -math.inf)
-    _check(logits.amax(-1).tolist())
+    found = next_candidates(logits, emitted, settings, vocabulary, [draft.token_ids for draft in drafts], said)
     if emitted >= settings.limit_tokens:
         for draft in drafts:
             draft.stop_reason = "limit"
         return [end_id] * len(drafts)
-    floor = settings.floor if settings.floor is not None and emitted > settings.floor.start_tokens else None
-    own = logits.log_softmax(-1)
-    ruled = own
-    if (repetition := settings.repetition(end_id)) is not None:
-        unruled = logits.clone()
-        repetition.apply(logits, [draft.token_ids for draft in drafts], said)
-        stuck = logits.amax(-1) == -math.inf  # all has been said, and it is too early to end
-        logits[stuck] = unruled[stuck]
-        ruled = logits.log_softmax(-1)
     if settings.method == "greedy":
-        tokens = unfloored = _best(ruled)
-        if floor is not None:
-            tokens = _best(floor.apply(ruled, emitted, end_id))
+        tokens = unfloored = _best(found.ruled)
+        if found.floor is not None:
+            tokens = _best(found.floor.apply(found.ruled.log_softmax(-1), emitted, end_id))
         by_floor = [token == end_id != other for token, other in zip(tokens, unfloored, strict=True)]
     else:
-        heated = (logits / settings.temperature).log_softmax(-1)
-        floored = heated if floor is None else floor.apply(heated, emitted, end_id)
+        heated = (found.ruled / settings.temperature).log_softmax(-1)
+        floored = heated if found.floor is None else found.floor.apply(heated, emitted, end_id)
         tokens, by_floor = _draw(heated, floored, settings, end_id, draws)
     for row, (draft, token) in enumerate(zip(drafts, tokens, strict=True)):
-        draft.log_prob += own[row, token].item()
+        draft.log_prob += found.own[row, token].item()
         if token == end_id:
             draft.stop_reason = "floor" if by_floor[row] else "eos"
         else:
@@ -144,16 +114,6 @@ def _choose(
 def _best(scores: torch.Tensor) -> list[int]:
     """The first of the best tokens of each row; NumPy finds it several times faster than torch does."""
     return scores.numpy(force=True).argmax(-1).tolist()
-
-
-def _check(largest: list[float]) -> None:
-    """Refuses what cannot be decoded; the largest logit of a row shows a NaN, an infinity and that nothing is left."""
-    if any(math.isnan(value) or value == math.inf for value in largest):
-        raise GenerationError("The model's output is not a number; the checkpoint is damaged or its training diverged.")
-    if -math.inf in largest:
-        raise GenerationError(
-            "The model leaves no token to choose; the checkpoint is damaged or its training diverged."
-        )
 
 
 def _draw(

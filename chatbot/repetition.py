@@ -7,6 +7,7 @@ other tokens can only bring the end nearer. (transformers' own rules of these na
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,11 +25,14 @@ class RepetitionRules:
         ngram: No n tokens that have been said one after the other are said again (Paulus et al., arXiv 1705.04304,
             section 2.5); 0 allows all.
         end_id: The end of turn.
+        cost: Nats that a token loses for each time that it completed these n tokens before; infinity forbids it. A
+            finite cost lets "哈哈哈哈哈" be and still breaks loops, which pay it again at every turn of theirs.
     """
 
     penalty: float
     ngram: int
     end_id: int
+    cost: float = math.inf
 
     def apply(
         self, logits: torch.Tensor, replies: Sequence[Sequence[int]], earlier: Sequence[Sequence[Sequence[int]]]
@@ -46,22 +50,22 @@ class RepetitionRules:
                 places = torch.tensor(sorted(said), device=logits.device)
                 values = logits[row, places]
                 logits[row, places] = torch.where(values > 0, values / self.penalty, values * self.penalty)
-            banned = self._completing(reply, before) - {self.end_id}
-            if banned:
-                logits[row, torch.tensor(sorted(banned), device=logits.device)] = -math.inf
+            times = self._completing(reply, before)
+            if times:
+                places = torch.tensor(list(times), device=logits.device)
+                logits[row, places] -= self.cost * torch.tensor(list(times.values()), device=logits.device)
 
-    def _completing(self, reply: Sequence[int], before: Sequence[Sequence[int]]) -> set[int]:
-        """Tokens that would make an n-gram which has been said."""
-        size = self.ngram
+    def _completing(self, reply: Sequence[int], before: Sequence[Sequence[int]]) -> Counter[int]:
+        """Tokens that would make an n-gram which has been said, and how often it has; the end is none of them."""
+        size, times = self.ngram, Counter()
         if not size or len(reply) < size - 1:
-            return set()
+            return times
         last = tuple(reply[len(reply) - size + 1 :])
-        return {
-            text[start + size - 1]
-            for text in (reply, *before)
-            for start in range(len(text) - size + 1)
-            if tuple(text[start : start + size - 1]) == last
-        }
+        for text in (reply, *before):
+            for start in range(len(text) - size + 1):
+                if tuple(text[start : start + size - 1]) == last and text[start + size - 1] != self.end_id:
+                    times[text[start + size - 1]] += 1
+        return times
 
 
 class RepetitionProcessor(LogitsProcessor):

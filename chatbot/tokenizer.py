@@ -238,6 +238,14 @@ class DialogueTokenizer:
         name = self._tokenizer.id_to_token(token)
         return bytes([int(name[3:5], 16)]) if _BYTE.fullmatch(name) else name
 
+    def token_bytes(self) -> tuple[bytes, ...]:
+        """The UTF-8 bytes that each id stands for; none for a special token."""
+        continues = "##" if self.is_wordpiece else ""
+        return tuple(
+            piece if isinstance(piece, bytes) else piece.removeprefix(continues).encode("utf-8", "replace")
+            for piece in self._pieces
+        )
+
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Each id's name in the vocabulary, to show a person."""
         return [self._tokenizer.id_to_token(token) for token in ids]

@@ -17,7 +17,7 @@ from chatbot.bot import Chatbot
 from chatbot.configuration import XianliaoConfig
 from chatbot.dialogue import DialogptLayout
 from chatbot.model import XianliaoForCausalLM
-from chatbot.sampling import ReplySettings
+from chatbot.reply_settings import ReplySettings
 from chatbot.tokenizer import DialogueTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -35,7 +35,10 @@ LEVELS = (  # of the chatbot package, lowest first; see its docstring
     },
     {"configuration", "precision", "state", "attention", "loss", "model", "foreign", "lora"},
     {"native_network", "steps"},
-    {"termination", "repetition", "sampling", "generate", "gpt2", "checkpoint"},
+    {
+        *("termination", "repetition", "banned_words", "reply_settings", "sampling", "next_token", "beam", "generate"),
+        *("quality", "rerank", "gpt2", "checkpoint"),
+    },
     {"bot", "session"},
     {"evaluation"},
     {"cli", "__main__"},

@@ -12,7 +12,7 @@ import pytest
 from chatbot import Chatbot, ChatSession
 from chatbot.checkpoint import resolve
 from chatbot.dialogue import clean_turn, count_units
-from chatbot.evaluation.quality import measure_quality
+from chatbot.quality import measure_quality
 from data_prep.dedup import content_hash
 from data_prep.split import is_valid
 from tests.conftest import ROOT, SAMPLES

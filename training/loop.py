@@ -28,9 +28,9 @@ from chatbot import __version__
 from chatbot.bot import Chatbot, pick_device
 from chatbot.checkpoint import replacing, resolve, save
 from chatbot.dialogue import LAYOUTS
-from chatbot.evaluation.quality import score_dialogues
 from chatbot.model import XianliaoForCausalLM
-from chatbot.sampling import ReplySettings
+from chatbot.quality import score_dialogues
+from chatbot.reply_settings import ReplySettings
 from chatbot.tokenizer import DialogueTokenizer
 from training.batching import parse_source
 from training.clipping import clip_gradients

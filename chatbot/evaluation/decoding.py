@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from chatbot.bot import Chatbot
 from chatbot.dialogue import clean_turn
 from chatbot.evaluation import metrics
-from chatbot.generate import Draft, decode, prefill
-from chatbot.sampling import ReplySettings
+from chatbot.generate import decode, prefill
+from chatbot.next_token import Draft
+from chatbot.reply_settings import ReplySettings
 
 BATCH = 32
 EXAMPLES = 8

@@ -17,7 +17,7 @@ from chatbot.dialogue import clean_turn, count_units, join_spaces
 from chatbot.dialogue_files import FileError, is_prepared_set, read_dialogues
 from chatbot.evaluation.decoding import answer, make_contexts, measure, methods
 from chatbot.evaluation.ngram import WittenBell
-from chatbot.evaluation.quality import measure_quality
+from chatbot.quality import measure_quality
 
 REPORT, MARKDOWN, TIMING = "report.json", "report.md", "timing.json"
 

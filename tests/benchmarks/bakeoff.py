@@ -20,8 +20,8 @@ import torch
 
 from chatbot.checkpoint import load_model
 from chatbot.dialogue import LAYOUTS, count_units
-from chatbot.evaluation.quality import score_turns
 from chatbot.layer_types import LAYER_TYPES
+from chatbot.quality import score_turns
 from chatbot.tokenizer import DialogueTokenizer
 from tests.benchmarks.measure import alternate
 from training.batching import TurnStore

@@ -13,7 +13,8 @@ from chatbot.bot import Chatbot
 from chatbot.dialogue import IGNORED_LABEL, count_units
 from chatbot.dialogue_files import read_dialogues
 from chatbot.generate import decode
-from chatbot.sampling import ReplySettings, Vocabulary
+from chatbot.reply_settings import ReplySettings
+from chatbot.sampling import Vocabulary
 from chatbot.steps import make_native, start_steps
 from tests.benchmarks.measure import Row, alternate, faster, reading_seconds
 from tests.benchmarks.peers import VOCABULARY, ctranslate2_generator, gpt2, multiplied, ours

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from chatbot.checkpoint import load_model
 from chatbot.dialogue import LAYOUTS
-from chatbot.evaluation.quality import score_turns
+from chatbot.quality import score_turns
 from chatbot.tokenizer import DialogueTokenizer
 from data_prep.build import PrepareSettings, build
 from training.batching import TurnStore

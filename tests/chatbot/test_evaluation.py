@@ -11,8 +11,8 @@ from chatbot.dialogue import count_units
 from chatbot.dialogue_files import FileError
 from chatbot.evaluation import metrics
 from chatbot.evaluation.ngram import END_OF_TURN, WittenBell, to_units
-from chatbot.evaluation.quality import measure_quality, score_dialogues
 from chatbot.evaluation.report import evaluate
+from chatbot.quality import measure_quality, score_dialogues
 
 
 @pytest.fixture

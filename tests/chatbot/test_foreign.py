@@ -18,8 +18,8 @@ from chatbot.chat_template import TemplateError
 from chatbot.checkpoint import copy, load_model, main, save
 from chatbot.dialogue import IGNORED_LABEL, LAYOUTS, ChatTemplateLayout
 from chatbot.errors import CheckpointError, XianliaoError
-from chatbot.evaluation.quality import measure_quality, score_turns
 from chatbot.generate import decode, prefill
+from chatbot.quality import measure_quality, score_turns
 from chatbot.tokenizer import DialogueTokenizer, TokenizerError
 from tests.chat_models import KINDS, write_chat_model
 

@@ -15,15 +15,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from chatbot.generate import GenerationError, decode, prefill
-from chatbot.sampling import (
-    ConsistentTopK,
-    ConsistentTopP,
-    ReplySettings,
-    ReplySettingsError,
-    Vocabulary,
-    reply_processors,
-)
+from chatbot.generate import decode, prefill
+from chatbot.next_token import GenerationError
+from chatbot.reply_settings import ReplySettings, ReplySettingsError
+from chatbot.sampling import ConsistentTopK, ConsistentTopP, Vocabulary, reply_processors
 from chatbot.termination import EosFloor, EosFloorProcessor
 
 V, EOS = 20, 2
@@ -97,6 +92,33 @@ def test_sampling_ends_within_the_limit(name, rule):
             bound = 2 ** (-m * (m + 1) / 2 / delta)
             share = sum(length > t0 + m for length in lengths) / len(lengths)
             assert share <= bound + 3 * math.sqrt(bound * (1 - bound) / len(lengths)) + 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("rule", [{"top_p": 0.9}, {"top_p": 1.0, "top_k": 4}, {"top_p": 1.0}])
+def test_ten_thousand_sampled_replies_obey_the_tail_bound(name, rule):
+    t0, delta = 20, 32
+    settings = ReplySettings(temperature=1.0, floor_start_tokens=t0, floor_delta_tokens=delta, **rule)
+    lengths = torch.tensor([len(draft.token_ids) for draft in run(HOSTILE[name], settings, rows=10_000)])
+    assert lengths.max() <= t0 + 2 * delta
+    for m in range(1, 2 * delta):
+        bound = 2 ** (-m * (m + 1) / 2 / delta)
+        share = (lengths > t0 + m).double().mean().item()
+        assert share <= bound + 3 * math.sqrt(bound * (1 - bound) / len(lengths)) + 1e-12
+        if (
+            name == "no eos" and rule["top_p"] == 1.0 and bound > 0.02
+        ):  # without an EOS of its own it is not only a bound
+            assert share >= bound - 3.5 * math.sqrt(bound * (1 - bound) / len(lengths))
+
+
+@pytest.mark.parametrize("method", ["greedy", "sample", "beam"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_plain_decoding_of_a_model_that_wants_no_end_hits_the_limit(name, method):
+    plain = ReplySettings(method, keep_eos=False, floor_start_tokens=None, max_reply_tokens=60, top_p=0.5)
+    (draft,) = run(HOSTILE[name], plain)
+    if name in ("no eos", "loop"):
+        assert (len(draft.token_ids), draft.stop_reason) == (60, "limit")
 
 
 def test_the_hard_limit_says_so():
@@ -310,7 +332,11 @@ def test_a_batch_gives_each_row_what_it_gets_alone(bot, dialogues):
         ({"floor_start_tokens": None}, "might never end"),
         ({"floor_delta_tokens": 0}, "delta"),
         ({"floor_start_tokens": 2, "min_reply_tokens": 3}, "min_reply_tokens"),
-        ({"method": "beam"}, "method"),
+        ({"method": "best"}, "method"),
+        ({"method": "beam", "candidates": 2}, "candidates are sampled"),
+        ({"beams": 0}, "beams"),
+        ({"banned_words": "词"}, "list of words"),
+        ({"banned_words": [" "]}, "list of words"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes, words):

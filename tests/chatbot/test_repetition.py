@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from transformers import MinPLogitsWarper, TypicalLogitsWarper
 
 from chatbot.repetition import RepetitionProcessor, RepetitionRules
-from chatbot.sampling import ConsistentMinP, ConsistentTypical, ReplySettings, reply_processors
+from chatbot.reply_settings import ReplySettings
+from chatbot.sampling import ConsistentMinP, ConsistentTypical, reply_processors
 from tests.chatbot.test_generate import EOS, HOSTILE, WORDS, V, run
 
 TOKENS = st.lists(st.integers(0, V - 1), max_size=30)
@@ -167,3 +168,12 @@ def test_they_stand_at_the_end_of_the_list_and_only_when_sampling():
     assert names[-3:] == ["ConsistentTopP", "ConsistentTypical", "ConsistentMinP"]
     greedy = [type(rule).__name__ for rule in reply_processors(settings.with_changes(method="greedy"), WORDS, 3)]
     assert greedy[-1] == "EosFloorProcessor"
+
+
+def test_a_finite_cost_is_paid_for_each_time():
+    before = torch.linspace(-3, 3, V)
+    after = ruled(RepetitionRules(1.0, 2, EOS, cost=1.5), [4, 5, 4, 5, 6, 4], [[4, 6], [4, EOS]])
+    expected = before.clone()
+    expected[5] -= 3.0
+    expected[6] -= 1.5
+    torch.testing.assert_close(after, expected)

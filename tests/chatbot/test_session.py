@@ -8,7 +8,7 @@ import torch
 from chatbot import Chatbot, ChatSession
 from chatbot.dialogue import DialogueError
 from chatbot.errors import XianliaoError
-from chatbot.generate import GenerationError
+from chatbot.next_token import GenerationError
 
 MESSAGES = ["你好", "今天天气怎么样", "我想吃面", "晚安"]
 

@@ -14,10 +14,12 @@ import torch
 from chatbot import native
 from chatbot.bot import Chatbot
 from chatbot.dialogue import DialogueError
-from chatbot.generate import GenerationError, decode, prefill
+from chatbot.generate import decode, prefill
 from chatbot.model import XianliaoForCausalLM
 from chatbot.native_network import NativeNetwork
-from chatbot.sampling import ReplySettings, Vocabulary
+from chatbot.next_token import GenerationError
+from chatbot.reply_settings import ReplySettings
+from chatbot.sampling import Vocabulary
 from chatbot.steps import ModelSteps, make_native, start_steps
 from tests.conftest import tiny_config
 

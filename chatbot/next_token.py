@@ -1,0 +1,104 @@
+"""What may come next in a reply: the bans, checks and rules of one step, the same for every way to choose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from chatbot.errors import XianliaoError
+from chatbot.reply_settings import ReplySettings
+from chatbot.sampling import Vocabulary
+from chatbot.termination import EosFloor, StopReason
+
+
+class GenerationError(XianliaoError):
+    """A model whose output cannot be decoded."""
+
+
+@dataclass
+class Draft:
+    """A reply in the making.
+
+    Attributes:
+        token_ids: Tokens so far, EOS not included.
+        log_prob: Sum of log p, in nats, of the tokens and of an EOS that was not forced, under the model's own
+            distribution over the tokens allowed there (no [PAD], no [CLS], no EOS before min_reply_tokens).
+        stop_reason: None while the reply goes on.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    log_prob: float = 0.0
+    stop_reason: StopReason | None = None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may come next, for each of B replies; all `[B, V]`.
+
+    Attributes:
+        own: Log-probabilities of the model's own distribution over the tokens that are allowed.
+        ruled: Logits after the rules against repetition, before temperature and floor.
+        floor: The floor where it is at work, else None.
+    """
+
+    own: torch.Tensor
+    ruled: torch.Tensor
+    floor: EosFloor | None
+
+
+def next_candidates(
+    logits: torch.Tensor,
+    emitted: int,
+    settings: ReplySettings,
+    vocabulary: Vocabulary,
+    replies: Sequence[Sequence[int]],
+    said: Sequence[Sequence[Sequence[int]]],
+) -> Candidates:
+    """Bans, checks and rules of one step.
+
+    Args:
+        logits: `[B, V]`; left as they are.
+        emitted: Tokens that each reply has.
+        settings: How to decode.
+        vocabulary: The tokens.
+        replies: Tokens of each reply so far.
+        said: Token ids of the last replies in each conversation.
+
+    Raises:
+        GenerationError: The logits are NaN or +inf, or leave no token to choose.
+    """
+    end_id = vocabulary.end_id
+    logits = logits.float().clone()
+    banned = torch.tensor(vocabulary.banned_ids, dtype=torch.int64, device=logits.device)
+    logits.index_fill_(1, banned, -math.inf)
+    if settings.banned_words:
+        vocabulary.ban(settings.banned_words).apply(logits, replies)
+    end = logits[:, end_id].clone()
+    if emitted < settings.min_reply_tokens:
+        logits[:, end_id] = -math.inf
+    largest = logits.amax(-1)
+    if settings.banned_words and (largest == -math.inf).any():  # no word is left that may be said: end early
+        logits[:, end_id] = torch.where(largest == -math.inf, end, logits[:, end_id])
+        largest = logits.amax(-1)
+    _check(largest.tolist())
+    own = ruled = logits
+    if (repetition := settings.repetition(end_id)) is not None:
+        ruled = logits.clone()
+        repetition.apply(ruled, replies, said)
+        stuck = ruled.amax(-1) == -math.inf  # all has been said, and it is too early to end
+        ruled[stuck] = logits[stuck]
+    floor = settings.floor if settings.floor is not None and emitted > settings.floor.start_tokens else None
+    return Candidates(own.log_softmax(-1), ruled, floor)
+
+
+def _check(largest: list[float]) -> None:
+    """Refuses what cannot be decoded; the largest logit of a row shows a NaN, an infinity and that nothing is left."""
+    if any(math.isnan(value) or value == math.inf for value in largest):
+        raise GenerationError("The model's output is not a number; the checkpoint is damaged or its training diverged.")
+    if -math.inf in largest:
+        raise GenerationError(
+            "The model leaves no token to choose; the checkpoint is damaged or its training diverged."
+        )

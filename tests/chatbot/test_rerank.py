@@ -1,0 +1,100 @@
+"""Choosing among candidates: near-identical ones are one, parrots lose, the backward model is heard."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from chatbot.bot import BACKWARD, Chatbot, candidate_seeds
+from chatbot.errors import CheckpointError
+from chatbot.model import XianliaoForCausalLM
+from chatbot.next_token import Draft
+from chatbot.reply_settings import ReplySettings
+from chatbot.rerank import Answered, Ranker, RankingError
+from chatbot.similarity import TokenVectors
+from tests.conftest import tiny_config
+
+HISTORY = Answered([[5, 6, 7]], [])
+
+
+def draft(ids, log_prob=-1.0):
+    return Draft(list(ids), log_prob, "eos")
+
+
+def test_the_likeliest_per_token_wins(layout):
+    drafts = [draft([5, 6], -6), draft([7, 8, 9], -6.4), draft([10], -5)]
+    assert Ranker(layout).best([HISTORY], [drafts], ReplySettings()) == [1]
+    assert Ranker(layout).best([HISTORY], [[draft([5]), draft([6])]], ReplySettings()) == [0]
+
+
+def test_near_identical_candidates_are_one(layout):
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((20, 8))
+    vectors[11] = vectors[10] * 1.01 + 1e-3
+    ranker = Ranker(layout, TokenVectors(vectors))
+    drafts = [draft([10, 12], -3), draft([11, 12], -2), draft([13, 14], -4), draft([13, 14], -4)]
+    assert ranker.different(drafts) == [1, 2]
+    assert Ranker(layout).different(drafts) == [0, 1, 2]
+
+
+def test_parrots_lose_when_likeness_counts(layout):
+    settings = ReplySettings(rank_similarity=5.0)
+    drafts = [draft([5, 6, 7], -0.1), draft([8, 9, 10], -4)]
+    ranker = Ranker(layout)
+    assert ranker.best([HISTORY], [drafts], ReplySettings()) == [0]
+    assert ranker.best([HISTORY], [drafts], settings) == [1]
+    again = Answered([[5, 6, 7]], [[8, 9, 10]])  # and saying the last reply again is no better
+    assert ranker.best([again], [[*drafts, draft([11, 12], -9)]], settings) == [2]
+
+
+def test_the_backward_model_is_heard_and_must_be_there(layout, tokenizer):
+    torch.manual_seed(3)
+    model = XianliaoForCausalLM(tiny_config(tokenizer, initializer_range=0.5, direction="backward")).eval()
+    history = Answered([[30, 31], [32, 33, 34], [35, 36]], [[32, 33, 34]])
+    drafts = [draft([n, n + 1], -1.0) for n in range(40, 48)]
+    chosen = Ranker(layout, backward=model).best([history], [drafts], ReplySettings(rank_backward=1.0))[0]
+    by_hand = []
+    for d in drafts:
+        ids = [tokenizer.cls_id, *d.token_ids, tokenizer.sep_id, 35, 36, tokenizer.sep_id, 32, 33, 34, tokenizer.sep_id]
+        speakers = [0] * 4 + [1] * 3 + [0] * 4
+        logits = model(torch.tensor([ids]), token_type_ids=torch.tensor([speakers])).logits[0].log_softmax(-1)
+        by_hand.append(sum(logits[i - 1, ids[i]].item() for i in range(4, len(ids))))
+    assert chosen == int(np.argmax(by_hand))
+    with pytest.raises(RankingError, match="backward model"):
+        Ranker(layout).best([history], [drafts], ReplySettings(rank_backward=1.0))
+
+
+def test_best_of_n_is_one_of_the_n_and_one_is_the_plain_reply(bot):
+    plain = bot.respond(["你好"], seed=4)
+    assert bot.respond(["你好"], seed=4, candidates=1).text == plain.text
+    seeds = candidate_seeds(4, 5)
+    assert seeds[0] == 4
+    assert len(set(seeds)) == 5
+    each = [bot.respond(["你好"], seed=seed) for seed in seeds]
+    best = bot.respond(["你好"], seed=4, candidates=5)
+    assert best.token_ids in [reply.token_ids for reply in each]
+    assert best.text == bot.respond(["你好"], seed=4, candidates=5).text
+    scores = [reply.log_prob / (len(reply.token_ids) + 1) for reply in each]
+    assert best.token_ids == each[int(np.argmax(scores))].token_ids
+    texts = list(bot.stream(["你好"], seed=4, candidates=3))
+    assert not any(texts[:-1])
+    with pytest.raises(RankingError, match="--direction backward"):
+        bot.respond(["你好"], candidates=2, rank_backward=1.0)
+
+
+def test_a_checkpoint_with_a_backward_folder(checkpoint, model, tokenizer, tmp_path):
+    from chatbot.checkpoint import save
+
+    folder = tmp_path / "bot"
+    shutil.copytree(checkpoint, folder)
+    backward = XianliaoForCausalLM(tiny_config(tokenizer, direction="backward"))
+    save(folder / BACKWARD, backward, tokenizer, {}, {})
+    assert Chatbot.from_pretrained(folder).reply(["你好"], seed=0, candidates=3, rank_backward=0.5) is not None
+    with pytest.raises(CheckpointError, match="backwards"):
+        Chatbot.from_pretrained(folder / BACKWARD)
+    save(folder / BACKWARD, model, tokenizer, {}, {})
+    with pytest.raises(CheckpointError, match="no backward model"):
+        Chatbot.from_pretrained(folder).reply(["你好"], seed=0, candidates=3, rank_backward=0.5)
