@@ -5,8 +5,8 @@ Import levels, lowest first; a module imports only from lower ones, and no other
     1  errors, bundled, dialogue, chat_template, tokenizer,
        dialogue_files, similarity, vectors,
        layer_types, native/                         text, files, the C library: neither torch nor transformers
-    2  configuration, precision, state, attention/, loss, model,
-       foreign, lora                                the network, and those of other projects
+    2  configuration, precision, state, attention/,
+       end_heads, loss, model, foreign, lora        the network, and those of other projects
     3  native_network, steps                            reading and decoding, compiled where that is possible
     4  termination, repetition, banned_words,
        reply_settings, sampling, next_token, beam,

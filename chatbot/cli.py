@@ -8,6 +8,24 @@ import sys
 
 from chatbot.errors import XianliaoError, explain_faults
 
+DECODING = (
+    ("temperature", float, "divides the logits"),
+    ("top_p", float, "probability mass of the nucleus"),
+    ("top_k", int, "tokens kept"),
+    ("min_p", float, "keep tokens with this share of the best one's probability"),
+    ("typical_p", float, "mass of the tokens nearest to the expected information"),
+    ("repetition_penalty", float, "on tokens that have been said"),
+    ("no_repeat_ngram", int, "length of the pieces that should not come again"),
+    ("repeat_cost", float, "nats that such a piece costs for each time it was said; without it never again"),
+    ("candidates", int, "answers to choose the best of"),
+    ("rank_backward", float, "weight of the backward model in that choice"),
+    ("rank_similarity", float, "weight of being like what was just said, taken off in that choice"),
+    ("floor_start_tokens", int, "tokens after which a reply is pressed to end"),
+    ("floor_delta_tokens", int, "tokens after those until it ends at least every other time"),
+    ("max_reply_tokens", int, "most tokens"),
+)
+"""Fields of ReplySettings that are options; written down here, because --help loads no torch."""
+
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The options that every command with a model has."""
@@ -26,9 +44,12 @@ def build_chat_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--message", nargs="+", metavar="TEXT", help="say these one after the other, print the replies and end")
     add("--seed", type=int, help="of every reply; the same history and seed give the same reply (default: random)")
-    add("--temperature", type=float, help="default: the checkpoint's")
-    add("--top-p", type=float, help="default: the checkpoint's")
-    add("--greedy", action="store_true", help="always take the most likely token")
+    decoding = parser.add_argument_group("decoding", "each is the checkpoint's by default")
+    for name, kind, text in DECODING:
+        decoding.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper()[0], help=text)
+    decoding.add_argument("--banned-words", nargs="+", metavar="WORD", help="never said")
+    decoding.add_argument("--greedy", action="store_true", help="always take the most likely token")
+    decoding.add_argument("--beams", type=int, metavar="I", help="beam search that keeps so many hypotheses")
     add("--json", action="store_true", help="one JSON object a reply: text, stop_reason, seed, tokens, log_prob")
     return parser
 
@@ -39,9 +60,11 @@ def chat(argv: list[str] | None = None) -> int | None:
     from chatbot.bot import Chatbot
     from chatbot.session import ChatSession
 
+    changes = {name: getattr(args, name) for name, *_ in DECODING}
+    changes |= {"banned_words": args.banned_words, "beams": args.beams}
+    changes["method"] = "greedy" if args.greedy else "beam" if args.beams is not None else None
     bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype)
-    method = "greedy" if args.greedy else None
-    session = ChatSession(bot, temperature=args.temperature, top_p=args.top_p, method=method)
+    session = ChatSession(bot, **changes)
     if args.message is None:
         return _converse(session, args)
     for message in args.message:

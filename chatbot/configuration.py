@@ -10,6 +10,7 @@ from chatbot.layer_types import DEFAULT_LAYER_TYPES, LAYER_TYPES, repeat_layer_t
 
 SYNTHESIZER_PARTS = ("dense", "random", "fixed_random", "fact_dense", "fact_random", "dot_product")
 POSITIONS = ("rope", "learned", "none")
+TERMINATIONS = ("softmax", "st", "nmst")
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
 
 
@@ -42,6 +43,9 @@ class XianliaoConfig(PretrainedConfig):
         num_speakers: Rows of the speaker embedding.
         layer_norm_eps: Epsilon of every normalisation.
         initializer_range: Standard deviation of the initial weights.
+        termination: `softmax`, or `st` or `nmst`: the end of turn has a head of its own (`chatbot.end_heads`).
+        termination_epsilon: How much of the other tokens' mass such a head takes at every token of a turn.
+        termination_delay: Tokens of a turn before NMST takes any.
         layout: Name of the sample layout in `chatbot.dialogue`.
         context_tokens: Longest history in tokens before old turns are dropped.
         direction: `forward`, or `backward` for a model of dialogues in reverse order, which ranks replies.
@@ -77,6 +81,9 @@ class XianliaoConfig(PretrainedConfig):
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
     eos_token_id: int | None = 2
+    termination: str = "softmax"
+    termination_epsilon: float = 1e-3
+    termination_delay: int = 0
     layout: str = "dialogpt"
     context_tokens: int = 1024
     direction: str = "forward"
@@ -113,6 +120,11 @@ class XianliaoConfig(PretrainedConfig):
             )
         if self.short_conv < 0 or self.short_conv == 1:
             raise ValueError(f"`short_conv` is 0 for none or at least 2, got {self.short_conv}.")
+        if not 0 < self.termination_epsilon < 1 or self.termination_delay < 0:
+            raise ValueError(
+                "`termination_epsilon` must be between 0 and 1 and `termination_delay` at least 0, got"
+                f" {self.termination_epsilon} and {self.termination_delay}."
+            )
         if self.positions == "rope" and (self.head_dim % 2 or self.taylor_key_dim % 2):
             raise ValueError("`head_dim` and `taylor_key_dim` must be even for rotary positions (`positions`: rope).")
 
@@ -120,6 +132,7 @@ class XianliaoConfig(PretrainedConfig):
         """Part of `@strict`-powered validation: names are known."""
         choices = {"layout": tuple(LAYOUTS), "positions": POSITIONS, "hidden_act": ACTIVATIONS}
         choices |= {"weight_storage": ("float", "int8"), "direction": ("forward", "backward")}
+        choices["termination"] = TERMINATIONS
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; it is one of {', '.join(known)}.")

@@ -11,7 +11,11 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from chatbot.dialogue import IGNORED_LABEL
+from chatbot.end_heads import End
 from chatbot.precision import at_least_float
+
+NEVER = -1e4
+"""A logit that has no probability in fp32, and no infinity to spoil a product with zero."""
 
 LOGITS = 2**22
 """Logits that exist at a time."""
@@ -24,6 +28,8 @@ def next_token_loss(
     items: float | torch.Tensor | None,
     form: str,
     smoothing: torch.Tensor | None,
+    end: End | None = None,
+    end_id: int | None = None,
 ) -> torch.Tensor:
     """Nats of the next tokens over the positions that carry loss, summed and divided.
 
@@ -34,9 +40,18 @@ def next_token_loss(
         items: What the sum is divided by; None is the number of these targets.
         form: `auto`, or `naive`, which is twice differentiable.
         smoothing: `smoothed_mass`, or None.
+        end: What a self-terminating head says at each position, `[B, T]`; the softmax is then over the other tokens.
+        end_id: The end of turn.
     """
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)  # shifted, so that nothing need be copied
     counted = targets != IGNORED_LABEL
+    items = counted.sum() if items is None else items
+    of_end = 0.0
+    if end is not None:
+        is_end = targets == end_id
+        of_end = -torch.where(is_end, end.log_end, end.log_going)[counted].sum()
+        counted = counted & ~is_end
+        head = (head[0], _without(end_id, *head))
     hidden, targets = hidden[counted], targets[counted]
     if form == "naive":
         log_p = at_least_float(F.linear(hidden, *head)).log_softmax(-1)
@@ -45,7 +60,13 @@ def next_token_loss(
             loss = (1 - smoothing.sum()) * loss - (log_p @ smoothing.to(log_p)).sum()
     else:
         loss = head_loss(hidden, *head, targets, smoothing)
-    return loss / (counted.sum() if items is None else items)
+    return (loss + of_end) / items
+
+
+def _without(token: int, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """A bias `[V]` that leaves a token no probability."""
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    return bias.index_fill(0, torch.tensor(token, device=bias.device), NEVER)
 
 
 def smoothing_for(config, share: float, device: torch.device) -> torch.Tensor | None:

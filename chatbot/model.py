@@ -24,6 +24,7 @@ from chatbot.attention import build_mixer
 from chatbot.attention.mixer import Tokens
 from chatbot.configuration import XianliaoConfig
 from chatbot.dialogue import DialogueError
+from chatbot.end_heads import EndHead, join
 from chatbot.loss import next_token_loss, smoothing_for
 from chatbot.state import DialogueState
 
@@ -101,6 +102,7 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
         self.needs_positions = learned or any(block.mixer.needs_positions for block in self.blocks)
         self.final_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.use_bias)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.end_head = EndHead(config) if config.termination != "softmax" else None
         self.post_init()
 
     @torch.no_grad()
@@ -187,15 +189,42 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
             label_smoothing: Share of the target's mass that goes to all other ids but padding, [CLS] and end of turn.
 
         Returns:
-            logits `[B, T, V]` (None where labels are given in training mode, which needs the loss alone), loss in nats
-            per target (None without labels), past_key_values.
+            logits `[B, T, V]`, with an end head normalised log-probabilities (None where labels are given in training
+            mode, which needs the loss alone), loss in nats per target (None without labels), past_key_values.
         """
         state = past_key_values
         if state is None and use_cache:
             state = self.new_state()
         if state is not None and segment_ids is not None:
             raise ValueError("A state remembers one dialogue a row: give either segment_ids or a state (use_cache).")
-        tokens = self._describe(input_ids, attention_mask, segment_ids, state)
+        x, tokens = self.hidden(input_ids, attention_mask, token_type_ids, segment_ids, state, form)
+        end = None
+        if self.end_head is not None:
+            end = self.end_head(x, input_ids, tokens, None if state is None else state.layers[-1])
+        loss = None
+        if labels is not None:
+            smoothing = smoothing_for(self.config, label_smoothing, x.device)
+            head = (self.lm_head.weight, self.lm_head.bias)
+            loss = next_token_loss(x, head, labels, num_items_in_batch, form, smoothing, end, self.config.eos_token_id)
+            if self.training:
+                return CausalLMOutputWithPast(loss=loss, past_key_values=state)
+        kept = slice(-logits_to_keep if logits_to_keep and labels is None else 0, None)
+        logits = self.lm_head(x[:, kept])
+        if end is not None:
+            logits = join(logits, end[:, kept], self.config.eos_token_id)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=state)
+
+    def hidden(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        segment_ids: torch.Tensor | None = None,
+        past_key_values: DialogueState | None = None,
+        form: str = "auto",
+    ) -> tuple[torch.Tensor, Tokens]:
+        """`forward` up to the output head: states `[B, T, D]` after the last norm, and what the mixers were told."""
+        tokens = self._describe(input_ids, attention_mask, segment_ids, past_key_values)
         x = self.token_embedding(input_ids)  # [B, T, D]
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
@@ -203,19 +232,8 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
         if self.position_embedding is not None:
             x = x + self._embed_positions(tokens.positions)
         for block in self.blocks:
-            x = block(x, tokens, state, form)
-        x = self.final_norm(x)
-        loss = None
-        if labels is not None:
-            head, smoothing = (
-                (self.lm_head.weight, self.lm_head.bias),
-                smoothing_for(self.config, label_smoothing, x.device),
-            )
-            loss = next_token_loss(x, head, labels, num_items_in_batch, form, smoothing)
-            if self.training:
-                return CausalLMOutputWithPast(loss=loss, past_key_values=state)
-        logits = self.lm_head(x[:, -logits_to_keep:] if logits_to_keep and labels is None else x)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=state)
+            x = block(x, tokens, past_key_values, form)
+        return self.final_norm(x), tokens
 
     def _describe(self, input_ids, attention_mask, segment_ids, state: DialogueState | None) -> Tokens:
         """What the mixers are told about these tokens."""

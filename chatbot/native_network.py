@@ -89,6 +89,8 @@ class NativeNetwork:
         """Whether the compiled step can stand for this model here."""
         config = model.config
         plain = next(model.parameters())
+        if getattr(config, "termination", "softmax") != "softmax":
+            return False
         known = set(config.layer_types) <= set(KINDS) and config.hidden_act in ACTIVATIONS
         return known and plain.device.type == "cpu" and plain.dtype == torch.float32 and library() is not None
 

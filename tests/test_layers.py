@@ -33,7 +33,7 @@ LEVELS = (  # of the chatbot package, lowest first; see its docstring
         "registration",
         "native",
     },
-    {"configuration", "precision", "state", "attention", "loss", "model", "foreign", "lora"},
+    {"configuration", "precision", "state", "attention", "end_heads", "loss", "model", "foreign", "lora"},
     {"native_network", "steps"},
     {
         *("termination", "repetition", "banned_words", "reply_settings", "sampling", "next_token", "beam", "generate"),

@@ -69,10 +69,15 @@ class TurnStore:
         dialogue_starts: int64 `[dialogues + 1]` into the turns.
         folder_starts: int64 `[folders + 1]` into the dialogues.
         units: int64 `[dialogues]`.
+
+    Args:
+        folders: The prepared sets.
+        split: train or valid.
+        backward: Give the turns of every dialogue in reverse order, for a model that goes from an answer to what was said.
     """
 
-    def __init__(self, folders: Sequence[str], split: str):
-        self.folders = list(folders)
+    def __init__(self, folders: Sequence[str], split: str, backward: bool = False):
+        self.folders, self.backward = list(folders), backward
         self._ids: list[np.ndarray] = []  # int32, of one record batch of a file each
         turn_lengths, dialogue_lengths, units = [], [], []
         for folder in folders:
@@ -98,18 +103,22 @@ class TurnStore:
 
     def turns(self, dialogue: int, first: int = 0, last: int | None = None) -> list[list[int]]:
         """Ids of the turns `first` to `last` (exclusive) of a dialogue."""
-        start = self.dialogue_starts[dialogue]
-        stop = self.dialogue_starts[dialogue + 1] if last is None else start + last
-        bounds = self.turn_starts[start + first : stop + 1]
+        start, count = self.dialogue_starts[dialogue], int(np.diff(self.dialogue_starts[dialogue : dialogue + 2])[0])
+        last = count if last is None else last
+        if self.backward:
+            first, last = count - last, count - first
+        bounds = self.turn_starts[start + first : start + last + 1]
         if bounds[0] == bounds[-1]:
             return [[]] * (len(bounds) - 1)
         batch = int(np.searchsorted(self._ids_before, bounds[0], side="right")) - 1  # it holds the dialogue whole
         ids = self._ids[batch]
-        return [ids[a:b].tolist() for a, b in pairwise((bounds - self._ids_before[batch]).tolist())]
+        turns = [ids[a:b].tolist() for a, b in pairwise((bounds - self._ids_before[batch]).tolist())]
+        return turns[::-1] if self.backward else turns
 
     def turn_lengths(self, dialogue: int) -> list[int]:
         start, stop = self.dialogue_starts[dialogue], self.dialogue_starts[dialogue + 1]
-        return np.diff(self.turn_starts[start : stop + 1]).tolist()
+        lengths = np.diff(self.turn_starts[start : stop + 1]).tolist()
+        return lengths[::-1] if self.backward else lengths
 
 
 def _starts(lengths: list[np.ndarray]) -> np.ndarray:

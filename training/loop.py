@@ -28,6 +28,7 @@ from chatbot import __version__
 from chatbot.bot import Chatbot, pick_device
 from chatbot.checkpoint import replacing, resolve, save
 from chatbot.dialogue import LAYOUTS
+from chatbot.end_heads import fit_end_head
 from chatbot.model import XianliaoForCausalLM
 from chatbot.quality import score_dialogues
 from chatbot.reply_settings import ReplySettings
@@ -58,6 +59,7 @@ from training.start import (
     identity_of,
     load_manifests,
     load_or_build,
+    needs_fit,
     own_folder,
     start_or_resume,
 )
@@ -66,6 +68,9 @@ SHAPE = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "intermediate_size", "layer_types"),
     *("short_conv", "output_gate", "positions", "linear_rope", "max_position_embeddings", "sliding_window"),
 )
+FIT_ROWS = 16
+"""Rows of the data that a new end head is fitted to before the first step."""
+
 RISES = 2
 """Validations in a row above the best after which the log says so."""
 
@@ -107,6 +112,7 @@ class Run:
         self.ancestor = None if settings.init is None else ancestor_of(resolve(settings.init))
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.fits_end = needs_fit(settings, model)
         self.flops = flops_per_token(model)
         optimizers = build_optimizers(model, settings)
         if progress["step"]:
@@ -118,6 +124,8 @@ class Run:
         self.sharded = is_sharded(self.inner)
         if self.sharded and (settings.optimizer == "muon" or not isinstance(model, XianliaoForCausalLM)):
             raise SettingsError("FSDP trains our own models with adamw; leave out --optimizer muon, or FSDP.")
+        if self.sharded and self.fits_end:
+            raise SettingsError("A new head is fitted to a whole model; give --termination without FSDP first.")
         if progress["step"]:
             load_optimizers(output, self.inner, [optimizer.optimizer for optimizer in self.optimizers])
         self.main = accelerator.is_main_process
@@ -163,6 +171,11 @@ class Run:
         if self.progress["micro_batch_rows"] is None:
             fixed = self.settings.micro_batch_rows
             self.progress["micro_batch_rows"] = find_micro_batch_rows(self, objective) if fixed is None else fixed
+        if self.fits_end and not self.progress["step"]:
+            self._say(f"{stage.name}: fitting the new {self.inner.config.termination} head to the first rows")
+            rows = stage.data.rows(0)[:FIT_ROWS]
+            batch = stage.data.tensors(rows)
+            fit_end_head(self.inner, [{name: t.to(self.accelerator.device) for name, t in batch.items()}])
         if stage.unigram is not None:
             self._say(f"{stage.name}: a unigram model has {stage.unigram:.3f} nats/unit on the validation split")
         if objective.notice is not None:

@@ -40,7 +40,8 @@ class Stage:
         self.name = (run.stages[number].name or f"stage {number + 1}") if run.stages else "training"
         sources = [parse_source(text) for text in settings.data]
         folders = [source.folder for source in sources]
-        train = TurnStore(folders, "train")
+        backward = run.direction == "backward"
+        train, valid = TurnStore(folders, "train", backward), TurnStore(folders, "valid", backward)
         weights = [source.weight for source in sources]
         row = (settings.row_tokens, settings.batch_rows)
         self.data = PackedData(train, layout, *row, settings.seed, tokenizer.pad_id, weights)
@@ -51,7 +52,7 @@ class Stage:
         self.utilisation = self.data.utilisation()  # now, while the rows of the first epoch are there
         steps = math.ceil(settings.epochs * len(self.data.batches(0)))
         self.steps = steps if settings.max_steps is None else min(steps, settings.max_steps)
-        self._choose_valid(TurnStore(folders, "valid"), train, layout.end_of_turn_id, tokenizer.vocab_size)
+        self._choose_valid(valid, train, layout.end_of_turn_id, tokenizer.vocab_size)
 
     def _choose_valid(self, valid: TurnStore, train: TurnStore, end_id: int, vocab_size: int) -> None:
         most = self.settings.eval_dialogues

@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 
 from chatbot.checkpoint import TRAINING, load_model, read_json, resolve
 from chatbot.configuration import XianliaoConfig
 from chatbot.dialogue_files import load_manifest
+from chatbot.end_heads import with_termination
 from chatbot.errors import last_line
+from chatbot.foreign import ForeignForCausalLM
 from chatbot.layer_types import repeat_layer_types
 from chatbot.model import XianliaoForCausalLM
 from chatbot.tokenizer import DialogueTokenizer
@@ -74,13 +77,41 @@ def load_or_build(settings: TrainSettings, tokenizer: DialogueTokenizer) -> Xian
         CheckpointError: The checkpoint cannot be read.
     """
     if settings.init is None:
-        return build_model(settings.model, tokenizer)
+        head = {"termination_epsilon": settings.termination_epsilon, "termination_delay": settings.termination_delay}
+        kinds = {"termination": settings.termination or "softmax", "direction": settings.direction}
+        return build_model(settings.model, tokenizer, **kinds, **head)
     path = resolve(settings.init)
     if DialogueTokenizer.load(path).to_json() != tokenizer.to_json():
         raise SettingsError(
             f"The data and {path} have different tokenizers; prepare the data again with --tokenizer {path}."
         )
-    return add_lora(load_model(path, merge=False), settings)
+    return with_settings(load_model(path, merge=False), settings)
+
+
+def with_settings(model: XianliaoForCausalLM | ForeignForCausalLM, settings: TrainSettings):
+    """A loaded model with what the settings change of it: a LoRA adapter, another termination, its direction.
+
+    Raises:
+        SettingsError: Another project's chat model cannot have them.
+    """
+    wants_head = settings.termination is not None and settings.termination != getattr(
+        model.config, "termination", "softmax"
+    )
+    if not isinstance(model, XianliaoForCausalLM):
+        if wants_head or settings.direction == "backward":
+            raise SettingsError("--termination and --direction are for models of our own; leave them out with --init.")
+        return add_lora(model, settings)
+    if wants_head:
+        head = (settings.termination, settings.termination_epsilon, settings.termination_delay)
+        model = with_termination(model, *head)
+    model.config.direction = settings.direction
+    return model
+
+
+def needs_fit(settings: TrainSettings, model: torch.nn.Module) -> bool:
+    """Whether the model has an end head that the checkpoint it starts from had not."""
+    head = getattr(model, "end_head", None)
+    return settings.init is not None and head is not None and not head.weight.any()
 
 
 def ancestor_of(checkpoint: Path) -> dict:
@@ -89,13 +120,13 @@ def ancestor_of(checkpoint: Path) -> dict:
     return read_json(path) if path.is_file() else {"imported_from": checkpoint.name}
 
 
-def build_model(shape: ModelSettings, tokenizer: DialogueTokenizer) -> XianliaoForCausalLM:
-    """A new model of a shape, for a tokenizer.
+def build_model(shape: ModelSettings, tokenizer: DialogueTokenizer, **settings) -> XianliaoForCausalLM:
+    """A new model of a shape, for a tokenizer; `settings` are other fields of its config.
 
     Raises:
         SettingsError: The shape is not one that a model can have.
     """
-    sizes = asdict(shape)
+    sizes = asdict(shape) | settings
     layer_types = repeat_layer_types(sizes.pop("layer_types"), shape.num_hidden_layers)
     ids = {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
     try:

@@ -16,6 +16,7 @@ from training.stage import split_rows
 
 class FakeStore(TurnStore):
     def __init__(self, dialogues: list[list[list[int]]]):
+        self.backward = False
         self.folders = ["fake"]
         self.folder_starts = np.array([0, len(dialogues)])
         turns = [turn for dialogue in dialogues for turn in dialogue]

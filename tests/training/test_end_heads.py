@@ -1,0 +1,77 @@
+"""Self-terminating heads and backward models are trained by the same loop."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from chatbot.checkpoint import load_model
+from tests.training.test_training import settings_for, weights_hash
+from training.batching import PackedData, TurnStore
+from training.loop import Run, train
+from training.report import read_metrics
+from training.settings import SettingsError
+
+
+def _interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("kind", ["st", "nmst"])
+def test_a_model_with_a_head_learns_and_resumes(prepared, tmp_path, monkeypatch, kind):
+    settings = {"termination": kind, "termination_epsilon": 1e-2}
+    train(settings_for(prepared, tmp_path / "whole", **settings))
+    metrics = read_metrics(tmp_path / "whole")
+    assert metrics[-1]["loss"] < metrics[0]["loss"] - 0.1
+    model = load_model(tmp_path / "whole")
+    assert model.config.termination == kind
+    assert model.end_head.weight.any()
+    steps = iter(range(8))
+    real = Run._step
+    monkeypatch.setattr(Run, "_step", lambda run, *args: real(run, *args) if next(steps) < 7 else _interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train(settings_for(prepared, tmp_path / "parts", **settings))
+    monkeypatch.undo()
+    train(settings_for(prepared, tmp_path / "parts", resume=True, **settings))
+    assert weights_hash(tmp_path / "parts") == weights_hash(tmp_path / "whole")
+
+
+def test_a_new_head_on_a_trained_model_is_fitted_first(prepared, tmp_path):
+    train(settings_for(prepared, tmp_path / "plain", max_steps=40, eval_every=40))
+    before = json.loads((tmp_path / "plain" / "training.json").read_text())["best"]
+    changes = {"init": str(tmp_path / "plain"), "max_steps": 1, "learning_rate": 1e-9, "eval_every": 1}
+    changes["model"] = settings_for("x", "y").model.__class__()
+    train(settings_for(prepared, tmp_path / "ended", termination="nmst", **changes))
+    after = json.loads((tmp_path / "ended" / "training.json").read_text())["best"]
+    assert after < before + 0.05
+    assert load_model(tmp_path / "ended").config.termination == "nmst"
+    again = {**changes, "init": str(tmp_path / "ended")}
+    train(settings_for(prepared, tmp_path / "kept", **again))
+    assert load_model(tmp_path / "kept").config.termination == "nmst"
+
+
+def test_backward_data_is_the_dialogues_in_reverse(prepared, tokenizer, layout):
+    forward, backward = (TurnStore([str(prepared)], "train", direction) for direction in (False, True))
+    for dialogue in range(len(forward)):
+        turns = forward.turns(dialogue)
+        assert backward.turns(dialogue) == turns[::-1]
+        assert backward.turn_lengths(dialogue) == forward.turn_lengths(dialogue)[::-1]
+        assert backward.turns(dialogue, 1, 2) == turns[::-1][1:2]
+    data = PackedData(backward, layout, 64, 4, 0, tokenizer.pad_id)
+    batch = data.tensors(data.rows(0))
+    assert int((batch["labels"] != -100).sum()) == data.targets(data.rows(0))
+
+
+def test_a_backward_model_is_trained_and_told_apart(prepared, tmp_path):
+    train(settings_for(prepared, tmp_path / "backward", direction="backward"))
+    assert load_model(tmp_path / "backward").config.direction == "backward"
+    metrics = read_metrics(tmp_path / "backward")
+    assert metrics[-1]["loss"] < metrics[0]["loss"] - 0.1
+
+
+def test_settings_that_no_head_can_have():
+    with pytest.raises(SettingsError, match="termination_epsilon"):
+        settings_for("x", "y", termination="st", termination_epsilon=1.5).check()
+    with pytest.raises(SettingsError, match="termination_delay"):
+        settings_for("x", "y", termination_delay=-1).check()
