@@ -125,7 +125,7 @@ def _say(session, message: str, seed: int | None) -> None:
 def build_evaluate_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="xianliao-evaluate",
-        description="Measure a checkpoint: nats/unit and decoding methods, as report.json and report.md.",
+        description="Measure checkpoints: nats/unit and decoding methods, as report.json, report.md and report.html.",
     )
     add_model_options(parser)
     add = parser.add_argument
@@ -135,7 +135,7 @@ def build_evaluate_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="dialogue JSONL, a folder of it, or a prepared set (its valid split)",
     )
-    add("--output", required=True, metavar="DIR", help="folder for the report")
+    add("--output", required=True, metavar="DIR", help="folder for the report; one that was stopped goes on")
     add(
         "--baseline",
         nargs="?",
@@ -143,8 +143,10 @@ def build_evaluate_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="add unigram and Witten-Bell trigram, trained on PATH (default: the train split of --data)",
     )
-    add("--limit", type=int, default=128, help="L of r_L, where plain decoding is cut off (default %(default)s)")
-    add("--contexts", type=int, default=200, help="most contexts that are answered (default %(default)s)")
+    add("--compare", nargs="+", default=[], metavar="DIR", help="more checkpoints for the same report")
+    add("--grid", metavar="FILE", help="decoding methods, YAML (default: chatbot/evaluation/grid.yaml)")
+    add("--vectors", metavar="DIR", help="checkpoint folder whose vectors measure likeness (default: the first's)")
+    add("--contexts", type=int, default=1000, help="most contexts that are answered (default %(default)s)")
     add("--max-dialogues", type=int, help="most dialogues that are scored (default: all)")
     add("--seed", type=int, default=0)
     add("--json", action="store_true", help="print the report as JSON instead of a table")
@@ -155,31 +157,34 @@ def build_evaluate_parser() -> argparse.ArgumentParser:
 def evaluate(argv: list[str] | None = None) -> int | None:
     parser = build_evaluate_parser()
     args = parser.parse_args(argv)
-    for name in ("limit", "contexts", "max_dialogues"):
+    for name in ("contexts", "max_dialogues"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     from pathlib import Path
 
     from chatbot.bot import Chatbot
     from chatbot.dialogue_files import is_prepared_set
+    from chatbot.evaluation.grid import Grid
+    from chatbot.evaluation.markdown import to_markdown
     from chatbot.evaluation.report import evaluate as run
-    from chatbot.evaluation.report import to_markdown
 
     baseline = args.baseline
     if baseline == "":
         if not is_prepared_set(Path(args.data)):
             parser.error("--baseline needs a PATH to learn from, because --data is no prepared set")
         baseline = args.data
-    bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype)
+    grid = Grid.read(args.grid)
+    bots = [Chatbot.from_pretrained(path, args.device, args.dtype) for path in (args.checkpoint, *args.compare)]
     result = run(
-        bot,
+        bots,
         args.data,
         args.output,
         baseline=baseline,
-        limit=args.limit,
+        grid=grid,
         max_contexts=args.contexts,
         max_dialogues=args.max_dialogues,
         seed=args.seed,
+        vectors=args.vectors,
     )
     if args.json:
         print(json.dumps(result, ensure_ascii=False, indent=2))

@@ -30,7 +30,7 @@ class VectorsError(XianliaoError):
     """Data that no vectors can be made of."""
 
 
-def train_vectors(turns: Iterable[Sequence[int]], vocab_size: int, dimensions: int = 128, seed: int = 0) -> np.ndarray:
+def train_vectors(turns: Iterable[Sequence[int]], vocab_size: int, dimensions: int = 64, seed: int = 0) -> np.ndarray:
     """float32 `[V, dimensions]`; a token that was not seen has zeros.
 
     Args:
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--data", required=True, metavar="DIR", help="a prepared set with the checkpoint's tokenizer")
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help=f"where {VECTORS_FILE} goes")
-    parser.add_argument("--dimensions", type=int, default=128)
+    parser.add_argument("--dimensions", type=int, default=64, help="of a vector (default %(default)s)")
     args = parser.parse_args(argv)
     from safetensors.numpy import save_file
 
@@ -130,6 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     vectors = train_vectors(_turns(args.data), tokenizer.vocab_size, args.dimensions)
     path = Path(args.checkpoint) / VECTORS_FILE
     save_file({"vectors": vectors.astype(np.float16)}, path)
+    path.chmod(0o644)
     print(f"{path}: {int((np.abs(vectors).sum(1) > 0).sum())} tokens, {args.dimensions} dimensions")
     return 0
 

@@ -1,20 +1,25 @@
-"""The grid: the same contexts answered with different decoding methods."""
+"""The same contexts answered with different decoding methods."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
-from chatbot.bot import Chatbot
-from chatbot.dialogue import clean_turn
-from chatbot.evaluation import metrics
+import torch
+from tqdm import tqdm
+
+from chatbot.bot import REMEMBERED_REPLIES, Chatbot, candidate_seeds
+from chatbot.dialogue import Prompt, clean_turn
+from chatbot.evaluation.store import Lines, Store, identity_of, identity_of_ranker
 from chatbot.generate import decode, prefill
-from chatbot.next_token import Draft
+from chatbot.next_token import Draft, next_candidates
 from chatbot.reply_settings import ReplySettings
+from chatbot.rerank import Answered
+from chatbot.steps import Steps
 
-BATCH = 32
-EXAMPLES = 8
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -25,17 +30,36 @@ class Context:
     reference: str
 
 
-def methods(bot: Chatbot, plain_limit: int) -> dict[str, ReplySettings]:
-    """The compared methods: plain decoding is cut off at `plain_limit` tokens, ours ends by itself."""
-    ours = bot.settings
-    plain = {"keep_eos": False, "floor_start_tokens": None, "max_reply_tokens": plain_limit}
-    sampling = {"temperature": ours.temperature, "top_p": ours.top_p, "top_k": ours.top_k}
-    return {
-        "greedy": bot.within_limits(ReplySettings(method="greedy", **plain)),
-        "nucleus": bot.within_limits(ReplySettings(**sampling, **plain)),
-        "greedy + floor": ours.with_changes(method="greedy"),
-        "nucleus + floor (default)": ours,
-    }
+@dataclass(frozen=True)
+class Encoded:
+    """A context as its model sees it: the prompt, and as ids the history, the bot's last replies and the reference."""
+
+    prompt: Prompt
+    answered: Answered
+    reference: list[int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply to a context.
+
+    Attributes:
+        token_ids: EOS not included.
+        stop_reason: See `chatbot.termination.StopReason`.
+        log_prob: See `chatbot.next_token.Draft`.
+    """
+
+    token_ids: tuple[int, ...]
+    stop_reason: str
+    log_prob: float
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Wall time of a method's replies, reading the contexts not counted, and the tokens of all candidates and ends."""
+
+    seconds: float
+    tokens: int
 
 
 def make_contexts(dialogues: Sequence[Sequence[str]], count: int) -> list[Context]:
@@ -46,49 +70,173 @@ def make_contexts(dialogues: Sequence[Sequence[str]], count: int) -> list[Contex
     return [Context(tuple(turns[:-1]), clean_turn(turns[-1])) for turns in chosen]
 
 
-def answer(bot: Chatbot, contexts: Sequence[Context], settings: ReplySettings, seed: int) -> tuple[list[Draft], float]:
-    """Replies to all contexts, batched, context i with seed `seed + i`, and the seconds it took."""
-    prompts = [
-        bot.layout.prompt([bot.tokenizer.encode(clean_turn(turn)) for turn in context.turns], bot.context_tokens)
-        for context in contexts
-    ]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].input_ids))
-    drafts: list[Draft] = [Draft()] * len(prompts)
-    started = time.perf_counter()
-    for start in range(0, len(order), BATCH):
-        rows = order[start : start + BATCH]
-        steps, logits = prefill(bot.model, [prompts[i] for i in rows])
-        speakers = [prompts[i].reply_speaker for i in rows]
-        result: list[Draft] = []
-        for result in decode(steps, logits, speakers, settings, bot.vocabulary, [seed + i for i in rows]):  # noqa: B007
-            pass
-        for i, draft in zip(rows, result, strict=True):
-            drafts[i] = draft
-    return drafts, time.perf_counter() - started
+def encode(bot: Chatbot, context: Context) -> Encoded:
+    """Nothing is too long: old turns are dropped as in a chat, a long message is read whole."""
+    ids = [bot.tokenizer.encode(clean_turn(turn)) for turn in context.turns]
+    answered = Answered(ids, ids[-2::-2][:REMEMBERED_REPLIES])
+    return Encoded(bot.layout.prompt(ids, bot.context_tokens), answered, bot.tokenizer.encode(context.reference))
 
 
-def measure(bot: Chatbot, contexts: Sequence[Context], drafts: Sequence[Draft], limit: int) -> dict:
-    """Numbers of one method's replies, and the first examples."""
-    texts = [bot.tokenizer.decode_complete(draft.token_ids).strip() for draft in drafts]
-    lengths = [len(draft.token_ids) for draft in drafts]
-    reasons = [draft.stop_reason for draft in drafts]
-    return {
-        "replies": len(drafts),
-        "dist_1": metrics.distinct_n(texts, 1),
-        "dist_2": metrics.distinct_n(texts, 2),
-        "ent_4": metrics.entropy_n(texts, 4),
-        "repetitive": metrics.mean(map(metrics.is_repetitive, texts)),
-        "echo": metrics.mean(
-            metrics.is_echo(text, clean_turn(context.turns[-1])) for text, context in zip(texts, contexts, strict=True)
-        ),
-        "rep_4": metrics.mean(metrics.repetition_n(text, 4) for text in texts),
-        f"r_{limit}": metrics.unfinished_share(lengths, [reason != "limit" for reason in reasons], limit),
-        "longest_tokens": max(lengths, default=0),
-        "mean_characters": metrics.mean(map(len, texts)),
-        "reference_mean_characters": metrics.mean(len(context.reference) for context in contexts),
-        "stop_reasons": {reason: reasons.count(reason) for reason in ("eos", "floor", "limit")},
-        "examples": [
-            {"context": list(context.turns), "reference": context.reference, "reply": text, "stop_reason": reason}
-            for context, text, reason in list(zip(contexts, texts, reasons, strict=True))[:EXAMPLES]
-        ],
+@torch.inference_mode()
+def answer_all(
+    bot: Chatbot, contexts: Sequence[Context], methods: dict[str, ReplySettings], seed: int, store: Store
+) -> tuple[dict[str, list[Answer]], dict[str, Spent]]:
+    """Answers of every method to every context, context i with seed `seed + i`.
+
+    Each batch of contexts is read once for all methods. What a former run has worked out is taken from the store.
+    """
+    base = {
+        "bot": identity_of(bot),
+        "contexts": [asdict(context) for context in contexts],
+        "seed": seed,
+        "batch": BATCH,
     }
+    files = {}
+    for name, settings in methods.items():
+        ranking = (settings.rank_backward, settings.rank_similarity) if settings.candidates > 1 else (0.0, 0.0)
+        ranker = identity_of_ranker(bot, (ranking[0], max(ranking[1], settings.candidates - 1)))
+        files[name] = store.open(f"{bot.name}-{name}", {**base, "settings": asdict(settings), "ranker": ranker})
+    encoded = [encode(bot, context) for context in contexts]
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].prompt.input_ids))
+    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    with tqdm(total=len(batches) * len(methods), desc=f"{bot.name}: answering", file=sys.stderr, mininterval=1) as bar:
+        for number, rows in enumerate(batches):
+            missing = [name for name in methods if len(files[name].rows) <= number]
+            bar.update(len(methods) - len(missing))
+            if not missing:
+                continue
+            steps, logits = prefill(bot.model, [encoded[i].prompt for i in rows])
+            for name in missing:
+                files[name].add(
+                    _batch(bot, steps.clone(), logits, [encoded[i] for i in rows], rows, methods[name], seed)
+                )
+                bar.update()
+    return {name: _in_order(lines, len(contexts)) for name, lines in files.items()}, {
+        name: Spent(sum(row["seconds"] for row in lines.rows), sum(row["tokens"] for row in lines.rows))
+        for name, lines in files.items()
+    }
+
+
+def _in_order(lines: Lines, count: int) -> list[Answer]:
+    found: dict[int, Answer] = {}
+    for row in lines.rows:
+        parts = zip(row["contexts"], row["replies"], row["stops"], row["log_probs"], strict=True)
+        found |= {index: Answer(tuple(ids), stop, log_prob) for index, ids, stop, log_prob in parts}
+    return [found[index] for index in range(count)]
+
+
+def _batch(
+    bot: Chatbot,
+    steps: Steps,
+    logits: torch.Tensor,
+    batch: Sequence[Encoded],
+    rows: Sequence[int],
+    settings: ReplySettings,
+    seed: int,
+) -> dict:
+    """Answers to one batch of contexts, as a line of the store."""
+    started = time.perf_counter()
+    drafts = choose(bot, steps, logits, batch, settings, [seed + row for row in rows])
+    chosen = [candidates[place] for candidates, place in drafts]
+    return {
+        "contexts": list(rows),
+        "replies": [draft.token_ids for draft in chosen],
+        "stops": [draft.stop_reason for draft in chosen],
+        "log_probs": [draft.log_prob for draft in chosen],
+        "seconds": time.perf_counter() - started,
+        "tokens": sum(len(draft.token_ids) + 1 for candidates, _ in drafts for draft in candidates),
+    }
+
+
+def choose(
+    bot: Chatbot,
+    steps: Steps,
+    logits: torch.Tensor,
+    batch: Sequence[Encoded],
+    settings: ReplySettings,
+    seeds: Sequence[int],
+) -> list[tuple[list[Draft], int]]:
+    """The candidates of every context and the place of the best: the replies that `Chatbot.respond` gives one by one."""
+    count = settings.candidates
+    if count > 1:
+        repeated = torch.arange(len(batch), device=logits.device).repeat_interleave(count)
+        steps.select(repeated)
+        logits = logits[repeated]
+    speakers = [one.prompt.reply_speaker for one in batch for _ in range(count)]
+    earlier = [one.answered.own for one in batch for _ in range(count)]
+    drawn = [each for seed in seeds for each in candidate_seeds(seed, count)]
+    *_, drafts = decode(steps, logits, speakers, settings, bot.vocabulary, drawn, earlier)
+    groups = [drafts[start : start + count] for start in range(0, len(drafts), count)]
+    if count == 1:
+        return [(group, 0) for group in groups]
+    return list(zip(groups, bot.ranker(settings).best([one.answered for one in batch], groups, settings), strict=True))
+
+
+RULES = {"repetition_penalty": 1.0, "no_repeat_ngram": 0, "repeat_cost": None}
+NO_FLOOR = {"floor_start_tokens": None, "max_reply_tokens": 2**31}
+
+
+def reference_nats(
+    bot: Chatbot, contexts: Sequence[Context], methods: dict[str, ReplySettings], seed: int, store: Store
+) -> dict[str, list[float]]:
+    """Nats of every reference under what each method makes of the model's distribution, and under the model itself.
+
+    Rules against repetition, banned words and the floor move probability; what that costs on replies that people gave is
+    what they do to good replies. Temperature and truncation, which are meant to move it, are left out.
+
+    Returns:
+        By method, and under "" the model's own: nats of each reference with its end; infinite where it is forbidden.
+    """
+    plain = replace(bot.settings, **RULES, **NO_FLOOR, banned_words=(), candidates=1)
+    wanted = {"": plain}
+    for name, settings in methods.items():
+        kept = {field: getattr(settings, field) for field in (*RULES, "banned_words", "floor_start_tokens")}
+        wanted[name] = replace(plain, **kept, floor_delta_tokens=settings.floor_delta_tokens)
+    different = {name: hash(settings) for name, settings in wanted.items()}
+    first = {key: name for name, key in reversed(different.items())}
+    kinds = [wanted[name] for name in first.values()]
+    base = {"bot": identity_of(bot), "contexts": [asdict(context) for context in contexts], "batch": BATCH}
+    lines = store.open(f"{bot.name}-references", {**base, "kinds": [asdict(kind) for kind in kinds]})
+    encoded = [encode(bot, context) for context in contexts]
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].prompt.input_ids))
+    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    for rows in batches[len(lines.rows) :]:
+        nats = _forced(bot, [encoded[i] for i in rows], kinds)
+        lines.add({"contexts": rows, "nats": [[None if x == float("inf") else x for x in kind] for kind in nats]})
+    found = {name: [0.0] * len(contexts) for name in wanted}
+    place = {key: number for number, key in enumerate(first)}
+    for row in lines.rows:
+        for name, key in different.items():
+            for index, value in zip(row["contexts"], row["nats"][place[key]], strict=True):
+                found[name][index] = float("inf") if value is None else value
+    return found
+
+
+@torch.inference_mode()
+def _forced(bot: Chatbot, batch: Sequence[Encoded], kinds: Sequence[ReplySettings]) -> list[list[float]]:
+    """Nats of the references of a batch under each kind of settings, token by token."""
+    end_id = bot.vocabulary.end_id
+    steps, logits = prefill(bot.model, [one.prompt for one in batch])
+    alive = list(range(len(batch)))
+    nats = [[0.0] * len(batch) for _ in kinds]
+    for emitted in range(max(len(one.reference) for one in batch) + 1):
+        said = [batch[i].reference[:emitted] for i in alive]
+        targets = [batch[i].reference[emitted] if emitted < len(batch[i].reference) else end_id for i in alive]
+        earlier = [batch[i].answered.own for i in alive]
+        for kind, sums in zip(kinds, nats, strict=True):
+            found = next_candidates(logits, emitted, kind, bot.vocabulary, said, earlier)
+            log_p = found.ruled.log_softmax(-1)
+            if found.floor is not None:
+                log_p = found.floor.apply(log_p, emitted, end_id)
+            values = log_p.gather(1, torch.tensor(targets, device=log_p.device)[:, None])[:, 0].tolist()
+            for i, value in zip(alive, values, strict=True):
+                sums[i] -= value
+        going = [place for place, i in enumerate(alive) if emitted < len(batch[i].reference)]
+        if not going:
+            break
+        if len(going) < len(alive):
+            steps.select(torch.tensor(going, device=logits.device))
+            alive, targets = [alive[place] for place in going], [targets[place] for place in going]
+        speakers = torch.tensor([batch[i].prompt.reply_speaker for i in alive], device=logits.device)
+        logits = steps(torch.tensor(targets, device=logits.device), speakers)
+    return nats

@@ -32,7 +32,12 @@ def entropy_n(replies: Iterable[Sequence[Hashable]], n: int) -> float:
 
     The entropy of the n-grams of the whole set: unlike Dist-n it sees how often each is said.
     """
-    counts = Counter(gram for reply in replies for gram in ngrams(reply, n))
+    return entropy_of(gram for reply in replies for gram in ngrams(reply, n))
+
+
+def entropy_of(items: Iterable[Hashable]) -> float:
+    """Entropy of the histogram of some things, in nats."""
+    counts = Counter(items)
     total = counts.total()
     return -sum(count / total * math.log(count / total) for count in counts.values()) if total else 0.0
 

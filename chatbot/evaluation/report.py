@@ -1,4 +1,4 @@
-"""One evaluation: quality, baselines and the grid of decoding methods, as report.json and report.md.
+"""One evaluation: checkpoints x dialogues x decoding methods, as report.json, report.md and report.html.
 
 Nothing in the report was produced by a clock; times are in timing.json beside it.
 """
@@ -8,75 +8,107 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from itertools import islice
 from pathlib import Path
 
 from chatbot.bot import Chatbot
-from chatbot.checkpoint import write_json
+from chatbot.checkpoint import replacing, write_json
 from chatbot.dialogue import clean_turn, count_units, join_spaces
 from chatbot.dialogue_files import FileError, is_prepared_set, read_dialogues
-from chatbot.evaluation.decoding import answer, make_contexts, measure, methods
+from chatbot.evaluation import intervals
+from chatbot.evaluation.decoding import Answer, Context, answer_all, make_contexts, reference_nats
+from chatbot.evaluation.grid import Grid
+from chatbot.evaluation.html import to_html
+from chatbot.evaluation.likeness import Likeness
+from chatbot.evaluation.markdown import to_markdown
+from chatbot.evaluation.measure import Replies, common_budgets, measure
 from chatbot.evaluation.ngram import WittenBell
-from chatbot.quality import measure_quality
+from chatbot.evaluation.store import Store, hash_of, identity_of
+from chatbot.quality import score_turns
+from chatbot.reply_settings import ReplySettings
 
-REPORT, MARKDOWN, TIMING = "report.json", "report.md", "timing.json"
+REPORT, MARKDOWN, PAGE, TIMING = "report.json", "report.md", "report.html", "timing.json"
+TURNS = 6
+"""Turns that nats/unit is told apart for; those after them are one."""
 
 
 def evaluate(
-    bot: Chatbot,
+    bots: Sequence[Chatbot],
     data: str | Path,
     output: str | Path,
     baseline: str | Path | None = None,
-    limit: int = 128,
-    max_contexts: int = 200,
+    grid: Grid | None = None,
+    max_contexts: int = 1000,
     max_dialogues: int | None = None,
     seed: int = 0,
+    vectors: str | Path | None = None,
 ) -> dict:
-    """Measures a checkpoint on dialogues and writes the report.
+    """Measures checkpoints on dialogues and writes the report; one that was stopped goes on.
 
     Args:
-        bot: The checkpoint.
+        bots: The checkpoints, all on the same dialogues.
         data: Dialogue JSONL, a folder of such files, or a prepared set (its valid split).
-        output: Folder for report.json, report.md and timing.json.
+        output: Folder for the reports and what has been worked out so far (`replies/`).
         baseline: Where the n-gram baselines learn from (a prepared set's train split, or JSONL); None leaves them out.
-        limit: L of r_L, and where plain decoding is cut off.
+        grid: The decoding methods; None is the default one.
         max_contexts: Most contexts that are answered.
         max_dialogues: Most dialogues that are scored; None scores all.
         seed: Context i is answered with seed + i.
+        vectors: A checkpoint folder whose token vectors measure likeness; None is the first one's, if it has any.
 
     Raises:
-        FileError: Data cannot be read or holds no dialogue.
+        FileError, GridError, CheckpointError: What the person has to change, in one sentence.
     """
-    output = Path(output)
+    output, grid = Path(output), grid or Grid.read()
+    methods = [grid.settings(bot.settings, bot.within_limits) for bot in bots]
     dialogues = _scorable(list(islice(read_dialogues(data), max_dialogues)), data)
+    contexts = make_contexts(dialogues, max_contexts)
+    if not contexts:
+        raise FileError(f"{data} holds no dialogue of two turns and more to answer; give a file with one.")
+    likeness = _likeness(bots, vectors)
     output.mkdir(parents=True, exist_ok=True)
-    report: dict = {
-        "checkpoint": bot.name,
+    store = Store(output)
+    report = {
         "data": Path(data).name + (" (valid split)" if is_prepared_set(Path(data)) else ""),
         "seed": seed,
-        "settings": {"temperature": bot.settings.temperature, "top_p": bot.settings.top_p, "top_k": bot.settings.top_k},
-        "floor": {
-            "start_tokens": bot.settings.floor_start_tokens,
-            "delta_tokens": bot.settings.floor_delta_tokens,
-            "limit_tokens": bot.settings.limit_tokens,
-        },
-        "quality": _quality(bot, dialogues),
+        "dialogues": len(dialogues),
+        "contexts": len(contexts),
+        "units": sum(map(count_units, dialogues)),
+        "lengths": list(grid.lengths),
+        "vectors": None if likeness is None else Path(vectors or bots[0].folder).name,
     }
     if baseline is not None:
         report["baselines"] = _baselines(baseline, dialogues)
-    contexts = make_contexts(dialogues, max_contexts)
-    report["limit"] = limit
-    report["decoding"], timing = {}, {}
-    for name, settings in methods(bot, limit).items():
-        print(f"answering {len(contexts)} contexts: {name}", file=sys.stderr)
-        drafts, seconds = answer(bot, contexts, settings, seed)
-        report["decoding"][name] = measure(bot, contexts, drafts, limit)
-        tokens = sum(len(draft.token_ids) + 1 for draft in drafts)
-        timing[name] = {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / max(seconds, 1e-9)}
+    report["checkpoints"], timing, answers = [], {}, []
+    for name, bot, settings in zip(_names(bots), bots, methods, strict=True):
+        part = {"name": name, "settings": _shown(bot.settings), "quality": _quality(bot, dialogues, store)}
+        found, spent = answer_all(bot, contexts, settings, seed, store)
+        nats = reference_nats(bot, contexts, settings, seed, store)
+        part["decoding"] = {key: _about(one, bot, contexts, nats, key) for key, one in settings.items()}
+        report["checkpoints"].append(part)
+        answers.append({key: _replies(bot, contexts, each) for key, each in found.items()})
+        timing[name] = {
+            key: {**asdict(each), "tokens_per_second": each.tokens / max(each.seconds, 1e-9)}
+            for key, each in spent.items()
+        }
+    _measure(report, answers, contexts, grid, likeness)
+    _write(output, report, timing)
+    store.remove_others()
+    return {"report": report, "timing": timing}
+
+
+def _write(output: Path, report: dict, timing: dict) -> None:
     write_json(output / REPORT, report)
     write_json(output / TIMING, timing)
-    (output / MARKDOWN).write_text(to_markdown(report), encoding="utf-8")
-    return {"report": report, "timing": timing}
+    for name, text in ((MARKDOWN, to_markdown(report)), (PAGE, to_html(report))):
+        with replacing(output / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _names(bots: Sequence[Chatbot]) -> list[str]:
+    names = [bot.name for bot in bots]
+    return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, 1)]
 
 
 def _scorable(dialogues: Sequence[Sequence[str]], data: str | Path) -> list[list[str]]:
@@ -86,18 +118,48 @@ def _scorable(dialogues: Sequence[Sequence[str]], data: str | Path) -> list[list
     return kept
 
 
-def _quality(bot: Chatbot, dialogues: Sequence[Sequence[str]]) -> dict:
+def _likeness(bots: Sequence[Chatbot], vectors: str | Path | None) -> Likeness | None:
+    if vectors is not None:
+        return Likeness.load(vectors)
+    return Likeness.load(bots[0].folder) if Likeness.is_in(bots[0].folder) else None
+
+
+def _shown(settings: ReplySettings) -> dict:
+    """The settings that are not the defaults, and the limits that always matter."""
+    default = {field.name: field.default for field in fields(ReplySettings)}
+    changed = {name: value for name, value in asdict(settings).items() if value != default[name]}
+    always = ("method", "temperature", "top_p", "floor_start_tokens", "floor_delta_tokens")
+    return {**{name: getattr(settings, name) for name in always}, **changed}
+
+
+def _quality(bot: Chatbot, dialogues: Sequence[Sequence[str]], store: Store) -> dict:
     """Nothing is dropped, cut or normalised away but the spaces beside CJK characters."""
-    print(f"scoring {len(dialogues)} dialogues", file=sys.stderr)
+    lines = store.open(f"{bot.name}-quality", {"bot": identity_of(bot), "dialogues": hash_of(dialogues)})
     ids = [[bot.tokenizer.encode(join_spaces(turn)) for turn in turns] for turns in dialogues]
-    quality = measure_quality(bot.model, bot.layout, ids, [count_units(turns) for turns in dialogues])
+    if not lines.rows:
+        print(f"{bot.name}: scoring {len(dialogues)} dialogues", file=sys.stderr)
+        lines.add({"nats": score_turns(bot.model, bot.layout, ids)})
+    nats = lines.rows[0]["nats"]
+    units = [[count_units([turn]) for turn in turns] for turns in dialogues]
+    tokens = sum(len(turn) + 1 for turns in ids for turn in turns)
+    total, value = sum(map(sum, nats)), sum(map(sum, nats)) / sum(map(sum, units))
+    by_turn = []
+    for turn in range(TURNS + 1):
+        part = slice(turn, turn + 1 if turn < TURNS else None)
+        above, below = [sum(each[part]) for each in nats], [sum(each[part]) for each in units]
+        if sum(below):
+            name = str(turn + 1) if turn < TURNS else f"{TURNS + 1} and later"
+            entry = {"turn": name, "units": sum(below), "nats_per_unit": sum(above) / sum(below)}
+            by_turn.append({**entry, "interval": list(intervals.ratio(above, below))})
     return {
-        "nats_per_unit": quality.nats_per_unit,
-        "perplexity_per_unit": math.exp(quality.nats_per_unit),
-        "nats_per_token": quality.nats / quality.tokens,
-        "units": quality.units,
-        "tokens": quality.tokens,
-        "dialogues": quality.dialogues,
+        "nats_per_unit": value,
+        "interval": list(intervals.ratio([sum(each) for each in nats], [sum(each) for each in units])),
+        "perplexity_per_unit": math.exp(value),
+        "nats_per_token": total / tokens,
+        "units": sum(map(sum, units)),
+        "tokens": tokens,
+        "dialogues": len(dialogues),
+        "by_turn": by_turn,
     }
 
 
@@ -114,60 +176,48 @@ def _baselines(source: str | Path, dialogues: Sequence[Sequence[str]]) -> dict:
     return result
 
 
-def to_markdown(report: dict, timing: dict | None = None) -> str:
-    """The report for people; `timing` adds a column of tokens/s, for the terminal only."""
-    quality, floor = report["quality"], report["floor"]
-    lines = [
-        f"# {report['checkpoint']} on {report['data']}",
-        "",
-        "| model | nats/unit | perplexity/unit |",
-        "|---|--:|--:|",
-        f"| {report['checkpoint']} | {quality['nats_per_unit']:.4f} | {quality['perplexity_per_unit']:.2f} |",
-    ]
-    for name in ("witten_bell_trigram", "unigram"):
-        if name in report.get("baselines", {}):
-            value = report["baselines"][name]
-            lines.append(f"| {name.replace('_', ' ')} | {value:.4f} | {math.exp(value):.2f} |")
-    lines += [
-        "",
-        f"{quality['dialogues']} dialogues, {quality['units']} units (characters and ends of turn), seed {report['seed']},"
-        f" EOS floor t0 {floor['start_tokens']}, delta {floor['delta_tokens']}, limit {floor['limit_tokens']}.",
-        "",
-    ]
-    limit = f"r_{report['limit']}"
-    columns = ["dist_1", "dist_2", "ent_4", "rep_4", "repetitive", "echo", limit, "longest_tokens", "mean_characters"]
-    header = [
-        "decoding",
-        "Dist-1",
-        "Dist-2",
-        "Ent-4",
-        "rep-4",
-        "repetitive",
-        "echo",
-        limit,
-        "longest",
-        "characters (reference)",
-        "eos/floor/limit",
-    ]
-    if timing is not None:
-        header.append("tokens/s")
-    lines += ["| " + " | ".join(header) + " |", "|---|" + "--:|" * (len(header) - 1)]
-    for name, row in report["decoding"].items():
-        cells = [f"{row[key]:.3f}" if isinstance(row[key], float) else str(row[key]) for key in columns]
-        cells[-1] = f"{row['mean_characters']:.1f} ({row['reference_mean_characters']:.1f})"
-        cells.append("/".join(str(count) for count in row["stop_reasons"].values()))
-        if timing is not None:
-            cells.append(f"{timing[name]['tokens_per_second']:.0f}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "## Replies side by side", ""]
-    first = next(iter(report["decoding"].values()))
-    for index, example in enumerate(first["examples"]):
-        lines.append("- " + " / ".join(map(_cell, example["context"])))
-        lines.append(f"  - *reference*: {_cell(example['reference'])}")
-        for name, row in report["decoding"].items():
-            lines.append(f"  - {name}: {_cell(row['examples'][index]['reply'])}")
-    return "\n".join(lines) + "\n"
+def _about(
+    settings: ReplySettings, bot: Chatbot, contexts: Sequence[Context], nats: dict[str, list[float]], name: str
+) -> dict:
+    """A method's settings, its bound, and what it makes of the references' probability."""
+    units = [count_units([context.reference]) for context in contexts]
+    own, ruled = nats[""], nats[name]
+    allowed = [place for place, value in enumerate(ruled) if value != math.inf]
+    row = {"settings": _shown(settings), "bound_tokens": settings.bound_tokens}
+    row["forbidden_references"] = 1 - len(allowed) / len(contexts)
+    cost = sum(ruled[place] - own[place] for place in allowed) / max(1, sum(units[place] for place in allowed))
+    row["reference_nats_per_unit"] = sum(own) / sum(units)
+    row["reference_cost_nats_per_unit"] = cost if len(allowed) == len(contexts) else None
+    return row
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split())
+def _replies(bot: Chatbot, contexts: Sequence[Context], answers: Sequence[Answer]) -> Replies:
+    texts = [bot.tokenizer.decode_complete(answer.token_ids).strip() for answer in answers]
+    return Replies(texts, contexts, answers)
+
+
+def _measure(
+    report: dict, answers: list[dict[str, Replies]], contexts: Sequence[Context], grid: Grid, likeness: Likeness | None
+) -> None:
+    """Adds the numbers, which share their budgets, and the examples."""
+    people = Replies([context.reference for context in contexts], contexts)
+    everyone = [people, *(replies for each in answers for replies in each.values())]
+    report["budgets"] = budgets = common_budgets(everyone, grid)
+    print(f"measuring {len(everyone) - 1} times {len(contexts)} replies", file=sys.stderr)
+    report["reference"] = measure(people, grid, budgets, likeness)
+    for part, found in zip(report["checkpoints"], answers, strict=True):
+        for name, replies in found.items():
+            part["decoding"][name] |= measure(replies, grid, budgets, likeness)
+    stride = max(1, len(contexts) // grid.examples)
+    report["examples"] = [
+        {
+            "context": list(contexts[place].turns),
+            "reference": contexts[place].reference,
+            "replies": [
+                [part["name"], name, replies.texts[place], replies.answers[place].stop_reason]
+                for part, found in zip(report["checkpoints"], answers, strict=True)
+                for name, replies in found.items()
+            ],
+        }
+        for place in range(0, len(contexts), stride)[: grid.examples]
+    ]

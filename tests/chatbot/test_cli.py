@@ -61,14 +61,31 @@ def test_faults_are_one_sentence_and_exit_1(checkpoint, arguments, capsys):
     assert captured.err.count("\n") == 1
 
 
-def test_evaluate_writes_the_report(checkpoint, tmp_path, capsys):
-    call = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "report"), "--contexts", "5", "--limit", "16"]
+@pytest.fixture
+def grid(tmp_path_factory):
+    path = tmp_path_factory.mktemp("grid") / "grid.yaml"
+    path.write_text("{lengths: [16], methods: {greedy: {base: plain, method: greedy}, default: {}}}")
+    return path
+
+
+def test_evaluate_writes_the_report(checkpoint, grid, tmp_path, capsys):
+    call = [
+        "--checkpoint",
+        str(checkpoint),
+        "--output",
+        str(tmp_path / "report"),
+        "--contexts",
+        "5",
+        "--grid",
+        str(grid),
+    ]
     assert evaluate([*call, "--data", str(SAMPLES), "--max-dialogues", "20"]) == 0
     assert "nats/unit" in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "report.md", "timing.json"}
+    names = {"report.json", "report.md", "report.html", "timing.json", "replies"}
+    assert {path.name for path in (tmp_path / "report").iterdir()} == names
 
 
-def test_evaluate_on_a_prepared_set_with_its_baseline(checkpoint, prepared, tmp_path, capsys):
+def test_evaluate_on_a_prepared_set_with_its_baseline(checkpoint, grid, prepared, tmp_path, capsys):
     call = [
         "--checkpoint",
         str(checkpoint),
@@ -76,8 +93,8 @@ def test_evaluate_on_a_prepared_set_with_its_baseline(checkpoint, prepared, tmp_
         str(tmp_path),
         "--contexts",
         "3",
-        "--limit",
-        "16",
+        "--grid",
+        str(grid),
         "--baseline",
     ]
     assert evaluate([*call, "--data", str(prepared), "--json"]) == 0

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 
@@ -8,10 +7,8 @@ import pytest
 import torch
 
 from chatbot.dialogue import count_units
-from chatbot.dialogue_files import FileError
 from chatbot.evaluation import metrics
 from chatbot.evaluation.ngram import END_OF_TURN, WittenBell, to_units
-from chatbot.evaluation.report import evaluate
 from chatbot.quality import measure_quality, score_dialogues
 
 
@@ -81,38 +78,6 @@ def test_text_metrics():
     assert metrics.repetition_n("abcabcabc", 4) == pytest.approx(1 - 3 / 6)
     assert metrics.repetition_n("abc", 4) == 0
     assert metrics.unfinished_share([3, 8, 8], [True, True, False], 8) == pytest.approx(2 / 3)
-
-
-def test_report_is_complete_and_the_same_byte_for_byte(bot, dialogues, tmp_path):
-    data = tmp_path / "some.jsonl"
-    lines = [json.dumps(turns, ensure_ascii=False) for turns in dialogues[:20]]
-    data.write_text("\n".join(lines), encoding="utf-8")
-    more = tmp_path / "more.jsonl"
-    more.write_text("\n".join(json.dumps(turns, ensure_ascii=False) for turns in dialogues[20:]), encoding="utf-8")
-    folders = [tmp_path / "a", tmp_path / "b"]
-    for folder in folders:
-        result = evaluate(bot, data, folder, baseline=more, limit=20, max_contexts=10)
-    for name in ("report.json", "report.md"):
-        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
-    report = json.loads((folders[0] / "report.json").read_text(encoding="utf-8"))
-    assert report == result["report"]
-    assert report["quality"]["units"] == sum(count_units(turns) for turns in dialogues[:20])
-    assert report["baselines"]["witten_bell_trigram"] < report["baselines"]["unigram"]
-    assert list(report["decoding"]) == ["greedy", "nucleus", "greedy + floor", "nucleus + floor (default)"]
-    for name, row in report["decoding"].items():
-        assert row["replies"] == 10
-        assert sum(row["stop_reasons"].values()) == 10
-        if "floor" in name:
-            assert row["longest_tokens"] <= bot.settings.limit_tokens
-            assert row["stop_reasons"]["limit"] == 0 or "nucleus" in name
-    assert json.loads((folders[0] / "timing.json").read_text())["greedy"]["tokens_per_second"] > 0
-
-
-def test_baseline_never_learns_what_is_evaluated(bot, dialogues, tmp_path):
-    data = tmp_path / "some.jsonl"
-    data.write_text(json.dumps(dialogues[0], ensure_ascii=False), encoding="utf-8")
-    with pytest.raises(FileError, match="baselines"):
-        evaluate(bot, data, tmp_path / "report", baseline=data)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from chatbot import Chatbot, ChatSession
 from chatbot.checkpoint import copy, load_model
 from chatbot.dialogue import LAYOUTS
 from chatbot.errors import XianliaoError
+from chatbot.evaluation.grid import Grid
 from chatbot.evaluation.report import evaluate
 from chatbot.tokenizer import DialogueTokenizer
 from tests.chat_models import write_chat_model
@@ -116,8 +117,10 @@ def test_it_chats_and_is_evaluated(tuned, dialogues, tmp_path):
     assert again.reply("你好", seed=0) == text
     data = tmp_path / "some.jsonl"
     data.write_text("\n".join(json.dumps(turns, ensure_ascii=False) for turns in dialogues[:8]), encoding="utf-8")
-    report = evaluate(session.bot, data, tmp_path / "report", limit=16, max_contexts=4)["report"]
-    assert 0 < report["quality"]["nats_per_unit"] < 20
+    report = evaluate([session.bot], data, tmp_path / "report", grid=Grid((16,), {"default": {}}), max_contexts=4)[
+        "report"
+    ]
+    assert 0 < report["checkpoints"][0]["quality"]["nats_per_unit"] < 20
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(tuned, base, tmp_path, monkeypatch):

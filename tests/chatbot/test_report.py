@@ -1,0 +1,277 @@
+"""xianliao-evaluate's report: complete, the same byte for byte, resumable, and true to what the replies are."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from chatbot.bot import Chatbot
+from chatbot.dialogue import count_units
+from chatbot.dialogue_files import FileError
+from chatbot.evaluation import decoding, intervals
+from chatbot.evaluation.decoding import answer_all, encode, make_contexts, reference_nats
+from chatbot.evaluation.grid import Grid, GridError
+from chatbot.evaluation.likeness import Likeness
+from chatbot.evaluation.report import evaluate
+from chatbot.evaluation.store import Store
+from chatbot.reply_settings import ReplySettings
+from chatbot.similarity import VECTORS_FILE, TokenVectors
+
+GRID = Grid(
+    (8, 20),
+    {
+        "greedy": {"base": "plain", "method": "greedy"},
+        "beam": {"base": "floor", "method": "beam", "beams": 2},
+        "best of 3": {"base": "floor", "candidates": 3, "rank_similarity": 1.0},
+        "rules": {"base": "floor", "repetition_penalty": 1.3, "no_repeat_ngram": 2, "repeat_cost": 2.0},
+        "default": {},
+    },
+    budget=200,
+    subsets=10,
+    resamples=50,
+    examples=3,
+)
+
+
+@pytest.fixture(scope="module")
+def some(dialogues, tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "some.jsonl"
+    path.write_text("\n".join(json.dumps(turns, ensure_ascii=False) for turns in dialogues[:20]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def with_vectors(checkpoint, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bot") / "vectored"
+    shutil.copytree(checkpoint, folder)
+    vectors = np.random.default_rng(0).standard_normal((tokenizer.vocab_size, 8)).astype(np.float16)
+    vectors[list(tokenizer.special_ids)] = 0
+    save_file({"vectors": vectors}, folder / VECTORS_FILE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(with_vectors, checkpoint, some, dialogues, tmp_path_factory):
+    """A report of two checkpoints, with everything in it."""
+    folder = tmp_path_factory.mktemp("report")
+    more = folder / "more.jsonl"
+    more.write_text("\n".join(json.dumps(turns, ensure_ascii=False) for turns in dialogues[20:60]), encoding="utf-8")
+    bots = [Chatbot.from_pretrained(with_vectors), Chatbot.from_pretrained(checkpoint)]
+    result = evaluate(bots, some, folder / "first", more, GRID, max_contexts=12)
+    return folder, bots, result
+
+
+def test_it_is_complete(finished, dialogues):
+    folder, _, result = finished
+    report = json.loads((folder / "first" / "report.json").read_text(encoding="utf-8"))
+    assert report == json.loads(json.dumps(result["report"]))
+    assert report["units"] == sum(count_units(turns) for turns in dialogues[:20])
+    assert report["baselines"]["witten_bell_trigram"] < report["baselines"]["unigram"]
+    assert [part["name"] for part in report["checkpoints"]] == ["vectored", "tiny"]
+    for part in report["checkpoints"]:
+        quality = part["quality"]
+        assert quality["interval"][0] < quality["nats_per_unit"] < quality["interval"][1]
+        total = sum(entry["nats_per_unit"] * entry["units"] for entry in quality["by_turn"])
+        assert total / quality["units"] == pytest.approx(quality["nats_per_unit"])
+        assert list(part["decoding"]) == list(GRID.methods)
+        for name, row in part["decoding"].items():
+            assert row["replies"] == sum(row["stop_reasons"].values()) == sum(count for _, count in row["tokens"]) == 12
+            assert row["longest_tokens"] <= row["bound_tokens"]
+            numbers = {"dist_1", "dist_2", "word_dist_2", "ent_4", "bleu_2", "bleu_4", "wrd", "greedy_matching"}
+            numbers |= {"embedding_average", "rep_4", "repetitive", "echo", "r_8", "r_20", "mean_characters"}
+            assert numbers <= row.keys(), name
+            assert numbers <= row["intervals"].keys()
+            assert [] == [(key, row[key], low, high) for key, (low, high) in row["intervals"].items() if not low <= row[key] <= high]
+            assert row["reference_cost_nats_per_unit"] is not None
+    assert len(report["examples"]) == 3
+    assert len(report["examples"][0]["replies"]) == 2 * len(GRID.methods)
+    timing = json.loads((folder / "first" / "timing.json").read_text())
+    assert timing["vectored"]["default"]["tokens_per_second"] > 0
+    assert "tokens_per_second" not in json.dumps(report)
+
+
+def test_the_page_needs_nothing_else(finished):
+    folder, _, _ = finished
+    page = (folder / "first" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 3
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page.replace('xlink:href="#', ""))
+    assert "best of 3" in page
+    report = (folder / "first" / "report.md").read_text(encoding="utf-8")
+    assert "did not end and were cut off" in report
+
+
+def test_the_same_again_byte_for_byte_and_in_no_time(finished, some, monkeypatch):
+    folder, bots, _ = finished
+    names = ("report.json", "report.md", "report.html")
+    evaluate(bots, some, folder / "second", folder / "more.jsonl", GRID, max_contexts=12)
+    for name in names:
+        assert (folder / "first" / name).read_bytes() == (folder / "second" / name).read_bytes()
+
+    def never(*args):
+        raise AssertionError("it was worked out before")
+
+    monkeypatch.setattr(decoding, "_batch", never)
+    monkeypatch.setattr(decoding, "_forced", never)
+    evaluate(bots, some, folder / "second", folder / "more.jsonl", GRID, max_contexts=12)
+    timings = [json.loads((folder / "second" / "timing.json").read_text())["tiny"]["default"]["seconds"]]
+    assert timings[0] > 0
+
+
+def test_a_killed_one_goes_on(finished, some, monkeypatch):
+    folder, bots, _ = finished
+    monkeypatch.setattr(decoding, "BATCH", 5)
+    batch, calls = decoding._batch, []
+
+    def dies(*args):
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return batch(*args)
+
+    monkeypatch.setattr(decoding, "_batch", dies)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(bots, some, folder / "killed", folder / "more.jsonl", GRID, max_contexts=12)
+    half = next((folder / "killed" / "replies").glob("vectored-greedy*"))
+    with half.open("ab") as file:
+        file.write(b'{"contexts": [1, 2')  # what a kill leaves of a line
+    evaluate(bots, some, folder / "killed", folder / "more.jsonl", GRID, max_contexts=12)
+    assert len(calls) == 9 + 2 * 5 * 3 - 8
+    for name in ("report.json", "report.md", "report.html"):
+        assert (folder / "first" / name).read_bytes() == (folder / "killed" / name).read_bytes()
+
+
+def test_what_no_longer_fits_is_made_anew(finished, some):
+    folder, bots, _ = finished
+    output = folder / "changed"
+    small = Grid((8,), {"default": {}}, 50, 5, 20, 1)
+    evaluate(bots[1:], some, output, grid=small, max_contexts=5)
+    before = (output / "report.json").read_bytes()
+    evaluate(bots[1:], some, output, grid=small, max_contexts=5, seed=7)
+    assert (output / "report.json").read_bytes() != before
+    assert len(list((output / "replies").iterdir())) == 3  # quality, default, references; the old ones are gone
+
+
+def test_replies_are_those_of_a_chat(bot, dialogues, tmp_path):
+    contexts = make_contexts(dialogues[:12], 12)
+    methods = GRID.settings(bot.settings, bot.within_limits)
+    found, _ = answer_all(bot, contexts, methods, 5, Store(tmp_path))
+    for name, settings in methods.items():
+        changes = {key: value for key, value in vars(settings).items() if value is not None}
+        for index, context in enumerate(contexts[:6]):
+            if settings.floor_start_tokens is None:
+                continue  # a request cannot switch the floor off
+            alone = bot.respond(context.turns, seed=5 + index, **changes)
+            assert found[name][index].token_ids == alone.token_ids, name
+            assert found[name][index].stop_reason == alone.stop_reason
+
+
+def test_what_references_cost(bot, dialogues, layout, tmp_path):
+    contexts = make_contexts(dialogues[:8], 8)
+    own = ReplySettings(floor_start_tokens=2, floor_delta_tokens=4, min_reply_tokens=0)
+    bot.settings = own
+    methods = {
+        "floor": own,
+        "late floor": own.with_changes(floor_start_tokens=500),
+        "ban": own.with_changes(no_repeat_ngram=1, floor_start_tokens=500),
+    }
+    nats = reference_nats(bot, contexts, methods, 0, Store(tmp_path))
+    for index, context in enumerate(contexts):
+        one = encode(bot, context)
+        ids = [*one.prompt.input_ids, *one.reference, bot.vocabulary.end_id]
+        speakers = [*one.prompt.speaker_ids, *[one.prompt.reply_speaker] * (len(one.reference) + 1)]
+        logits = bot.model(torch.tensor([ids]), token_type_ids=torch.tensor([speakers])).logits[0]
+        logits[:, list(bot.vocabulary.banned_ids)] = -math.inf
+        log_p = logits.log_softmax(-1)
+        start = len(one.prompt.input_ids)
+        plain = [log_p[place - 1, ids[place]].item() for place in range(start, len(ids))]
+        assert nats[""][index] == pytest.approx(-sum(plain), rel=1e-4)
+        assert nats["late floor"][index] == nats[""][index]
+        floored = 0.0
+        for emitted, value in enumerate(plain):
+            rest = max(0, emitted - 2) * -math.log(2) / 4
+            is_end = emitted == len(one.reference)
+            floored += math.log1p(-(1 - math.exp(value)) * math.exp(rest)) if is_end else value + rest
+        assert nats["floor"][index] == pytest.approx(-floored, rel=1e-4)
+        repeats = len(set(one.reference)) < len(one.reference) or any(
+            set(t) & set(one.reference) for t in one.answered.own
+        )
+        assert (nats["ban"][index] == math.inf) == repeats
+
+
+def test_likeness(tokenizer):
+    vectors = np.random.default_rng(0).standard_normal((tokenizer.vocab_size, 8))
+    vectors[list(tokenizer.special_ids)] = 0
+    likeness = Likeness(TokenVectors(vectors), tokenizer)
+    same = likeness.compare("今天天气好", "今天天气好")
+    assert all(value == pytest.approx(1, abs=1e-5) for value in same.values())
+    other = likeness.compare("今天天气好", "我想睡觉")
+    assert all(value < 0.99 for value in other.values())
+    assert likeness.compare("", "我想睡觉") == {"wrd": 0, "greedy_matching": 0, "embedding_average": 0}
+    ids = [tokenizer.encode(text) for text in ("你好", "我想")]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-9)
+    cosines = unit[ids[0]] @ unit[ids[1]].T
+    expected = (cosines.max(1).mean() + cosines.max(0).mean()) / 2
+    assert likeness.compare("你好", "我想")["greedy_matching"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_intervals():
+    low, high = intervals.share(0, 1000)
+    assert low == 0
+    assert high == pytest.approx(0.0038, abs=1e-4)
+    assert intervals.share(30, 100) == pytest.approx((0.2189, 0.3958), abs=1e-3)  # Wilson's, by hand
+    random = np.random.default_rng(1)
+    inside = 0
+    for _ in range(40):
+        values = random.exponential(2.0, 200)
+        low, high = intervals.ratio(values)
+        inside += low < 2.0 < high
+    assert inside >= 34
+    value, (low, high) = intervals.over_subsets([[1, 2, 3]] * 10, 6, lambda items: len(set(items)) / len(items), 20)
+    assert (value, low, high) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("methods: {}", "no methods"),
+        ("- a", "no methods"),
+        ("{methods: {a: {}}, colour: red}", "colour"),
+        ("{methods: {a: {}}, lengths: 5}", "lengths"),
+        ("{methods: {a: {}}, budget: many}", "budget"),
+        ("{methods: {a: {top_q: 1}}}", "'a' cannot be used"),
+        ("{methods: {a: {top_p: 7}}}", "top_p"),
+        ("{methods: {a: {base: magic}}}", "no base 'magic'"),
+        ("{methods: {a: 7}}", "must have settings"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_grids_that_cannot_be_used(tmp_path, text, words):
+    path = tmp_path / "grid.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(GridError, match=words):
+        Grid.read(path).settings(ReplySettings(), lambda settings: settings)
+
+
+def test_the_default_grid_is_one():
+    methods = Grid.read().settings(ReplySettings(), lambda settings: settings)
+    assert methods["default"] == ReplySettings()
+    assert methods["greedy"].floor is None
+    assert not methods["greedy"].keep_eos
+    assert methods["nucleus, consistent"].keep_eos
+
+
+def test_baseline_never_learns_what_is_evaluated(bot, dialogues, tmp_path):
+    data = tmp_path / "some.jsonl"
+    data.write_text(json.dumps(dialogues[0], ensure_ascii=False), encoding="utf-8")
+    with pytest.raises(FileError, match="baselines"):
+        evaluate([bot], data, tmp_path / "report", baseline=data, grid=GRID)
+    data.write_text('["一句"]', encoding="utf-8")
+    with pytest.raises(FileError, match="two turns"):
+        evaluate([bot], data, tmp_path / "report", grid=GRID)
