@@ -71,6 +71,9 @@ SHAPE = (
 FIT_ROWS = 16
 """Rows of the data that a new end head is fitted to before the first step."""
 
+AGAINST_REPETITION = {"no_repeat_ngram": 2, "repeat_cost": 4.0}
+"""Stored with a chit-chat model, by the report in chatbot/evaluation/README.md; other projects' models keep theirs."""
+
 RISES = 2
 """Validations in a row above the best after which the log says so."""
 
@@ -313,6 +316,8 @@ class Run:
                     f" {progress['best_step']}; the checkpoint stays at the best"
                 )
         sampler = {"do_sample": True, "temperature": ReplySettings.temperature, "top_p": ReplySettings.top_p}
+        if isinstance(self.inner, XianliaoForCausalLM):
+            sampler |= AGAINST_REPETITION
         floor = {
             "floor_start_tokens": self.stage.floor_start,
             "floor_delta_tokens": self.settings.floor_delta,

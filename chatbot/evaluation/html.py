@@ -20,6 +20,7 @@ tr:hover td { background: #f4f6fa; }
 figure { margin: 1em 0; } figure svg { max-width: 100%; height: auto; } figcaption { color: #555; }
 .example { border: 1px solid #ddd; border-radius: 8px; padding: .6em 1em; margin: 1em 0; }
 .example p { margin: .15em 0; } .person { color: #555; } .reason { color: #b3261e; font-size: 12px; }
+table.words td { text-align: left; white-space: normal; }
 .example td { white-space: normal; text-align: left; vertical-align: top; }
 .example td:first-child { white-space: nowrap; color: #555; }
 """
@@ -47,7 +48,7 @@ def to_html(report: dict) -> str:
         "<h2>How to read it</h2>",
         "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in notes(report)) + "</ul>",
         "<h2>Settings</h2>",
-        _table(Table(["decoding", "settings"], [[name, _settings(row["settings"])] for name, row in methods])),
+        _table(Table(["decoding", "settings"], [[name, _settings(row["settings"])] for name, row in methods]), "words"),
         "<h2>Replies side by side</h2>",
         *(_example(example, len(report["checkpoints"]) == 1) for example in report["examples"]),
     ]
@@ -62,11 +63,13 @@ def _settings(settings: dict) -> str:
     return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, kind: str = "numbers") -> str:
     head = "".join(f"<th>{escape(text)}</th>" for text in table.headings)
     rows = ("".join(f"<td>{escape(text)}</td>" for text in row) for row in table.rows)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def _figure(caption: str, svg: str | None) -> str:

@@ -19,13 +19,15 @@ def termination_curves(methods: Sequence[tuple[str, dict]], longest: int) -> str
     def draw(axes):
         for number, (name, row) in enumerate(methods):
             left, cut = row["replies"], row["stop_reasons"]["limit"]
+            least = 0.5 / row["replies"]  # where a share of none is drawn
             points = [(1, 1.0)]
             for length, count in row["tokens"]:
                 left -= count
-                points.append((max(1, length + 1), max(left, cut) / row["replies"]))
-            points.append((longest, cut / row["replies"]))
+                points.append((max(1, length + 1), max(max(left, cut) / row["replies"], least)))
+            points.append((longest, max(cut / row["replies"], least)))
             axes.step(*zip(*points, strict=True), where="post", label=name, linestyle=SERIES[number // 10 % 4])
-        axes.set(xscale="log", xlim=(1, longest), ylim=(0, 1), xlabel="L, tokens", ylabel="r_L: no end after L tokens")
+        axes.set(xscale="log", yscale="log", xlim=(1, longest), ylim=(0.4 / methods[0][1]["replies"], 1))
+        axes.set(xlabel="L, tokens", ylabel="r_L: no end after L tokens (none at the bottom)")
 
     return _svg(draw)
 

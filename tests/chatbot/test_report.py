@@ -88,7 +88,11 @@ def test_it_is_complete(finished, dialogues):
             numbers |= {"embedding_average", "rep_4", "repetitive", "echo", "r_8", "r_20", "mean_characters"}
             assert numbers <= row.keys(), name
             assert numbers <= row["intervals"].keys()
-            assert [] == [(key, row[key], low, high) for key, (low, high) in row["intervals"].items() if not low <= row[key] <= high]
+            assert [
+                (key, row[key], low, high)
+                for key, (low, high) in row["intervals"].items()
+                if not low <= row[key] <= high
+            ] == []
             assert row["reference_cost_nats_per_unit"] is not None
     assert len(report["examples"]) == 3
     assert len(report["examples"][0]["replies"]) == 2 * len(GRID.methods)
