@@ -77,6 +77,13 @@ def encode(bot: Chatbot, context: Context) -> Encoded:
     return Encoded(bot.layout.prompt(ids, bot.context_tokens), answered, bot.tokenizer.encode(context.reference))
 
 
+def in_batches(bot: Chatbot, contexts: Sequence[Context]) -> tuple[list[Encoded], list[list[int]]]:
+    """The contexts encoded, and their places in batches of about equal length."""
+    encoded = [encode(bot, context) for context in contexts]
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].prompt.input_ids))
+    return encoded, [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+
+
 @torch.inference_mode()
 def answer_all(
     bot: Chatbot, contexts: Sequence[Context], methods: dict[str, ReplySettings], seed: int, store: Store
@@ -93,12 +100,9 @@ def answer_all(
     }
     files = {}
     for name, settings in methods.items():
-        ranking = (settings.rank_backward, settings.rank_similarity) if settings.candidates > 1 else (0.0, 0.0)
-        ranker = identity_of_ranker(bot, (ranking[0], max(ranking[1], settings.candidates - 1)))
-        files[name] = store.open(f"{bot.name}-{name}", {**base, "settings": asdict(settings), "ranker": ranker})
-    encoded = [encode(bot, context) for context in contexts]
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].prompt.input_ids))
-    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+        identity = {**base, "settings": asdict(settings), "ranker": identity_of_ranker(bot, settings)}
+        files[name] = store.open(f"{bot.name}-{name}", identity)
+    encoded, batches = in_batches(bot, contexts)
     with tqdm(total=len(batches) * len(methods), desc=f"{bot.name}: answering", file=sys.stderr, mininterval=1) as bar:
         for number, rows in enumerate(batches):
             missing = [name for name in methods if len(files[name].rows) <= number]
@@ -197,9 +201,7 @@ def reference_nats(
     kinds = [wanted[name] for name in first.values()]
     base = {"bot": identity_of(bot), "contexts": [asdict(context) for context in contexts], "batch": BATCH}
     lines = store.open(f"{bot.name}-references", {**base, "kinds": [asdict(kind) for kind in kinds]})
-    encoded = [encode(bot, context) for context in contexts]
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].prompt.input_ids))
-    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    encoded, batches = in_batches(bot, contexts)
     for rows in batches[len(lines.rows) :]:
         nats = _forced(bot, [encoded[i] for i in rows], kinds)
         lines.add({"contexts": rows, "nats": [[None if x == float("inf") else x for x in kind] for kind in nats]})

@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from chatbot import __version__
 from chatbot.bot import Chatbot
+from chatbot.reply_settings import ReplySettings
 
 FOLDER = "replies"
 
@@ -82,11 +82,11 @@ def identity_of(bot: Chatbot) -> dict:
     }
 
 
-def identity_of_ranker(bot: Chatbot, weights: Sequence[float]) -> dict:
-    """What the choice among candidates depends on beside the bot."""
-    if not any(weights):
+def identity_of_ranker(bot: Chatbot, settings: ReplySettings) -> dict:
+    """What the choice among candidates depends on beside the bot; nothing where there is no choice."""
+    if settings.candidates == 1:
         return {}
-    ranker = bot.ranker(bot.settings.with_changes(rank_backward=weights[0]))
+    ranker = bot.ranker(settings)
     vectors = None if ranker.vectors is None else hashlib.sha256(ranker.vectors.vectors.tobytes()).hexdigest()
     return {"vectors": vectors, "backward": None if ranker.backward is None else _hash_weights(ranker.backward)}
 
