@@ -60,9 +60,9 @@ def beam_search(
     for emitted in range(settings.limit_tokens + 1):
         going = [hypothesis for beam in beams for hypothesis in beam if hypothesis.stop_reason is None]
         before = [said[row] for row, beam in enumerate(beams) for h in beam if h.stop_reason is None]
-        found = next_candidates(logits, emitted, settings, vocabulary, [h.token_ids for h in going], before)
+        found = next_candidates(logits, settings, vocabulary, [h.token_ids for h in going], before)
         places = dict(zip(map(id, going), range(len(going)), strict=True))
-        tops = _Tops(found, emitted, settings, vocabulary.end_id)
+        tops = _Tops(found, settings, vocabulary.end_id)
         for row, beam in enumerate(beams):
             if drafts[row].stop_reason is None:
                 beams[row] = _end(beam) if emitted >= settings.limit_tokens else tops.extend(beam, places)
@@ -82,11 +82,11 @@ def beam_search(
 class _Tops:
     """The best continuations of every hypothesis of a step, with and without the floor."""
 
-    def __init__(self, found: Candidates, emitted: int, settings: ReplySettings, end_id: int):
+    def __init__(self, found: Candidates, settings: ReplySettings, end_id: int):
         self.beams, self.end_id = settings.beams, end_id
         self.own = found.own
         unfloored = found.ruled.log_softmax(-1)
-        floored = unfloored if found.floor is None else found.floor.apply(unfloored, emitted, end_id)
+        floored = unfloored if found.floor is None else found.floor.apply(unfloored, found.emitted, end_id)
         best = floored.topk(min(self.beams, floored.shape[-1]))
         self.values, self.tokens = best.values.tolist(), best.indices.tolist()
         self.unfloored_end = unfloored[:, end_id].tolist()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from chatbot.beam import beam_search
 from chatbot.dialogue import Prompt
 from chatbot.model import XianliaoForCausalLM
-from chatbot.next_token import Draft, next_candidates
+from chatbot.next_token import Candidates, Draft, next_candidates
 from chatbot.reply_settings import ReplySettings
 from chatbot.sampling import Vocabulary, truncation
 from chatbot.steps import Steps, start_steps
@@ -58,57 +59,93 @@ def decode(
     if settings.method == "beam":
         yield from beam_search(steps, logits, reply_speakers, settings, vocabulary, said)
         return
-    drafts = [Draft() for _ in seeds]
-    draws = [random.Random(seed) for seed in seeds]
-    alive = list(range(len(drafts)))
+    rows = [Live(settings, random.Random(seed), each) for seed, each in zip(seeds, said, strict=True)]
+    drafts = [row.draft for row in rows]
     speakers = torch.tensor(reply_speakers, device=logits.device)
-    for emitted in range(settings.limit_tokens + 1):
-        rows = [(drafts[i], draws[i], said[i]) for i in alive]
-        tokens = _choose(logits, emitted, settings, vocabulary, *map(list, zip(*rows, strict=True)))
-        going = [place for place, i in enumerate(alive) if drafts[i].stop_reason is None]
+    while True:
+        tokens = choose(logits, rows, vocabulary)
+        going = [place for place, row in enumerate(rows) if row.draft.stop_reason is None]
         yield drafts
         if not going:
             return
-        if len(going) < len(alive):
+        if len(going) < len(rows):
             kept = torch.tensor(going, device=logits.device)
             steps.select(kept)
             speakers = speakers[kept]
-            tokens, alive = [tokens[place] for place in going], [alive[place] for place in going]
+            tokens, rows = [tokens[place] for place in going], [rows[place] for place in going]
         logits = steps(torch.tensor(tokens, device=logits.device), speakers)
 
 
-def _choose(
-    logits: torch.Tensor,
-    emitted: int,
-    settings: ReplySettings,
-    vocabulary: Vocabulary,
-    drafts: list[Draft],
-    draws: list[random.Random],
-    said: list[Sequence[Sequence[int]]],
-) -> list[int]:
-    """Chooses a token for each row, extends or ends its draft, and returns the tokens."""
-    end_id = vocabulary.end_id
-    found = next_candidates(logits, emitted, settings, vocabulary, [draft.token_ids for draft in drafts], said)
-    if emitted >= settings.limit_tokens:
-        for draft in drafts:
-            draft.stop_reason = "limit"
-        return [end_id] * len(drafts)
+@dataclass
+class Live:
+    """A reply that is being decoded.
+
+    Attributes:
+        settings: How.
+        draw: Its own random numbers.
+        said: Token ids of the last replies in its conversation.
+        draft: What there is of it.
+    """
+
+    settings: ReplySettings
+    draw: random.Random
+    said: Sequence[Sequence[int]] = ()
+    draft: Draft = field(default_factory=Draft)
+
+
+def choose(logits: torch.Tensor, rows: Sequence[Live], vocabulary: Vocabulary) -> list[int]:
+    """Chooses a token for each row of logits `[B, V]`, extends or ends its draft, and returns the tokens.
+
+    Rows of other settings and lengths may be together; each gets what it would get alone.
+
+    Raises:
+        GenerationError: Logits are NaN or +inf, or leave no token to choose.
+    """
+    groups: dict[ReplySettings, list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault(row.settings, []).append(place)
+    if len(groups) == 1:
+        return _choose(logits, rows, vocabulary)
+    tokens = [0] * len(rows)
+    for places in groups.values():
+        chosen = _choose(logits[places], [rows[place] for place in places], vocabulary)
+        for place, token in zip(places, chosen, strict=True):
+            tokens[place] = token
+    return tokens
+
+
+def _choose(logits: torch.Tensor, rows: Sequence[Live], vocabulary: Vocabulary) -> list[int]:
+    """`choose` for rows with the same settings."""
+    end_id, settings = vocabulary.end_id, rows[0].settings
+    found = next_candidates(logits, settings, vocabulary, [row.draft.token_ids for row in rows], [r.said for r in rows])
     if settings.method == "greedy":
-        tokens = unfloored = _best(found.ruled)
-        if found.floor is not None:
-            tokens = _best(found.floor.apply(found.ruled.log_softmax(-1), emitted, end_id))
-        by_floor = [token == end_id != other for token, other in zip(tokens, unfloored, strict=True)]
+        tokens, by_floor = _take(found, end_id)
     else:
         heated = (found.ruled / settings.temperature).log_softmax(-1)
-        floored = heated if found.floor is None else found.floor.apply(heated, emitted, end_id)
-        tokens, by_floor = _draw(heated, floored, settings, end_id, draws)
-    for row, (draft, token) in enumerate(zip(drafts, tokens, strict=True)):
-        draft.log_prob += found.own[row, token].item()
-        if token == end_id:
-            draft.stop_reason = "floor" if by_floor[row] else "eos"
+        floored = heated if found.floor is None else found.floor.apply(heated, found.emitted, end_id)
+        tokens, by_floor = _draw(heated, floored, settings, end_id, [row.draw for row in rows])
+    for place, row in enumerate(rows):
+        draft = row.draft
+        if len(draft.token_ids) >= settings.limit_tokens:
+            tokens[place], draft.stop_reason = end_id, "limit"
+            continue
+        draft.log_prob += found.own[place, tokens[place]].item()
+        if tokens[place] == end_id:
+            draft.stop_reason = "floor" if by_floor[place] else "eos"
         else:
-            draft.token_ids.append(token)
+            draft.token_ids.append(tokens[place])
     return tokens
+
+
+def _take(found: Candidates, end_id: int) -> tuple[list[int], list[bool]]:
+    """The best token of each row, and whether it is EOS by the floor alone."""
+    unfloored = _best(found.ruled)
+    if found.floor is None:
+        return unfloored, [False] * len(unfloored)
+    floored = _best(found.floor.apply(found.ruled.log_softmax(-1), found.emitted, end_id))
+    late = (found.emitted > found.floor.start_tokens).tolist()
+    tokens = [new if is_late else old for new, old, is_late in zip(floored, unfloored, late, strict=True)]
+    return tokens, [token == end_id != old for token, old in zip(tokens, unfloored, strict=True)]
 
 
 def _best(scores: torch.Tensor) -> list[int]:

@@ -41,17 +41,18 @@ class Candidates:
     Attributes:
         own: Log-probabilities of the model's own distribution over the tokens that are allowed.
         ruled: Logits after the rules against repetition, before temperature and floor.
-        floor: The floor where it is at work, else None.
+        emitted: Tokens that each reply has, int64 `[B]`.
+        floor: The floor where it is at work in some reply, else None.
     """
 
     own: torch.Tensor
     ruled: torch.Tensor
+    emitted: torch.Tensor
     floor: EosFloor | None
 
 
 def next_candidates(
     logits: torch.Tensor,
-    emitted: int,
     settings: ReplySettings,
     vocabulary: Vocabulary,
     replies: Sequence[Sequence[int]],
@@ -61,7 +62,6 @@ def next_candidates(
 
     Args:
         logits: `[B, V]`; left as they are.
-        emitted: Tokens that each reply has.
         settings: How to decode.
         vocabulary: The tokens.
         replies: Tokens of each reply so far.
@@ -77,8 +77,8 @@ def next_candidates(
     if settings.banned_words:
         vocabulary.ban(settings.banned_words).apply(logits, replies)
     end = logits[:, end_id].clone()
-    if emitted < settings.min_reply_tokens:
-        logits[:, end_id] = -math.inf
+    emitted = torch.tensor([len(reply) for reply in replies], device=logits.device)
+    logits[:, end_id].masked_fill_(emitted < settings.min_reply_tokens, -math.inf)
     largest = logits.amax(-1)
     if settings.banned_words and (largest == -math.inf).any():  # no word is left that may be said: end early
         logits[:, end_id] = torch.where(largest == -math.inf, end, logits[:, end_id])
@@ -90,8 +90,10 @@ def next_candidates(
         repetition.apply(ruled, replies, said)
         stuck = ruled.amax(-1) == -math.inf  # all has been said, and it is too early to end
         ruled[stuck] = logits[stuck]
-    floor = settings.floor if settings.floor is not None and emitted > settings.floor.start_tokens else None
-    return Candidates(own.log_softmax(-1), ruled, floor)
+    floor = settings.floor
+    if floor is not None and int(emitted.max()) <= floor.start_tokens:
+        floor = None
+    return Candidates(own.log_softmax(-1), ruled, emitted, floor)
 
 
 def _check(largest: list[float]) -> None:

@@ -226,10 +226,10 @@ def _forced(bot: Chatbot, batch: Sequence[Encoded], kinds: Sequence[ReplySetting
         targets = [batch[i].reference[emitted] if emitted < len(batch[i].reference) else end_id for i in alive]
         earlier = [batch[i].answered.own for i in alive]
         for kind, sums in zip(kinds, nats, strict=True):
-            found = next_candidates(logits, emitted, kind, bot.vocabulary, said, earlier)
+            found = next_candidates(logits, kind, bot.vocabulary, said, earlier)
             log_p = found.ruled.log_softmax(-1)
             if found.floor is not None:
-                log_p = found.floor.apply(log_p, emitted, end_id)
+                log_p = found.floor.apply(log_p, found.emitted, end_id)
             values = log_p.gather(1, torch.tensor(targets, device=log_p.device)[:, None])[:, 0].tolist()
             for i, value in zip(alive, values, strict=True):
                 sums[i] -= value
