@@ -7,7 +7,6 @@ import secrets
 import threading
 import time
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,12 +24,13 @@ from chatbot.reply_settings import ReplySettings, settings_from
 from chatbot.rerank import Answered, Ranker
 from chatbot.sampling import Vocabulary
 from chatbot.similarity import VECTORS_FILE, TokenVectors
+from chatbot.snapshots import Snapshots
 from chatbot.steps import Steps, make_native, start_steps
 from chatbot.termination import StopReason
 from chatbot.tokenizer import DialogueTokenizer
 
-REMEMBERED_STATES = 64
-"""Snapshots kept after turns, least recently used ones forgotten first; a forgotten one is rebuilt from the text."""
+REMEMBERED_BYTES = 256 * 2**20
+"""Most memory of the states kept after turns."""
 
 REMEMBERED_REPLIES = 3
 """The bot's last replies that the rules against repetition know of."""
@@ -66,6 +66,25 @@ class Reply:
         return (len(self.token_ids) + 1) / max(self.seconds, 1e-9)
 
 
+@dataclass(frozen=True)
+class Request:
+    """A reply that is asked for.
+
+    Attributes:
+        prompt: The history as the model sees it.
+        answered: The history as ids.
+        settings: How to decode.
+        seed: Of its random numbers.
+        started: When it was asked for, by `time.perf_counter`.
+    """
+
+    prompt: Prompt
+    answered: Answered
+    settings: ReplySettings
+    seed: int
+    started: float
+
+
 class Chatbot:
     """A model with its tokenizer and decoding settings.
 
@@ -90,7 +109,7 @@ class Chatbot:
         self.max_message_tokens = self.context_tokens // 2
         banned = tokenizer.special_ids - {self.layout.end_of_turn_id}
         self.vocabulary = Vocabulary(self.layout.end_of_turn_id, tuple(sorted(banned)), tokenizer.token_bytes())
-        self._states: OrderedDict[tuple, tuple[Steps, torch.Tensor]] = OrderedDict()
+        self.snapshots = Snapshots(REMEMBERED_BYTES)
         self._reading = threading.Lock()
         self._ranker: Ranker | None = None
 
@@ -149,32 +168,49 @@ class Chatbot:
 
     def stream_replies(self, turns: Sequence[str], seed: int | None = None, **changes) -> Iterator[Reply]:
         """The reply so far, again after each token; its reason is `stopped` until the last, which is whole."""
+        request = self.request(turns, seed, **changes)
+        with self._reading:
+            steps, logits = self.steps_after(request.prompt)
+        for draft in self.drafts(request, steps, logits):
+            yield self.show(request, draft)
+
+    def request(self, turns: Sequence[str], seed: int | None = None, **changes) -> Request:
+        """What is asked for, checked.
+
+        Raises:
+            DialogueError, XianliaoError, ReplySettingsError: The history, the seed or a setting cannot be used.
+        """
         started = time.perf_counter()
         seed = secrets.randbelow(MAX_SEED) if seed is None else seed
         if not isinstance(seed, int) or seed < 0:
             raise XianliaoError(f"A seed is a whole number of at least 0, got {seed!r}.")
         settings = self.within_limits(self.settings.with_changes(**changes))
         ids = self.encode_turns(turns)
-        prompt = self.layout.prompt(ids, self.context_tokens)
-        own = ids[-2::-2][:REMEMBERED_REPLIES]  # the bot's last turns
-        with self._reading:
-            steps, logits = self._steps_after(prompt)
-        for draft in self._drafts(steps, logits, prompt, Answered(ids, own), settings, seed):
-            text = self.tokenizer.decode_complete(draft.token_ids).strip()
-            seconds = time.perf_counter() - started
-            reason = draft.stop_reason or "stopped"
-            yield Reply(text, tuple(draft.token_ids), reason, draft.log_prob, seed, seconds)
+        answered = Answered(ids, ids[-2::-2][:REMEMBERED_REPLIES])  # the bot's last turns
+        return Request(self.layout.prompt(ids, self.context_tokens), answered, settings, seed, started)
 
-    def _drafts(
-        self, steps: Steps, logits: torch.Tensor, prompt: Prompt, answered: Answered, settings: ReplySettings, seed: int
-    ) -> Iterator[Draft]:
-        """The reply after each step; where the best of several is taken it is empty until all have ended."""
+    def show(self, request: Request, draft: Draft) -> Reply:
+        """A draft as the person sees it."""
+        text = self.tokenizer.decode_complete(draft.token_ids).strip()
+        seconds = time.perf_counter() - request.started
+        reason = draft.stop_reason or "stopped"
+        return Reply(text, tuple(draft.token_ids), reason, draft.log_prob, request.seed, seconds)
+
+    def drafts(self, request: Request, steps: Steps, logits: torch.Tensor) -> Iterator[Draft]:
+        """The reply after each step; where the best of several is taken it is empty until all have ended.
+
+        Args:
+            request: What is asked for.
+            steps: After its prompt; used up.
+            logits: `[1, V]` of the first token.
+        """
+        settings, answered = request.settings, request.answered
         count = settings.candidates
         if count > 1:
             rows = torch.zeros(count, dtype=torch.int64, device=logits.device)
             steps.select(rows)
             logits = logits[rows]
-        speakers, seeds = [prompt.reply_speaker] * count, candidate_seeds(seed, count)
+        speakers, seeds = [request.prompt.reply_speaker] * count, candidate_seeds(request.seed, count)
         for drafts in decode(steps, logits, speakers, settings, self.vocabulary, seeds, [answered.own] * count):
             ended = all(draft.stop_reason is not None for draft in drafts)
             if count > 1 and not ended:
@@ -242,26 +278,19 @@ class Chatbot:
         return len(self.tokenizer.encode(clean_turn(message)))
 
     @torch.inference_mode()
-    def _steps_after(self, prompt: Prompt) -> tuple[Steps, torch.Tensor]:
+    def steps_after(self, prompt: Prompt) -> tuple[Steps, torch.Tensor]:
         """What is remembered of a prompt and the next logits `[1, V]`, from the longest remembered beginning.
 
         Each turn is read by itself, whether the state is carried along or rebuilt from the text, so both give the same
-        bits. The caller may use the steps up: what is remembered are copies.
+        bits. The caller may use the steps up.
         """
         pieces = prompt.pieces
-        done = next((n for n in range(len(pieces), 0, -1) if pieces[:n] in self._states), 0)
-        if done:
-            self._states.move_to_end(pieces[:done])
-            remembered, logits = self._states[pieces[:done]]
-            steps = remembered.clone()
-        else:
-            steps = start_steps(self.model)
-        for n in range(done, len(pieces)):
-            tokens, speaker = pieces[n]
+        done, steps, logits = self.snapshots.find(pieces)
+        steps = start_steps(self.model) if steps is None else steps
+        for count in range(done, len(pieces)):
+            tokens, speaker = pieces[count]
             logits = steps.read([tokens], [[speaker] * len(tokens)])
-            self._states[pieces[: n + 1]] = (steps.clone(), logits)
-        while len(self._states) > REMEMBERED_STATES:
-            self._states.popitem(last=False)
+            self.snapshots.keep(pieces[: count + 1], steps.clone(), logits)
         return steps, logits
 
 

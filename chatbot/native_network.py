@@ -175,7 +175,7 @@ class NativeSteps:
         return self._copy(lambda tensor: tensor.clone())
 
     def select(self, rows: torch.Tensor) -> None:
-        chosen = self._copy(lambda tensor: tensor.index_select(0, rows))
+        chosen = self.take(rows)
         self.layers, self.positions, self._states = chosen.layers, chosen.positions, chosen._states
 
     def _copy(self, change: Callable[[torch.Tensor], torch.Tensor]) -> NativeSteps:
@@ -183,6 +183,23 @@ class NativeSteps:
         other.network = self.network
         other.layers = [{name: change(tensor) for name, tensor in layer.items()} for layer in self.layers]
         other.positions = change(self.positions)
+        other._point_at_layers()
+        return other
+
+    def take(self, rows: torch.Tensor) -> NativeSteps:
+        """A copy of these rows; `rows` int64 `[B']`."""
+        return self._copy(lambda tensor: tensor.index_select(0, rows))
+
+    @staticmethod
+    def join(parts: Sequence[NativeSteps]) -> NativeSteps:
+        """The rows of several, of one network, one after the other; they are copied."""
+        if len(parts) == 1:
+            return parts[0].clone()
+        other = object.__new__(NativeSteps)
+        other.network = parts[0].network
+        layers = zip(*(part.layers for part in parts), strict=True)
+        other.layers = [{name: torch.cat([part[name] for part in each]) for name in each[0]} for each in layers]
+        other.positions = torch.cat([part.positions for part in parts])
         other._point_at_layers()
         return other
 

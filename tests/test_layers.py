@@ -34,12 +34,12 @@ LEVELS = (  # of the chatbot package, lowest first; see its docstring
         "native",
     },
     {"configuration", "precision", "state", "attention", "end_heads", "loss", "model", "foreign", "lora"},
-    {"native_network", "steps"},
+    {"native_network", "steps", "snapshots"},
     {
         *("termination", "repetition", "banned_words", "reply_settings", "sampling", "next_token", "beam", "generate"),
         *("quality", "rerank", "gpt2", "checkpoint"),
     },
-    {"bot", "session"},
+    {"bot", "batching", "session"},
     {"evaluation"},
     {"cli", "__main__"},
 )

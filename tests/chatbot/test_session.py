@@ -37,9 +37,9 @@ def test_carried_state_is_bit_equal_to_the_rebuilt_one(bot):
     turns = [bot.tokenizer.encode(text) for text in [*MESSAGES, "好的"]]
     prompts = [bot.layout.prompt(turns[:end], 1000) for end in (1, 3, 5)]
     for prompt in prompts:
-        carried, logits = bot._steps_after(prompt)
+        carried, logits = bot.steps_after(prompt)
     fresh = Chatbot(bot.model, bot.tokenizer, bot.settings)
-    rebuilt, logits_again = fresh._steps_after(prompts[-1])
+    rebuilt, logits_again = fresh.steps_after(prompts[-1])
     assert torch.equal(logits, logits_again)
     for _ in range(3):
         assert torch.equal(carried.read([[5, 6]], [[0, 0]]), rebuilt.read([[5, 6]], [[0, 0]]))
@@ -47,11 +47,13 @@ def test_carried_state_is_bit_equal_to_the_rebuilt_one(bot):
 
 def test_old_turns_are_forgotten_in_time_and_memory_stays_bounded(model, tokenizer, bot):
     bot.context_tokens = 60
+    bot.snapshots.most_bytes = 400_000
     session = ChatSession(bot)
     for number in range(60):
         session.reply(f"第{number}句话", seed=1)
     assert len(session.turns) == 120
-    assert len(bot._states) <= 64
+    assert 200_000 < bot.snapshots.bytes <= 400_000
+    assert 1 < len(bot.snapshots) < 120
     fresh = Chatbot(bot.model, bot.tokenizer, bot.settings)
     fresh.context_tokens = 60
     assert fresh.reply(session.turns[:-1], seed=1) == session.turns[-1]

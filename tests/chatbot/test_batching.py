@@ -1,0 +1,194 @@
+"""Continuous batching: whatever else runs, every reply is the one its seed gives alone."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+import time
+
+import pytest
+import torch
+
+from chatbot.batching import BusyError, Worker, WorkerError
+from chatbot.bot import Chatbot
+from chatbot.next_token import GenerationError
+from chatbot.reply_settings import ReplySettingsError
+
+MESSAGES = ["你好", "今天吃什么", "我昨天去爬山了，好累", "哈哈哈", "你叫什么名字？", "晚安", "周末有空吗"]
+WAYS = [{}, {}, {}, {"temperature": 1.2}, {"method": "greedy"}, {"no_repeat_ngram": 2, "repeat_cost": 3.0}]
+WAYS += [{"candidates": 3}, {"method": "beam", "beams": 2}, {"banned_words": ["好"]}]
+
+
+def asked(count: int, seed: int = 0):
+    """Histories, seeds and settings of many conversations, some of several turns and with common beginnings."""
+    draw = random.Random(seed)
+    for number in range(count):
+        turns = [draw.choice(MESSAGES) for _ in range(draw.choice([1, 1, 3, 5]))]
+        yield turns, number, draw.choice(WAYS)
+
+
+@pytest.fixture(params=["float32", "int8", "no compiler"])
+def bot(request, checkpoint):
+    bot = Chatbot.from_pretrained(checkpoint, dtype="int8" if request.param == "int8" else "auto")
+    if request.param == "no compiler":
+        bot.model.native = None
+    return bot
+
+
+@pytest.fixture
+def worker(bot):
+    worker = Worker(bot, most_rows=8)
+    yield worker
+    worker.close(0)
+
+
+def whole(worker, turns, seed, changes):
+    *_, reply = worker.stream_replies(turns, seed, **changes)
+    return reply
+
+
+def together(worker, conversations) -> list:
+    """All at once, each from a thread of its own, in no order."""
+    found = [None] * len(conversations)
+
+    def ask(number):
+        time.sleep(random.Random(number).random() * 0.05)
+        turns, seed, changes = conversations[number]
+        found[number] = whole(worker, turns, seed, changes)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(conversations))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    return found
+
+
+def test_replies_are_those_alone(bot, worker):
+    conversations = list(asked(60))
+    found = together(worker, conversations)
+    for (turns, seed, changes), reply in zip(conversations, found, strict=True):
+        alone = Chatbot(bot.model, bot.tokenizer, bot.settings).respond(turns, seed, **changes)
+        assert reply.token_ids == alone.token_ids, changes
+        assert (reply.stop_reason, reply.text, reply.seed) == (alone.stop_reason, alone.text, alone.seed)
+        assert reply.log_prob == pytest.approx(alone.log_prob, abs=1e-9)
+
+
+@pytest.mark.slow
+def test_five_hundred_at_once(checkpoint):
+    for dtype in ("float32", "int8"):
+        bot = Chatbot.from_pretrained(checkpoint, dtype=dtype)
+        worker = Worker(bot, most_rows=128, most_waiting=500)
+        conversations = list(asked(500, seed=1))
+        found = together(worker, conversations)
+        worker.close(0)
+        fresh = Chatbot(bot.model, bot.tokenizer, bot.settings)
+        for (turns, seed, changes), reply in zip(conversations, found, strict=True):
+            assert reply.token_ids == fresh.respond(turns, seed, **changes).token_ids
+
+
+def test_streams_grow_and_a_cancelled_one_frees_its_place(worker):
+    stream = worker.stream_replies(["你好"], 1, floor_start_tokens=500, min_reply_tokens=200)
+    texts = [next(stream).text for _ in range(5)]
+    assert all(later.startswith(text) for text, later in itertools.pairwise(texts))
+    assert worker.busy_rows == 1
+    stream.close()
+    deadline = time.monotonic() + 5
+    while worker.busy_rows and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert worker.busy_rows == 0
+
+
+def test_cancelled_is_gone_within_two_steps(bot):
+    worker = Worker(bot)
+    steps = []
+    job = worker.submit(bot.request(["你好"], 1, floor_start_tokens=500, min_reply_tokens=400), steps.append)
+    while len(steps) < 3:
+        time.sleep(0.001)
+    job.cancel()
+    before = len(steps)
+    time.sleep(0.2)
+    assert len(steps) <= before + 2
+    assert worker.busy_rows == 0
+    worker.close(0)
+
+
+def test_a_full_queue_is_said(bot):
+    worker = Worker(bot, most_rows=1, most_waiting=2)
+    long = {"floor_start_tokens": 500, "min_reply_tokens": 400}
+    jobs = [worker.submit(bot.request(["你好"], 1, **long), lambda reply: None)]
+    while not worker.busy_rows:
+        time.sleep(0.001)
+    jobs += [worker.submit(bot.request(["你好"], 1, **long), lambda reply: None) for _ in range(2)]
+    with pytest.raises(BusyError, match="Too many"):
+        worker.submit(bot.request(["你好"], 1), lambda reply: None)
+    for job in jobs:
+        job.cancel()
+    assert whole(worker, ["你好"], 1, {}) is not None
+    worker.close(0)
+
+
+def test_what_cannot_be_asked_is_said_at_once(worker):
+    with pytest.raises(ReplySettingsError):
+        next(worker.stream_replies(["你好"], temperature=0))
+    assert worker.busy_rows == 0
+
+
+def test_one_that_fails_takes_nobody_with_it(bot, monkeypatch):
+    """A conversation whose logits turn to NaN, in the middle of others; those say what they say alone."""
+    worker = Worker(bot, most_rows=8)
+    poison = bot.tokenizer.encode("毒")
+    import chatbot.batching as batching
+
+    real = batching.choose
+
+    def fails(logits, rows, vocabulary):
+        for place, row in enumerate(rows):
+            if row.said and list(row.said[0]) == poison and len(row.draft.token_ids) == 2:
+                logits = logits.clone()
+                logits[place] = torch.nan
+        return real(logits, rows, vocabulary)
+
+    monkeypatch.setattr(batching, "choose", fails)
+    conversations = [(["你好"], number, {"min_reply_tokens": 6}) for number in range(6)]
+    errors = []
+
+    def ask_poisoned():
+        try:
+            whole(worker, ["你好", "毒", "嗯"], 0, {"min_reply_tokens": 6})
+        except GenerationError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask_poisoned)
+    thread.start()
+    found = together(worker, conversations)
+    thread.join(60)
+    assert len(errors) == 1
+    for (turns, seed, changes), reply in zip(conversations, found, strict=True):
+        assert reply.token_ids == bot.respond(turns, seed, **changes).token_ids
+    worker.close(0)
+
+
+def test_a_listener_that_breaks_is_left_alone(worker):
+    def broken(reply):
+        raise RuntimeError("gone")
+
+    job = worker.submit(worker.bot.request(["你好"], 1), broken)
+    assert whole(worker, ["你好"], 1, {}).text is not None
+    assert job.cancelled
+
+
+def test_closing_ends_what_waits_with_a_sentence(bot):
+    worker = Worker(bot, most_rows=1)
+    arrived = []
+    long = bot.request(["你好"], 1, floor_start_tokens=5000, min_reply_tokens=4000)
+    for _ in range(3):
+        worker.submit(long, arrived.append)
+    time.sleep(0.1)
+    started = time.monotonic()
+    worker.close(0.2)
+    assert time.monotonic() - started < 3
+    assert sum(isinstance(reply, WorkerError) for reply in arrived) == 3
+    with pytest.raises(WorkerError, match="shutting down"):
+        worker.submit(long, arrived.append)
