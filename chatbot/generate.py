@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from chatbot.beam import beam_search
@@ -158,22 +159,29 @@ def _draw(
 ) -> tuple[list[int], list[bool]]:
     """Inverse-CDF sampling with EOS first: u < p(eos) ends the reply, and would have without the floor iff u < p0(eos)."""
     rules = truncation(settings, end_id)
-    probabilities = rules(None, floored).cpu().double().softmax(-1)
+    shares, unfloored = rules(None, floored).numpy(force=True), None
     if floored is not heated:
-        unfloored_end = rules(None, heated).cpu().double().softmax(-1)[:, end_id].tolist()
-    end = probabilities[:, end_id].tolist()
-    probabilities[:, end_id] = 0
-    cumulative = probabilities.cumsum(-1)
+        unfloored = rules(None, heated).numpy(force=True)
     tokens, by_floor = [], []
     for row, draw in enumerate(draws):
         u = draw.random()
-        if u < end[row]:
+        kept = np.flatnonzero(shares[row] > -np.inf)
+        weights = np.exp(shares[row, kept].astype(np.float64) - shares[row].max())
+        weights /= weights.sum()
+        is_end = kept == end_id
+        end = float(weights[is_end].sum())
+        if u < end:
             tokens.append(end_id)
-            by_floor.append(floored is not heated and u >= unfloored_end[row])
+            by_floor.append(unfloored is not None and u >= _share_of(unfloored[row], end_id))
             continue
-        place = torch.searchsorted(
-            cumulative[row], min(u - end[row], cumulative[row, -1].item() * (1 - 1e-12)), right=True
-        )
-        tokens.append(int(place))
+        cumulative = np.where(is_end, 0.0, weights).cumsum()
+        place = np.searchsorted(cumulative, min(u - end, cumulative[-1] * (1 - 1e-12)), side="right")
+        tokens.append(int(kept[place]))
         by_floor.append(False)
     return tokens, by_floor
+
+
+def _share_of(log_weights: np.ndarray, token: int) -> float:
+    """Probability of a token under unnormalised log-probabilities."""
+    weights = np.exp(log_weights.astype(np.float64) - log_weights.max())
+    return float(weights[token] / weights.sum())

@@ -111,23 +111,34 @@ class ConsistentTopP(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
         probabilities = scores.softmax(-1)
-        ordered = _descending(probabilities)
-        needed = (ordered.cumsum(-1) - ordered < self.top_p).sum(-1, keepdim=True).clamp_min(1)
-        least = ordered.gather(-1, needed - 1)
+        ordered = _largest(probabilities, HEAD)
+        mass = ordered.cumsum(-1)
+        if bool((mass[:, -1] < self.top_p).any()):
+            ordered = _largest(probabilities, scores.shape[-1])
+            mass = ordered.cumsum(-1)
+        last = ordered.shape[-1] - 1
+        needed = torch.searchsorted(mass, mass.new_full((len(mass), 1), self.top_p)).clamp_max(last)  # of them less one
+        least = ordered.gather(-1, needed)
         kept = probabilities >= least
-        if (kept.sum(-1, keepdim=True) > needed).any():
+        tied = (ordered.gather(-1, (needed + 1).clamp_max(last)) == least)[:, 0] & (needed[:, 0] < last)
+        if bool(tied.any()) or (ordered.shape[-1] < scores.shape[-1] and bool((needed == last).any())):
             above, equal = probabilities > least, probabilities == least
-            kept = above | (equal & (equal.cumsum(-1) <= needed - above.sum(-1, keepdim=True)))
+            kept = above | (equal & (equal.cumsum(-1) <= needed + 1 - above.sum(-1, keepdim=True)))
         if self.eos_id is not None:
             kept[:, self.eos_id] = True
-        return scores.masked_fill(~kept, -math.inf)
+        return torch.where(kept, scores, -math.inf)
 
 
-def _descending(x: torch.Tensor) -> torch.Tensor:
-    """Values of each row in order; on CPUs by NumPy, which is ten times faster."""
+HEAD = 1024
+"""Tokens among which a nucleus is looked for first."""
+
+
+def _largest(x: torch.Tensor, count: int) -> torch.Tensor:
+    """The largest values of each row in descending order; on CPUs by NumPy, which is ten times faster."""
+    count = min(count, x.shape[-1])
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
-        return x.sort(descending=True).values
-    return torch.from_numpy(np.sort(x.detach().numpy())).flip(-1)
+        return x.sort(descending=True).values[:, :count]
+    return torch.from_numpy(np.sort(x.detach().numpy())[:, : -count - 1 : -1].copy())
 
 
 def truncation(settings: ReplySettings, eos_id: int) -> LogitsProcessorList:
