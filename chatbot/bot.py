@@ -49,7 +49,7 @@ class Reply:
         text: Whole characters only.
         token_ids: Tokens before the end of turn.
         stop_reason: See `chatbot.termination.StopReason`.
-        log_prob: See `chatbot.generate.Draft`.
+        log_prob: See `chatbot.next_token.Draft`.
         seed: Gives the same reply again for the same history and settings.
         seconds: From the call to the last token.
     """
@@ -143,7 +143,7 @@ class Chatbot:
             )
         if not make_native(model, int8) and int8:
             warnings.warn(
-                "int8 needs the CPU, a C compiler and linear or sliding-window layers: going on in float32.",
+                "int8 needs the CPU, a C compiler, linear or sliding-window layers and no end head: going on in float32.",
                 stacklevel=2,
             )
         return cls(model, tokenizer, settings, path.name, path)
@@ -227,7 +227,7 @@ class Chatbot:
             CheckpointError, XianliaoError: The backward model or the vectors are there and cannot be used.
         """
         if self._ranker is None and self.folder is not None and (self.folder / VECTORS_FILE).is_file():
-            self._ranker = Ranker(self.layout, TokenVectors.load(self.folder))
+            self._ranker = Ranker(self.layout, TokenVectors.load(self.folder, self.tokenizer.vocab_size))
         elif self._ranker is None:
             self._ranker = Ranker(self.layout)
         has_backward = self.folder is not None and (self.folder / BACKWARD).is_dir()

@@ -16,7 +16,7 @@ DECODING = (
     ("typical_p", float, "mass of the tokens nearest to the expected information"),
     ("repetition_penalty", float, "on tokens that have been said"),
     ("no_repeat_ngram", int, "length of the pieces that should not come again"),
-    ("repeat_cost", float, "nats that such a piece costs for each time it was said; without it never again"),
+    ("repeat_cost", float, "nats that such a piece costs for each time it was said; inf forbids it"),
     ("candidates", int, "answers to choose the best of"),
     ("rank_backward", float, "weight of the backward model in that choice"),
     ("rank_similarity", float, "weight of being like what was just said, taken off in that choice"),
@@ -48,8 +48,9 @@ def build_chat_parser() -> argparse.ArgumentParser:
     for name, kind, text in DECODING:
         decoding.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper()[0], help=text)
     decoding.add_argument("--banned-words", nargs="+", metavar="WORD", help="never said")
-    decoding.add_argument("--greedy", action="store_true", help="always take the most likely token")
-    decoding.add_argument("--beams", type=int, metavar="I", help="beam search that keeps so many hypotheses")
+    either = decoding.add_mutually_exclusive_group()
+    either.add_argument("--greedy", action="store_true", help="always take the most likely token")
+    either.add_argument("--beams", type=int, metavar="I", help="beam search that keeps so many hypotheses")
     add("--json", action="store_true", help="one JSON object a reply: text, stop_reason, seed, tokens, log_prob")
     return parser
 
@@ -65,6 +66,7 @@ def chat(argv: list[str] | None = None) -> int | None:
     changes["method"] = "greedy" if args.greedy else "beam" if args.beams is not None else None
     bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype)
     session = ChatSession(bot, **changes)
+    bot.settings.with_changes(**changes)  # what is wrong with them is said before anything else
     if args.message is None:
         return _converse(session, args)
     for message in args.message:
@@ -160,6 +162,8 @@ def evaluate(argv: list[str] | None = None) -> int | None:
     for name in ("contexts", "max_dialogues"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    if args.seed < 0:
+        parser.error("--seed must be at least 0")
     from pathlib import Path
 
     from chatbot.bot import Chatbot

@@ -6,7 +6,7 @@ turn, counted anew after every end of turn (a dialogue has one end a turn), and 
 * ST (Welleck et al., arXiv 2002.02492, section 4.2): beta_t = (1 - eps) sigma(z_t), p_t(end) = 1 - beta_1 ... beta_t. It
   never falls within a turn and is at least 1 - (1 - eps)^t. A larger score makes the end less likely.
 * NMST (Choi et al., arXiv 2210.00660, equation 10): p_t(end) = 1 - (1 - eps)^n (1 - sigma(z_t)), at least
-  1 - (1 - eps)^n, n = max(0, t - delay); with a delay of t0 it is the EOS floor of `chatbot.termination`, trained.
+  1 - (1 - eps)^n, n = max(0, t - delay); with a delay of t0 + 1 that is the EOS floor of `chatbot.termination`, trained.
 
 All other tokens share the rest: p(v) = (1 - p(end)) softmax over V without end (logits)_v. Temperature moves these
 probabilities like any others; greedy decoding keeps them.
@@ -86,7 +86,8 @@ class EndHead(nn.Module):
             )
             going = None
         else:
-            log_beta = (self.log_keep + F.logsigmoid(score)).double() * keep  # fp64: differences of long sums
+            sums = score if score.device.type == "mps" else score.double()  # differences of long sums; MPS has no fp64
+            log_beta = (self.log_keep + F.logsigmoid(sums)) * keep
             total = log_beta.cumsum(1)
             before = (total - log_beta).gather(1, start.clamp_min(0))
             carried = 0.0 if state is None or "going" not in state.tensors else state.tensors["going"][:, None]
@@ -120,10 +121,11 @@ def join(logits: torch.Tensor, end: End, end_id: int) -> torch.Tensor:
 
 
 def with_termination(model, kind: str, epsilon: float, delay: int):
-    """The model with another `termination`; its head, where it has one, is new and waits for `fit_end_head`."""
+    """The model with another `termination`; a head of another kind than before is new and waits for `fit_end_head`."""
     settings = {"termination": kind, "termination_epsilon": epsilon, "termination_delay": delay}
     other = type(model)(XianliaoConfig.from_dict({**model.config.to_dict(), **settings}))
-    weights = {name: t for name, t in model.state_dict().items() if not name.startswith("end_head.")}
+    same = kind == model.config.termination
+    weights = {name: t for name, t in model.state_dict().items() if same or not name.startswith("end_head.")}
     other.load_state_dict(weights, strict=False)
     return other.to(model.device, model.dtype).train(model.training)
 

@@ -25,7 +25,7 @@ class Draft:
     Attributes:
         token_ids: Tokens so far, EOS not included.
         log_prob: Sum of log p, in nats, of the tokens and of an EOS that was not forced, under the model's own
-            distribution over the tokens allowed there (no [PAD], no [CLS], no EOS before min_reply_tokens).
+            distribution over the tokens allowed there (no [PAD], no [CLS], no EOS before min_reply_tokens, no banned word).
         stop_reason: None while the reply goes on.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
+from chatbot.dialogue import valid_text
 from chatbot.errors import XianliaoError
 from chatbot.repetition import RepetitionRules
 from chatbot.termination import EosFloor
@@ -32,7 +33,7 @@ class ReplySettings:
         min_p: Keep tokens with at least this share of the best one's probability when sampling; 0 keeps all.
         typical_p: Mass of the tokens nearest to the expected information when sampling; 1 keeps all.
         repetition_penalty, no_repeat_ngram, repeat_cost: See `chatbot.repetition.RepetitionRules`; 1 and 0 switch them
-            off; repeat_cost None forbids.
+            off; repeat_cost infinite, or None, forbids.
         banned_words: Never said, whatever tokens spell them; letters of both cases.
         keep_eos: Whether truncation always keeps EOS.
         floor_start_tokens, floor_delta_tokens: t0 and delta of `chatbot.termination`; t0 None switches the floor off.
@@ -62,12 +63,14 @@ class ReplySettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "banned_words", _words(self.banned_words))
+        if self.repeat_cost == float("inf"):  # one way to say it
+            object.__setattr__(self, "repeat_cost", None)
         for find in (self._wrong_kinds, self._wrong_values, self._wrong_together):
             if faults := find():
                 raise ReplySettingsError("Decoding: " + "; ".join(faults) + ".")
 
     def _wrong_kinds(self) -> list[str]:
-        faults = []
+        faults = [] if isinstance(self.keep_eos, bool) else [f"keep_eos must be true or false, got {self.keep_eos!r}"]
         for name in RANGES:
             value = getattr(self, name)
             whole = name in WHOLE
@@ -86,6 +89,7 @@ class ReplySettings:
                 continue
             hint = " (use greedy for 0)" if name == "temperature" else ""
             wanted = f"at least {least}" if most == float("inf") else f"between {least} and {most}"
+            wanted = f"at least {least} and at most {most}" if most == _MANY else wanted
             faults.append(f"{name} must be {wanted}, got {value}{hint}")
         faults += [f"{name} must be above 0, got 0" for name in ("top_p", "typical_p") if getattr(self, name) == 0]
         return faults
@@ -140,11 +144,11 @@ class ReplySettings:
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
 
-_MANY = float("inf")
+_MANY = 10**6
 RANGES: dict[str, tuple[float, float]] = {
     **{"beams": (1, 64), "candidates": (1, 64), "rank_backward": (0, _MANY), "rank_similarity": (0, _MANY)},
     **{"temperature": (0.01, 100), "top_k": (0, _MANY), "top_p": (0, 1), "min_p": (0, 1), "typical_p": (0, 1)},
-    **{"repetition_penalty": (1, 10), "no_repeat_ngram": (0, _MANY), "repeat_cost": (0, _MANY)},
+    **{"repetition_penalty": (1, 10), "no_repeat_ngram": (0, _MANY), "repeat_cost": (0, float("inf"))},
     **{"floor_start_tokens": (0, _MANY), "floor_delta_tokens": (1, _MANY)},
     **{"max_reply_tokens": (1, _MANY), "min_reply_tokens": (0, _MANY)},
 }
@@ -161,7 +165,10 @@ def settings_from(generation: dict) -> ReplySettings:
 
 
 def _words(words: object) -> tuple[str, ...]:
-    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) and word.strip() for word in words):
+    def is_word(word: object) -> bool:
+        return isinstance(word, str) and bool(word.strip()) and valid_text(word) == word
+
+    if not isinstance(words, (list, tuple)) or not all(map(is_word, words)):
         raise ReplySettingsError(f"Decoding: banned_words must be a list of words, got {words!r}.")
     return tuple(word.strip() for word in words)
 

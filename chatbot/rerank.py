@@ -107,8 +107,10 @@ class Ranker:
         if list(a) == list(b):
             return 1.0
         if self.vectors is not None:
-            return 1 - distance(self.vectors.bag(a, "wrd"), self.vectors.bag(b, "wrd"), "wrd")
-        return (Counter(a) & Counter(b)).total() / max(len(a), len(b))
+            bags = [self.vectors.bag(text, "wrd") for text in (a, b)]
+            if all(map(len, bags)):
+                return 1 - distance(*bags, "wrd")
+        return (Counter(a) & Counter(b)).total() / max(len(a), len(b), 1)
 
     def _score(self, history: Answered, draft: Draft, settings: ReplySettings) -> float:
         score = per_token(draft)
@@ -130,5 +132,5 @@ class Ranker:
 
 
 def per_token(draft: Draft) -> float:
-    """log p in nats per token, the end counted."""
-    return draft.log_prob / (len(draft.token_ids) + 1)
+    """log p in nats per token; an end counts that the model came to itself."""
+    return draft.log_prob / max(1, len(draft.token_ids) + (draft.stop_reason != "limit"))

@@ -26,6 +26,9 @@ from chatbot.repetition import RepetitionProcessor
 from chatbot.reply_settings import ReplySettings
 from chatbot.termination import EosFloorProcessor
 
+BANNED_LISTS = 8
+"""Lists of banned words that are kept ready."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -44,10 +47,11 @@ class Vocabulary:
 
     def ban(self, words: tuple[str, ...]) -> BannedWords:
         """The rule for these words; kept, for it takes a while to make."""
-        if words not in self._found:
-            self._found.clear()
-            self._found[words] = BannedWords(words, self.pieces)
-        return self._found[words]
+        rule = self._found.pop(words, None) or BannedWords(words, self.pieces)
+        self._found[words] = rule
+        while len(self._found) > BANNED_LISTS:
+            self._found.pop(next(iter(self._found)))
+        return rule
 
 
 class ConsistentTopK(LogitsProcessor):

@@ -35,7 +35,8 @@ class ChatSession:
     def stream(self, message: str, seed: int | None = None) -> Iterator[str]:
         """`reply` as it grows.
 
-        A stream that is closed early keeps what was said so far, with reason `stopped`; one that fails changes nothing.
+        A stream that is closed early keeps what was said so far, with reason `stopped`; one that fails, or is closed
+        before anything was said, changes nothing.
         """
         history = [*self.turns, message]
         reply = None
@@ -43,13 +44,13 @@ class ChatSession:
             for reply in self.bot.stream_replies(history, seed, **self.changes):
                 yield reply.text
         except GeneratorExit:
-            self._remember(history, reply)
+            if reply is not None and reply.token_ids:
+                self._remember(history, reply)
             raise
         self._remember(history, reply)
 
-    def _remember(self, history: list[str], reply: Reply | None) -> None:
-        if reply is not None:
-            self.turns, self.last_reply = [*history, reply.text], reply
+    def _remember(self, history: list[str], reply: Reply) -> None:
+        self.turns, self.last_reply = [*history, reply.text], reply
 
     def undo(self) -> str:
         """Takes the last exchange back and returns the message it began with.

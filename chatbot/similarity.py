@@ -65,11 +65,11 @@ class TokenVectors:
         self.norms = np.linalg.norm(self.vectors.astype(np.float64), axis=1)
 
     @classmethod
-    def load(cls, folder: str | Path) -> TokenVectors:
-        """Reads vectors.safetensors of a checkpoint folder.
+    def load(cls, folder: str | Path, vocab_size: int) -> TokenVectors:
+        """Reads vectors.safetensors of a checkpoint folder whose tokenizer has `vocab_size` tokens.
 
         Raises:
-            CheckpointError: The file is missing or damaged.
+            CheckpointError: The file is missing, damaged or of another tokenizer.
         """
         from safetensors.numpy import load_file
 
@@ -77,7 +77,10 @@ class TokenVectors:
         if not path.is_file():
             raise CheckpointError(f"There is no {VECTORS_FILE} in {folder}; make it with python -m chatbot.vectors.")
         try:
-            return cls(load_file(path)["vectors"])
+            vectors = load_file(path)["vectors"]
+            if vectors.ndim != 2 or len(vectors) != vocab_size or not np.isfinite(vectors).all():
+                raise ValueError(f"it does not hold finite vectors of {vocab_size} tokens")
+            return cls(vectors)
         except Exception as error:  # safetensors raises its own kinds
             raise CheckpointError(f"{path} cannot be read ({first_line(error)}); copy or make it again.") from None
 

@@ -145,7 +145,8 @@ class Run:
                 if number > self.progress["stage"]:
                     self.progress |= {"stage": number, "stage_step": 0, "best": None, "best_step": None}
                     self.progress["micro_batch_rows"] = None
-                self._run_stage(Stage(self.settings, number, self.tokenizer, self.layout))
+                backward = getattr(self.inner.config, "direction", "forward") == "backward"
+                self._run_stage(Stage(self.settings, number, self.tokenizer, self.layout, backward))
                 if self.stopped_by:
                     break
         if self.main:

@@ -129,11 +129,11 @@ class TrainSettings:
         save_every: Optimizer steps between saves of the state to resume from.
         lora_rank: Rank of the adapters that are trained when --init is a chat model of another project.
         lora_alpha: What the adapters add is scaled by lora_alpha / lora_rank.
-        termination: softmax, or st or nmst for a head of its own for the end of turn (`chatbot.end_heads`); null keeps
-            what --init has. A head that is new to a trained model is fitted to the first rows before the first step.
+        termination: softmax, or st or nmst for a head of its own for the end of turn (`chatbot.end_heads`); keep is what
+            --init has, softmax without. A head that is new to a trained model is first fitted to a few rows.
         termination_epsilon: How much of the other tokens' mass such a head takes at every token of a turn.
         termination_delay: Tokens of a turn before nmst takes any.
-        direction: forward, or backward to train on dialogues in reverse order: a model that ranks replies.
+        direction: backward trains on dialogues in reverse order: a model that ranks replies; keep is what --init has.
         seed: Of initial weights, data order and noise.
         threads: CPU threads; null leaves torch's choice.
         device: auto, cpu, cuda or mps.
@@ -168,10 +168,10 @@ class TrainSettings:
     save_every: int = 100
     lora_rank: int = 16
     lora_alpha: float = 32.0
-    termination: Literal["softmax", "st", "nmst"] | None = None
+    termination: Literal["keep", "softmax", "st", "nmst"] = "keep"
     termination_epsilon: float = 1e-3
     termination_delay: int = 0
-    direction: Literal["forward", "backward"] = "forward"
+    direction: Literal["keep", "forward", "backward"] = "keep"
     seed: int = 0
     threads: int | None = None
     device: str = "auto"
@@ -216,6 +216,8 @@ class TrainSettings:
         if not 0 < self.termination_epsilon < 1:
             faults.append(f"--termination_epsilon must be between 0 and 1, got {self.termination_epsilon}")
         faults += _at_least(0, "termination_delay", self.termination_delay)
+        if self.termination_delay and self.termination != "nmst":
+            faults.append("--termination_delay is for --termination nmst")
         if self.clip == "soft" and self.clip_norm == float("inf"):
             faults.append("--clip_norm must be finite with --clip soft")
         for name in ("clip_norm", "lora_alpha"):

@@ -21,6 +21,13 @@ REPLY_LENGTH_PERCENTILE = 99
 class Stage:
     """What a stage trains on.
 
+    Args:
+        run: All stages.
+        number: Which one, counted from 0.
+        tokenizer: That of the data.
+        layout: Of the model.
+        backward: Give the turns of every dialogue in reverse order.
+
     Attributes:
         settings: Of the stage alone.
         data: Its batches.
@@ -35,12 +42,13 @@ class Stage:
         SettingsError: No turn of the data fits a row.
     """
 
-    def __init__(self, run: TrainSettings, number: int, tokenizer: DialogueTokenizer, layout: Layout):
+    def __init__(
+        self, run: TrainSettings, number: int, tokenizer: DialogueTokenizer, layout: Layout, backward: bool = False
+    ):
         settings = self.settings = run.of_stage(number)
         self.name = (run.stages[number].name or f"stage {number + 1}") if run.stages else "training"
         sources = [parse_source(text) for text in settings.data]
         folders = [source.folder for source in sources]
-        backward = run.direction == "backward"
         train, valid = TurnStore(folders, "train", backward), TurnStore(folders, "valid", backward)
         weights = [source.weight for source in sources]
         row = (settings.row_tokens, settings.batch_rows)

@@ -78,7 +78,9 @@ def load_or_build(settings: TrainSettings, tokenizer: DialogueTokenizer) -> Xian
     """
     if settings.init is None:
         head = {"termination_epsilon": settings.termination_epsilon, "termination_delay": settings.termination_delay}
-        kinds = {"termination": settings.termination or "softmax", "direction": settings.direction}
+        kinds = {"termination": "softmax", "direction": "forward"}
+        asked = {name: getattr(settings, name) for name in kinds}
+        kinds |= {name: kind for name, kind in asked.items() if kind != "keep"}
         return build_model(settings.model, tokenizer, **kinds, **head)
     path = resolve(settings.init)
     if DialogueTokenizer.load(path).to_json() != tokenizer.to_json():
@@ -94,17 +96,15 @@ def with_settings(model: XianliaoForCausalLM | ForeignForCausalLM, settings: Tra
     Raises:
         SettingsError: Another project's chat model cannot have them.
     """
-    wants_head = settings.termination is not None and settings.termination != getattr(
-        model.config, "termination", "softmax"
-    )
     if not isinstance(model, XianliaoForCausalLM):
-        if wants_head or settings.direction == "backward":
+        if settings.termination != "keep" or settings.direction != "keep":
             raise SettingsError("--termination and --direction are for models of our own; leave them out with --init.")
         return add_lora(model, settings)
-    if wants_head:
+    if settings.termination != "keep":
         head = (settings.termination, settings.termination_epsilon, settings.termination_delay)
         model = with_termination(model, *head)
-    model.config.direction = settings.direction
+    if settings.direction != "keep":
+        model.config.direction = settings.direction
     return model
 
 

@@ -111,9 +111,7 @@ def answer_all(
                 continue
             steps, logits = prefill(bot.model, [encoded[i].prompt for i in rows])
             for name in missing:
-                files[name].add(
-                    _batch(bot, steps.clone(), logits, [encoded[i] for i in rows], rows, methods[name], seed)
-                )
+                files[name].add(_batch(bot, steps, logits, [encoded[i] for i in rows], rows, methods[name], seed))
                 bar.update()
     return {name: _in_order(lines, len(contexts)) for name, lines in files.items()}, {
         name: Spent(sum(row["seconds"] for row in lines.rows), sum(row["tokens"] for row in lines.rows))
@@ -140,7 +138,14 @@ def _batch(
 ) -> dict:
     """Answers to one batch of contexts, as a line of the store."""
     started = time.perf_counter()
-    drafts = choose(bot, steps, logits, batch, settings, [seed + row for row in rows])
+    width = max(1, BATCH // max(settings.candidates, settings.beams if settings.method == "beam" else 1))
+    drafts = []
+    for start in range(0, len(batch), width):
+        part = torch.arange(start, min(start + width, len(batch)), device=logits.device)
+        own = steps.clone()
+        own.select(part)
+        seeds = [seed + row for row in rows[start : start + width]]
+        drafts += choose(bot, own, logits[part], batch[start : start + width], settings, seeds)
     chosen = [candidates[place] for candidates, place in drafts]
     return {
         "contexts": list(rows),
@@ -176,8 +181,12 @@ def choose(
     return list(zip(groups, bot.ranker(settings).best([one.answered for one in batch], groups, settings), strict=True))
 
 
+MOVING = ("repetition_penalty", "no_repeat_ngram", "repeat_cost", "banned_words", "min_reply_tokens")
+MOVING += ("floor_start_tokens", "floor_delta_tokens")
+"""Settings that move probability, or forbid a reply."""
+
 RULES = {"repetition_penalty": 1.0, "no_repeat_ngram": 0, "repeat_cost": None}
-NO_FLOOR = {"floor_start_tokens": None, "max_reply_tokens": 2**31}
+NO_FLOOR = {"floor_start_tokens": None, "max_reply_tokens": 10**6}
 
 
 def reference_nats(
@@ -185,20 +194,18 @@ def reference_nats(
 ) -> dict[str, list[float]]:
     """Nats of every reference under what each method makes of the model's distribution, and under the model itself.
 
-    Rules against repetition, banned words and the floor move probability; what that costs on replies that people gave is
-    what they do to good replies. Temperature and truncation, which are meant to move it, are left out.
+    Rules against repetition, banned words, the floor and limits move probability; what that costs on replies that people
+    gave is what they do to good replies. Temperature and truncation, which are meant to move it, are left out. No model is
+    asked to give an empty reply, for no reference is one.
 
     Returns:
         By method, and under "" the model's own: nats of each reference with its end; infinite where it is forbidden.
     """
-    plain = replace(bot.settings, **RULES, **NO_FLOOR, banned_words=(), candidates=1)
+    plain = replace(bot.settings, **RULES, **NO_FLOOR, banned_words=(), candidates=1, min_reply_tokens=1)
     wanted = {"": plain}
     for name, settings in methods.items():
-        kept = {field: getattr(settings, field) for field in (*RULES, "banned_words", "floor_start_tokens")}
-        wanted[name] = replace(plain, **kept, floor_delta_tokens=settings.floor_delta_tokens)
-    different = {name: hash(settings) for name, settings in wanted.items()}
-    first = {key: name for name, key in reversed(different.items())}
-    kinds = [wanted[name] for name in first.values()]
+        wanted[name] = replace(plain, **{field: getattr(settings, field) for field in MOVING})
+    kinds = list(dict.fromkeys(wanted.values()))
     base = {"bot": identity_of(bot), "contexts": [asdict(context) for context in contexts], "batch": BATCH}
     lines = store.open(f"{bot.name}-references", {**base, "kinds": [asdict(kind) for kind in kinds]})
     encoded, batches = in_batches(bot, contexts)
@@ -206,10 +213,9 @@ def reference_nats(
         nats = _forced(bot, [encoded[i] for i in rows], kinds)
         lines.add({"contexts": rows, "nats": [[None if x == float("inf") else x for x in kind] for kind in nats]})
     found = {name: [0.0] * len(contexts) for name in wanted}
-    place = {key: number for number, key in enumerate(first)}
     for row in lines.rows:
-        for name, key in different.items():
-            for index, value in zip(row["contexts"], row["nats"][place[key]], strict=True):
+        for name, kind in wanted.items():
+            for index, value in zip(row["contexts"], row["nats"][kinds.index(kind)], strict=True):
                 found[name][index] = float("inf") if value is None else value
     return found
 
@@ -231,6 +237,8 @@ def _forced(bot: Chatbot, batch: Sequence[Encoded], kinds: Sequence[ReplySetting
             if found.floor is not None:
                 log_p = found.floor.apply(log_p, found.emitted, end_id)
             values = log_p.gather(1, torch.tensor(targets, device=log_p.device)[:, None])[:, 0].tolist()
+            if emitted >= kind.limit_tokens:  # the end is forced
+                values = [0.0 if target == end_id else -float("inf") for target in targets]
             for i, value in zip(alive, values, strict=True):
                 sums[i] -= value
         going = [place for place, i in enumerate(alive) if emitted < len(batch[i].reference)]

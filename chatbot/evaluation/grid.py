@@ -8,10 +8,12 @@ from pathlib import Path
 
 import yaml
 
+from chatbot.dialogue import valid_text
 from chatbot.errors import XianliaoError, first_line
 from chatbot.reply_settings import ReplySettings
 
 DEFAULT = Path(__file__).with_name("grid.yaml")
+MOST = 100_000
 NUMBERS = ("budget", "subsets", "resamples", "examples")
 
 
@@ -40,7 +42,7 @@ class Grid:
         path = DEFAULT if path is None else Path(path)
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise GridError(f"The grid {path} cannot be read ({first_line(error)}).") from None
         if not isinstance(content, dict) or not isinstance(content.get("methods"), dict) or not content["methods"]:
             raise GridError(f"The grid {path} has no methods; see {DEFAULT.name} of chatbot/evaluation.")
@@ -51,9 +53,15 @@ class Grid:
         if not isinstance(lengths, list) or not lengths or not all(_whole(length) for length in lengths):
             raise GridError(f"The grid {path}: lengths must be a list of whole numbers above 0, got {lengths!r}.")
         for name in NUMBERS:
-            if name in content and not _whole(content[name]):
-                raise GridError(f"The grid {path}: {name} must be a whole number above 0, got {content[name]!r}.")
-        methods = {str(name): changes or {} for name, changes in content["methods"].items()}
+            least = 20 if name in ("subsets", "resamples") else 1
+            if name in content and not (_whole(content[name]) and least <= content[name] <= MOST):
+                raise GridError(
+                    f"The grid {path}: {name} must be a whole number from {least} to {MOST}, got {content[name]!r}."
+                )
+        methods = {str(name): {} if changes is None else changes for name, changes in content["methods"].items()}
+        for name in methods:
+            if not name.strip() or len(name) > 60 or valid_text(name) != name:
+                raise GridError(f"The grid {path}: a method needs a name of at most 60 characters, got {name[:80]!r}.")
         numbers = {name: content[name] for name in NUMBERS if name in content}
         return cls(tuple(sorted(set(lengths))), methods, **numbers)
 
@@ -76,9 +84,11 @@ class Grid:
             changes = dict(changes)
             base = changes.pop("base", "checkpoint")
             try:
+                own.with_changes(**dict.fromkeys(map(str, changes)))  # are they settings at all?
                 settings = replace(self._base(base, own), **changes)
-            except (TypeError, XianliaoError) as error:
-                raise GridError(f"The grid: method {name!r} cannot be used ({first_line(error)}).") from None
+            except XianliaoError as error:
+                reason = first_line(error).rstrip(".")
+                raise GridError(f"The grid: method {name!r} cannot be used ({reason}).") from None
             found[name] = within(settings)
         return found
 
@@ -94,4 +104,4 @@ class Grid:
 
 
 def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST

@@ -12,20 +12,28 @@ CONFIDENCE = 95
 Interval = tuple[float, float]
 
 
+CELLS = 2**22
+"""Numbers of a table of draws that exist at a time."""
+
+
 @lru_cache(maxsize=4)
-def _resampled(count: int, resamples: int) -> np.ndarray:
-    """How often each of `count` things is drawn in each bootstrap resample, float64 `[resamples, count]`."""
-    return np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), resamples).astype(np.float64)
+def _resampled(count: int, resamples: int, part: int) -> np.ndarray:
+    """How often each of `count` things is drawn in each bootstrap resample, int64 `[resamples, count]`."""
+    return np.random.default_rng(part).multinomial(count, np.full(count, 1 / count), resamples)
 
 
 def ratio(above: Sequence[float], below: Sequence[float] | None = None, resamples: int = 1000) -> Interval:
     """Percentile bootstrap (Efron 1979) of sum(above) / sum(below) over the things; without `below` of the mean."""
     above = np.asarray(above, np.float64)
     below = np.ones_like(above) if below is None else np.asarray(below, np.float64)
-    drawn = _resampled(len(above), resamples)
-    totals = drawn @ below
-    values = (drawn @ above)[totals > 0] / totals[totals > 0]
-    return _middle(values)
+    rows = max(1, min(resamples, CELLS // len(above)))
+    make = _resampled if rows == resamples else _resampled.__wrapped__  # large tables are not kept
+    values = []
+    for part, start in enumerate(range(0, resamples, rows)):
+        drawn = make(len(above), min(rows, resamples - start), part)
+        totals = drawn @ below
+        values.append((drawn @ above)[totals > 0] / totals[totals > 0])
+    return _middle(np.concatenate(values))
 
 
 def share(count: int, total: int) -> Interval:
@@ -43,12 +51,13 @@ def over_subsets(
 ) -> tuple[float, Interval]:
     """A number that depends on how much text there is, at a fixed size: mean and middle over random subsets.
 
-    Bootstrap resamples hold duplicates, which such numbers would see; half of the text drawn without replacement has
-    the variance of the whole (delete-half jackknife: Shao & Wu 1989).
+    Bootstrap resamples hold duplicates, which such numbers would see. Of m items drawn from n without replacement a mean
+    has (n - m) / m times the variance that it has over all n (delete-d jackknife: Shao & Wu 1989), so deviations are
+    scaled by sqrt(m / (n - m)).
 
     Args:
         values: The items of each reply, such as its n-grams.
-        size: Items of a subset; at most half of all, or the interval is too narrow.
+        size: Items of a subset, m; at most half of all.
         measure: Of a list of `size` items.
         subsets: How many.
     """
@@ -61,7 +70,9 @@ def over_subsets(
             if len(items) >= size:
                 break
         found.append(measure(items[:size]))
-    return float(np.mean(found)), _middle(np.array(found))
+    total, mean = sum(map(len, values)), float(np.mean(found))
+    scale = math.sqrt(size / max(1, total - size))
+    return mean, _middle(mean + scale * (np.array(found) - mean))
 
 
 def _middle(values: np.ndarray) -> Interval:

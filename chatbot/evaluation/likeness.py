@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from chatbot.bundled import locate
 from chatbot.similarity import VECTORS_FILE, TokenVectors, distance
 from chatbot.tokenizer import DialogueTokenizer
 
@@ -26,7 +27,9 @@ class Likeness:
         Raises:
             CheckpointError, TokenizerError: A file is missing or damaged.
         """
-        return cls(TokenVectors.load(folder), DialogueTokenizer.load(folder))
+        folder = locate(folder)
+        tokenizer = DialogueTokenizer.load(folder)
+        return cls(TokenVectors.load(folder, tokenizer.vocab_size), tokenizer)
 
     @staticmethod
     def is_in(folder: Path | None) -> bool:

@@ -103,7 +103,7 @@ def with_interval(value: float, interval: Sequence[float] | None, places: int = 
     if interval is None:
         return f"{value:.{places}f}"
     if value == 0:
-        return f"0 (≤ {interval[1]:.{places}f})"
+        return f"0 (≤ {interval[1]:.{places}f})" if interval[1] else "0"
     return f"{value:.{places}f} ± {(interval[1] - interval[0]) / 2:.{places}f}"
 
 
@@ -123,13 +123,15 @@ def notes(report: dict) -> list[str]:
     if budgets:
         counts = ", ".join(f"{name} {count}" for name, count in budgets.items())
         lines.append(f"Dist and Ent are over as many n-grams for every method: {counts}.")
+    if report["left_out"]:
+        lines.append(f"{report['left_out']} dialogues were left out: they are longer than a model has positions for.")
     for name, row in methods_of(report):
         cut = row["stop_reasons"]["limit"]
         if cut:
             lines.append(f"{name}: {cut} of {row['replies']} replies did not end and were cut off.")
     if report["vectors"] is None:
         lines.append(
-            "Likeness to the references was not measured: no checkpoint has vectors (python -m chatbot.vectors)."
+            "Likeness to the references was not measured: the first checkpoint has no vectors (python -m chatbot.vectors)."
         )
     else:
         lines.append(f"Likeness is over the token vectors of {report['vectors']}.")

@@ -136,4 +136,4 @@ def _bleu(row: dict, replies: Replies, grid: Grid) -> None:
         for order in (2, 4):
             metric = BLEU(tokenize="zh", max_ngram_order=order)
             score = metric.corpus_score(replies.texts, references, n_bootstrap=grid.resamples)
-            _put(row, f"bleu_{order}", score.score, (score.score - score._ci, score.score + score._ci))
+            _put(row, f"bleu_{order}", score.score, (max(0.0, score.score - score._ci), score.score + score._ci))

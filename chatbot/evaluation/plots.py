@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 
 from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-STYLE = {"svg.hashsalt": "xianliao", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
+STYLE = {
+    "svg.hashsalt": "xianliao",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 SERIES = ("-", "--", ":", "-.")
 
 
@@ -25,7 +32,7 @@ def termination_curves(methods: Sequence[tuple[str, dict]], longest: int) -> str
                 left -= count
                 points.append((max(1, length + 1), max(max(left, cut) / row["replies"], least)))
             points.append((longest, max(cut / row["replies"], least)))
-            axes.step(*zip(*points, strict=True), where="post", label=name, linestyle=SERIES[number // 10 % 4])
+            axes.step(*zip(*points, strict=True), where="post", label=f" {name}", linestyle=SERIES[number // 10 % 4])
         axes.set(xscale="log", yscale="log", xlim=(1, longest), ylim=(0.4 / methods[0][1]["replies"], 1))
         axes.set(xlabel="L, tokens", ylabel="r_L: no end after L tokens (none at the bottom)")
 
@@ -41,7 +48,7 @@ def length_histograms(methods: Sequence[tuple[str, dict]], people: dict) -> str:
         axes.fill_between(lengths, shares, step="mid", alpha=0.25, color="gray", label="people")
         for number, (name, row) in enumerate(methods):
             lengths, shares = _histogram(row, most)
-            axes.step(lengths, shares, where="mid", label=name, linestyle=SERIES[number // 10 % 4], linewidth=1.2)
+            axes.step(lengths, shares, where="mid", label=f" {name}", linestyle=SERIES[number // 10 % 4], linewidth=1.2)
         axes.set(xlim=(0, most), ylim=(0, None), xlabel=f"characters ({most} and more together)", ylabel="share")
 
     return _svg(draw)
@@ -57,7 +64,7 @@ def quality_and_diversity(methods: Sequence[tuple[str, dict]], people: dict) -> 
         for number, (name, row) in enumerate(methods):
             spread = [[abs(row[each] - end) for end in row["intervals"][each]] for each in ("dist_2", key)]
             bars = {"xerr": [[value] for value in spread[0]], "yerr": [[value] for value in spread[1]]}
-            axes.errorbar(row["dist_2"], row[key], **bars, fmt="osD^"[number // 10 % 4], label=name, markersize=5)
+            axes.errorbar(row["dist_2"], row[key], **bars, fmt="osD^"[number // 10 % 4], label=f" {name}", markersize=5)
         axes.axvline(people["dist_2"], color="gray", linestyle=":", linewidth=1, label="people's Dist-2")
         axes.set(xlabel="Dist-2, characters", ylabel=label)
 
@@ -87,6 +94,8 @@ def _svg(draw) -> str:
         draw(axes)
         axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         target = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(target, metadata={"Date": None, "Creator": None})
+        with warnings.catch_warnings():  # a Chinese name is text in the page, whatever fonts there are here
+            warnings.filterwarnings("ignore", message="Glyph")
+            FigureCanvasSVG(figure).print_svg(target, metadata={"Date": None, "Creator": None})
     text = target.getvalue()
     return text[text.index("<svg") :]

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from itertools import islice
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from chatbot.bot import Chatbot
 from chatbot.checkpoint import replacing, write_json
@@ -24,11 +27,12 @@ from chatbot.evaluation.likeness import Likeness
 from chatbot.evaluation.markdown import to_markdown
 from chatbot.evaluation.measure import Replies, common_budgets, measure
 from chatbot.evaluation.ngram import WittenBell
-from chatbot.evaluation.store import Store, hash_of, identity_of
+from chatbot.evaluation.store import FOLDER, Store, hash_of, identity_of
 from chatbot.quality import score_turns
 from chatbot.reply_settings import ReplySettings
 
 REPORT, MARKDOWN, PAGE, TIMING = "report.json", "report.md", "report.html", "timing.json"
+LOCK = ".lock"
 TURNS = 6
 """Turns that nats/unit is told apart for; those after them are one."""
 
@@ -62,40 +66,86 @@ def evaluate(
     """
     output, grid = Path(output), grid or Grid.read()
     methods = [grid.settings(bot.settings, bot.within_limits) for bot in bots]
-    dialogues = _scorable(list(islice(read_dialogues(data), max_dialogues)), data)
+    found = _scorable(list(islice(read_dialogues(data), max_dialogues)), data)
+    dialogues = [turns for turns in found if all(_fits(bot, turns) for bot in bots)]
     contexts = make_contexts(dialogues, max_contexts)
     if not contexts:
         raise FileError(f"{data} holds no dialogue of two turns and more to answer; give a file with one.")
     likeness = _likeness(bots, vectors)
     output.mkdir(parents=True, exist_ok=True)
-    store = Store(output)
-    report = {
-        "data": Path(data).name + (" (valid split)" if is_prepared_set(Path(data)) else ""),
-        "seed": seed,
-        "dialogues": len(dialogues),
-        "contexts": len(contexts),
-        "units": sum(map(count_units, dialogues)),
-        "lengths": list(grid.lengths),
-        "vectors": None if likeness is None else Path(vectors or bots[0].folder).name,
-    }
-    if baseline is not None:
-        report["baselines"] = _baselines(baseline, dialogues)
-    report["checkpoints"], timing, answers = [], {}, []
-    for name, bot, settings in zip(_names(bots), bots, methods, strict=True):
-        part = {"name": name, "settings": _shown(bot.settings), "quality": _quality(bot, dialogues, store)}
-        found, spent = answer_all(bot, contexts, settings, seed, store)
-        nats = reference_nats(bot, contexts, settings, seed, store)
-        part["decoding"] = {key: _about(one, bot, contexts, nats, key) for key, one in settings.items()}
-        report["checkpoints"].append(part)
-        answers.append({key: _replies(bot, contexts, each) for key, each in found.items()})
-        timing[name] = {
-            key: {**asdict(each), "tokens_per_second": each.tokens / max(each.seconds, 1e-9)}
-            for key, each in spent.items()
+    with only_one(output):
+        store = Store(output)
+        report: dict = {
+            "data": Path(data).name + (" (valid split)" if is_prepared_set(Path(data)) else ""),
+            "seed": seed,
+            "dialogues": len(dialogues),
+            "left_out": len(found) - len(dialogues),
+            "contexts": len(contexts),
+            "units": sum(map(count_units, dialogues)),
+            "lengths": list(grid.lengths),
+            "vectors": None if likeness is None else Path(vectors or bots[0].folder).name,
         }
-    _measure(report, answers, contexts, grid, likeness)
-    _write(output, report, timing)
-    store.remove_others()
+        if baseline is not None:
+            report["baselines"] = _baselines(baseline, dialogues)
+        report["checkpoints"], timing, answers = [], {}, []
+        for name, bot, settings in zip(_names(bots), bots, methods, strict=True):
+            part, spent, replies = _checkpoint(name, bot, settings, dialogues, contexts, grid, seed, store)
+            report["checkpoints"].append(part)
+            answers.append(replies)
+            timing[name] = spent
+        _measure(report, answers, contexts, grid, likeness)
+        _write(output, report, timing)
+        store.remove_others()
     return {"report": report, "timing": timing}
+
+
+@contextmanager
+def only_one(output: Path) -> Iterator[None]:
+    """Keeps a second evaluation out of a folder for as long as this one lasts.
+
+    Raises:
+        FileError: Another one is in it.
+    """
+    (output / FOLDER).mkdir(exist_ok=True)
+    lock = FileLock(output / FOLDER / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FileError(f"Another evaluation is writing to {output}; wait for it or give another --output.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fits(bot: Chatbot, turns: Sequence[str]) -> bool:
+    """Whether a model of limited length can score a dialogue, and read it to answer with half of its length left."""
+    if bot.model.most_tokens is None:
+        return True
+    ids = [bot.tokenizer.encode(join_spaces(turn)) for turn in turns]
+    longest = max(map(len, ids)) + bot.layout.opening_tokens + bot.layout.turn_tokens
+    return len(bot.layout.lay_out(ids).input_ids) <= bot.model.most_tokens and longest <= bot.model.most_tokens // 2
+
+
+def _checkpoint(
+    name: str,
+    bot: Chatbot,
+    methods: dict[str, ReplySettings],
+    dialogues: Sequence[Sequence[str]],
+    contexts: Sequence[Context],
+    grid: Grid,
+    seed: int,
+    store: Store,
+) -> tuple[dict, dict, dict[str, Replies]]:
+    """A checkpoint's part of the report, its times, and its replies."""
+    part = {"name": name, "settings": _shown(bot.settings), "quality": _quality(bot, dialogues, grid, store)}
+    found, spent = answer_all(bot, contexts, methods, seed, store)
+    nats = reference_nats(bot, contexts, methods, seed, store)
+    part["decoding"] = {key: _about(one, bot, contexts, nats, key) for key, one in methods.items()}
+    times = {
+        key: {**asdict(each), "tokens_per_second": each.tokens / max(each.seconds, 1e-9)} for key, each in spent.items()
+    }
+    return part, times, {key: _replies(bot, contexts, each) for key, each in found.items()}
 
 
 def _write(output: Path, report: dict, timing: dict) -> None:
@@ -132,7 +182,7 @@ def _shown(settings: ReplySettings) -> dict:
     return {**{name: getattr(settings, name) for name in always}, **changed}
 
 
-def _quality(bot: Chatbot, dialogues: Sequence[Sequence[str]], store: Store) -> dict:
+def _quality(bot: Chatbot, dialogues: Sequence[Sequence[str]], grid: Grid, store: Store) -> dict:
     """Nothing is dropped, cut or normalised away but the spaces beside CJK characters."""
     lines = store.open(f"{bot.name}-quality", {"bot": identity_of(bot), "dialogues": hash_of(dialogues)})
     ids = [[bot.tokenizer.encode(join_spaces(turn)) for turn in turns] for turns in dialogues]
@@ -150,10 +200,10 @@ def _quality(bot: Chatbot, dialogues: Sequence[Sequence[str]], store: Store) -> 
         if sum(below):
             name = str(turn + 1) if turn < TURNS else f"{TURNS + 1} and later"
             entry = {"turn": name, "units": sum(below), "nats_per_unit": sum(above) / sum(below)}
-            by_turn.append({**entry, "interval": list(intervals.ratio(above, below))})
+            by_turn.append({**entry, "interval": list(intervals.ratio(above, below, grid.resamples))})
     return {
         "nats_per_unit": value,
-        "interval": list(intervals.ratio([sum(each) for each in nats], [sum(each) for each in units])),
+        "interval": list(intervals.ratio(list(map(sum, nats)), list(map(sum, units)), grid.resamples)),
         "perplexity_per_unit": math.exp(value),
         "nats_per_token": total / tokens,
         "units": sum(map(sum, units)),

@@ -18,7 +18,7 @@ FOLDER = "replies"
 
 
 class Store:
-    """Lines of JSON in a file of their own for each thing that is worked out; a half-written last line is dropped.
+    """Lines of JSON in a file of their own for each thing that is worked out; from a damaged line on they are dropped.
 
     The name of a file ends with the hash of everything its content depends on, so what is found is what is wanted, and
     another evaluation in the same folder begins anew.
@@ -34,8 +34,8 @@ class Store:
 
     def open(self, name: str, identity: object) -> Lines:
         """What there is of `name`, to read and to go on with."""
-        digest = hash_of({"version": __version__, "identity": identity})[:10]
-        path = self.folder / f"{re.sub('[^A-Za-z0-9.-]+', '-', name).strip('-')}-{digest}.jsonl"
+        digest = hash_of({"version": __version__, "name": name, "identity": identity})[:10]
+        path = self.folder / f"{re.sub('[^A-Za-z0-9.-]+', '-', name).strip('-')[:60]}-{digest}.jsonl"
         self._used.add(path)
         return Lines(path)
 
@@ -54,9 +54,13 @@ class Lines:
         whole = 0
         if path.is_file():
             for line in path.read_bytes().splitlines(keepends=True):
-                if not line.endswith(b"\n"):
+                try:
+                    row = json.loads(line) if line.endswith(b"\n") else None
+                except ValueError:
+                    row = None
+                if not isinstance(row, dict):
                     break
-                self.rows.append(json.loads(line))
+                self.rows.append(row)
                 whole += len(line)
             os.truncate(path, whole)
 
@@ -74,7 +78,7 @@ def identity_of(bot: Chatbot) -> dict:
     """What a bot's numbers depend on, its settings left out: weights, tokenizer, and how they are computed."""
     native = getattr(bot.model, "native", None)
     return {
-        "weights": _hash_weights(bot.model),
+        "model": _hash_model(bot.model),
         "tokenizer": hash_of(bot.tokenizer.to_json()),
         "context_tokens": bot.context_tokens,
         "device": bot.model.device.type,
@@ -88,11 +92,12 @@ def identity_of_ranker(bot: Chatbot, settings: ReplySettings) -> dict:
         return {}
     ranker = bot.ranker(settings)
     vectors = None if ranker.vectors is None else hashlib.sha256(ranker.vectors.vectors.tobytes()).hexdigest()
-    return {"vectors": vectors, "backward": None if ranker.backward is None else _hash_weights(ranker.backward)}
+    return {"vectors": vectors, "backward": None if ranker.backward is None else _hash_model(ranker.backward)}
 
 
-def _hash_weights(model: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
+def _hash_model(model: torch.nn.Module) -> str:
+    config = model.config.to_dict() if hasattr(model.config, "to_dict") else vars(model.config)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, parameter in model.named_parameters():
         digest.update(name.encode())
         digest.update(str(parameter.dtype).encode())

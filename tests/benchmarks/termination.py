@@ -3,9 +3,9 @@
     python -m tests.benchmarks.termination --data runs/lccc --output runs/termination
 
 The shape of the papers' tables (Welleck et al., arXiv 2002.02492, table 3; Choi et al., arXiv 2210.00660, table 2) on our
-models: the bundled bot, trained on for as many steps with the softmax it has, with NMST, ST, and with NMST that begins
-where the EOS floor does; then the same contexts answered by all. Sampling is at temperature 1, as in the papers. What is
-there is not made again.
+models: the bundled bot, trained on for as many steps with the softmax it has, with NMST, ST, and with NMST whose bound
+is the floor's, a token earlier; then the same contexts answered by all. Sampling is at temperature 1, as in the papers.
+What is there is not made again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ COLUMNS = {  # heading: model, whether truncation keeps EOS, whether the floor i
     "floor": ("softmax", True, True),
     "ST": ("st", False, False),
     "NMST": ("nmst", False, False),
-    "NMST, bound f": ("nmst_floor", False, False),
+    "NMST, delayed": ("nmst_floor", False, False),
 }
 
 
@@ -100,7 +100,8 @@ def answers(name: str, args: argparse.Namespace, own: ReplySettings) -> dict[str
         for decoder, changes in DECODERS.items():
             if column == "consistent" and changes.get("method", "sample") != "sample":
                 continue  # nothing is truncated: it would be plain
-            base = replace(own, temperature=1.0, keep_eos=keep_eos, **changes)
+            without = {"repetition_penalty": 1.0, "no_repeat_ngram": 0, "repeat_cost": None}
+            base = replace(own, temperature=1.0, keep_eos=keep_eos, **without, **changes)
             unbounded = {"floor_start_tokens": None, "max_reply_tokens": max(args.lengths)}
             wanted[f"{column}/{decoder}"] = base if floor else replace(base, **unbounded)
     found, _ = answer_all(bot, contexts, wanted, args.seed, Store(Path(args.output)))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from chatbot.banned_words import BannedWords
 from chatbot.bot import Chatbot
-from chatbot.reply_settings import ReplySettings
+from chatbot.reply_settings import ReplySettings, ReplySettingsError
 from chatbot.sampling import reply_processors
 
 PIECES = (
@@ -34,7 +34,8 @@ def test_what_is_banned_is_exactly_what_would_complete_a_word(path, word):
         rule.apply(logits, [reply])
         text = b"".join(PIECES[t] for t in reply)
         for candidate, piece in enumerate(PIECES):
-            assert (logits[0, candidate] == -torch.inf) == (spelled in text + piece), (text, piece)
+            shown = (text + piece).decode("utf-8", "ignore").encode()  # broken bytes are not shown
+            assert (logits[0, candidate] == -torch.inf) == (spelled in shown), (text, piece)
         if logits[0, token] == 0:
             reply.append(token)
 
@@ -59,6 +60,31 @@ def test_a_bot_without_a_word_left_ends(model, tokenizer):
     assert len(bot.respond(["你好"], seed=0).token_ids) <= bot.settings.limit_tokens
 
 
+def test_forms_of_a_word():
+    pieces = [piece.encode() for piece in ("É", "é", "cole", "COLE", "bad", "word")]
+
+    def banned(words, reply, pieces=pieces):
+        logits = torch.zeros(1, len(pieces))
+        BannedWords(words, pieces).apply(logits, [reply])
+        return (logits[0] == -torch.inf).nonzero().flatten().tolist()
+
+    assert banned(["école"], [0]) == banned(["École"], [1]) == [2, 3]
+    assert banned(["bad word"], [4]) == [5]  # WordPiece: the space is put in when the text is shown
+    assert banned(["bad word"], [4], [*pieces, b" word"]) == [6]
+
+
+def test_long_lists_are_quick_and_several_are_kept(bot):
+    import time
+
+    words = tuple(f"{chr(0x4E00 + i % 900)}{chr(0x4E00 + i // 900)}坏" for i in range(5000))
+    started = time.process_time()
+    bot.respond(["你好"], seed=0, banned_words=words)
+    assert time.process_time() - started < 5
+    before = bot.vocabulary.ban(words)
+    bot.vocabulary.ban(("别的",))
+    assert bot.vocabulary.ban(words) is before
+
+
 def test_generate_obeys_too(bot):
     words = tuple(bot.respond(["你好"], method="greedy").text[:1])
     settings = bot.settings.with_changes(method="greedy", banned_words=words)
@@ -74,5 +100,6 @@ def test_generate_obeys_too(bot):
 
 
 def test_words_must_be_words(bot):
-    with pytest.raises(Exception, match="list of words"):
-        bot.reply(["你好"], banned_words=[""])
+    for words in ([""], ["\udcff"], "词", [1]):
+        with pytest.raises(ReplySettingsError, match="list of words"):
+            bot.reply(["你好"], banned_words=words)

@@ -14,6 +14,7 @@ from chatbot.end_heads import EndHead, fit_end_head, join, with_termination
 from chatbot.model import XianliaoForCausalLM
 from chatbot.reply_settings import ReplySettings
 from chatbot.steps import ModelSteps, start_steps
+from chatbot.termination import EosFloor
 from tests.conftest import tiny_config
 
 KINDS = ["st", "nmst"]
@@ -83,11 +84,15 @@ def test_st_never_falls_within_a_turn_and_nmst_may(tokenizer):
 def test_a_delayed_nmst_is_the_trained_floor(tokenizer):
     ids = torch.tensor([dialogue_ids(tokenizer, (12,))])
     x = torch.zeros(1, ids.shape[1], 32, dtype=torch.float64)
-    head = head_of(tokenizer, "nmst", termination_delay=4)
+    t0, delta = 3, 4
+    head = head_of(tokenizer, "nmst", termination_delay=t0 + 1)
+    head.log_keep = EosFloor(t0, delta).log_keep
     torch.nn.init.constant_(head.bias, -60.0)
     share = head(x, ids, Tokens(None, None), None).log_end[0, :-1].exp()
-    expected = [1 - (1 - EPS) ** max(0, t - 4) for t in range(1, 14)]
-    torch.testing.assert_close(share, torch.tensor(expected, dtype=torch.float64), atol=1e-9, rtol=0)
+    never = torch.full((13, 5), 0.25, dtype=torch.float64).log()
+    never[:, 2] = -math.inf
+    floored = EosFloor(t0, delta).apply(never, torch.arange(13), 2)[:, 2].exp()
+    torch.testing.assert_close(share, floored, atol=1e-6, rtol=0)
 
 
 def test_probabilities_sum_to_one(ended, tokenizer):

@@ -15,14 +15,17 @@ from safetensors.numpy import save_file
 from chatbot.bot import Chatbot
 from chatbot.dialogue import count_units
 from chatbot.dialogue_files import FileError
+from chatbot.errors import CheckpointError
 from chatbot.evaluation import decoding, intervals
 from chatbot.evaluation.decoding import answer_all, encode, make_contexts, reference_nats
 from chatbot.evaluation.grid import Grid, GridError
 from chatbot.evaluation.likeness import Likeness
-from chatbot.evaluation.report import evaluate
+from chatbot.evaluation.report import evaluate, only_one
 from chatbot.evaluation.store import Store
+from chatbot.model import XianliaoForCausalLM
 from chatbot.reply_settings import ReplySettings
 from chatbot.similarity import VECTORS_FILE, TokenVectors
+from tests.conftest import tiny_config
 
 GRID = Grid(
     (8, 20),
@@ -34,7 +37,7 @@ GRID = Grid(
         "default": {},
     },
     budget=200,
-    subsets=10,
+    subsets=20,
     resamples=50,
     examples=3,
 )
@@ -93,7 +96,7 @@ def test_it_is_complete(finished, dialogues):
                 for key, (low, high) in row["intervals"].items()
                 if not low <= row[key] <= high
             ] == []
-            assert row["reference_cost_nats_per_unit"] is not None
+            assert (row["reference_cost_nats_per_unit"] is None) == (row["forbidden_references"] > 0)  # beyond a limit
     assert len(report["examples"]) == 3
     assert len(report["examples"][0]["replies"]) == 2 * len(GRID.methods)
     timing = json.loads((folder / "first" / "timing.json").read_text())
@@ -159,7 +162,59 @@ def test_what_no_longer_fits_is_made_anew(finished, some):
     before = (output / "report.json").read_bytes()
     evaluate(bots[1:], some, output, grid=small, max_contexts=5, seed=7)
     assert (output / "report.json").read_bytes() != before
-    assert len(list((output / "replies").iterdir())) == 3  # quality, default, references; the old ones are gone
+    assert len(list((output / "replies").glob("*.jsonl"))) == 3  # quality, default, references; the old ones are gone
+
+
+def test_a_model_that_differs_in_its_config_alone_is_another(checkpoint, some, tmp_path):
+    folder, small = tmp_path / "bot", Grid((8,), {"default": {}}, 50, 20, 20, 1)
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-5}))
+    first = evaluate([Chatbot.from_pretrained(folder)], some, tmp_path / "report", grid=small, max_contexts=4)
+    (folder / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 0.5}))
+    second = evaluate([Chatbot.from_pretrained(folder)], some, tmp_path / "report", grid=small, max_contexts=4)
+    values = [found["report"]["checkpoints"][0]["quality"]["nats_per_unit"] for found in (first, second)]
+    assert values[0] != values[1]
+
+
+def test_names_of_any_kind_keep_their_own_replies(bot, some, tmp_path, monkeypatch):
+    methods = {"核采样": {}, "默认": {}, "cost $\\frac$": {}, "_x": {"base": "plain"}}
+    grid = Grid((8,), methods, 50, 20, 20, 1)
+    monkeypatch.setattr(decoding, "BATCH", 3)
+    evaluate([bot], some, tmp_path, grid=grid, max_contexts=9)
+    before = (tmp_path / "report.html").read_bytes()
+    assert "_x" in before.decode()
+    for path in (tmp_path / "replies").glob("*.jsonl"):
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(lines[:1]) + b'{"contexts": [damaged\n' + b"".join(lines[2:]))
+    evaluate([bot], some, tmp_path, grid=grid, max_contexts=9)
+    assert (tmp_path / "report.html").read_bytes() == before
+
+
+def test_two_at_once_in_a_folder_are_one_too_many(bot, some, tmp_path):
+    with only_one(tmp_path), pytest.raises(FileError, match="Another evaluation"):
+        evaluate([bot], some, tmp_path, grid=GRID, max_contexts=3)
+
+
+def test_vectors_of_another_tokenizer_are_refused(bot, checkpoint, some, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "bot")
+    save_file({"vectors": np.ones((50, 8), np.float16)}, tmp_path / "bot" / VECTORS_FILE)
+    with pytest.raises(CheckpointError, match="tokens"):
+        evaluate([bot], some, tmp_path / "report", grid=GRID, vectors=tmp_path / "bot")
+    with pytest.raises(CheckpointError, match="tokens"):
+        Chatbot.from_pretrained(tmp_path / "bot").reply(["你好"], candidates=2)
+
+
+def test_dialogues_that_a_model_has_no_places_for_are_counted(tokenizer, dialogues, tmp_path):
+    model = XianliaoForCausalLM(tiny_config(tokenizer, positions="learned", max_position_embeddings=128)).eval()
+    bot = Chatbot(model, tokenizer, ReplySettings(floor_start_tokens=12, floor_delta_tokens=4), "short")
+    data = tmp_path / "data.jsonl"
+    long = [["好" * 200, "嗯"], ["你好"] * 90]
+    data.write_text("\n".join(json.dumps(turns, ensure_ascii=False) for turns in [*dialogues[:6], *long]))
+    report = evaluate([bot], data, tmp_path / "report", grid=Grid((8,), {"default": {}}, 50, 20, 20, 1))["report"]
+    assert report["left_out"] >= 2
+    assert report["dialogues"] == 8 - report["left_out"]
+    assert "were left out" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
 
 
 def test_replies_are_those_of_a_chat(bot, dialogues, tmp_path):
@@ -178,7 +233,7 @@ def test_replies_are_those_of_a_chat(bot, dialogues, tmp_path):
 
 def test_what_references_cost(bot, dialogues, layout, tmp_path):
     contexts = make_contexts(dialogues[:8], 8)
-    own = ReplySettings(floor_start_tokens=2, floor_delta_tokens=4, min_reply_tokens=0)
+    own = ReplySettings(floor_start_tokens=2, floor_delta_tokens=30)
     bot.settings = own
     methods = {
         "floor": own,
@@ -192,14 +247,15 @@ def test_what_references_cost(bot, dialogues, layout, tmp_path):
         speakers = [*one.prompt.speaker_ids, *[one.prompt.reply_speaker] * (len(one.reference) + 1)]
         logits = bot.model(torch.tensor([ids]), token_type_ids=torch.tensor([speakers])).logits[0]
         logits[:, list(bot.vocabulary.banned_ids)] = -math.inf
-        log_p = logits.log_softmax(-1)
         start = len(one.prompt.input_ids)
+        logits[start - 1, bot.vocabulary.end_id] = -math.inf  # no reference is empty
+        log_p = logits.log_softmax(-1)
         plain = [log_p[place - 1, ids[place]].item() for place in range(start, len(ids))]
         assert nats[""][index] == pytest.approx(-sum(plain), rel=1e-4)
         assert nats["late floor"][index] == nats[""][index]
         floored = 0.0
         for emitted, value in enumerate(plain):
-            rest = max(0, emitted - 2) * -math.log(2) / 4
+            rest = max(0, emitted - 2) * -math.log(2) / 30
             is_end = emitted == len(one.reference)
             floored += math.log1p(-(1 - math.exp(value)) * math.exp(rest)) if is_end else value + rest
         assert nats["floor"][index] == pytest.approx(-floored, rel=1e-4)
@@ -249,10 +305,15 @@ def test_intervals():
         ("{methods: {a: {}}, colour: red}", "colour"),
         ("{methods: {a: {}}, lengths: 5}", "lengths"),
         ("{methods: {a: {}}, budget: many}", "budget"),
-        ("{methods: {a: {top_q: 1}}}", "'a' cannot be used"),
+        ("{methods: {a: {top_q: 1}}}", "no setting top_q"),
         ("{methods: {a: {top_p: 7}}}", "top_p"),
         ("{methods: {a: {base: magic}}}", "no base 'magic'"),
         ("{methods: {a: 7}}", "must have settings"),
+        ("{methods: {a: 0}}", "must have settings"),
+        ("{methods: {'': {}}}", "needs a name"),
+        ('{methods: {"\\ud800": {}}}', "needs a name"),
+        ("{methods: {a: {}}, resamples: 1000000000000}", "resamples"),
+        ("[" * 5000, "cannot be read"),
         ("{", "cannot be read"),
     ],
 )

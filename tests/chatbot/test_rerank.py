@@ -13,7 +13,7 @@ from chatbot.errors import CheckpointError
 from chatbot.model import XianliaoForCausalLM
 from chatbot.next_token import Draft
 from chatbot.reply_settings import ReplySettings
-from chatbot.rerank import Answered, Ranker, RankingError
+from chatbot.rerank import Answered, Ranker, RankingError, per_token
 from chatbot.similarity import TokenVectors
 from tests.conftest import tiny_config
 
@@ -28,6 +28,12 @@ def test_the_likeliest_per_token_wins(layout):
     drafts = [draft([5, 6], -6), draft([7, 8, 9], -6.4), draft([10], -5)]
     assert Ranker(layout).best([HISTORY], [drafts], ReplySettings()) == [1]
     assert Ranker(layout).best([HISTORY], [[draft([5]), draft([6])]], ReplySettings()) == [0]
+
+
+def test_a_reply_that_was_cut_off_has_no_end_to_divide_by(layout):
+    cut = Draft([5, 6, 7], -6.0, "limit")
+    assert per_token(cut) == -2.0
+    assert per_token(draft([5, 6, 7], -6.0)) == -1.5
 
 
 def test_near_identical_candidates_are_one(layout):

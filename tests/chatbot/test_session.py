@@ -59,6 +59,14 @@ def test_old_turns_are_forgotten_in_time_and_memory_stays_bounded(model, tokeniz
     assert fresh.reply(session.turns[:-1], seed=1) == session.turns[-1]
 
 
+def test_a_stream_closed_before_a_word_leaves_no_empty_turn(bot):
+    session = ChatSession(bot, candidates=4)
+    stream = session.stream("你好", seed=1)
+    next(stream)
+    stream.close()
+    assert session.turns == []
+
+
 def test_undo_retry_edit_clear(bot):
     session = ChatSession(bot)
     for message in MESSAGES[:3]:

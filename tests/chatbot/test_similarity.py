@@ -168,15 +168,15 @@ def test_the_command_puts_them_into_a_checkpoint(prepared, tmp_path, capsys):
     DialogueTokenizer.load(prepared).save(tmp_path)
     call = ["--data", str(prepared), "--checkpoint", str(tmp_path), "--dimensions", "16"]
     assert vector_training.main(call) == 0
-    loaded = TokenVectors.load(tmp_path)
+    loaded = TokenVectors.load(tmp_path, DialogueTokenizer.load(tmp_path).vocab_size)
     assert loaded.vectors.shape[1] == 16
     assert (loaded.norms > 0).sum() > 100
     (tmp_path / VECTORS_FILE).write_bytes(b"short")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        TokenVectors.load(tmp_path)
+        TokenVectors.load(tmp_path, loaded.vectors.shape[0])
     (tmp_path / VECTORS_FILE).unlink()
     with pytest.raises(CheckpointError, match=r"chatbot\.vectors"):
-        TokenVectors.load(tmp_path)
+        TokenVectors.load(tmp_path, loaded.vectors.shape[0])
     DialogueTokenizer.train(["别的"] * 9, 400).save(tmp_path)
     assert vector_training.main(call) == 1
     assert "another tokenizer" in capsys.readouterr().err

@@ -51,6 +51,17 @@ def test_a_new_head_on_a_trained_model_is_fitted_first(prepared, tmp_path):
     assert load_model(tmp_path / "kept").config.termination == "nmst"
 
 
+def test_a_head_keeps_its_weights_when_only_its_bound_changes(prepared, tmp_path):
+    train(settings_for(prepared, tmp_path / "first", termination="nmst", termination_epsilon=1e-3))
+    changes = {"init": str(tmp_path / "first"), "max_steps": 1, "learning_rate": 1e-9, "eval_every": 1}
+    changes |= {"model": settings_for("x", "y").model.__class__(), "termination": "nmst", "termination_epsilon": 0.05}
+    train(settings_for(prepared, tmp_path / "second", **changes))
+    first, second = load_model(tmp_path / "first"), load_model(tmp_path / "second")
+    assert second.config.termination_epsilon == 0.05
+    assert (first.end_head.weight - second.end_head.weight).abs().max() < 1e-4
+    assert first.end_head.weight.any()
+
+
 def test_backward_data_is_the_dialogues_in_reverse(prepared, tokenizer, layout):
     forward, backward = (TurnStore([str(prepared)], "train", direction) for direction in (False, True))
     for dialogue in range(len(forward)):
@@ -75,3 +86,5 @@ def test_settings_that_no_head_can_have():
         settings_for("x", "y", termination="st", termination_epsilon=1.5).check()
     with pytest.raises(SettingsError, match="termination_delay"):
         settings_for("x", "y", termination_delay=-1).check()
+    with pytest.raises(SettingsError, match="termination_delay is for"):
+        settings_for("x", "y", termination="st", termination_delay=3).check()
