@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from chatbot.batching import Worker
 from chatbot.bot import Chatbot, Reply
 from chatbot.dialogue import DialogueError
 
@@ -11,12 +12,14 @@ from chatbot.dialogue import DialogueError
 class ChatSession:
     """History in, replies out. The person speaks first, the bot second, in turn.
 
+    Whose replies they are is a `Chatbot`, or a `chatbot.batching.Worker` that decodes for many sessions at once.
+
     Attributes:
         turns: All turns so far, oldest first; the bot's have odd indices.
         last_reply: The newest `Reply`, or None.
     """
 
-    def __init__(self, bot: Chatbot, turns: Sequence[str] = (), **changes):
+    def __init__(self, bot: Chatbot | Worker, turns: Sequence[str] = (), **changes):
         """Starts a conversation, or continues one from its turns; `changes` are fields of `ReplySettings`."""
         self.bot, self.turns, self.changes = bot, list(turns), changes
         self.last_reply: Reply | None = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: no telemetry, no look-ups
 
@@ -10,12 +12,14 @@ import gradio as gr
 from fastapi import FastAPI
 
 from chatbot import Chatbot, __version__
+from chatbot.batching import Worker
 from chatbot.errors import XianliaoError
 from ui import handlers
+from ui.api import add_api
 from ui.text import EXAMPLES, TEXT, TITLE, language_of
 
-CONCURRENT_CHATS = 4
-"""Replies decoded at the same time; more wait in Gradio's queue."""
+CONCURRENT_CHATS = 32
+"""Replies of the page that are under way at the same time; more wait in Gradio's queue."""
 
 CSS = "footer {display: none !important}"
 
@@ -34,13 +38,14 @@ def as_text(chatbot: gr.Chatbot) -> gr.Chatbot:
     return chatbot
 
 
-def build_page(bot: Chatbot, i18n: gr.I18n) -> gr.Blocks:
+def build_page(worker: Worker, i18n: gr.I18n) -> gr.Blocks:
     """The chat page of a bot."""
+    bot = worker.bot
 
     def respond(message: str, history: list, seed, temperature, top_p, request: gr.Request):
         language = language_of(request.headers.get("accept-language"))
         try:
-            yield from handlers.respond(bot, message, history, seed, temperature, top_p, language)
+            yield from handlers.respond(bot, message, history, seed, temperature, top_p, language, worker)
         except XianliaoError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
@@ -95,14 +100,27 @@ def build_page(bot: Chatbot, i18n: gr.I18n) -> gr.Blocks:
     return page
 
 
-def create_app(bot: Chatbot) -> FastAPI:
-    """The whole server: the page at /, /healthz beside it."""
-    app = FastAPI(title="xianliao", version=__version__, docs_url=None, redoc_url=None)
+def create_app(bot: Chatbot, api_key: str | None = None) -> FastAPI:
+    """The whole server: the page at /, the API at /v1, /healthz and /metrics beside them.
+
+    Args:
+        bot: Whose replies they are; from here on one worker decodes for everybody.
+        api_key: What the API asks its clients for; None asks for nothing.
+    """
+    worker = Worker(bot)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        worker.close(1)
+
+    app = FastAPI(title="xianliao", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    add_api(app, worker, api_key)
 
     @app.get("/healthz")
     def healthz() -> dict:
         return {"status": "ok", "checkpoint": bot.name, "version": __version__}
 
     i18n = gr.I18n(en=TEXT["en"], zh=TEXT["zh"], **{"zh-CN": TEXT["zh"], "zh-TW": TEXT["zh"]})
-    page = build_page(bot, i18n)
+    page = build_page(worker, i18n)
     return gr.mount_gradio_app(app, page, path="/", i18n=i18n, css=CSS, footer_links=[], enable_monitoring=False)

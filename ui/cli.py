@@ -19,6 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default %(default)s: this machine only)"
     )
+    parser.add_argument("--api-key", metavar="KEY", help="what clients of /v1 have to send (default: nothing)")
     parser.add_argument("--port", type=int, default=7860, help="(default %(default)s)")
     return parser
 
@@ -36,7 +37,9 @@ def main(argv: list[str] | None = None) -> int | None:
 
     from ui.app import create_app
 
-    server = uvicorn.Server(uvicorn.Config(create_app(bot), log_level="warning", timeout_graceful_shutdown=2))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(bot, args.api_key), log_level="warning", timeout_graceful_shutdown=2)
+    )
     shown = f"[{args.host}]" if ":" in args.host else args.host
     print(f"http://{shown}:{listener.getsockname()[1]}  (Ctrl+C stops)", flush=True)
     server.run(sockets=[listener])

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from chatbot import Chatbot, ChatSession, Reply
+from chatbot.batching import Worker
 from chatbot.dialogue import clean_turn
 from ui.text import TEXT
 
@@ -69,8 +70,9 @@ def respond(
     temperature: float | None,
     top_p: float | None,
     language: str,
+    worker: Worker | None = None,
 ) -> Iterator[tuple[str, str]]:
-    """The reply so far and the status line, again after each token.
+    """The reply so far and the status line, again after each token; decoded by the worker where there is one.
 
     Raises:
         XianliaoError: The message cannot be answered; the message says why.
@@ -79,7 +81,7 @@ def respond(
     if len(turns) % 2:  # the last message was never answered: it joins this one, or is dropped when that is too much
         both = f"{turns.pop()}\n{message}"
         message = both if message_fault(bot, both, language) is None else message
-    session = ChatSession(bot, turns, temperature=temperature, top_p=top_p)
+    session = ChatSession(worker or bot, turns, temperature=temperature, top_p=top_p)
     text = ""
     for text in session.stream(message, None if seed is None else int(seed)):
         yield text, ""
