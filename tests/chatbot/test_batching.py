@@ -66,7 +66,7 @@ def together(worker, conversations) -> list:
 
 
 def test_replies_are_those_alone(bot, worker):
-    conversations = list(asked(60))
+    conversations = list(asked(40))
     found = together(worker, conversations)
     for (turns, seed, changes), reply in zip(conversations, found, strict=True):
         alone = Chatbot(bot.model, bot.tokenizer, bot.settings).respond(turns, seed, **changes)

@@ -135,6 +135,7 @@ def test_an_unwritable_output_is_one_sentence(checkpoint, tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_other_encodings_are_no_traceback(checkpoint):
     command = [sys.executable, "-m", "chatbot", "--checkpoint", str(checkpoint), "--seed", "1"]
     for encoding, options in (("ascii", ["--message", "你好"]), ("utf-8:strict", [])):

@@ -301,6 +301,7 @@ def test_every_layer_type_has_a_mixer():
     assert set(MIXERS) == set(LAYER_TYPES)
 
 
+@pytest.mark.slow
 def test_auto_config_alone_is_enough(checkpoint):
     code = "import chatbot; from transformers import AutoConfig; "
     code += f"print(AutoConfig.from_pretrained({str(checkpoint)!r}).model_type)"

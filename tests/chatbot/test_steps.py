@@ -40,6 +40,7 @@ SHAPES = {
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_the_best_build_of_this_processor_is_the_one_used(tmp_path):
     """A source that compiles only without the wide instructions would be used, silently and several times slower."""
     compiler = next(found for name in ("cc", "gcc", "clang") if (found := shutil.which(name)))

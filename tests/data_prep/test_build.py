@@ -141,6 +141,7 @@ def test_every_dropped_dialogue_is_counted_and_told(tmp_path):
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="LCCC lies beside the project only where it is built")
+@pytest.mark.slow
 def test_each_dialogue_of_lccc_is_kept_whole_split_or_dropped(tmp_path):
     manifest = build([str(SHARED)], tmp_path / "set", PrepareSettings(tokenizer="default", valid_share=0.0))
     check_that_it_adds_up(manifest)
@@ -275,6 +276,7 @@ def frequent_corpus(path) -> str:
     return write(path, rows)
 
 
+@pytest.mark.slow
 def test_a_stopped_build_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypatch, small_parts, capsys):
     source = frequent_corpus(tmp_path / "x.jsonl")
     settings = PrepareSettings(vocab_size=400, near_duplicates="all")
@@ -338,6 +340,7 @@ def test_a_stopped_build_is_not_taken_for_another(tmp_path, monkeypatch):
     assert everything(tmp_path / "set") == Counter({("只有", "这个"): 1, ("和", "那个"): 1})
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_bytes_of_one(tmp_path):
     source = tmp_path / "x.jsonl.gz"
     generate(source, 1500, [SAMPLES / "everyday.jsonl"])
@@ -554,6 +557,7 @@ def test_an_existing_tokenizer_can_be_taken(prepared, tmp_path):
     assert manifest["tokenizer_hash"] == load_manifest(prepared)["tokenizer_hash"]
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_words(tmp_path):
     pytest.importorskip("jieba")
     build([str(SAMPLES)], tmp_path / "set", PrepareSettings(vocab_size=2000, word_count=3))

@@ -51,6 +51,7 @@ def test_a_new_head_on_a_trained_model_is_fitted_first(prepared, tmp_path):
     assert load_model(tmp_path / "kept").config.termination == "nmst"
 
 
+@pytest.mark.slow
 def test_a_head_keeps_its_weights_when_only_its_bound_changes(prepared, tmp_path):
     train(settings_for(prepared, tmp_path / "first", termination="nmst", termination_epsilon=1e-3))
     changes = {"init": str(tmp_path / "first"), "max_steps": 1, "learning_rate": 1e-9, "eval_every": 1}
