@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from chatbot.bundled import DEFAULT
-from chatbot.checkpoint import GENERATION, load_model, read_json, resolve
+from chatbot.checkpoint import BACKWARD, GENERATION, load_model, read_json, resolve
 from chatbot.dialogue import LAYOUTS, DialogueError, Prompt, clean_turn
 from chatbot.errors import CheckpointError, XianliaoError
 from chatbot.generate import decode
@@ -34,9 +34,6 @@ REMEMBERED_BYTES = 256 * 2**20
 
 REMEMBERED_REPLIES = 3
 """The bot's last replies that the rules against repetition know of."""
-
-BACKWARD = "backward"
-"""Folder in a checkpoint's of the model that `chatbot.rerank` asks for log p(context | reply)."""
 
 MAX_SEED = 2**31 - 1
 

@@ -34,9 +34,12 @@ from chatbot.errors import CheckpointError, explain_faults, first_line, last_lin
 from chatbot.foreign import MODEL_TYPES, ForeignForCausalLM, keys_that_do_not_fit, load_foreign
 from chatbot.layer_types import LAYER_TYPES
 from chatbot.model import INT8_SCALE_SUFFIX, XianliaoForCausalLM
+from chatbot.similarity import VECTORS_FILE
 from chatbot.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE, DialogueTokenizer
 
 CONFIG, WEIGHTS, GENERATION, TRAINING = "config.json", "model.safetensors", "generation_config.json", "training.json"
+BACKWARD = "backward"
+"""Folder in a checkpoint's of the model that `chatbot.rerank` asks for log p(context | reply)."""
 PICKLED, SHARDS = "pytorch_model.bin", "model.safetensors.index.json"
 
 
@@ -343,8 +346,11 @@ def copy(source: str | Path, target: str | Path, int8: bool = False, layer_types
     if int8:
         training["weight_storage"] = "int8; the metrics are of the float weights"
     save(target, model, DialogueTokenizer.load(path), generation, training, int8=int8)
-    if (path / "README.md").is_file():
-        shutil.copy(path / "README.md", Path(target) / "README.md")
+    for name in ("README.md", VECTORS_FILE):
+        if (path / name).is_file():
+            shutil.copy(path / name, Path(target) / name)
+    if (path / BACKWARD).is_dir():
+        copy(path / BACKWARD, Path(target) / BACKWARD, int8)
 
 
 @explain_faults

@@ -32,6 +32,7 @@ from chatbot.end_heads import fit_end_head
 from chatbot.model import XianliaoForCausalLM
 from chatbot.quality import score_dialogues
 from chatbot.reply_settings import ReplySettings
+from chatbot.similarity import VECTORS_FILE
 from chatbot.tokenizer import DialogueTokenizer
 from training.batching import parse_source
 from training.clipping import clip_gradients
@@ -328,10 +329,20 @@ class Run:
             if self.main:
                 record = self.training_record()
                 save(self.output, self.inner, self.tokenizer, {**sampler, **floor}, record, weights=weights)
+                self._keep_vectors()
         if self.main or self.sharded:  # the processes of a sharded model run it together
             self._sample_replies(floor)
         self.accelerator.wait_for_everyone()
         return entry
+
+    def _keep_vectors(self) -> None:
+        """Token vectors of the checkpoint that the run starts from go on with its tokenizer."""
+        own = self.output / VECTORS_FILE
+        if self.settings.init is not None and not own.exists():
+            inherited = resolve(self.settings.init) / VECTORS_FILE
+            if inherited.is_file():
+                with replacing(own) as temporary:
+                    temporary.write_bytes(inherited.read_bytes())
 
     def _quality(self) -> float:
         """nats/unit of the validation dialogues, which the processes share; those of a sharded model run all together."""

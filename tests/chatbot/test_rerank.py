@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from chatbot.bot import BACKWARD, Chatbot, candidate_seeds
+from chatbot.bot import Chatbot, candidate_seeds
+from chatbot.checkpoint import BACKWARD
 from chatbot.errors import CheckpointError
 from chatbot.model import XianliaoForCausalLM
 from chatbot.next_token import Draft
@@ -92,13 +93,15 @@ def test_best_of_n_is_one_of_the_n_and_one_is_the_plain_reply(bot):
 
 
 def test_a_checkpoint_with_a_backward_folder(checkpoint, model, tokenizer, tmp_path):
-    from chatbot.checkpoint import save
+    from chatbot.checkpoint import copy, save
 
     folder = tmp_path / "bot"
     shutil.copytree(checkpoint, folder)
     backward = XianliaoForCausalLM(tiny_config(tokenizer, direction="backward"))
     save(folder / BACKWARD, backward, tokenizer, {}, {})
-    assert Chatbot.from_pretrained(folder).reply(["你好"], seed=0, candidates=3, rank_backward=0.5) is not None
+    text = Chatbot.from_pretrained(folder).reply(["你好"], seed=0, candidates=3, rank_backward=0.5)
+    copy(folder, tmp_path / "copied")
+    assert Chatbot.from_pretrained(tmp_path / "copied").reply(["你好"], seed=0, candidates=3, rank_backward=0.5) == text
     with pytest.raises(CheckpointError, match="backwards"):
         Chatbot.from_pretrained(folder / BACKWARD)
     save(folder / BACKWARD, model, tokenizer, {}, {})

@@ -54,11 +54,13 @@ def test_a_new_head_on_a_trained_model_is_fitted_first(prepared, tmp_path):
 @pytest.mark.slow
 def test_a_head_keeps_its_weights_when_only_its_bound_changes(prepared, tmp_path):
     train(settings_for(prepared, tmp_path / "first", termination="nmst", termination_epsilon=1e-3))
+    (tmp_path / "first" / "vectors.safetensors").write_bytes(b"of the tokens")
     changes = {"init": str(tmp_path / "first"), "max_steps": 1, "learning_rate": 1e-9, "eval_every": 1}
     changes |= {"model": settings_for("x", "y").model.__class__(), "termination": "nmst", "termination_epsilon": 0.05}
     train(settings_for(prepared, tmp_path / "second", **changes))
     first, second = load_model(tmp_path / "first"), load_model(tmp_path / "second")
     assert second.config.termination_epsilon == 0.05
+    assert (tmp_path / "second" / "vectors.safetensors").read_bytes() == b"of the tokens"
     assert (first.end_head.weight - second.end_head.weight).abs().max() < 1e-4
     assert first.end_head.weight.any()
 
