@@ -29,6 +29,7 @@ from chatbot.dialogue import DialogueError
 from chatbot.errors import XianliaoError
 from chatbot.reply_settings import ReplySettingsError
 from ui.metrics import Metrics
+from ui.safety import Safety
 
 MOST_MESSAGES = 512
 MOST_CHARACTERS = 100_000
@@ -217,7 +218,23 @@ class Answers:
         }
 
 
-def build_router(worker: Worker, metrics: Metrics, api_key: str | None = None) -> APIRouter:
+class FixedAnswers:
+    """Replies that no model gave, for `build_router` like `Answers`."""
+
+    def __init__(self, text: str, count: int):
+        self.text, self.choices = text, [Choice() for _ in range(count)]
+        self.usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+    async def pieces(self) -> AsyncIterator[tuple[int, str]]:
+        for number, choice in enumerate(self.choices):
+            choice.text, choice.finish = self.text, "content_filter"
+            yield number, self.text
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
+
+def build_router(worker: Worker, metrics: Metrics, safety: Safety, api_key: str | None = None) -> APIRouter:
     """The routes below /v1."""
 
     def check_key(request: Request) -> None:
@@ -246,7 +263,12 @@ def build_router(worker: Worker, metrics: Metrics, api_key: str | None = None) -
         headers = {"X-Conversation-Id": conversation[:64].encode("ascii", "replace").decode()}
         if left_out:
             headers["X-Ignored"] = ", ".join(left_out)
-        answers = Answers(worker, body, turns, metrics)
+        fixed = safety.answer(turns[-1])
+        if fixed is not None:
+            headers["X-Fixed-Reply"] = fixed.kind
+            answers = FixedAnswers(fixed.text, body.n)
+        else:
+            answers = Answers(worker, body, [*turns[:-1], safety.cleaned(turns[-1])], metrics)
         if body.stream:
             events = _events(answers, head, body)
             return StreamingResponse(events, media_type="text/event-stream", headers=headers)
@@ -272,7 +294,7 @@ def build_router(worker: Worker, metrics: Metrics, api_key: str | None = None) -
     return router
 
 
-async def _events(answers: Answers, head: dict, body: Completion) -> AsyncIterator[str]:
+async def _events(answers: Answers | FixedAnswers, head: dict, body: Completion) -> AsyncIterator[str]:
     """Server-sent events of a streamed completion; an error in the middle is an event too."""
 
     def chunk(index: int, delta: dict, finish: str | None = None) -> str:
@@ -310,7 +332,7 @@ def as_api_error(error: XianliaoError) -> ApiError:
     return ApiError(500, str(error), "server_error")
 
 
-def add_api(app: FastAPI, worker: Worker, api_key: str | None = None) -> Metrics:
+def add_api(app: FastAPI, worker: Worker, safety: Safety, api_key: str | None = None) -> Metrics:
     """Puts the API, its errors and /metrics on a server."""
     metrics = Metrics(worker)
 
@@ -341,5 +363,5 @@ def add_api(app: FastAPI, worker: Worker, api_key: str | None = None) -> Metrics
     def show_metrics() -> PlainTextResponse:
         return PlainTextResponse(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4")
 
-    app.include_router(build_router(worker, metrics, api_key))
+    app.include_router(build_router(worker, metrics, safety, api_key))
     return metrics

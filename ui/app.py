@@ -16,6 +16,7 @@ from chatbot.batching import Worker
 from chatbot.errors import XianliaoError
 from ui import handlers
 from ui.api import add_api
+from ui.safety import Safety
 from ui.text import EXAMPLES, TEXT, TITLE, language_of
 
 CONCURRENT_CHATS = 32
@@ -38,14 +39,14 @@ def as_text(chatbot: gr.Chatbot) -> gr.Chatbot:
     return chatbot
 
 
-def build_page(worker: Worker, i18n: gr.I18n) -> gr.Blocks:
+def build_page(worker: Worker, safety: Safety, i18n: gr.I18n) -> gr.Blocks:
     """The chat page of a bot."""
     bot = worker.bot
 
     def respond(message: str, history: list, seed, temperature, top_p, request: gr.Request):
         language = language_of(request.headers.get("accept-language"))
         try:
-            yield from handlers.respond(bot, message, history, seed, temperature, top_p, language, worker)
+            yield from handlers.respond(bot, message, history, seed, temperature, top_p, language, worker, safety)
         except XianliaoError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
@@ -100,13 +101,16 @@ def build_page(worker: Worker, i18n: gr.I18n) -> gr.Blocks:
     return page
 
 
-def create_app(bot: Chatbot, api_key: str | None = None) -> FastAPI:
+def create_app(bot: Chatbot, api_key: str | None = None, safety: Safety | None = None) -> FastAPI:
     """The whole server: the page at /, the API at /v1, /healthz and /metrics beside them.
 
     Args:
         bot: Whose replies they are; from here on one worker decodes for everybody.
         api_key: What the API asks its clients for; None asks for nothing.
+        safety: What is kept out and what is answered instead; None takes the files that come along.
     """
+    safety = Safety.load() if safety is None else safety
+    bot.settings = bot.settings.with_changes(banned_words=(*bot.settings.banned_words, *safety.banned_words))
     worker = Worker(bot)
 
     @asynccontextmanager
@@ -115,12 +119,12 @@ def create_app(bot: Chatbot, api_key: str | None = None) -> FastAPI:
         worker.close(1)
 
     app = FastAPI(title="xianliao", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
-    add_api(app, worker, api_key)
+    add_api(app, worker, safety, api_key)
 
     @app.get("/healthz")
     def healthz() -> dict:
         return {"status": "ok", "checkpoint": bot.name, "version": __version__}
 
     i18n = gr.I18n(en=TEXT["en"], zh=TEXT["zh"], **{"zh-CN": TEXT["zh"], "zh-TW": TEXT["zh"]})
-    page = build_page(worker, i18n)
+    page = build_page(worker, safety, i18n)
     return gr.mount_gradio_app(app, page, path="/", i18n=i18n, css=CSS, footer_links=[], enable_monitoring=False)

@@ -20,6 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", help="address to listen on (default %(default)s: this machine only)"
     )
     parser.add_argument("--api-key", metavar="KEY", help="what clients of /v1 have to send (default: nothing)")
+    parser.add_argument("--safety", metavar="DIR", help="word lists and fixed replies (default: ui/safety_files)")
     parser.add_argument("--port", type=int, default=7860, help="(default %(default)s)")
     return parser
 
@@ -35,10 +36,13 @@ def main(argv: list[str] | None = None) -> int | None:
     bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype)
     import uvicorn
 
+    from ui.safety import Safety
+
+    safety = Safety.load(args.safety)
     from ui.app import create_app
 
     server = uvicorn.Server(
-        uvicorn.Config(create_app(bot, args.api_key), log_level="warning", timeout_graceful_shutdown=2)
+        uvicorn.Config(create_app(bot, args.api_key, safety), log_level="warning", timeout_graceful_shutdown=2)
     )
     shown = f"[{args.host}]" if ":" in args.host else args.host
     print(f"http://{shown}:{listener.getsockname()[1]}  (Ctrl+C stops)", flush=True)

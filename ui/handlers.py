@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from chatbot import Chatbot, ChatSession, Reply
 from chatbot.batching import Worker
 from chatbot.dialogue import clean_turn
+from ui.safety import Safety
 from ui.text import TEXT
 
 _MARKUP = re.compile("[<&](?=[A-Za-z/!?#])")
@@ -71,12 +72,20 @@ def respond(
     top_p: float | None,
     language: str,
     worker: Worker | None = None,
+    safety: Safety | None = None,
 ) -> Iterator[tuple[str, str]]:
     """The reply so far and the status line, again after each token; decoded by the worker where there is one.
+
+    What `safety` answers itself never reaches the model.
 
     Raises:
         XianliaoError: The message cannot be answered; the message says why.
     """
+    fixed = None if safety is None else safety.answer(message)
+    if fixed is not None:
+        yield fixed.text, ""
+        return
+    message = message if safety is None else safety.cleaned(message)
     turns = to_turns(history)
     if len(turns) % 2:  # the last message was never answered: it joins this one, or is dropped when that is too much
         both = f"{turns.pop()}\n{message}"

@@ -85,6 +85,17 @@ def test_settings_of_a_request(client, server):
         assert text == whole[: whole.index(stop)]
 
 
+def test_who_may_be_in_danger_gets_no_small_talk(client):
+    messages = [*HELLO, {"role": "assistant", "content": "你好"}, {"role": "user", "content": "我不想活了"}]
+    raw = client.chat.completions.with_raw_response.create(model="tiny", messages=messages)
+    assert raw.headers["x-fixed-reply"] == "crisis"
+    choice = raw.parse().choices[0]
+    assert "12356" in choice.message.content
+    assert choice.finish_reason == "content_filter"
+    streamed = client.chat.completions.create(model="tiny", messages=messages, stream=True)
+    assert "".join(c.choices[0].delta.content or "" for c in streamed) == choice.message.content
+
+
 def test_histories(client, server):
     messages = [
         {"role": "system", "content": "你是一只猫"},

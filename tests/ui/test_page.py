@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from chatbot.errors import XianliaoError
 from ui.cli import listen, main
 from ui.handlers import message_fault, respond, to_turns
+from ui.safety import Safety
 from ui.text import TEXT, language_of
 
 
@@ -39,6 +40,13 @@ def test_the_page_gives_the_reply_that_python_gives(bot):
     assert "种子 7" in steps[-1][1]
     assert str(bot.settings.limit_tokens) in steps[-1][1]
     assert all(after[0].startswith(before[0]) for before, after in itertools.pairwise(steps))
+
+
+def test_who_may_be_in_danger_gets_the_fixed_reply_alone(bot):
+    steps = list(respond(bot, "我不想活了", [], 7, None, None, "zh", None, Safety.load()))
+    assert len(steps) == 1
+    assert "12356" in steps[0][0]
+    assert list(respond(bot, "你好", [], 7, None, None, "zh", None, Safety.load()))[-1][0]
 
 
 def test_a_message_that_was_never_answered_joins_the_next(bot):
