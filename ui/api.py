@@ -291,6 +291,10 @@ def build_router(worker: Worker, metrics: Metrics, safety: Safety, api_key: str 
             {**head, "object": "chat.completion", "choices": choices, "usage": answers.usage}, headers=headers
         )
 
+    @router.api_route("/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    def unknown(path: str) -> None:
+        raise ApiError(404, f"There is no /v1/{path} here; there are /v1/models and /v1/chat/completions.")
+
     return router
 
 

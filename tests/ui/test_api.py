@@ -140,6 +140,12 @@ def test_the_key(server):
     ):
         client.models.list()
     assert httpx.get(server[0] + "/healthz").status_code == 200
+    missing = httpx.get(server[0] + "/v1/embeddings", headers={"Authorization": "Bearer secret"})
+    assert missing.status_code == 404
+    assert "/v1/models" in missing.json()["error"]["message"]
+    wrong = httpx.post(server[0] + "/v1/chat/completions", content=b"{", headers={"Authorization": "Bearer secret"})
+    assert wrong.status_code == 400
+    assert wrong.json()["error"]["type"] == "invalid_request_error"
 
 
 def test_models_and_metrics(client, server):
