@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
+
+from tests.conftest import ROOT
 
 
 def test_there_are_enough_and_each_is_its_own(dialogues):
@@ -23,3 +27,15 @@ def test_turns_are_clean_and_rarely_repeat(dialogues):
 def test_the_bot_says_what_it_is(dialogues):
     honest = [turns for turns in dialogues if any("程序" in turn for turn in turns[1::2])]
     assert len(honest) >= 8
+
+
+def test_dialogues_about_the_program_are_honest_and_prescribe_nothing():
+    """data_prep/identity: what it is, and that it gives no medical advice."""
+    path = ROOT / "data_prep" / "identity" / "program.jsonl"
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(found) > 200
+    assert len({tuple(turns) for turns in found}) == len(found)
+    assert all(2 <= len(turns) <= 10 and len(turns) % 2 == 0 for turns in found)
+    assert sum(any("程序" in turn or "模型" in turn for turn in turns[1::2]) for turns in found) > 0.8 * len(found)
+    said = " ".join(turn for turns in found for turn in turns[1::2])
+    assert not re.search("我是(真)?人|我是(男|女)|毫克|[一两三二]片|布洛芬|阿莫西林", said)
