@@ -51,7 +51,8 @@ def test_raw_file_to_reply(tmp_path):
     assert metrics[-1]["loss"] < metrics[0]["loss"] - 1
     data = ["--data", SAMPLES, "--contexts", 30]
     table = run("chatbot.evaluation", "--checkpoint", "smoke", *data, "--output", "report", cwd=tmp_path)
-    assert "nucleus + floor" in table
+    assert "greedy + floor" in table
+    assert "<svg" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     terminal = run("chatbot", "--checkpoint", "smoke", "--message", "你好", "--seed", 1, cwd=tmp_path).strip()
     assert terminal == Chatbot.from_pretrained(tmp_path / "smoke").reply(["你好"], seed=1)
 
