@@ -148,6 +148,7 @@ def test_other_encodings_are_no_traceback(checkpoint):
         assert result.stdout.decode("utf-8").strip()
 
 
+@pytest.mark.slow
 def test_the_command_runs_from_another_directory(checkpoint, tmp_path):
     command = [sys.executable, "-m", "chatbot", "--checkpoint", str(checkpoint), "--message", "你好", "--seed", "1"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -151,9 +151,9 @@ def test_what_they_keep_is_in_proportion(rule, kept):
     torch.testing.assert_close(q, expected, rtol=1e-6, atol=1e-6)
 
 
-@given(st.lists(st.floats(-8, 8), min_size=V, max_size=V, unique=True), st.floats(0.05, 0.95))
+@given(st.lists(st.integers(-512, 512), min_size=V, max_size=V, unique=True), st.floats(0.05, 0.95))
 def test_without_eos_they_are_those_of_transformers(values, share):
-    scores = torch.tensor([values])
+    scores = torch.tensor([values]) / 64.0  # no two equal in fp32: transformers keeps all of equal ones
     ours = ConsistentMinP(share, None)(None, scores.clone())
     assert (ours > -math.inf).equal(MinPLogitsWarper(share)(None, scores.clone()) > -math.inf)
     ours = ConsistentTypical(share, None)(None, scores.clone())

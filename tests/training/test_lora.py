@@ -29,7 +29,7 @@ from training.settings import Regularization, SettingsError, TrainSettings
 pytest.importorskip("peft", reason="LoRA needs peft")
 
 
-@pytest.fixture(scope="module", params=["qwen2", "llama"])
+@pytest.fixture(scope="module", params=["qwen2", pytest.param("llama", marks=pytest.mark.slow)])
 def base(request, dialogues, tmp_path_factory):
     """A tiny chat model and the samples, prepared with its tokenizer."""
     from data_prep.build import PrepareSettings, build

@@ -251,6 +251,7 @@ def test_samples_and_warnings(prepared, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "run" / METRICS).is_file()
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_metrics_and_the_samples(prepared, tmp_path):
     pytest.importorskip("tensorboard", reason="TensorBoard is an extra")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
