@@ -3,7 +3,7 @@
 Import levels, lowest first; a module imports only from lower ones, and no other room of the project:
 
     1  errors, bundled, dialogue, chat_template, tokenizer,
-       dialogue_files, similarity, vectors,
+       dialogue_files, locking, similarity, vectors,
        layer_types, native/                         text, files, the C library: neither torch nor transformers
     2  configuration, precision, state, attention/,
        end_heads, loss, model, foreign, lora        the network, and those of other projects

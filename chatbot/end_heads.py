@@ -25,6 +25,7 @@ from transformers import initialization as init
 
 from chatbot.attention.mixer import Tokens
 from chatbot.configuration import XianliaoConfig
+from chatbot.dialogue import IGNORED_LABEL
 from chatbot.precision import at_least_float
 from chatbot.state import MixerState
 
@@ -147,7 +148,7 @@ def fit_end_head(model, batches: Sequence[dict[str, torch.Tensor]], steps: int =
     for batch in batches:
         with torch.no_grad():
             x, tokens = model.hidden(**{name: tensor for name, tensor in batch.items() if name != "labels"})
-        targets = F.pad(batch["labels"][:, 1:], (0, 1), value=-100)
+        targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED_LABEL)
         seen.append((x, batch["input_ids"], tokens, targets))
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=steps, line_search_fn="strong_wolfe")
 
@@ -156,7 +157,7 @@ def fit_end_head(model, batches: Sequence[dict[str, torch.Tensor]], steps: int =
         total, count = 0.0, 0
         for x, ids, tokens, targets in seen:
             end = head(x, ids, tokens, None)
-            counted = targets != -100
+            counted = targets != IGNORED_LABEL
             total = total - torch.where(targets == end_id, end.log_end, end.log_going)[counted].sum()
             count += int(counted.sum())
         loss = total / count + 1e-4 * head.weight.float().square().sum()

@@ -27,6 +27,7 @@ LEVELS = (  # of the chatbot package, lowest first; see its docstring
         "chat_template",
         "tokenizer",
         "dialogue_files",
+        "locking",
         "similarity",
         "vectors",
         "layer_types",

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 from chatbot.checkpoint import TRAINING, load_model, read_json, resolve
 from chatbot.configuration import XianliaoConfig
@@ -19,6 +17,7 @@ from chatbot.end_heads import with_termination
 from chatbot.errors import last_line
 from chatbot.foreign import ForeignForCausalLM
 from chatbot.layer_types import repeat_layer_types
+from chatbot.locking import LOCK, only_one
 from chatbot.model import XianliaoForCausalLM
 from chatbot.tokenizer import DialogueTokenizer
 from training.batching import parse_source
@@ -27,7 +26,7 @@ from training.report import METRICS, SAMPLES
 from training.resume import FOLDER, ResumeError, load_progress, saved_steps
 from training.settings import ModelSettings, SettingsError, StageSettings, TrainSettings
 
-LOCK, SETTINGS = ".lock", "settings.yaml"
+SETTINGS = "settings.yaml"
 BEFORE_THE_FIRST_SAVE = {METRICS, SAMPLES, FOLDER, LOCK, SETTINGS, "tensorboard"}
 NEW_RUN = {
     **{"step": 0, "stage": 0, "stage_step": 0, "tokens": 0, "seconds": 0.0, "clipped": 0},
@@ -36,23 +35,13 @@ NEW_RUN = {
 CHANGEABLE = ("data", "output", "resume", "threads", "tensorboard", "stages")
 
 
-@contextmanager
-def own_folder(output: Path) -> Iterator[None]:
+def own_folder(output: Path) -> AbstractContextManager[None]:
     """Keeps a second run out of a folder for as long as this one lasts; a killed run holds nothing.
 
     Raises:
         ResumeError: Another run is in it.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ResumeError(f"Another run is writing to {output}; wait for it or give another --output.") from None
-    try:
-        yield
-    finally:
-        lock.release()
+    return only_one(output, ResumeError(f"Another run is writing to {output}; wait for it or give another --output."))
 
 
 def load_manifests(settings: TrainSettings) -> list[list[dict]]:

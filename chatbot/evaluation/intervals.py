@@ -27,10 +27,9 @@ def ratio(above: Sequence[float], below: Sequence[float] | None = None, resample
     above = np.asarray(above, np.float64)
     below = np.ones_like(above) if below is None else np.asarray(below, np.float64)
     rows = max(1, min(resamples, CELLS // len(above)))
-    make = _resampled if rows == resamples else _resampled.__wrapped__  # large tables are not kept
     values = []
     for part, start in enumerate(range(0, resamples, rows)):
-        drawn = make(len(above), min(rows, resamples - start), part)
+        drawn = _resampled(len(above), min(rows, resamples - start), part)
         totals = drawn @ below
         values.append((drawn @ above)[totals > 0] / totals[totals > 0])
     return _middle(np.concatenate(values))

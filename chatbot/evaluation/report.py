@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from itertools import islice
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from chatbot.bot import Chatbot
 from chatbot.checkpoint import replacing, write_json
@@ -28,11 +25,11 @@ from chatbot.evaluation.markdown import to_markdown
 from chatbot.evaluation.measure import Replies, common_budgets, measure
 from chatbot.evaluation.ngram import WittenBell
 from chatbot.evaluation.store import FOLDER, Store, hash_of, identity_of
+from chatbot.locking import only_one
 from chatbot.quality import score_turns
 from chatbot.reply_settings import ReplySettings
 
 REPORT, MARKDOWN, PAGE, TIMING = "report.json", "report.md", "report.html", "timing.json"
-LOCK = ".lock"
 TURNS = 6
 """Turns that nats/unit is told apart for; those after them are one."""
 
@@ -73,7 +70,8 @@ def evaluate(
         raise FileError(f"{data} holds no dialogue of two turns and more to answer; give a file with one.")
     likeness = _likeness(bots, vectors)
     output.mkdir(parents=True, exist_ok=True)
-    with only_one(output):
+    error = FileError(f"Another evaluation is writing to {output}; wait for it or give another --output.")
+    with only_one(output / FOLDER, error):
         store = Store(output)
         report: dict = {
             "data": Path(data).name + (" (valid split)" if is_prepared_set(Path(data)) else ""),
@@ -97,25 +95,6 @@ def evaluate(
         _write(output, report, timing)
         store.remove_others()
     return {"report": report, "timing": timing}
-
-
-@contextmanager
-def only_one(output: Path) -> Iterator[None]:
-    """Keeps a second evaluation out of a folder for as long as this one lasts.
-
-    Raises:
-        FileError: Another one is in it.
-    """
-    (output / FOLDER).mkdir(exist_ok=True)
-    lock = FileLock(output / FOLDER / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise FileError(f"Another evaluation is writing to {output}; wait for it or give another --output.") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _fits(bot: Chatbot, turns: Sequence[str]) -> bool:

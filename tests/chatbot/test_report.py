@@ -20,8 +20,9 @@ from chatbot.evaluation import decoding, intervals
 from chatbot.evaluation.decoding import answer_all, encode, make_contexts, reference_nats
 from chatbot.evaluation.grid import Grid, GridError
 from chatbot.evaluation.likeness import Likeness
-from chatbot.evaluation.report import evaluate, only_one
-from chatbot.evaluation.store import Store
+from chatbot.evaluation.report import evaluate
+from chatbot.evaluation.store import FOLDER, Store
+from chatbot.locking import only_one
 from chatbot.model import XianliaoForCausalLM
 from chatbot.reply_settings import ReplySettings
 from chatbot.similarity import VECTORS_FILE, TokenVectors
@@ -192,7 +193,7 @@ def test_names_of_any_kind_keep_their_own_replies(bot, some, tmp_path, monkeypat
 
 
 def test_two_at_once_in_a_folder_are_one_too_many(bot, some, tmp_path):
-    with only_one(tmp_path), pytest.raises(FileError, match="Another evaluation"):
+    with only_one(tmp_path / FOLDER, FileError("in use")), pytest.raises(FileError, match="Another evaluation"):
         evaluate([bot], some, tmp_path, grid=GRID, max_contexts=3)
 
 
