@@ -20,7 +20,7 @@ import torch
 
 from chatbot.bot import Chatbot, Reply, Request, candidate_seeds
 from chatbot.errors import XianliaoError
-from chatbot.generate import Live, choose
+from chatbot.generate import Live, choose, repeated
 from chatbot.next_token import Draft
 from chatbot.steps import Steps, start_steps
 
@@ -251,9 +251,8 @@ class Worker:
             self.searches.append((job, self.bot.drafts(job.request, steps, logits)))
             return
         job.rows = _new_rows(job.request)
-        rows = torch.zeros(len(job.rows), dtype=torch.int64, device=logits.device)
-        steps.select(rows)
-        self.lanes.append(Lane(steps, logits[rows], [job] * len(job.rows), list(job.rows)))
+        logits = repeated(steps, logits, len(job.rows))
+        self.lanes.append(Lane(steps, logits, [job] * len(job.rows), list(job.rows)))
 
     def _step(self, lane: Lane) -> None:
         """Chooses a token for every row, delivers, and reads the tokens of those that go on."""

@@ -17,7 +17,7 @@ from chatbot.bundled import DEFAULT
 from chatbot.checkpoint import BACKWARD, GENERATION, load_model, read_json, resolve
 from chatbot.dialogue import LAYOUTS, DialogueError, Prompt, clean_turn
 from chatbot.errors import CheckpointError, XianliaoError
-from chatbot.generate import decode
+from chatbot.generate import decode, repeated
 from chatbot.model import XianliaoForCausalLM
 from chatbot.next_token import Draft
 from chatbot.reply_settings import ReplySettings, settings_from
@@ -203,10 +203,7 @@ class Chatbot:
         """
         settings, answered = request.settings, request.answered
         count = settings.candidates
-        if count > 1:
-            rows = torch.zeros(count, dtype=torch.int64, device=logits.device)
-            steps.select(rows)
-            logits = logits[rows]
+        logits = repeated(steps, logits, count)
         speakers, seeds = [request.prompt.reply_speaker] * count, candidate_seeds(request.seed, count)
         for drafts in decode(steps, logits, speakers, settings, self.vocabulary, seeds, [answered.own] * count):
             ended = all(draft.stop_reason is not None for draft in drafts)

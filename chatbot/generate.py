@@ -29,6 +29,15 @@ def prefill(model: XianliaoForCausalLM, prompts: Sequence[Prompt]) -> tuple[Step
     return steps, steps.read([p.input_ids for p in prompts], [p.speaker_ids for p in prompts])
 
 
+def repeated(steps: Steps, logits: torch.Tensor, count: int) -> torch.Tensor:
+    """Makes `count` rows of each, one after the other, for as many candidates; the logits of all, `[B count, V]`."""
+    if count == 1:
+        return logits
+    rows = torch.arange(len(logits), device=logits.device).repeat_interleave(count)
+    steps.select(rows)
+    return logits[rows]
+
+
 @torch.inference_mode()
 def decode(
     steps: Steps,

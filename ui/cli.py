@@ -32,13 +32,12 @@ def main(argv: list[str] | None = None) -> int | None:
         print(f"warning: listening on {args.host}: anyone who can reach this machine can chat", file=sys.stderr)
     listener = listen(args.host, args.port)
     from chatbot.bot import Chatbot
-
-    bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype)
-    import uvicorn
-
     from ui.safety import Safety
 
     safety = Safety.load(args.safety)
+    bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype)
+    import uvicorn
+
     from ui.app import create_app
 
     server = uvicorn.Server(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from chatbot.bot import REMEMBERED_REPLIES, Chatbot, candidate_seeds
 from chatbot.dialogue import Prompt, clean_turn
 from chatbot.evaluation.store import Lines, Store, identity_of, identity_of_ranker
-from chatbot.generate import decode, prefill
+from chatbot.generate import decode, prefill, repeated
 from chatbot.next_token import Draft, next_candidates
 from chatbot.reply_settings import ReplySettings
 from chatbot.rerank import Answered
@@ -167,10 +167,7 @@ def choose(
 ) -> list[tuple[list[Draft], int]]:
     """The candidates of every context and the place of the best: the replies that `Chatbot.respond` gives one by one."""
     count = settings.candidates
-    if count > 1:
-        repeated = torch.arange(len(batch), device=logits.device).repeat_interleave(count)
-        steps.select(repeated)
-        logits = logits[repeated]
+    logits = repeated(steps, logits, count)
     speakers = [one.prompt.reply_speaker for one in batch for _ in range(count)]
     earlier = [one.answered.own for one in batch for _ in range(count)]
     drawn = [each for seed in seeds for each in candidate_seeds(seed, count)]
