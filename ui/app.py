@@ -1,21 +1,19 @@
-"""The page: Gradio's chat interface around `ui.handlers`, mounted on a FastAPI app with /healthz."""
+"""The page: Gradio's chat interface around `ui.handlers`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: no telemetry, no look-ups
 
 import gradio as gr
 from fastapi import FastAPI
 
-from chatbot import Chatbot, __version__
 from chatbot.batching import Worker
 from chatbot.errors import XianliaoError
 from ui import handlers
-from ui.api import add_api
+from ui.options import ServeOptions
 from ui.safety import Safety
 from ui.text import EXAMPLES, TEXT, TITLE, language_of
 
@@ -101,30 +99,8 @@ def build_page(worker: Worker, safety: Safety, i18n: gr.I18n) -> gr.Blocks:
     return page
 
 
-def create_app(bot: Chatbot, api_key: str | None = None, safety: Safety | None = None) -> FastAPI:
-    """The whole server: the page at /, the API at /v1, /healthz and /metrics beside them.
-
-    Args:
-        bot: Whose replies they are; from here on one worker decodes for everybody.
-        api_key: What the API asks its clients for; None asks for nothing.
-        safety: What is kept out and what is answered instead; None takes the files that come along.
-    """
-    safety = Safety.load() if safety is None else safety
-    bot.settings = bot.settings.with_changes(banned_words=(*bot.settings.banned_words, *safety.banned_words))
-    worker = Worker(bot)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        worker.close(1)
-
-    app = FastAPI(title="xianliao", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
-    add_api(app, worker, safety, api_key)
-
-    @app.get("/healthz")
-    def healthz() -> dict:
-        return {"status": "ok", "checkpoint": bot.name, "version": __version__}
-
+def mount_page(app: FastAPI, workers: Mapping[str, Worker], safety: Safety, options: ServeOptions) -> FastAPI:
+    """Puts the page on a server, at /; the first of the workers is the default."""
     i18n = gr.I18n(en=TEXT["en"], zh=TEXT["zh"], **{"zh-CN": TEXT["zh"], "zh-TW": TEXT["zh"]})
-    page = build_page(worker, safety, i18n)
+    page = build_page(next(iter(workers.values())), safety, i18n)
     return gr.mount_gradio_app(app, page, path="/", i18n=i18n, css=CSS, footer_links=[], enable_monitoring=False)

@@ -32,16 +32,18 @@ def main(argv: list[str] | None = None) -> int | None:
         print(f"warning: listening on {args.host}: anyone who can reach this machine can chat", file=sys.stderr)
     listener = listen(args.host, args.port)
     from chatbot.bot import Chatbot
+    from ui.options import ServeOptions
     from ui.safety import Safety
 
     safety = Safety.load(args.safety)
     bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype)
+    options = ServeOptions(api_keys=(args.api_key,) if args.api_key else ())
     import uvicorn
 
-    from ui.app import create_app
+    from ui.server import create_app
 
     server = uvicorn.Server(
-        uvicorn.Config(create_app(bot, args.api_key, safety), log_level="warning", timeout_graceful_shutdown=2)
+        uvicorn.Config(create_app(bot, options, safety), log_level="warning", timeout_graceful_shutdown=2)
     )
     shown = f"[{args.host}]" if ":" in args.host else args.host
     print(f"http://{shown}:{listener.getsockname()[1]}  (Ctrl+C stops)", flush=True)

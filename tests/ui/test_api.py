@@ -13,7 +13,8 @@ import uvicorn
 
 from chatbot.bot import Chatbot, candidate_seeds
 from ui.api import until_stop
-from ui.app import create_app
+from ui.options import ServeOptions
+from ui.server import create_app
 
 HELLO = [{"role": "user", "content": "你好"}]
 
@@ -25,7 +26,9 @@ def server(checkpoint):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(create_app(bot, "secret"), port=port, log_level="error"))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(bot, ServeOptions(api_keys=("secret",))), port=port, log_level="error")
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -90,7 +90,7 @@ def test_language_follows_the_browser(header, language):
 
 
 def test_the_server_answers(bot):
-    from ui.app import create_app
+    from ui.server import create_app
 
     with TestClient(create_app(bot)) as client:
         assert client.get("/healthz").json() == {"status": "ok", "checkpoint": "tiny", "version": "0.1.0"}

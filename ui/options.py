@@ -1,0 +1,32 @@
+"""What whoever runs the server chooses."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+def default_data_dir() -> Path:
+    """Where the server keeps what people leave with it: $XDG_DATA_HOME/xianliao, or ~/.local/share/xianliao."""
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "xianliao"
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Choices of `xianliao-serve`.
+
+    Attributes:
+        auth: (user, password) pairs that may open the page; empty lets everybody in.
+        api_keys: What clients of /v1 have to send, one of them; empty asks for nothing.
+        data_dir: Folder for feedback.jsonl.
+        feedback: Whether likes and dislikes are written down.
+        saved_chats: Whether browsers keep conversations (in their own storage, never on the server).
+    """
+
+    auth: tuple[tuple[str, str], ...] = ()
+    api_keys: tuple[str, ...] = ()
+    data_dir: Path = field(default_factory=default_data_dir)
+    feedback: bool = True
+    saved_chats: bool = True
