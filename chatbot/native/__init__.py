@@ -19,9 +19,11 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import torch
+
 SOURCE = Path(__file__).with_name("step.c")
 FLAGS = (
-    *("-O3", "-fno-strict-aliasing", "-fno-math-errno", "-fno-trapping-math"),
+    *("-pthread", "-O3", "-fno-strict-aliasing", "-fno-math-errno", "-fno-trapping-math"),
     *("-fassociative-math", "-fno-signed-zeros", "-freciprocal-math"),
 )
 """Not -ffast-math: the decode loop has to see a NaN."""
@@ -30,7 +32,7 @@ TARGETS = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), (
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled step, built when it is not there yet; None where it cannot be."""
+    """The compiled step, built when it is not there yet, with as many threads as torch has; None where it cannot be."""
     if os.environ.get("XIANLIAO_NATIVE", "1") == "0":
         return None
     compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
@@ -40,7 +42,9 @@ def library() -> ctypes.CDLL | None:
         path = _cache_folder() / f"step-{_fingerprint(compiler)}.so"
         if not path.is_file():
             _build(compiler, path)
-        return ctypes.CDLL(str(path))
+        found = ctypes.CDLL(str(path))
+        ctypes.c_int64.in_dll(found, "xianliao_threads").value = torch.get_num_threads()
+        return found
     except (OSError, RuntimeError, subprocess.SubprocessError):  # no cache folder, no home, a compiler that hangs
         return None
 

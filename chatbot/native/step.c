@@ -7,6 +7,7 @@
  * Dims: L lanes, B rows, D hidden size, H heads, K head width, W window, V vocabulary.
  */
 #include <math.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,8 +22,9 @@ enum { GROUP = 16, MOST_LANES = 6 };
 #else
 enum { GROUP = 8, MOST_LANES = 2 }; /* half as wide registers, and half as many */
 #endif
-enum { MOST_GROUPS = 4, PASS = 64 };
+enum { MOST_GROUPS = 4, PASS = 64, MOST_THREADS = 16, LEAST_LANES = 4 }; /* LEAST_LANES: fewer are not worth a thread */
 const int64_t xianliao_group = GROUP;
+int64_t xianliao_threads = 1; /* set by chatbot/native/__init__.py */
 
 typedef float Floats __attribute__((vector_size(4 * GROUP), aligned(4)));
 typedef int32_t Integers __attribute__((vector_size(4 * GROUP), aligned(4)));
@@ -449,19 +451,55 @@ static void pass(const Model *m, State *states, int64_t lanes, const int64_t *ro
     }
 }
 
-/* Reads L tokens: lane l is the next token of row rows[l]; lanes of one row come in its order. positions count the tokens
- * of the row before it. logits [., V] gets at wanted[l] what follows lane l; -1 is nothing. Returns 0, or 1 when memory is
- * short. */
-int xianliao_read(const Model *m, State *states, int64_t lanes, const int64_t *rows, const int64_t *ids,
-                  const int64_t *speakers, const int64_t *positions, const int64_t *wanted, float *logits) {
+/* A share of the lanes of one call, for a thread of its own. */
+typedef struct {
+    const Model *m;
+    State *states;
+    int64_t lanes;
+    const int64_t *rows, *ids, *speakers, *positions, *wanted;
+    float *logits;
+    int failed;
+} Share;
+
+static void *read_share(void *given) {
+    Share *a = given;
     Space space;
-    if (make_space(m, lanes < PASS ? lanes : PASS, &space)) return 1;
-    for (int64_t l = 0; l < lanes; l += PASS) {
-        int64_t now = lanes - l < PASS ? lanes - l : PASS;
-        pass(m, states, now, rows + l, ids + l, speakers + l, positions + l, wanted + l, logits, space);
+    a->failed = make_space(a->m, a->lanes < PASS ? a->lanes : PASS, &space);
+    for (int64_t l = 0; l < a->lanes && !a->failed; l += PASS) {
+        int64_t now = a->lanes - l < PASS ? a->lanes - l : PASS;
+        pass(a->m, a->states, now, a->rows + l, a->ids + l, a->speakers + l, a->positions + l, a->wanted + l, a->logits, space);
     }
     free(space.memory);
-    return 0;
+    return NULL;
+}
+
+/* Reads L tokens: lane l is the next token of row rows[l]; lanes of one row lie together, in its order. positions count the
+ * tokens of the row before it. logits [., V] gets at wanted[l] what follows lane l; -1 is nothing. Rows are shared among
+ * xianliao_threads threads. Returns 0, or 1 when memory is short. */
+int xianliao_read(const Model *m, State *states, int64_t lanes, const int64_t *rows, const int64_t *ids,
+                  const int64_t *speakers, const int64_t *positions, const int64_t *wanted, float *logits) {
+    Share shares[MOST_THREADS];
+    pthread_t threads[MOST_THREADS];
+    int started[MOST_THREADS] = {0}, failed = 0;
+    int64_t count = lanes / LEAST_LANES < xianliao_threads ? lanes / LEAST_LANES : xianliao_threads, begin = 0;
+    count = count < 1 ? 1 : count > MOST_THREADS ? MOST_THREADS : count;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t end = lanes * (i + 1) / count;
+        end = end < begin ? begin : end;
+        while (end > begin && end < lanes && rows[end] == rows[end - 1]) end++; /* a row is read by one thread */
+        shares[i] = (Share){m, states, end - begin, rows + begin, ids + begin, speakers + begin, positions + begin,
+                            wanted + begin, logits, 0};
+        begin = end;
+        if (i < count - 1 && shares[i].lanes) started[i] = !pthread_create(threads + i, NULL, read_share, shares + i);
+    }
+    for (int64_t i = count - 1; i >= 0; i--) {
+        if (started[i])
+            pthread_join(threads[i], NULL);
+        else if (shares[i].lanes)
+            read_share(shares + i);
+        failed |= shares[i].failed;
+    }
+    return failed;
 }
 
 /* The short convolution over whole rows, for training: x, y [B, T, C]; segments [B, T] or NULL; taps [S, C].

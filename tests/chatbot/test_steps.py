@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import math
 import pickle
 import shutil
@@ -137,6 +138,27 @@ def test_the_parts_in_which_a_row_is_read_change_no_bit(tokenizer, int8):
     beside = start_steps(model, 3)
     rows = [ids[:90], ids, ids[:5]]
     assert torch.equal(beside.read(rows, [[1] * len(row) for row in rows])[1], whole[0])
+
+
+@needs_compiler
+@pytest.mark.parametrize("int8", [False, True])
+@torch.inference_mode()
+def test_threads_change_no_bit(tokenizer, int8):
+    model = build(tokenizer, "hybrid")
+    make_native(model, int8)
+    draw = torch.Generator().manual_seed(0)
+    lengths = [1, 90, 3, 1, 1, 7, 1, 30, 2, 1]
+    rows = [torch.randint(3, tokenizer.vocab_size, (length,), generator=draw).tolist() for length in lengths]
+    found = []
+    threads = ctypes.c_int64.in_dll(native.library(), "xianliao_threads")
+    before = threads.value
+    for threads.value in (1, 2, 3, 7, 100):
+        run = start_steps(model, len(rows))
+        logits = [run.read(rows, [[1] * len(row) for row in rows])]
+        logits += [run(torch.full((len(rows),), 9), torch.ones(len(rows), dtype=torch.int64)) for _ in range(3)]
+        found.append(torch.stack(logits))
+    threads.value = before
+    assert all(torch.equal(logits, found[0]) for logits in found)
 
 
 @pytest.mark.parametrize("kind", ["compiled", "model"])
