@@ -1,54 +1,157 @@
-"""xianliao-serve: the browser chat on this machine."""
+"""xianliao-serve: the browser chat and the API on this machine."""
 
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import socket
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from chatbot.cli import add_model_options
 from chatbot.errors import XianliaoError, explain_faults
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EXPOSED_RATE_LIMIT = 120
+"""Requests a minute for each sender where others can reach the server. On loopback nothing is counted: the sender is the
+operator's own script, or a proxy that sends everybody's requests and has limits of its own."""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="xianliao-serve", description="Serve the browser chat.")
-    add_model_options(parser)
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default %(default)s: this machine only)"
+    parser = argparse.ArgumentParser(
+        prog="xianliao-serve", description="Serve the browser chat and the API.", conflict_handler="resolve"
     )
-    parser.add_argument("--api-key", metavar="KEY", help="what clients of /v1 have to send (default: nothing)")
-    parser.add_argument("--safety", metavar="DIR", help="word lists and fixed replies (default: ui/safety_files)")
-    parser.add_argument("--port", type=int, default=7860, help="(default %(default)s)")
+    add_model_options(parser)
+    add = parser.add_argument
+    add(
+        "--checkpoint",
+        nargs="+",
+        default=["default"],
+        metavar="DIR",
+        help="checkpoint folders, the default one first (default: the bundled one)",
+    )
+    add("--host", default="127.0.0.1", help="address to listen on (default %(default)s: this machine only)")
+    add("--port", type=int, default=7860, help="(default %(default)s)")
+    add("--safety", metavar="DIR", help="word lists and fixed replies (default: ui/safety_files)")
+    who = parser.add_argument_group("who may use it")
+    who.add_argument(
+        "--auth",
+        action="append",
+        default=[],
+        metavar="USER:PASSWORD|FILE",
+        help="who may open the page, and /v1 and /metrics by HTTP basic; a file has one USER:PASSWORD a line and is"
+        " better, because everybody on the machine can see a command line",
+    )
+    who.add_argument(
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY|FILE",
+        help="what clients of /v1 and /metrics send; a file has one key a line and is better, as above",
+    )
+    who.add_argument(
+        "--rate-limit",
+        type=int,
+        metavar="N",
+        help="requests a minute of each key, user or address, 0 for no limit"
+        f" (default: 0 on loopback, {EXPOSED_RATE_LIMIT} elsewhere)",
+    )
+    kept = parser.add_argument_group("what is kept")
+    kept.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="where feedback is written (default: ~/.local/share/xianliao)"
+    )
+    kept.add_argument("--no-feedback", action="store_true", help="no likes and dislikes")
+    kept.add_argument("--no-saved-chats", action="store_true", help="browsers keep no conversations")
+    kept.add_argument(
+        "--log-format",
+        choices=("auto", "json", "text"),
+        default="auto",
+        help="lines on stderr (default: text on a terminal, else json)",
+    )
+    kept.add_argument("--log-text", action="store_true", help="log what is said, too")
     return parser
 
 
 @explain_faults
 def main(argv: list[str] | None = None) -> int | None:
-    args = build_parser().parse_args(argv)
-    if args.host not in LOOPBACK:
-        print(f"warning: listening on {args.host}: anyone who can reach this machine can chat", file=sys.stderr)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.rate_limit is not None and args.rate_limit < 0:
+        parser.error("--rate-limit must be at least 0")
+    from ui.access import read_keys, read_users
+    from ui.options import ServeOptions, default_data_dir
+
+    users, keys = read_users(args.auth), read_keys(args.api_key)
     listener = listen(args.host, args.port)
-    from chatbot.bot import Chatbot
-    from ui.options import ServeOptions
+    exposed = not is_loopback(listener.getsockname()[0])
+    if exposed and (warning := exposure(args.host, bool(users), bool(keys))):
+        print(f"warning: {warning}", file=sys.stderr)
+    rate = args.rate_limit if args.rate_limit is not None else EXPOSED_RATE_LIMIT * exposed
+    options = ServeOptions(
+        auth=users,
+        api_keys=keys,
+        data_dir=args.data_dir or default_data_dir(),
+        feedback=not args.no_feedback,
+        saved_chats=not args.no_saved_chats,
+        rate_limit=rate,
+        log_text=args.log_text,
+    )
+    return serve(args, options, listener)
+
+
+def serve(args: argparse.Namespace, options, listener: socket.socket) -> int:
+    """Loads what is to be served and serves it until a signal."""
+    from ui.logs import log_event, start_log
     from ui.safety import Safety
 
     safety = Safety.load(args.safety)
-    bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype)
-    options = ServeOptions(api_keys=(args.api_key,) if args.api_key else ())
-    import uvicorn
+    bots = load_bots(args.checkpoint, args.device, args.dtype)
+    from ui.server import Server, create_app
 
-    from ui.server import create_app
-
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(bot, options, safety), log_level="warning", timeout_graceful_shutdown=2)
-    )
+    log = start_log(args.log_format, args.log_text)
+    server = Server(create_app(bots, options, safety))
     shown = f"[{args.host}]" if ":" in args.host else args.host
     print(f"http://{shown}:{listener.getsockname()[1]}  (Ctrl+C stops)", flush=True)
     server.run(sockets=[listener])
+    log_event("closed")
+    log.finish()
     return 0
+
+
+def load_bots(checkpoints: Sequence[str], device: str, dtype: str) -> list:
+    """The bots, each with a name of its own: its folder's, with the folder above where two have the same.
+
+    Raises:
+        XianliaoError: A checkpoint cannot be loaded, or is given twice.
+    """
+    from chatbot.bot import Chatbot
+    from chatbot.checkpoint import resolve
+
+    folders = [resolve(checkpoint).resolve() for checkpoint in checkpoints]
+    if twice := [folder for folder in folders if folders.count(folder) > 1]:
+        raise XianliaoError(f"--checkpoint names {twice[0]} twice; give every checkpoint once.")
+    bots = [Chatbot.from_pretrained(checkpoint, device, dtype) for checkpoint in checkpoints]
+    for bot, folder in zip(bots, folders, strict=True):
+        if [each.name for each in folders].count(folder.name) > 1:
+            bot.name = f"{folder.parent.name}/{folder.name}"
+    return bots
+
+
+def exposure(host: str, users: bool, keys: bool) -> str | None:
+    """What others could do with a server that they can reach, or None where they need a password or key for everything."""
+    if users:
+        return None
+    if keys:
+        return (
+            f"listening on {host}: the API wants a key, but anyone who can reach this machine can chat; give --auth too"
+        )
+    return f"listening on {host}: anyone who can reach this machine can chat and use the API; give --auth FILE"
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def listen(host: str, port: int) -> socket.socket:

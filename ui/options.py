@@ -18,11 +18,16 @@ class ServeOptions:
     """Choices of `xianliao-serve`.
 
     Attributes:
-        auth: (user, password) pairs that may open the page; empty lets everybody in.
-        api_keys: What clients of /v1 have to send, one of them; empty asks for nothing.
+        auth: (user, password) pairs that may open the page; empty lets everybody in. They open /v1 and /metrics too, as
+            HTTP basic authentication.
+        api_keys: What clients of /v1 and /metrics have to send, one of them; empty, and without `auth`, asks for nothing.
         data_dir: Folder for feedback.jsonl.
         feedback: Whether likes and dislikes are written down.
         saved_chats: Whether browsers keep conversations (in their own storage, never on the server).
+        rate_limit: Requests a minute that a key, a user or an address may send; 0 counts nothing.
+        body_bytes: Largest body of a request.
+        body_seconds: Longest time a request may take to arrive.
+        log_text: Whether the log shows what was said.
     """
 
     auth: tuple[tuple[str, str], ...] = ()
@@ -30,3 +35,7 @@ class ServeOptions:
     data_dir: Path = field(default_factory=default_data_dir)
     feedback: bool = True
     saved_chats: bool = True
+    rate_limit: int = 0
+    body_bytes: int = 4 * 2**20
+    body_seconds: float = 30
+    log_text: bool = False

@@ -12,11 +12,12 @@ import pytest
 import uvicorn
 
 from chatbot.bot import Chatbot, candidate_seeds
-from ui.api import until_stop
+from ui.completions import until_stop
 from ui.options import ServeOptions
 from ui.server import create_app
 
 HELLO = [{"role": "user", "content": "你好"}]
+KEY = {"Authorization": "Bearer secret"}
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +144,10 @@ def test_the_key(server):
     ):
         client.models.list()
     assert httpx.get(server[0] + "/healthz").status_code == 200
-    missing = httpx.get(server[0] + "/v1/embeddings", headers={"Authorization": "Bearer secret"})
+    missing = httpx.get(server[0] + "/v1/embeddings", headers=KEY)
     assert missing.status_code == 404
     assert "/v1/models" in missing.json()["error"]["message"]
-    wrong = httpx.post(server[0] + "/v1/chat/completions", content=b"{", headers={"Authorization": "Bearer secret"})
+    wrong = httpx.post(server[0] + "/v1/chat/completions", content=b"{", headers=KEY)
     assert wrong.status_code == 400
     assert wrong.json()["error"]["type"] == "invalid_request_error"
 
@@ -154,7 +155,7 @@ def test_the_key(server):
 def test_models_and_metrics(client, server):
     assert [model.id for model in client.models.list()] == ["tiny"]
     client.chat.completions.create(model="tiny", messages=HELLO)
-    shown = httpx.get(server[0] + "/metrics").text
+    shown = httpx.get(server[0] + "/metrics", headers=KEY).text
     for name in (
         "replies_total",
         "reply_tokens_total",
@@ -168,12 +169,11 @@ def test_models_and_metrics(client, server):
 
 def test_a_client_that_leaves_frees_its_place(client, server):
     body = {"model": "tiny", "messages": HELLO, "stream": True, "temperature": 2}
-    headers = {"Authorization": "Bearer secret"}
     for _ in range(5):
-        with httpx.stream("POST", server[0] + "/v1/chat/completions", json=body, headers=headers) as response:
+        with httpx.stream("POST", server[0] + "/v1/chat/completions", json=body, headers=KEY) as response:
             next(response.iter_lines())
     deadline = time.monotonic() + 10
-    while "xianliao_live_replies 0.0" not in httpx.get(server[0] + "/metrics").text:
+    while "xianliao_live_replies 0.0" not in httpx.get(server[0] + "/metrics", headers=KEY).text:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert client.chat.completions.create(model="tiny", messages=HELLO).choices

@@ -1,0 +1,102 @@
+"""Who may use the server: users with passwords, and keys of the API."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from chatbot.errors import XianliaoError, first_line
+
+
+class Access:
+    """Reads `Authorization` headers.
+
+    Without users and keys everybody may do everything. With either, /v1 and /metrics want a key (`Bearer KEY`) or a user
+    (HTTP basic); the page wants a user, when there are users, and Gradio asks for it.
+
+    Args:
+        users: (name, password) pairs.
+        keys: Keys of the API.
+    """
+
+    def __init__(self, users: Sequence[tuple[str, str]] = (), keys: Sequence[str] = ()):
+        bearers = [(f"key {_digest(key)[:8].hex()}", f"bearer {key}") for key in keys]
+        basics = [(f"user {name}", f"basic {name}:{password}") for name, password in users]
+        self._accepted = [(who, _digest(credential)) for who, credential in (*bearers, *basics)]
+
+    @property
+    def is_open(self) -> bool:
+        return not self._accepted
+
+    def who(self, header: str | None) -> str | None:
+        """Whose header it is, or None; takes the same time for every wrong one."""
+        scheme, _, given = (header or "").partition(" ")
+        scheme, given = scheme.lower(), given.strip()
+        if scheme == "basic":
+            try:
+                given = base64.b64decode(given, validate=True).decode("utf-8", "replace")
+            except binascii.Error:
+                return None
+        digest = _digest(f"{scheme} {given}")
+        found = None
+        for who, accepted in self._accepted:
+            if secrets.compare_digest(accepted, digest):
+                found = who
+        return found
+
+
+def _digest(text: str) -> bytes:
+    return sha256(text.encode("utf-8", "replace")).digest()
+
+
+def read_users(values: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """(user, password) pairs of `--auth`: each value is `user:password` or a file of such lines.
+
+    Raises:
+        XianliaoError: There is no password, or a user comes twice.
+    """
+    users: dict[str, str] = {}
+    for value in values:
+        lines = _lines_of(value)
+        for line in [value] if lines is None else lines:
+            name, colon, password = line.partition(":")
+            if not (name and colon and password):
+                place = "a line without it" if lines is not None else "no such file and no password"
+                raise XianliaoError(f"--auth wants user:password or a file of such lines; {value!r} is or has {place}.")
+            if name in users:
+                raise XianliaoError(f"--auth names the user {name!r} twice; give every user once.")
+            users[name] = password
+    return tuple(users.items())
+
+
+def read_keys(values: Sequence[str]) -> tuple[str, ...]:
+    """Keys of `--api-key`: each value is a key or a file with one in every line.
+
+    Raises:
+        XianliaoError: A key cannot be sent in a header, or a file has none.
+    """
+    keys: list[str] = []
+    for value in values:
+        lines = _lines_of(value)
+        if lines == []:
+            raise XianliaoError(f"--api-key {value} is a file without a key; write one in every line.")
+        keys += [value] if lines is None else lines
+    for key in keys:
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            raise XianliaoError("A key of --api-key is made of visible ASCII characters without spaces.")
+    return tuple(dict.fromkeys(keys))
+
+
+def _lines_of(value: str) -> list[str] | None:
+    """Lines of a file, without empty ones and comments; None where there is no such file."""
+    try:
+        if not Path(value).is_file():
+            return None
+        lines = [line.strip() for line in Path(value).read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, ValueError) as error:
+        raise XianliaoError(f"{value} cannot be read ({first_line(error)}).") from None
+    return [line for line in lines if line and not line.startswith("#")]

@@ -1,0 +1,162 @@
+"""The replies of one request of the API while they are decoded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from chatbot.batching import Job, Worker
+from chatbot.bot import MAX_SEED, Reply, candidate_seeds
+from chatbot.errors import XianliaoError
+from ui.completions import ApiError, Completion, as_api_error, until_stop
+from ui.metrics import Metrics
+
+
+@dataclass
+class Choice:
+    """One of the replies of a request, as far as it is."""
+
+    reply: Reply | None = None
+    text: str = ""
+    finish: str | None = None
+
+    def take(self, reply: Reply, ended: bool, stops: Sequence[str]) -> str:
+        """Takes the next state of the reply and returns what is new of the text."""
+        self.reply = reply
+        text, stopped = until_stop(reply.text, stops, ended)
+        new, self.text = text[len(self.text) :], max(self.text, text, key=len)
+        if stopped:
+            self.finish = "stop"
+        elif ended:
+            self.finish = "length" if reply.stop_reason == "limit" else "stop"
+        return new
+
+
+class Answers:
+    """The replies of one request; `close` frees their places.
+
+    Attributes:
+        first_token_seconds: From the request to the first token, when there is one.
+    """
+
+    def __init__(self, worker: Worker, body: Completion, turns: Sequence[str], metrics: Metrics):
+        self.stops, self.metrics, self.started = body.stops, metrics, time.perf_counter()
+        self.model, self.first_token_seconds = worker.bot.name, None
+        seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
+        requests = [worker.bot.request(turns, each, **body.changes()) for each in candidate_seeds(seed, body.n)]
+        self.prompt_tokens = len(requests[0].prompt.input_ids)
+        self.choices = [Choice() for _ in requests]
+        self._arrived: asyncio.Queue = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        self._jobs: list[Job] = []
+        try:
+            for number, request in enumerate(requests):
+
+                def deliver(what, number=number):
+                    loop.call_soon_threadsafe(self._arrived.put_nowait, (number, what))
+
+                self._jobs.append(worker.submit(request, deliver))
+        except XianliaoError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        for job in self._jobs:
+            job.cancel()
+
+    async def pieces(self) -> AsyncIterator[tuple[int, str]]:
+        """(which reply, new text), until all have ended.
+
+        Raises:
+            XianliaoError, ApiError: A reply failed.
+        """
+        going = set(range(len(self.choices)))
+        last: dict[int, Reply] = {}
+        while going:
+            number, what = await self._arrived.get()
+            if number not in going:
+                continue
+            if isinstance(what, XianliaoError):
+                raise what
+            if isinstance(what, BaseException):
+                logging.getLogger("xianliao.serve").error("a reply failed", exc_info=what)
+                raise ApiError(500, "This reply failed; try again, or with other words.", "server_error", "failed")
+            if self.first_token_seconds is None:
+                self.first_token_seconds = time.perf_counter() - self.started
+                self.metrics.first_token.observe(self.first_token_seconds)
+            choice = self.choices[number]
+            ended = what is None
+            reply = last[number] if ended else what
+            last[number] = reply
+            new = choice.take(reply, ended, self.stops)
+            if new:
+                yield number, new
+            if choice.finish is not None:
+                going.discard(number)
+                self._jobs[number].cancel()
+                self.metrics.count_reply(self.model, reply)
+
+    @property
+    def replies(self) -> list[Reply]:
+        """As far as they got."""
+        return [choice.reply for choice in self.choices if choice.reply is not None]
+
+    @property
+    def usage(self) -> dict:
+        completion = sum(len(reply.token_ids) + 1 for reply in self.replies)
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": completion,
+            "total_tokens": self.prompt_tokens + completion,
+        }
+
+
+class FixedAnswers:
+    """Replies that no model gave; otherwise like `Answers`."""
+
+    first_token_seconds = None
+    replies: Sequence[Reply] = ()
+
+    def __init__(self, text: str, count: int):
+        self.text, self.choices = text, [Choice() for _ in range(count)]
+        self.usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+    async def pieces(self) -> AsyncIterator[tuple[int, str]]:
+        for number, choice in enumerate(self.choices):
+            choice.text, choice.finish = self.text, "content_filter"
+            yield number, self.text
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
+
+async def events(answers: Answers | FixedAnswers, head: dict, body: Completion) -> AsyncIterator[str]:
+    """Server-sent events of a streamed completion; an error in the middle is an event too."""
+
+    def chunk(index: int, delta: dict, finish: str | None = None) -> str:
+        choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None}
+        return _event({**head, "object": "chat.completion.chunk", "choices": [choice]})
+
+    try:
+        for index in range(len(answers.choices)):
+            yield chunk(index, {"role": "assistant", "content": ""})
+        async for index, new in answers.pieces():
+            yield chunk(index, {"content": new})
+        for index, choice in enumerate(answers.choices):
+            yield chunk(index, {}, choice.finish)
+        if body.stream_options is not None and body.stream_options.include_usage:
+            yield _event({**head, "object": "chat.completion.chunk", "choices": [], "usage": answers.usage})
+        yield "data: [DONE]\n\n"
+    except XianliaoError as error:
+        yield _event({"error": as_api_error(error).content})
+    except ApiError as error:
+        yield _event({"error": error.content})
+
+
+def _event(content: dict) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"

@@ -1,0 +1,214 @@
+"""What goes over the wire at /v1, in OpenAI's shapes, and how a history of messages becomes one of turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from chatbot.batching import BusyError, WorkerError
+from chatbot.bot import MAX_SEED
+from chatbot.dialogue import DialogueError
+from chatbot.errors import XianliaoError
+from chatbot.reply_settings import ReplySettingsError
+
+MOST_MESSAGES = 512
+MOST_CHARACTERS = 100_000
+MOST_REPLIES = 8
+MOST_STOPS = 4
+
+
+class Part(BaseModel):
+    """A piece of a message; only text can be read."""
+
+    type: Literal["text"]
+    text: str = Field(max_length=MOST_CHARACTERS)
+
+
+class Message(BaseModel):
+    """A message of the history."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, Field(max_length=MOST_CHARACTERS)] | Annotated[list[Part], Field(max_length=64)]
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class StreamOptions(BaseModel):
+    """How to stream."""
+
+    include_usage: bool = False
+
+
+class Completion(BaseModel):
+    """A request; what OpenAI's has beyond it is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str | None = None
+    messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int = Field(1, ge=1, le=MOST_REPLIES)
+    seed: int | None = Field(None, ge=0, le=MAX_SEED)
+    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=1, le=10**6)
+    max_completion_tokens: int | None = Field(None, ge=1, le=10**6)
+
+    @property
+    def stops(self) -> list[str]:
+        return [text for text in ([self.stop] if isinstance(self.stop, str) else self.stop or []) if text]
+
+    def changes(self) -> dict:
+        """Fields of `ReplySettings` that the request sets."""
+        greedy = self.temperature is not None and self.temperature < 0.01
+        return {
+            "method": "greedy" if greedy else None,
+            "temperature": None if greedy else self.temperature,
+            "top_p": self.top_p,
+            "max_reply_tokens": self.max_completion_tokens or self.max_tokens,
+        }
+
+
+class Usage(BaseModel):
+    """Tokens; those of replies count their ends."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Said(BaseModel):
+    """A reply as a message."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class Answer(BaseModel):
+    """One of the replies to a request."""
+
+    index: int
+    message: Said
+    finish_reason: Literal["stop", "length", "content_filter"] | None
+    logprobs: None
+
+
+class Completed(BaseModel):
+    """The whole answer to a request."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[Answer]
+    usage: Usage
+
+
+class ModelEntry(BaseModel):
+    """A checkpoint of the server."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """The checkpoints of the server, the default one first."""
+
+    object: Literal["list"]
+    data: list[ModelEntry]
+
+
+class Fault(BaseModel):
+    """Why there is no answer."""
+
+    message: str
+    type: str
+    param: None
+    code: str | None
+
+
+class Refusal(BaseModel):
+    """An error, as OpenAI says it."""
+
+    error: Fault
+
+
+class ApiError(Exception):
+    """A request that cannot be answered."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+        retry_after: int = 1,
+    ):
+        super().__init__(message)
+        self.status, self.retry_after = status, retry_after
+        self.content = {"message": message, "type": kind, "param": None, "code": code}
+
+
+def as_api_error(error: XianliaoError) -> ApiError:
+    """One of our errors as the API says it."""
+    if isinstance(error, BusyError):
+        return ApiError(429, str(error), "rate_limit_error", "busy")
+    if isinstance(error, WorkerError):
+        return ApiError(503, str(error), "server_error", "shutting_down")
+    if isinstance(error, (DialogueError, ReplySettingsError)):
+        return ApiError(400, str(error))
+    return ApiError(500, str(error), "server_error")
+
+
+def to_response(error: ApiError) -> JSONResponse:
+    """The error as a response; the page reads `detail`."""
+    headers = {"Retry-After": str(error.retry_after)} if error.status in (429, 503) else {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse({"error": error.content, "detail": error.content["message"]}, error.status, headers)
+
+
+def to_turns(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
+    """The turns of a conversation, the person's first, and what was left out of it.
+
+    Raises:
+        ApiError: The last message is not the person's.
+    """
+    turns: list[str] = []
+    left_out = []
+    for message in messages:
+        if message.role in ("system", "developer"):
+            left_out.append(message.role)
+            continue
+        speaker = 0 if message.role == "user" else 1
+        if turns and (len(turns) - 1) % 2 == speaker:
+            turns[-1] += "\n" + message.text
+        elif turns or speaker == 0:
+            turns.append(message.text)
+        else:
+            left_out.append("assistant before the first user")
+    if not turns:
+        raise ApiError(400, "There is no user message to answer.")
+    if len(turns) % 2 == 0:
+        raise ApiError(400, "The last message must be the user's; there is nothing to answer after an assistant's.")
+    return turns, list(dict.fromkeys(left_out))
+
+
+def until_stop(text: str, stops: Sequence[str], ended: bool) -> tuple[str, bool]:
+    """The text before the first stop, and whether there was one; unended, without what may be the beginning of one."""
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    if places:
+        return text[: min(places)], True
+    if not ended:
+        held = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        text = text[: len(text) - held]
+    return text, False
