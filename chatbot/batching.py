@@ -1,28 +1,27 @@
 """Continuous batching: one worker decodes for all conversations at once; they join and leave at any step.
 
-Every tick of the worker reads the next turn of all that are new, together, and then takes one step for all whose reply is
-under way, together. A conversation's state has a constant size, so joining and leaving is copying a few hundred kilobytes.
-With the compiled network a row's numbers do not depend on the other rows, so a reply is the one that the same seed gives
-alone. Without it, and for beam search, every conversation steps by itself: slower, and again exactly its own reply.
+Every tick of the worker reads, all together, the next turn of all that are new and the last token of all whose reply is
+under way, and then chooses the next token of these. A conversation's state has a constant size and a place of its own, so
+entering is copying a few hundred kilobytes, and leaving nothing. With the compiled network a row's numbers do not depend on
+the other rows, so a reply is the one that the same seed gives alone. Without it, and for beam search, every conversation
+steps by itself: slower, and again exactly its own reply.
 """
 
 from __future__ import annotations
 
 import queue
-import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import torch
 
-from chatbot.bot import Chatbot, Reply, Request, candidate_seeds
+from chatbot.bot import Chatbot, Reply, Request
 from chatbot.errors import XianliaoError
-from chatbot.generate import Live, choose, repeated
+from chatbot.generate import choose
+from chatbot.lanes import Job, OwnLane, SharedLane
 from chatbot.next_token import Draft
-from chatbot.steps import Steps, start_steps
 
 
 class BusyError(XianliaoError):
@@ -31,41 +30,6 @@ class BusyError(XianliaoError):
 
 class WorkerError(XianliaoError):
     """The worker failed on a reply, or has stopped."""
-
-
-@dataclass(eq=False)
-class Job:
-    """A reply that somebody waits for.
-
-    Attributes:
-        request: What is asked for.
-        deliver: Called in the worker's thread with the reply so far after every step, then with None at the end, or with
-            the error that ended it.
-        cancelled: Set by whoever no longer waits.
-        alone: Keeps it apart from others, after it may have been the cause of a failure.
-        delivered: Steps whose reply was delivered.
-    """
-
-    request: Request
-    deliver: Callable[[Reply | BaseException | None], None]
-    cancelled: bool = False
-    alone: bool = False
-    delivered: int = 0
-    rows: list[Live] = field(default_factory=list)
-
-    def cancel(self) -> None:
-        """Frees its place; nothing more is delivered after the step under way."""
-        self.cancelled = True
-
-
-@dataclass
-class Lane:
-    """Rows that step together: all live ones with the compiled network, those of one job otherwise."""
-
-    steps: Steps
-    logits: torch.Tensor
-    owners: list[Job]  # of each row
-    rows: list[Live]
 
 
 class Worker:
@@ -80,8 +44,9 @@ class Worker:
     def __init__(self, bot: Chatbot, most_rows: int = 64, most_waiting: int = 256):
         self.bot, self.most_rows, self.most_waiting = bot, most_rows, most_waiting
         self.waiting: deque[Job] = deque()
-        self.lanes: list[Lane] = []
+        self.lanes: list[OwnLane | SharedLane] = []
         self.searches: list[tuple[Job, Iterator[Draft]]] = []
+        self._shared: SharedLane | None = None  # kept when it is empty, for its memory
         self._changed = threading.Condition()
         self._stopping, self._deadline = False, 0.0
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
@@ -90,7 +55,7 @@ class Worker:
     @property
     def busy_rows(self) -> int:
         """Replies under way."""
-        return sum(len(lane.rows) for lane in self.lanes) + len(self.searches)
+        return sum(map(len, self.lanes)) + len(self.searches)
 
     def submit(self, request: Request, deliver: Callable[[Reply | BaseException | None], None]) -> Job:
         """Puts a reply in the queue.
@@ -164,19 +129,10 @@ class Worker:
         with self._changed:
             self.waiting = deque(job for job in self.waiting if not job.cancelled)
         self.searches = [(job, drafts) for job, drafts in self.searches if not job.cancelled]
-        for lane in list(self.lanes):
-            self._keep(lane, [place for place, job in enumerate(lane.owners) if not job.cancelled])
-
-    def _keep(self, lane: Lane, places: list[int]) -> None:
-        """Keeps these rows of a lane; one without rows goes."""
-        if len(places) == len(lane.rows):
-            return
-        if not places:
-            self.lanes.remove(lane)
-            return
-        lane.steps.select(torch.tensor(places))
-        lane.logits = lane.logits[places]
-        lane.owners, lane.rows = [lane.owners[p] for p in places], [lane.rows[p] for p in places]
+        for lane in self.lanes:
+            if any(job.cancelled for job in lane.jobs):
+                lane.keep([row for row, job in enumerate(lane.owners) if not job.cancelled])
+        self.lanes = [lane for lane in self.lanes if len(lane)]
 
     def _admit(self) -> None:
         """Takes jobs from the queue, in order, as long as there is room, reads their prompts and gives them rows."""
@@ -189,84 +145,38 @@ class Worker:
                     break
                 taken.append(self.waiting.popleft())
                 room -= wanted
-        together = [job for job in taken if self._joins(job)]
-        if together:
-            try:
-                self._enter(together)
-            except Exception:
-                for job in together:
-                    job.alone = True
-                taken = [*together, *(job for job in taken if not self._joins(job))]
         for job in taken:
-            if not self._joins(job):
-                try:
-                    self._enter_alone(job)
-                except Exception as error:
-                    _deliver(job, error)
+            try:
+                self._enter(job)
+            except Exception as error:
+                _deliver(job, error)
 
-    def _joins(self, job: Job) -> bool:
-        """Whether it can share a lane."""
-        compiled = getattr(self.bot.model, "native", None) is not None
-        return compiled and not job.alone and job.request.settings.method != "beam"
-
-    def _enter(self, jobs: list[Job]) -> None:
-        """Reads the prompts of several jobs, turn by turn but all together, and joins their rows to the lane."""
-        states: dict[int, tuple[Steps, torch.Tensor]] = {}
-        left: dict[int, int] = {}
-        for number, job in enumerate(jobs):
-            pieces = job.request.prompt.pieces
-            done, steps, logits = self.bot.snapshots.find(pieces)
-            states[number] = (start_steps(self.bot.model) if steps is None else steps, logits)
-            left[number] = done
-        while unread := [number for number, job in enumerate(jobs) if left[number] < len(job.request.prompt.pieces)]:
-            joined = states[unread[0]][0].join([states[number][0] for number in unread])
-            pieces = [jobs[number].request.prompt.pieces[left[number]] for number in unread]
-            logits = joined.read([ids for ids, _ in pieces], [[speaker] * len(ids) for ids, speaker in pieces])
-            for row, number in enumerate(unread):
-                left[number] += 1
-                steps = joined.take(torch.tensor([row]))
-                states[number] = (steps, logits[row : row + 1].clone())
-                key = jobs[number].request.prompt.pieces[: left[number]]
-                self.bot.snapshots.keep(key, steps.clone(), states[number][1])
-        owners, rows = [], []
-        parts, first = [], []
-        for number, job in enumerate(jobs):
-            job.rows = _new_rows(job.request)
-            owners += [job] * len(job.rows)
-            rows += job.rows
-            parts += [states[number][0]] * len(job.rows)
-            first += [states[number][1]] * len(job.rows)
-        shared = next((lane for lane in self.lanes if not lane.owners[0].alone), None)
-        if shared is None:
-            self.lanes.append(Lane(parts[0].join(parts), torch.cat(first), owners, rows))
-        else:
-            shared.steps = shared.steps.join([shared.steps, *parts])
-            shared.logits = torch.cat([shared.logits, *first])
-            shared.owners, shared.rows = [*shared.owners, *owners], [*shared.rows, *rows]
-
-    def _enter_alone(self, job: Job) -> None:
-        """Reads a prompt and gives the job a lane of its own, or a search."""
-        steps, logits = self.bot.steps_after(job.request.prompt)
+    def _enter(self, job: Job) -> None:
+        """Gives a job its place in the shared lane, a lane of its own, or a search."""
+        native = getattr(self.bot.model, "native", None)
         if job.request.settings.method == "beam":
-            self.searches.append((job, self.bot.drafts(job.request, steps, logits)))
-            return
-        job.rows = _new_rows(job.request)
-        logits = repeated(steps, logits, len(job.rows))
-        self.lanes.append(Lane(steps, logits, [job] * len(job.rows), list(job.rows)))
+            self.searches.append((job, self.bot.drafts(job.request, *self.bot.steps_after(job.request.prompt))))
+        elif native is None or job.alone:
+            self.lanes.append(OwnLane(self.bot, job))
+        else:
+            if self._shared is None:
+                self._shared = SharedLane(self.bot)
+            self._shared.enter(job)
+            if self._shared not in self.lanes:
+                self.lanes.append(self._shared)
 
-    def _step(self, lane: Lane) -> None:
-        """Chooses a token for every row, delivers, and reads the tokens of those that go on."""
-        tokens = choose(lane.logits, lane.rows, self.bot.vocabulary)
-        for job in dict.fromkeys(lane.owners):
-            self._show(job)
-        going = [place for place, row in enumerate(lane.rows) if row.draft.stop_reason is None]
-        tokens = [tokens[place] for place in going]
-        self._keep(lane, going)
-        if going:
-            speakers = torch.tensor(
-                [job.request.prompt.reply_speaker for job in lane.owners], device=lane.logits.device
-            )
-            lane.logits = lane.steps(torch.tensor(tokens, device=lane.logits.device), speakers)
+    def _step(self, lane: OwnLane | SharedLane) -> None:
+        """Reads what was chosen last, chooses a token for every row, delivers, and drops the rows that ended."""
+        lane.read()
+        if lane.rows:
+            lane.tokens = choose(lane.logits, lane.rows, self.bot.vocabulary)
+            for job in dict.fromkeys(lane.owners):
+                self._show(job)
+            going = [place for place, row in enumerate(lane.rows) if row.draft.stop_reason is None]
+            if len(going) < len(lane.rows):
+                lane.keep(going)
+        if not len(lane):
+            self.lanes.remove(lane)
 
     def _show(self, job: Job) -> None:
         """Delivers what there is; of several candidates the best when all have ended."""
@@ -296,13 +206,14 @@ class Worker:
         if draft is None:
             self.searches.remove(search)
 
-    def _suspect(self, lane: Lane, error: Exception) -> None:
+    def _suspect(self, lane: OwnLane | SharedLane, error: Exception) -> None:
         """After a failure every job of the lane begins anew by itself; the one that fails again was the cause.
 
         Replies are a function of history, settings and seed, so the others say what they would have said.
         """
         self.lanes.remove(lane)
-        for job in dict.fromkeys(lane.owners):
+        self._shared = None if lane is self._shared else self._shared
+        for job in lane.jobs:
             if job.alone:
                 _deliver(job, error)
                 continue
@@ -315,15 +226,10 @@ class Worker:
         with self._changed:
             jobs = list(self.waiting)
             self.waiting.clear()
-        jobs += [job for lane in self.lanes for job in lane.owners] + [job for job, _ in self.searches]
-        self.lanes, self.searches = [], []
+        jobs += [job for lane in self.lanes for job in lane.jobs] + [job for job, _ in self.searches]
+        self.lanes, self.searches, self._shared = [], [], None
         for job in dict.fromkeys(jobs):
             _deliver(job, error)
-
-
-def _new_rows(request: Request) -> list[Live]:
-    seeds = candidate_seeds(request.seed, request.settings.candidates)
-    return [Live(request.settings, random.Random(seed), request.answered.own) for seed in seeds]
 
 
 def _deliver(job: Job, what: Reply | BaseException | None) -> None:

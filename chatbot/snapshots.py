@@ -29,12 +29,17 @@ class Snapshots:
         return len(self._kept)
 
     def find(self, pieces: Pieces) -> tuple[int, Steps | None, torch.Tensor | None]:
-        """How many of the pieces, from the first, are remembered together, and a copy of the state and logits after them."""
+        """`longest`, with a copy of the state."""
+        count, steps, logits = self.longest(pieces)
+        return count, None if steps is None else steps.clone(), logits
+
+    def longest(self, pieces: Pieces) -> tuple[int, Steps | None, torch.Tensor | None]:
+        """How many of the pieces, from the first, are remembered together, and the state and logits after them, to read."""
         for count in range(len(pieces), 0, -1):
             found = self._kept.get(pieces[:count])
             if found is not None:
                 self._kept.move_to_end(pieces[:count])
-                return count, found[0].clone(), found[1]
+                return count, found[0], found[1]
         return 0, None, None
 
     def keep(self, pieces: Pieces, steps: Steps, logits: torch.Tensor) -> None:
