@@ -404,10 +404,31 @@ static int make_space(const Model *m, int64_t lanes, Space *space) {
     return space->memory == NULL;
 }
 
+/* The logits of the lanes that want them; those that follow each other in `logits` share the reading of the weights. */
+static void predict(const Model *m, int64_t lanes, const int64_t *wanted, float *logits, Space s) {
+    int64_t D = m->width, V = m->head_matrix.rows;
+    for (int64_t l = 0; l < lanes;) {
+        int64_t first = -1, count = 0;
+        for (; l < lanes && (wanted[l] < 0 || count == 0 || wanted[l] == first + count); l++) {
+            if (wanted[l] < 0) continue;
+            if (count == 0) first = wanted[l];
+            layer_norm(s.x + l * D, s.h + count++ * D, D, m->norm, m->norm_bias, m->eps);
+        }
+        if (count == 0) return;
+        multiply(&m->head_matrix, s.h, logits + first * V, count, 0, s.rounded);
+        for (int64_t i = 0; i < count; i++) { /* integers hide a NaN: say it again */
+            float sum = 0;
+            for (int64_t j = 0; j < D; j++) sum += s.h[i * D + j];
+            if (!(sum - sum == 0))
+                for (int64_t j = 0; j < V; j++) logits[(first + i) * V + j] = NAN;
+        }
+    }
+}
+
 /* What xianliao_read does, for at most PASS lanes. */
 static void pass(const Model *m, State *states, int64_t lanes, const int64_t *rows, const int64_t *ids,
                  const int64_t *speakers, const int64_t *positions, const int64_t *wanted, float *logits, Space s) {
-    int64_t D = m->width, inner = m->inner, K = m->head, V = m->head_matrix.rows;
+    int64_t D = m->width, inner = m->inner, K = m->head;
     for (int64_t l = 0; l < lanes; l++) {
         for (int64_t i = 0; i < D; i++) {
             s.x[l * D + i] = m->tokens[ids[l] * D + i] + m->speakers[speakers[l] * D + i];
@@ -433,22 +454,7 @@ static void pass(const Model *m, State *states, int64_t lanes, const int64_t *ro
         activate(s.wide, lanes * layer->down.columns, m->activation);
         multiply(&layer->down, s.wide, s.x, lanes, 1, s.rounded);
     }
-    for (int64_t l = 0; l < lanes; l++) {
-        if (wanted[l] < 0) continue;
-        float *out = logits + wanted[l] * V, sum = 0;
-        int64_t most = 1; /* lanes whose logits lie one after the other share the reading of the weights */
-        while (l + most < lanes && wanted[l + most] == wanted[l] + most) most++;
-        for (int64_t i = 0; i < most; i++)
-            layer_norm(s.x + (l + i) * D, s.h + i * D, D, m->norm, m->norm_bias, m->eps);
-        multiply(&m->head_matrix, s.h, out, most, 0, s.rounded);
-        for (int64_t i = 0; i < most; i++) { /* integers hide a NaN: say it again */
-            sum = 0;
-            for (int64_t j = 0; j < D; j++) sum += s.x[(l + i) * D + j];
-            if (!(sum - sum == 0))
-                for (int64_t j = 0; j < V; j++) out[i * V + j] = NAN;
-        }
-        l += most - 1;
-    }
+    predict(m, lanes, wanted, logits, s);
 }
 
 /* A share of the lanes of one call, for a thread of its own. */
