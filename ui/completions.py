@@ -169,12 +169,13 @@ def as_api_error(error: XianliaoError) -> ApiError:
     return ApiError(500, str(error), "server_error")
 
 
-def to_response(error: ApiError) -> JSONResponse:
-    """The error as a response; the page reads `detail`."""
+def to_response(error: ApiError, page: bool = False) -> JSONResponse:
+    """The error as a response; the page wants its words as `detail`."""
     headers = {"Retry-After": str(error.retry_after)} if error.status in (429, 503) else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"error": error.content, "detail": error.content["message"]}, error.status, headers)
+    detail = {"detail": error.content["message"]} if page else {}
+    return JSONResponse({"error": error.content, **detail}, error.status, headers)
 
 
 def to_turns(messages: Sequence[Message]) -> tuple[list[str], list[str]]:

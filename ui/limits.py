@@ -101,7 +101,7 @@ class Gate:
                 body = await self._read(scope, receive)
             except ApiError as error:
                 self.limits.metrics.errors.labels(str(error.status)).inc()
-                response = to_response(error)
+                response = to_response(error, page=not scope["path"].startswith("/v1/"))
                 if error.status in (408, 413):  # what is still to come will not be read
                     response.headers["Connection"] = "close"
                 await response(scope, receive, send_and_note)

@@ -86,7 +86,8 @@ class LineFormatter(logging.Formatter):
         if self.as_json:
             return json.dumps(fields, ensure_ascii=False, default=str)
         words = " ".join(f"{name}={value}" for name, value in fields.items() if name not in ("time", "level", "event"))
-        return " ".join(filter(None, (when, fields["level"], event.replace("\n", " "), words.replace("\n", " "))))
+        line = " ".join(filter(None, (when, fields["level"], event, words)))
+        return "".join(character if character.isprintable() else " " for character in line)  # one line, no escapes
 
 
 class PatientHandler(logging.Handler):
