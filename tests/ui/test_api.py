@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
 import pytest
-import uvicorn
 
+from chatbot.batching import Job
 from chatbot.bot import Chatbot, candidate_seeds
+from ui.cli import listen
 from ui.completions import until_stop
 from ui.options import ServeOptions
-from ui.server import create_app
+from ui.server import Server, create_app
 
 HELLO = [{"role": "user", "content": "你好"}]
 KEY = {"Authorization": "Bearer secret"}
@@ -22,21 +25,18 @@ KEY = {"Authorization": "Bearer secret"}
 
 @pytest.fixture(scope="module")
 def server(checkpoint):
-    """A real server on a free port, with a key."""
-    bot = Chatbot.from_pretrained(checkpoint)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(bot, ServeOptions(api_keys=("secret",))), port=port, log_level="error")
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
+    """A real server on a free port, with a key: its address, a bot like its own, and its app."""
+    app = create_app(Chatbot.from_pretrained(checkpoint), ServeOptions(api_keys=("secret",)))
+    listener, server = listen("127.0.0.1", 0), Server(app)
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}", Chatbot.from_pretrained(checkpoint)
+    yield address, Chatbot.from_pretrained(checkpoint), app
     server.should_exit = True
     thread.join(10)
+    assert not thread.is_alive()
 
 
 @pytest.fixture
@@ -173,10 +173,98 @@ def test_a_client_that_leaves_frees_its_place(client, server):
         with httpx.stream("POST", server[0] + "/v1/chat/completions", json=body, headers=KEY) as response:
             next(response.iter_lines())
     deadline = time.monotonic() + 10
-    while "xianliao_live_replies 0.0" not in httpx.get(server[0] + "/metrics", headers=KEY).text:
+    while live_replies(server):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert client.chat.completions.create(model="tiny", messages=HELLO).choices
+
+
+def live_replies(server) -> float:
+    shown = httpx.get(server[0] + "/metrics", headers=KEY).text
+    return float(next(line for line in shown.splitlines() if line.startswith("xianliao_live_replies")).split()[1])
+
+
+def test_a_cancelled_reply_is_gone_within_two_steps(client, server, monkeypatch):
+    """Steps are held up, so that the reply is under way for as long as the test wants."""
+    bot = server[2].state.workers["tiny"].bot
+    monkeypatch.setattr(bot, "settings", bot.settings.with_changes(floor_start_tokens=5000, min_reply_tokens=4000))
+    show, shown, gone = bot.show, [], threading.Event()
+
+    def slow_show(request, draft):
+        shown.append(len(draft.token_ids))
+        time.sleep(0.05)
+        return show(request, draft)
+
+    monkeypatch.setattr(bot, "show", slow_show)
+    cancel = Job.cancel
+
+    def noted_cancel(job):
+        cancel(job)
+        shown.append("cancelled")
+        gone.set()
+
+    monkeypatch.setattr(Job, "cancel", noted_cancel)
+    stream = client.chat.completions.create(model="tiny", messages=HELLO, stream=True)
+    for _ in range(3):
+        next(stream)
+    stream.close()
+    assert gone.wait(5)
+    time.sleep(0.5)  # ten steps
+    assert live_replies(server) == 0
+    assert len(shown) - 1 - shown.index("cancelled") <= 2
+
+
+def test_a_reply_that_fails_says_so_and_the_others_go_on(client, server, monkeypatch):
+    bot = server[2].state.workers["tiny"].bot
+    show = bot.show
+
+    def failing_show(request, draft):
+        if request.seed == 666 and len(draft.token_ids) > 2:
+            raise RuntimeError("a step failed on 你好")
+        return show(request, draft)
+
+    monkeypatch.setattr(bot, "show", failing_show)
+    with ThreadPoolExecutor(9) as pool:
+
+        def ask(seed):
+            try:
+                answer = client.chat.completions.create(model="tiny", messages=HELLO, seed=seed)
+                return answer.choices[0].message.content
+            except openai.InternalServerError as error:
+                return error.body["message"]
+
+        said = list(pool.map(ask, [1, 2, 3, 666, 4, 5, 6, 7]))
+    assert "failed" in said.pop(3)
+    assert said == [server[1].respond(["你好"], seed=seed).text for seed in range(1, 8)]
+    with pytest.raises(openai.APIError, match="failed"):
+        list(client.chat.completions.create(model="tiny", messages=HELLO, seed=666, stream=True))
+    assert client.chat.completions.create(model="tiny", messages=HELLO).choices
+
+
+def test_half_requests_and_clients_that_vanish_stop_nobody(client, server, monkeypatch):
+    monkeypatch.setattr("ui.server.HEADER_SECONDS", 0.3)
+    address = ("127.0.0.1", int(server[0].rpartition(":")[2]))
+    post = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
+    body = b'{"messages":[{"role":"user","content":"a"}],"stream":true}'
+    whole = post + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    parts = [b"", b"POST /v1/chat", post, post + b"Content-Length: 100\r\n\r\n{", post + b"\x00\r\n\r\n"]
+    parts += [post + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{", post + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"]
+    sockets = []
+    for part in [*parts, whole] * 5:
+        sockets.append(socket.create_connection(address, timeout=5))
+        sockets[-1].sendall(part)
+    assert client.chat.completions.create(model="tiny", messages=HELLO).choices
+    for number, each in enumerate(sockets[len(parts) + 1 :]):  # half of them without a goodbye
+        if number % 2:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        each.close()
+    assert client.chat.completions.create(model="tiny", messages=HELLO).choices
+    for each in sockets[:3]:  # headers that never come
+        assert each.recv(100) == b""
+    deadline = time.monotonic() + 10
+    while live_replies(server):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
