@@ -20,6 +20,7 @@ _WHY = {
     "not_text": "neither UTF-8 nor GB18030",
     "not_a_list_of_strings": "no dialogue: neither a list of strings nor an object that holds one",
     "line_too_long": "a line of more than 16 MB",
+    "disliked": "feedback from the page: the reply was disliked",
     "nothing_left": "turns of which nothing is left",
     "too_long": "turns longer than the limit",
     ONE_TURN: "fewer than two turns",

@@ -10,7 +10,8 @@
 
 A JSON object is `{"dialog": […]}` (also dialogue, turns, utterances), `{"messages": [{"role", "content"}]}` or ShareGPT's
 `{"conversations": [{"from", "value"}]}`; or a question and its answer, as Alpaca's `{"instruction", "input", "output",
-"history"}`. Where speakers are named, what one of them says in a row is one turn.
+"history"}`.
+An object with `"rating": "dislike"` (feedback from the page) is left out. Where speakers are named, what one of them says in a row is one turn.
 
 Files are read in one pass, in blocks of bounded size, so that they may be larger than memory. Records that cannot be
 read are counted, not fatal: see the reasons below.
@@ -34,6 +35,7 @@ from data_prep.forms import HEADER, NOT_TEXT, Record, read_chatlog, read_text, t
 
 FORMS = ("array", "jsonl", "tsv", "text", "chatlog")
 NOT_JSON, NOT_A_DIALOGUE, LONG_LINE = "not_json", "not_a_list_of_strings", "line_too_long"
+DISLIKED = "disliked"
 BLOCK_BYTES = 8 << 20
 MOST_LINE_BYTES = 16 << 20
 """A longer line is no dialogue; nor is an element of a JSON array that is longer in characters."""
@@ -143,9 +145,16 @@ def recognise(head: str, path: Path) -> str:
 
 def _read_json(line: str) -> tuple[list[str] | None, str | None]:
     try:
-        turns = to_turns(json.loads(line))
+        return _judged(json.loads(line))
     except (ValueError, RecursionError):
         return None, NOT_JSON
+
+
+def _judged(value: object) -> tuple[list[str] | None, str | None]:
+    """The turns of a JSON record, or why there are none; a page's feedback says whether its last reply was liked."""
+    if isinstance(value, dict) and value.get("rating") == "dislike":
+        return None, DISLIKED
+    turns = to_turns(value)
     return (turns, None) if turns is not None else (None, NOT_A_DIALOGUE)
 
 
@@ -278,8 +287,7 @@ def _read_array(texts: Iterator[str], path: Path) -> Iterator[Record]:
                 wanted = 2 * (len(held) - at)  # reading it again for every chunk would take quadratic time
             else:
                 number += 1
-                turns = to_turns(value)
-                yield number, turns, None if turns is not None else NOT_A_DIALOGUE
+                yield number, *_judged(value)
                 at = end
                 continue
         elif is_done:

@@ -19,8 +19,9 @@ import pytest
 
 from chatbot import Chatbot
 from chatbot.checkpoint import resolve
+from data_prep.sources import read_records
 from tests.conftest import ROOT
-from ui.text import TEXT
+from ui.text import PERSONAS, TEXT
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -39,14 +40,22 @@ FLAGS = (
 
 
 @contextmanager
-def serving(checkpoint: str | Path):
-    """A server on a free port; yields its address and process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def serving(checkpoint: str | Path, folder: Path, port: int | None = None):
+    """A server, by default on a free port; yields its address and process.
+
+    Args:
+        checkpoint: What it serves.
+        folder: Where it keeps feedback.
+        port: A certain one.
+    """
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment["XDG_DATA_HOME"] = str(folder)
     command = [sys.executable, "-m", "ui", "--port", str(port), "--checkpoint", str(checkpoint)]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
@@ -54,8 +63,8 @@ def serving(checkpoint: str | Path):
                 if json.load(urlopen(f"{address}/healthz", timeout=2))["status"] == "ok":
                     break
             except OSError:
-                assert process.poll() is None, process.stderr.read().decode()
-                time.sleep(0.5)
+                assert process.poll() is None
+                time.sleep(0.25)
         yield address, process
     finally:
         process.kill()
@@ -63,8 +72,13 @@ def serving(checkpoint: str | Path):
 
 
 @pytest.fixture(scope="module")
-def server():
-    with serving("default") as running:
+def data_dir(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def server(data_dir):
+    with serving("default", data_dir) as running:
         yield running
 
 
@@ -76,9 +90,11 @@ def open_browser(folder: Path, language: str):
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--lang={language}", f"--user-data-dir={folder}"):
+    for flag in (*FLAGS, f"--lang={language}", f"--user-data-dir={folder / 'profile'}"):
         options.add_argument(flag)
-    options.add_experimental_option("prefs", {"intl.accept_languages": language})
+    (folder / "downloads").mkdir(parents=True, exist_ok=True)
+    preferences = {"intl.accept_languages": language, "download.default_directory": str(folder / "downloads")}
+    options.add_experimental_option("prefs", preferences)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     return webdriver.Chrome(options=options, service=Service(DRIVER))
 
@@ -94,13 +110,13 @@ class Page:
     def find(self, selector: str) -> list:
         return self.driver.find_elements("css selector", selector)
 
-    def wait(self, condition, seconds: float = 30):
+    def wait(self, condition, seconds: float = 30, step: float = 0.1):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             result = condition()
             if result:
                 return result
-            time.sleep(0.1)
+            time.sleep(step)
         raise AssertionError(f"nothing happened in {seconds} s; the page says: {self.texts('body')[:1]}")
 
     def write(self, text: str) -> None:
@@ -136,28 +152,81 @@ class Page:
     def user_messages(self) -> list[str]:
         return self.texts("#chat .user.message")
 
-    def click(self, *labels: str) -> None:
-        found = [
-            b for b in self.find("button") if (b.get_attribute("aria-label") or b.get_attribute("title")) in labels
-        ]
-        assert found, [(b.get_attribute("aria-label"), b.get_attribute("title"), b.text) for b in self.find("button")]
-        self.driver.execute_script("arguments[0].click()", found[-1])
+    def click(self, *labels: str, last: bool = True) -> None:
+        """Presses the last (or first) button of one of these names."""
+        code = "return [...document.querySelectorAll('button')].filter(b => arguments[0].includes("
+        code += "b.getAttribute('aria-label') || b.innerText.trim()))"
+        found = self.wait(lambda: self.driver.execute_script(code, labels))
+        self.press(found[-1 if last else 0])
+
+    def press(self, element) -> None:
+        self.driver.execute_script("arguments[0].click()", element)
+
+    def press_at(self, selector: str) -> None:
+        self.press(self.wait(lambda: self.find(selector))[0])
+
+    def unfold(self) -> None:
+        """Opens the settings."""
+        if not self.find("#seed input"):
+            self.press(self.find("#settings button.label-wrap")[0])
+            self.wait(lambda: self.find("#seed input"))
 
     def set_seed(self, seed: int) -> None:
-        if not self.find("#seed input"):
-            self.driver.execute_script("arguments[0].click()", self.find("button.label-wrap")[0])
-        field = self.wait(lambda: self.find("#seed input"))[0]
+        self.unfold()
+        field = self.find("#seed input")[0]
         field.clear()
         field.send_keys(str(seed), "\t")
+
+    def fill(self, selector: str, text: str) -> None:
+        """Writes into a field and leaves it."""
+        field = self.wait(lambda: self.find(selector))[0]
+        code = "const e = arguments[0], kind = e.tagName === 'TEXTAREA' ? HTMLTextAreaElement : HTMLInputElement;"
+        code += " e.focus(); Object.getOwnPropertyDescriptor(kind.prototype, 'value').set.call(e, arguments[1]);"
+        code += " e.dispatchEvent(new Event('input', {bubbles: true})); e.blur()"
+        self.driver.execute_script(code, field, text)
+
+    def open_sidebar(self) -> None:
+        if not self.in_view("#new"):
+            self.press_at(".sidebar .toggle-button, #sidebar .toggle-button, button[aria-label='Toggle Sidebar']")
+            self.wait(lambda: self.in_view("#new"))
+
+    def in_view(self, selector: str) -> bool:
+        code = (
+            "const e = document.querySelector(arguments[0]); if (!e) return false; const r = e.getBoundingClientRect();"
+        )
+        code += " return r.width > 0 && r.left >= 0 && r.right <= innerWidth && r.top >= 0 && r.bottom <= innerHeight"
+        return self.driver.execute_script(code, selector)
+
+    def saved(self) -> list[str]:
+        return self.texts("#saved label")
+
+    def value(self, selector: str) -> str:
+        return self.find(selector)[0].get_attribute("value")
+
+    def faults(self) -> list[str]:
+        """Errors in the console, and requests to anything but this server."""
+        errors = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        requests = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        urls = [r["params"]["request"]["url"] for r in requests if r["method"] == "Network.requestWillBeSent"]
+        assert urls
+        outside = [url for url in urls if url.startswith(("http", "ws")) and "//127.0.0.1:" not in url]
+        return errors + outside
 
 
 @pytest.fixture
 def page(server, tmp_path):
-    driver = open_browser(tmp_path / "zh", "zh-CN")
+    driver = open_browser(tmp_path, "zh-CN")
     try:
-        yield Page(driver, server[0])
+        page = Page(driver, server[0])
+        yield page
+        assert page.faults() == []
     finally:
         driver.quit()
+
+
+@pytest.fixture(scope="module")
+def bot() -> Chatbot:
+    return Chatbot.from_pretrained()
 
 
 def test_a_greeting_is_answered_in_chinese(page):
@@ -167,8 +236,23 @@ def test_a_greeting_is_answered_in_chinese(page):
     assert page.user_messages() == ["你好"]
 
 
-def test_the_page_gives_the_reply_of_the_same_seed_elsewhere(page):
-    bot = Chatbot.from_pretrained()
+def test_the_first_token_comes_within_a_second(page):
+    page.send("你好")
+    waits = []
+    for text in ("吃了吗", "今天天气真好", "周末去哪玩"):
+        before = len(page.bot_messages())
+        page.write(text)
+        sent = time.monotonic()
+        page.find("#message textarea")[0].send_keys("\ue007")
+        page.wait(lambda before=before: len(page.bot_messages()) > before, step=0.02)
+        waits.append(time.monotonic() - sent)
+        page.wait(page.idle)
+        time.sleep(0.5)
+    print("first token after", sorted(waits), "s")
+    assert sorted(waits)[1] <= 1
+
+
+def test_the_page_gives_the_reply_of_the_same_seed_elsewhere(page, bot):
     page.set_seed(1)
     first = page.send("你好")
     assert first == bot.reply(["你好"], seed=1)
@@ -179,17 +263,28 @@ def test_retry_undo_and_clear(page):
     seen = {page.send("我想去旅行")}
     for _ in range(5):  # another seed each time: some differ
         before = page.status()
-        page.click("重试", "Retry")
+        page.click("重试")
         page.wait(lambda before=before: page.idle() and page.status() != before)
         (reply,) = page.bot_messages()
         seen.add(reply)
     assert len(seen) > 1
-    page.click("撤销", "Undo")
+    page.click("撤销")
     page.wait(lambda: not page.user_messages())
-    assert page.find("#message textarea")[0].get_attribute("value") == "我想去旅行"
+    assert page.value("#message textarea") == "我想去旅行"
     page.send("换一句")
-    page.click("清空对话", "Clear", "清除")
+    page.click("清空对话")
     page.wait(lambda: not page.user_messages() and not page.bot_messages())
+
+
+def test_edit_forgets_what_came_after_and_answers_anew(page, bot):
+    page.set_seed(3)
+    page.send("你好")
+    page.send("吃了吗")
+    page.click("编辑", last=False)
+    page.fill("#chat .edit-textarea", "在干嘛")
+    page.click("发送", last=False)
+    page.wait(lambda: page.user_messages() == ["在干嘛"] and len(page.bot_messages()) == 1 and page.idle())
+    assert page.bot_messages() == [bot.reply(["在干嘛"], seed=3)]
 
 
 def test_empty_and_huge_messages_get_a_notice_and_are_not_sent(page):
@@ -198,72 +293,257 @@ def test_empty_and_huge_messages_get_a_notice_and_are_not_sent(page):
         page.find("#message textarea")[0].send_keys("\ue007")
         page.wait(lambda words=words: words in page.texts("body")[0])
         assert page.user_messages() == []
+        assert page.value("#message textarea") == text  # nothing is lost
     page.write("")
     assert page.send("你好")
 
 
 def test_what_is_said_is_text(page):
-    text = "<img src=x onerror=\"document.title='pwned'\"> **粗** &lt; [SEP]"
-    page.send(text)
-    assert [said.replace("\u200b", "") for said in page.user_messages()] == [text]
+    texts = [
+        "<img src=x onerror=\"document.title='pwned'\"> **粗** &lt; [SEP]",
+        "<script>document.title='pwned'</script>[CLS][PAD][UNK]</s><|im_end|>",
+        "# 标题\n- [链接](javascript:alert(1)) `代码` $x^2$",
+    ]
+    for text in texts:
+        page.send(text)
+    assert [said.replace("\u200b", "") for said in page.user_messages()] == texts
     assert "pwned" not in page.driver.title
     assert not page.find("#chat .message img[src='x']")
+    assert not page.find("#chat .message a, #chat .message h1, #chat .message code, #chat .message strong")
 
 
-def test_no_console_error_and_no_other_host(page):
+def test_characters_that_turn_the_text_around_do_nothing(page):
+    page.send("你\u202e好\u2066吗\x07")
+    assert page.user_messages() == ["你�好�吗�"]
+
+
+def test_enter_that_ends_a_composition_does_not_send(page):
+    """As Chinese input methods use it: through the browser's own composition, and as other browsers report it."""
+    box = page.find("#message textarea")[0]
+    box.click()
+    page.driver.execute_cdp_cmd("Input.imeSetComposition", {"text": "nihao", "selectionStart": 5, "selectionEnd": 5})
+    for kind in ("rawKeyDown", "keyUp"):
+        event = {"type": kind, "key": "Process", "code": "Enter", "windowsVirtualKeyCode": 229}
+        page.driver.execute_cdp_cmd("Input.dispatchKeyEvent", event)
+    page.driver.execute_cdp_cmd("Input.insertText", {"text": "你好"})
+    for kind in ("keydown", "keypress"):
+        code = "arguments[0].dispatchEvent(new KeyboardEvent(arguments[1], {key: 'Enter', code: 'Enter', keyCode: 13,"
+        code += " bubbles: true, cancelable: true, isComposing: true}))"
+        page.driver.execute_script(code, box, kind)
+    time.sleep(1)
+    assert page.user_messages() == []
+    assert page.value("#message textarea") == "你好"
+    box.send_keys("\ue008\ue007\ue000吗")  # shift and enter begin a new line
+    assert page.user_messages() == []
+    box.send_keys("\ue007")
+    page.wait(lambda: page.user_messages() == ["你好\n吗"] and page.idle())
+
+
+def test_presets_set_the_sliders(page, bot):
+    page.unfold()
+    for place, expected in enumerate(("0.5", str(bot.settings.temperature), "1.1")):
+        page.press(page.wait(lambda: page.find("#preset input"))[(0, 1, 2)[place]])
+        page.wait(lambda expected=expected: page.value("#temperature input[type=number]") == expected)
+    assert page.value("#top-p input[type=number]") == "0.95"
+    page.set_seed(5)
+    assert page.send("你好") == bot.reply(["你好"], seed=5, temperature=1.1, top_p=0.95)
+
+
+def test_what_is_above_the_divider_is_no_context(page, bot):
+    page.set_seed(7)
+    page.send("我养了一只猫")
+    page.press_at("#divide")
+    page.wait(lambda: TEXT["zh"]["divider"] in page.bot_messages())
+    assert page.send("它叫什么") == bot.reply(["它叫什么"], seed=7)
+    page.click("撤销")
+    page.wait(lambda: page.user_messages() == ["我养了一只猫"])
+    page.click("撤销")
+    page.wait(lambda: TEXT["zh"]["divider"] not in page.bot_messages())
+
+
+def test_a_persona_is_what_was_said_before(page, bot):
+    page.set_seed(2)
+    page.fill("#persona textarea", "\n".join(PERSONAS["小猫"]))
+    page.wait(lambda: page.driver.execute_script("return true"))
+    time.sleep(1)
+    assert page.send("你好") == bot.reply([*PERSONAS["小猫"], "你好"], seed=2)
+
+
+def test_several_replies_to_choose_from(page):
+    first = page.send("周末做什么好")
+    page.press_at("#more")
+    found = page.wait(lambda: page.find("#several textarea"))
+    assert len(found) == 3
+    page.wait(lambda: all(e.get_attribute("value") for e in page.find("#several textarea")))
+    time.sleep(2)
+    texts = [e.get_attribute("value") for e in page.find("#several textarea")]
+    assert len({first, *texts}) > 1
+    page.press_at("#use-1")
+    page.wait(lambda: page.bot_messages() == [texts[1]])
+    page.wait(lambda: not page.find("#several textarea"))
+    assert page.user_messages() == ["周末做什么好"]
+
+
+def test_chats_are_saved_named_and_deleted_and_go_to_files(page, tmp_path):
+    page.send("第一段对话")
+    first = page.bot_messages()
+    page.open_sidebar()
+    page.click(TEXT["zh"]["new_chat"])
+    page.wait(lambda: not page.user_messages())
+    page.send("第二段对话")
+    page.wait(lambda: page.saved() == ["第二段对话", "第一段对话"])
+    page.fill("#title input, #title textarea", "改过的名字")
+    page.click(TEXT["zh"]["rename"])
+    page.wait(lambda: page.saved() == ["改过的名字", "第一段对话"])
+    page.press(page.find("#saved input")[1])
+    page.wait(lambda: page.user_messages() == ["第一段对话"] and page.bot_messages() == first)
+    for label, kind in ((TEXT["zh"]["export_json"], "json"), (TEXT["zh"]["export_markdown"], "md")):
+        page.click(label)
+        (path,) = page.wait(lambda kind=kind: list((tmp_path / "downloads").glob(f"*.{kind}")))
+        page.find("#import input[type=file], #sidebar input[type=file]")[0].send_keys(str(path))
+        page.wait(lambda: len(page.saved()) == (3 if kind == "json" else 4))  # noqa: B023
+        assert page.user_messages() == ["第一段对话"]
+        assert page.bot_messages() == first
+    page.click(TEXT["zh"]["delete"])
+    page.wait(lambda: len(page.saved()) == 3 and not page.user_messages())
+    page.driver.refresh()
+    page.wait(lambda: page.find("#message textarea"))
+    page.open_sidebar()
+    page.wait(lambda: len(page.saved()) == 3)
+    page.driver.execute_script("window.confirm = () => true")
+    page.click(TEXT["zh"]["delete_all"])
+    page.wait(lambda: not page.saved())
+    assert page.driver.execute_script("return Object.keys(localStorage).filter(k => k.startsWith('xianliao'))") == []
+
+
+def test_a_file_that_is_no_conversation_gets_a_notice(page, tmp_path):
+    (tmp_path / "bad.json").write_text('{"a": [')
     page.send("你好")
-    errors = [entry for entry in page.driver.get_log("browser") if entry["level"] == "SEVERE"]
-    assert not errors
-    requests = [json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")]
-    urls = [r["params"]["request"]["url"] for r in requests if r["method"] == "Network.requestWillBeSent"]
-    outside = [url for url in urls if url.startswith("http") and not url.startswith("http://127.0.0.1:")]
-    assert urls
-    assert not outside
+    page.open_sidebar()
+    page.find("#import input[type=file], #sidebar input[type=file]")[0].send_keys(str(tmp_path / "bad.json"))
+    page.wait(lambda: "neither JSON nor Markdown" in page.texts("body")[0])
+    assert page.user_messages() == ["你好"]
+
+
+def test_likes_and_reasons_are_written_where_prepare_reads_them(page, data_dir, tmp_path):
+    (data_dir / "xianliao" / "feedback.jsonl").unlink(missing_ok=True)
+    reply = page.send("你好")
+    page.click("赞")
+    page.wait(lambda: page.find("#reasons input"))
+    page.press(page.find("#reasons input")[0])
+    page.fill("#why input[type=text], #why textarea", "有意思")
+    page.press_at("#send-feedback")
+    page.wait(lambda: not page.find("#reasons input"))
+    other = page.send("再见")
+    page.click("踩")
+    page.wait(lambda: page.find("#reasons input"))
+    lines = [json.loads(line) for line in (data_dir / "xianliao" / "feedback.jsonl").read_text().splitlines()]
+    assert [line["rating"] for line in lines] == ["like", "like", "dislike"]
+    assert [message["content"] for message in lines[0]["messages"]] == ["你好", reply]
+    assert (lines[1]["reasons"], lines[1]["comment"]) == (["on_topic"], "有意思")
+    assert lines[2]["messages"][-1]["content"] == other
+    kept = [(turns, reason) for _, turns, reason in read_records(data_dir / "xianliao" / "feedback.jsonl")]
+    assert kept == [(["你好", reply], None), (["你好", reply], None), (None, "disliked")]
 
 
 def test_english_browsers_get_english_words(server, tmp_path):
-    driver = open_browser(tmp_path / "en", "en-US")
+    driver = open_browser(tmp_path, "en-US")
     try:
         page = Page(driver, server[0])
         page.wait(lambda: TEXT["en"]["description"][:20] in page.texts("body")[0])
         page.send("你好")
         assert "tokens/s" in page.status()
+        assert TEXT["en"]["more"] in page.texts("#more")
+        assert page.faults() == []
     finally:
         driver.quit()
 
 
-def test_stop_ends_the_reply(tmp_path):
-    """On a bot that is made to talk for thousands of tokens. Gradio sometimes takes the stopped reply off the page."""
+def test_a_phone_shows_all_of_it(page):
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    page.driver.refresh()
+    page.wait(lambda: page.find("#message textarea"))
+    page.send("你好")
+    assert page.driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    code = "const r = document.querySelector(arguments[0]).getBoundingClientRect();"
+    code += " return r.left >= 0 && r.right <= innerWidth && r.bottom <= innerHeight && r.width > 40"
+    for selector in ("#message textarea", "#message .submit-button", "#more", "#chat .bot.message"):
+        assert page.driver.execute_script(code.replace("> 40", "> 10"), selector), selector
+    page.open_sidebar()
+    assert page.saved() == ["你好"]
+
+
+def test_stop_keeps_what_was_said(tmp_path, data_dir):
+    """On a bot that is made to talk for thousands of tokens."""
     endless = tmp_path / "endless"
     shutil.copytree(resolve("default"), endless)
     settings = {"floor_start_tokens": 5000, "floor_delta_tokens": 32, "min_reply_tokens": 4000}
     (endless / "generation_config.json").write_text(json.dumps(settings))
-    with serving(endless) as (address, _):
-        driver = open_browser(tmp_path / "stop", "zh-CN")
+    with serving(endless, data_dir) as (address, _):
+        driver = open_browser(tmp_path, "zh-CN")
         try:
             page = Page(driver, address)
-            page.write("给我讲一个很长的故事")
-            page.find("#message textarea")[0].send_keys("\ue007")
-            page.wait(lambda: len("".join(page.bot_messages())) > 10 and page.find("#message .stop-button"))
-            driver.execute_script("arguments[0].click()", page.find("#message .stop-button")[0])
-            page.wait(lambda: page.find("#message .submit-button"))
-            time.sleep(1)
-            said = page.bot_messages()
-            time.sleep(1)
-            assert page.bot_messages() == said
-            assert len("".join(said)) < 4000
-            assert page.user_messages() == ["给我讲一个很长的故事"]
+            for count in range(1, 4):
+                page.write(f"给我讲一个很长的故事，第{count}个")
+                page.find("#message textarea")[0].send_keys("\ue007")
+                page.wait(lambda: len(page.bot_messages()) == count and len(page.bot_messages()[-1]) > 20)  # noqa: B023
+                page.press(page.wait(lambda: page.find("#message .stop-button"))[0])
+                page.wait(lambda: page.find("#message .submit-button") and page.status() == TEXT["zh"]["stopped"])
+                time.sleep(0.5)
+                said = page.bot_messages()
+                assert len(said) == count
+                assert all(len(text) > 20 for text in said)
+                time.sleep(1)
+                assert page.bot_messages() == said
+            driver.refresh()
+            page.wait(lambda: page.bot_messages() == said)
+            assert live_replies(address) == 0
         finally:
             driver.quit()
+
+
+def live_replies(address: str) -> float:
+    shown = urlopen(f"{address}/metrics", timeout=5).read().decode()
+    return sum(float(value) for value in re.findall(r"^xianliao_live_replies(?:{.*})? (\S+)$", shown, re.MULTILINE))
+
+
+def test_a_tab_goes_on_after_the_server_was_killed_and_started_again(tmp_path, data_dir, bot):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    driver = open_browser(tmp_path, "zh-CN")
+    try:
+        with serving("default", data_dir, port) as (address, process):
+            page = Page(driver, address)
+            page.set_seed(1)
+            first = page.send("你好")
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            page.write("今天吃什么")
+            page.find("#message textarea")[0].send_keys("\ue007")
+            page.wait(lambda: page.find(".toast-body, .toast-wrap div"))  # the page says so
+        with serving("default", data_dir, port):
+            page.wait(lambda: page.find("#message .submit-button"))
+            assert page.value("#message textarea") == "今天吃什么"
+            assert page.send("今天吃什么") == bot.reply(["你好", first, "今天吃什么"], seed=1)
+            driver.refresh()
+            page.wait(lambda: page.user_messages() == ["你好", "今天吃什么"])
+            page.open_sidebar()
+            assert page.saved() == ["你好"]
+    finally:
+        driver.quit()
 
 
 def test_sigterm_ends_the_server_with_a_tab_open(server, tmp_path):
     """The last test of the file: it ends the server."""
     address, process = server
-    driver = open_browser(tmp_path / "last", "zh-CN")
+    driver = open_browser(tmp_path, "zh-CN")
     try:
         Page(driver, address)
+        began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=10)
+        assert time.monotonic() - began <= 5
     finally:
         driver.quit()

@@ -1,56 +1,73 @@
-"""What happens when a person sends a message; knows nothing about Gradio."""
+"""What happens when a person uses the page; knows nothing about Gradio."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from chatbot import Chatbot, ChatSession, Reply
 from chatbot.batching import Worker
+from chatbot.bot import candidate_seeds
 from chatbot.dialogue import clean_turn
+from chatbot.reply_settings import ReplySettings
+from ui.chats import ChatError, turns_of, with_message, without_empty
 from ui.safety import Safety
 from ui.text import TEXT
 
 _MARKUP = re.compile("[<&](?=[A-Za-z/!?#])")
 _MARK_BROKEN = re.compile("(?<=[<&])\u200b(?=[A-Za-z/!?#])")
+_INVISIBLE = re.compile("[\u202a-\u202e\u2066-\u2069\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+CANDIDATES = 3
 
 
-def to_turns(history: Sequence[Mapping]) -> list[str]:
-    """Alternating turns, the person's first, from a page's messages; consecutive messages of one role are joined.
+@dataclass(frozen=True)
+class Wish:
+    """How a person wants a reply.
 
-    Args:
-        history: `{"role": "user" | "assistant", "content": str | [{"type": "text", "text": str}]}`, oldest first.
+    Attributes:
+        seed: None is another one every time.
+        temperature: None leaves the checkpoint's.
+        top_p: None leaves the checkpoint's.
     """
-    turns: list[str] = []
-    for message in history:
-        speaker = 0 if message["role"] == "user" else 1
-        text = _text_of(message["content"])
-        if turns and (len(turns) - 1) % 2 == speaker:
-            turns[-1] += "\n" + text
-        elif turns or speaker == 0:
-            turns.append(text)
-    return turns
+
+    seed: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+
+    @property
+    def changes(self) -> dict:
+        """Fields of `ReplySettings`."""
+        return {"temperature": self.temperature, "top_p": self.top_p}
 
 
-def _text_of(content: object) -> str:
-    if isinstance(content, str):
-        return _MARK_BROKEN.sub("", content)
-    parts = content if isinstance(content, (list, tuple)) else [content]
-    return "".join(_text_of(part["text"]) for part in parts if isinstance(part, Mapping) and "text" in part)
+def preset(name: str, settings: ReplySettings) -> tuple[float, float]:
+    """Temperature and top-p of a style; `balanced` is what the checkpoint records."""
+    return {"careful": (0.5, 0.8), "free": (1.1, 0.95)}.get(name, (settings.temperature, settings.top_p))
 
 
-def shown_as_text(content: object) -> object:
-    """A message's content such that a page that reads HTML shows it letter for letter.
+def shown_as_text(text: str) -> str:
+    """A message such that a page that reads HTML shows it letter for letter.
 
-    A zero-width space after `<` and `&` keeps tags and entities from being any; `to_turns` takes it out again.
+    A zero-width space after `<` and `&` keeps tags and entities from being any, `as_typed` takes it out again;
+    characters that turn the direction of what follows, and control characters, are shown as �.
     """
-    if isinstance(content, str):
-        return _MARKUP.sub("\\g<0>\u200b", content)
-    if isinstance(content, (list, tuple)):
-        return [shown_as_text(part) for part in content]
-    if isinstance(content, Mapping) and isinstance(content.get("text"), str):
-        return {**content, "text": shown_as_text(content["text"])}
-    return content
+    return _MARKUP.sub("\\g<0>\u200b", _INVISIBLE.sub("�", text))
+
+
+def as_typed(text: str) -> str:
+    """What `shown_as_text` was given."""
+    return _MARK_BROKEN.sub("", text)
+
+
+def view_of(chat: Mapping, language: str) -> list[dict]:
+    """The messages as the page shows them, one for each of the conversation."""
+    return [
+        {"role": "assistant", "content": TEXT[language]["divider"]}
+        if message["role"] == "divider"
+        else {"role": message["role"], "content": shown_as_text(message["text"])}
+        for message in chat["messages"]
+    ]
 
 
 def message_fault(bot: Chatbot, message: str, language: str) -> str | None:
@@ -63,38 +80,90 @@ def message_fault(bot: Chatbot, message: str, language: str) -> str | None:
     return None
 
 
-def respond(
-    bot: Chatbot,
-    message: str,
-    history: Sequence[Mapping],
-    seed: float | None,
-    temperature: float | None,
-    top_p: float | None,
-    language: str,
-    worker: Worker | None = None,
-    safety: Safety | None = None,
-) -> Iterator[tuple[str, str]]:
-    """The reply so far and the status line, again after each token; decoded by the worker where there is one.
-
-    What `safety` answers itself never reaches the model.
+def said(bot: Chatbot, chat: Mapping, message: str, language: str) -> dict:
+    """The conversation after the person's message; a message that was never answered stays, and is read with this one.
 
     Raises:
-        XianliaoError: The message cannot be answered; the message says why.
+        ChatError: It cannot be sent.
     """
-    fixed = None if safety is None else safety.answer(message)
+    fault = message_fault(bot, message, language)
+    if fault is not None:
+        raise ChatError(fault)
+    chat = with_message(without_empty(chat), "user", message)
+    if (
+        bot.count_tokens(turns_of(chat)[-1]) > bot.max_message_tokens
+    ):  # too much together: the unanswered one is dropped
+        chat = {**chat, "messages": [*chat["messages"][:-2], chat["messages"][-1]]}
+    return chat
+
+
+def prompt_of(chat: Mapping, safety: Safety) -> list[str]:
+    """The turns that the model reads: the person's without the words that are kept from it."""
+    return [turn if place % 2 else safety.cleaned(turn) for place, turn in enumerate(turns_of(chat))]
+
+
+def answer(worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language: str) -> Iterator[tuple[dict, str]]:
+    """The conversation with the reply so far and the status line, again after each token.
+
+    What `safety` answers itself never reaches the model. Closing it early frees the worker's place.
+
+    Raises:
+        XianliaoError: There is nothing to answer, or it cannot be answered.
+    """
+    if not waits(chat):
+        raise ChatError(TEXT[language]["nothing_to_answer"])
+    fixed = safety.answer(turns_of(chat)[-1])
     if fixed is not None:
-        yield fixed.text, ""
+        yield with_message(chat, "assistant", fixed.text), TEXT[language]["fixed"]
         return
-    message = message if safety is None else safety.cleaned(message)
-    turns = to_turns(history)
-    if len(turns) % 2:  # the last message was never answered: it joins this one, or is dropped when that is too much
-        both = f"{turns.pop()}\n{message}"
-        message = both if message_fault(bot, both, language) is None else message
-    session = ChatSession(worker or bot, turns, temperature=temperature, top_p=top_p)
+    *turns, message = prompt_of(chat, safety)
+    session = ChatSession(worker, turns, **wish.changes)
     text = ""
-    for text in session.stream(message, None if seed is None else int(seed)):
-        yield text, ""
-    yield text, status(bot, session.last_reply, language)
+    for text in session.stream(message, wish.seed):
+        yield with_message(chat, "assistant", text), ""
+    reply = session.last_reply
+    yield with_message(chat, "assistant", text, seed=reply.seed), status(worker.bot, reply, language)
+
+
+def waits(chat: Mapping) -> bool:
+    """Whether the last message is the person's."""
+    return bool(chat["messages"]) and chat["messages"][-1]["role"] == "user"
+
+
+def unanswered(chat: Mapping) -> dict:
+    """The conversation up to the last message of the person."""
+    messages = list(chat["messages"])
+    while messages and messages[-1]["role"] != "user":
+        messages.pop()
+    return {**chat, "messages": messages}
+
+
+def several(worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language: str) -> Iterator[list[dict]]:
+    """Some replies to the last message, `{"text", "seed"}` each, again after each token.
+
+    Raises:
+        XianliaoError: There is nothing to answer, or what there is gets a fixed reply.
+    """
+    chat = unanswered(chat)
+    if not waits(chat) or safety.answer(turns_of(chat)[-1]) is not None:
+        raise ChatError(TEXT[language]["nothing_to_answer"])
+    turns = prompt_of(chat, safety)
+    first = worker.bot.request(turns, wish.seed).seed
+    seeds = candidate_seeds(first, CANDIDATES + (wish.seed is not None))[-CANDIDATES:]
+    found = [{"text": "", "seed": seed} for seed in seeds]
+    streams = {place: worker.stream_replies(turns, seed, **wish.changes) for place, seed in enumerate(seeds)}
+    try:
+        while streams:
+            for place, stream in list(streams.items()):
+                reply = next(stream, None)
+                if reply is None:
+                    del streams[place]
+                else:
+                    found[place] = {"text": reply.text, "seed": seeds[place]}
+            yield found
+    finally:
+        for stream in streams.values():
+            stream.close()
 
 
 def status(bot: Chatbot, reply: Reply, language: str) -> str:
