@@ -351,7 +351,7 @@ static void mix(const Model *m, const Layer *layer, State *state, int64_t b, int
         convolve(qkv, state->inputs + b * (m->taps - 1) * 3 * inner, layer->conv, m->taps, 3 * inner, scratch);
     float *q = qkv, *k = qkv + inner, *v = qkv + 2 * inner;
     if (layer->kind != WINDOW && layer->kind != ELU)
-        for (int64_t i = 0; i < (layer->kind == DELTA ? 3 : 2) * inner; i++) qkv[i] = silu_(qkv[i]);
+        activate(qkv, (layer->kind == DELTA ? 3 : 2) * inner, SILU);
     for (int64_t h = 0; h < H; h++) {
         float *qh = q + h * K, *kh = k + h * K, *vh = v + h * K, *oh = o + h * K;
         if (layer->kind == WINDOW) {
