@@ -12,6 +12,7 @@ import torch
 from chatbot.beam import beam_search
 from chatbot.dialogue import Prompt
 from chatbot.model import XianliaoForCausalLM
+from chatbot.native.draw import can_draw, draw
 from chatbot.next_token import Candidates, Draft, next_candidates
 from chatbot.reply_settings import ReplySettings
 from chatbot.sampling import Vocabulary, truncation
@@ -128,18 +129,17 @@ def _choose(logits: torch.Tensor, rows: Sequence[Live], vocabulary: Vocabulary) 
     """`choose` for rows with the same settings."""
     end_id, settings = vocabulary.end_id, rows[0].settings
     found = next_candidates(logits, settings, vocabulary, [row.draft.token_ids for row in rows], [r.said for r in rows])
-    if settings.method == "greedy":
-        tokens, by_floor = _take(found, end_id)
+    if can_draw(logits, settings):
+        tokens, by_floor, log_probs = draw(found, settings, end_id, [row.draw.random() for row in rows])
     else:
-        heated = (found.ruled / settings.temperature).log_softmax(-1)
-        floored = heated if found.floor is None else found.floor.apply(heated, found.emitted, end_id)
-        tokens, by_floor = _draw(heated, floored, settings, end_id, [row.draw for row in rows])
+        tokens, by_floor = _take(found, end_id) if settings.method == "greedy" else _draw(found, settings, end_id, rows)
+        log_probs = found.own[torch.arange(len(rows)), tokens].tolist()
     for place, row in enumerate(rows):
         draft = row.draft
         if len(draft.token_ids) >= settings.limit_tokens:
             tokens[place], draft.stop_reason = end_id, "limit"
             continue
-        draft.log_prob += found.own[place, tokens[place]].item()
+        draft.log_prob += log_probs[place]
         if tokens[place] == end_id:
             draft.stop_reason = "floor" if by_floor[place] else "eos"
         else:
@@ -164,16 +164,18 @@ def _best(scores: torch.Tensor) -> list[int]:
 
 
 def _draw(
-    heated: torch.Tensor, floored: torch.Tensor, settings: ReplySettings, end_id: int, draws: list[random.Random]
+    found: Candidates, settings: ReplySettings, end_id: int, rows: Sequence[Live]
 ) -> tuple[list[int], list[bool]]:
     """Inverse-CDF sampling with EOS first: u < p(eos) ends the reply, and would have without the floor iff u < p0(eos)."""
+    heated = (found.ruled / settings.temperature).log_softmax(-1)
+    floored = heated if found.floor is None else found.floor.apply(heated, found.emitted, end_id)
     rules = truncation(settings, end_id)
     shares, unfloored = rules(None, floored).numpy(force=True), None
     if floored is not heated:
         unfloored = rules(None, heated).numpy(force=True)
     tokens, by_floor = [], []
-    for row, draw in enumerate(draws):
-        u = draw.random()
+    for row, live in enumerate(rows):
+        u = live.draw.random()
         kept = np.flatnonzero(shares[row] > -np.inf)
         weights = np.exp(shares[row, kept].astype(np.float64) - shares[row].max())
         weights /= weights.sum()

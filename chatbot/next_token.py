@@ -39,16 +39,21 @@ class Candidates:
     """What may come next, for each of B replies; all `[B, V]`.
 
     Attributes:
-        own: Log-probabilities of the model's own distribution over the tokens that are allowed.
+        allowed: The model's logits, -inf for what is not allowed.
         ruled: Logits after the rules against repetition, before temperature and floor.
         emitted: Tokens that each reply has, int64 `[B]`.
         floor: The floor where it is at work in some reply, else None.
     """
 
-    own: torch.Tensor
+    allowed: torch.Tensor
     ruled: torch.Tensor
     emitted: torch.Tensor
     floor: EosFloor | None
+
+    @property
+    def own(self) -> torch.Tensor:
+        """Log-probabilities of the model's own distribution over the tokens that are allowed."""
+        return self.allowed.log_softmax(-1)
 
 
 def next_candidates(
@@ -84,7 +89,7 @@ def next_candidates(
         logits[:, end_id] = torch.where(largest == -math.inf, end, logits[:, end_id])
         largest = logits.amax(-1)
     _check(largest.tolist())
-    own = ruled = logits
+    ruled = logits
     if (repetition := settings.repetition(end_id)) is not None:
         ruled = logits.clone()
         repetition.apply(ruled, replies, said)
@@ -93,7 +98,7 @@ def next_candidates(
     floor = settings.floor
     if floor is not None and int(emitted.max()) <= floor.start_tokens:
         floor = None
-    return Candidates(own.log_softmax(-1), ruled, emitted, floor)
+    return Candidates(logits, ruled, emitted, floor)
 
 
 def _check(largest: list[float]) -> None:

@@ -1,4 +1,5 @@
-/* xianliao's network over a few tokens at a time, as chatbot/model.py defines it, and the short convolution for training.
+/* xianliao's network over a few tokens at a time, as chatbot/model.py defines it, the draw of the next token, and the short
+ * convolution for training.
  *
  * A lane is one token of one row (dialogue). Weights are fp32, or int8 with one fp32 scale a row of the matrix; activations
  * of an int8 product are rounded to int8 with one scale a lane. Every sum runs in one order whatever else is computed, so
@@ -506,6 +507,96 @@ int xianliao_read(const Model *m, State *states, int64_t lanes, const int64_t *r
         failed |= shares[i].failed;
     }
     return failed;
+}
+
+/* weights [V] = exp((x - max x) / temperature), 0 where x is -inf; returns their sum. */
+static double heat(const float *x, float *weights, int64_t V, float temperature, float *most) {
+    float top = -INFINITY, inverse = 1.0f / temperature;
+    for (int64_t v = 0; v < V; v++) top = x[v] > top ? x[v] : top;
+    for (int64_t v = 0; v < V; v++) weights[v] = x[v] == -INFINITY ? 0 : exp_((x[v] - top) * inverse);
+    double total = 0;
+    for (int64_t v = 0; v < V; v++) total += weights[v];
+    *most = top;
+    return total;
+}
+
+static int falling(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+/* Sets to 0 what is not among the fewest largest weights whose sum reaches `mass`; of equal ones the first are kept. */
+static void truncate(float *weights, int64_t V, double mass, float *largest) {
+    float bound = mass / 16;
+    for (double found = 0; bound > 1e-30f; bound /= 8, found = 0) { /* only those above the bound have to be sorted */
+        for (int64_t v = 0; v < V; v++) found += weights[v] >= bound ? weights[v] : 0;
+        if (found >= mass) break;
+    }
+    int64_t count = 0, needed = 0, equal = 1;
+    for (int64_t v = 0; v < V; v++)
+        if (weights[v] >= bound) largest[count++] = weights[v];
+    qsort(largest, count, sizeof(float), falling);
+    for (double found = 0; needed < count && found < mass; needed++) found += largest[needed];
+    if (needed == 0) return;
+    float least = largest[needed - 1];
+    for (int64_t i = needed - 1; i > 0 && largest[i - 1] == least; i--) equal++;
+    int tied = needed < count && largest[needed] == least;
+    for (int64_t v = 0; v < V; v++) weights[v] = weights[v] >= least ? weights[v] : 0;
+    for (int64_t v = 0; v < V && tied; v++)
+        if (weights[v] == least && equal-- <= 0) weights[v] = 0;
+}
+
+/* How a token is drawn: temperature, mass of the nucleus, id of the end of turn, and whether truncation keeps it. */
+typedef struct {
+    float temperature;
+    double top_p;
+    int64_t end, keeps_end;
+} Drawing;
+
+/* The weights [V] of what may be drawn, where the floor leaves the share `left` to other tokens than the end; their sum. */
+static double weigh(const float *scores, int64_t V, Drawing how, double left, float *weights, float *scratch) {
+    float most;
+    double total = heat(scores, weights, V, how.temperature, &most);
+    if (left < 1) {
+        for (int64_t v = 0; v < V; v++) weights[v] *= (float)left;
+        weights[how.end] += (1 - left) * total;
+    }
+    float end = weights[how.end];
+    if (how.top_p < 1) truncate(weights, V, how.top_p * total, scratch);
+    if (how.keeps_end) weights[how.end] = end;
+    total = 0;
+    for (int64_t v = 0; v < V; v++) total += weights[v];
+    return total;
+}
+
+/* Draws a token for each row as chatbot/generate.py does: the end first, then by id. allowed, ruled [B, V] are the logits
+ * before and after the rules against repetition; options: temperature and top_p; left [B] is what the floor leaves to
+ * other tokens than the end; u [B] are uniform numbers. tokens [B], by_floor [B]: whether the end came by the floor alone;
+ * log_probs [B] of the tokens under `allowed`. Returns 0, or 1 when memory is short. */
+int xianliao_draw(const float *allowed, const float *ruled, const double *options, const double *left, const double *u,
+                  int64_t *tokens, int64_t *by_floor, double *log_probs, int64_t batch, int64_t V, int64_t end,
+                  int64_t keeps_end) {
+    Drawing how = {options[0], options[1], end, keeps_end};
+    float *weights = aligned_alloc(64, (2 * V * sizeof(float) + 63) / 64 * 64), most;
+    for (int64_t b = 0; b < batch && weights; b++) {
+        const float *scores = ruled + b * V, *own = allowed + b * V;
+        double total = weigh(scores, V, how, left[b], weights, weights + V), rest = u[b] * total - weights[end];
+        by_floor[b] = 0;
+        tokens[b] = end;
+        for (int64_t v = 0; v < V && rest >= 0; v++) {
+            if (v == end || weights[v] == 0) continue;
+            tokens[b] = v; /* rounding may leave a rest after the last one */
+            rest -= weights[v];
+        }
+        if (tokens[b] == end && left[b] < 1) {
+            total = weigh(scores, V, how, 1, weights, weights + V);
+            by_floor[b] = u[b] * total >= weights[end];
+        }
+        total = heat(own, weights, V, 1, &most);
+        log_probs[b] = own[tokens[b]] - most - log(total);
+    }
+    free(weights);
+    return weights == NULL;
 }
 
 /* The short convolution over whole rows, for training: x, y [B, T, C]; segments [B, T] or NULL; taps [S, C].
