@@ -32,7 +32,7 @@ CONCURRENT_CHATS = 32
 PRESETS = ("careful", "balanced", "free")
 CSS = Path(__file__).with_name("page.css")
 SCRIPT = Path(__file__).with_name("page.js")
-QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+QUICK = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
 SLOW = {
     "show_progress": "hidden",
     "api_visibility": "private",
@@ -180,9 +180,8 @@ class Page:
         outputs = [part.chat, part.view, part.status]
         replies = [start.success(self.answer, [part.chat, *part.wish], outputs, **SLOW) for start in starts]
         for reply in replies:
-            self._saves(reply.then(_ready, None, [part.box], **QUICK))
-        stop = part.box.stop(self.stopped, [part.chat], [*outputs, part.box], cancels=replies, **QUICK)
-        self._saves(stop)
+            self._saves(reply.then(self.finished, [part.chat, part.status], [*outputs, part.box], **QUICK))
+        part.box.stop(None, None, None, cancels=replies, api_visibility="private")
 
     def _wire_changes(self) -> None:
         """Taking back, the divider, several replies, the settings."""
@@ -208,7 +207,8 @@ class Page:
         shown = [part.chat, part.view, part.title, part.persona, part.status, part.several, part.why]
         lists = {"fn": self.show_list, "inputs": [part.chat, part.listing], "outputs": [part.saved], **QUICK}
         self.blocks.load(self.greet, None, [part.preset, part.reasons], **QUICK)
-        self.blocks.load(self.open, [part.chat], shown, js=f"() => [{store}.open()]", **QUICK).then(
+        begin = f"() => [{store}.open(), {store}.draft()]"
+        self.blocks.load(self.begin, [part.chat, part.box], [*shown, part.box], js=begin, **QUICK).then(
             **{**lists, "js": f"(chat) => [chat, [true, {store}.list()]]"}
         )
         opened = part.saved.input(
@@ -282,9 +282,11 @@ class Page:
         except Exception:
             yield chats.without_empty(chat), gr.skip(), TEXT[language]["failed"]
 
-    def stopped(self, chat: dict, request: gr.Request):
+    def finished(self, chat: dict, line: str, request: gr.Request):
+        """After a reply has ended, was stopped (then there is no status line yet), or has failed."""
         chat, language = chats.without_empty(chats.checked(chat)), _language(request)
-        return chat, handlers.view_of(chat, language), TEXT[language]["stopped"], _ready()
+        ready = gr.Textbox(submit_btn=True, stop_btn=False)
+        return chat, handlers.view_of(chat, language), line or TEXT[language]["stopped"], ready
 
     def undo(self, chat: dict, request: gr.Request):
         chat, message = chats.without_last(chats.checked(chat))
@@ -325,6 +327,10 @@ class Page:
         words = TEXT[_language(request)]
         presets = gr.Radio([(words[name], name) for name in PRESETS], value="balanced")
         return presets, gr.CheckboxGroup([(words[name], name) for name in REASONS])
+
+    def begin(self, chat: dict | None, draft: str, request: gr.Request):
+        """The conversation and the words that were there before the page was loaded anew."""
+        return *self.open(chat, request=request), draft
 
     def open(self, chat: dict | None = None, _=None, request: gr.Request = None):
         """Shows a conversation of the browser's, or an empty one where it has none."""
@@ -387,10 +393,6 @@ def _in_words() -> Iterator[None]:
         yield
     except XianliaoError as error:
         raise gr.Error(str(error), print_exception=False) from None
-
-
-def _ready() -> gr.Textbox:
-    return gr.Textbox(submit_btn=True, stop_btn=False)
 
 
 def _language(request: gr.Request | None) -> str:

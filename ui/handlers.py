@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ _MARKUP = re.compile("[<&](?=[A-Za-z/!?#])")
 _MARK_BROKEN = re.compile("(?<=[<&])\u200b(?=[A-Za-z/!?#])")
 _INVISIBLE = re.compile("[\u202a-\u202e\u2066-\u2069\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 CANDIDATES = 3
+SHOW_SECONDS = 0.05
+"""A page that is redrawn for every token of a fast bot has no time left for its buttons."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def prompt_of(chat: Mapping, safety: Safety) -> list[str]:
 
 
 def answer(worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language: str) -> Iterator[tuple[dict, str]]:
-    """The conversation with the reply so far and the status line, again after each token.
+    """The conversation with the reply so far and the status line, again as it grows, at most every `SHOW_SECONDS`.
 
     What `safety` answers itself never reaches the model. Closing it early frees the worker's place.
 
@@ -118,9 +121,11 @@ def answer(worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language: 
         return
     *turns, message = prompt_of(chat, safety)
     session = ChatSession(worker, turns, **wish.changes)
-    text = ""
+    text, shown = "", 0.0
     for text in session.stream(message, wish.seed):
-        yield with_message(chat, "assistant", text), ""
+        if text and time.monotonic() - shown >= SHOW_SECONDS:
+            shown = time.monotonic()
+            yield with_message(chat, "assistant", text), ""
     reply = session.last_reply
     yield with_message(chat, "assistant", text, seed=reply.seed), status(worker.bot, reply, language)
 

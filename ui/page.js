@@ -1,6 +1,6 @@
 // The page's own storage: one entry a conversation in this browser, so that two tabs do not overwrite each other.
 (() => {
-  const PREFIX = "xianliao.chat.", OPEN = "xianliao.open", keep = KEEP_CHATS;
+  const PREFIX = "xianliao.chat.", OPEN = "xianliao.open", DRAFT = "xianliao.draft", keep = KEEP_CHATS;
   const entries = () => Object.keys(localStorage).filter((key) => key.startsWith(PREFIX)).flatMap((key) => {
     try { return [JSON.parse(localStorage.getItem(key))]; } catch { return []; }
   }).filter((chat) => chat && chat.id).sort((a, b) => b.updated - a.updated);
@@ -10,6 +10,7 @@
       const found = keep && localStorage.getItem(PREFIX + (sessionStorage.getItem(OPEN) || "-"));
       return found ? JSON.parse(found) : null;
     },
+    draft: () => sessionStorage.getItem(DRAFT) || "",
     load: (id) => { sessionStorage.setItem(OPEN, id); return window.xianliao.open(); },
     // true when there is nothing to save or it was saved
     save: (chat) => {
@@ -38,6 +39,11 @@
       if (button) button.setAttribute("aria-label", names[navigator.language.startsWith("zh") ? 0 : 1]);
     }
   }).observe(document, { childList: true, subtree: true });
+  // Gradio loads the page anew when a server that was away is back; what was being written stays.
+  addEventListener("pagehide", () => {
+    const box = document.querySelector("#message textarea");
+    sessionStorage.setItem(DRAFT, box ? box.value : "");
+  });
   // Enter that ends the composition of an input method writes, and does not send.
   for (const kind of ["keydown", "keypress"]) {
     document.addEventListener(kind, (event) => {
