@@ -3,79 +3,221 @@
 from __future__ import annotations
 
 import itertools
+import json
 import socket
 
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from chatbot.batching import Worker
+from chatbot.bot import candidate_seeds
 from chatbot.errors import XianliaoError
+from data_prep.sources import read_records
+from ui.chats import (
+    ChatError,
+    checked,
+    from_file,
+    new_chat,
+    persona_turns,
+    to_json,
+    to_markdown,
+    turns_of,
+    with_message,
+    without_last,
+)
 from ui.cli import listen, main
-from ui.handlers import message_fault, respond, to_turns
+from ui.feedback import FeedbackError, write_feedback
+from ui.handlers import Wish, answer, as_typed, message_fault, preset, said, several, shown_as_text
 from ui.safety import Safety
-from ui.text import TEXT, language_of
+from ui.text import PERSONAS, TEXT, language_of
 
 
-def message(role: str, text: str) -> dict:
-    return {"role": role, "content": [{"type": "text", "text": text}]}
+def chat_of(*messages: tuple[str, str], persona=()) -> dict:
+    chat = new_chat(persona)
+    for role, text in messages:
+        chat = with_message(chat, role, text)
+    return chat
+
+
+@pytest.fixture
+def worker(bot):
+    worker = Worker(bot)
+    yield worker
+    worker.close(0)
+
+
+def last(worker, chat) -> tuple[str, str]:
+    *_, (chat, line) = answer(worker, Safety.load(), chat, Wish(seed=7), "zh")
+    return chat["messages"][-1]["text"], line
 
 
 @pytest.mark.parametrize(
-    ("history", "turns"),
+    ("messages", "persona", "turns"),
     [
-        ([], []),
-        ([message("user", "你好"), message("assistant", "嗨")], ["你好", "嗨"]),
-        ([{"role": "user", "content": "你好"}], ["你好"]),
-        ([message("user", "一"), message("user", "二"), message("assistant", "三")], ["一\n二", "三"]),
-        ([message("assistant", "欢迎"), message("user", "一")], ["一"]),
+        ([], (), []),
+        ([("user", "你好"), ("assistant", "嗨")], (), ["你好", "嗨"]),
+        ([("user", "一"), ("user", "二"), ("assistant", "三")], (), ["一\n二", "三"]),
+        ([("assistant", "欢迎"), ("user", "一")], (), ["一"]),
+        ([("user", "一"), ("assistant", ""), ("user", "二")], (), ["一\n二"]),
+        ([("user", "一"), ("assistant", "二"), ("divider", ""), ("user", "三")], (), ["三"]),
+        ([("user", "一"), ("divider", ""), ("user", "三")], ("你", "我"), ["你", "我", "三"]),
+        ([("assistant", "欢迎"), ("user", "一")], ("你", "我"), ["你", "我", "一"]),
     ],
 )
-def test_history_becomes_alternating_turns(history, turns):
-    assert to_turns(history) == turns
+def test_what_the_model_reads(messages, persona, turns):
+    assert turns_of(chat_of(*messages, persona=persona)) == turns
 
 
-def test_the_page_gives_the_reply_that_python_gives(bot):
-    history = [message("user", "你好"), message("assistant", "你好呀")]
-    steps = list(respond(bot, "今天吃什么", history, 7, None, None, "zh"))
-    assert steps[-1][0] == bot.reply(["你好", "你好呀", "今天吃什么"], seed=7)
+def test_the_page_gives_the_reply_that_python_gives(bot, worker):
+    chat = chat_of(("user", "你好"), ("assistant", "你好呀"))
+    steps = list(answer(worker, Safety.load(), said(bot, chat, "今天吃什么", "zh"), Wish(seed=7), "zh"))
+    texts = [chat["messages"][-1]["text"] for chat, _ in steps]
+    assert texts[-1] == bot.reply(["你好", "你好呀", "今天吃什么"], seed=7)
     assert "种子 7" in steps[-1][1]
     assert str(bot.settings.limit_tokens) in steps[-1][1]
-    assert all(after[0].startswith(before[0]) for before, after in itertools.pairwise(steps))
+    assert steps[-1][0]["messages"][-1]["seed"] == 7
+    assert all(after.startswith(before) for before, after in itertools.pairwise(texts))
 
 
-def test_who_may_be_in_danger_gets_the_fixed_reply_alone(bot):
-    steps = list(respond(bot, "我不想活了", [], 7, None, None, "zh", None, Safety.load()))
+def test_persona_and_divider_change_what_is_answered(bot, worker):
+    chat = chat_of(("user", "我养猫"), ("assistant", "真好"), ("divider", ""), ("user", "它呢"), persona=("嗨", "喵"))
+    assert last(worker, chat)[0] == bot.reply(["嗨", "喵", "它呢"], seed=7)
+
+
+def test_several_replies_are_those_of_their_seeds(bot, worker):
+    chat = chat_of(("user", "你好"), ("assistant", "嗨"))
+    *_, found = several(worker, Safety.load(), chat, Wish(seed=3), "zh")
+    assert [each["seed"] for each in found] == candidate_seeds(3, 4)[1:]
+    assert [each["text"] for each in found] == [bot.reply(["你好"], seed=each["seed"]) for each in found]
+    assert worker.busy_rows == 0
+    with pytest.raises(ChatError):
+        next(several(worker, Safety.load(), new_chat(), Wish(), "zh"))
+
+
+def test_who_may_be_in_danger_gets_the_fixed_reply_alone(worker):
+    chat = chat_of(("user", "我不想活了"))
+    steps = list(answer(worker, Safety.load(), chat, Wish(), "zh"))
     assert len(steps) == 1
-    assert "12356" in steps[0][0]
-    assert list(respond(bot, "你好", [], 7, None, None, "zh", None, Safety.load()))[-1][0]
+    assert "12356" in steps[0][0]["messages"][-1]["text"]
+    assert steps[0][1] == TEXT["zh"]["fixed"]
+    with pytest.raises(ChatError):
+        next(several(worker, Safety.load(), chat, Wish(), "zh"))
 
 
-def test_a_message_that_was_never_answered_joins_the_next(bot):
-    steps = list(respond(bot, "在吗", [message("user", "你好")], 7, None, None, "en"))
-    assert steps[-1][0] == bot.reply(["你好\n在吗"], seed=7)
-    assert "seed 7" in steps[-1][1]
-
-
-def test_an_unanswered_message_that_is_too_much_does_not_block_the_chat(bot):
+def test_a_message_that_was_never_answered_joins_the_next_unless_that_is_too_much(bot, worker):
+    chat = chat_of(("user", "你好"))
+    assert last(worker, said(bot, chat, "在吗", "en"))[0] == bot.reply(["你好\n在吗"], seed=7)
     bot.max_message_tokens = 20
-    steps = list(respond(bot, "在吗", [message("user", "很长" * 10)], 7, None, None, "zh"))
-    assert steps[-1][0] == bot.reply(["在吗"], seed=7)
+    chat = said(bot, chat_of(("user", "很长" * 10)), "在吗", "zh")
+    assert last(worker, chat)[0] == bot.reply(["在吗"], seed=7)
+
+
+def test_taking_back(bot):
+    chat = chat_of(("user", "一"), ("assistant", "二"), ("user", "三"), ("assistant", "四"), ("divider", ""))
+    chat, text = without_last(chat)
+    assert (len(chat["messages"]), text) == (4, "")
+    chat, text = without_last(chat)
+    assert ([m["text"] for m in chat["messages"]], text) == (["一", "二"], "三")
+    assert without_last(new_chat()) == (new_chat(), "")
+
+
+TEXTS = st.text(st.sampled_from("你好 #\\-\n一<&>\t\"'"), max_size=12)
+CHATS = st.builds(
+    lambda title, persona, messages: {
+        "id": "",
+        "title": title,
+        "persona": persona,
+        "messages": [{"role": role, "text": "" if role == "divider" else text} for role, text in messages],
+    },
+    st.sampled_from(["", "名字", "# 一"]),
+    st.lists(TEXTS, max_size=4).filter(lambda turns: len(turns) % 2 == 0),
+    st.lists(st.tuples(st.sampled_from(["user", "assistant", "divider"]), TEXTS), min_size=1, max_size=6),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(CHATS)
+def test_files_give_the_same_conversation_back(chat):
+    assert from_file(to_json(chat).encode()) == chat
+    assert from_file(to_markdown(chat).encode()) == chat
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"[" * 100_000,
+        b"\xff",
+        b"# a\n",
+        "随便写写".encode(),
+        b'{"messages": [{"role": "cat", "text": "a"}]}',
+        b'{"messages": [], "persona": ["a"]}',
+        b'{"messages": [{"role": "user", "text": 1}]}',
+        "## 谁\n\n你好".encode(),
+    ],
+)
+def test_other_files_are_refused_in_a_sentence(content):
+    with pytest.raises(ChatError) as caught:
+        from_file(content)
+    assert str(caught.value).endswith(".")
+
+
+def test_what_comes_from_outside_is_checked():
+    with pytest.raises(ChatError, match="too large"):
+        checked({"messages": [{"role": "user", "text": "长" * 1_000_001}]})
+    with pytest.raises(ChatError):
+        checked(None)
+    odd = {
+        "id": "../../etc",
+        "title": ["x"],
+        "messages": [{"role": "assistant", "text": "a", "seed": "b", "x": 1}],
+        "y": 2,
+    }
+    assert checked(odd) == {"id": "", "title": "['x']", "persona": [], "messages": [{"role": "assistant", "text": "a"}]}
+    with pytest.raises(ChatError, match="even number"):
+        persona_turns("一\n\n二\n三")
+
+
+def test_feedback_is_dialogues_for_prepare(tmp_path):
+    write_feedback(tmp_path / "new", ["你好", "嗨"], "like", "tiny", ["funny", "nonsense"], "好", {"seed": 1})
+    path = write_feedback(tmp_path / "new", ["你好", "滚"], "dislike", "tiny")
+    line = json.loads(path.read_text().splitlines()[0])
+    assert line["reasons"] == ["funny"]
+    assert [record[1:] for record in read_records(path)] == [(["你好", "嗨"], None), (None, "disliked")]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FeedbackError, match="could not be written"):
+        write_feedback(tmp_path / "file" / "below", ["你好", "嗨"], "like", "tiny")
 
 
 @pytest.mark.parametrize("text", ["<b>粗</b> &lt; 1<2 a&b <", "<img src=x onerror=alert(1)>", "你好"])
 def test_markup_is_kept_from_being_markup_and_comes_back_as_it_was(text):
-    from ui.handlers import shown_as_text
+    shown = shown_as_text(text)
+    assert "<b>" not in shown
+    assert "&lt;" not in shown
+    assert shown.replace("\u200b", "") == as_typed(shown) == text
 
-    shown = shown_as_text([{"type": "text", "text": text}])
-    assert "<b>" not in shown[0]["text"]
-    assert "&lt;" not in shown[0]["text"]
-    assert shown[0]["text"].replace("\u200b", "") == text
-    assert to_turns([{"role": "user", "content": shown}]) == [text]
+
+def test_characters_that_turn_or_hide_text_are_shown_as_such():
+    assert shown_as_text("a\u202eb\x00c\td\n") == "a�b�c\td\n"
 
 
 def test_messages_that_cannot_be_sent_are_explained_in_the_pages_language(bot):
     assert message_fault(bot, "你好", "zh") is None
     assert message_fault(bot, " \n", "zh") == TEXT["zh"]["empty"]
     assert "100000" in message_fault(bot, "长" * 100_000, "en")
+
+
+def test_presets(bot):
+    assert preset("balanced", bot.settings) == (bot.settings.temperature, bot.settings.top_p)
+    assert preset("careful", bot.settings)[0] < preset("free", bot.settings)[0]
+
+
+def test_personas_are_pairs_of_turns():
+    assert all(len(turns) % 2 == 0 for turns in PERSONAS.values())
 
 
 def test_both_languages_say_the_same_things():
