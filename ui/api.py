@@ -128,7 +128,8 @@ def build_router(api: Api, access: Access) -> APIRouter:
             raise ApiError(401, "The API key is missing or wrong.", code="invalid_api_key")
 
     router = APIRouter(dependencies=[] if access.is_open else [Depends(check)])
-    streamed = {"text/event-stream": {"schema": {"type": "string"}}}
+    event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+    streamed = {"text/event-stream": {"schema": event}}
     replied = {200: {"model": Completed, "description": "Whole, or with stream as events", "content": streamed}}
     router.get("/v1/models", response_model=ModelList, responses=REFUSALS)(api.models)
     router.post("/v1/chat/completions", response_model=Completed, responses={**replied, **REFUSALS})(api.complete)

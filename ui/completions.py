@@ -20,14 +20,20 @@ MOST_REPLIES = 8
 MOST_STOPS = 4
 
 
-class Part(BaseModel):
+class Asked(BaseModel):
+    """What requests are made of: what OpenAI's have beyond it is passed over, and `"1"` and `true` are no numbers."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class Part(Asked):
     """A piece of a message; only text can be read."""
 
     type: Literal["text"]
     text: str = Field(max_length=MOST_CHARACTERS)
 
 
-class Message(BaseModel):
+class Message(Asked):
     """A message of the history."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -38,16 +44,14 @@ class Message(BaseModel):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Asked):
     """How to stream."""
 
     include_usage: bool = False
 
 
-class Completion(BaseModel):
-    """A request; what OpenAI's has beyond it is passed over."""
-
-    model_config = ConfigDict(extra="ignore")
+class Completion(Asked):
+    """A request."""
 
     model: str | None = None
     messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)

@@ -1,0 +1,71 @@
+"""Servers as processes of their own, for tests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.request import urlopen
+
+import openai
+
+from chatbot.checkpoint import resolve
+from tests.conftest import ROOT
+
+HELLO = [{"role": "user", "content": "你好"}]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def serving(folder: Path, *arguments: str, port: int | None = None):
+    """`python -m ui` on a port; yields its address and process when it is ready."""
+    port = port or free_port()
+    address, started = f"http://127.0.0.1:{port}", time.monotonic()
+    command = [sys.executable, "-m", "ui", "--port", str(port), *arguments]
+    with open(folder / "stdout", "ab") as stdout, open(folder / "stderr", "ab") as stderr:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=stderr)
+        try:
+            while not answers(address):
+                assert process.poll() is None, (folder / "stderr").read_text()
+                assert time.monotonic() < started + 90
+                time.sleep(0.1)
+            yield address, process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def answers(address: str) -> bool:
+    try:
+        return json.load(urlopen(f"{address}/healthz", timeout=2))["status"] == "ok"
+    except OSError:
+        return False
+
+
+def client_of(address: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=30)
+
+
+def reply_of(address: str, seed: int = 1) -> str:
+    with client_of(address) as client:
+        answer = client.chat.completions.create(model="default", messages=HELLO, seed=seed)
+    return answer.choices[0].message.content
+
+
+def endless_checkpoint(folder: Path) -> Path:
+    """A checkpoint that talks for thousands of tokens."""
+    endless = folder / "endless"
+    shutil.copytree(resolve("default"), endless)
+    settings = {"floor_start_tokens": 50_000, "floor_delta_tokens": 32, "min_reply_tokens": 40_000}
+    (endless / "generation_config.json").write_text(json.dumps(settings))
+    return endless
