@@ -11,7 +11,7 @@ Import levels, lowest first; a module imports only from lower ones, and no other
     4  termination, repetition, banned_words,
        reply_settings, sampling, next_token, beam,
        generate, quality, rerank, gpt2, checkpoint  decoding, scoring, folders
-    5  bot, batching, session                           conversations
+    5  bot, lanes, trace, batching, session                           conversations
     6  evaluation/                                      measuring
     7  cli                                              commands
 

@@ -22,6 +22,7 @@ from chatbot.errors import XianliaoError
 from chatbot.generate import choose
 from chatbot.lanes import Job, OwnLane, SharedLane
 from chatbot.next_token import Draft
+from chatbot.trace import TracedStep, trace
 
 
 class BusyError(XianliaoError):
@@ -49,6 +50,7 @@ class Worker:
         self._shared: SharedLane | None = None  # kept when it is empty, for its memory
         self._changed = threading.Condition()
         self._stopping, self._deadline = False, 0.0
+        self._threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
 
@@ -57,14 +59,19 @@ class Worker:
         """Replies under way."""
         return sum(map(len, self.lanes)) + len(self.searches)
 
-    def submit(self, request: Request, deliver: Callable[[Reply | BaseException | None], None]) -> Job:
-        """Puts a reply in the queue.
+    def submit(
+        self,
+        request: Request,
+        deliver: Callable[[Reply | BaseException | None], None],
+        walk: Callable[[], Iterator] | None = None,
+    ) -> Job:
+        """Puts a reply, or something else to go through, in the queue; see `Job`.
 
         Raises:
             BusyError: The queue is full.
             WorkerError: The worker has stopped.
         """
-        job = Job(request, deliver)
+        job = Job(request, deliver, walk=walk)
         with self._changed:
             if self._stopping:
                 raise WorkerError("The server is shutting down; try again when it is back.")
@@ -76,14 +83,22 @@ class Worker:
 
     def stream_replies(self, turns: Sequence[str], seed: int | None = None, **changes) -> Iterator[Reply]:
         """What `Chatbot.stream_replies` yields, decoded together with others; closing it early frees the place."""
+        yield from self._arriving(self.bot.request(turns, seed, **changes))
+
+    def trace(self, turns: Sequence[str], seed: int, **changes) -> Iterator[TracedStep]:
+        """How the reply of this seed is chosen, step by step; see `chatbot.trace`."""
         request = self.bot.request(turns, seed, **changes)
+        yield from self._arriving(request, lambda: trace(self.bot, request))
+
+    def _arriving(self, request: Request, walk: Callable[[], Iterator] | None = None) -> Iterator:
+        """What is delivered, for whoever waits in a thread."""
         arrived: queue.SimpleQueue = queue.SimpleQueue()
-        job = self.submit(request, arrived.put)
+        job = self.submit(request, arrived.put, walk)
         try:
-            while (reply := arrived.get()) is not None:
-                if isinstance(reply, BaseException):
-                    raise reply
-                yield reply
+            while (what := arrived.get()) is not None:
+                if isinstance(what, BaseException):
+                    raise what
+                yield what
         finally:
             job.cancel()
 
@@ -98,6 +113,8 @@ class Worker:
 
     @torch.inference_mode()
     def _run(self) -> None:
+        # The compiled step shares its rows out itself; what torch does beside it is too small to be shared.
+        torch.set_num_threads(1 if getattr(self.bot.model, "native", None) is not None else self._threads)
         until = None
         while True:
             with self._changed:
@@ -154,7 +171,9 @@ class Worker:
     def _enter(self, job: Job) -> None:
         """Gives a job its place in the shared lane, a lane of its own, or a search."""
         native = getattr(self.bot.model, "native", None)
-        if job.request.settings.method == "beam":
+        if job.walk is not None:
+            self.searches.append((job, job.walk()))
+        elif job.request.settings.method == "beam":
             self.searches.append((job, self.bot.drafts(job.request, *self.bot.steps_after(job.request.prompt))))
         elif native is None or job.alone:
             self.lanes.append(OwnLane(self.bot, job))
@@ -194,7 +213,7 @@ class Worker:
                 _deliver(job, None)
 
     def _search(self, search: tuple[Job, Iterator[Draft]]) -> None:
-        """One step of a beam search."""
+        """One step of a beam search, or of something else that is gone through."""
         job, drafts = search
         try:
             draft = next(drafts, None)
@@ -202,7 +221,7 @@ class Worker:
             self.searches.remove(search)
             _deliver(job, error)
             return
-        _deliver(job, None if draft is None else self.bot.show(job.request, draft))
+        _deliver(job, draft if draft is None or job.walk is not None else self.bot.show(job.request, draft))
         if draft is None:
             self.searches.remove(search)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +25,7 @@ class Job:
         alone: Keeps it apart from others, after it may have been the cause of a failure.
         delivered: Steps whose reply was delivered.
         rows: Its candidates, from the first token on.
+        walk: Something else to go through in its place, a step a tick, and to deliver as it is; of its own, like a search.
     """
 
     request: Request
@@ -33,6 +34,7 @@ class Job:
     alone: bool = False
     delivered: int = 0
     rows: list[Live] = field(default_factory=list)
+    walk: Callable[[], Iterator] | None = None
 
     def cancel(self) -> None:
         """Frees its place; nothing more is delivered after the step under way."""

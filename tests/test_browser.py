@@ -388,6 +388,14 @@ def test_several_replies_to_choose_from(page):
     assert page.user_messages() == ["周末做什么好"]
 
 
+def test_how_the_last_reply_was_chosen_can_be_seen(page):
+    page.send("今天天气真好")
+    page.press(page.find("#inside button.label-wrap")[0])
+    page.press_at("#draw")
+    page.wait(lambda: page.find("#chart canvas, #chart svg") and page.texts("#steps td"))
+    assert TEXT["zh"]["end_mark"] in page.texts("#steps td")
+
+
 def test_chats_are_saved_named_and_deleted_and_go_to_files(page, tmp_path):
     page.send("第一段对话")
     first = page.bot_messages()

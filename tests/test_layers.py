@@ -40,7 +40,7 @@ LEVELS = (  # of the chatbot package, lowest first; see its docstring
         *("termination", "repetition", "banned_words", "reply_settings", "sampling", "next_token", "beam", "generate"),
         *("quality", "rerank", "gpt2", "checkpoint"),
     },
-    {"bot", "batching", "session"},
+    {"bot", "lanes", "trace", "batching", "session"},
     {"evaluation"},
     {"cli", "__main__"},
 )

@@ -7,7 +7,7 @@ the page goes on where it was, and any replica can answer.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +15,12 @@ from types import SimpleNamespace
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: no telemetry, no look-ups
 
 import gradio as gr
+import pandas as pd
 from fastapi import FastAPI
 
 from chatbot.batching import Worker
 from chatbot.errors import XianliaoError
+from chatbot.trace import TracedStep
 from ui import chats, handlers
 from ui.feedback import REASONS, write_feedback
 from ui.handlers import CANDIDATES, Wish
@@ -163,6 +165,13 @@ class Page:
             )
             part.mask = gr.Dropdown(["—", *PERSONAS], value="—", label=i18n("persona_preset"), elem_id="persona-preset")
             part.persona = gr.Textbox(label=i18n("persona"), lines=3, max_lines=8, elem_id="persona")
+        with gr.Accordion(i18n("look_inside"), open=False, elem_id="inside"):
+            gr.Markdown(i18n("inside_note"))
+            part.draw = gr.Button(i18n("draw"), size="sm", elem_id="draw")
+            part.chart = gr.LinePlot(
+                x="step", y="p", color="line", height=240, visible=False, elem_id="chart", buttons=[]
+            )
+            part.table = gr.Dataframe(visible=False, elem_id="steps", interactive=False, wrap=True, buttons=[])
         part.wish = [part.model, part.seed, part.temperature, part.top_p]
 
     # What does what.
@@ -195,6 +204,7 @@ class Page:
             inputs = [part.chat, part.found, gr.Number(place, visible=False)]
             outputs = [part.chat, part.view, part.several, part.status]
             self._saves(button.click(self.use, inputs, outputs, **QUICK))
+        part.draw.click(self.look_inside, [part.chat, part.model], [part.chart, part.table], **SLOW)
         part.preset.input(self.set_preset, [part.preset, part.model], [part.temperature, part.top_p], **QUICK)
         part.mask.input(lambda name: "\n".join(PERSONAS.get(name, ())), [part.mask], [part.persona], **QUICK).then(
             self.wear, [part.chat, part.persona], [part.chat], **QUICK
@@ -313,8 +323,14 @@ class Page:
         with _in_words():
             chat = handlers.unanswered(chats.checked(chat))
             chosen = found[int(place)]
-            chat = chats.with_message(chat, "assistant", str(chosen["text"]), seed=int(chosen["seed"]))
+            chat = chats.checked({**chat, "messages": [*chat["messages"], {**chosen, "role": "assistant"}]})
         return chat, handlers.view_of(chat, _language(request)), gr.Row(visible=False), ""
+
+    def look_inside(self, chat: dict, model: str, request: gr.Request):
+        language = _language(request)
+        with _in_words():
+            steps = handlers.inside(self._worker(model), self.safety, chats.checked(chat), language)
+        return draw(steps, TEXT[language])
 
     def set_preset(self, name: str, model: str):
         return handlers.preset(name, self._worker(model).bot.settings)
@@ -384,6 +400,30 @@ class Page:
 
     def _worker(self, model: str | None) -> Worker:
         return self.workers.get(model, self.workers[self.default])
+
+
+def draw(steps: Sequence[TracedStep], words: Mapping[str, str]) -> tuple[gr.LinePlot, gr.Dataframe]:
+    """The steps of a reply as a chart of probabilities and a table of candidates."""
+    named = {"line_kept": "probability", "line_end": "end", "line_end_kept": "end_kept", "line_floor": "floor"}
+    lines = [
+        {"step": number, "p": getattr(step, name), "line": words[line]}
+        for number, step in enumerate(steps, 1)
+        for line, name in named.items()
+    ]
+    rows = [
+        [
+            handlers.shown_as_text(step.token) or words["end_mark"],
+            step.count,
+            "  ".join(f"{handlers.shown_as_text(text) or words['end_mark']} {share:.2f}" for text, share in step.kept),
+        ]
+        for step in steps
+    ]
+    headers = [words[name] for name in ("table_token", "table_count", "table_kept")]
+    labels = {"x_title": words["chart_step"], "y_title": words["chart_p"], "color_title": " "}
+    return (
+        gr.LinePlot(pd.DataFrame(lines), y_lim=[0, 1], visible=True, **labels),
+        gr.Dataframe(rows, headers=headers, visible=True),
+    )
 
 
 @contextmanager

@@ -61,9 +61,13 @@ def _message(value: object) -> dict:
     if not isinstance(text, str):
         raise ChatError("The text of a message is a string.")
     message = {"role": value["role"], "text": text if value["role"] != "divider" else ""}
-    if isinstance(value.get("seed"), int) and value["role"] == "assistant":
-        message["seed"] = value["seed"]
+    if value["role"] == "assistant":  # how the reply was made
+        message |= {name: value[name] for name in ("seed", "temperature", "top_p") if _is_number(value.get(name))}
     return message
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def turns_of(chat: Mapping) -> list[str]:

@@ -12,6 +12,7 @@ from chatbot.batching import Worker
 from chatbot.bot import candidate_seeds
 from chatbot.dialogue import clean_turn
 from chatbot.reply_settings import ReplySettings
+from chatbot.trace import TracedStep
 from ui.chats import ChatError, turns_of, with_message, without_empty
 from ui.safety import Safety
 from ui.text import TEXT
@@ -42,6 +43,10 @@ class Wish:
     def changes(self) -> dict:
         """Fields of `ReplySettings`."""
         return {"temperature": self.temperature, "top_p": self.top_p}
+
+    def record(self, seed: int) -> dict:
+        """What goes beside a reply, so that it can be had again."""
+        return {"seed": seed, **{name: value for name, value in self.changes.items() if value is not None}}
 
 
 def preset(name: str, settings: ReplySettings) -> tuple[float, float]:
@@ -127,7 +132,7 @@ def answer(worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language: 
             shown = time.monotonic()
             yield with_message(chat, "assistant", text), ""
     reply = session.last_reply
-    yield with_message(chat, "assistant", text, seed=reply.seed), status(worker.bot, reply, language)
+    yield with_message(chat, "assistant", text, **wish.record(reply.seed)), status(worker.bot, reply, language)
 
 
 def waits(chat: Mapping) -> bool:
@@ -144,7 +149,7 @@ def unanswered(chat: Mapping) -> dict:
 
 
 def several(worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language: str) -> Iterator[list[dict]]:
-    """Some replies to the last message, `{"text", "seed"}` each, again after each token.
+    """Some replies to the last message, `{"text", "seed", …}` each, again after each token.
 
     Raises:
         XianliaoError: There is nothing to answer, or what there is gets a fixed reply.
@@ -155,7 +160,7 @@ def several(worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language:
     turns = prompt_of(chat, safety)
     first = worker.bot.request(turns, wish.seed).seed
     seeds = candidate_seeds(first, CANDIDATES + (wish.seed is not None))[-CANDIDATES:]
-    found = [{"text": "", "seed": seed} for seed in seeds]
+    found = [{"text": "", **wish.record(seed)} for seed in seeds]
     streams = {place: worker.stream_replies(turns, seed, **wish.changes) for place, seed in enumerate(seeds)}
     try:
         while streams:
@@ -164,11 +169,26 @@ def several(worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language:
                 if reply is None:
                     del streams[place]
                 else:
-                    found[place] = {"text": reply.text, "seed": seeds[place]}
+                    found[place]["text"] = reply.text
             yield found
     finally:
         for stream in streams.values():
             stream.close()
+
+
+def inside(worker: Worker, safety: Safety, chat: Mapping, language: str) -> list[TracedStep]:
+    """How the last reply was chosen, step by step.
+
+    Raises:
+        XianliaoError: There is none that the model gave.
+    """
+    place = max((place for place, m in enumerate(chat["messages"]) if m["role"] == "assistant"), default=0)
+    made = chat["messages"][place] if chat["messages"] else {}
+    before = {**chat, "messages": chat["messages"][:place]}
+    if "seed" not in made or not waits(before):
+        raise ChatError(TEXT[language]["nothing_to_look_at"])
+    wish = Wish(int(made["seed"]), made.get("temperature"), made.get("top_p"))
+    return list(worker.trace(prompt_of(before, safety), wish.seed, **wish.changes))
 
 
 def status(bot: Chatbot, reply: Reply, language: str) -> str:
