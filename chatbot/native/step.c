@@ -511,8 +511,11 @@ int xianliao_read(const Model *m, State *states, int64_t lanes, const int64_t *r
 
 /* weights [V] = exp((x - max x) / temperature), 0 where x is -inf; returns their sum. */
 static double heat(const float *x, float *weights, int64_t V, float temperature, float *most) {
-    float top = -INFINITY, inverse = 1.0f / temperature;
-    for (int64_t v = 0; v < V; v++) top = x[v] > top ? x[v] : top;
+    float top = -INFINITY, tops[GROUP], inverse = 1.0f / temperature;
+    for (int64_t i = 0; i < GROUP; i++) tops[i] = -INFINITY;
+    for (int64_t v = 0; v < V; v += GROUP)
+        for (int64_t i = 0; i < GROUP && v + i < V; i++) tops[i] = x[v + i] > tops[i] ? x[v + i] : tops[i];
+    for (int64_t i = 0; i < GROUP; i++) top = tops[i] > top ? tops[i] : top;
     for (int64_t v = 0; v < V; v++) weights[v] = x[v] == -INFINITY ? 0 : exp_((x[v] - top) * inverse);
     double total = 0;
     for (int64_t v = 0; v < V; v++) total += weights[v];
@@ -520,30 +523,11 @@ static double heat(const float *x, float *weights, int64_t V, float temperature,
     return total;
 }
 
-static int falling(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x < y) - (x > y);
-}
-
-/* Sets to 0 what is not among the fewest largest weights whose sum reaches `mass`; of equal ones the first are kept. */
-static void truncate(float *weights, int64_t V, double mass, float *largest) {
-    float bound = mass / 16;
-    for (double found = 0; bound > 1e-30f; bound /= 8, found = 0) { /* only those above the bound have to be sorted */
-        for (int64_t v = 0; v < V; v++) found += weights[v] >= bound ? weights[v] : 0;
-        if (found >= mass) break;
-    }
-    int64_t count = 0, needed = 0, equal = 1;
-    for (int64_t v = 0; v < V; v++)
-        if (weights[v] >= bound) largest[count++] = weights[v];
-    qsort(largest, count, sizeof(float), falling);
-    for (double found = 0; needed < count && found < mass; needed++) found += largest[needed];
-    if (needed == 0) return;
-    float least = largest[needed - 1];
-    for (int64_t i = needed - 1; i > 0 && largest[i - 1] == least; i--) equal++;
-    int tied = needed < count && largest[needed] == least;
-    for (int64_t v = 0; v < V; v++) weights[v] = weights[v] >= least ? weights[v] : 0;
-    for (int64_t v = 0; v < V && tied; v++)
-        if (weights[v] == least && equal-- <= 0) weights[v] = 0;
+/* The sum of the values [n] that are at least `bound`. */
+static double mass_from(const float *values, int64_t n, float bound) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += values[i] >= bound ? values[i] : 0;
+    return sum;
 }
 
 /* How a token is drawn: temperature, mass of the nucleus, id of the end of turn, and whether truncation keeps it. */
@@ -553,20 +537,55 @@ typedef struct {
     int64_t end, keeps_end;
 } Drawing;
 
-/* The weights [V] of what may be drawn, where the floor leaves the share `left` to other tokens than the end; their sum. */
-static double weigh(const float *scores, int64_t V, Drawing how, double left, float *weights, float *scratch) {
-    float most;
-    double total = heat(scores, weights, V, how.temperature, &most);
-    if (left < 1) {
-        for (int64_t v = 0; v < V; v++) weights[v] *= (float)left;
-        weights[how.end] += (1 - left) * total;
+/* The tokens that may be drawn, by id; `all` [V] is scratch. */
+typedef struct {
+    float *all, *weights;
+    int64_t *ids, count;
+    double total, end; /* the sum of the weights, and the weight of the end of turn */
+} Kept;
+
+/* Keeps the fewest largest weights whose sum reaches `mass`, of equal ones the first; and the end if it is kept anyway. */
+static void truncate(Kept *kept, double mass, Drawing how) {
+    union { int32_t bits; float value; } low = {.value = 0}, high = {.value = INFINITY}, middle; /* sizes order as bits do */
+    while (high.bits - low.bits > 1) {
+        middle.bits = low.bits + (high.bits - low.bits) / 2;
+        *(mass_from(kept->weights, kept->count, middle.value) >= mass ? &low.bits : &high.bits) = middle.bits;
     }
-    float end = weights[how.end];
-    if (how.top_p < 1) truncate(weights, V, how.top_p * total, scratch);
-    if (how.keeps_end) weights[how.end] = end;
-    total = 0;
-    for (int64_t v = 0; v < V; v++) total += weights[v];
-    return total;
+    float least = low.value;
+    double found = mass_from(kept->weights, kept->count, high.value);
+    int64_t count = 0;
+    for (int64_t i = 0; i < kept->count; i++) {
+        float weight = kept->weights[i];
+        int in = weight > least || (weight == least && found < mass);
+        if (weight == least) found += weight;
+        kept->ids[count] = kept->ids[i];
+        kept->weights[count] = weight;
+        count += in || (how.keeps_end && kept->ids[i] == how.end);
+    }
+    kept->count = count;
+}
+
+/* What may be drawn where the floor leaves the share `left` to other tokens than the end. */
+static void weigh(const float *scores, int64_t V, Drawing how, double left, Kept *kept) {
+    float most, bound = 1e-38f, *all = kept->all;
+    double total = heat(scores, all, V, how.temperature, &most), mass = how.top_p * total;
+    if (left < 1) {
+        for (int64_t v = 0; v < V; v++) all[v] *= (float)left;
+        all[how.end] += (1 - left) * total;
+    }
+    if (how.top_p < 1)
+        for (bound = mass / 16; bound > 1e-30f && mass_from(all, V, bound) < mass;) bound /= 4;
+    kept->count = 0;
+    for (int64_t v = 0; v < V; v++) { /* without a branch, which could not be foretold */
+        kept->weights[kept->count] = all[v];
+        kept->ids[kept->count] = v;
+        kept->count += all[v] >= bound || (v == how.end && how.keeps_end);
+    }
+    if (how.top_p < 1) truncate(kept, mass, how);
+    kept->total = mass_from(kept->weights, kept->count, 0);
+    kept->end = 0;
+    for (int64_t i = 0; i < kept->count; i++)
+        if (kept->ids[i] == how.end) kept->end = kept->weights[i];
 }
 
 /* Draws a token for each row as chatbot/generate.py does: the end first, then by id. allowed, ruled [B, V] are the logits
@@ -577,26 +596,28 @@ int xianliao_draw(const float *allowed, const float *ruled, const double *option
                   int64_t *tokens, int64_t *by_floor, double *log_probs, int64_t batch, int64_t V, int64_t end,
                   int64_t keeps_end) {
     Drawing how = {options[0], options[1], end, keeps_end};
-    float *weights = aligned_alloc(64, (2 * V * sizeof(float) + 63) / 64 * 64), most;
-    for (int64_t b = 0; b < batch && weights; b++) {
-        const float *scores = ruled + b * V, *own = allowed + b * V;
-        double total = weigh(scores, V, how, left[b], weights, weights + V), rest = u[b] * total - weights[end];
-        by_floor[b] = 0;
+    int64_t room = (V + 15) / 16 * 16;
+    float *memory = aligned_alloc(64, room * (2 * sizeof(float) + sizeof(int64_t))), most;
+    Kept kept = {memory, memory + room, (int64_t *)(memory + 2 * room), 0, 0, 0};
+    for (int64_t b = 0; b < batch && memory; b++) {
+        weigh(ruled + b * V, V, how, left[b], &kept);
+        double rest = u[b] * kept.total - kept.end;
         tokens[b] = end;
-        for (int64_t v = 0; v < V && rest >= 0; v++) {
-            if (v == end || weights[v] == 0) continue;
-            tokens[b] = v; /* rounding may leave a rest after the last one */
-            rest -= weights[v];
+        by_floor[b] = 0;
+        for (int64_t i = 0; i < kept.count && rest >= 0; i++) {
+            if (kept.ids[i] == end || kept.weights[i] == 0) continue;
+            tokens[b] = kept.ids[i]; /* rounding may leave a rest after the last one */
+            rest -= kept.weights[i];
         }
         if (tokens[b] == end && left[b] < 1) {
-            total = weigh(scores, V, how, 1, weights, weights + V);
-            by_floor[b] = u[b] * total >= weights[end];
+            weigh(ruled + b * V, V, how, 1, &kept);
+            by_floor[b] = u[b] * kept.total >= kept.end;
         }
-        total = heat(own, weights, V, 1, &most);
-        log_probs[b] = own[tokens[b]] - most - log(total);
+        double total = heat(allowed + b * V, kept.all, V, 1, &most);
+        log_probs[b] = allowed[b * V + tokens[b]] - most - log(total);
     }
-    free(weights);
-    return weights == NULL;
+    free(memory);
+    return memory == NULL;
 }
 
 /* The short convolution over whole rows, for training: x, y [B, T, C]; segments [B, T] or NULL; taps [S, C].
