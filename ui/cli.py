@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from chatbot.cli import add_model_options
 from chatbot.errors import XianliaoError, explain_faults
@@ -97,11 +98,11 @@ def main(argv: list[str] | None = None) -> int | None:
         rate_limit=rate,
         log_text=args.log_text,
     )
-    return serve(args, options, listener)
+    return serve(args, options, listener)  # does not return
 
 
-def serve(args: argparse.Namespace, options, listener: socket.socket) -> int:
-    """Loads what is to be served and serves it until a signal."""
+def serve(args: argparse.Namespace, options, listener: socket.socket) -> NoReturn:
+    """Loads what is to be served, serves it until a signal and ends the process."""
     from ui.logs import log_event, start_log
     from ui.safety import Safety
 
@@ -116,7 +117,8 @@ def serve(args: argparse.Namespace, options, listener: socket.socket) -> int:
     server.run(sockets=[listener])
     log_event("closed")
     log.finish()
-    return 0
+    sys.stdout.flush()
+    os._exit(0)  # nothing is left to save, and taking torch and gradio apart takes seconds on a busy machine
 
 
 def load_bots(checkpoints: Sequence[str], device: str, dtype: str) -> list:

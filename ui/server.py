@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -153,7 +154,7 @@ class Server(uvicorn.Server):
             ws="none",
             log_config=None,
             access_log=False,
-            log_level="error",  # "cancelled tasks" at the end is how it is meant
+            log_level="error",
             timeout_graceful_shutdown=1,
         )
         super().__init__(config)
@@ -165,6 +166,7 @@ class Server(uvicorn.Server):
         self._limits.closing = True
         log_event("closing")
         await drain(self._workers)
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # tasks are cancelled now, as is meant
         await super().shutdown(sockets)
 
 
