@@ -7,7 +7,6 @@ import ipaddress
 import os
 import socket
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -103,6 +102,7 @@ def main(argv: list[str] | None = None) -> int | None:
 
 def serve(args: argparse.Namespace, options, listener: socket.socket) -> NoReturn:
     """Loads what is to be served, serves it until a signal and ends the process."""
+    from ui.checkpoints import load_bots
     from ui.logs import log_event, start_log
     from ui.safety import Safety
 
@@ -119,25 +119,6 @@ def serve(args: argparse.Namespace, options, listener: socket.socket) -> NoRetur
     log.finish()
     sys.stdout.flush()
     os._exit(0)  # nothing is left to save, and taking torch and gradio apart takes seconds on a busy machine
-
-
-def load_bots(checkpoints: Sequence[str], device: str, dtype: str) -> list:
-    """The bots, each with a name of its own: its folder's, with the folder above where two have the same.
-
-    Raises:
-        XianliaoError: A checkpoint cannot be loaded, or is given twice.
-    """
-    from chatbot.bot import Chatbot
-    from chatbot.checkpoint import resolve
-
-    folders = [resolve(checkpoint).resolve() for checkpoint in checkpoints]
-    if twice := [folder for folder in folders if folders.count(folder) > 1]:
-        raise XianliaoError(f"--checkpoint names {twice[0]} twice; give every checkpoint once.")
-    bots = [Chatbot.from_pretrained(checkpoint, device, dtype) for checkpoint in checkpoints]
-    for bot, folder in zip(bots, folders, strict=True):
-        if [each.name for each in folders].count(folder.name) > 1:
-            bot.name = f"{folder.parent.name}/{folder.name}"
-    return bots
 
 
 def exposure(host: str, users: bool, keys: bool) -> str | None:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -156,3 +157,25 @@ def check_the_page(browser: httpx.Client, address: str) -> None:
     assert browser.cookies["xianliao_seat"]
     assert not re.search("xianliao_seat", browser.get(address).headers.get("set-cookie", ""))
     assert sent_to_the_page(browser, address) == "process_completed"
+
+
+def test_two_replicas_on_ray_serve(tmp_path):
+    """In a network of its own: Ray's processes listen on every interface there is."""
+    pytest.importorskip("ray.serve", reason="ray is not installed")
+    alone = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("a network of its own needs Linux, unshare, ip and root")
+    command = [*alone, "timeout", "170", sys.executable, "-m", "tests.ui.ray_smoke"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert result.returncode == 0, result.stderr[-3000:]
+    seen = json.loads(result.stdout.splitlines()[-1])
+    bot = Chatbot.from_pretrained()
+    first = bot.reply(["你好"], seed=1)
+    assert seen["first"] == seen["streamed"] == first
+    assert seen["replies_at_a"] == 4  # all of them at one replica
+    assert 0 < seen["elsewhere"] < 20
+    assert seen["bad_body"]["error"]["type"] == "invalid_request_error"
+    assert seen["page"] == 200
+    assert seen["second"] == [bot.reply(["你好", first, "今天吃什么"], seed=2)]
+    assert seen["tries"] <= 25  # a few are lost with the replica; the next try goes on
+    assert seen["running_again"] == 2

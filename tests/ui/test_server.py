@@ -17,7 +17,8 @@ from fastapi.testclient import TestClient
 from chatbot.bot import Chatbot
 from chatbot.errors import XianliaoError
 from ui.access import Access, read_keys, read_users
-from ui.cli import is_loopback, load_bots, main
+from ui.checkpoints import load_bots
+from ui.cli import is_loopback, main
 from ui.limits import MOST_SENDERS, RateLimit
 from ui.logs import LOGGER, MOST_WAITING, LineFormatter, PatientHandler
 from ui.options import ServeOptions
@@ -47,7 +48,7 @@ def two(checkpoint, tmp_path_factory):
         settings = {"floor_start_tokens": floor, "floor_delta_tokens": 2}
         (folder / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
         folders.append(str(folder))
-    with client_of(load_bots(folders, "auto", "auto"), auth=(("ann", "pw:1"),), api_keys=("k1", "k2")) as client:
+    with client_of(load_bots(folders), auth=(("ann", "pw:1"),), api_keys=("k1", "k2")) as client:
         yield client, folders
 
 
@@ -72,7 +73,7 @@ def test_every_checkpoint_can_be_chosen(two):
 
 def test_one_checkpoint_twice_is_refused(bot, checkpoint):
     with pytest.raises(XianliaoError, match="twice"):
-        load_bots([str(checkpoint), str(checkpoint)], "auto", "auto")
+        load_bots([str(checkpoint), str(checkpoint)])
     with pytest.raises(XianliaoError, match="'tiny'"):
         create_app([bot, bot])
 

@@ -1,0 +1,70 @@
+"""The same server as a Ray Serve deployment: `serve run ui.ray_app:build checkpoint=DIR replicas=2`.
+
+A conversation stays with a replica by its X-Conversation-Id, where RAY_SERVE_SESSION_ID_HEADER_KEY says so (see
+deploy/README.md); without that, or when its replica has died, another reads it again from its text.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+
+ROUTER = "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter"
+
+
+class RaySettings(BaseModel):
+    """Arguments of the deployment.
+
+    Attributes:
+        checkpoint: Folders, with commas between; the first is the default.
+        replicas: Processes.
+        cpus: Processors that one of them takes.
+        gpus: GPUs that one of them takes.
+        device: auto, cpu, cuda or mps.
+        dtype: As for `xianliao-serve`.
+        auth: A file of USER:PASSWORD lines.
+        api_key: A file of keys.
+        rate_limit: Requests a minute of each sender, counted by every replica for itself.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    checkpoint: str = "default"
+    replicas: int = 2
+    cpus: float = 1
+    gpus: float = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    auth: str | None = None
+    api_key: str | None = None
+    rate_limit: int = 120
+
+
+def build(args: RaySettings) -> serve.Application:
+    """The application for Ray Serve."""
+
+    def build_app() -> FastAPI:  # in the replica's process
+        from ui.access import read_keys, read_users
+        from ui.checkpoints import load_bots
+        from ui.logs import start_log
+        from ui.options import ServeOptions
+        from ui.server import create_app
+
+        start_log("json")
+        users = read_users([args.auth] if args.auth else [])
+        keys = read_keys([args.api_key] if args.api_key else [])
+        bots = load_bots(args.checkpoint.split(","), args.device, args.dtype)
+        return create_app(bots, ServeOptions(auth=users, api_keys=keys, rate_limit=args.rate_limit))
+
+    deployment = serve.deployment(
+        serve.ingress(build_app)(),
+        name="xianliao",
+        num_replicas=args.replicas,
+        max_ongoing_requests=512,  # the worker's own queue decides
+        ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus},
+        request_router_config=RequestRouterConfig(request_router_class=ROUTER),
+        graceful_shutdown_timeout_s=5,
+    )
+    return deployment.bind()
