@@ -217,8 +217,7 @@ class Page:
         shown = [part.chat, part.view, part.title, part.persona, part.status, part.several, part.why]
         lists = {"fn": self.show_list, "inputs": [part.chat, part.listing], "outputs": [part.saved], **QUICK}
         self.blocks.load(self.greet, None, [part.preset, part.reasons], **QUICK)
-        begin = f"() => [{store}.open(), {store}.draft()]"
-        self.blocks.load(self.begin, [part.chat, part.box], [*shown, part.box], js=begin, **QUICK).then(
+        self.blocks.load(self.begin, [part.chat], shown, js=f"() => [{store}.open()]", **QUICK).then(
             **{**lists, "js": f"(chat) => [chat, [true, {store}.list()]]"}
         )
         opened = part.saved.input(
@@ -344,9 +343,9 @@ class Page:
         presets = gr.Radio([(words[name], name) for name in PRESETS], value="balanced")
         return presets, gr.CheckboxGroup([(words[name], name) for name in REASONS])
 
-    def begin(self, chat: dict | None, draft: str, request: gr.Request):
-        """The conversation and the words that were there before the page was loaded anew."""
-        return *self.open(chat, request=request), draft
+    def begin(self, chat: dict | None, request: gr.Request):
+        """The conversation that was open before the page was loaded anew."""
+        return gr.skip() if chat is None else self.open(chat, request=request)
 
     def open(self, chat: dict | None = None, _=None, request: gr.Request = None):
         """Shows a conversation of the browser's, or an empty one where it has none."""

@@ -10,7 +10,6 @@
       const found = keep && localStorage.getItem(PREFIX + (sessionStorage.getItem(OPEN) || "-"));
       return found ? JSON.parse(found) : null;
     },
-    draft: () => sessionStorage.getItem(DRAFT) || "",
     load: (id) => { sessionStorage.setItem(OPEN, id); return window.xianliao.open(); },
     // true when there is nothing to save or it was saved
     save: (chat) => {
@@ -31,6 +30,18 @@
       setTimeout(() => URL.revokeObjectURL(link.href), 1000);
     },
   };
+  // What was being written when the page was loaded anew: Gradio does that when a server that was away is back.
+  addEventListener("pagehide", () => {
+    const box = document.querySelector("#message textarea");
+    sessionStorage.setItem(DRAFT, box ? box.value : "");
+  });
+  const restoreDraft = () => {
+    const box = document.querySelector("#message textarea"), draft = sessionStorage.getItem(DRAFT);
+    if (!box || !draft) return;
+    sessionStorage.removeItem(DRAFT);
+    box.value = draft;
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+  };
   // Gradio gives these two buttons no name for those who hear the page.
   const NAMES = { "submit-button": ["发送", "Send"], "stop-button": ["停止", "Stop"] };
   new MutationObserver(() => {
@@ -38,12 +49,8 @@
       const button = document.querySelector(`#message .${kind}:not([aria-label])`);
       if (button) button.setAttribute("aria-label", names[navigator.language.startsWith("zh") ? 0 : 1]);
     }
+    restoreDraft();
   }).observe(document, { childList: true, subtree: true });
-  // Gradio loads the page anew when a server that was away is back; what was being written stays.
-  addEventListener("pagehide", () => {
-    const box = document.querySelector("#message textarea");
-    sessionStorage.setItem(DRAFT, box ? box.value : "");
-  });
   // Enter that ends the composition of an input method writes, and does not send.
   for (const kind of ["keydown", "keypress"]) {
     document.addEventListener(kind, (event) => {
