@@ -7,7 +7,7 @@ the page goes on where it was, and any replica can answer.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +24,7 @@ from chatbot.trace import TracedStep
 from ui import chats, handlers
 from ui.feedback import REASONS, write_feedback
 from ui.handlers import CANDIDATES, Wish
+from ui.logs import LOGGER
 from ui.options import ServeOptions
 from ui.safety import Safety
 from ui.text import EXAMPLES, PERSONAS, TEXT, TITLE, language_of
@@ -49,7 +50,7 @@ def mount_page(app: FastAPI, workers: Mapping[str, Worker], safety: Safety, opti
     script = SCRIPT.read_text(encoding="utf-8").replace("KEEP_CHATS", str(options.saved_chats).lower())
     return gr.mount_gradio_app(
         app,
-        Page(workers, safety, options, i18n).blocks,
+        Page(workers, safety, options, i18n, getattr(app.state, "note_reply", None)).blocks,
         path="/",
         i18n=i18n,
         css_paths=[CSS],
@@ -62,14 +63,21 @@ def mount_page(app: FastAPI, workers: Mapping[str, Worker], safety: Safety, opti
 
 
 class Page:
-    """The chat page of some bots.
+    """The chat page of some bots; `note` is told of every reply, see `ui.handlers.answer`.
 
     Attributes:
         blocks: What Gradio serves.
     """
 
-    def __init__(self, workers: Mapping[str, Worker], safety: Safety, options: ServeOptions, i18n: gr.I18n):
-        self.workers, self.safety, self.options, self.i18n = workers, safety, options, i18n
+    def __init__(
+        self,
+        workers: Mapping[str, Worker],
+        safety: Safety,
+        options: ServeOptions,
+        i18n: gr.I18n,
+        note: Callable[..., None] | None,
+    ):
+        self.workers, self.safety, self.options, self.i18n, self.note = workers, safety, options, i18n, note
         self.default = next(iter(workers))
         part = self.part = SimpleNamespace()
         with gr.Blocks(title=TITLE, fill_height=True, delete_cache=(600, 600)) as self.blocks:
@@ -284,11 +292,12 @@ class Page:
         wish = Wish(None if seed is None else int(seed), temperature, top_p)
         try:
             asked = chats.checked(chat)
-            for chat, line in handlers.answer(self._worker(model), self.safety, asked, wish, language):
+            for chat, line in handlers.answer(self._worker(model), self.safety, asked, wish, language, self.note):
                 yield chat, handlers.view_of(chat, language), line
         except XianliaoError as error:
             yield chats.without_empty(chat), gr.skip(), str(error)
         except Exception:
+            LOGGER.exception("a reply of the page failed")
             yield chats.without_empty(chat), gr.skip(), TEXT[language]["failed"]
 
     def finished(self, chat: dict, line: str, request: gr.Request):

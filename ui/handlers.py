@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from chatbot import Chatbot, ChatSession, Reply
@@ -110,10 +110,13 @@ def prompt_of(chat: Mapping, safety: Safety) -> list[str]:
     return [turn if place % 2 else safety.cleaned(turn) for place, turn in enumerate(turns_of(chat))]
 
 
-def answer(worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language: str) -> Iterator[tuple[dict, str]]:
+def answer(
+    worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language: str, note: Callable[..., None] | None = None
+) -> Iterator[tuple[dict, str]]:
     """The conversation with the reply so far and the status line, again as it grows, at most every `SHOW_SECONDS`.
 
-    What `safety` answers itself never reaches the model. Closing it early frees the worker's place.
+    What `safety` answers itself never reaches the model. Closing it early frees the worker's place. `note` is told of the
+    reply when it has ended, as `ui.server.note_reply_in` describes.
 
     Raises:
         XianliaoError: There is nothing to answer, or it cannot be answered.
@@ -126,11 +129,18 @@ def answer(worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language: 
         return
     *turns, message = prompt_of(chat, safety)
     session = ChatSession(worker, turns, **wish.changes)
-    text, shown = "", 0.0
-    for text in session.stream(message, wish.seed):
-        if text and time.monotonic() - shown >= SHOW_SECONDS:
-            shown = time.monotonic()
-            yield with_message(chat, "assistant", text), ""
+    text, shown, began, first = "", 0.0, time.monotonic(), None
+    stream = session.stream(message, wish.seed)
+    try:
+        for text in stream:
+            first = time.monotonic() - began if first is None else first
+            if text and time.monotonic() - shown >= SHOW_SECONDS:
+                shown = time.monotonic()
+                yield with_message(chat, "assistant", text), ""
+    finally:
+        stream.close()
+        if note is not None and session.last_reply is not None:
+            note(worker.bot.name, session.last_reply, first, chat["id"], message)
     reply = session.last_reply
     yield with_message(chat, "assistant", text, **wish.record(reply.seed)), status(worker.bot, reply, language)
 

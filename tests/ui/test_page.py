@@ -81,6 +81,20 @@ def test_the_page_gives_the_reply_that_python_gives(bot, worker):
     assert all(after.startswith(before) for before, after in itertools.pairwise(texts))
 
 
+def test_every_reply_is_noted_also_one_that_was_stopped(bot, worker):
+    noted = []
+    chat = chat_of(("user", "你好"))
+    list(answer(worker, Safety.load(), chat, Wish(seed=7), "zh", lambda *about: noted.append(about)))
+    model, reply, first, ident, message = noted.pop()
+    assert (model, reply.text, ident, message) == ("tiny", bot.reply(["你好"], seed=7), chat["id"], "你好")
+    assert 0 < first <= reply.seconds
+    seed = next(seed for seed in range(50) if len(bot.respond(["你好"], seed=seed).token_ids) > 5)
+    steps = answer(worker, Safety.load(), chat, Wish(seed=seed), "zh", lambda *about: noted.append(about))
+    next(steps)
+    steps.close()
+    assert noted[0][1].stop_reason == "stopped"
+
+
 def test_persona_and_divider_change_what_is_answered(bot, worker):
     chat = chat_of(("user", "我养猫"), ("assistant", "真好"), ("divider", ""), ("user", "它呢"), persona=("嗨", "喵"))
     assert last(worker, chat)[0] == bot.reply(["嗨", "喵", "它呢"], seed=7)
