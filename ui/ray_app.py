@@ -2,9 +2,10 @@
 
 A conversation stays with a replica by its X-Conversation-Id, where RAY_SERVE_SESSION_ID_HEADER_KEY says so (see
 deploy/README.md); without that, or when its replica has died, another reads it again from its text.
-"""
 
-from __future__ import annotations
+
+Ray reads the annotation of `build`, so annotations of this file are no strings.
+"""
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict

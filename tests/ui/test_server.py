@@ -104,6 +104,16 @@ def test_keys_and_users_open_the_api_and_the_counters(two, headers, status):
     assert client.get("/healthz").status_code == 200
 
 
+def test_users_close_the_page_too(two):
+    client = two[0]
+    client.headers = {}
+    for path in ("/config", "/gradio_api/info"):
+        assert client.get(path).status_code == 401
+    assert client.post("/gradio_api/queue/join", json={"data": []}).status_code == 401
+    assert client.post("/login", data={"username": "ann", "password": "pw"}).status_code == 400
+    assert client.post("/login", data={"username": "ann", "password": "pw:1"}).status_code == 200
+
+
 def test_access_tells_who_it_is():
     access = Access((("ann", "pw"),), ("k1",))
     assert access.who(basic("ann:pw")["Authorization"]) == "user ann"
