@@ -40,13 +40,14 @@ FLAGS = (
 
 
 @contextmanager
-def serving(checkpoint: str | Path, folder: Path, port: int | None = None):
+def serving(checkpoint: str | Path, folder: Path, port: int | None = None, second: Path | None = None):
     """A server, by default on a free port; yields its address and process.
 
     Args:
         checkpoint: What it serves.
         folder: Where it keeps feedback.
         port: A certain one.
+        second: Another checkpoint to choose.
     """
     if port is None:
         with socket.socket() as probe:
@@ -55,6 +56,7 @@ def serving(checkpoint: str | Path, folder: Path, port: int | None = None):
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environment["XDG_DATA_HOME"] = str(folder)
     command = [sys.executable, "-m", "ui", "--port", str(port), "--checkpoint", str(checkpoint)]
+    command += [str(second)] if second else []
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
@@ -490,15 +492,18 @@ def test_a_phone_shows_all_of_it(server, tmp_path):
 
 
 def test_stop_keeps_what_was_said(tmp_path, data_dir):
-    """On a bot that is made to talk for thousands of tokens."""
+    """On another checkpoint, chosen on the page, that is made to talk for thousands of tokens."""
     endless = tmp_path / "endless"
     shutil.copytree(resolve("default"), endless)
     settings = {"floor_start_tokens": 5000, "floor_delta_tokens": 32, "min_reply_tokens": 4000}
     (endless / "generation_config.json").write_text(json.dumps(settings))
-    with serving(endless, data_dir) as (address, _):
+    with serving("default", data_dir, second=endless) as (address, _):
         driver = open_browser(tmp_path, "zh-CN")
         try:
             page = Page(driver, address)
+            page.unfold()
+            page.find("#checkpoint input")[0].click()
+            page.wait(lambda: page.find("[role=option][aria-label=endless]"))[0].click()
             for count in range(1, 4):
                 page.write(f"给我讲一个很长的故事，第{count}个")
                 page.find("#message textarea")[0].send_keys("\ue007")

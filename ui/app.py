@@ -223,7 +223,12 @@ class Page:
         """Opening, naming, deleting, files. The browser's storage is reached by the functions of page.js."""
         part, store = self.part, "window.xianliao"
         shown = [part.chat, part.view, part.title, part.persona, part.status, part.several, part.why]
-        lists = {"fn": self.show_list, "inputs": [part.chat, part.listing], "outputs": [part.saved], **QUICK}
+        lists = {
+            "fn": self.show_list,
+            "inputs": [part.chat, part.listing],
+            "outputs": [part.saved, part.title],
+            **QUICK,
+        }
         self.blocks.load(self.greet, None, [part.preset, part.reasons], **QUICK)
         self.blocks.load(self.begin, [part.chat], shown, js=f"() => [{store}.open()]", **QUICK).then(
             **{**lists, "js": f"(chat) => [chat, [true, {store}.list()]]"}
@@ -258,7 +263,7 @@ class Page:
         """After this event the browser saves the conversation, and the list of them is made anew."""
         part, store = self.part, "window.xianliao"
         save = f"(chat) => {{ const done = {store}.save(chat); return [chat, [done, {store}.list()]]; }}"
-        event.then(self.show_list, [part.chat, part.listing], [part.saved], js=save, **QUICK)
+        event.then(self.show_list, [part.chat, part.listing], [part.saved, part.title], js=save, **QUICK)
 
     # What the server does. `chat` is what the browser sends.
 
@@ -368,7 +373,7 @@ class Page:
         saved, entries = listing
         if not saved:
             gr.Warning(TEXT[_language(request)]["full"])
-        return gr.Radio([(title, ident) for title, ident in entries], value=chat["id"] or None)
+        return gr.Radio([(title, ident) for title, ident in entries], value=chat["id"] or None), chat["title"]
 
     def rename(self, chat: dict, title: str):
         return chats.checked({**chat, "title": title})

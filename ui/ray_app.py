@@ -3,7 +3,6 @@
 A conversation stays with a replica by its X-Conversation-Id, where RAY_SERVE_SESSION_ID_HEADER_KEY says so (see
 deploy/README.md); without that, or when its replica has died, another reads it again from its text.
 
-
 Ray reads the annotation of `build`, so annotations of this file are no strings.
 """
 
