@@ -81,7 +81,10 @@ def sent_to_the_page(client: httpx.Client, address: str) -> str:
     joined = client.post(f"{address}/gradio_api/queue/join", json=body)
     assert joined.status_code == 200, joined.text
     with client.stream("GET", f"{address}/gradio_api/queue/data", params={"session_hash": "abc"}) as events:
-        for line in events.iter_lines():
+        until = time.monotonic() + 20
+        for line in events.iter_lines():  # a stream that missed its message only has heartbeats
+            if time.monotonic() > until:
+                break
             if "process_completed" in line or "unexpected_error" in line:
                 return json.loads(line.removeprefix("data: "))["msg"]
     return "nothing"
@@ -157,7 +160,8 @@ def check_the_page(browser: httpx.Client, address: str) -> None:
     assert "闲聊" in page.text
     assert browser.cookies["xianliao_seat"]
     assert not re.search("xianliao_seat", browser.get(address).headers.get("set-cookie", ""))
-    assert sent_to_the_page(browser, address) == "process_completed"
+    for _ in range(6):  # by chance they might meet once
+        assert sent_to_the_page(browser, address) == "process_completed"
 
 
 def test_two_replicas_on_ray_serve(tmp_path):
