@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -34,6 +35,9 @@ REMEMBERED_BYTES = 256 * 2**20
 
 REMEMBERED_REPLIES = 3
 """The bot's last replies that the rules against repetition know of."""
+
+ENCODED_TURNS = 8192
+"""Turns whose tokens are remembered: a request brings all that has been said again."""
 
 MAX_SEED = 2**31 - 1
 
@@ -107,6 +111,7 @@ class Chatbot:
         banned = tokenizer.special_ids - {self.layout.end_of_turn_id}
         self.vocabulary = Vocabulary(self.layout.end_of_turn_id, tuple(sorted(banned)), tokenizer.token_bytes())
         self.snapshots = Snapshots(REMEMBERED_BYTES)
+        self._encode_short = lru_cache(ENCODED_TURNS)(self._encode)
         self._reading = threading.Lock()
         self._ranker: Ranker | None = None
 
@@ -259,13 +264,16 @@ class Chatbot:
             raise DialogueError("There is nothing to reply to: give at least one turn.")
         if not clean_turn(turns[-1]):
             raise DialogueError("The message is empty; type something to talk about.")
-        ids = [self.tokenizer.encode(clean_turn(turn)) for turn in turns]
+        ids = [list((self._encode_short if len(turn) < 1000 else self._encode)(turn)) for turn in turns]
         if len(ids[-1]) > self.max_message_tokens:
             raise DialogueError(
                 f"The message is too long: {len(turns[-1])} characters make {len(ids[-1])} tokens,"
                 f" the most is {self.max_message_tokens}; send it in parts."
             )
         return ids
+
+    def _encode(self, turn: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(clean_turn(turn)))
 
     def count_tokens(self, message: str) -> int:
         """Tokens of a message, as `max_message_tokens` counts them."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from chatbot.bot import Chatbot, Reply, Request, candidate_seeds
+from chatbot.dialogue import DialogptLayout
 from chatbot.generate import Live, repeated
 from chatbot.native.slots import Slots
 
@@ -108,13 +109,28 @@ class Entering:
         return self.job.request.prompt.pieces[self.done :]
 
 
+@dataclass
+class Closing:
+    """A reply that has ended, whose end of turn is still to be read: then its state is the one the next turn goes on from.
+
+    Attributes:
+        place: Of its state.
+        pieces: Of the prompt and the reply.
+    """
+
+    place: int
+    pieces: tuple[tuple[tuple[int, ...], int], ...]
+
+
 class SharedLane:
     """The rows of all jobs whose states are in `Slots`; like `OwnLane`, and others enter at any tick.
 
-    A tick reads one token for each row under way and a piece of the prompt for each job that enters, all together.
+    A tick reads one token for each row under way, a piece of the prompt for each job that enters, and the end of turn of
+    each reply that has ended, all together. A state is remembered where the next message of the person goes on from it.
     """
 
     def __init__(self, bot: Chatbot):
+        self._closes = isinstance(bot.layout, DialogptLayout)  # whose replies end with the token that ends the turn
         self._snapshots, self._slots = bot.snapshots, Slots(bot.model.native)
         self.logits = torch.empty(0, bot.model.config.vocab_size)
         self.rows: list[Live] = []
@@ -122,10 +138,12 @@ class SharedLane:
         self.tokens: list[int] = []
         self._places: list[int] = []
         self._entering: list[Entering] = []
+        self._closing: list[Closing] = []
 
     def __len__(self) -> int:
-        """Replies in it, those that enter included."""
-        return len(self.rows) + sum(each.job.request.settings.candidates for each in self._entering)
+        """Replies in it, those that enter and those that have just ended included."""
+        entering = sum(each.job.request.settings.candidates for each in self._entering)
+        return len(self.rows) + entering + len(self._closing)
 
     @property
     def jobs(self) -> list[Job]:
@@ -138,16 +156,25 @@ class SharedLane:
 
     def read(self) -> None:
         """Makes `logits` those of what follows `tokens`, and adds rows for the jobs whose prompts have been read."""
-        reading = [each for each in self._entering if each.unread]
-        tokens = [(token,) for token in self.tokens] + [each.unread[0][0] for each in reading]
-        speakers = [job.request.prompt.reply_speaker for job in self.owners] + [each.unread[0][1] for each in reading]
-        logits = self.logits
-        if tokens:
-            logits = self._slots.read_at([*self._places, *(each.place for each in reading)], tokens, speakers)
-        for each, row in zip(reading, range(len(self.rows), len(logits)), strict=True):
+        reading, closing = [each for each in self._entering if each.unread], self._closing
+        tokens = [(token,) for token in self.tokens]
+        speakers = [job.request.prompt.reply_speaker for job in self.owners]
+        tokens += [each.unread[0][0] for each in reading] + [each.pieces[-1][0][-1:] for each in closing]
+        speakers += [each.unread[0][1] for each in reading] + [each.pieces[-1][1] for each in closing]
+        places = [*self._places, *(each.place for each in [*reading, *closing])]
+        logits = self._slots.read_at(places, tokens, speakers) if tokens else self.logits
+        row = len(self.rows)
+        for each in reading:
             each.done, each.logits = each.done + 1, logits[row : row + 1].clone()
-            key = each.job.request.prompt.pieces[: each.done]
-            self._snapshots.keep(key, self._slots.copy_of(each.place), each.logits)
+            row += 1
+            prompt = each.job.request.prompt
+            if prompt.pieces[each.done - 1][1] == prompt.reply_speaker or not self._closes:
+                self._snapshots.keep(prompt.pieces[: each.done], self._slots.copy_of(each.place), each.logits)
+        for each in closing:
+            self._snapshots.keep(each.pieces, self._slots.copy_of(each.place), logits[row : row + 1].clone())
+            self._slots.leave(each.place)
+            row += 1
+        self._closing = []
         ready = [each for each in self._entering if not each.unread]
         self._entering = [each for each in self._entering if each.unread]
         parts = [logits[: len(self.rows)]]
@@ -171,13 +198,23 @@ class SharedLane:
         kept = set(places)
         for row, place in enumerate(self._places):
             if row not in kept:
-                self._slots.leave(place)
+                self._end(row, place)
         lists = (self.rows, self.owners, self.tokens, self._places)
         self.rows, self.owners, self.tokens, self._places = _chosen(places, *lists)
         for each in self._entering:
             if each.job.cancelled:
                 self._slots.leave(each.place)
         self._entering = [each for each in self._entering if not each.job.cancelled]
+
+    def _end(self, row: int, place: int) -> None:
+        """Lets a row go; the state of a reply that is whole is for the next turn."""
+        job, draft = self.owners[row], self.rows[row].draft
+        if not self._closes or job.cancelled or draft.stop_reason is None or len(job.rows) > 1:
+            self._slots.leave(place)
+            return
+        prompt = job.request.prompt
+        reply = ((*draft.token_ids, self.tokens[row]), prompt.reply_speaker)
+        self._closing.append(Closing(place, (*prompt.pieces, reply)))
 
 
 def _chosen(places: Sequence[int], *lists: list) -> list[list]:

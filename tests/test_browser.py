@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -20,7 +15,7 @@ import pytest
 from chatbot import Chatbot
 from chatbot.checkpoint import resolve
 from data_prep.sources import read_records
-from tests.conftest import ROOT
+from tests.ui.serving import free_port, serving
 from ui.text import PERSONAS, TEXT
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
@@ -39,40 +34,6 @@ FLAGS = (
 )
 
 
-@contextmanager
-def serving(checkpoint: str | Path, folder: Path, port: int | None = None, second: Path | None = None):
-    """A server, by default on a free port; yields its address and process.
-
-    Args:
-        checkpoint: What it serves.
-        folder: Where it keeps feedback.
-        port: A certain one.
-        second: Another checkpoint to choose.
-    """
-    if port is None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    environment["XDG_DATA_HOME"] = str(folder)
-    command = [sys.executable, "-m", "ui", "--port", str(port), "--checkpoint", str(checkpoint)]
-    command += [str(second)] if second else []
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                if json.load(urlopen(f"{address}/healthz", timeout=2))["status"] == "ok":
-                    break
-            except OSError:
-                assert process.poll() is None
-                time.sleep(0.25)
-        yield address, process
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("data")
@@ -80,7 +41,7 @@ def data_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(data_dir):
-    with serving("default", data_dir) as running:
+    with serving(data_dir, "--data-dir", str(data_dir)) as running:
         yield running
 
 
@@ -441,7 +402,7 @@ def test_a_file_that_is_no_conversation_gets_a_notice(page, tmp_path):
 
 
 def test_likes_and_reasons_are_written_where_prepare_reads_them(page, data_dir, tmp_path):
-    (data_dir / "xianliao" / "feedback.jsonl").unlink(missing_ok=True)
+    (data_dir / "feedback.jsonl").unlink(missing_ok=True)
     reply = page.send("你好")
     page.click("赞")
     page.wait(lambda: page.find("#reasons input"))
@@ -452,12 +413,12 @@ def test_likes_and_reasons_are_written_where_prepare_reads_them(page, data_dir, 
     other = page.send("再见")
     page.click("踩")
     page.wait(lambda: page.find("#reasons input"))
-    lines = [json.loads(line) for line in (data_dir / "xianliao" / "feedback.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (data_dir / "feedback.jsonl").read_text().splitlines()]
     assert [line["rating"] for line in lines] == ["like", "like", "dislike"]
     assert [message["content"] for message in lines[0]["messages"]] == ["你好", reply]
     assert (lines[1]["reasons"], lines[1]["comment"]) == (["on_topic"], "有意思")
     assert lines[2]["messages"][-1]["content"] == other
-    kept = [(turns, reason) for _, turns, reason in read_records(data_dir / "xianliao" / "feedback.jsonl")]
+    kept = [(turns, reason) for _, turns, reason in read_records(data_dir / "feedback.jsonl")]
     assert kept == [(["你好", reply], None), (["你好", reply], None), (None, "disliked")]
 
 
@@ -497,7 +458,7 @@ def test_stop_keeps_what_was_said(tmp_path, data_dir):
     shutil.copytree(resolve("default"), endless)
     settings = {"floor_start_tokens": 5000, "floor_delta_tokens": 32, "min_reply_tokens": 4000}
     (endless / "generation_config.json").write_text(json.dumps(settings))
-    with serving("default", data_dir, second=endless) as (address, _):
+    with serving(data_dir, "--checkpoint", "default", str(endless)) as (address, _):
         driver = open_browser(tmp_path, "zh-CN")
         try:
             page = Page(driver, address)
@@ -529,12 +490,10 @@ def live_replies(address: str) -> float:
 
 
 def test_a_tab_goes_on_after_the_server_was_killed_and_started_again(tmp_path, data_dir, bot):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     driver = open_browser(tmp_path, "zh-CN")
     try:
-        with serving("default", data_dir, port) as (address, process):
+        with serving(data_dir, port=port) as (address, process):
             page = Page(driver, address)
             page.set_seed(1)
             first = page.send("你好")
@@ -543,7 +502,7 @@ def test_a_tab_goes_on_after_the_server_was_killed_and_started_again(tmp_path, d
             page.write("今天吃什么")
             page.find("#message textarea")[0].send_keys("\ue007")
             page.wait(lambda: page.find(".toast-body, .toast-wrap div"))  # the page says so
-        with serving("default", data_dir, port):
+        with serving(data_dir, port=port):
             page.wait(lambda: page.user_messages() == ["你好"] and not page.find(".toast-body"))  # it loads itself anew
             page.wait(lambda: page.value("#message textarea") == "今天吃什么")
             page.set_seed(1)

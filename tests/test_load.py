@@ -15,7 +15,7 @@ import statistics
 import sys
 import threading
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,7 +54,43 @@ class Conversation:
     first_seconds: list[float] = field(default_factory=list)
 
 
-async def talk(client: httpx.AsyncClient, talked: Conversation, count: int, **changes) -> None:
+class Client:
+    """One connection that is kept, and no more work than a test needs: the clients share the machine with the server."""
+
+    def __init__(self, address: str):
+        self.host, port = address.removeprefix("http://").split(":")
+        self.port, self._streams = int(port), None
+
+    async def post(self, path: str, body: dict, headers: dict[str, str]) -> AsyncIterator[dict]:
+        """The events of a streamed answer."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(self.host, self.port)
+        reader, writer = self._streams
+        content = json.dumps(body).encode()
+        headers = {
+            "Host": self.host,
+            "Content-Type": "application/json",
+            "Content-Length": str(len(content)),
+            **headers,
+        }
+        lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        writer.write("\r\n".join(lines).encode() + content)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        assert head.startswith("http/1.1 200"), head
+        assert f"x-conversation-id: {headers['X-Conversation-Id']}" in head
+        while size := int(await reader.readuntil(b"\r\n"), 16):
+            chunk = (await reader.readexactly(size + 2)).decode()
+            for line in chunk.splitlines():
+                if line.startswith("data: {"):
+                    yield json.loads(line[len("data: ") :])
+        await reader.readexactly(2)
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+
+
+async def talk(client: Client, talked: Conversation, count: int, **changes) -> None:
     """Goes on with a conversation for some turns, streamed."""
     name = f"load-{talked.number}"
     for turn in range(count):
@@ -63,20 +99,13 @@ async def talk(client: httpx.AsyncClient, talked: Conversation, count: int, **ch
         body = {"messages": roles, "seed": 1000 * talked.number + turn, "stream": True, **changes}
         body["stream_options"] = {"include_usage": True}
         started, text, first = time.perf_counter(), "", None
-        headers = {"X-Conversation-Id": name}
-        async with client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as answer:
-            assert answer.status_code == 200, await answer.aread()
-            assert answer.headers["x-conversation-id"] == name
-            async for line in answer.aiter_lines():
-                if not line.startswith("data: {"):
-                    continue
-                event = json.loads(line[len("data: ") :])
-                assert "error" not in event
-                if event["choices"]:
-                    text += event["choices"][0]["delta"].get("content", "")
-                    first = first or (time.perf_counter() - started if text else None)
-                else:
-                    talked.tokens += event["usage"]["completion_tokens"]
+        async for event in client.post("/v1/chat/completions", body, {"X-Conversation-Id": name}):
+            assert "error" not in event
+            if event["choices"]:
+                text += event["choices"][0]["delta"].get("content", "")
+                first = first or (time.perf_counter() - started if text else None)
+            else:
+                talked.tokens += event["usage"]["completion_tokens"]
         if first is not None:  # a reply may be empty
             talked.first_seconds.append(first)
         talked.turns.append(text)
@@ -85,17 +114,18 @@ async def talk(client: httpx.AsyncClient, talked: Conversation, count: int, **ch
 async def talk_together(address: str, numbers: range, turns: int, **changes) -> tuple[list[Conversation], float, int]:
     """Several conversations at once; they, the seconds, and the most replies that waited in the queue."""
     talked = [Conversation(number) for number in numbers]
-    async with AsyncExitStack() as stack:  # a client each: one for all spends most of its time on choosing a connection
-        clients = [httpx.AsyncClient(base_url=address, timeout=60, verify=False, trust_env=False) for _ in [0, *talked]]
-        for client in clients:
-            await stack.enter_async_context(client)
+    clients = [Client(address) for _ in talked]
+    async with httpx.AsyncClient(base_url=address, timeout=60, verify=False, trust_env=False) as watching:
         started = time.perf_counter()
-        watched = asyncio.create_task(deepest_queue(clients[0]))
-        talks = (talk(client, each, turns, **changes) for client, each in zip(clients[1:], talked, strict=True))
-        await asyncio.gather(*talks)
+        watched = asyncio.create_task(deepest_queue(watching))
+        await asyncio.gather(
+            *(talk(client, each, turns, **changes) for client, each in zip(clients, talked, strict=True))
+        )
         seconds = time.perf_counter() - started
         watched.cancel()
-        return talked, seconds, await watched
+    for client in clients:
+        client.close()
+    return talked, seconds, await watched
 
 
 async def deepest_queue(client: httpx.AsyncClient) -> int:

@@ -51,19 +51,29 @@ class Answers:
         requests = [worker.bot.request(turns, each, **body.changes()) for each in candidate_seeds(seed, body.n)]
         self.prompt_tokens = len(requests[0].prompt.input_ids)
         self.choices = [Choice() for _ in requests]
-        self._arrived: asyncio.Queue = asyncio.Queue()
+        self._latest: dict[int, Reply] = {}
+        self._ended: dict[int, BaseException | None] = {}
+        self._news = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._jobs: list[Job] = []
         try:
             for number, request in enumerate(requests):
 
                 def deliver(what, number=number):
-                    loop.call_soon_threadsafe(self._arrived.put_nowait, (number, what))
+                    loop.call_soon_threadsafe(self._take, number, what)
 
                 self._jobs.append(worker.submit(request, deliver))
         except XianliaoError:
             self.close()
             raise
+
+    def _take(self, number: int, what: Reply | BaseException | None) -> None:
+        """Whoever is slow gets the latest state of a reply, not every one."""
+        if isinstance(what, Reply):
+            self._latest[number] = what
+        else:
+            self._ended[number] = what
+        self._news.set()
 
     def close(self) -> None:
         for job in self._jobs:
@@ -75,31 +85,25 @@ class Answers:
         Raises:
             XianliaoError, ApiError: A reply failed.
         """
-        going = set(range(len(self.choices)))
-        last: dict[int, Reply] = {}
+        going = list(range(len(self.choices)))
         while going:
-            number, what = await self._arrived.get()
-            if number not in going:
-                continue
-            if isinstance(what, XianliaoError):
-                raise what
-            if isinstance(what, BaseException):
-                logging.getLogger("xianliao.serve").error("a reply failed", exc_info=what)
-                raise ApiError(500, "This reply failed; try again, or with other words.", "server_error", "failed")
-            if self.first_token_seconds is None:
-                self.first_token_seconds = time.perf_counter() - self.started
-                self.metrics.first_token.observe(self.first_token_seconds)
-            choice = self.choices[number]
-            ended = what is None
-            reply = last[number] if ended else what
-            last[number] = reply
-            new = choice.take(reply, ended, self.stops)
-            if new:
-                yield number, new
-            if choice.finish is not None:
-                going.discard(number)
-                self._jobs[number].cancel()
-                self.metrics.count_reply(self.model, reply)
+            await self._news.wait()
+            self._news.clear()
+            for number in [number for number in going if number in self._latest or number in self._ended]:
+                if (error := self._ended.get(number)) is not None:
+                    raise _in_words(error)
+                if self.first_token_seconds is None:
+                    self.first_token_seconds = time.perf_counter() - self.started
+                    self.metrics.first_token.observe(self.first_token_seconds)
+                choice, ended = self.choices[number], number in self._ended
+                reply = self._latest.pop(number, choice.reply)
+                new = choice.take(reply, ended, self.stops)
+                if new:
+                    yield number, new
+                if choice.finish is not None:
+                    going.remove(number)
+                    self._jobs[number].cancel()
+                    self.metrics.count_reply(self.model, reply)
 
     @property
     def replies(self) -> list[Reply]:
@@ -114,6 +118,13 @@ class Answers:
             "completion_tokens": completion,
             "total_tokens": self.prompt_tokens + completion,
         }
+
+
+def _in_words(error: BaseException) -> Exception:
+    if isinstance(error, XianliaoError):
+        return error
+    logging.getLogger("xianliao.serve").error("a reply failed", exc_info=error)
+    return ApiError(500, "This reply failed; try again, or with other words.", "server_error", "failed")
 
 
 class FixedAnswers:
