@@ -7,11 +7,13 @@ Import levels, lowest first; a module imports only from lower ones, and no other
        layer_types, native/                         text, files, the C library: neither torch nor transformers
     2  configuration, precision, state, attention/,
        end_heads, loss, model, foreign, lora        the network, and those of other projects
-    3  native_network, steps, snapshots                 reading and decoding, compiled where that is possible
+    3  native_network, native_slots, steps,
+       snapshots                                    reading and decoding, compiled where that is possible
     4  termination, repetition, banned_words,
-       reply_settings, sampling, next_token, beam,
-       generate, quality, rerank, gpt2, checkpoint  decoding, scoring, folders
-    5  bot, lanes, trace, batching, session                           conversations
+       reply_settings, sampling, next_token,
+       native_draw, beam, generate, quality,
+       rerank, gpt2, checkpoint                     decoding, scoring, folders
+    5  bot, lanes, trace, batching, session         conversations
     6  evaluation/                                      measuring
     7  cli                                              commands
 

@@ -12,7 +12,7 @@ import torch
 from chatbot.beam import beam_search
 from chatbot.dialogue import Prompt
 from chatbot.model import XianliaoForCausalLM
-from chatbot.native.draw import can_draw, draw
+from chatbot.native_draw import can_draw, draw
 from chatbot.next_token import Candidates, Draft, next_candidates
 from chatbot.reply_settings import ReplySettings
 from chatbot.sampling import Vocabulary, truncation

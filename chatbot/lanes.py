@@ -11,7 +11,7 @@ import torch
 from chatbot.bot import Chatbot, Reply, Request, candidate_seeds
 from chatbot.dialogue import DialogptLayout
 from chatbot.generate import Live, repeated
-from chatbot.native.slots import Slots
+from chatbot.native_slots import Slots
 
 
 @dataclass(eq=False)

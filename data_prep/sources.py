@@ -10,8 +10,8 @@
 
 A JSON object is `{"dialog": […]}` (also dialogue, turns, utterances), `{"messages": [{"role", "content"}]}` or ShareGPT's
 `{"conversations": [{"from", "value"}]}`; or a question and its answer, as Alpaca's `{"instruction", "input", "output",
-"history"}`.
-An object with `"rating": "dislike"` (feedback from the page) is left out. Where speakers are named, what one of them says in a row is one turn.
+"history"}`. One with `"rating": "dislike"`, feedback from the page, is left out. Where speakers are named, what one of them
+says in a row is one turn.
 
 Files are read in one pass, in blocks of bounded size, so that they may be larger than memory. Records that cannot be
 read are counted, not fatal: see the reasons below.

@@ -35,10 +35,10 @@ LEVELS = (  # of the chatbot package, lowest first; see its docstring
         "native",
     },
     {"configuration", "precision", "state", "attention", "end_heads", "loss", "model", "foreign", "lora"},
-    {"native_network", "steps", "snapshots"},
+    {"native_network", "native_slots", "steps", "snapshots"},
     {
         *("termination", "repetition", "banned_words", "reply_settings", "sampling", "next_token", "beam", "generate"),
-        *("quality", "rerank", "gpt2", "checkpoint"),
+        *("native_draw", "quality", "rerank", "gpt2", "checkpoint"),
     },
     {"bot", "lanes", "trace", "batching", "session"},
     {"evaluation"},

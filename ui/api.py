@@ -79,7 +79,7 @@ class Api:
             headers["X-Fixed-Reply"] = fixed.kind
             answers = FixedAnswers(fixed.text, body.n)
         else:
-            answers = Answers(worker, body, [*turns[:-1], self.safety.cleaned(turns[-1])], self.metrics)
+            answers = Answers(worker, body, self.safety.prompt(turns), self.metrics)
 
         def close() -> None:
             answers.close()

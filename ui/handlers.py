@@ -105,11 +105,6 @@ def said(bot: Chatbot, chat: Mapping, message: str, language: str) -> dict:
     return chat
 
 
-def prompt_of(chat: Mapping, safety: Safety) -> list[str]:
-    """The turns that the model reads: the person's without the words that are kept from it."""
-    return [turn if place % 2 else safety.cleaned(turn) for place, turn in enumerate(turns_of(chat))]
-
-
 def answer(
     worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language: str, note: Callable[..., None] | None = None
 ) -> Iterator[tuple[dict, str]]:
@@ -127,7 +122,7 @@ def answer(
     if fixed is not None:
         yield with_message(chat, "assistant", fixed.text), TEXT[language]["fixed"]
         return
-    *turns, message = prompt_of(chat, safety)
+    *turns, message = safety.prompt(turns_of(chat))
     session = ChatSession(worker, turns, **wish.changes)
     text, shown, began, first = "", 0.0, time.monotonic(), None
     stream = session.stream(message, wish.seed)
@@ -167,7 +162,7 @@ def several(worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language:
     chat = unanswered(chat)
     if not waits(chat) or safety.answer(turns_of(chat)[-1]) is not None:
         raise ChatError(TEXT[language]["nothing_to_answer"])
-    turns = prompt_of(chat, safety)
+    turns = safety.prompt(turns_of(chat))
     first = worker.bot.request(turns, wish.seed).seed
     seeds = candidate_seeds(first, CANDIDATES + (wish.seed is not None))[-CANDIDATES:]
     found = [{"text": "", **wish.record(seed)} for seed in seeds]
@@ -198,7 +193,7 @@ def inside(worker: Worker, safety: Safety, chat: Mapping, language: str) -> list
     if "seed" not in made or not waits(before):
         raise ChatError(TEXT[language]["nothing_to_look_at"])
     wish = Wish(int(made["seed"]), made.get("temperature"), made.get("top_p"))
-    return list(worker.trace(prompt_of(before, safety), wish.seed, **wish.changes))
+    return list(worker.trace(safety.prompt(turns_of(before)), wish.seed, **wish.changes))
 
 
 def status(bot: Chatbot, reply: Reply, language: str) -> str:

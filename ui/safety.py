@@ -113,10 +113,14 @@ class Safety:
             return Fixed("refused", self.refusal)
         return None
 
-    def cleaned(self, message: str) -> str:
-        """The message as the model sees it: words of words_in.txt replaced, where settings.yaml says so."""
-        if self.mode != "replace":
-            return message
+    def prompt(self, turns: Sequence[str]) -> list[str]:
+        """The turns as the model sees them, the person's first: in hers words of words_in.txt are replaced, where
+        settings.yaml says so.
+        """
+        replaces = self.mode == "replace"
+        return [self._cleaned(turn) if replaces and place % 2 == 0 else turn for place, turn in enumerate(turns)]
+
+    def _cleaned(self, message: str) -> str:
         characters = list(message)
         for start, end in self.words_in.find(message):
             characters[start:end] = "＊" * (end - start)

@@ -9,7 +9,7 @@ import torch
 
 from chatbot import native
 from chatbot.generate import Live, _draw
-from chatbot.native.draw import can_draw, draw
+from chatbot.native_draw import can_draw, draw
 from chatbot.next_token import Draft, next_candidates
 from chatbot.reply_settings import ReplySettings
 from chatbot.sampling import Vocabulary

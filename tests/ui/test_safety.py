@@ -70,11 +70,12 @@ def test_words_that_must_not_come_in(tmp_path):
     assert refusing.answer("这是坏，词").kind == "refused"
     assert refusing.answer("so bAD").text == refusing.refusal
     assert refusing.answer("一本坏词典") is None
-    assert refusing.cleaned("坏词") == "坏词"
+    assert refusing.prompt(["坏词"]) == ["坏词"]
     (path / "settings.yaml").write_text("words_in: replace\nrefusal: 不行\n", encoding="utf-8")
     replacing = Safety.load(path)
     assert replacing.answer("坏词") is None
-    assert replacing.cleaned("说坏词，BAD 的") == "说＊＊，＊＊＊ 的"
+    said = ["说坏词，BAD 的", "坏词", "坏词"]  # what the bot said stays as it was said
+    assert replacing.prompt(said) == ["说＊＊，＊＊＊ 的", "坏词", "＊＊"]
     (path / "settings.yaml").write_text("words_in: off\nrefusal: 不行\n", encoding="utf-8")
     assert Safety.load(path).answer("坏词") is None
 
