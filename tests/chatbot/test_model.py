@@ -164,6 +164,7 @@ def test_every_kind_of_state_goes_through_generate(tokenizer, layers, ids):
         assert torch.equal(*results)
 
 
+@pytest.mark.slow
 def test_auto_class_knows_the_model_after_import_chatbot(checkpoint):
     code = (
         "import chatbot, sys; assert 'torch' not in sys.modules; from transformers import AutoModelForCausalLM as A; "

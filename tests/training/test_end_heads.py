@@ -18,6 +18,7 @@ def _interrupt():
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["st", "nmst"])
 def test_a_model_with_a_head_learns_and_resumes(prepared, tmp_path, monkeypatch, kind):
     settings = {"termination": kind, "termination_epsilon": 1e-2}
@@ -37,6 +38,7 @@ def test_a_model_with_a_head_learns_and_resumes(prepared, tmp_path, monkeypatch,
     assert weights_hash(tmp_path / "parts") == weights_hash(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_new_head_on_a_trained_model_is_fitted_first(prepared, tmp_path):
     train(settings_for(prepared, tmp_path / "plain", max_steps=40, eval_every=40))
     before = json.loads((tmp_path / "plain" / "training.json").read_text())["best"]

@@ -123,6 +123,7 @@ def test_it_chats_and_is_evaluated(tuned, dialogues, tmp_path):
     assert 0 < report["checkpoints"][0]["quality"]["nats_per_unit"] < 20
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_weights(tuned, base, tmp_path, monkeypatch):
     from training.loop import Run
 
@@ -142,6 +143,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tuned, base, tmp_path, monkey
     assert adapter_hash(tmp_path / "run") == adapter_hash(tuned)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_trained_on(tuned, base, tmp_path):
     record = train(settings_for(base, tmp_path / "more", init=str(tuned), max_steps=2, eval_every=2, warmup_steps=1))
     assert record["initialised_from"]["step"] == 8
@@ -166,6 +168,7 @@ def test_settings_that_a_foreign_model_cannot_have(base, tmp_path):
         train(settings_for(base, tmp_path / "b", lora_rank=0, lora_alpha=0.0))
 
 
+@pytest.mark.slow
 def test_regularizers_and_checkpointing_reach_the_adapter(tuned, base):
     """Each changes the gradient of the adapter; checkpointing of the layers does not."""
     tokenizer = DialogueTokenizer.load(base / "set")
@@ -197,6 +200,7 @@ def test_another_tokenizer_is_refused(base, prepared, tmp_path):
         train(settings_for(base, tmp_path / "a", data=[str(prepared)]))
 
 
+@pytest.mark.slow
 def test_from_the_command_line(base, tmp_path, capsys):
     from chatbot.cli import chat
     from data_prep.cli import main as prepare

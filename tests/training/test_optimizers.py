@@ -60,6 +60,7 @@ def test_every_parameter_is_trained_once_and_only_matrices_decay(tokenizer, kind
     )
 
 
+@pytest.mark.slow
 def test_muon_learns_and_resumes_to_the_same_weights(prepared, tmp_path, monkeypatch):
     changes = {"optimizer": "muon", "learning_rate": 5e-3}
     train(settings_for(prepared, tmp_path / "whole", **changes))
