@@ -24,6 +24,9 @@ from chatbot.lanes import Job, OwnLane, SharedLane
 from chatbot.next_token import Draft
 from chatbot.trace import TracedStep, trace
 
+END = object()
+"""Of what is gone through."""
+
 
 class BusyError(XianliaoError):
     """Too many conversations wait already."""
@@ -216,14 +219,16 @@ class Worker:
         """One step of a beam search, or of something else that is gone through."""
         job, drafts = search
         try:
-            draft = next(drafts, None)
+            draft = next(drafts, END)
         except Exception as error:
             self.searches.remove(search)
             _deliver(job, error)
             return
-        _deliver(job, draft if draft is None or job.walk is not None else self.bot.show(job.request, draft))
-        if draft is None:
+        if draft is END:
+            _deliver(job, None)
             self.searches.remove(search)
+        elif draft is not None:
+            _deliver(job, draft if job.walk is not None else self.bot.show(job.request, draft))
 
     def _suspect(self, lane: OwnLane | SharedLane, error: Exception) -> None:
         """After a failure every job of the lane begins anew by itself; the one that fails again was the cause.

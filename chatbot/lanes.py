@@ -26,7 +26,7 @@ class Job:
         alone: Keeps it apart from others, after it may have been the cause of a failure.
         delivered: Steps whose reply was delivered.
         rows: Its candidates, from the first token on.
-        walk: Something else to go through in its place, a step a tick, and to deliver as it is; of its own, like a search.
+        walk: Something else to go through in its place, a step a tick, and to deliver as it is, a None not at all.
     """
 
     request: Request

@@ -40,13 +40,14 @@ class TracedStep:
 
 
 @torch.inference_mode()
-def trace(bot: Chatbot, request: Request) -> Iterator[TracedStep]:
-    """Decodes a reply, then goes through it again and says what was there to choose from.
+def trace(bot: Chatbot, request: Request) -> Iterator[TracedStep | None]:
+    """Decodes a reply (None for each step of that), then goes through it again and says what was there to choose from.
 
     Both use the same state, rules and seed, so it is the reply that `Chatbot.respond` gives. For beam search and best of
     several it shows what the reply that won had to choose from.
     """
-    *_, draft = bot.drafts(request, *bot.steps_after(request.prompt))
+    for draft in bot.drafts(request, *bot.steps_after(request.prompt)):  # noqa: B007
+        yield None
     steps, logits = bot.steps_after(request.prompt)
     speaker = torch.tensor([request.prompt.reply_speaker], device=logits.device)
     tokens = [*draft.token_ids, bot.vocabulary.end_id]

@@ -231,7 +231,7 @@ def test_retry_undo_and_clear(page):
     for _ in range(5):  # another seed each time: some differ
         before = page.status()
         page.click("重试")
-        page.wait(lambda before=before: page.idle() and page.status() != before)
+        page.wait(lambda before=before: page.idle() and page.status() != before and page.bot_messages())
         (reply,) = page.bot_messages()
         seen.add(reply)
     assert len(seen) > 1
@@ -269,7 +269,7 @@ def test_what_is_said_is_text(page):
     texts = [
         "<img src=x onerror=\"document.title='pwned'\"> **粗** &lt; [SEP]",
         "<script>document.title='pwned'</script>[CLS][PAD][UNK]</s><|im_end|>",
-        "# 标题\n- [链接](javascript:alert(1)) `代码` $x^2$",
+        "# 标题\n- [链接](javascript:alert(1)) `代码` $x^2$ $$x^2$$",
     ]
     for text in texts:
         page.send(text)
@@ -349,6 +349,11 @@ def test_several_replies_to_choose_from(page):
     page.wait(lambda: page.bot_messages() == [texts[1]])
     page.wait(lambda: not page.find("#several textarea"))
     assert page.user_messages() == ["周末做什么好"]
+    page.press_at("#more")
+    page.wait(lambda: page.find("#several textarea"))
+    time.sleep(2)
+    page.send("别的")  # they answer another message: gone
+    assert not page.find("#several textarea")
 
 
 def test_how_the_last_reply_was_chosen_can_be_seen(page):
@@ -380,6 +385,7 @@ def test_chats_are_saved_named_and_deleted_and_go_to_files(page, tmp_path):
         page.wait(lambda: len(page.saved()) == (3 if kind == "json" else 4))  # noqa: B023
         assert page.user_messages() == ["第一段对话"]
         assert page.bot_messages() == first
+    page.driver.execute_script("window.confirm = () => true")
     page.click(TEXT["zh"]["delete"])
     page.wait(lambda: len(page.saved()) == 3 and not page.user_messages())
     page.driver.refresh()
@@ -397,7 +403,7 @@ def test_a_file_that_is_no_conversation_gets_a_notice(page, tmp_path):
     page.send("你好")
     page.open_sidebar()
     page.find("#sidebar input[type=file]")[0].send_keys(str(tmp_path / "bad.json"))
-    page.wait(lambda: "neither JSON nor Markdown" in page.texts("body")[0])
+    page.wait(lambda: TEXT["zh"]["not_a_file"] in page.texts("body")[0])
     assert page.user_messages() == ["你好"]
 
 
@@ -414,12 +420,13 @@ def test_likes_and_reasons_are_written_where_prepare_reads_them(page, data_dir, 
     page.click("踩")
     page.wait(lambda: page.find("#reasons input"))
     lines = [json.loads(line) for line in (data_dir / "feedback.jsonl").read_text().splitlines()]
-    assert [line["rating"] for line in lines] == ["like", "like", "dislike"]
+    assert [line["rating"] for line in lines] == ["like", "dislike"]
     assert [message["content"] for message in lines[0]["messages"]] == ["你好", reply]
-    assert (lines[1]["reasons"], lines[1]["comment"]) == (["on_topic"], "有意思")
-    assert lines[2]["messages"][-1]["content"] == other
+    assert (lines[0]["reasons"], lines[0]["comment"]) == (["on_topic"], "有意思")
+    assert lines[0]["model"] == "default"
+    assert lines[1]["messages"][-1]["content"] == other
     kept = [(turns, reason) for _, turns, reason in read_records(data_dir / "feedback.jsonl")]
-    assert kept == [(["你好", reply], None), (["你好", reply], None), (None, "disliked")]
+    assert kept == [(["你好", reply], None), (None, "disliked")]
 
 
 def test_english_browsers_get_english_words(server, tmp_path):
@@ -477,8 +484,21 @@ def test_stop_keeps_what_was_said(tmp_path, data_dir):
                 assert all(len(text) > 20 for text in said)
                 time.sleep(1)
                 assert page.bot_messages() == said
+            page.write("说到一半")
+            page.find("#message textarea")[0].send_keys("\ue007")
+            page.wait(lambda: page.find("#message .stop-button"))
+            page.write("还没说完呢")  # stays in the box while the reply is under way
+            page.find("#message textarea")[0].send_keys("\ue007")
+            time.sleep(1)
+            assert page.value("#message textarea") == "还没说完呢"
+            assert page.user_messages()[-1] == "说到一半"
+            page.press_at("#divide")  # stops the reply first
+            page.wait(lambda: page.bot_messages()[-1] == TEXT["zh"]["divider"])
+            page.write("")
+            time.sleep(1)
+            kept = page.bot_messages()
             driver.refresh()
-            page.wait(lambda: page.bot_messages() == said)
+            page.wait(lambda: page.bot_messages() == kept)
             assert live_replies(address) == 0
         finally:
             driver.quit()

@@ -11,16 +11,26 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 
-from chatbot.errors import XianliaoError, first_line
+from chatbot.dialogue import valid_text
+from chatbot.errors import XianliaoError
+from ui.text import TEXT
 
 ROLES = ("user", "assistant", "divider")
 MOST_MESSAGES = 4_000
-MOST_CHARACTERS = 1_000_000
+MOST_CHARACTERS = 500_000
 TITLE_CHARACTERS = 20
 
 
 class ChatError(XianliaoError):
-    """Something that is no conversation."""
+    """Something that cannot be done with a conversation.
+
+    Attributes:
+        name, values: Of the sentence in `ui.text.TEXT`, for the page's language.
+    """
+
+    def __init__(self, name: str, **values: object):
+        super().__init__(TEXT["en"][name].format(**values))
+        self.name, self.values = name, values
 
 
 def new_chat(persona: Sequence[str] = ()) -> dict:
@@ -32,37 +42,57 @@ def checked(value: object) -> dict:
     """A conversation from outside, with the known fields alone.
 
     Raises:
-        ChatError: It is none, or too large.
+        ChatError: It is none.
     """
     if not isinstance(value, Mapping) or not isinstance(value.get("messages"), list):
-        raise ChatError("This is not a conversation: it has no list of messages.")
+        raise ChatError("not_a_chat")
     messages = [_message(each) for each in value["messages"]]
     persona = value.get("persona") or []
     if not isinstance(persona, list) or len(persona) % 2 or not all(isinstance(turn, str) for turn in persona):
-        raise ChatError("The persona of a conversation is a list of turns, yours and the bot's by turns.")
-    size = sum(len(message["text"]) for message in messages) + sum(map(len, persona))
-    if len(messages) > MOST_MESSAGES or size > MOST_CHARACTERS:
-        raise ChatError(
-            f"The conversation is too large: at most {MOST_MESSAGES} messages and {MOST_CHARACTERS} characters."
-        )
+        raise ChatError("odd_persona")
     ident, title = (str(value.get(name) or "") for name in ("id", "title"))
     return {
         "id": ident if re.fullmatch("[0-9a-f]{1,32}", ident) else "",
-        "title": " ".join(title.split())[:100],
-        "persona": list(persona),
+        "title": valid_text(" ".join(title.split())[:100]),
+        "persona": [valid_text(turn) for turn in persona],
         "messages": messages,
     }
 
 
 def _message(value: object) -> dict:
     if not isinstance(value, Mapping) or value.get("role") not in ROLES:
-        raise ChatError(f"Every message has a role, one of {', '.join(ROLES)}.")
+        raise ChatError("not_a_chat")
     text = value.get("text", value.get("content", ""))
     if not isinstance(text, str):
-        raise ChatError("The text of a message is a string.")
-    message = {"role": value["role"], "text": text if value["role"] != "divider" else ""}
+        raise ChatError("not_a_chat")
+    message = {"role": value["role"], "text": valid_text(text) if value["role"] != "divider" else ""}
     if value["role"] == "assistant":  # how the reply was made
         message |= {name: value[name] for name in ("seed", "temperature", "top_p") if _is_number(value.get(name))}
+        message |= {"model": value["model"][:100]} if isinstance(value.get("model"), str) else {}
+    return message
+
+
+def within_bounds(chat: Mapping, more: int = 0) -> Mapping:
+    """The conversation, when it is small enough to go on with `more` characters.
+
+    Raises:
+        ChatError: It is too large.
+    """
+    size = sum(len(message["text"]) for message in chat["messages"]) + sum(map(len, chat["persona"])) + more
+    if len(chat["messages"]) >= MOST_MESSAGES or size > MOST_CHARACTERS:
+        raise ChatError("too_large", messages=MOST_MESSAGES, characters=MOST_CHARACTERS)
+    return chat
+
+
+def rateable(chat: Mapping, place: int, text: str | None = None) -> Mapping:
+    """The message at a place, when it is a reply that the model made (and still says `text`).
+
+    Raises:
+        ChatError: It is none, or another by now.
+    """
+    message = chat["messages"][place] if 0 <= place < len(chat["messages"]) else {}
+    if "seed" not in message or text not in (None, message["text"]):
+        raise ChatError("not_rateable")
     return message
 
 
@@ -96,7 +126,7 @@ def persona_turns(text: str) -> list[str]:
     """
     turns = [line.strip() for line in text.splitlines() if line.strip()]
     if len(turns) % 2:
-        raise ChatError("A persona needs an even number of lines: one of yours, one of the bot's, and so on.")
+        raise ChatError("odd_persona")
     return turns
 
 
@@ -167,11 +197,11 @@ def from_file(content: bytes) -> dict:
     try:
         text = content.decode("utf-8-sig")
         if not text.lstrip().startswith(("{", "[")):
-            return checked(_from_markdown(text))
+            return within_bounds(checked(_from_markdown(text)))
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ChatError(f"The file is neither JSON nor Markdown of a conversation ({first_line(error)}).") from None
-    return checked({"messages": value} if isinstance(value, list) else value)
+    except (ValueError, RecursionError):
+        raise ChatError("not_a_file") from None
+    return within_bounds(checked({"messages": value} if isinstance(value, list) else value))
 
 
 def _from_markdown(text: str) -> dict:
@@ -182,16 +212,18 @@ def _from_markdown(text: str) -> dict:
         elif kind == "---":
             chat["messages"].append({"role": "divider", "text": ""})
         elif kind.removesuffix(_PERSONA) in _HEADINGS.values():
-            body = "\n".join(line.removeprefix("\\") for line in lines)[1:-1]
+            lines = lines[1:] if lines[:1] == [""] else lines  # the empty lines that stand around a text
+            lines = lines[:-1] if lines[-1:] == [""] else lines
+            body = "\n".join(line.removeprefix("\\") for line in lines)
             role = "user" if kind.startswith(_HEADINGS["user"]) else "assistant"
             if kind.endswith(_PERSONA):
                 chat["persona"].append(body)
             else:
                 chat["messages"].append({"role": role, "text": body})
         else:
-            raise ChatError(f"The file has a heading that no conversation has: {kind[:40]}.")
+            raise ChatError("unknown_heading", heading=kind[:40])
     if not chat["messages"] and not chat["persona"]:
-        raise ChatError("There is no conversation in this file.")
+        raise ChatError("not_a_file")
     return chat
 
 
@@ -204,5 +236,5 @@ def _blocks(lines: Iterable[str]) -> list[tuple[str, list[str]]]:
         elif blocks:
             blocks[-1][1].append(line)
         elif line.strip():
-            raise ChatError("The file is neither JSON nor Markdown of a conversation.")
+            raise ChatError("not_a_file")
     return blocks

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from chatbot import Chatbot, ChatSession, Reply
-from chatbot.batching import Worker
-from chatbot.bot import candidate_seeds
+from chatbot.batching import BusyError, Worker, WorkerError
+from chatbot.bot import MAX_SEED, candidate_seeds
 from chatbot.dialogue import clean_turn
+from chatbot.errors import XianliaoError
 from chatbot.reply_settings import ReplySettings
 from chatbot.trace import TracedStep
-from ui.chats import ChatError, turns_of, with_message, without_empty
+from ui.chats import ChatError, turns_of, with_message, within_bounds, without_empty
 from ui.safety import Safety
 from ui.text import TEXT
 
@@ -44,9 +45,30 @@ class Wish:
         """Fields of `ReplySettings`."""
         return {"temperature": self.temperature, "top_p": self.top_p}
 
-    def record(self, seed: int) -> dict:
+    @classmethod
+    def of(cls, seed: object, temperature: object, top_p: object) -> Wish:
+        """The wish of a page's fields.
+
+        Raises:
+            ChatError: They are no numbers.
+        """
+        try:
+            wish = cls(
+                None if seed is None else int(seed), *(None if v is None else float(v) for v in (temperature, top_p))
+            )
+        except (TypeError, ValueError, OverflowError):
+            wish = cls(-1)
+        if wish.seed is not None and not 0 <= wish.seed <= MAX_SEED:
+            raise ChatError("not_a_number", most=MAX_SEED)
+        return wish
+
+    def record(self, seed: int, model: str) -> dict:
         """What goes beside a reply, so that it can be had again."""
-        return {"seed": seed, **{name: value for name, value in self.changes.items() if value is not None}}
+        return {
+            "seed": seed,
+            "model": model,
+            **{name: value for name, value in self.changes.items() if value is not None},
+        }
 
 
 def preset(name: str, settings: ReplySettings) -> tuple[float, float]:
@@ -78,25 +100,17 @@ def view_of(chat: Mapping, language: str) -> list[dict]:
     ]
 
 
-def message_fault(bot: Chatbot, message: str, language: str) -> str | None:
-    """Why a message cannot be sent, in the page's language, or None when it can."""
-    words = TEXT[language]
-    if not clean_turn(message):
-        return words["empty"]
-    if bot.count_tokens(message) > bot.max_message_tokens:
-        return words["too_long"].format(characters=len(message), limit=bot.max_message_tokens)
-    return None
-
-
-def said(bot: Chatbot, chat: Mapping, message: str, language: str) -> dict:
+def said(bot: Chatbot, chat: Mapping, message: str) -> dict:
     """The conversation after the person's message; a message that was never answered stays, and is read with this one.
 
     Raises:
         ChatError: It cannot be sent.
     """
-    fault = message_fault(bot, message, language)
-    if fault is not None:
-        raise ChatError(fault)
+    if not clean_turn(message):
+        raise ChatError("empty")
+    if bot.count_tokens(message) > bot.max_message_tokens:
+        raise ChatError("too_long", characters=len(message), limit=bot.max_message_tokens)
+    within_bounds(chat, len(message))
     chat = with_message(without_empty(chat), "user", message)
     if (
         bot.count_tokens(turns_of(chat)[-1]) > bot.max_message_tokens
@@ -117,7 +131,7 @@ def answer(
         XianliaoError: There is nothing to answer, or it cannot be answered.
     """
     if not waits(chat):
-        raise ChatError(TEXT[language]["nothing_to_answer"])
+        raise ChatError("nothing_to_answer")
     fixed = safety.answer(turns_of(chat)[-1])
     if fixed is not None:
         yield with_message(chat, "assistant", fixed.text), TEXT[language]["fixed"]
@@ -137,7 +151,19 @@ def answer(
         if note is not None and session.last_reply is not None:
             note(worker.bot.name, session.last_reply, first, chat["id"], message)
     reply = session.last_reply
-    yield with_message(chat, "assistant", text, **wish.record(reply.seed)), status(worker.bot, reply, language)
+    yield (
+        with_message(chat, "assistant", text, **wish.record(reply.seed, worker.bot.name)),
+        status(worker.bot, reply, language),
+    )
+
+
+def in_words(error: XianliaoError, language: str) -> str:
+    """An error in the page's language, where it has one of ours."""
+    words = TEXT[language]
+    if isinstance(error, ChatError):
+        return words[error.name].format(**error.values)
+    known = {BusyError: "busy", WorkerError: "closing"}
+    return words[known[type(error)]] if type(error) in known else str(error)
 
 
 def waits(chat: Mapping) -> bool:
@@ -153,7 +179,9 @@ def unanswered(chat: Mapping) -> dict:
     return {**chat, "messages": messages}
 
 
-def several(worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language: str) -> Iterator[list[dict]]:
+def several(
+    worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language: str, note: Callable[..., None] | None = None
+) -> Iterator[list[dict]]:
     """Some replies to the last message, `{"text", "seed", …}` each, again after each token.
 
     Raises:
@@ -161,28 +189,31 @@ def several(worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language:
     """
     chat = unanswered(chat)
     if not waits(chat) or safety.answer(turns_of(chat)[-1]) is not None:
-        raise ChatError(TEXT[language]["nothing_to_answer"])
+        raise ChatError("nothing_to_answer")
     turns = safety.prompt(turns_of(chat))
     first = worker.bot.request(turns, wish.seed).seed
     seeds = candidate_seeds(first, CANDIDATES + (wish.seed is not None))[-CANDIDATES:]
-    found = [{"text": "", **wish.record(seed)} for seed in seeds]
+    found = [{"text": "", **wish.record(seed, worker.bot.name)} for seed in seeds]
+    last: dict[int, Reply] = {}
     streams = {place: worker.stream_replies(turns, seed, **wish.changes) for place, seed in enumerate(seeds)}
     try:
         while streams:
             for place, stream in list(streams.items()):
                 reply = next(stream, None)
-                if reply is None:
-                    del streams[place]
-                else:
-                    found[place]["text"] = reply.text
+                if reply is not None:
+                    found[place]["text"], last[place] = reply.text, reply
+                    continue
+                del streams[place]
+                if note is not None:
+                    note(worker.bot.name, last[place], None, chat["id"], turns[-1])
             yield found
     finally:
         for stream in streams.values():
             stream.close()
 
 
-def inside(worker: Worker, safety: Safety, chat: Mapping, language: str) -> list[TracedStep]:
-    """How the last reply was chosen, step by step.
+def inside(worker_of: Callable[[str | None], Worker], safety: Safety, chat: Mapping, language: str) -> list[TracedStep]:
+    """How the last reply was chosen, step by step, by the model that made it.
 
     Raises:
         XianliaoError: There is none that the model gave.
@@ -191,8 +222,9 @@ def inside(worker: Worker, safety: Safety, chat: Mapping, language: str) -> list
     made = chat["messages"][place] if chat["messages"] else {}
     before = {**chat, "messages": chat["messages"][:place]}
     if "seed" not in made or not waits(before):
-        raise ChatError(TEXT[language]["nothing_to_look_at"])
+        raise ChatError("nothing_to_look_at")
     wish = Wish(int(made["seed"]), made.get("temperature"), made.get("top_p"))
+    worker = worker_of(made.get("model"))
     return list(worker.trace(safety.prompt(turns_of(before)), wish.seed, **wish.changes))
 
 

@@ -4,24 +4,38 @@
   const entries = () => Object.keys(localStorage).filter((key) => key.startsWith(PREFIX)).flatMap((key) => {
     try { return [JSON.parse(localStorage.getItem(key))]; } catch { return []; }
   }).filter((chat) => chat && chat.id).sort((a, b) => b.updated - a.updated);
+  const stored = (id) => { try { return JSON.parse(localStorage.getItem(PREFIX + id)); } catch { return null; } };
+  const seen = {}, chinese = navigator.language.startsWith("zh");
+  const QUESTIONS = {
+    "delete": ["删除这段对话？", "Delete this chat?"], "delete all": ["删除存下的所有对话？", "Delete all saved chats?"],
+  };
   window.xianliao = {
     list: () => keep ? entries().map((chat) => [chat.title || "…", chat.id]) : [],
     open: () => {
-      const found = keep && localStorage.getItem(PREFIX + (sessionStorage.getItem(OPEN) || "-"));
-      return found ? JSON.parse(found) : null;
+      const found = keep && stored(sessionStorage.getItem(OPEN) || "-");
+      if (found) seen[found.id] = found.updated;
+      return found || null;
     },
     load: (id) => { sessionStorage.setItem(OPEN, id); return window.xianliao.open(); },
-    // true when there is nothing to save or it was saved
+    // The chat as it was saved, whether that went well, and whether it has another id now: beside what another tab wrote.
     save: (chat) => {
-      sessionStorage.setItem(OPEN, (chat && chat.id) || "");
-      if (!keep || !chat || !chat.id) return true;
+      if (!chat || !chat.id) sessionStorage.removeItem(OPEN);
+      if (!keep || !chat || !chat.id) return [chat, true, false];
+      const there = stored(chat.id), forked = Boolean(there) && there.updated !== seen[chat.id];
+      if (forked) {
+        chat = { ...chat, id: [...crypto.getRandomValues(new Uint8Array(8))].map((b) => b.toString(16).padStart(2, "0")).join("") };
+      }
+      sessionStorage.setItem(OPEN, chat.id);
+      const updated = Date.now();
       try {
-        localStorage.setItem(PREFIX + chat.id, JSON.stringify({ ...chat, updated: Date.now() }));
-        return true;
-      } catch { return false; }
+        localStorage.setItem(PREFIX + chat.id, JSON.stringify({ ...chat, updated }));
+        seen[chat.id] = updated;
+        return [chat, true, forked];
+      } catch { return [chat, false, forked]; }
     },
-    remove: (id) => localStorage.removeItem(PREFIX + id),
-    removeAll: () => Object.keys(localStorage).filter((key) => key.startsWith(PREFIX)).forEach((key) => localStorage.removeItem(key)),
+    confirmed: (what) => confirm(QUESTIONS[what][chinese ? 0 : 1]),
+    remove: (id) => { localStorage.removeItem(PREFIX + id); return null; },
+    removeAll: () => { entries().forEach((chat) => localStorage.removeItem(PREFIX + chat.id)); return null; },
     download: (file) => {
       const link = document.createElement("a");
       link.href = URL.createObjectURL(new Blob([file.text], { type: "text/plain;charset=utf-8" }));
@@ -47,14 +61,26 @@
   new MutationObserver(() => {
     for (const [kind, names] of Object.entries(NAMES)) {
       const button = document.querySelector(`#message .${kind}:not([aria-label])`);
-      if (button) button.setAttribute("aria-label", names[navigator.language.startsWith("zh") ? 0 : 1]);
+      if (button) button.setAttribute("aria-label", names[chinese ? 0 : 1]);
     }
     restoreDraft();
   }).observe(document, { childList: true, subtree: true });
-  // Enter that ends the composition of an input method writes, and does not send.
+  // Enter that ends the composition of an input method writes, and does not send; nor does one while a reply is under way.
+  const stop = () => document.querySelector("#message .stop-button");
   for (const kind of ["keydown", "keypress"]) {
     document.addEventListener(kind, (event) => {
-      if (event.key === "Enter" && (event.isComposing || event.keyCode === 229)) event.stopPropagation();
+      if (event.key !== "Enter") return;
+      if (event.isComposing || event.keyCode === 229) event.stopPropagation();
+      else if (stop() && !event.shiftKey && event.target.closest("#message")) { event.preventDefault(); event.stopPropagation(); }
     }, true);
   }
+  // What would change the conversation under a reply stops the reply first.
+  document.addEventListener("click", (event) => {
+    const wanted = event.target.closest("#sidebar button, #saved label, #divide, #more, #several button, #chat button");
+    if (!wanted || !stop() || wanted.matches(".toggle-button")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    stop().click();
+    const again = setInterval(() => { if (!stop()) { clearInterval(again); setTimeout(() => wanted.click(), 300); } }, 50);
+  }, true);
 })();

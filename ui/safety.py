@@ -121,9 +121,15 @@ class Safety:
         return [self._cleaned(turn) if replaces and place % 2 == 0 else turn for place, turn in enumerate(turns)]
 
     def _cleaned(self, message: str) -> str:
+        """Without the words, also where they are spread out by spaces and punctuation."""
+        hidden = {place for gap in _BETWEEN.finditer(message) for place in range(*gap.span())}
+        places = [place for place in range(len(message)) if place not in hidden]
         characters = list(message)
-        for start, end in self.words_in.find(message):
-            characters[start:end] = "＊" * (end - start)
+        found = [place for start, end in self.words_in.find(message) for place in range(start, end)]
+        joined = "".join(message[place] for place in places)
+        found += [places[at] for start, end in self.words_in.find(joined) for at in range(start, end)]
+        for place in found:
+            characters[place] = "＊"
         return "".join(characters)
 
 

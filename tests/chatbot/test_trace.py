@@ -16,7 +16,7 @@ from chatbot.trace import MOST_SHOWN, trace
 def test_the_steps_are_those_of_the_reply(bot, changes):
     for seed in range(3):
         reply = bot.respond(["你好", "嗨", "吃了吗"], seed=seed, **changes)
-        steps = list(trace(bot, bot.request(["你好", "嗨", "吃了吗"], seed, **changes)))
+        steps = list(filter(None, trace(bot, bot.request(["你好", "嗨", "吃了吗"], seed, **changes))))
         tokens = [bot.tokenizer.decode([token]) for token in reply.token_ids]
         assert [step.token for step in steps] == [*tokens, ""]
         for step in steps:
@@ -29,7 +29,7 @@ def test_the_steps_are_those_of_the_reply(bot, changes):
 
 def test_the_floor_is_seen_to_rise_and_to_hold(bot):
     bot.settings = ReplySettings(floor_start_tokens=2, floor_delta_tokens=4, min_reply_tokens=0)
-    long = max((list(trace(bot, bot.request(["你好"], seed))) for seed in range(20)), key=len)
+    long = max((list(filter(None, trace(bot, bot.request(["你好"], seed)))) for seed in range(20)), key=len)
     assert len(long) > 4
     floors = [step.floor for step in long]
     assert floors == sorted(floors)
@@ -39,7 +39,7 @@ def test_the_floor_is_seen_to_rise_and_to_hold(bot):
 
 
 def test_the_worker_traces_beside_replies(bot):
-    expected = list(trace(bot, bot.request(["你好"], 3)))
+    expected = list(filter(None, trace(bot, bot.request(["你好"], 3))))
     text = bot.reply(["在吗"], seed=1)
     worker = Worker(bot)
     try:

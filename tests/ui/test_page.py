@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatbot.batching import Worker
+from chatbot.batching import BusyError, Worker
 from chatbot.bot import candidate_seeds
 from chatbot.errors import XianliaoError
 from data_prep.sources import read_records
@@ -21,15 +21,18 @@ from ui.chats import (
     from_file,
     new_chat,
     persona_turns,
+    rateable,
     to_json,
     to_markdown,
     turns_of,
     with_message,
+    within_bounds,
     without_last,
 )
 from ui.cli import listen, main
 from ui.feedback import FeedbackError, write_feedback
-from ui.handlers import Wish, answer, as_typed, message_fault, preset, said, several, shown_as_text
+from ui.handlers import Wish, answer, as_typed, in_words, preset, said, several, shown_as_text
+from ui.options import ServeOptions
 from ui.safety import Safety
 from ui.text import PERSONAS, TEXT, language_of
 
@@ -72,7 +75,7 @@ def test_what_the_model_reads(messages, persona, turns):
 
 def test_the_page_gives_the_reply_that_python_gives(bot, worker):
     chat = chat_of(("user", "你好"), ("assistant", "你好呀"))
-    steps = list(answer(worker, Safety.load(), said(bot, chat, "今天吃什么", "zh"), Wish(seed=7), "zh"))
+    steps = list(answer(worker, Safety.load(), said(bot, chat, "今天吃什么"), Wish(seed=7), "zh"))
     texts = [chat["messages"][-1]["text"] for chat, _ in steps]
     assert texts[-1] == bot.reply(["你好", "你好呀", "今天吃什么"], seed=7)
     assert "种子 7" in steps[-1][1]
@@ -122,9 +125,9 @@ def test_who_may_be_in_danger_gets_the_fixed_reply_alone(worker):
 
 def test_a_message_that_was_never_answered_joins_the_next_unless_that_is_too_much(bot, worker):
     chat = chat_of(("user", "你好"))
-    assert last(worker, said(bot, chat, "在吗", "en"))[0] == bot.reply(["你好\n在吗"], seed=7)
+    assert last(worker, said(bot, chat, "在吗"))[0] == bot.reply(["你好\n在吗"], seed=7)
     bot.max_message_tokens = 20
-    chat = said(bot, chat_of(("user", "很长" * 10)), "在吗", "zh")
+    chat = said(bot, chat_of(("user", "很长" * 10)), "在吗")
     assert last(worker, chat)[0] == bot.reply(["在吗"], seed=7)
 
 
@@ -181,8 +184,12 @@ def test_other_files_are_refused_in_a_sentence(content):
 
 
 def test_what_comes_from_outside_is_checked():
+    huge = checked({"messages": [{"role": "user", "text": "长" * 500_001}]})  # can still be exported
     with pytest.raises(ChatError, match="too large"):
-        checked({"messages": [{"role": "user", "text": "长" * 1_000_001}]})
+        from_file(to_json(huge).encode())
+    with pytest.raises(ChatError, match="too large"):
+        within_bounds(huge)
+    assert checked({"messages": [{"role": "user", "text": "\ud800你"}]})["messages"][0]["text"] == "�你"
     with pytest.raises(ChatError):
         checked(None)
     odd = {
@@ -197,14 +204,18 @@ def test_what_comes_from_outside_is_checked():
 
 
 def test_feedback_is_dialogues_for_prepare(tmp_path):
-    write_feedback(tmp_path / "new", ["你好", "嗨"], "like", "tiny", ["funny", "nonsense"], "好", {"seed": 1})
-    path = write_feedback(tmp_path / "new", ["你好", "滚"], "dislike", "tiny")
+    write_feedback(tmp_path / "new", ["你好", "嗨"], "dislike")
+    write_feedback(tmp_path / "new", ["你好", "嗨"], "like", ["funny", "nonsense"], "好", {"seed": 1})
+    path = write_feedback(tmp_path / "new", ["你好", "滚"], "dislike")
     line = json.loads(path.read_text().splitlines()[0])
-    assert line["reasons"] == ["funny"]
+    assert (line["rating"], line["reasons"]) == ("like", ["funny"])  # the last word about a reply
+    assert path.stat().st_mode & 0o77 == 0
+    with pytest.raises(FeedbackError, match="like or dislike"):
+        write_feedback(tmp_path / "new", ["你好", "嗨"], "anything")
     assert [record[1:] for record in read_records(path)] == [(["你好", "嗨"], None), (None, "disliked")]
     (tmp_path / "file").write_text("")
     with pytest.raises(FeedbackError, match="could not be written"):
-        write_feedback(tmp_path / "file" / "below", ["你好", "嗨"], "like", "tiny")
+        write_feedback(tmp_path / "file" / "below", ["你好", "嗨"], "like")
 
 
 @pytest.mark.parametrize("text", ["<b>粗</b> &lt; 1<2 a&b <", "<img src=x onerror=alert(1)>", "你好"])
@@ -220,9 +231,47 @@ def test_characters_that_turn_or_hide_text_are_shown_as_such():
 
 
 def test_messages_that_cannot_be_sent_are_explained_in_the_pages_language(bot):
-    assert message_fault(bot, "你好", "zh") is None
-    assert message_fault(bot, " \n", "zh") == TEXT["zh"]["empty"]
-    assert "100000" in message_fault(bot, "长" * 100_000, "en")
+    for message, language, words in ((" \n", "zh", TEXT["zh"]["empty"]), ("长" * 100_000, "en", "100000")):
+        with pytest.raises(ChatError) as caught:
+            said(bot, new_chat(), message)
+        assert words in in_words(caught.value, language)
+    assert in_words(BusyError("Too many."), "zh") == TEXT["zh"]["busy"]
+    assert in_words(XianliaoError("Other."), "zh") == "Other."
+
+
+@pytest.mark.parametrize("values", [(-1, 1, 1), (2**31, 1, 1), ("x", 1, 1), (1, "x", 1), (float("nan"), 1, 1)])
+def test_fields_that_are_no_numbers_are_said(values):
+    with pytest.raises(ChatError, match="whole number"):
+        Wish.of(*values)
+    assert Wish.of(3.0, 0.5, None) == Wish(3, 0.5)
+
+
+def test_only_what_the_model_said_can_be_rated(bot, worker):
+    *_, (chat, _) = answer(worker, Safety.load(), chat_of(("user", "你好")), Wish(seed=7), "zh")
+    assert rateable(chat, 1)["seed"] == 7
+    assert rateable(chat, 1)["model"] == "tiny"
+    for place, text in ((0, None), (2, None), (-1, None), (1, "别的")):
+        with pytest.raises(ChatError, match="rated"):
+            rateable(chat, place, text)
+
+
+def test_markdown_of_a_person_loses_nothing():
+    chat = from_file("# x\n## 我\n你好\n## 闲聊\n嗨嗨\n".encode())
+    assert [message["text"] for message in chat["messages"]] == ["你好", "嗨嗨"]
+
+
+def test_what_goes_wrong_is_a_notice_and_prints_nothing(bot, worker, capfd, tmp_path):
+    import gradio as gr
+
+    from ui.actions import Actions
+
+    act = Actions({"tiny": worker}, Safety.load(), ServeOptions(data_dir=tmp_path), None)
+    for call in (lambda: act.finished(None, "", None), lambda: act.use(new_chat(), [], 7, None)):
+        with pytest.raises(gr.Error) as caught:
+            call()
+        assert not caught.value.print_exception
+    printed = capfd.readouterr()
+    assert printed.out + printed.err == ""
 
 
 def test_presets(bot):
@@ -272,5 +321,7 @@ def test_a_taken_port_is_one_sentence(capsys):
             listen("127.0.0.1", port)
         assert main(["--port", str(port)]) == 1
     assert "choose another --host or --port" in capsys.readouterr().err
-    assert main(["--port", "99999"]) == 1
+    with pytest.raises(SystemExit) as caught:
+        main(["--port", "99999"])
+    assert caught.value.code == 2
     assert "Traceback" not in capsys.readouterr().err

@@ -76,6 +76,7 @@ def test_words_that_must_not_come_in(tmp_path):
     assert replacing.answer("坏词") is None
     said = ["说坏词，BAD 的", "坏词", "坏词"]  # what the bot said stays as it was said
     assert replacing.prompt(said) == ["说＊＊，＊＊＊ 的", "坏词", "＊＊"]
+    assert replacing.prompt(["坏 词，坏，词"]) == ["＊ ＊，＊，＊"]
     (path / "settings.yaml").write_text("words_in: off\nrefusal: 不行\n", encoding="utf-8")
     assert Safety.load(path).answer("坏词") is None
 
