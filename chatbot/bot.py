@@ -40,6 +40,7 @@ ENCODED_TURNS = 8192
 """Turns whose tokens are remembered: a request brings all that has been said again."""
 
 MAX_SEED = 2**31 - 1
+"""The largest seed that may be asked for."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,8 @@ class Chatbot:
         """
         started = time.perf_counter()
         seed = secrets.randbelow(MAX_SEED) if seed is None else seed
-        if not isinstance(seed, int) or seed < 0:
-            raise XianliaoError(f"A seed is a whole number of at least 0, got {seed!r}.")
+        if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+            raise XianliaoError(f"A seed is a whole number from 0 to {MAX_SEED}, got {seed!r}.")
         settings = self.within_limits(self.settings.with_changes(**changes))
         ids = self.encode_turns(turns)
         answered = Answered(ids, ids[-2::-2][:REMEMBERED_REPLIES])  # the bot's last turns

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import errno
 import secrets
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from chatbot.errors import XianliaoError, first_line
+from chatbot.errors import XianliaoError
 
 
 class Access:
@@ -39,7 +39,7 @@ class Access:
         if scheme == "basic":
             try:
                 given = base64.b64decode(given, validate=True).decode("utf-8", "replace")
-            except binascii.Error:
+            except ValueError:  # no base64, or not even ASCII
                 return None
         digest = _digest(f"{scheme} {given}")
         found = None
@@ -61,12 +61,12 @@ def read_users(values: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """
     users: dict[str, str] = {}
     for value in values:
-        lines = _lines_of(value)
+        lines = _lines_of(value, "--auth")
         for line in [value] if lines is None else lines:
             name, colon, password = line.partition(":")
             if not (name and colon and password):
-                place = "a line without it" if lines is not None else "no such file and no password"
-                raise XianliaoError(f"--auth wants user:password or a file of such lines; {value!r} is or has {place}.")
+                found = "what was given is neither" if lines is None else "its file has another line"
+                raise XianliaoError(f"--auth wants user:password or a file of such lines, and {found}.")
             if name in users:
                 raise XianliaoError(f"--auth names the user {name!r} twice; give every user once.")
             users[name] = password
@@ -81,9 +81,9 @@ def read_keys(values: Sequence[str]) -> tuple[str, ...]:
     """
     keys: list[str] = []
     for value in values:
-        lines = _lines_of(value)
+        lines = _lines_of(value, "--api-key")
         if lines == []:
-            raise XianliaoError(f"--api-key {value} is a file without a key; write one in every line.")
+            raise XianliaoError("The file of --api-key is one without a key; write one in every line.")
         keys += [value] if lines is None else lines
     for key in keys:
         if not key or not key.isascii() or not key.isprintable() or " " in key:
@@ -91,12 +91,22 @@ def read_keys(values: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(keys))
 
 
-def _lines_of(value: str) -> list[str] | None:
-    """Lines of a file, without empty ones and comments; None where there is no such file."""
+def _lines_of(value: str, option: str) -> list[str] | None:
+    """Lines of a file, without empty ones and comments; None where there is no such file.
+
+    Raises:
+        XianliaoError: The file cannot be read. The value is not quoted, since it may be the secret itself.
+    """
     try:
         if not Path(value).is_file():
             return None
         lines = [line.strip() for line in Path(value).read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, ValueError) as error:
-        raise XianliaoError(f"{value} cannot be read ({first_line(error)}).") from None
+    except UnicodeDecodeError:
+        raise XianliaoError(f"The file of {option} is not text in UTF-8.") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise XianliaoError(f"The file of {option} cannot be read ({error.strerror}).") from None
+    except ValueError:  # no file is called so
+        return None
     return [line for line in lines if line and not line.startswith("#")]

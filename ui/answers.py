@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chatbot.batching import Job, Worker
-from chatbot.bot import MAX_SEED, Reply, candidate_seeds
+from chatbot.bot import Reply, Request, candidate_seeds
 from chatbot.errors import XianliaoError
 from ui.completions import ApiError, Completion, as_api_error, until_stop
 from ui.metrics import Metrics
@@ -40,29 +39,34 @@ class Choice:
 class Answers:
     """The replies of one request; `close` frees their places.
 
+    Args:
+        worker: Who decodes them.
+        request: The first of them; the others have seeds of their own.
+        body: How many there are, and where they stop.
+
     Attributes:
         first_token_seconds: From the request to the first token, when there is one.
     """
 
-    def __init__(self, worker: Worker, body: Completion, turns: Sequence[str], metrics: Metrics):
-        self.stops, self.metrics, self.started = body.stops, metrics, time.perf_counter()
+    def __init__(self, worker: Worker, request: Request, body: Completion, metrics: Metrics):
+        self.stops, self.metrics, self.started = body.stops, metrics, request.started
         self.model, self.first_token_seconds = worker.bot.name, None
-        seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
-        requests = [worker.bot.request(turns, each, **body.changes()) for each in candidate_seeds(seed, body.n)]
-        self.prompt_tokens = len(requests[0].prompt.input_ids)
+        requests = [replace(request, seed=seed) for seed in candidate_seeds(request.seed, body.n)]
+        self.prompt_tokens = len(request.prompt.input_ids)
         self.choices = [Choice() for _ in requests]
+        self._going = list(range(body.n))
         self._latest: dict[int, Reply] = {}
         self._ended: dict[int, BaseException | None] = {}
         self._news = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._jobs: list[Job] = []
         try:
-            for number, request in enumerate(requests):
+            for number, each in enumerate(requests):
 
                 def deliver(what, number=number):
                     loop.call_soon_threadsafe(self._take, number, what)
 
-                self._jobs.append(worker.submit(request, deliver))
+                self._jobs.append(worker.submit(each, deliver))
         except XianliaoError:
             self.close()
             raise
@@ -76,8 +80,14 @@ class Answers:
         self._news.set()
 
     def close(self) -> None:
+        """Frees the places, and counts the replies that the client left in the middle; those say `stopped`."""
         for job in self._jobs:
             job.cancel()
+        for number in self._going:
+            reply = self._latest.get(number, self.choices[number].reply)
+            if reply is not None and self._ended.get(number) is None:
+                self.metrics.count_reply(self.model, reply)
+        self._going = []
 
     async def pieces(self) -> AsyncIterator[tuple[int, str]]:
         """(which reply, new text), until all have ended.
@@ -85,11 +95,10 @@ class Answers:
         Raises:
             XianliaoError, ApiError: A reply failed.
         """
-        going = list(range(len(self.choices)))
-        while going:
+        while self._going:
             await self._news.wait()
             self._news.clear()
-            for number in [number for number in going if number in self._latest or number in self._ended]:
+            for number in [number for number in self._going if number in self._latest or number in self._ended]:
                 if (error := self._ended.get(number)) is not None:
                     raise _in_words(error)
                 if self.first_token_seconds is None:
@@ -101,7 +110,7 @@ class Answers:
                 if new:
                     yield number, new
                 if choice.finish is not None:
-                    going.remove(number)
+                    self._going.remove(number)
                     self._jobs[number].cancel()
                     self.metrics.count_reply(self.model, reply)
 

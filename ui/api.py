@@ -7,9 +7,10 @@ opening turns. Replies are those of the page for the same history, seed and sett
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from chatbot.batching import Worker
+from chatbot.bot import Request as ReplyRequest
 from chatbot.errors import XianliaoError
 from ui.access import Access
 from ui.answers import Answers, FixedAnswers, events
@@ -29,10 +31,12 @@ from ui.completions import ApiError, Completed, Completion, ModelList, Refusal, 
 from ui.logs import reply_fields
 from ui.metrics import Metrics
 from ui.options import ServeOptions
-from ui.safety import Safety
+from ui.safety import Fixed, Safety
 
 REFUSALS = {"4XX": {"model": Refusal}, "5XX": {"model": Refusal}}
 METHODS = {"/v1/models": "GET", "/v1/chat/completions": "POST"}
+DISCONNECT_SECONDS = 0.5
+"""How often it is looked whether a client that waits for a whole answer is still there."""
 
 
 class Api:
@@ -74,12 +78,12 @@ class Api:
         headers = {"X-Conversation-Id": conversation[:64].encode("ascii", "replace").decode()}
         if left_out:
             headers["X-Ignored"] = ", ".join(left_out)
-        fixed = self.safety.answer(turns[-1])
-        if fixed is not None:
-            headers["X-Fixed-Reply"] = fixed.kind
-            answers = FixedAnswers(fixed.text, body.n)
+        asked = await asyncio.to_thread(self._read, worker, body, turns)
+        if isinstance(asked, Fixed):
+            headers["X-Fixed-Reply"] = asked.kind
+            answers = FixedAnswers(asked.text, body.n)
         else:
-            answers = Answers(worker, body, self.safety.prompt(turns), self.metrics)
+            answers = Answers(worker, asked, body, self.metrics)
 
         def close() -> None:
             answers.close()
@@ -92,22 +96,50 @@ class Api:
             stream = _closing(events(answers, head, body), close)
             return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
         try:
-            async for _ in answers.pieces():
-                if await request.is_disconnected():
-                    break
+            await wait_for(answers, request)
         finally:
             close()
-        choices = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": choice.text},
-                "finish_reason": choice.finish,
-                "logprobs": None,
-            }
-            for index, choice in enumerate(answers.choices)
-        ]
-        content = {**head, "object": "chat.completion", "choices": choices, "usage": answers.usage}
-        return JSONResponse(content, headers=headers)
+        return JSONResponse({**head, **whole(answers)}, headers=headers)
+
+    def _read(self, worker: Worker, body: Completion, turns: Sequence[str]) -> Fixed | ReplyRequest:
+        """What to answer with; reading a long history takes a second, in which others want to be answered."""
+        fixed = self.safety.answer(turns[-1])
+        return fixed or worker.bot.request(self.safety.prompt(turns), body.seed, **body.changes())
+
+
+async def wait_for(answers: Answers | FixedAnswers, request: Request) -> None:
+    """Returns when all replies have ended, or the client has left, be it from the queue.
+
+    Raises:
+        XianliaoError, ApiError: A reply failed.
+    """
+
+    async def go_through() -> None:
+        async for _ in answers.pieces():
+            pass
+
+    replies = asyncio.create_task(go_through())
+    try:
+        while not replies.done() and not await request.is_disconnected():
+            await asyncio.wait([replies], timeout=DISCONNECT_SECONDS)
+        if replies.done():
+            replies.result()
+    finally:
+        replies.cancel()
+
+
+def whole(answers: Answers | FixedAnswers) -> dict:
+    """What is said of replies that have ended."""
+    choices = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": choice.text},
+            "finish_reason": choice.finish,
+            "logprobs": None,
+        }
+        for index, choice in enumerate(answers.choices)
+    ]
+    return {"object": "chat.completion", "choices": choices, "usage": answers.usage}
 
 
 async def _closing(stream: AsyncIterator[str], close) -> AsyncIterator[str]:

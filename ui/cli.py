@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from chatbot.bundled import locate
 from chatbot.cli import add_model_options
 from chatbot.errors import XianliaoError, explain_faults
 
@@ -78,12 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int | None:
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.rate_limit is not None and args.rate_limit < 0:
-        parser.error("--rate-limit must be at least 0")
-    from ui.access import read_keys, read_users
+    users, keys = check(parser, args)
     from ui.options import ServeOptions, default_data_dir
 
-    users, keys = read_users(args.auth), read_keys(args.api_key)
     listener = listen(args.host, args.port)
     exposed = not is_loopback(listener.getsockname()[0])
     if exposed and (warning := exposure(args.host, bool(users), bool(keys))):
@@ -99,6 +97,25 @@ def main(argv: list[str] | None = None) -> int | None:
         log_text=args.log_text,
     )
     return serve(args, options, listener)  # does not return
+
+
+def check(
+    parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Users and keys; what cannot be meant ends with exit code 2 before anything is loaded."""
+    from ui.access import read_keys, read_users
+
+    if args.rate_limit is not None and args.rate_limit < 0:
+        parser.error("--rate-limit must be at least 0")
+    if not 0 <= args.port <= 65535:
+        parser.error("--port must be from 0 to 65535")
+    folders = [locate(checkpoint).resolve() for checkpoint in args.checkpoint]
+    if len(set(folders)) < len(folders):
+        parser.error("--checkpoint names a folder twice; give every checkpoint once")
+    try:
+        return read_users(args.auth), read_keys(args.api_key)
+    except XianliaoError as error:
+        parser.error(str(error))
 
 
 def serve(args: argparse.Namespace, options, listener: socket.socket) -> NoReturn:

@@ -18,12 +18,16 @@ MOST_MESSAGES = 512
 MOST_CHARACTERS = 100_000
 MOST_REPLIES = 8
 MOST_STOPS = 4
+MOST_STOP_CHARACTERS = 200
 
 
 class Asked(BaseModel):
     """What requests are made of: what OpenAI's have beyond it is passed over, and `"1"` and `true` are no numbers."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
+
+
+Stop = Annotated[str, Field(max_length=MOST_STOP_CHARACTERS)]
 
 
 class Part(Asked):
@@ -59,7 +63,7 @@ class Completion(Asked):
     stream_options: StreamOptions | None = None
     n: int = Field(1, ge=1, le=MOST_REPLIES)
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
-    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1, le=10**6)
@@ -214,6 +218,7 @@ def until_stop(text: str, stops: Sequence[str], ended: bool) -> tuple[str, bool]
     if places:
         return text[: min(places)], True
     if not ended:
-        held = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        begun = (n for stop in stops for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n]))
+        held = max(begun, default=0)
         text = text[: len(text) - held]
     return text, False

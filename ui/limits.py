@@ -115,17 +115,25 @@ class Gate:
         limits, path = self.limits, scope["path"]
         if limits.closing:
             raise ApiError(503, "The server is shutting down; try again when it is back.", "server_error", "closing")
-        cost = 1.0 if path.startswith("/v1/") else 0.0
-        if scope["method"] == "POST" and not cost:
-            cost = 1.0 if path.startswith("/login") else PAGE_SHARE
+        header = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), None)
+        who = limits.access.who(header)
+        cost = self._cost(scope["method"], path, who)
         if not cost:
             return
-        header = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), None)
-        sender = limits.access.who(header) or (scope.get("client") or ("?",))[0]
+        sender = who or (scope.get("client") or ("?",))[0]
         seconds = limits.rate.take(sender, cost)
         if seconds:
             message = f"That is more than {limits.rate.per_minute} requests a minute; try again in {seconds} s."
             raise ApiError(429, message, "rate_limit_error", "rate_limit_exceeded", retry_after=seconds)
+
+    def _cost(self, method: str, path: str, who: str | None) -> float:
+        """What a request counts; whoever may not see the counters counts too, or keys could be tried there for ever."""
+        tried = path.rstrip("/") == "/metrics" and who is None and not self.limits.access.is_open
+        if tried or path.startswith("/v1/"):
+            return 1.0
+        if method != "POST":
+            return 0.0
+        return 1.0 if path.startswith("/login") else PAGE_SHARE
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """The whole body, or None when the client left; bodies without a stated length are counted as they come."""

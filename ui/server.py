@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Literal
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -32,7 +33,7 @@ DRAIN_SECONDS = 2
 """How long replies under way may go on when the server is told to end."""
 
 HEADER_SECONDS = 15
-"""How long a new connection may take until the headers of its first request are there."""
+"""How long the headers of a request may take, from the connection or the end of the request before."""
 
 
 class Health(BaseModel):
@@ -123,18 +124,39 @@ def note_reply_in(metrics: Metrics, options: ServeOptions):
 
 
 class Protocol(H11Protocol):
-    """HTTP that does not wait for ever for the headers of a first request."""
+    """HTTP that does not wait for ever for the headers of a request.
+
+    uvicorn's own clock runs between requests and stops with the first byte of the next one; this one runs from there.
+    """
+
+    _waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        self._waiting = self.loop.call_later(HEADER_SECONDS, self._give_up)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._waiting.cancel()
+        self._stop_watch()
         super().connection_lost(exc)
 
+    def _watch(self) -> None:
+        """The clock goes on where headers are still missing: more bytes of them do not set it back."""
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_watch()
+        elif self._waiting is None:
+            self._waiting = self.loop.call_later(HEADER_SECONDS, self._give_up)
+
+    def _stop_watch(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
     def _give_up(self) -> None:
-        if self.cycle is None:
+        if self.conn.their_state is h11.IDLE:
             self.transport.close()
 
 

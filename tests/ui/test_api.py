@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
 import socket
 import struct
 import threading
@@ -14,6 +16,8 @@ import pytest
 
 from chatbot.batching import Job
 from chatbot.bot import Chatbot, candidate_seeds
+from chatbot.errors import XianliaoError
+from ui.api import wait_for
 from ui.cli import listen
 from ui.completions import until_stop
 from ui.options import ServeOptions
@@ -73,6 +77,55 @@ def test_several_at_once_and_seeds(client, server):
     )
 
 
+def test_a_history_is_read_once_and_beside_the_event_loop(client, server, monkeypatch):
+    bot, seen = server[2].state.workers["tiny"].bot, []
+    request = bot.request
+
+    def noted_request(turns, seed, **changes):
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            seen.append(seed)
+        return request(turns, seed, **changes)
+
+    monkeypatch.setattr(bot, "request", noted_request)
+    client.chat.completions.create(model="tiny", messages=HELLO, seed=3, n=3, max_tokens=1)
+    assert seen == [3]
+
+
+def test_a_seed_of_the_page_is_one_of_the_api(server):
+    with pytest.raises(XianliaoError, match="from 0 to 2147483647"):
+        server[1].request(["你好"], 2**31)
+    assert server[1].request(["你好"], 2**31 - 1).seed == 2**31 - 1
+
+
+def test_who_leaves_the_queue_is_noticed(monkeypatch):
+    monkeypatch.setattr("ui.api.DISCONNECT_SECONDS", 0.01)
+    looks = [False, False, True]
+
+    class Waiting:
+        ended = False
+
+        async def pieces(self):
+            try:
+                await asyncio.Event().wait()
+                yield 0, ""
+            finally:
+                self.ended = True
+
+        async def is_disconnected(self):
+            return looks.pop(0)
+
+    async def wait():
+        waiting = Waiting()
+        await asyncio.wait_for(wait_for(waiting, waiting), 5)
+        await asyncio.sleep(0)
+        return waiting.ended
+
+    assert asyncio.run(wait())
+    assert not looks
+
+
 def test_settings_of_a_request(client, server):
     bot = server[1]
     answer = client.chat.completions.create(model="tiny", messages=HELLO, temperature=0).choices[0]
@@ -129,6 +182,9 @@ def test_histories(client, server):
         ({"temperature": 3}, openai.BadRequestError, "temperature"),
         ({"max_tokens": 0}, openai.BadRequestError, "max_tokens"),
         ({"seed": -1}, openai.BadRequestError, "seed"),
+        ({"seed": 2**31}, openai.BadRequestError, "seed"),
+        ({"stop": "a" * 201}, openai.BadRequestError, "stop.*200"),
+        ({"stop": ["a" * 201]}, openai.BadRequestError, "stop"),
     ],
 )
 def test_what_cannot_be_answered_is_said(client, changes, kind, words):
@@ -212,6 +268,8 @@ def test_a_cancelled_reply_is_gone_within_two_steps(client, server, monkeypatch)
     time.sleep(0.5)  # ten steps
     assert live_replies(server) == 0
     assert len(shown) - 1 - shown.index("cancelled") <= 2
+    metrics = httpx.get(server[0] + "/metrics", headers=KEY).text
+    assert 'xianliao_replies_total{model="tiny",reason="stopped"}' in metrics
 
 
 def test_a_reply_that_fails_says_so_and_the_others_go_on(client, server, monkeypatch):
@@ -267,6 +325,23 @@ def test_half_requests_and_clients_that_vanish_stop_nobody(client, server, monke
         time.sleep(0.05)
 
 
+def test_a_later_request_of_a_connection_may_not_drip_either(server, monkeypatch):
+    connection = http.client.HTTPConnection("127.0.0.1", int(server[0].rpartition(":")[2]), timeout=5)
+    for _ in range(2):
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read()
+    monkeypatch.setattr("ui.server.HEADER_SECONDS", 0.2)
+
+    def drip():
+        for byte in b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: y":
+            connection.sock.sendall(bytes([byte]))
+            time.sleep(0.02)
+
+    with pytest.raises(ConnectionError):
+        drip()
+    connection.close()
+
+
 @pytest.mark.parametrize(
     ("text", "stops", "ended", "expected"),
     [
@@ -275,6 +350,7 @@ def test_half_requests_and_clients_that_vanish_stop_nobody(client, server, monke
         ("你好吗", ["吗吗"], True, ("你好吗", False)),
         ("你好吗", [], False, ("你好吗", False)),
         ("abab", ["abc", "ba"], False, ("a", True)),
+        ("ab", ["abc" * 10**7], False, ("", False)),
     ],
 )
 def test_stops(text, stops, ended, expected):

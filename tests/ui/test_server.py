@@ -87,6 +87,7 @@ def test_one_checkpoint_twice_is_refused(bot, checkpoint):
         ({"Authorization": "Bearer k3"}, 401),
         ({"Authorization": "k1"}, 401),
         ({"Authorization": "Basic k1"}, 401),
+        ({"Authorization": "Basic é".encode("latin-1")}, 401),
         (basic("ann:pw:1"), 200),
         (basic("ann:pw"), 401),
         (basic("bob:pw:1"), 401),
@@ -144,6 +145,23 @@ def test_users_and_keys_come_from_files(tmp_path):
         read_users(["ann:1", "ann:2"])
 
 
+def test_no_secret_stands_in_an_error(tmp_path):
+    damaged = tmp_path / "geheim"
+    damaged.write_bytes(b"\xff\xfe")
+    long = "geheim" * 100
+    assert read_keys([long]) == (long,)
+    for read, value in (
+        (read_users, long),
+        (read_users, "geheim"),
+        (read_users, str(damaged)),
+        (read_keys, "geheim\0"),
+    ):
+        with pytest.raises(XianliaoError) as caught:
+            read([value])
+        assert "geheim" not in str(caught.value)
+        assert str(caught.value).endswith(".")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -180,12 +198,29 @@ def test_flags_become_options(tmp_path, monkeypatch):
     assert main(["--port", "0", "--auth", "a:b", "--auth", "c:d", "--api-key", "k", *flags]) == 0
     expected = ServeOptions((("a", "b"), ("c", "d")), ("k",), tmp_path, False, False, 7, log_text=True)
     assert seen["o"] == expected
-    assert main(["--port", "0", "--auth", "nobody"]) == 1
-    with pytest.raises(SystemExit) as caught:
-        main(["--rate-limit", "-1"])
-    assert caught.value.code == 2
     assert is_loopback("::1")
     assert not is_loopback("fe80::1%eth0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rate-limit", "-1"], "at least 0"),
+        (["--port", "99999"], "65535"),
+        (["--port", "-1"], "65535"),
+        (["--auth", "geheim"], "user:password"),
+        (["--api-key", "geh eim"], "without spaces"),
+        (["--checkpoint", "default", "default"], "twice"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_one_sentence(arguments, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--port", "0", *arguments])
+    assert caught.value.code == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert sentence.startswith("xianliao-serve: error: ")
+    assert words in sentence
+    assert "geheim" not in sentence
 
 
 def test_the_rate_is_of_each_sender_and_comes_back_evenly():
@@ -230,6 +265,17 @@ def test_too_much_is_refused_as_openai_says_it(bot):
         page = client.post("/gradio_api/queue/join", content=large)  # the page's words are in `detail`
         assert page.status_code == 413
         assert "1000 bytes" in page.json()["detail"]
+
+
+def test_keys_cannot_be_tried_at_the_counters(bot):
+    with client_of(bot, rate_limit=3, api_keys=("k1",)) as client:
+        answers = [client.get("/metrics", headers={"Authorization": f"Bearer {number}"}) for number in range(4)]
+        assert [answer.status_code for answer in answers] == [401] * 3 + [429]
+        right = [client.get("/metrics", headers={"Authorization": "Bearer k1"}) for _ in range(5)]
+        assert {answer.status_code for answer in right} == {200}
+        assert client.get("/healthz").status_code == 200
+    with client_of(bot, rate_limit=1) as client:
+        assert [client.get("/metrics").status_code for _ in range(3)] == [200] * 3
 
 
 def test_a_closing_server_says_so(bot):
