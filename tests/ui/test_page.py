@@ -325,3 +325,17 @@ def test_a_taken_port_is_one_sentence(capsys):
         main(["--port", "99999"])
     assert caught.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("feedback", [True, False])
+def test_without_feedback_there_is_no_way_to_write_it(worker, feedback, tmp_path):
+    import gradio as gr
+
+    from ui.app import Page
+
+    options = ServeOptions(data_dir=tmp_path, feedback=feedback)
+    page = Page({"tiny": worker}, Safety.load(), options, gr.I18n(en=TEXT["en"], zh=TEXT["zh"]), None)
+    names = {function.name for function in page.blocks.fns.values()}
+    assert ("rate" in names) is feedback
+    assert ("explain" in names) is feedback
+    assert "say" in names
