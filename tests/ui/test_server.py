@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
@@ -347,8 +347,16 @@ def test_an_exception_in_the_log_quotes_nobody():
 
 def test_a_log_that_nobody_reads_stops_nothing():
     reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while os.write(writing, b"\n" * 1000):
+            pass
+    os.set_blocking(writing, True)
     handler = PatientHandler(writing)
     record = LOGGER.makeRecord(LOGGER.name, logging.INFO, "", 0, "长" * 1000, (), None)
+    handler.emit(record)
+    while handler._lines.qsize():  # until its thread is stuck on the full pipe
+        time.sleep(0.01)
     started = time.monotonic()
     for _ in range(MOST_WAITING + 200):
         handler.emit(record)
