@@ -231,8 +231,7 @@ def test_retry_undo_and_clear(page):
     for _ in range(5):  # another seed each time: some differ
         before = page.status()
         page.click("重试")
-        page.wait(lambda before=before: page.idle() and page.status() != before and page.bot_messages())
-        (reply,) = page.bot_messages()
+        (reply,) = page.wait(lambda before=before: page.idle() and page.status() != before and page.bot_messages())
         seen.add(reply)
     assert len(seen) > 1
     page.click("撤销")
