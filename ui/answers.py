@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from chatbot.batching import Job, Worker
 from chatbot.bot import Reply, Request, candidate_seeds
 from chatbot.errors import XianliaoError
 from ui.completions import ApiError, Completion, as_api_error, until_stop
+from ui.logs import LOGGER
 from ui.metrics import Metrics
 
 
@@ -132,7 +132,7 @@ class Answers:
 def _in_words(error: BaseException) -> Exception:
     if isinstance(error, XianliaoError):
         return error
-    logging.getLogger("xianliao.serve").error("a reply failed", exc_info=error)
+    LOGGER.error("a reply failed", exc_info=error)
     return ApiError(500, "This reply failed; try again, or with other words.", "server_error", "failed")
 
 

@@ -6,12 +6,9 @@ the page goes on where it was, and any replica can answer.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: no telemetry, no look-ups
 
 import gradio as gr
 from fastapi import FastAPI
@@ -221,20 +218,13 @@ class Page:
         """Opening, naming, deleting, files. The browser's storage is reached by the functions of page.js."""
         part, act, store = self.part, self.act, "window.xianliao"
         shown = [part.chat, part.view, part.several, part.why, part.title, part.persona, part.status]
-        lists = {
-            "fn": act.show_list,
-            "inputs": [part.chat, part.listing],
-            "outputs": [part.chat, part.saved, part.title],
-            **QUICK,
-        }
         self.blocks.load(act.greet, None, [part.preset, part.reasons], **QUICK)
-        self.blocks.load(act.begin, [part.chat], shown, js=f"() => [{store}.open()]", **QUICK).then(
-            **{**lists, "js": f"(chat) => [chat, [true, {store}.list(), false]]"}
-        )
+        begun = self.blocks.load(act.begin, [part.chat], shown, js=f"() => [{store}.open()]", **QUICK)
         opened = part.saved.input(
             act.open, [part.chat, part.saved], shown, js=f"(chat, id) => [{store}.load(id), null]", **QUICK
         )
-        opened.then(**{**lists, "js": f"(chat) => [chat, [true, {store}.list(), false]]"})
+        for event in (begun, opened):
+            self._lists(event, f"(chat) => [chat, [true, {store}.list(), false]]")
         for fresh in (part.new.click, part.view.clear):  # what is in the view stays among the saved ones
             self._saves(fresh(act.open, None, shown, **QUICK))
         self._saves(part.rename.click(act.rename, [part.chat, part.title], [part.chat], **QUICK))
@@ -257,7 +247,12 @@ class Page:
 
     def _saves(self, event) -> None:
         """After this event the browser saves the conversation, and the list of them is made anew."""
-        part, store = self.part, "window.xianliao"
+        store = "window.xianliao"
         save = f"(chat) => {{ const [kept, done, forked] = {store}.save(chat);"
         save += f" return [kept, [done, {store}.list(), forked]]; }}"
-        event.then(self.act.show_list, [part.chat, part.listing], [part.chat, part.saved, part.title], js=save, **QUICK)
+        self._lists(event, save)
+
+    def _lists(self, event, js: str) -> None:
+        """After this event the list of saved conversations is made anew, from what `js` gives `Actions.show_list`."""
+        part = self.part
+        event.then(self.act.show_list, [part.chat, part.listing], [part.chat, part.saved, part.title], js=js, **QUICK)

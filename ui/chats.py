@@ -110,12 +110,30 @@ def turns_of(chat: Mapping) -> list[str]:
     start = max((place + 1 for place, message in enumerate(messages) if message["role"] == "divider"), default=0)
     turns = list(chat["persona"])
     for message in filter(lambda message: message["text"], messages[start:]):
-        speaker = 0 if message["role"] == "user" else 1
-        if len(turns) > len(chat["persona"]) and (len(turns) - 1) % 2 == speaker:
-            turns[-1] += "\n" + message["text"]
-        elif len(turns) % 2 == speaker:
-            turns.append(message["text"])
+        add_turn(turns, message["role"], message["text"], len(chat["persona"]))
     return turns
+
+
+def add_turn(turns: list[str], role: str, text: str, fixed: int = 0) -> bool:
+    """Adds what somebody said to turns that alternate, the person's first: to the last turn, where that is hers too.
+
+    Args:
+        turns: What was said before; grows.
+        role: `user` or `assistant`.
+        text: What is added.
+        fixed: Turns at the beginning that nothing is added to.
+
+    Returns:
+        Whether it has a place; an assistant's before the first user's has none.
+    """
+    speaker = 0 if role == "user" else 1
+    if len(turns) > fixed and (len(turns) - 1) % 2 == speaker:
+        turns[-1] += "\n" + text
+    elif len(turns) % 2 == speaker:
+        turns.append(text)
+    else:
+        return False
+    return True
 
 
 def persona_turns(text: str) -> list[str]:

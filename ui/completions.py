@@ -13,6 +13,7 @@ from chatbot.bot import MAX_SEED
 from chatbot.dialogue import DialogueError
 from chatbot.errors import XianliaoError
 from chatbot.reply_settings import ReplySettingsError
+from ui.chats import add_turn
 
 MOST_MESSAGES = 512
 MOST_CHARACTERS = 100_000
@@ -197,13 +198,7 @@ def to_turns(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
     for message in messages:
         if message.role in ("system", "developer"):
             left_out.append(message.role)
-            continue
-        speaker = 0 if message.role == "user" else 1
-        if turns and (len(turns) - 1) % 2 == speaker:
-            turns[-1] += "\n" + message.text
-        elif turns or speaker == 0:
-            turns.append(message.text)
-        else:
+        elif not add_turn(turns, message.role, message.text):
             left_out.append("assistant before the first user")
     if not turns:
         raise ApiError(400, "There is no user message to answer.")

@@ -112,9 +112,8 @@ def said(bot: Chatbot, chat: Mapping, message: str) -> dict:
         raise ChatError("too_long", characters=len(message), limit=bot.max_message_tokens)
     within_bounds(chat, len(message))
     chat = with_message(without_empty(chat), "user", message)
-    if (
-        bot.count_tokens(turns_of(chat)[-1]) > bot.max_message_tokens
-    ):  # too much together: the unanswered one is dropped
+    together = bot.count_tokens(turns_of(chat)[-1])
+    if together > bot.max_message_tokens:  # the unanswered one is dropped
         chat = {**chat, "messages": [*chat["messages"][:-2], chat["messages"][-1]]}
     return chat
 
