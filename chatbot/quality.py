@@ -53,6 +53,7 @@ def score_turns(
     layout: Layout,
     dialogues: Sequence[Sequence[Sequence[int]]],
     row_tokens: int = 2048,
+    first_turns: Sequence[int] | None = None,
 ) -> list[list[float]]:
     """Nats of each turn of each dialogue: -sum log p of its tokens and its [SEP], with full history.
 
@@ -61,8 +62,10 @@ def score_turns(
         layout: The model's layout.
         dialogues: Token ids of the turns of each dialogue.
         row_tokens: Dialogues are packed into rows of about so many tokens; the result does not depend on it.
+        first_turns: Index of the first turn of each in the dialogue it was taken from, which decides who speaks; else 0.
     """
-    samples = [layout.lay_out(turns) for turns in dialogues]
+    firsts = [0] * len(dialogues) if first_turns is None else first_turns
+    samples = [layout.lay_out(turns, first) for turns, first in zip(dialogues, firsts, strict=True)]
     nats: list[list[float]] = [[] for _ in samples]
     training, device = model.training, next(model.parameters()).device
     model.eval()

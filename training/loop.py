@@ -34,6 +34,7 @@ from chatbot.quality import score_dialogues
 from chatbot.reply_settings import ReplySettings
 from chatbot.similarity import VECTORS_FILE
 from chatbot.tokenizer import DialogueTokenizer
+from training.averaging import WeightAverage
 from training.batching import parse_source
 from training.clipping import clip_gradients
 from training.memory import find_micro_batch_rows, keep_freed_memory
@@ -50,7 +51,7 @@ from training.report import (
     memory_gigabytes,
     open_tensorboard,
 )
-from training.resume import load_optimizers, load_weights, remove_unfinished, save_state, state_of
+from training.resume import load_average, load_optimizers, load_weights, remove_unfinished, save_state, state_of
 from training.settings import SettingsError, TrainSettings
 from training.sharding import is_sharded, whole_weights
 from training.stage import Stage, split_rows
@@ -128,10 +129,17 @@ class Run:
         self.sharded = is_sharded(self.inner)
         if self.sharded and (settings.optimizer == "muon" or not isinstance(model, XianliaoForCausalLM)):
             raise SettingsError("FSDP trains our own models with adamw; leave out --optimizer muon, or FSDP.")
+        if self.sharded and settings.weight_average:
+            raise SettingsError(
+                "The weights of a model that FSDP shares out are not averaged; leave out --weight_average."
+            )
         if self.sharded and self.fits_end:
             raise SettingsError("A new head is fitted to a whole model; give --termination without FSDP first.")
         if progress["step"]:
             load_optimizers(output, self.inner, [optimizer.optimizer for optimizer in self.optimizers])
+        self.average = WeightAverage(self.inner, settings.weight_average) if settings.weight_average else None
+        if self.average is not None and progress["step"]:
+            load_average(output, self.average)
         self.main = accelerator.is_main_process
         self.asked_to_stop: str | None = None  # by a signal to this process, at any moment
         self.stopped_by: str | None = None  # agreed on by all processes, in a step
@@ -200,7 +208,8 @@ class Run:
                     entry = self._step(rows, objective)
                     last = self.progress["stage_step"] == stage.steps
                     if self.progress["step"] % self.settings.eval_every == 0 or last:
-                        with torch.compiler.set_stance("force_eager"):  # its shapes never come twice
+                        averaged = nullcontext() if self.average is None else self.average.in_place()
+                        with torch.compiler.set_stance("force_eager"), averaged:  # its shapes never come twice
                             entry |= self._evaluate()
                     self._report(entry, bar)
                     if self.progress["step"] % self.settings.save_every == 0 or last or self.stopped_by:
@@ -239,6 +248,8 @@ class Run:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(step + 1)
         tokens, seconds = stage.data.tokens(rows), time.perf_counter() - started
         clipped = int(self.settings.clip != "none" and norm > self.settings.clip_norm)
         for name, value in (
@@ -373,7 +384,8 @@ class Run:
             weights, optimizers = state_of(self.inner, [optimizer.optimizer for optimizer in self.optimizers])
         if self.main:
             progress = {**self.progress, "identity": self.identity}
-            save_state(self.output, self.progress["step"], weights, optimizers, progress)
+            average = None if self.average is None else self.average.averages
+            save_state(self.output, self.progress["step"], weights, optimizers, progress, average)
         self.accelerator.wait_for_everyone()
 
     def _say(self, text: str) -> None:

@@ -1,6 +1,6 @@
 """Saving a run so that it goes on as if it had never stopped.
 
-    OUTPUT/resume/step-00000100/   model.safetensors  optimizer.pt  progress.json
+    OUTPUT/resume/step-00000100/   model.safetensors  optimizer.pt  progress.json  average.safetensors (--weight_average)
 
 A folder is written under a temporary name and renamed when complete; the newest two are kept. Batches are a function of
 the step number and randomness is seeded by it, so weights, optimizer and step are all there is to remember.
@@ -19,11 +19,13 @@ import safetensors.torch
 import torch
 
 from chatbot.errors import XianliaoError, first_line
+from training.averaging import WeightAverage
 from training.lora import trained_part
 from training.sharding import is_sharded, spread_optimizers, whole_optimizer, whole_weights
 
 KEPT = 2
 FOLDER = "resume"
+AVERAGE = "average.safetensors"
 
 
 class ResumeError(XianliaoError):
@@ -47,7 +49,9 @@ def state_of(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]
     return {name: tensor.contiguous() for name, tensor in weights.items() if name not in tied}, states
 
 
-def save_state(output: Path, step: int, weights: dict, optimizers: list[dict], progress: dict) -> None:
+def save_state(
+    output: Path, step: int, weights: dict, optimizers: list[dict], progress: dict, average: dict | None = None
+) -> None:
     """Saves after `step` optimizer steps; a crash at any moment leaves the earlier saves complete.
 
     Args:
@@ -56,6 +60,7 @@ def save_state(output: Path, step: int, weights: dict, optimizers: list[dict], p
         weights: From `state_of`, as `optimizers` is.
         optimizers: One state for each.
         progress: What else is to be remembered.
+        average: Of the weights, by name, where a run has one.
 
     Raises:
         ResumeError: The files cannot be written.
@@ -68,6 +73,8 @@ def save_state(output: Path, step: int, weights: dict, optimizers: list[dict], p
     try:
         safetensors.torch.save_file(weights, str(temporary / "model.safetensors"))
         torch.save(optimizers, temporary / "optimizer.pt")
+        if average is not None:
+            safetensors.torch.save_file(average, str(temporary / AVERAGE))
         text = json.dumps({"step": step, **progress}, ensure_ascii=False, indent=2)
         (temporary / "progress.json").write_text(text, encoding="utf-8")
         for file in temporary.iterdir():
@@ -154,6 +161,17 @@ def load_optimizers(output: Path, model: torch.nn.Module, optimizers: Sequence[t
             return
         for optimizer, state in zip(optimizers, states, strict=True):
             optimizer.load_state_dict(state)
+
+
+def load_average(output: Path, average: WeightAverage) -> None:
+    """Puts the average of the newest save into one of the same model.
+
+    Raises:
+        ResumeError: The file is missing, damaged or does not fit.
+    """
+    newest = saved_steps(output)[-1]
+    with explained(newest):
+        average.load(safetensors.torch.load_file(str(newest / AVERAGE)))
 
 
 @contextmanager

@@ -121,11 +121,13 @@ class TrainSettings:
         warmup_steps: Steps of linear warm-up.
         final_learning_rate_share: The cosine ends at this share of the peak; 1 keeps the rate constant.
         weight_decay: Of matrices and embeddings, not of norms and biases.
+        weight_average: The checkpoint has a moving average of the weights, which keeps this share of itself a step (0.99
+            averages over about 100 steps, `training.averaging`); 0 is the weights as they are.
         clip: How gradients are clipped, once a step: none, norm or soft.
         clip_norm: Gradient norm gamma that clipping starts from.
         regularization: Against learning the data by heart.
         eval_every: Optimizer steps between validations (and saves of the best weights).
-        eval_dialogues: Most validation dialogues; null is all.
+        eval_dialogues: Most validation dialogues; null is all. A set of weight below 1 gives that share of its own.
         save_every: Optimizer steps between saves of the state to resume from.
         lora_rank: Rank of the adapters that are trained when --init is a chat model of another project.
         lora_alpha: What the adapters add is scaled by lora_alpha / lora_rank.
@@ -160,6 +162,7 @@ class TrainSettings:
     warmup_steps: int = 50
     final_learning_rate_share: float = 0.1
     weight_decay: float = 0.05
+    weight_average: float = 0.0
     clip: Literal["none", "norm", "soft"] = "norm"
     clip_norm: float = 1.0
     regularization: Regularization = field(default_factory=Regularization)
@@ -213,6 +216,8 @@ class TrainSettings:
         for name in ("micro_batch_rows", "eval_dialogues", "threads"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 faults.append(f"--{name} must be at least 1 or null, got {getattr(self, name)}")
+        if not 0 <= self.weight_average < 1:
+            faults.append(f"--weight_average must be at least 0 and below 1, got {self.weight_average}")
         if not 0 < self.termination_epsilon < 1:
             faults.append(f"--termination_epsilon must be between 0 and 1, got {self.termination_epsilon}")
         faults += _at_least(0, "termination_delay", self.termination_delay)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, pairwise
 
 import numpy as np
 
@@ -60,16 +60,22 @@ class Stage:
         self.utilisation = self.data.utilisation()  # now, while the rows of the first epoch are there
         steps = math.ceil(settings.epochs * len(self.data.batches(0)))
         self.steps = steps if settings.max_steps is None else min(steps, settings.max_steps)
-        self._choose_valid(valid, train, layout.end_of_turn_id, tokenizer.vocab_size)
+        self._choose_valid(valid, train, weights, layout.end_of_turn_id, tokenizer.vocab_size)
 
-    def _choose_valid(self, valid: TurnStore, train: TurnStore, end_id: int, vocab_size: int) -> None:
+    def _choose_valid(
+        self, valid: TurnStore, train: TurnStore, weights: list[float], end_id: int, vocab_size: int
+    ) -> None:
+        """Of a set that training sees a tenth of at a time, a tenth: the best checkpoint is the best at the mixture."""
+        parts = zip(pairwise(valid.folder_starts.tolist()), weights, strict=True)
+        pool = np.concatenate(
+            [spread(start, stop, math.ceil(min(1, w) * (stop - start))) for (start, stop), w in parts]
+        )
         most = self.settings.eval_dialogues
-        most = len(valid) if most is None else min(most, len(valid))
-        chosen = np.linspace(0, len(valid) - 1, most).astype(int).tolist() if most else []
+        chosen = pool[spread(0, len(pool), len(pool) if most is None else min(most, len(pool)))].tolist()
         self.valid_dialogues = [valid.turns(index) for index in chosen]
         self.valid_units = [int(valid.units[index]) for index in chosen]
-        # t0 comes from all validation turns; without a validation split the training turns have to serve.
-        lengths = np.diff(valid.turn_starts if len(valid) else train.turn_starts)
+        # t0 comes from all turns of the pool; without a validation split the training turns have to serve.
+        lengths = [n for index in pool for n in valid.turn_lengths(index)] or np.diff(train.turn_starts)
         self.floor_start = max(1, int(np.ceil(np.percentile(lengths, REPLY_LENGTH_PERCENTILE))))
         self.unigram = None
         if chosen:
@@ -109,3 +115,8 @@ def split_rows(rows: list[list[int]], micro_batch_rows: int, rank: int, ranks: i
     filled = rows + [[] for _ in range(-len(rows) % ranks)]
     parts = [filled[start : start + per_step] for start in range(0, len(filled), per_step)]
     return [part[rank::ranks] for part in parts]
+
+
+def spread(start: int, stop: int, most: int) -> np.ndarray:
+    """At most `most` places from `start` to `stop` (exclusive), evenly."""
+    return np.linspace(start, stop - 1, most).astype(int) if most and stop > start else np.zeros(0, int)

@@ -124,7 +124,7 @@ def _checkpoint(
     times = {
         key: {**asdict(each), "tokens_per_second": each.tokens / max(each.seconds, 1e-9)} for key, each in spent.items()
     }
-    return part, times, {key: _replies(bot, contexts, each) for key, each in found.items()}
+    return part, times, {key: replies_of(bot, contexts, each) for key, each in found.items()}
 
 
 def _write(output: Path, report: dict, timing: dict) -> None:
@@ -220,7 +220,8 @@ def _about(
     return row
 
 
-def _replies(bot: Chatbot, contexts: Sequence[Context], answers: Sequence[Answer]) -> Replies:
+def replies_of(bot: Chatbot, contexts: Sequence[Context], answers: Sequence[Answer]) -> Replies:
+    """A method's answers as a person sees them."""
     texts = [bot.tokenizer.decode_complete(answer.token_ids).strip() for answer in answers]
     return Replies(texts, contexts, answers)
 

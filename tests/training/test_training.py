@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatbot.checkpoint import load_model
+from chatbot.dialogue import LAYOUTS
 from chatbot.errors import XianliaoError
 from chatbot.model import XianliaoForCausalLM
 from chatbot.tokenizer import DialogueTokenizer
@@ -22,7 +23,7 @@ from training.loop import Run, train
 from training.report import read_metrics
 from training.resume import ResumeError
 from training.settings import ModelSettings, SettingsError, StageSettings, TrainSettings
-from training.stage import schedule
+from training.stage import Stage, schedule
 
 TINY = ModelSettings(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=16, intermediate_size=64)
 
@@ -333,3 +334,17 @@ def test_divergence_stops_with_a_sentence_and_keeps_the_last_good_state(prepared
     with pytest.raises(XianliaoError, match="diverged"):
         train(settings)
     assert not (tmp_path / "run" / "model.safetensors").exists()  # no step of it was good
+
+
+def test_validation_is_the_mixture_that_is_trained_on(prepared, tmp_path):
+    """A set of weight 0.1 gives a tenth of its validation dialogues: or the best checkpoint is the best at another mix."""
+    tokenizer = DialogueTokenizer.load(str(prepared))
+    layout = LAYOUTS["dialogpt"](tokenizer)
+
+    def count(*data: str) -> int:
+        return len(Stage(settings_for(prepared, tmp_path, data=list(data)), 0, tokenizer, layout).valid_dialogues)
+
+    whole = count(str(prepared))
+    assert count(str(prepared), f"{prepared}:3") == 2 * whole
+    assert count(str(prepared), f"{prepared}:0.1") == whole + -(-whole // 10)
+    assert count(f"{prepared}:0.5") == -(-whole // 2)

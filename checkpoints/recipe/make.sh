@@ -1,0 +1,77 @@
+#!/bin/sh
+# The bundled bot from the corpora, in one command; a step that is done is not made again, one that was stopped goes on.
+#   sh checkpoints/recipe/make.sh CORPORA WORK [data|pretrain|finetune|export|measure]...     (all of them, when none is named)
+# CORPORA holds the files that the model card names; WORK/default is the result, to be copied to checkpoints/.
+set -eu
+unset CDPATH
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+corpora=$(cd "${1:?the folder with the corpora is missing}" && pwd)
+mkdir -p "${2:?a folder to work in is missing}"
+work=$(cd "$2" && pwd)
+shift 2
+[ $# -gt 0 ] || set -- data pretrain finetune export measure
+threads=${THREADS:-2}
+export OMP_NUM_THREADS="$threads" PATH="$root/.venv/bin:$PATH" PYTHONPATH="$root"
+
+prepare() { # name, then what to read and how
+    name=$1
+    shift
+    xianliao-prepare --output "$work/$name" --words "$here/words.txt" "$@"
+}
+
+data() {
+    set -- "$corpora/LCCC-base_valid.json" "$corpora/cdial_toy_train.txt" "$corpora/xpersona_zh.jsonl.gz" \
+        "$corpora/cped_valid.jsonl.gz" "$root/data_prep/samples"
+    prepare tokens --input "$@" "$corpora/dgk_subtitles.jsonl.xz" --vocab-size 8192
+    prepare chat --input "$@" --tokenizer "$work/tokens"
+    prepare lccc --input "$1" --tokenizer "$work/tokens"
+    prepare dgk --input "$corpora/dgk_subtitles.jsonl.xz" --tokenizer "$work/tokens"
+    prepare long --input "$corpora/kdconv_dev.jsonl.gz" "$corpora/cpsycoun.jsonl.xz" --tokenizer "$work/tokens"
+    prepare smile --input "$corpora/smile.jsonl.xz" --max-dialogues 8000 --tokenizer "$work/tokens"
+    prepare own --input "$root/data_prep/identity" --tokenizer "$work/tokens" \
+        --skip echo generic_replies copied_replies hot_posts blocked_words no_chinese advertisement
+}
+
+train() { # name, then the settings
+    output=$work/$1
+    shift
+    for state in "$output"/resume/step-*; do
+        [ ! -e "$state" ] || set -- "$@" --resume
+        break
+    done
+    xianliao-train --output "$output" --threads "$threads" "$@"
+}
+
+pretrain() {
+    train pretrained --config "$here/pretrain.yaml" --max_steps "${PRETRAIN_STEPS:-4000}" \
+        --data "$work/chat:2" "$work/dgk" "$work/long" "$work/smile:0.5"
+}
+
+finetune() {
+    train finetuned --config "$here/finetune.yaml" --init "$work/pretrained" --max_steps "${FINETUNE_STEPS:-950}" \
+        --data "$work/chat" "$work/own:7" "$work/dgk:0.1" "$work/long:0.1" "$work/smile:0.06"
+}
+
+export_() {
+    rm -rf "$work/default.new"
+    python -m chatbot.checkpoint "$work/finetuned" "$work/default.new" --int8
+    python -m chatbot.vectors --data "$work/chat" --checkpoint "$work/default.new"
+    rm -rf "$work/default"
+    mv "$work/default.new" "$work/default"
+}
+
+measure() {
+    xianliao-evaluate --checkpoint "$work/default" --data "$work/lccc" --baseline --output "$work/report"
+    python -m tests.benchmarks.behaviour --checkpoint "$work/default" --data "$work/lccc" \
+        --long "$work/long" "$work/smile" >"$work/report/behaviour.md"
+    cat "$work/report/behaviour.md"
+}
+
+for step in "$@"; do
+    case $step in
+    data | pretrain | finetune | measure) $step ;;
+    export) export_ ;;
+    *) echo "There is no step $step; the steps are data, pretrain, finetune, export and measure." >&2 && exit 2 ;;
+    esac
+done
