@@ -1,7 +1,7 @@
 #!/bin/sh
 # The bundled bot from the corpora, in one command; a step that is done is not made again, one that was stopped goes on.
 #   sh checkpoints/recipe/make.sh CORPORA WORK [data|pretrain|finetune|export|measure]...     (all of them, when none is named)
-# CORPORA holds the files that the model card names; WORK/default is the result, to be copied to checkpoints/.
+# CORPORA holds the files that data() reads; WORK/default is the result, to be copied to checkpoints/.
 set -eu
 unset CDPATH
 here=$(cd "$(dirname "$0")" && pwd)
