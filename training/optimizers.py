@@ -27,7 +27,9 @@ def build_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.op
     rate = settings.learning_rate
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)]
     if matrices:
-        optimizers.append(Muon(matrices, lr=rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"))
+        muon = Muon(matrices, lr=rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw")
+        muon.dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+        optimizers.append(muon)
     return optimizers
 
 
@@ -38,10 +40,14 @@ def block_matrices(model: nn.Module) -> list[nn.Parameter]:
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon (kellerjordan.github.io/posts/muon), whose iteration runs in fp32 on CPUs.
+    """torch's Muon (kellerjordan.github.io/posts/muon), whose iteration runs in fp32 on CPUs, unless told otherwise.
 
-    torch's runs in bfloat16 everywhere; without bfloat16 units that is four times slower than fp32.
+    torch's runs in bfloat16 everywhere; without bfloat16 units that is four times slower than fp32, with them as much
+    faster.
     """
+
+    dtype = torch.float32
+    """Of the iteration on CPUs."""
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -58,21 +64,27 @@ class Muon(torch.optim.Muon):
                     state["momentum_buffer"] = torch.zeros_like(parameter.grad)
                 buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
                 update = parameter.grad.lerp(buffer, momentum) if group["nesterov"] else buffer
-                update = orthogonalize(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                update = orthogonalize(update, group["ns_coefficients"], group["ns_steps"], group["eps"], self.dtype)
                 parameter.mul_(1 - rate * group["weight_decay"])
                 parameter.add_(update, alpha=-rate * 0.2 * max(parameter.shape) ** 0.5)
         return loss
 
 
-def orthogonalize(matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float):
-    """U V^T of the singular value decomposition U S V^T, roughly: Newton-Schulz iteration of odd degree 5, fp32 `[M, N]`.
+def orthogonalize(
+    matrix: torch.Tensor,
+    coefficients: tuple[float, float, float],
+    steps: int,
+    eps: float,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """U V^T of the singular value decomposition U S V^T, roughly: Newton-Schulz iteration of odd degree 5, `[M, N]`.
 
     Singular values end between about 0.7 and 1.2, which is near enough for an update.
     """
     a, b, c = coefficients
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.float().T if tall else matrix.float()
-    x = x / x.norm().clamp_min(eps)
+    x = (x / x.norm().clamp_min(eps)).to(dtype)
     for _ in range(steps):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

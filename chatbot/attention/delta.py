@@ -202,11 +202,13 @@ class ChunkedDeltaRule(torch.autograd.Function):
 
 
 def chunked_fast(q, k, v, log_decay, beta, segment_ids=None, state=None, chunk_size: int = 64):
-    """`chunked` through `ChunkedDeltaRule`, in fp32."""
+    """`chunked` through `ChunkedDeltaRule`, in fp32, under autocast too."""
     length = q.shape[1]
     chunk = min(chunk_size, length)
-    (q, k, v, log_decay, beta), segment_ids = pad_to_chunks((q, k, v, log_decay, beta), segment_ids, chunk)
-    output, last = ChunkedDeltaRule.apply(q, k, v, log_decay.float(), beta.float(), segment_ids, state, chunk)
+    with torch.autocast(q.device.type, enabled=False):
+        tensors = [x.float() for x in (q, k, v, log_decay, beta)]
+        tensors, segment_ids = pad_to_chunks(tensors, segment_ids, chunk)
+        output, last = ChunkedDeltaRule.apply(*tensors, segment_ids, state, chunk)
     return output[:, :length], last
 
 

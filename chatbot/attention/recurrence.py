@@ -253,11 +253,13 @@ def decay_factors(cumulative: torch.Tensor, segment_ids: torch.Tensor | None, ch
 
 
 def chunked_fast(q, k, v, log_decay, segment_ids=None, state=None, chunk_size: int = 64):
-    """`chunked` through `ChunkedRecurrence`, in fp32."""
+    """`chunked` through `ChunkedRecurrence`, in fp32, under autocast too."""
     length = q.shape[1]
     chunk = min(chunk_size, length)
-    (q, k, v, log_decay), segment_ids = pad_to_chunks((q, k, v, log_decay), segment_ids, chunk)
-    output, last = ChunkedRecurrence.apply(q, k, v, at_least_float(log_decay), segment_ids, state, chunk)
+    with torch.autocast(q.device.type, enabled=False):
+        tensors = [at_least_float(x) for x in (q, k, v, log_decay)]
+        tensors, segment_ids = pad_to_chunks(tensors, segment_ids, chunk)
+        output, last = ChunkedRecurrence.apply(*tensors, segment_ids, state, chunk)
     return output[:, :length], last
 
 

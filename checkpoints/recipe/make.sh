@@ -12,6 +12,7 @@ work=$(cd "$2" && pwd)
 shift 2
 [ $# -gt 0 ] || set -- data pretrain finetune export measure
 threads=${THREADS:-2}
+precision=${PRECISION:-no}
 export OMP_NUM_THREADS="$threads" PATH="$root/.venv/bin:$PATH" PYTHONPATH="$root"
 
 prepare() { # name, then what to read and how
@@ -40,22 +41,29 @@ train() { # name, then the settings
         [ ! -e "$state" ] || set -- "$@" --resume
         break
     done
-    xianliao-train --output "$output" --threads "$threads" "$@"
+    xianliao-train --output "$output" --threads "$threads" --precision "$precision" "$@"
 }
 
 pretrain() {
-    train pretrained --config "$here/pretrain.yaml" --max_steps "${PRETRAIN_STEPS:-4000}" \
-        --data "$work/chat:2" "$work/dgk" "$work/long" "$work/smile:0.5"
+    train pretrained --config "$here/pretrain.yaml" --max_steps "${PRETRAIN_STEPS:-2600}" \
+        --data "$work/chat" "$work/dgk" "$work/long" "$work/smile:0.5" "$work/own:2"
 }
 
 finetune() {
-    train finetuned --config "$here/finetune.yaml" --init "$work/pretrained" --max_steps "${FINETUNE_STEPS:-950}" \
-        --data "$work/chat" "$work/own:7" "$work/dgk:0.1" "$work/long:0.1" "$work/smile:0.06"
+    train finetuned --config "$here/finetune.yaml" --init "$work/pretrained" --max_steps "${FINETUNE_STEPS:-1300}" \
+        --data "$work/chat" "$work/own:10" "$work/dgk:0.3" "$work/long:0.2" "$work/smile:0.15"
+}
+
+set_temperature() { # file: the lowest at which replies are as long and as varied as people's
+    python -c 'import json, pathlib, sys
+path = pathlib.Path(sys.argv[1])
+path.write_text(json.dumps({**json.loads(path.read_text()), "temperature": 0.85}, indent=2) + "\n")' "$1"
 }
 
 export_() {
     rm -rf "$work/default.new"
     python -m chatbot.checkpoint "$work/finetuned" "$work/default.new" --int8
+    set_temperature "$work/default.new/generation_config.json"
     python -m chatbot.vectors --data "$work/chat" --checkpoint "$work/default.new"
     rm -rf "$work/default"
     mv "$work/default.new" "$work/default"
@@ -63,7 +71,7 @@ export_() {
 
 measure() {
     xianliao-evaluate --checkpoint "$work/default" --data "$work/lccc" --baseline --output "$work/report"
-    python -m tests.benchmarks.behaviour --checkpoint "$work/default" --data "$work/lccc" \
+    python -m tests.benchmarks.behaviour --checkpoint "$work/default" --replies "$work/chat" --data "$work/lccc" \
         --long "$work/long" "$work/smile" >"$work/report/behaviour.md"
     cat "$work/report/behaviour.md"
 }

@@ -216,6 +216,8 @@ def print_context(bot: Chatbot, path: str, most: int) -> None:
     print(f"- {Path(path).name}, {found.dialogues} dialogues, turns 3 and later: {values} nats/unit")
     print(f"  - full history below the last turn alone by {gains[0]}, below none by {gains[1]}")
     turns = 4 if sum(len(turns) for turns in dialogues) < 8 * len(dialogues) else 10
+    if not any(len(each) >= turns for each in dialogues):
+        return
     by_turn = slope_by_turn(bot, dialogues, turns)
     low, high = by_turn["interval"]
     means = " ".join(f"{value:.3f}" for value in by_turn["turns"])
@@ -227,14 +229,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", default="default")
     parser.add_argument("--data", help="dialogues of the target style: JSONL or a prepared set")
+    parser.add_argument("--replies", help="held-out dialogues, 1,000 of which are answered (default: those of --data)")
     parser.add_argument("--long", nargs="*", default=[], help="long dialogues, likewise")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--dialogues", type=int, default=10**6, help="most of each")
     args = parser.parse_args()
     bot = Chatbot.from_pretrained(args.checkpoint)
     print_identity(bot, args.seeds)
-    if args.data:
-        print_replies(bot, args.data, 1000)
+    if args.replies or args.data:
+        print_replies(bot, args.replies or args.data, 1000)
     for path in ([args.data] if args.data else []) + args.long:
         print_context(bot, path, args.dialogues)
     return 0

@@ -201,6 +201,24 @@ def test_bf16_stays_finite_over_4096_tokens(name):
         assert tensor.dtype == torch.float32 or kind in ("inputs", "keys", "values", "positions", "keep", "columns")
 
 
+@every_mixer
+def test_autocast_changes_little(name):
+    """Training in bf16 on a CPU: matrix products in bf16, sums over time in fp32."""
+    module, x, tokens = mixer(name), hidden(130), plain(130)
+    tokens = Tokens(segment_ids=(torch.arange(130) // 50).expand(2, -1), positions=tokens.positions)
+    results = []
+    for enabled in (False, True):
+        module.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = module(x, tokens)
+        output = (output[0] if isinstance(output, tuple) else output).float()
+        (output * hidden(130, seed=2)).sum().backward()
+        gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+        results.append((output.detach(), torch.cat(gradients)))
+    for exact, rough in zip(*results, strict=True):
+        assert (exact - rough).norm() <= 0.1 * exact.norm()
+
+
 @pytest.mark.parametrize("name", [name for name in LAYER_TYPES if name not in ("softmax",)])
 @torch.no_grad()
 def test_the_state_does_not_grow(name):

@@ -28,8 +28,10 @@ def test_orthogonalize_levels_the_singular_values(shape):
     torch.testing.assert_close(u @ (u.T @ found @ vt.T) @ vt, found, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(48, 32), (32, 48)])
-def test_a_step_is_that_of_torch_up_to_bfloat16(shape):
+def test_a_step_is_that_of_torch_up_to_bfloat16(shape, dtype, monkeypatch):
+    monkeypatch.setattr(Muon, "dtype", dtype)
     options = {"lr": 0.01, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
     steps = []
     for kind in (Muon, torch.optim.Muon):
@@ -42,6 +44,13 @@ def test_a_step_is_that_of_torch_up_to_bfloat16(shape):
             optimizer.step()
         steps.append(weight.detach() - start)
     assert (steps[0] - steps[1]).norm() / steps[1].norm() < 0.02
+
+
+def test_the_iteration_has_the_precision_of_the_run(tokenizer):
+    model = XianliaoForCausalLM(tiny_config(tokenizer))
+    for precision, dtype in (("no", torch.float32), ("bf16", torch.bfloat16)):
+        settings = TrainSettings(data=["x"], output="y", optimizer="muon", precision=precision)
+        assert build_optimizers(model, settings)[1].dtype == dtype
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
