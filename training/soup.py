@@ -47,7 +47,9 @@ def soup(target: str | Path, sources: Sequence[tuple[float, str | Path]]) -> Non
     record = [
         {"share": share / whole, **read_json(path / TRAINING)} for (share, _), path in zip(sources, paths, strict=True)
     ]
-    save(target, mean, tokenizer, read_json(paths[0] / GENERATION), {"mean_of": record})
+    data = {part["folder"]: part for each in record for part in each.get("data", [])}
+    training = {"data": list(data.values()), "mean_of": record}
+    save(target, mean, tokenizer, read_json(paths[0] / GENERATION), training)
 
 
 @explain_faults

@@ -50,14 +50,20 @@ pretrain() {
 }
 
 finetune() {
-    train finetuned --config "$here/finetune.yaml" --init "$work/pretrained" --max_steps "${FINETUNE_STEPS:-1300}" \
-        --data "$work/chat" "$work/own:10" "$work/dgk:0.3" "$work/long:0.2" "$work/smile:0.15"
+    train first --config "$here/finetune.yaml" --init "$work/pretrained" --max_steps 2400 \
+        --data "$work/chat" "$work/own:6" "$work/dgk:0.3" "$work/long:0.2" "$work/smile:0.15"
+    train second --config "$here/finetune.yaml" --init "$work/pretrained" --max_steps 1300 --regularization.dropout 0.05 \
+        --weight_average 0.995 --data "$work/chat" "$work/own:10" "$work/dgk:0.3" "$work/long:0.2" "$work/smile:0.15"
+    python -m training.soup "$work/tuned" 0.4 "$work/first" 0.6 "$work/second"
+    train last --config "$here/finetune.yaml" --init "$work/tuned" --max_steps 600 --regularization.dropout 0.1 --weight_average 0.99 \
+        --learning_rate 2.5e-3 --data "$work/chat" "$work/own:7" "$work/dgk:0.1" "$work/long:0.1" "$work/smile:0.05"
+    python -m training.soup "$work/finetuned" 0.5 "$work/last" 0.5 "$work/tuned"
 }
 
 set_temperature() { # file: the lowest at which replies are as long and as varied as people's
     python -c 'import json, pathlib, sys
 path = pathlib.Path(sys.argv[1])
-path.write_text(json.dumps({**json.loads(path.read_text()), "temperature": 0.85}, indent=2) + "\n")' "$1"
+path.write_text(json.dumps({**json.loads(path.read_text()), "temperature": 0.8}, indent=2) + "\n")' "$1"
 }
 
 export_() {
