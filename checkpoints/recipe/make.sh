@@ -60,10 +60,11 @@ finetune() {
     python -m training.soup "$work/finetuned" 0.5 "$work/last" 0.5 "$work/tuned"
 }
 
-set_temperature() { # file: the lowest at which replies are as long and as varied as people's
-    python -c 'import json, pathlib, sys
+set_temperature() { # generation_config.json
+    python -c 'import pathlib, sys
+from chatbot.checkpoint import read_json, write_json
 path = pathlib.Path(sys.argv[1])
-path.write_text(json.dumps({**json.loads(path.read_text()), "temperature": 0.8}, indent=2) + "\n")' "$1"
+write_json(path, {**read_json(path), "temperature": 0.8})' "$1"
 }
 
 export_() {

@@ -4,7 +4,7 @@
     python -m tests.benchmarks.behaviour --checkpoint runs/mine --data chats.jsonl
 
 Replies come from the decoder alone, before any filter of the page. The lists of tests/probes were written for this check by
-somebody who had seen neither the training data nor the page's lists; eight of the 20 questions of who.txt are in the
+somebody who had seen neither the training data nor the page's lists; ten of the 20 questions of who.txt are in the
 training data by coincidence. Everything is printed as Markdown.
 """
 
