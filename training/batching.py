@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 
 from chatbot.dialogue import IGNORED_LABEL, Layout
 from chatbot.dialogue_files import load_split
-from training.settings import weight_of
+from training.settings import parts_of
 
 OPEN_ROWS = 512
 """Rows that wait for a dialogue that fits; more pack tighter, fewer keep the order more random."""
@@ -27,15 +27,22 @@ OPEN_ROWS = 512
 
 @dataclass(frozen=True)
 class Source:
-    """A prepared set and how often a dialogue of it comes in an epoch: 2 is twice, 0.25 every fourth epoch."""
+    """A prepared set in a mixture.
+
+    Attributes:
+        folder: Of the set.
+        weight: How often a dialogue of it comes in an epoch: 2 is twice, 0.25 every fourth epoch.
+        replies_only: Only the turns of speaker 1, the bot, carry loss.
+    """
 
     folder: str
     weight: float = 1.0
+    replies_only: bool = False
 
 
 def parse_source(text: str) -> Source:
-    """`DIR` or `DIR:weight`, as checked by `TrainSettings.faults`."""
-    return Source(*weight_of(text))
+    """`DIR`, `DIR:weight`, `DIR:replies` or `DIR:weight:replies`, as checked by `TrainSettings.faults`."""
+    return Source(*parts_of(text))
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Pieces:
         last: The turn after its last.
         tokens: Room it takes in a row, laid out.
         targets: Tokens that carry loss: those of the turns and an end for each.
+        replies_only: Whether only the turns of speaker 1 are meant by that, bool.
     """
 
     dialogue: np.ndarray
@@ -55,9 +63,14 @@ class Pieces:
     last: np.ndarray
     tokens: np.ndarray
     targets: np.ndarray
+    replies_only: np.ndarray
 
     def __len__(self) -> int:
         return len(self.dialogue)
+
+    def take(self, chosen: np.ndarray) -> Pieces:
+        """Those that an index or a mask chooses."""
+        return Pieces(*(column[chosen] for column in vars(self).values()))
 
 
 class TurnStore:
@@ -142,7 +155,21 @@ def cut_into_pieces(store: TurnStore, row_tokens: int, layout: Layout) -> tuple[
     columns = np.stack([whole, np.zeros_like(whole), turns[whole], tokens[whole], (content + turns)[whole]], 1)
     columns = np.concatenate([columns, np.array(cut, np.int64).reshape(-1, columns.shape[1])])
     columns = columns[np.lexsort((columns[:, 1], columns[:, 0]))]
-    return Pieces(*np.ascontiguousarray(columns.T)), left_out
+    return Pieces(*np.ascontiguousarray(columns.T), np.zeros(len(columns), bool)), left_out
+
+
+def learn_replies_only(pieces: Pieces, store: TurnStore, marked: Sequence[bool]) -> Pieces:
+    """The pieces where, in the marked folders of the store, only turns of speaker 1 carry loss; without those that then
+    have none."""
+    folder = np.searchsorted(store.folder_starts, pieces.dialogue, side="right") - 1
+    replies_only = np.array(marked, bool)[folder]
+    starts = store.dialogue_starts[:-1]
+    place = np.arange(len(store.turn_starts) - 1) - np.repeat(starts, np.diff(store.dialogue_starts))
+    before = _starts([(np.diff(store.turn_starts) + 1) * (place % 2)])
+    start = starts[pieces.dialogue]
+    of_replies = before[start + pieces.last] - before[start + pieces.first]
+    targets = np.where(replies_only, of_replies, pieces.targets)
+    return replace(pieces, targets=targets, replies_only=replies_only).take(targets > 0)
 
 
 def _cut(lengths: list[int], room: int, turn_tokens: int) -> tuple[list[tuple[int, int, int, int]], int]:
@@ -213,6 +240,7 @@ class PackedData:
         seed: Of the order.
         pad_id: Fills rows up.
         weights: How often each folder of the store comes in an epoch; None is once.
+        replies_only: The folders of which only the turns of speaker 1 carry loss; None is no folder.
 
     Attributes:
         pieces: What the rows are made of.
@@ -228,11 +256,14 @@ class PackedData:
         seed: int,
         pad_id: int,
         weights: Sequence[float] | None = None,
+        replies_only: Sequence[bool] | None = None,
     ):
         self.store, self.layout, self.row_tokens, self.batch_rows = store, layout, row_tokens, batch_rows
         self.seed, self.pad_id = seed, pad_id
         self.weights = [1.0] * len(store.folders) if weights is None else list(weights)
         self.pieces, self.left_out_turns = cut_into_pieces(store, row_tokens, layout)
+        if replies_only is not None and any(replies_only):
+            self.pieces = learn_replies_only(self.pieces, store, replies_only)
         self._epoch: tuple[int, list[list[int]]] | None = None
 
     def rows(self, epoch: int) -> list[list[int]]:
@@ -294,9 +325,12 @@ class PackedData:
                 first, last = int(piece.first[index]), int(piece.last[index])
                 sample = self.layout.lay_out(self.store.turns(int(piece.dialogue[index]), first, last), first)
                 start, end = end, end + len(sample.input_ids)
+                speakers, labels = torch.tensor(sample.speaker_ids), torch.tensor(sample.labels)
+                if piece.replies_only[index]:
+                    labels[speakers == 0] = IGNORED_LABEL
                 batch["input_ids"][number, start:end] = torch.tensor(sample.input_ids)
-                batch["token_type_ids"][number, start:end] = torch.tensor(sample.speaker_ids)
-                batch["labels"][number, start:end] = torch.tensor(sample.labels)
+                batch["token_type_ids"][number, start:end] = speakers
+                batch["labels"][number, start:end] = labels
                 batch["segment_ids"][number, start:] = segment
                 batch["attention_mask"][number, start:end] = 1
         return batch

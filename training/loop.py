@@ -30,7 +30,7 @@ from chatbot.checkpoint import replacing, resolve, save
 from chatbot.dialogue import LAYOUTS
 from chatbot.end_heads import fit_end_head
 from chatbot.model import XianliaoForCausalLM
-from chatbot.quality import score_dialogues
+from chatbot.quality import score_turns
 from chatbot.reply_settings import ReplySettings
 from chatbot.similarity import VECTORS_FILE
 from chatbot.tokenizer import DialogueTokenizer
@@ -360,7 +360,9 @@ class Run:
         stage, rank, ranks = self.stage, self.accelerator.process_index, self.accelerator.num_processes
         if self.sharded:
             rank, ranks = 0, 1
-        nats = sum(score_dialogues(self.inner, self.layout, stage.valid_dialogues[rank::ranks]))
+        scores = score_turns(self.inner, self.layout, stage.valid_dialogues[rank::ranks])
+        counted = zip(scores, stage.valid_turns[rank::ranks], strict=True)
+        nats = sum(sum(turns[part]) for turns, part in counted)
         if ranks > 1:
             total = torch.tensor(nats, device=self.accelerator.device, dtype=torch.float64)
             nats = self.accelerator.reduce(total, "sum").item()

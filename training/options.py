@@ -28,7 +28,9 @@ def build_parser() -> ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the settings below; flags win over it")
-    parser.add_argument("--data", nargs="+", type=str, metavar="DIR", help="prepared sets, DIR or DIR:weight")
+    parser.add_argument(
+        "--data", nargs="+", type=str, metavar="DIR", help="prepared sets, DIR, DIR:weight or DIR:weight:replies"
+    )
     parser.add_argument("--output", type=str, metavar="DIR", help="folder of the run, created")
     for name in SWITCHES:
         text = re.search(rf"^ +{name}: (.*)", TrainSettings.__doc__, re.MULTILINE).group(1)

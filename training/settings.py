@@ -75,7 +75,7 @@ class StageSettings:
 
     Attributes:
         name: In the log.
-        data: Prepared sets, DIR or DIR:weight.
+        data: Prepared sets, DIR or DIR:weight, perhaps with :replies.
         epochs: Passes over the data.
         max_steps: Stop the stage after so many optimizer steps.
         row_tokens: Tokens of a packed row.
@@ -105,7 +105,8 @@ class TrainSettings:
     """A training run.
 
     Attributes:
-        data: Prepared sets, all made with the same tokenizer; DIR:2 comes twice in an epoch, DIR:0.1 every tenth epoch.
+        data: Prepared sets, all made with the same tokenizer; DIR:2 comes twice in an epoch, DIR:0.1 every tenth epoch. Of
+            DIR:replies or DIR:2:replies only the replies are learnt: every second turn, those of the bot.
         output: Folder of the checkpoint, metrics.jsonl, curves.png and the state to resume from.
         init: Checkpoint folder to start from instead of new weights.
         resume: Continue the run that was stopped in --output.
@@ -268,7 +269,7 @@ class TrainSettings:
         if not self.data:
             faults.append("--data is needed: prepared sets, made by xianliao-prepare")
         for text in self.data:
-            weight = weight_of(text)[1]
+            weight = parts_of(text)[1]
             if not 0 < weight < float("inf"):
                 faults.append(f"--data {text}: the weight after the colon must be above 0")
         return faults
@@ -282,13 +283,19 @@ def one_sentence(faults: list[str]) -> str:
 PERTURBING = ("embedding_noise", "fgm", "gradient_penalty", "vat")
 
 
-def weight_of(text: str) -> tuple[str, float]:
-    """Folder and weight of `DIR` or `DIR:weight`; a colon without a number after it belongs to the folder."""
+def parts_of(text: str) -> tuple[str, float, bool]:
+    """Folder, weight and whether only replies are learnt of `DIR`, `DIR:weight`, `DIR:replies` or `DIR:weight:replies`.
+
+    A colon with anything else after it belongs to the folder.
+    """
+    before = text.removesuffix(":replies")
+    replies_only = before != text and bool(before)
+    text = before if replies_only else text
     folder, _, weight = text.rpartition(":")
     try:
-        return (folder, float(weight)) if folder else (text, 1.0)
+        return (folder, float(weight), replies_only) if folder else (text, 1.0, replies_only)
     except ValueError:
-        return text, 1.0
+        return text, 1.0, replies_only
 
 
 def _at_least(least: int, name: str, value: float) -> list[str]:

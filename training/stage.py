@@ -8,9 +8,9 @@ from itertools import count, pairwise
 
 import numpy as np
 
-from chatbot.dialogue import Layout
+from chatbot.dialogue import Layout, count_units
 from chatbot.tokenizer import DialogueTokenizer
-from training.batching import PackedData, TurnStore, parse_source
+from training.batching import PackedData, Source, TurnStore, parse_source
 from training.report import unigram_nats
 from training.settings import SettingsError, TrainSettings
 
@@ -34,12 +34,13 @@ class Stage:
         utilisation: Share of the tokens of the first epoch's rows that are not padding.
         steps: Optimizer steps of the whole stage.
         valid_dialogues: Token ids of the turns of the validation dialogues.
-        valid_units: Units of each.
+        valid_turns: Which turns of each count: all, or the replies where nothing else is learnt.
+        valid_units: Units of those.
         floor_start: t0 of the EOS floor, in tokens.
         unigram: nats/unit of a unigram model on the validation dialogues; None without any.
 
     Raises:
-        SettingsError: No turn of the data fits a row.
+        SettingsError: No turn of the data fits a row, or it is asked for replies that come before what they answer.
     """
 
     def __init__(
@@ -52,7 +53,10 @@ class Stage:
         train, valid = TurnStore(folders, "train", backward), TurnStore(folders, "valid", backward)
         weights = [source.weight for source in sources]
         row = (settings.row_tokens, settings.batch_rows)
-        self.data = PackedData(train, layout, *row, settings.seed, tokenizer.pad_id, weights)
+        replies_only = [source.replies_only for source in sources]
+        if backward and any(replies_only):
+            raise SettingsError("A model that goes backward learns all turns; leave out :replies in --data.")
+        self.data = PackedData(train, layout, *row, settings.seed, tokenizer.pad_id, weights, replies_only)
         if not len(self.data.pieces):
             raise SettingsError("Every turn is longer than a row; raise --row_tokens or give other data.")
         if not self.data.rows(0):
@@ -60,26 +64,36 @@ class Stage:
         self.utilisation = self.data.utilisation()  # now, while the rows of the first epoch are there
         steps = math.ceil(settings.epochs * len(self.data.batches(0)))
         self.steps = steps if settings.max_steps is None else min(steps, settings.max_steps)
-        self._choose_valid(valid, train, weights, layout.end_of_turn_id, tokenizer.vocab_size)
+        self._choose_valid(valid, train, sources, layout.end_of_turn_id, tokenizer)
 
     def _choose_valid(
-        self, valid: TurnStore, train: TurnStore, weights: list[float], end_id: int, vocab_size: int
+        self, valid: TurnStore, train: TurnStore, sources: list[Source], end_id: int, tokenizer: DialogueTokenizer
     ) -> None:
         """Of a set that training sees a tenth of at a time, a tenth: the best checkpoint is the best at the mixture."""
-        parts = zip(pairwise(valid.folder_starts.tolist()), weights, strict=True)
+        parts = zip(pairwise(valid.folder_starts.tolist()), sources, strict=True)
         pool = np.concatenate(
-            [spread(start, stop, math.ceil(min(1, w) * (stop - start))) for (start, stop), w in parts]
+            [spread(start, stop, math.ceil(min(1, source.weight) * (stop - start))) for (start, stop), source in parts]
         )
         most = self.settings.eval_dialogues
         chosen = pool[spread(0, len(pool), len(pool) if most is None else min(most, len(pool)))].tolist()
         self.valid_dialogues = [valid.turns(index) for index in chosen]
-        self.valid_units = [int(valid.units[index]) for index in chosen]
+        folders = (np.searchsorted(valid.folder_starts, chosen, side="right") - 1).tolist()
+        self.valid_turns = [slice(1, None, 2) if sources[n].replies_only else slice(None) for n in folders]
+        self.valid_units = [
+            count_units([tokenizer.decode(ids) for ids in turns[counted]])
+            if sources[folder].replies_only
+            else int(valid.units[index])
+            for index, folder, turns, counted in zip(
+                chosen, folders, self.valid_dialogues, self.valid_turns, strict=True
+            )
+        ]
         # t0 comes from all turns of the pool; without a validation split the training turns have to serve.
         lengths = [n for index in pool for n in valid.turn_lengths(index)] or np.diff(train.turn_starts)
         self.floor_start = max(1, int(np.ceil(np.percentile(lengths, REPLY_LENGTH_PERCENTILE))))
         self.unigram = None
         if chosen:
-            nats = unigram_nats(train, self.valid_dialogues, end_id, vocab_size)
+            counted = [turns[part] for turns, part in zip(self.valid_dialogues, self.valid_turns, strict=True)]
+            nats = unigram_nats(train, counted, end_id, tokenizer.vocab_size)
             self.unigram = nats / sum(self.valid_units)
 
     def remaining(self, done: int) -> Iterator[list[list[int]]]:

@@ -150,7 +150,8 @@ def _describe_data(data: list[str], manifests: list[dict]) -> list[dict]:
         splits = {name: split["content_hash"] for name, split in manifest["splits"].items()}
         entry = {"folder": Path(source.folder).name, "tokenizer_hash": manifest["tokenizer_hash"], **splits}
         entry |= {"sources": [part["file"] for part in manifest["sources"]]}
-        described.append(entry if source.weight == 1 else {**entry, "weight": source.weight})
+        entry |= {} if source.weight == 1 else {"weight": source.weight}
+        described.append({**entry, "learnt": "replies"} if source.replies_only else entry)
     return described
 
 

@@ -48,7 +48,7 @@ MOMENTS = {  # where, and what happens there instead
     "half of the optimizer saved": (torch, "save", half_a_file),
     "before a save is complete": (training.resume.os, "rename", die),
     "after a save is complete": (training.resume.os, "rename", renamed),
-    "in a validation": (training.loop, "score_dialogues", die),
+    "in a validation": (training.loop, "score_turns", die),
     "in the middle of a checkpoint": (chatbot.checkpoint.safetensors.torch, "save_file", die),
 }
 

@@ -93,11 +93,36 @@ def test_nothing_is_lost_cut_or_crosses(dialogues):
     assert sorted(seen) == expected
 
 
+@given(DIALOGUES)
+@settings(deadline=None)
+def test_of_a_set_of_questions_and_answers_only_the_answers_are_learnt(dialogues):
+    """Also where a dialogue is cut, where speaker 0 opens a piece, and where a piece has no answer."""
+    store = FakeStore(dialogues)
+    data = PackedData(store, DialogptLayout(Ids()), 32, 4, seed=3, pad_id=0, replies_only=[True])
+    learnt = 0
+    for rows in data.batches(0):
+        batch = data.tensors(rows)
+        counted = batch["labels"] != IGNORED_LABEL
+        assert data.targets(rows) == int(counted.sum())
+        assert (batch["token_type_ids"][counted] == 1).all()
+        assert all(data.pieces.targets[index] > 0 for row in rows for index in row)
+        learnt += int(counted.sum())
+    fits = [(turn, index) for turns in dialogues for index, turn in enumerate(turns) if len(turn) + 2 <= 32]
+    assert learnt == sum(len(turn) + 1 for turn, index in fits if index % 2)
+
+
+def test_only_the_marked_set_is_learnt_in_part():
+    store = FakeStore([[[5] * 3, [6] * 4], [[7] * 2, [8] * 5]])
+    store.folders, store.folder_starts = ["whole", "answers"], np.array([0, 1, 2])
+    data = PackedData(store, DialogptLayout(Ids()), 32, 4, seed=3, pad_id=0, replies_only=[False, True])
+    assert data.pieces.targets.tolist() == [9, 6]
+
+
 def test_a_dialogue_longer_than_a_row_keeps_its_parity():
     store = FakeStore([[[5] * 10, [6] * 10, [7] * 10]])
     pieces, left_out = cut_into_pieces(store, 24, DialogptLayout(Ids()))
     columns = [column.tolist() for column in vars(pieces).values()]
-    assert columns == [[0, 0], [0, 2], [2, 3], [23, 12], [22, 11]]
+    assert columns == [[0, 0], [0, 2], [2, 3], [23, 12], [22, 11], [False, False]]
     assert left_out == 0
 
 
@@ -143,6 +168,9 @@ def test_sources_carry_weights():
     assert parse_source("runs/a").weight == 1
     assert parse_source("runs/a:0.3") == Source("runs/a", 0.3)
     assert parse_source("C:\\sets\\a") == Source("C:\\sets\\a")
+    assert parse_source("runs/a:replies") == Source("runs/a", 1.0, True)
+    assert parse_source("C:\\sets\\a:0.3:replies") == Source("C:\\sets\\a", 0.3, True)
+    assert parse_source("runs/a:reply") == Source("runs/a:reply")
     for wrong in ("a:0", "a:-1", "a:nan", "a:inf"):
         with pytest.raises(SettingsError, match="above 0"):
             TrainSettings([wrong], "out").check()

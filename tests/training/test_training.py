@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatbot.checkpoint import load_model
-from chatbot.dialogue import LAYOUTS
+from chatbot.dialogue import LAYOUTS, count_units
 from chatbot.errors import XianliaoError
 from chatbot.model import XianliaoForCausalLM
+from chatbot.quality import score_turns
 from chatbot.tokenizer import DialogueTokenizer
 from tests.conftest import tiny_config
 from training.batching import PackedData, TurnStore
@@ -348,3 +349,24 @@ def test_validation_is_the_mixture_that_is_trained_on(prepared, tmp_path):
     assert count(str(prepared), f"{prepared}:3") == 2 * whole
     assert count(str(prepared), f"{prepared}:0.1") == whole + -(-whole // 10)
     assert count(f"{prepared}:0.5") == -(-whole // 2)
+
+
+def test_where_only_replies_are_learnt_only_they_validate(prepared, tmp_path):
+    """Of one set, nats and units of the whole are those of the replies and of what they answer."""
+    tokenizer = DialogueTokenizer.load(str(prepared))
+    layout = LAYOUTS["dialogpt"](tokenizer)
+    whole, replies = (
+        Stage(settings_for(prepared, tmp_path, data=[data]), 0, tokenizer, layout)
+        for data in (str(prepared), f"{prepared}:replies")
+    )
+    assert replies.valid_dialogues == whole.valid_dialogues  # what they answer is still read
+    texts = [[tokenizer.decode(ids) for ids in turns] for turns in replies.valid_dialogues]
+    assert replies.valid_units == [count_units(turns[1::2]) for turns in texts]
+    assert whole.valid_units == [count_units(turns) for turns in texts]
+    run = train(settings_for(prepared, tmp_path / "run", data=[f"{prepared}:replies"], max_steps=2, eval_every=2))
+    assert run["data"][0]["learnt"] == "replies"
+    scores = score_turns(load_model(tmp_path / "run"), layout, replies.valid_dialogues)
+    nats = sum(sum(turns[1::2]) for turns in scores)
+    assert run["best"] == pytest.approx(nats / sum(replies.valid_units), rel=1e-5)
+    with pytest.raises(SettingsError, match="leave out :replies"):
+        train(settings_for(prepared, tmp_path / "back", data=[f"{prepared}:replies"], direction="backward"))
