@@ -20,6 +20,10 @@ NEVER = -1e4
 LOGITS = 2**22
 """Logits that exist at a time."""
 
+SHAPE_STEP = 64
+"""Rows are filled up to a multiple of this: on CPUs a bf16 product keeps what it prepared for each shape it ever had, which
+came to 15 GB where the number of targets was another in every step."""
+
 
 def next_token_loss(
     hidden: torch.Tensor,
@@ -132,7 +136,9 @@ class HeadLoss(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), rows):
                 part = slice(start, start + rows)
-                logits = (hidden[part] @ matrix.T).to(wide)
+                size, rest = len(hidden[part]), -len(hidden[part]) % SHAPE_STEP
+                given = fill_up(hidden[part], rest)
+                logits = (given @ matrix.T)[:size].to(wide)
                 if bias is not None:
                     logits += bias
                 nats, slope = to_slope(logits, targets[part], smoothing)
@@ -141,13 +147,13 @@ class HeadLoss(torch.autograd.Function):
                     continue
                 if of_bias is not None:
                     of_bias += slope.sum(0)
-                slope = slope.to(hidden.dtype)
+                slope = fill_up(slope.to(hidden.dtype), rest)
                 if of_hidden is not None:
-                    of_hidden[part] = slope @ matrix
+                    of_hidden[part] = (slope @ matrix)[:size]
                 if of_weight is not None and slope.dtype == wide:
-                    of_weight.addmm_(slope.T, hidden[part])
+                    of_weight.addmm_(slope.T, given)
                 elif of_weight is not None:
-                    of_weight += slope.T @ hidden[part]
+                    of_weight += slope.T @ given
         ctx.save_for_backward(of_hidden, of_weight, of_bias)
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias)]
         return loss
@@ -157,6 +163,11 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx, gradient):
         pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         return *(None if saved is None else (saved * gradient).to(dtype) for saved, dtype in pairs), None, None
+
+
+def fill_up(rows: torch.Tensor, rest: int) -> torch.Tensor:
+    """Rows `[N, D]` with `rest` rows of zeros after them."""
+    return F.pad(rows, (0, 0, 0, rest)) if rest else rows
 
 
 def to_slope(logits: torch.Tensor, targets: torch.Tensor, smoothing: torch.Tensor | None):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from chatbot import loss
 from chatbot.loss import head_loss
@@ -78,3 +79,20 @@ def test_gradients_of_a_bfloat16_head_are_summed_in_fp32():
     head_loss(*rough, None, targets).backward()
     assert rough[1].grad.dtype == torch.bfloat16
     assert (rough[1].grad.float() - weight.grad).norm() / weight.grad.norm() < 0.01
+
+
+def test_products_come_in_few_shapes():
+    """bf16 products on CPUs keep memory for each shape they ever had; the number of targets is another in every step."""
+    shapes = set()
+
+    class Shapes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten.mm.default:
+                shapes.update(tuple(tensor.shape) for tensor in args)
+            return function(*args, **(kwargs or {}))
+
+    for rows in range(1, 200, 7):
+        (hidden, weight, _), targets = inputs(rows=rows)
+        with Shapes(), torch.autocast("cpu", torch.bfloat16):
+            head_loss(hidden, weight, None, targets).backward()
+    assert len({n for shape in shapes for n in shape} - set(weight.shape)) <= 4  # 64, 128, 192, 256
