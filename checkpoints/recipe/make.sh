@@ -29,7 +29,7 @@ data() {
     prepare lccc --input "$1" --tokenizer "$work/tokens"
     prepare dgk --input "$corpora/dgk_subtitles.jsonl.xz" --tokenizer "$work/tokens"
     prepare long --input "$corpora/kdconv_dev.jsonl.gz" "$corpora/cpsycoun.jsonl.xz" --tokenizer "$work/tokens"
-    prepare smile --input "$corpora/smile.jsonl.xz" --max-dialogues 8000 --tokenizer "$work/tokens"
+    prepare smile --input "$corpora/smile.jsonl.xz" --max-dialogues 24000 --tokenizer "$work/tokens"
     prepare own --input "$root/data_prep/identity" --tokenizer "$work/tokens" \
         --skip echo generic_replies copied_replies hot_posts blocked_words no_chinese advertisement
 }
@@ -46,17 +46,21 @@ train() { # name, then the settings
 
 pretrain() {
     train pretrained --config "$here/pretrain.yaml" --max_steps "${PRETRAIN_STEPS:-2600}" \
-        --data "$work/chat" "$work/dgk" "$work/long" "$work/smile:0.5" "$work/own:2"
+        --data "$work/chat" "$work/dgk" "$work/long" "$work/smile:0.17" "$work/own:2"
+    train more --config "$here/finetune.yaml" --init "$work/pretrained" --max_steps "${MORE_STEPS:-3400}" --warmup_steps 50 \
+        --final_learning_rate_share 1 --weight_average 0.998 \
+        --data "$work/chat:2" "$work/dgk:2" "$work/long" "$work/smile:0.6"
 }
 
 finetune() {
-    train first --config "$here/finetune.yaml" --init "$work/pretrained" --max_steps 2400 \
-        --data "$work/chat" "$work/own:6" "$work/dgk:0.3" "$work/long:0.2" "$work/smile:0.15"
-    train second --config "$here/finetune.yaml" --init "$work/pretrained" --max_steps 1300 --regularization.dropout 0.05 \
-        --weight_average 0.995 --data "$work/chat" "$work/own:10" "$work/dgk:0.3" "$work/long:0.2" "$work/smile:0.15"
-    python -m training.soup "$work/tuned" 0.4 "$work/first" 0.6 "$work/second"
-    train last --config "$here/finetune.yaml" --init "$work/tuned" --max_steps 600 --regularization.dropout 0.1 --weight_average 0.99 \
-        --learning_rate 2.5e-3 --data "$work/chat" "$work/own:7" "$work/dgk:0.1" "$work/long:0.1" "$work/smile:0.05"
+    train first --config "$here/finetune.yaml" --init "$work/more" --max_steps 1400 \
+        --data "$work/chat" "$work/own:12:replies" "$work/dgk:0.3" "$work/long:0.2" "$work/smile:0.05"
+    train second --config "$here/finetune.yaml" --init "$work/more" --max_steps 1100 --seed 1 --regularization.dropout 0.1 \
+        --data "$work/chat" "$work/own:10:replies" "$work/dgk:0.2" "$work/long:0.15" "$work/smile:0.03"
+    python -m training.soup "$work/tuned" 0.6 "$work/first" 0.25 "$work/second" 0.15 "$work/more"
+    train last --config "$here/finetune.yaml" --init "$work/tuned" --max_steps 350 --seed 2 --regularization.dropout 0.1 \
+        --weight_average 0.98 --learning_rate 2e-3 --warmup_steps 20 \
+        --data "$work/chat" "$work/own:16:replies" "$work/dgk:0.1" "$work/long:0.1" "$work/smile:0.01"
     python -m training.soup "$work/finetuned" 0.5 "$work/last" 0.5 "$work/tuned"
 }
 

@@ -37,7 +37,7 @@ def held_out(tmp_path_factory):
     }
     for name, files in sources.items():
         command = ["--input", *files, "--output", folder / name, "--words", words, "--tokenizer", "default"]
-        command += ["--max-dialogues", 8000] if name == "smile" else []
+        command += ["--max-dialogues", 24000] if name == "smile" else []
         assert not prepare([str(part) for part in command])
     return folder
 
@@ -57,7 +57,7 @@ def test_it_predicts_lccc(bot, held_out):
     dialogues = [[clean_turn(turn) for turn in turns] for turns in read_dialogues(held_out / "lccc")]
     ids = [[bot.tokenizer.encode(turn) for turn in turns] for turns in dialogues]
     found = measure_quality(bot.model, bot.layout, ids, [count_units(turns) for turns in dialogues])
-    assert found.nats_per_unit <= 3.95  # 3.94 on its card; 3.9 is wanted
+    assert found.nats_per_unit <= 3.9
 
 
 @needs_corpora
@@ -79,6 +79,6 @@ def test_a_thousand_replies_are_as_varied_as_those_of_people(bot, held_out):
     assert ours["replies"] == 1000
     assert ours["repetitive"] < 0.005
     assert ours["echo"] < 0.01
-    assert len(found["profane"]) <= 2  # 1 on its card; none is wanted
+    assert found["profane"] == []
     assert abs(ours["mean_characters"] / people["mean_characters"] - 1) <= 0.2
     assert abs(ours["dist_2"] / people["dist_2"] - 1) <= 0.25
