@@ -6,6 +6,8 @@ import json
 import re
 from collections import Counter
 
+import pytest
+
 from tests.conftest import ROOT
 
 
@@ -29,13 +31,29 @@ def test_the_bot_says_what_it_is(dialogues):
     assert len(honest) >= 8
 
 
-def test_dialogues_about_the_program_are_honest_and_prescribe_nothing():
-    """data_prep/identity: what it is, and that it gives no medical advice."""
-    path = ROOT / "data_prep" / "identity" / "program.jsonl"
+IDENTITY = {
+    "asked": 0.8,
+    "doses": 0.5,
+    "midway": 0.9,
+    "phrasings": 0.9,
+    "program": 0.8,
+    "smalltalk": 0,
+    "wordings": 0.9,
+}
+"""File of data_prep/identity -> the share of its dialogues, at least, that say what the bot is."""
+
+
+def test_every_file_about_the_program_is_checked():
+    assert {path.stem for path in (ROOT / "data_prep" / "identity").iterdir()} == set(IDENTITY)
+
+
+@pytest.mark.parametrize("name", IDENTITY)
+def test_dialogues_about_the_program_are_honest_and_prescribe_nothing(name):
+    path = ROOT / "data_prep" / "identity" / f"{name}.jsonl"
     found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert len(found) > 200
+    assert len(found) > 100
     assert len({tuple(turns) for turns in found}) == len(found)
     assert all(2 <= len(turns) <= 10 and len(turns) % 2 == 0 for turns in found)
-    assert sum(any("程序" in turn or "模型" in turn for turn in turns[1::2]) for turns in found) > 0.8 * len(found)
-    said = " ".join(turn for turns in found for turn in turns[1::2])
-    assert not re.search("我是(真)?人|我是(男|女)|毫克|[一两三二]片|布洛芬|阿莫西林", said)
+    said = [" ".join(turns[1::2]) for turns in found]
+    assert sum(bool(re.search("程序|模型|机器人", text)) for text in said) >= IDENTITY[name] * len(found)
+    assert not re.search("我是(真)?人|我是(男|女)|毫克|[一两三二]片|布洛芬|阿莫西林", " ".join(said))
