@@ -37,7 +37,7 @@ HISTORIES = ("full", "last", "none")
 """What a turn is predicted from: all turns before it, the one before it, nothing."""
 
 DENIAL = re.compile(
-    "不是.{0,4}(机器|程序|AI|ai|模型)|(?<!不是)(?<!没有)真人|我是(?!机器|人工|聊天).{0,2}(人|男|女)|我(刚|要|在)?(上班|下班|上学)"
+    "不是[^，,。！!？?]{0,4}(机器|程序|AI|ai|模型)|(?<!不是)(?<!没有)真人|我是(?!机器|人工|聊天).{0,2}(人|男|女)|我(刚|要|在)?(上班|下班|上学)"
 )
 """Claims to be human that no list of phrases holds: 当然是真人呀, 我又不是机器人."""
 ABOUT_YOU = re.compile("你.{0,3}(是|像).{0,4}(机器|程序|AI|ai|模型)|[吗？?]$")
