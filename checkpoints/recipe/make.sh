@@ -13,6 +13,7 @@ shift 2
 [ $# -gt 0 ] || set -- data pretrain finetune export measure
 threads=${THREADS:-2}
 precision=${PRECISION:-no}
+shorter=${SHORTER:-1} # what the steps of every stage are divided by
 export OMP_NUM_THREADS="$threads" PATH="$root/.venv/bin:$PATH" PYTHONPATH="$root"
 
 prepare() { # name, then what to read and how
@@ -34,31 +35,31 @@ data() {
         --skip echo generic_replies copied_replies hot_posts blocked_words no_chinese advertisement
 }
 
-train() { # name, then the settings
+train() { # name, number of steps, then the settings
     output=$work/$1
-    shift
+    steps=$((($2 + shorter - 1) / shorter))
+    shift 2
     for state in "$output"/resume/step-*; do
         [ ! -e "$state" ] || set -- "$@" --resume
         break
     done
-    xianliao-train --output "$output" --threads "$threads" --precision "$precision" "$@"
+    xianliao-train --output "$output" --threads "$threads" --precision "$precision" --max_steps "$steps" "$@"
 }
 
 pretrain() {
-    train pretrained --config "$here/pretrain.yaml" --max_steps "${PRETRAIN_STEPS:-2600}" \
+    train pretrained 2600 --config "$here/pretrain.yaml" \
         --data "$work/chat" "$work/dgk" "$work/long" "$work/smile:0.17" "$work/own:2"
-    train more --config "$here/finetune.yaml" --init "$work/pretrained" --max_steps "${MORE_STEPS:-3400}" --warmup_steps 50 \
-        --final_learning_rate_share 1 --weight_average 0.998 \
-        --data "$work/chat:2" "$work/dgk:2" "$work/long" "$work/smile:0.6"
+    train more 3400 --config "$here/finetune.yaml" --init "$work/pretrained" --warmup_steps 50 --weight_average 0.998 \
+        --final_learning_rate_share 1 --data "$work/chat:2" "$work/dgk:2" "$work/long" "$work/smile:0.6"
 }
 
 finetune() {
-    train first --config "$here/finetune.yaml" --init "$work/more" --max_steps 1400 \
+    train first 1400 --config "$here/finetune.yaml" --init "$work/more" \
         --data "$work/chat" "$work/own:12:replies" "$work/dgk:0.3" "$work/long:0.2" "$work/smile:0.05"
-    train second --config "$here/finetune.yaml" --init "$work/more" --max_steps 1100 --seed 1 --regularization.dropout 0.1 \
+    train second 1100 --config "$here/finetune.yaml" --init "$work/more" --seed 1 --regularization.dropout 0.1 \
         --data "$work/chat" "$work/own:10:replies" "$work/dgk:0.2" "$work/long:0.15" "$work/smile:0.03"
     python -m training.soup "$work/tuned" 0.6 "$work/first" 0.25 "$work/second" 0.15 "$work/more"
-    train last --config "$here/finetune.yaml" --init "$work/tuned" --max_steps 350 --seed 2 --regularization.dropout 0.1 \
+    train last 350 --config "$here/finetune.yaml" --init "$work/tuned" --seed 2 --regularization.dropout 0.1 \
         --weight_average 0.98 --learning_rate 2e-3 --warmup_steps 20 \
         --data "$work/chat" "$work/own:16:replies" "$work/dgk:0.1" "$work/long:0.1" "$work/smile:0.01"
     python -m training.soup "$work/finetuned" 0.5 "$work/last" 0.5 "$work/tuned"
