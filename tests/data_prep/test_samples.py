@@ -32,15 +32,15 @@ def test_the_bot_says_what_it_is(dialogues):
 
 
 IDENTITY = {
-    "asked": 0.8,
-    "doses": 0.5,
-    "midway": 0.9,
-    "phrasings": 0.9,
-    "program": 0.8,
-    "smalltalk": 0,
-    "wordings": 0.9,
+    "asked": (400, 0.8),
+    "doses": (150, 0.5),
+    "midway": (390, 0.6),
+    "phrasings": (400, 0.7),
+    "program": (200, 0.8),
+    "smalltalk": (300, 0.0),
+    "wordings": (900, 0.7),
 }
-"""File of data_prep/identity -> the share of its dialogues, at least, that say what the bot is."""
+"""File of data_prep/identity -> it has more dialogues, and a larger share of them says 程序 or 模型."""
 
 
 def test_every_file_about_the_program_is_checked():
@@ -51,9 +51,10 @@ def test_every_file_about_the_program_is_checked():
 def test_dialogues_about_the_program_are_honest_and_prescribe_nothing(name):
     path = ROOT / "data_prep" / "identity" / f"{name}.jsonl"
     found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert len(found) > 100
+    count, share = IDENTITY[name]
+    assert len(found) > count
     assert len({tuple(turns) for turns in found}) == len(found)
     assert all(2 <= len(turns) <= 10 and len(turns) % 2 == 0 for turns in found)
-    said = [" ".join(turns[1::2]) for turns in found]
-    assert sum(bool(re.search("程序|模型|机器人", text)) for text in said) >= IDENTITY[name] * len(found)
-    assert not re.search("我是(真)?人|我是(男|女)|毫克|[一两三二]片|布洛芬|阿莫西林", " ".join(said))
+    assert sum(any("程序" in turn or "模型" in turn for turn in turns[1::2]) for turns in found) > share * len(found)
+    said = " ".join(turn for turns in found for turn in turns[1::2])
+    assert not re.search("我是(真)?人|我是(男|女)|毫克|[一两三二]片|布洛芬|阿莫西林", said)

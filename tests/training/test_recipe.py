@@ -47,14 +47,13 @@ def write_corpora(folder: Path) -> None:
                 file.writelines(json.dumps(turns, ensure_ascii=False) + "\n" for turns in dialogues)
 
 
-def make(corpora: Path, work: Path, *steps: str) -> str:
-    """The script's output; it runs from another directory, as its user may."""
+def make(corpora: Path, work: Path, *steps: str) -> None:
+    """Runs the script from another directory, as its user may."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = ["sh", ROOT / "checkpoints" / "recipe" / "make.sh", corpora, work, *steps]
     environment = {**os.environ, "PATH": path, "SHORTER": "400"}
     done = subprocess.run(command, env=environment, cwd=work.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
 
 
 def test_one_call_goes_from_the_corpora_to_a_measured_checkpoint(tmp_path):
