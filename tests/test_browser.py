@@ -135,7 +135,7 @@ class Page:
     def unfold(self) -> None:
         """Opens the settings."""
         if not self.find("#seed input"):
-            self.press(self.find("#settings button.label-wrap")[0])
+            self.press_at("#settings button.label-wrap")
             self.wait(lambda: self.find("#seed input"))
 
     def set_seed(self, seed: int) -> None:
@@ -167,8 +167,9 @@ class Page:
     def saved(self) -> list[str]:
         return self.texts("#saved label")
 
-    def value(self, selector: str) -> str:
-        return self.find(selector)[0].get_attribute("value")
+    def value(self, selector: str) -> str | None:
+        """What is in a field, read in one go; None while the page is loading and has none."""
+        return self.driver.execute_script("return document.querySelector(arguments[0])?.value", selector)
 
     def faults(self) -> list[str]:
         """Errors in the console, and requests to anything but this server."""
