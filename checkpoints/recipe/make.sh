@@ -49,20 +49,54 @@ train() { # name, number of steps, then the settings
 pretrain() {
     train pretrained 2600 --config "$here/pretrain.yaml" \
         --data "$work/chat" "$work/dgk" "$work/long" "$work/smile:0.17" "$work/own:2"
-    train more 3400 --config "$here/finetune.yaml" --init "$work/pretrained" --warmup_steps 50 --weight_average 0.998 \
-        --final_learning_rate_share 1 --data "$work/chat:2" "$work/dgk:2" "$work/long" "$work/smile:0.6"
+    longer more 3400 pretrained 0
+    longer longer 2100 more 3
+}
+
+longer() { # name, steps, what it goes on from, seed
+    train "$1" "$2" --config "$here/finetune.yaml" --init "$work/$3" --seed "$4" --warmup_steps 50 \
+        --weight_average 0.998 --final_learning_rate_share 1 \
+        --data "$work/chat:2" "$work/dgk:2" "$work/long" "$work/smile:0.6"
 }
 
 finetune() {
-    train first 1400 --config "$here/finetune.yaml" --init "$work/more" \
-        --data "$work/chat" "$work/own:12:replies" "$work/dgk:0.3" "$work/long:0.2" "$work/smile:0.05"
-    train second 1100 --config "$here/finetune.yaml" --init "$work/more" --seed 1 --regularization.dropout 0.1 \
-        --data "$work/chat" "$work/own:10:replies" "$work/dgk:0.2" "$work/long:0.15" "$work/smile:0.03"
-    python -m training.soup "$work/tuned" 0.6 "$work/first" 0.25 "$work/second" 0.15 "$work/more"
-    train last 350 --config "$here/finetune.yaml" --init "$work/tuned" --seed 2 --regularization.dropout 0.1 \
-        --weight_average 0.98 --learning_rate 2e-3 --warmup_steps 20 \
-        --data "$work/chat" "$work/own:16:replies" "$work/dgk:0.1" "$work/long:0.1" "$work/smile:0.01"
-    python -m training.soup "$work/finetuned" 0.5 "$work/last" 0.5 "$work/tuned"
+    first first-a 0
+    first first-b 2
+    second second-a 1 8
+    second second-b 5 12
+    mean from-a 0.6 first-b 0.25 second-a 0.15 longer
+    mean from-b 0.3 first-a 0.2 first-b 0.2 second-a 0.2 second-b 0.1 longer
+    mean tuned 0.2 first-a 0.25 first-b 0.15 second-a 0.3 second-b 0.1 longer
+    last last-a 2 14 from-a
+    last last-b 4 9 from-b
+    mean finetuned 0.15 last-a 0.25 last-b 0.6 tuned
+}
+
+first() { # name, seed
+    train "$1" 1400 --config "$here/finetune.yaml" --init "$work/longer" --seed "$2" \
+        --data "$work/chat" "$work/own:10:replies" "$work/dgk:0.3" "$work/long:0.2" "$work/smile:0.05"
+}
+
+second() { # name, seed, how often the own dialogues: more LCCC, dropout
+    train "$1" 1100 --config "$here/finetune.yaml" --init "$work/longer" --seed "$2" --regularization.dropout 0.1 \
+        --data "$work/chat" "$work/lccc:0.6" "$work/own:$3:replies" "$work/dgk:0.15" "$work/long:0.15" "$work/smile:0.03"
+}
+
+last() { # name, seed, how often the own dialogues, what it goes on from
+    train "$1" 350 --config "$here/finetune.yaml" --init "$work/$4" --seed "$2" --regularization.dropout 0.1 \
+        --weight_average 0.98 --learning_rate 2e-3 --warmup_steps 20 --eval_every 175 \
+        --data "$work/chat" "$work/own:$3:replies" "$work/dgk:0.1" "$work/long:0.1" "$work/smile:0.01"
+}
+
+mean() { # name, then a weight and a checkpoint, as often as wanted
+    name=$1
+    shift
+    for part in "$@"; do
+        shift
+        [ ! -d "$work/$part" ] || part=$work/$part
+        set -- "$@" "$part"
+    done
+    python -m training.soup "$work/$name" "$@"
 }
 
 set_temperature() { # generation_config.json
