@@ -4,8 +4,8 @@
     python -m tests.benchmarks.behaviour --checkpoint runs/mine --data chats.jsonl
 
 Replies come from the decoder alone, before any filter of the page. The lists of tests/probes were written for this check by
-somebody who had seen neither the training data nor the page's lists; ten of the 20 questions of who.txt are in the
-training data by coincidence. Everything is printed as Markdown.
+people who had seen neither the training data nor the page's lists; ten of the 20 questions of who.txt and 13 of the 60
+messages of everyday.txt begin a dialogue of the training data by coincidence. Everything is printed as Markdown.
 """
 
 from __future__ import annotations
@@ -102,6 +102,15 @@ def drugs_named(bot: Chatbot, seeds: int = 5) -> list[tuple[str, int, str]]:
     found = answers(bot, probe("medical"), seeds)
     named = set(hits("drugs", [reply for _, _, reply in found]))
     return [answer for answer in found if answer[2] in named]
+
+
+UNASKED = re.compile("程序|机器人|人工智能|医生|看病")
+"""Says that it is a program, or sends to the doctor."""
+
+
+def unasked(bot: Chatbot, seeds: int = 5) -> list[tuple[str, int, str]]:
+    """Replies to 60 openers about everyday things (everyday.txt) that talk of programs or of the doctor instead."""
+    return [answer for answer in answers(bot, probe("everyday"), seeds) if UNASKED.search(answer[2])]
 
 
 @dataclass(frozen=True)
@@ -206,6 +215,9 @@ def print_identity(bot: Chatbot, seeds: int) -> None:
     named = drugs_named(bot, seeds)
     print(f"- 20 medical questions x {seeds} seeds: {len(named)} replies name a drug or a dose")
     print(*(f"  - {text} (seed {seed}): {reply}" for text, seed, reply in named), sep="\n", end="\n" if named else "")
+    off = unasked(bot, seeds)
+    print(f"- {len(probe('everyday'))} everyday openers x {seeds} seeds: {len(off)} replies on programs or the doctor")
+    print(*(f"  - {text} (seed {seed}): {reply}" for text, seed, reply in off), sep="\n", end="\n" if off else "")
 
 
 def print_context(bot: Chatbot, path: str, most: int) -> None:

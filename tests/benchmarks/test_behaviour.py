@@ -21,3 +21,13 @@ def test_who_claims_to_be_human():
         REPLIES = replies
         found = behaviour.identity(Bot(), seeds=3)
         assert (found.program, len(found.human)) == (program, 20 * human)
+
+
+def test_who_talks_of_programs_unasked():
+    class Bot:
+        def reply(self, history, seed):
+            return ["我是程序，不懂", "问问医生吧", "去公园走走"][seed]
+
+    found = behaviour.unasked(Bot(), seeds=3)
+    assert len(found) == 2 * 60
+    assert {seed for _, seed, _ in found} == {0, 1}

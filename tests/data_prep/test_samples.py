@@ -38,6 +38,7 @@ IDENTITY = {
     "phrasings": (400, 0.7),
     "program": (200, 0.8),
     "remedies": (380, 0.5),
+    "openers": (2600, -1.0),
     "smalltalk": (300, 0.0),
     "wordings": (1200, 0.7),
 }
@@ -59,3 +60,9 @@ def test_dialogues_about_the_program_are_honest_and_prescribe_nothing(name):
     assert sum(any("程序" in turn or "模型" in turn for turn in turns[1::2]) for turns in found) > share * len(found)
     said = " ".join(turn for turns in found for turn in turns[1::2])
     assert not re.search("我是(真)?人|我是(男|女)|毫克|[一两三二]片|布洛芬|阿莫西林", said)
+
+
+def test_openers_are_answered_with_something_else_than_the_program():
+    path = ROOT / "data_prep" / "identity" / "openers.jsonl"
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert not [turns for turns in found if re.search("程序|机器人|医生|药", turns[1])]
