@@ -109,8 +109,10 @@ def costs(a: Bag, b: Bag, kind: Kind) -> np.ndarray:
     products = a.points @ b.points.T
     if kind == "wrd":
         return np.clip(1 - products, 0, 2)
-    squares = (a.points**2).sum(1)[:, None] + (b.points**2).sum(1) - 2 * products
-    return np.sqrt(np.maximum(squares, 0))
+    sizes = (a.points**2).sum(1)[:, None] + (b.points**2).sum(1)
+    squares = sizes - 2 * products
+    squares[squares < 1e-13 * sizes] = 0  # what rounding leaves of equal vectors is no distance
+    return np.sqrt(squares)
 
 
 def distance(a: Bag, b: Bag, kind: Kind) -> float:

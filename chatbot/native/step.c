@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __AVX512VNNI__
+#if defined(__AVX512VNNI__) || defined(__FMA__)
 #include <immintrin.h>
 #endif
 
@@ -122,6 +122,18 @@ static void layer_norm(const float *x, float *y, int64_t n, const float *weight,
 
 #define ALWAYS static inline __attribute__((always_inline))
 
+/* a b + c. Written out where there is an instruction for it: left to the compiler, some tunings (GCC's for AMD) use it in one
+ * copy of block_float and not in another, and then a row's bits depend on how many lanes it is read with. */
+ALWAYS Floats fused(Floats a, float b, Floats c) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_fmadd_ps((__m512)a, _mm512_set1_ps(b), (__m512)c);
+#elif defined(__FMA__)
+    return (Floats)_mm256_fmadd_ps((__m256)a, _mm256_set1_ps(b), (__m256)c);
+#else
+    return c + a * b;
+#endif
+}
+
 /* Products of `groups` groups of weight rows with `lanes` inputs; both are constants where this is inlined. */
 ALWAYS void block_float(const Matrix *m, int64_t group, const float *x, int groups, int lanes, Floats s[MOST_GROUPS][MOST_LANES]) {
     int64_t n = m->columns;
@@ -129,7 +141,7 @@ ALWAYS void block_float(const Matrix *m, int64_t group, const float *x, int grou
     for (int64_t c = 0; c < n; c++)
         for (int g = 0; g < groups; g++) {
             Floats weights = *(const Floats *)(w + (g * n + c) * GROUP);
-            for (int b = 0; b < lanes; b++) s[g][b] += weights * x[b * n + c];
+            for (int b = 0; b < lanes; b++) s[g][b] = fused(weights, x[b * n + c], s[g][b]);
         }
 }
 
