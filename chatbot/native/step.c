@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX512VNNI__) || defined(__FMA__)
+#if defined(__AVX2__) || defined(__FMA__)
 #include <immintrin.h>
 #endif
 
@@ -160,14 +160,28 @@ ALWAYS void block_int8(const Matrix *m, int64_t group, const uint8_t *x, const f
                 memcpy(&four, x + b * n + c, 4);
                 sums[g][b] = (Integers)_mm512_dpbusd_epi32((__m512i)sums[g][b], _mm512_set1_epi32(four), loaded);
             }
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+            /* |x| times w with the sign of x: two such products fit into 16 bits, as x and w are at most 127 in size */
+            __m256i loaded = _mm256_loadu_si256((const __m256i *)weights), ones = _mm256_set1_epi16(1);
+            for (int b = 0; b < lanes; b++) {
+                int32_t four;
+                memcpy(&four, x + b * n + c, 4);
+                __m256i inputs = _mm256_set1_epi32(four ^ (int32_t)0x80808080);
+                __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(inputs), _mm256_sign_epi8(loaded, inputs));
+                sums[g][b] += (Integers)_mm256_madd_epi16(pairs, ones);
+            }
 #else
             for (int b = 0; b < lanes; b++)
                 for (int i = 0; i < GROUP; i++)
-                    for (int j = 0; j < 4; j++) sums[g][b][i] += (int32_t)weights[4 * i + j] * x[b * n + c + j];
+                    for (int j = 0; j < 4; j++) sums[g][b][i] += (int32_t)weights[4 * i + j] * (x[b * n + c + j] - 128);
 #endif
         }
     for (int g = 0; g < groups; g++) {
+#ifdef __AVX512VNNI__
         Integers zero = 128 * *(const Integers *)(m->sums + (group + g) * GROUP);
+#else
+        Integers zero = {0}; /* the bytes were taken with their sign */
+#endif
         Floats scale = *(const Floats *)(m->scale + (group + g) * GROUP);
         for (int b = 0; b < lanes; b++) s[g][b] = __builtin_convertvector(sums[g][b] - zero, Floats) * scale * scales[b];
     }

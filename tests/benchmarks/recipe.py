@@ -1,6 +1,8 @@
 """Small runs behind the recipe of the bundled bot: which data in which order, what size, which schedule.
 
     sh checkpoints/recipe/make.sh CORPORA runs/recipe data      # the prepared sets
+    for n in 590 2360; do xianliao-prepare --input CORPORA/LCCC-base_valid.json --max-dialogues $n \\
+        --tokenizer runs/recipe/tokens --output runs/recipe/lccc-$n; done      # for the rows that name them
     python -m tests.benchmarks.recipe --sets runs/recipe --output runs/recipe_table
 
 Every run spends the same operations (6 a weight and token) and is scored on the validation splits of LCCC and of the long
@@ -53,6 +55,19 @@ CANDIDATES: dict[str, dict] = {
     "batch 1/2": {"batch_rows": 4},
     "batch grows: 4 rows, then 16": {"grows": True},
     "dropout 0.1": {"dropout": 0.1},
+    "rate 1/2": {"rate": 0.5},
+    "rate 2 times": {"rate": 2},
+    "AdamW, rate 1e-3": {"optimizer": "adamw", "rate": 0.2},
+    "AdamW, rate 2e-3": {"optimizer": "adamw", "rate": 0.4},
+    "AdamW, rate 4e-3": {"optimizer": "adamw", "rate": 0.8},
+    "weights averaged, .98": {"weight_average": 0.98},
+    "LCCC alone, half a pass": {"stages": stages((["lccc"], 1, RATE, 0))},
+    "LCCC alone, four passes over 2,360 dialogues": {"stages": stages((["lccc-2360"], 1, RATE, 0))},
+    "LCCC alone, 16 passes over 590 dialogues": {"stages": stages((["lccc-590"], 1, RATE, 0))},
+    "constant rate, weights averaged, .98": {
+        "stages": stages((MIXED, 0.8, RATE, 1), (["chat"], 0.2, RATE, 1)),
+        "weight_average": 0.98,
+    },
     "constant rate to the end": {"stages": stages((MIXED, 0.8, RATE, 1), (["chat"], 0.2, RATE, 1))},
 }
 SCORED = ("lccc", "long")
@@ -77,7 +92,7 @@ def settings_of(name: str, args: argparse.Namespace) -> TrainSettings:
                 epochs=1000,
                 max_steps=math.ceil(stage["share"] * tokens / (rows * args.row_tokens)),
                 batch_rows=rows,
-                learning_rate=stage["learning_rate"],
+                learning_rate=candidate.get("rate", 1) * stage["learning_rate"],
                 final_learning_rate_share=stage["final_learning_rate_share"],
                 warmup_steps=1 if number else 20,
             )
@@ -89,7 +104,8 @@ def settings_of(name: str, args: argparse.Namespace) -> TrainSettings:
         stages=run_stages,
         row_tokens=args.row_tokens,
         micro_batch_rows=4,
-        optimizer="muon",
+        optimizer=candidate.get("optimizer", "muon"),
+        weight_average=candidate.get("weight_average", 0.0),
         eval_every=10**6,
         eval_dialogues=50,
         save_every=50,
@@ -114,7 +130,7 @@ def run(name: str, args: argparse.Namespace) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sets", required=True, help="folder with the prepared sets chat, dgk, long, smile and lccc")
+    parser.add_argument("--sets", required=True, help="folder with the prepared sets that the candidates name")
     parser.add_argument("--output", required=True)
     parser.add_argument("--only", nargs="+", default=list(CANDIDATES))
     parser.add_argument("--flops", type=float, default=6e12, help="operations of a run, 6 a weight and token")
