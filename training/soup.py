@@ -9,6 +9,8 @@ other, and their mean is noise.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,8 +50,32 @@ def soup(target: str | Path, sources: Sequence[tuple[float, str | Path]]) -> Non
         {"share": share / whole, **read_json(path / TRAINING)} for (share, _), path in zip(sources, paths, strict=True)
     ]
     data = {part["folder"]: part for each in record for part in each.get("data", [])}
-    training = {"data": list(data.values()), "mean_of": record}
+    training = {"data": list(data.values()), "mean_of": without_repeats(record)}
     save(target, mean, tokenizer, read_json(paths[0] / GENERATION), training)
+
+
+def without_repeats(records: list[dict]) -> list[dict]:
+    """The training records of checkpoints with each ancestor told once: later mentions are `same_as` its `id`."""
+    told = set()
+
+    def shorten(part: object) -> object:
+        if isinstance(part, list):
+            return [shorten(each) for each in part]
+        if not isinstance(part, dict):
+            return part
+        if not part.keys() & {"settings", "mean_of", "same_as"}:  # no record of a checkpoint
+            return {name: shorten(value) for name, value in part.items()}
+        share = {"share": part["share"]} if "share" in part else {}
+        rest = {name: value for name, value in part.items() if name not in ("share", "id")}
+        if "same_as" in rest:
+            return part
+        name = part.get("id") or hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:12]
+        if name in told:
+            return {**share, "same_as": name}
+        told.add(name)
+        return {**share, "id": name, **{key: shorten(value) for key, value in rest.items()}}
+
+    return shorten(records)
 
 
 @explain_faults

@@ -31,7 +31,12 @@ data() {
     prepare dgk --input "$corpora/dgk_subtitles.jsonl.xz" --tokenizer "$work/tokens"
     prepare long --input "$corpora/kdconv_dev.jsonl.gz" "$corpora/cpsycoun.jsonl.xz" --tokenizer "$work/tokens"
     prepare smile --input "$corpora/smile.jsonl.xz" --max-dialogues 24000 --tokenizer "$work/tokens"
-    prepare own --input "$root/data_prep/identity" --tokenizer "$work/tokens" \
+    ours own identity
+    ours talk talk
+}
+
+ours() { # name, folder of this project's own dialogues
+    prepare "$1" --input "$root/data_prep/$2" --tokenizer "$work/tokens" \
         --skip echo generic_replies copied_replies hot_posts blocked_words no_chinese advertisement
 }
 
@@ -62,14 +67,15 @@ longer() { # name, steps, what it goes on from, seed
 finetune() {
     first first-a 0
     first first-b 2
-    second second-a 1 8
-    second second-b 5 12
-    mean from-a 0.6 first-b 0.25 second-a 0.15 longer
-    mean from-b 0.3 first-a 0.2 first-b 0.2 second-a 0.2 second-b 0.1 longer
+    second second-a 1 8 1100
+    second second-b 5 12 1100
+    second second-c 7 6 800
     mean tuned 0.2 first-a 0.25 first-b 0.15 second-a 0.3 second-b 0.1 longer
-    last last-a 2 14 from-a
-    last last-b 4 9 from-b
-    mean finetuned 0.15 last-a 0.25 last-b 0.6 tuned
+    last last 9 8 tuned
+    mean before 0.35 last 0.35 second-c 0.2 tuned 0.1 longer
+    small_talk talk-a 11 420 5 6
+    small_talk talk-b 12 300 4 5 "$work/lccc:0.3"
+    mean finetuned 0.3 talk-a 0.3 talk-b 0.4 before
 }
 
 first() { # name, seed
@@ -77,8 +83,8 @@ first() { # name, seed
         --data "$work/chat" "$work/own:10:replies" "$work/dgk:0.3" "$work/long:0.2" "$work/smile:0.05"
 }
 
-second() { # name, seed, how often the own dialogues: more LCCC, dropout
-    train "$1" 1100 --config "$here/finetune.yaml" --init "$work/longer" --seed "$2" --regularization.dropout 0.1 \
+second() { # name, seed, how often the own dialogues, steps: more LCCC, dropout
+    train "$1" "$4" --config "$here/finetune.yaml" --init "$work/longer" --seed "$2" --regularization.dropout 0.1 \
         --data "$work/chat" "$work/lccc:0.6" "$work/own:$3:replies" "$work/dgk:0.15" "$work/long:0.15" "$work/smile:0.03"
 }
 
@@ -86,6 +92,14 @@ last() { # name, seed, how often the own dialogues, what it goes on from
     train "$1" 350 --config "$here/finetune.yaml" --init "$work/$4" --seed "$2" --regularization.dropout 0.1 \
         --weight_average 0.98 --learning_rate 2e-3 --warmup_steps 20 --eval_every 175 \
         --data "$work/chat" "$work/own:$3:replies" "$work/dgk:0.1" "$work/long:0.1" "$work/smile:0.01"
+}
+
+small_talk() { # name, seed, steps, how often the own dialogues and the own small talk, more sets
+    name=$1 seed=$2 most=$3 own=$4 talk=$5
+    shift 5
+    train "$name" "$most" --config "$here/finetune.yaml" --init "$work/before" --seed "$seed" --regularization.dropout 0.1 \
+        --weight_average 0.98 --learning_rate 2e-3 --warmup_steps 20 --eval_every 150 \
+        --data "$work/chat" "$work/own:$own:replies" "$work/talk:$talk" "$work/dgk:0.1" "$work/long:0.1" "$work/smile:0.01" "$@"
 }
 
 mean() { # name, then a weight and a checkpoint, as often as wanted
@@ -99,17 +113,17 @@ mean() { # name, then a weight and a checkpoint, as often as wanted
     python -m training.soup "$work/$name" "$@"
 }
 
-set_temperature() { # generation_config.json
+set_sampling() { # generation_config.json
     python -c 'import pathlib, sys
 from chatbot.checkpoint import read_json, write_json
 path = pathlib.Path(sys.argv[1])
-write_json(path, {**read_json(path), "temperature": 0.8})' "$1"
+write_json(path, {**read_json(path), "temperature": 0.75, "top_p": 0.95})' "$1"
 }
 
 export_() {
     rm -rf "$work/default.new"
     python -m chatbot.checkpoint "$work/finetuned" "$work/default.new" --int8
-    set_temperature "$work/default.new/generation_config.json"
+    set_sampling "$work/default.new/generation_config.json"
     python -m chatbot.vectors --data "$work/chat" --checkpoint "$work/default.new"
     rm -rf "$work/default"
     mv "$work/default.new" "$work/default"

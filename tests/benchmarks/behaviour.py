@@ -5,7 +5,8 @@
 
 Replies come from the decoder alone, before any filter of the page. The lists of tests/probes were written for this check by
 people who had seen neither the training data nor the page's lists; ten of the 20 questions of who.txt and 13 of the 60
-messages of everyday.txt begin a dialogue of the training data by coincidence. Everything is printed as Markdown.
+messages of everyday.txt begin a dialogue of the training data by coincidence. who_wide.txt and medical_wide.txt are longer
+lists by others, in more roundabout words. Everything is printed as Markdown.
 """
 
 from __future__ import annotations
@@ -87,9 +88,9 @@ class Identity:
     other: list[str]
 
 
-def identity(bot: Chatbot, seeds: int = 5) -> Identity:
-    """20 phrasings (who.txt) with `seeds` seeds each."""
-    replies = [reply for _, _, reply in answers(bot, probe("who"), seeds)]
+def identity(bot: Chatbot, seeds: int = 5, questions: str = "who") -> Identity:
+    """The phrasings of a list (who.txt has 20) with `seeds` seeds each."""
+    replies = [reply for _, _, reply in answers(bot, probe(questions), seeds)]
     denied = [reply for reply in replies if DENIAL.search(reply)]
     human = [reply for reply in replies if reply in denied or reply in hits("human", [reply])]
     program = [reply for reply in hits("program", replies) if reply not in human and not ABOUT_YOU.search(reply)]
@@ -97,9 +98,9 @@ def identity(bot: Chatbot, seeds: int = 5) -> Identity:
     return Identity(len(program) / len(replies), human, other)
 
 
-def drugs_named(bot: Chatbot, seeds: int = 5) -> list[tuple[str, int, str]]:
-    """Replies to 20 medical questions (medical.txt) that name a drug or a dose (drugs.txt)."""
-    found = answers(bot, probe("medical"), seeds)
+def drugs_named(bot: Chatbot, seeds: int = 5, questions: str = "medical") -> list[tuple[str, int, str]]:
+    """Replies to the medical questions of a list (medical.txt has 20) that name a drug or a dose (drugs.txt)."""
+    found = answers(bot, probe(questions), seeds)
     named = set(hits("drugs", [reply for _, _, reply in found]))
     return [answer for answer in found if answer[2] in named]
 
@@ -208,13 +209,19 @@ def print_replies(bot: Chatbot, path: str, count: int) -> None:
 
 
 def print_identity(bot: Chatbot, seeds: int) -> None:
-    found = identity(bot, seeds)
-    print(f"- who are you, 20 phrasings x {seeds} seeds: {found.program:.1%} say a program, {len(found.human)} human")
-    for name, replies in (("human", found.human), ("neither", found.other)):
-        print(*(f"  - {name}: {reply}" for reply in replies), sep="\n", end="\n" if replies else "")
-    named = drugs_named(bot, seeds)
-    print(f"- 20 medical questions x {seeds} seeds: {len(named)} replies name a drug or a dose")
-    print(*(f"  - {text} (seed {seed}): {reply}" for text, seed, reply in named), sep="\n", end="\n" if named else "")
+    for questions in ("who", "who_wide"):
+        found, count = identity(bot, seeds, questions), len(probe(questions))
+        print(
+            f"- who are you, {count} phrasings x {seeds} seeds: {found.program:.1%} say a program, {len(found.human)} human"
+        )
+        for name, replies in (("human", found.human), ("neither", found.other if questions == "who" else [])):
+            print(*(f"  - {name}: {reply}" for reply in replies), sep="\n", end="\n" if replies else "")
+    for questions in ("medical", "medical_wide"):
+        named, count = drugs_named(bot, seeds, questions), len(probe(questions))
+        print(f"- {count} medical questions x {seeds} seeds: {len(named)} replies name a drug or a dose")
+        print(
+            *(f"  - {text} (seed {seed}): {reply}" for text, seed, reply in named), sep="\n", end="\n" if named else ""
+        )
     off = unasked(bot, seeds)
     print(f"- {len(probe('everyday'))} everyday openers x {seeds} seeds: {len(off)} replies on programs or the doctor")
     print(*(f"  - {text} (seed {seed}): {reply}" for text, seed, reply in off), sep="\n", end="\n" if off else "")

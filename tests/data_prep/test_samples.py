@@ -32,7 +32,9 @@ def test_the_bot_says_what_it_is(dialogues):
 
 
 IDENTITY = {
+    "ailments": (390, 0.4),
     "asked": (400, 0.8),
+    "doubts": (480, 0.7),
     "doses": (150, 0.5),
     "midway": (390, 0.6),
     "phrasings": (400, 0.7),
@@ -40,6 +42,7 @@ IDENTITY = {
     "remedies": (380, 0.5),
     "openers": (2600, -1.0),
     "smalltalk": (300, 0.0),
+    "strangers": (430, 0.7),
     "wordings": (1200, 0.7),
 }
 """File of data_prep/identity -> it has more dialogues, and a larger share of them says 程序 or 模型."""
@@ -66,3 +69,24 @@ def test_openers_are_answered_with_something_else_than_the_program():
     path = ROOT / "data_prep" / "identity" / "openers.jsonl"
     found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert not [turns for turns in found if re.search("程序|机器人|医生|药", turns[1])]
+
+
+TALK = ("everyday", "feelings", "greetings", "hobbies", "pastimes", "questions", "threads")
+
+
+def test_every_file_of_small_talk_is_checked():
+    assert {path.stem for path in (ROOT / "data_prep" / "talk").iterdir()} == set(TALK)
+
+
+@pytest.mark.parametrize("name", TALK)
+def test_small_talk_is_about_the_other_one(name):
+    """The bot has the last word, speaks of neither programs nor a life of its own, and prescribes nothing."""
+    path = ROOT / "data_prep" / "talk" / f"{name}.jsonl"
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(found) > 250
+    assert len({tuple(turns) for turns in found}) == len(found)
+    assert all(2 <= len(turns) <= 8 and len(turns) % 2 == 0 for turns in found)
+    said = [turn for turns in found for turn in turns[1::2]]
+    assert all(turn and turn.strip() == turn and len(turn) <= 60 for turn in said)
+    pattern = "程序|机器人|我是(真)?人|我是(男|女)|毫克|布洛芬|眼药水|我(老公|老婆|妈|爸|男朋友|女朋友)"
+    assert not [turn for turn in said if re.search(pattern, turn)]

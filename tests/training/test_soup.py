@@ -7,7 +7,7 @@ from chatbot.checkpoint import TRAINING, load_model, read_json, save
 from chatbot.errors import CheckpointError
 from chatbot.model import XianliaoForCausalLM
 from tests.conftest import tiny_config
-from training.soup import main, soup
+from training.soup import main, soup, without_repeats
 
 
 @pytest.fixture
@@ -24,6 +24,20 @@ def test_the_weights_are_the_weighted_mean(two):
     for name in mean:
         torch.testing.assert_close(mean[name], 0.75 * first[name] + 0.25 * second[name])
     assert [part["share"] for part in read_json(two / "mean" / TRAINING)["mean_of"]] == [0.75, 0.25]
+
+
+def test_an_ancestor_is_told_once():
+    old = {"settings": {"seed": 0}, "step": 9, "data": [{"folder": "chat"}]}
+    new = {"settings": {"seed": 1}, "initialised_from": old}
+    first, second, third = without_repeats(
+        [{"share": 0.5, **new}, {"share": 0.3, **old}, {"share": 0.2, "mean_of": [new]}]
+    )
+    told = first["initialised_from"]
+    assert {name: value for name, value in told.items() if name != "id"} == old
+    assert second == {"share": 0.3, "same_as": told["id"]}
+    assert third["mean_of"] == [{"same_as": first["id"]}]
+    again = without_repeats([first, second])  # what was shortened before
+    assert again == [first, second]
 
 
 def test_what_does_not_fit_is_refused(two, tokenizer):
