@@ -97,7 +97,8 @@ def test_forms_agree_in_values_and_gradients(name, length):
     largest = max(gradient.abs().max().item() for gradient in results[0][1:])
     for other in results[1:]:
         for value, reference in zip(other, results[0], strict=True):
-            close(value, reference, least=1e-3 * max(1, largest))
+            # fp32 sums over 500 tokens differ by 1.2e-4 on a processor without AVX-512
+            close(value, reference, 1e-4 if length < 500 else 3e-4, least=1e-3 * max(1, largest))
 
 
 @every_mixer
