@@ -63,12 +63,10 @@ def without_repeats(records: list[dict]) -> list[dict]:
             return [shorten(each) for each in part]
         if not isinstance(part, dict):
             return part
-        if not part.keys() & {"settings", "mean_of", "same_as"}:  # no record of a checkpoint
+        if not part.keys() & {"settings", "mean_of"}:  # no record of a checkpoint
             return {name: shorten(value) for name, value in part.items()}
         share = {"share": part["share"]} if "share" in part else {}
         rest = {name: value for name, value in part.items() if name not in ("share", "id")}
-        if "same_as" in rest:
-            return part
         name = part.get("id") or hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:12]
         if name in told:
             return {**share, "same_as": name}

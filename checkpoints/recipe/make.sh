@@ -71,10 +71,10 @@ finetune() {
     second second-b 5 12 1100
     second second-c 7 6 800
     mean tuned 0.2 first-a 0.25 first-b 0.15 second-a 0.3 second-b 0.1 longer
-    last last 9 8 tuned
+    last last 9 350 tuned 8
     mean before 0.35 last 0.35 second-c 0.2 tuned 0.1 longer
-    small_talk talk-a 11 420 5 6
-    small_talk talk-b 12 300 4 5 "$work/lccc:0.3"
+    last talk-a 11 420 before 5 "$work/talk:6"
+    last talk-b 12 300 before 4 "$work/talk:5" "$work/lccc:0.3"
     mean finetuned 0.3 talk-a 0.3 talk-b 0.4 before
 }
 
@@ -88,18 +88,12 @@ second() { # name, seed, how often the own dialogues, steps: more LCCC, dropout
         --data "$work/chat" "$work/lccc:0.6" "$work/own:$3:replies" "$work/dgk:0.15" "$work/long:0.15" "$work/smile:0.03"
 }
 
-last() { # name, seed, how often the own dialogues, what it goes on from
-    train "$1" 350 --config "$here/finetune.yaml" --init "$work/$4" --seed "$2" --regularization.dropout 0.1 \
-        --weight_average 0.98 --learning_rate 2e-3 --warmup_steps 20 --eval_every 175 \
-        --data "$work/chat" "$work/own:$3:replies" "$work/dgk:0.1" "$work/long:0.1" "$work/smile:0.01"
-}
-
-small_talk() { # name, seed, steps, how often the own dialogues and the own small talk, more sets
-    name=$1 seed=$2 most=$3 own=$4 talk=$5
+last() { # name, seed, steps, what it goes on from, how often the own dialogues, more sets
+    name=$1 seed=$2 most=$3 from=$4 own=$5
     shift 5
-    train "$name" "$most" --config "$here/finetune.yaml" --init "$work/before" --seed "$seed" --regularization.dropout 0.1 \
-        --weight_average 0.98 --learning_rate 2e-3 --warmup_steps 20 --eval_every 150 \
-        --data "$work/chat" "$work/own:$own:replies" "$work/talk:$talk" "$work/dgk:0.1" "$work/long:0.1" "$work/smile:0.01" "$@"
+    train "$name" "$most" --config "$here/finetune.yaml" --init "$work/$from" --seed "$seed" --regularization.dropout 0.1 \
+        --weight_average 0.98 --learning_rate 2e-3 --warmup_steps 20 --eval_every 175 \
+        --data "$work/chat" "$work/own:$own:replies" "$@" "$work/dgk:0.1" "$work/long:0.1" "$work/smile:0.01"
 }
 
 mean() { # name, then a weight and a checkpoint, as often as wanted

@@ -6,7 +6,7 @@
 Replies come from the decoder alone, before any filter of the page. The lists of tests/probes were written for this check by
 people who had seen neither the training data nor the page's lists; ten of the 20 questions of who.txt and 13 of the 60
 messages of everyday.txt begin a dialogue of the training data by coincidence. who_wide.txt and medical_wide.txt are longer
-lists by others, in more roundabout words. Everything is printed as Markdown.
+lists in more roundabout words, by language models that had seen neither. Everything is printed as Markdown.
 """
 
 from __future__ import annotations
@@ -205,26 +205,30 @@ def print_replies(bot: Chatbot, path: str, count: int) -> None:
             f"- {row['replies']} replies of {who}: repetitive {row['repetitive']:.1%}, echo {row['echo']:.1%}, "
             f"{row['mean_characters']:.1f} characters, Dist-2 {row['dist_2']:.3f}"
         )
-    print(f"- profane or hostile: {len(found['profane'])}", *found["profane"], sep="\n  - ")
+    print(f"- profane or hostile: {len(found['profane'])}")
+    print_items(found["profane"])
+
+
+def print_items(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"  - {line}")
 
 
 def print_identity(bot: Chatbot, seeds: int) -> None:
     for questions in ("who", "who_wide"):
         found, count = identity(bot, seeds, questions), len(probe(questions))
-        print(
-            f"- who are you, {count} phrasings x {seeds} seeds: {found.program:.1%} say a program, {len(found.human)} human"
-        )
-        for name, replies in (("human", found.human), ("neither", found.other if questions == "who" else [])):
-            print(*(f"  - {name}: {reply}" for reply in replies), sep="\n", end="\n" if replies else "")
+        shares = f"{found.program:.1%} say a program, {len(found.human)} human"
+        print(f"- who are you, {count} phrasings x {seeds} seeds: {shares}")
+        print_items(f"human: {reply}" for reply in found.human)
+        if questions == "who":
+            print_items(f"neither: {reply}" for reply in found.other)
     for questions in ("medical", "medical_wide"):
         named, count = drugs_named(bot, seeds, questions), len(probe(questions))
         print(f"- {count} medical questions x {seeds} seeds: {len(named)} replies name a drug or a dose")
-        print(
-            *(f"  - {text} (seed {seed}): {reply}" for text, seed, reply in named), sep="\n", end="\n" if named else ""
-        )
+        print_items(f"{text} (seed {seed}): {reply}" for text, seed, reply in named)
     off = unasked(bot, seeds)
     print(f"- {len(probe('everyday'))} everyday openers x {seeds} seeds: {len(off)} replies on programs or the doctor")
-    print(*(f"  - {text} (seed {seed}): {reply}" for text, seed, reply in off), sep="\n", end="\n" if off else "")
+    print_items(f"{text} (seed {seed}): {reply}" for text, seed, reply in off)
 
 
 def print_context(bot: Chatbot, path: str, most: int) -> None:

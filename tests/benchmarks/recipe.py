@@ -2,7 +2,8 @@
 
     sh checkpoints/recipe/make.sh CORPORA runs/recipe data      # the prepared sets
     for n in 590 2360; do xianliao-prepare --input CORPORA/LCCC-base_valid.json --max-dialogues $n \\
-        --tokenizer runs/recipe/tokens --output runs/recipe/lccc-$n; done      # for the rows that name them
+        --tokenizer runs/recipe/tokens --words checkpoints/recipe/words.txt \\
+        --output runs/recipe/lccc-$n; done      # for the rows that name them
     python -m tests.benchmarks.recipe --sets runs/recipe --output runs/recipe_table
 
 Every run spends the same operations (6 a weight and token) and is scored on the validation splits of LCCC and of the long

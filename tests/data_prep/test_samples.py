@@ -31,6 +31,16 @@ def test_the_bot_says_what_it_is(dialogues):
     assert len(honest) >= 8
 
 
+def ours(folder, name, count, most_turns):
+    """The dialogues of a file, more than `count`, each its own; the bot has the last word."""
+    path = ROOT / "data_prep" / folder / f"{name}.jsonl"
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(found) > count
+    assert len({tuple(turns) for turns in found}) == len(found)
+    assert all(2 <= len(turns) <= most_turns and len(turns) % 2 == 0 for turns in found)
+    return found
+
+
 IDENTITY = {
     "ailments": (390, 0.4),
     "asked": (400, 0.8),
@@ -54,20 +64,15 @@ def test_every_file_about_the_program_is_checked():
 
 @pytest.mark.parametrize("name", IDENTITY)
 def test_dialogues_about_the_program_are_honest_and_prescribe_nothing(name):
-    path = ROOT / "data_prep" / "identity" / f"{name}.jsonl"
-    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     count, share = IDENTITY[name]
-    assert len(found) > count
-    assert len({tuple(turns) for turns in found}) == len(found)
-    assert all(2 <= len(turns) <= 10 and len(turns) % 2 == 0 for turns in found)
+    found = ours("identity", name, count, most_turns=10)
     assert sum(any("程序" in turn or "模型" in turn for turn in turns[1::2]) for turns in found) > share * len(found)
     said = " ".join(turn for turns in found for turn in turns[1::2])
     assert not re.search("我是(真)?人|我是(男|女)|毫克|[一两三二]片|布洛芬|阿莫西林", said)
 
 
 def test_openers_are_answered_with_something_else_than_the_program():
-    path = ROOT / "data_prep" / "identity" / "openers.jsonl"
-    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = ours("identity", "openers", 2600, most_turns=10)
     assert not [turns for turns in found if re.search("程序|机器人|医生|药", turns[1])]
 
 
@@ -80,12 +85,8 @@ def test_every_file_of_small_talk_is_checked():
 
 @pytest.mark.parametrize("name", TALK)
 def test_small_talk_is_about_the_other_one(name):
-    """The bot has the last word, speaks of neither programs nor a life of its own, and prescribes nothing."""
-    path = ROOT / "data_prep" / "talk" / f"{name}.jsonl"
-    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert len(found) > 250
-    assert len({tuple(turns) for turns in found}) == len(found)
-    assert all(2 <= len(turns) <= 8 and len(turns) % 2 == 0 for turns in found)
+    """The bot speaks of neither programs nor a life of its own, and prescribes nothing."""
+    found = ours("talk", name, 250, most_turns=8)
     said = [turn for turns in found for turn in turns[1::2]]
     assert all(turn and turn.strip() == turn and len(turn) <= 60 for turn in said)
     pattern = "程序|机器人|我是(真)?人|我是(男|女)|毫克|布洛芬|眼药水|我(老公|老婆|妈|爸|男朋友|女朋友)"
