@@ -45,7 +45,7 @@ def server(data_dir):
         yield running
 
 
-def open_browser(folder: Path, language: str):
+def open_browser(folder: Path, language: str, *flags: str):
     if CHROMIUM is None or DRIVER is None:
         pytest.skip("chromium and chromedriver are not installed")
     from selenium import webdriver
@@ -53,7 +53,7 @@ def open_browser(folder: Path, language: str):
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--lang={language}", f"--user-data-dir={folder / 'profile'}"):
+    for flag in (*FLAGS, *flags, f"--lang={language}", f"--user-data-dir={folder / 'profile'}"):
         options.add_argument(flag)
     (folder / "downloads").mkdir(parents=True, exist_ok=True)
     preferences = {
@@ -131,6 +131,11 @@ class Page:
 
     def press_at(self, selector: str) -> None:
         self.press(self.wait(lambda: self.find(selector))[0])
+
+    def choose_file(self, path: Path) -> None:
+        """Import a file; the browser's own dialogue does not open for a script, its input is there all the same."""
+        self.press_at("#import")
+        self.wait(lambda: self.find("#import-file"))[0].send_keys(str(path))
 
     def unfold(self) -> None:
         """Opens the settings."""
@@ -381,7 +386,7 @@ def test_chats_are_saved_named_and_deleted_and_go_to_files(page, tmp_path):
     for label, kind in ((TEXT["zh"]["export_json"], "json"), (TEXT["zh"]["export_markdown"], "md")):
         page.click(label)
         (path,) = page.wait(lambda kind=kind: list((tmp_path / "downloads").glob(f"*.{kind}")))
-        page.find("#sidebar input[type=file]")[0].send_keys(str(path))
+        page.choose_file(path)
         page.wait(lambda: len(page.saved()) == (3 if kind == "json" else 4))  # noqa: B023
         assert page.user_messages() == ["第一段对话"]
         assert page.bot_messages() == first
@@ -402,7 +407,7 @@ def test_a_file_that_is_no_conversation_gets_a_notice(page, tmp_path):
     (tmp_path / "bad.json").write_text('{"a": [')
     page.send("你好")
     page.open_sidebar()
-    page.find("#sidebar input[type=file]")[0].send_keys(str(tmp_path / "bad.json"))
+    page.choose_file(tmp_path / "bad.json")
     page.wait(lambda: TEXT["zh"]["not_a_file"] in page.texts("body")[0])
     assert page.user_messages() == ["你好"]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from pathlib import Path
 
 import gradio as gr
 import pandas as pd
@@ -191,7 +190,8 @@ class Actions:
         saved, entries, forked = listing
         if not saved:
             gr.Warning(TEXT[_language(request)]["full"])
-        listed = gr.Radio([(title, ident) for title, ident in entries], value=chat["id"] or None)
+        chat = chats.checked(chat)
+        listed = gr.Radio([(str(title), str(ident)) for title, ident in entries], value=chat["id"] or None)
         return chat if forked else gr.skip(), listed, chat["title"]
 
     @guarded
@@ -205,11 +205,9 @@ class Actions:
         return {"name": f"xianliao-{chat['id'] or 'chat'}.{kind}", "text": text}
 
     @guarded
-    def load(self, path: str, request: gr.Request):
-        try:
-            chat = chats.from_file(Path(path).read_bytes())
-        finally:
-            Path(path).unlink(missing_ok=True)
+    def load(self, file: dict, request: gr.Request):
+        """Open a conversation from a file that the browser has read: `{"text": ...}`."""
+        chat = chats.from_text(file.get("text") if isinstance(file, dict) else None)
         gr.Info(TEXT[_language(request)]["imported"].format(count=len(chat["messages"])))
         return self.open(chats.with_id(chat), request=request)
 

@@ -40,18 +40,23 @@ def mount_page(app: FastAPI, workers: Mapping[str, Worker], safety: Safety, opti
     chinese = ("zh", "zh-CN", "zh-TW", "zh-HK", "zh-MO", "zh-SG", "zh-Hans", "zh-Hant")
     i18n = gr.I18n(en=TEXT["en"], **dict.fromkeys(chinese, TEXT["zh"]))
     script = SCRIPT.read_text(encoding="utf-8").replace("KEEP_CHATS", str(options.saved_chats).lower())
-    return gr.mount_gradio_app(
+    blocks = Page(workers, safety, options, i18n, getattr(app.state, "note_reply", None)).blocks
+    mounted = gr.mount_gradio_app(
         app,
-        Page(workers, safety, options, i18n, getattr(app.state, "note_reply", None)).blocks,
+        blocks,
         path="/",
         i18n=i18n,
         css_paths=[CSS],
         head=f"<script>\n{script}</script>",
         footer_links=[],
         enable_monitoring=False,
+        run_history=False,
         auth=list(options.auth) or None,
-        max_file_size="4mb",
     )
+    # launch() sets this; without it Gradio skips its check that a file named by a client was uploaded by one. No request
+    # that names a file gets this far (ui.page_routes); this is the second lock.
+    blocks.has_launched = True
+    return mounted
 
 
 class Page:
@@ -72,7 +77,7 @@ class Page:
         self.workers, self.options, self.i18n = workers, options, i18n
         self.act = Actions(workers, safety, options, note)
         part = self.part = SimpleNamespace()
-        with gr.Blocks(title=TITLE, fill_height=True, delete_cache=(600, 600)) as self.blocks:
+        with gr.Blocks(title=TITLE, fill_height=True) as self.blocks:
             part.chat = gr.JSON(chats.new_chat(), visible=False)
             part.listing = gr.JSON([], visible=False)
             part.file = gr.JSON({}, visible=False)
@@ -100,9 +105,8 @@ class Page:
             with gr.Row():
                 part.export_json = gr.Button(i18n("export_json"), size="sm", elem_id="export-json")
                 part.export_markdown = gr.Button(i18n("export_markdown"), size="sm", elem_id="export-markdown")
-            part.load = gr.UploadButton(
-                "导入 / Import", file_types=[".json", ".md"], type="filepath", size="sm", elem_id="import"
-            )
+            part.load = gr.Button(i18n("import"), size="sm", elem_id="import")
+            part.imported = gr.JSON(visible=False)
             part.delete_all = gr.Button(i18n("delete_all"), size="sm", variant="stop", elem_id="delete-all")
 
     def _lay_out_chat(self) -> None:
@@ -236,7 +240,9 @@ class Page:
         for button, kind in ((part.export_json, "json"), (part.export_markdown, "md")):
             made = button.click(act.export, [part.chat, gr.Textbox(kind, visible=False)], [part.file], **QUICK)
             made.success(None, [part.file], None, js=f"(file) => {store}.download(file)", api_visibility="private")
-        self._saves(part.load.upload(act.load, [part.load], shown, **QUICK))
+        self._saves(
+            part.load.click(act.load, [part.imported], shown, js=f"async () => [await {store}.pick()]", **QUICK)
+        )
 
     def _wire_feedback(self) -> None:
         part, act = self.part, self.act

@@ -182,7 +182,7 @@ def without_last(chat: Mapping) -> tuple[dict, str]:
 
 
 def to_json(chat: Mapping) -> str:
-    """A file that `from_file` and `xianliao-prepare` read: roles and contents as in the API."""
+    """A file that `from_text` and `xianliao-prepare` read: roles and contents as in the API."""
     messages = [{"content" if name == "text" else name: value for name, value in m.items()} for m in chat["messages"]]
     content = {"title": chat["title"], "persona": chat["persona"], "messages": messages}
     return json.dumps(content, ensure_ascii=False, indent=1)
@@ -193,7 +193,7 @@ _PERSONA = "（面具）"
 
 
 def to_markdown(chat: Mapping) -> str:
-    """A file for people, that `from_file` reads as well; lines that would be headings are escaped by a backslash."""
+    """A file for people, that `from_text` reads as well; lines that would be headings are escaped by a backslash."""
     blocks = ["# " + chat["title"]]
     for place, turn in enumerate(chat["persona"]):
         blocks += [_HEADINGS[ROLES[place % 2]] + _PERSONA, _escaped(turn)]
@@ -206,14 +206,16 @@ def _escaped(text: str) -> str:
     return re.sub(r"^(?=[#\\]|---)", r"\\", text, flags=re.MULTILINE)
 
 
-def from_file(content: bytes) -> dict:
-    """A conversation from a file that `to_json` or `to_markdown` wrote, or any list of messages in the API's form.
+def from_text(text: object) -> dict:
+    """Return the conversation of a file that `to_json` or `to_markdown` wrote, or of a list of messages in the API's form.
 
     Raises:
         ChatError: It cannot be read.
     """
+    if not isinstance(text, str):
+        raise ChatError("not_a_file")
     try:
-        text = content.decode("utf-8-sig")
+        text = text.removeprefix("\ufeff")
         if not text.lstrip().startswith(("{", "[")):
             return within_bounds(checked(_from_markdown(text)))
         value = json.loads(text)

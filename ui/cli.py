@@ -59,6 +59,21 @@ def build_parser() -> argparse.ArgumentParser:
         help="requests a minute of each key, user or address, 0 for no limit"
         f" (default: 0 on loopback, {EXPOSED_RATE_LIMIT} elsewhere)",
     )
+    who.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name under which this server is reached, for example behind a proxy; others are refused"
+        " (default: localhost, numeric addresses and --host)",
+    )
+    who.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="web site, such as https://app.example.com, whose pages may call /v1 from a browser (default: none)",
+    )
     kept = parser.add_argument_group("what is kept")
     kept.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="where feedback is written (default: ~/.local/share/xianliao)"
@@ -79,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int | None:
     parser = build_parser()
     args = parser.parse_args(argv)
-    users, keys = check(parser, args)
+    users, keys, hosts, origins = check(parser, args)
     from ui.options import ServeOptions, default_data_dir
 
     listener = listen(args.host, args.port)
@@ -93,6 +108,8 @@ def main(argv: list[str] | None = None) -> int | None:
         data_dir=args.data_dir or default_data_dir(),
         feedback=not args.no_feedback,
         saved_chats=not args.no_saved_chats,
+        hosts=hosts,
+        allow_origins=origins,
         rate_limit=rate,
         log_text=args.log_text,
     )
@@ -101,9 +118,10 @@ def main(argv: list[str] | None = None) -> int | None:
 
 def check(
     parser: argparse.ArgumentParser, args: argparse.Namespace
-) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """Users and keys; what cannot be meant ends with exit code 2 before anything is loaded."""
+) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return users, keys, host names and allowed origins; wrong usage ends with exit code 2 before anything is loaded."""
     from ui.access import read_keys, read_users
+    from ui.origins import read_hosts, read_origins
 
     if args.rate_limit is not None and args.rate_limit < 0:
         parser.error("--rate-limit must be at least 0")
@@ -113,7 +131,8 @@ def check(
     if len(set(folders)) < len(folders):
         parser.error("--checkpoint names a folder twice; give every checkpoint once")
     try:
-        return read_users(args.auth), read_keys(args.api_key)
+        hosts, origins = read_hosts(args.allow_host, args.host), read_origins(args.allow_origin)
+        return read_users(args.auth), read_keys(args.api_key), tuple(sorted(hosts)), tuple(sorted(origins))
     except XianliaoError as error:
         parser.error(str(error))
 

@@ -1,6 +1,8 @@
-"""What every request passes first: is the server closing, does its sender ask too often, is it too large or too slow.
+"""The checks that every request passes before any route sees it, in the order of their cost.
 
-One line of the log about each request is written here too, when its answer has ended.
+Is the server closing? Does the request mean this server, and does it come from this server's own page or an allowed one
+(`ui.origins`)? Is its route open (`ui.page_routes`)? Does its sender ask too often? Is its body too large, too slow, or one
+that names files? Each answer also gets its security headers here, and one line of the log when it has ended.
 """
 
 from __future__ import annotations
@@ -12,12 +14,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ui import page_routes
 from ui.access import Access
 from ui.completions import ApiError, to_response
 from ui.logs import log_event
 from ui.metrics import Metrics
+from ui.origins import Origins
 
 MOST_SENDERS = 10_000
 """Senders whose requests are counted; who has been quiet for longest is forgotten first."""
@@ -58,6 +64,7 @@ class Limits:
     """The limits of one server.
 
     Attributes:
+        origins: The names of this server and the web sites that may use it.
         closing: Nothing new is answered any more.
     """
 
@@ -66,6 +73,7 @@ class Limits:
     rate: RateLimit
     body_bytes: int
     body_seconds: float
+    origins: Origins = field(default_factory=Origins)
     closing: bool = False
 
 
@@ -89,42 +97,59 @@ class Gate:
             return
         started, record = time.perf_counter(), Record()
         scope.setdefault("state", {})["record"] = record
+        headers = Headers(scope=scope)
 
         async def send_and_note(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
+                sent = message.get("headers", [])
+                message = {**message, "headers": self.limits.origins.secured(scope, headers, sent)}
             await send(message)
 
         try:
             try:
-                self._check(scope)
-                body = await self._read(scope, receive)
+                response = self._check(scope, headers)
+                body = await self._read(scope, headers, receive) if response is None else None
             except ApiError as error:
                 self.limits.metrics.errors.labels(str(error.status)).inc()
                 response = to_response(error, page=not scope["path"].startswith("/v1/"))
-                if error.status in (408, 413):  # what is still to come will not be read
+                body = None
+                if _may_have_body(scope, headers):  # what is still to come will not be read
                     response.headers["Connection"] = "close"
+            if response is not None:
                 await response(scope, receive, send_and_note)
-                return
-            if body is not None:
+            elif body is not None:
+                _narrow(scope)
                 await self.app(scope, _replay(body, receive), send_and_note)
         finally:
             _log(scope, record, time.perf_counter() - started)
 
-    def _check(self, scope: Scope) -> None:
+    def _check(self, scope: Scope, headers: Headers) -> Response | None:
+        """Decide from the headers alone; a response is returned if nothing else has to answer.
+
+        Raises:
+            ApiError: The request is refused.
+        """
         limits, path = self.limits, scope["path"]
         if limits.closing:
             raise ApiError(503, "The server is shutting down; try again when it is back.", "server_error", "closing")
-        header = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), None)
-        who = limits.access.who(header)
+        limits.origins.check_host(headers)
+        if (answer := limits.origins.preflight(scope, headers)) is not None:
+            return Response(status_code=204, headers=answer)
+        limits.origins.check_source(scope, headers)
+        if page_routes.is_gradio(path):
+            page_routes.check_route(scope["method"], path)
+        who = limits.access.who(headers.get("authorization"))
         cost = self._cost(scope["method"], path, who)
-        if not cost:
-            return
-        sender = who or (scope.get("client") or ("?",))[0]
-        seconds = limits.rate.take(sender, cost)
-        if seconds:
-            message = f"That is more than {limits.rate.per_minute} requests a minute; try again in {seconds} s."
-            raise ApiError(429, message, "rate_limit_error", "rate_limit_exceeded", retry_after=seconds)
+        if cost:
+            sender = who or (scope.get("client") or ("?",))[0]
+            seconds = limits.rate.take(sender, cost)
+            if seconds:
+                message = f"That is more than {limits.rate.per_minute} requests a minute; try again in {seconds} s."
+                raise ApiError(429, message, "rate_limit_error", "rate_limit_exceeded", retry_after=seconds)
+        if scope["method"] != "POST" and _may_have_body(scope, headers):
+            raise ApiError(400, "Only a POST request may have a body.", code="unexpected_body")
+        return None
 
     def _cost(self, method: str, path: str, who: str | None) -> float:
         """What a request counts; whoever may not see the counters counts too, or keys could be tried there for ever."""
@@ -135,10 +160,10 @@ class Gate:
             return 0.0
         return 1.0 if path.startswith("/login") else PAGE_SHARE
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+    async def _read(self, scope: Scope, headers: Headers, receive: Receive) -> bytes | None:
         """The whole body, or None when the client left; bodies without a stated length are counted as they come."""
         most = self.limits.body_bytes
-        stated = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        stated = headers.get("content-length", "0")
         too_large = ApiError(413, f"A request may have at most {most} bytes.", code="body_too_large")
         if not stated.isdigit() or int(stated) > most:
             raise too_large
@@ -153,10 +178,25 @@ class Gate:
                     if len(body) > most:
                         raise too_large
                     if not message.get("more_body"):
-                        return bytes(body)
+                        break
         except TimeoutError:
             message = f"The request did not arrive whole within {self.limits.body_seconds:g} s."
             raise ApiError(408, message, code="timeout") from None
+        path = scope["path"]
+        if scope["method"] == "POST" and page_routes.is_gradio(path):
+            return page_routes.checked_body(path, headers.get("content-type", ""), bytes(body))
+        return bytes(body)
+
+
+def _may_have_body(scope: Scope, headers: Headers) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+def _narrow(scope: Scope) -> None:
+    """Take out of a request what no route may see: headers that rename the server and parameters the page does not use."""
+    scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"x-forwarded-host"]
+    if page_routes.is_gradio(scope["path"]):
+        scope["query_string"] = page_routes.checked_query(scope["method"], scope["query_string"])
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

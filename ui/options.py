@@ -24,6 +24,8 @@ class ServeOptions:
         data_dir: Folder for feedback.jsonl.
         feedback: Whether likes and dislikes are written down.
         saved_chats: Whether browsers keep conversations (in their own storage, never on the server).
+        hosts: Names, besides loopback names and numeric addresses, that requests may have in their Host header.
+        allow_origins: Origins (`https://app.example.com`) of web applications that may call /v1 from a browser.
         rate_limit: Requests a minute that a key, a user or an address may send; 0 counts nothing.
         body_bytes: Largest body of a request.
         body_seconds: Longest time a request may take to arrive.
@@ -35,6 +37,8 @@ class ServeOptions:
     data_dir: Path = field(default_factory=default_data_dir)
     feedback: bool = True
     saved_chats: bool = True
+    hosts: tuple[str, ...] = ()
+    allow_origins: tuple[str, ...] = ()
     rate_limit: int = 0
     body_bytes: int = 4 * 2**20
     body_seconds: float = 30

@@ -1,6 +1,7 @@
 // The page's own storage: one entry a conversation in this browser, so that two tabs do not overwrite each other.
 (() => {
   const PREFIX = "xianliao.chat.", OPEN = "xianliao.open", DRAFT = "xianliao.draft", keep = KEEP_CHATS;
+  const MOST_BYTES = 3 * 2 ** 20;  // of a file; a request may have 4 MiB
   const entries = () => Object.keys(localStorage).filter((key) => key.startsWith(PREFIX)).flatMap((key) => {
     try { return [JSON.parse(localStorage.getItem(key))]; } catch { return []; }
   }).filter((chat) => chat && chat.id).sort((a, b) => b.updated - a.updated);
@@ -36,6 +37,16 @@
     confirmed: (what) => confirm(QUESTIONS[what][chinese ? 0 : 1]),
     remove: (id) => { localStorage.removeItem(PREFIX + id); return null; },
     removeAll: () => { entries().forEach((chat) => localStorage.removeItem(PREFIX + chat.id)); return null; },
+    // The text of a file that the person chooses, read here: no file is ever sent to the server as one.
+    pick: () => new Promise((resolve) => {
+      const input = document.querySelector("#import-file") || document.body.appendChild(document.createElement("input"));
+      Object.assign(input, { id: "import-file", type: "file", accept: ".json,.md", hidden: true, value: "" });
+      input.onchange = async () => {
+        const file = input.files[0], read = file.size > MOST_BYTES ? "" : await file.text().catch(() => "");
+        resolve({ text: read.includes("\ufffd") ? "" : read });
+      };
+      input.click();
+    }),
     download: (file) => {
       const link = document.createElement("a");
       link.href = URL.createObjectURL(new Blob([file.text], { type: "text/plain;charset=utf-8" }));

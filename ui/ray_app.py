@@ -26,6 +26,7 @@ class RaySettings(BaseModel):
         dtype: As for `xianliao-serve`.
         auth: A file of USER:PASSWORD lines.
         api_key: A file of keys.
+        allow_host: Names under which the server is reached, with commas between.
         rate_limit: Requests a minute of each sender, counted by every replica for itself.
     """
 
@@ -39,6 +40,7 @@ class RaySettings(BaseModel):
     dtype: str = "auto"
     auth: str | None = None
     api_key: str | None = None
+    allow_host: str = ""
     rate_limit: int = 120
 
 
@@ -56,7 +58,8 @@ def build(args: RaySettings) -> serve.Application:
         users = read_users([args.auth] if args.auth else [])
         keys = read_keys([args.api_key] if args.api_key else [])
         bots = load_bots(args.checkpoint.split(","), args.device, args.dtype)
-        return create_app(bots, ServeOptions(auth=users, api_keys=keys, rate_limit=args.rate_limit))
+        hosts = tuple(filter(None, args.allow_host.lower().split(",")))
+        return create_app(bots, ServeOptions(auth=users, api_keys=keys, hosts=hosts, rate_limit=args.rate_limit))
 
     deployment = serve.deployment(
         serve.ingress(build_app)(),

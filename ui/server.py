@@ -27,6 +27,7 @@ from ui.limits import Gate, Limits, RateLimit
 from ui.logs import log_event, reply_fields
 from ui.metrics import Metrics
 from ui.options import ServeOptions
+from ui.origins import Origins
 from ui.safety import Safety
 
 DRAIN_SECONDS = 2
@@ -80,7 +81,8 @@ def create_app(
     app.state.workers = workers
     app.state.note_reply = note_reply_in(metrics, options)
     rate = RateLimit(options.rate_limit)
-    app.state.limits = Limits(access, metrics, rate, options.body_bytes, options.body_seconds)
+    origins = Origins(frozenset(options.hosts), frozenset(options.allow_origins))
+    app.state.limits = Limits(access, metrics, rate, options.body_bytes, options.body_seconds, origins)
     app.add_middleware(Gate, limits=app.state.limits)
     add_api(app, workers, metrics, safety, options, access)
 

@@ -18,7 +18,7 @@ from data_prep.sources import read_records
 from ui.chats import (
     ChatError,
     checked,
-    from_file,
+    from_text,
     new_chat,
     persona_turns,
     rateable,
@@ -157,36 +157,38 @@ CHATS = st.builds(
 @settings(max_examples=200, deadline=None)
 @given(CHATS)
 def test_files_give_the_same_conversation_back(chat):
-    assert from_file(to_json(chat).encode()) == chat
-    assert from_file(to_markdown(chat).encode()) == chat
+    assert from_text(to_json(chat)) == chat
+    assert from_text(to_markdown(chat)) == chat
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b"{",
-        b"[1]",
-        b"[" * 100_000,
-        b"\xff",
-        b"# a\n",
-        "随便写写".encode(),
-        b'{"messages": [{"role": "cat", "text": "a"}]}',
-        b'{"messages": [], "persona": ["a"]}',
-        b'{"messages": [{"role": "user", "text": 1}]}',
-        "## 谁\n\n你好".encode(),
+        "",
+        "{",
+        "[1]",
+        "[" * 100_000,
+        None,
+        {"text": "[]"},
+        b"[]",
+        "# a\n",
+        "随便写写",
+        '{"messages": [{"role": "cat", "text": "a"}]}',
+        '{"messages": [], "persona": ["a"]}',
+        '{"messages": [{"role": "user", "text": 1}]}',
+        "## 谁\n\n你好",
     ],
 )
 def test_other_files_are_refused_in_a_sentence(content):
     with pytest.raises(ChatError) as caught:
-        from_file(content)
+        from_text(content)
     assert str(caught.value).endswith(".")
 
 
 def test_what_comes_from_outside_is_checked():
     huge = checked({"messages": [{"role": "user", "text": "长" * 500_001}]})  # can still be exported
     with pytest.raises(ChatError, match="too large"):
-        from_file(to_json(huge).encode())
+        from_text(to_json(huge))
     with pytest.raises(ChatError, match="too large"):
         within_bounds(huge)
     assert checked({"messages": [{"role": "user", "text": "\ud800你"}]})["messages"][0]["text"] == "�你"
@@ -256,7 +258,7 @@ def test_only_what_the_model_said_can_be_rated(bot, worker):
 
 
 def test_markdown_of_a_person_loses_nothing():
-    chat = from_file("# x\n## 我\n你好\n## 闲聊\n嗨嗨\n".encode())
+    chat = from_text("# x\n## 我\n你好\n## 闲聊\n嗨嗨\n")
     assert [message["text"] for message in chat["messages"]] == ["你好", "嗨嗨"]
 
 
@@ -297,7 +299,7 @@ def test_language_follows_the_browser(header, language):
 def test_the_server_answers(bot):
     from ui.server import create_app
 
-    with TestClient(create_app(bot)) as client:
+    with TestClient(create_app(bot), base_url="http://localhost") as client:
         assert client.get("/healthz").json() == {"status": "ok", "checkpoint": "tiny", "version": "0.1.0"}
         page = client.get("/")
         assert page.status_code == 200

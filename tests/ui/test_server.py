@@ -34,7 +34,7 @@ def basic(pair: str) -> dict:
 
 @contextmanager
 def client_of(bots, **options):
-    with TestClient(create_app(bots, ServeOptions(**options))) as client:
+    with TestClient(create_app(bots, ServeOptions(**options)), base_url="http://localhost") as client:
         yield client
 
 
@@ -195,8 +195,10 @@ def test_flags_become_options(tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr("ui.cli.serve", lambda args, options, listener: listener.close() or seen.update(o=options) or 0)
     flags = ["--data-dir", str(tmp_path), "--no-feedback", "--no-saved-chats", "--rate-limit", "7", "--log-text"]
-    assert main(["--port", "0", "--auth", "a:b", "--auth", "c:d", "--api-key", "k", *flags]) == 0
-    expected = ServeOptions((("a", "b"), ("c", "d")), ("k",), tmp_path, False, False, 7, log_text=True)
+    names = ["--allow-host", "chat.lan", "--allow-origin", "https://app.example.com"]
+    assert main(["--port", "0", "--auth", "a:b", "--auth", "c:d", "--api-key", "k", *flags, *names]) == 0
+    users, hosts, origins = (("a", "b"), ("c", "d")), ("127.0.0.1", "chat.lan"), ("https://app.example.com",)
+    expected = ServeOptions(users, ("k",), tmp_path, False, False, hosts, origins, 7, log_text=True)
     assert seen["o"] == expected
     assert is_loopback("::1")
     assert not is_loopback("fe80::1%eth0")
@@ -387,7 +389,7 @@ def test_a_slow_body_is_given_up(bot):
 
     async def ask():
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.post(COMPLETE, content=dripping())
 
     import asyncio

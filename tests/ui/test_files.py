@@ -1,0 +1,234 @@
+"""No client names a file of the server: every input of every function of the page is tried with a canary."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from ui.options import ServeOptions
+from ui.page_routes import ROUTES, checked_body, names_file
+from ui.server import create_app
+
+SECRET = "canary-5f1d"
+BASIC = {"Authorization": "Basic YW5uOnB3"}
+
+
+def tree(*folders: Path) -> dict[str, bytes]:
+    """All files below some folders."""
+    return {
+        str(path): path.read_bytes()
+        for folder in folders
+        if folder.exists()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@contextmanager
+def served(bot, kind: str, data_dir: Path):
+    """A client of a plain, --auth or --api-key server, logged in where the page asks for it."""
+    options = {
+        "plain": ServeOptions(data_dir=data_dir),
+        "auth": ServeOptions(data_dir=data_dir, auth=(("ann", "pw"),)),
+        "api-key": ServeOptions(data_dir=data_dir, api_keys=("k",)),
+    }[kind]
+    app = create_app(bot, options)
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+        if kind == "auth":
+            assert client.post("/login", data={"username": "ann", "password": "pw"}).status_code == 200
+        yield client, app
+
+
+def shapes(path: Path) -> list[object]:
+    """A file as Gradio describes it, bare and where a careless check might not look."""
+    file = {"path": str(path), "meta": {"_type": "gradio.FileData"}, "orig_name": "x.json", "size": 1}
+    return [
+        file,
+        {**file, "is_stream": True},
+        [[file, "x"]],
+        {"id": "", "title": file, "persona": [], "messages": [{"role": "user", "text": file}]},
+        {"text": "x", "files": [file]},
+        {"__type__": "update", "value": file},
+        {"path": f"http://127.0.0.1:9/{SECRET}", "meta": {"_type": "gradio.FileData"}},
+        {"url": "/x", "path": str(path), "meta": {"_type": "gradio.FileData"}},
+    ]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Gradio's folder for files, empty."""
+    folder = tmp_path / "gradio-cache"
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["plain", "auth", "api-key"])
+def test_a_named_file_reaches_no_function(bot, kind, tmp_path, cache):
+    canaries = [tmp_path / "canary.json", tmp_path / "canary.md"]
+    for canary in canaries:
+        canary.write_text(json.dumps({"messages": [{"role": "user", "text": SECRET}]}))
+    before = tree(tmp_path)
+    with served(bot, kind, tmp_path / "data") as (client, _):
+        functions = client.get("/config").json()["dependencies"]
+        assert len(functions) > 30
+        tried = 0
+        for function in functions:
+            if not function["backend_fn"]:
+                continue
+            count = len(function["inputs"])
+            for place in range(max(1, count)):
+                for shape in shapes(canaries[tried % 2]):
+                    data: list[object] = [None] * count
+                    body = {"data": data, "fn_index": function["id"], "session_hash": "s", "event_data": None}
+                    if count:
+                        data[place] = shape
+                    else:
+                        body["event_data"] = shape
+                    answer = client.post("/gradio_api/queue/join", json=body)
+                    assert answer.status_code == 400, (function["id"], shape, answer.text)
+                    assert SECRET not in answer.text
+                    tried += 1
+        assert tried > 300
+    assert tree(tmp_path) == before
+    assert tree(cache) == {}
+
+
+@pytest.mark.parametrize("kind", ["plain", "auth", "api-key"])
+def test_gradio_itself_refuses_a_file_that_nobody_uploaded(bot, kind, tmp_path, cache, monkeypatch):
+    """The second lock, with the first one open."""
+    monkeypatch.setattr("ui.page_routes.names_file", lambda value: False)
+    canary = tmp_path / "canary.json"
+    canary.write_text(SECRET)
+    with served(bot, kind, tmp_path / "data") as (client, _):
+        functions = client.get("/config").json()["dependencies"]
+        target = next(each for each in functions if each["backend_fn"] and len(each["inputs"]) == 2)
+        data = [{"id": "", "title": "", "persona": [], "messages": []}, shapes(canary)[0]]
+        body = {"data": data, "fn_index": target["id"], "session_hash": "s"}
+        assert client.post("/gradio_api/queue/join", json=body).status_code == 200
+        with client.stream("GET", "/gradio_api/queue/data?session_hash=s") as stream:
+            text = "".join(stream.iter_text())
+    assert '"success":false' in text.replace(" ", "")
+    assert SECRET not in text
+    assert canary.exists()
+    assert tree(cache) == {}
+
+
+CLOSED = (
+    ("GET", "/gradio_api/file={path}"),
+    ("HEAD", "/gradio_api/file={path}"),
+    ("GET", "/file={path}"),
+    ("GET", "/gradio_api/file/{path}"),
+    ("GET", "/gradio_api/proxy=http://127.0.0.1:9/"),
+    ("GET", "/gradio_api/stream/a/b/0/playlist-file"),
+    ("GET", "/gradio_api/upload_progress?upload_id=a"),
+    ("GET", "/gradio_api/deep_link?session_hash=s"),
+    ("GET", "/gradio_api/runs"),
+    ("GET", "/gradio_api/dev/reload"),
+    ("GET", "/gradio_api/token"),
+    ("GET", "/monitoring"),
+    ("GET", "/custom_component/x/server/component/{path}"),
+    ("GET", "/assets/../../{path}"),
+    ("GET", "/static/%2e%2e/%2e%2e/{path}"),
+    ("POST", "/gradio_api/upload"),
+    ("POST", "/upload"),
+    ("POST", "/gradio_api/run/predict"),
+    ("POST", "/gradio_api/api/predict"),
+    ("POST", "/gradio_api/call/show_list"),
+    ("POST", "/gradio_api/process_recording"),
+    ("POST", "/gradio_api/vibe-edit"),
+    ("POST", "/gradio_api/component_server"),
+    ("PUT", "/"),
+    ("DELETE", "/gradio_api/queue/join"),
+)
+
+
+@pytest.mark.parametrize(("method", "path"), CLOSED)
+def test_routes_that_the_page_does_not_use_are_closed(bot, method, path, tmp_path, cache):
+    canary = tmp_path / "canary.txt"
+    canary.write_text(SECRET)
+    with served(bot, "plain", tmp_path / "data") as (client, _):
+        answer = client.request(method, path.format(path=canary))
+        assert answer.status_code in (404, 405), path
+        assert SECRET not in answer.text
+
+
+def test_every_route_of_gradio_is_named_or_closed(bot, tmp_path):
+    """A new version of Gradio with new routes opens none of them."""
+    with served(bot, "plain", tmp_path) as (_, app):
+        inner = next(route.app for route in app.routes if getattr(route, "path", None) == "")
+    nested = [
+        route for part in inner.routes for route in getattr(getattr(part, "original_router", None), "routes", [part])
+    ]
+    routes = {(method, route.path) for route in nested for method in getattr(route, "methods", None) or ()}
+    open_routes = {
+        (method, path)
+        for method, path in routes
+        if (rule := ROUTES.get("GET" if method == "HEAD" else method)) and rule[0].fullmatch(path.rstrip("/") or "/")
+    }
+    posts = {path.rstrip("/") for method, path in open_routes if method == "POST"}
+    assert posts == {"/login", "/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset"}
+    assert len(routes) > len(open_routes) + 40
+
+
+def test_uploads_leave_nothing(bot, tmp_path, cache):
+    """Neither a whole multipart body nor one without its end gets a place on the disk."""
+    whole = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' + b"x" * 100_000
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    with served(bot, "plain", tmp_path / "data") as (client, _):
+        for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/login", "/v1/chat/completions"):
+            for body in (whole + b"\r\n--b--\r\n", whole):
+                assert client.post(path, content=body, headers=headers).status_code in (400, 404, 413, 415, 422)
+    assert tree(cache, tmp_path / "tmp", tmp_path / "data") == {}
+
+
+def test_state_saved_for_links_is_not_read(bot, tmp_path, cache):
+    folder = cache / "deep_links" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text(json.dumps([{"id": 1, "value": SECRET}]))
+    with served(bot, "plain", tmp_path / "data") as (client, _):
+        for path in ("/?deep_link=abc", "/config?deep_link=abc"):
+            answer = client.get(path)
+            assert answer.status_code == 200
+            assert SECRET not in answer.text
+            assert '"deep_link_state": "valid"' not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ({"data": [{"role": "user", "text": "path"}]}, False),
+        ({"data": [["path", "_type"]]}, False),
+        ({"data": [{"path": "/x"}]}, True),
+        ({"data": [{"a": [{"b": {"meta": {"_type": "gradio.FileData"}}}]}]}, True),
+        ([[[{"is_stream": False}]]], True),
+        ("path", False),
+    ],
+)
+def test_what_names_a_file(value, names):
+    assert names_file(value) is names
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b'{"a": NaN}', b"\xff\xfe"])
+def test_broken_bodies_are_refused_in_words(body):
+    with pytest.raises(Exception, match="JSON"):
+        checked_body("/gradio_api/queue/join", "application/json", body)
+
+
+def test_gradio_reads_the_value_that_was_checked():
+    """Of two equal keys json keeps the last one; whatever another parser keeps, it sees only that one."""
+    double = b'{"data": [{"path": "/etc/passwd"}], "data": []}'
+    assert checked_body("/gradio_api/queue/join", "application/json; charset=utf-8", double) == b'{"data": []}'
+
+
+def test_the_page_needs_no_folder_of_files(bot, tmp_path, cache):
+    with served(bot, "plain", tmp_path / "data") as (client, _):
+        assert client.get("/").status_code == 200
+    assert not os.path.exists(cache) or tree(cache) == {}
