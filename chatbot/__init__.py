@@ -1,21 +1,17 @@
 """xianliao (闲聊): everything that training and serving must agree on.
 
-Import levels, lowest first; a module imports only from lower ones, and no other room of the project:
+The folders are the import levels. A module imports from its own folder and from lower ones, and from no other room of the
+project (`tests/test_layers.py` checks this):
 
-    1  errors, bundled, dialogue, chat_template, tokenizer,
-       dialogue_files, locking, similarity, vectors,
-       layer_types, native/                         text, files, the C library: neither torch nor transformers
-    2  configuration, precision, state, attention/,
-       end_heads, loss, model, foreign, lora        the network, and those of other projects
-    3  native_network, native_slots, steps,
-       snapshots                                    reading and decoding, compiled where that is possible
-    4  termination, repetition, banned_words,
-       reply_settings, sampling, next_token,
-       native_draw, beam, generate, quality,
-       rerank, gpt2, checkpoint                     decoding, scoring, folders
-    5  bot, lanes, trace, batching, session         conversations
-    6  evaluation/                                      measuring
-    7  cli                                              commands
+    errors, storage                   error messages; whole-file writes and locks
+    text                              cleaning, layouts, tokenizer, files of dialogues; needs no torch
+    native                            the compiled library in C; knows arrays, not models
+    model, similarity                 the network, its mixers and losses; token vectors and distances
+    decoding                          from logits to tokens: rules, sampler, beams, batches of dialogue states
+    checkpoint                        folders of weights, conversion from and to other projects
+    chat                              the bot, conversations, the worker that decodes many at once
+    evaluation                        measuring checkpoints and decoders
+    cli                               xianliao-chat and xianliao-evaluate
 
     from chatbot import Chatbot, ChatSession
     bot = Chatbot.from_pretrained("default")
@@ -27,16 +23,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from chatbot.registration import register_lazily
+from chatbot.model.registration import register_lazily
 
 if TYPE_CHECKING:
-    from chatbot.bot import Chatbot, Reply
-    from chatbot.session import ChatSession
+    from chatbot.chat.bot import Chatbot, Reply
+    from chatbot.chat.session import ChatSession
 
 __version__ = "0.1.0"
 __all__ = ["ChatSession", "Chatbot", "Reply", "__version__"]
 
-_HOMES = {"Chatbot": "chatbot.bot", "Reply": "chatbot.bot", "ChatSession": "chatbot.session"}
+_HOMES = {"Chatbot": "chatbot.chat.bot", "Reply": "chatbot.chat.bot", "ChatSession": "chatbot.chat.session"}
 
 register_lazily()
 

@@ -58,8 +58,8 @@ def build_chat_parser() -> argparse.ArgumentParser:
 @explain_faults
 def chat(argv: list[str] | None = None) -> int | None:
     args = build_chat_parser().parse_args(argv)
-    from chatbot.bot import Chatbot
-    from chatbot.session import ChatSession
+    from chatbot.chat.bot import Chatbot
+    from chatbot.chat.session import ChatSession
 
     changes = {name: getattr(args, name) for name, *_ in DECODING}
     changes |= {"banned_words": args.banned_words, "beams": args.beams}
@@ -166,11 +166,11 @@ def evaluate(argv: list[str] | None = None) -> int | None:
         parser.error("--seed must be at least 0")
     from pathlib import Path
 
-    from chatbot.bot import Chatbot
-    from chatbot.dialogue_files import is_prepared_set
+    from chatbot.chat.bot import Chatbot
     from chatbot.evaluation.grid import Grid
-    from chatbot.evaluation.markdown import to_markdown
-    from chatbot.evaluation.report import evaluate as run
+    from chatbot.evaluation.report.markdown import to_markdown
+    from chatbot.evaluation.run import evaluate as run
+    from chatbot.text.prepared_set import is_prepared_set
 
     baseline = args.baseline
     if baseline == "":

@@ -15,6 +15,10 @@ class CheckpointError(XianliaoError):
     """A checkpoint folder that cannot be found, read or written."""
 
 
+class FileError(XianliaoError):
+    """A dialogue file or prepared set that cannot be read."""
+
+
 def first_line(error: BaseException) -> str:
     """What a library's exception says, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -1,4 +1,4 @@
 """Raw dialogues to a prepared set; `xianliao-prepare` is the command.
 
-Imports chatbot.dialogue, chatbot.dialogue_files, chatbot.tokenizer and chatbot.errors only; none of them needs torch.
+Imports chatbot.text.dialogue, chatbot.text.dialogue_files, chatbot.text.tokenizer and chatbot.errors only; none of them needs torch.
 """

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from chatbot.dialogue_files import MANIFEST, FileError, load_manifest
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.errors import FileError
+from chatbot.text.prepared_set import MANIFEST, load_manifest
+from chatbot.text.tokenizer import DialogueTokenizer
 from data_prep.clean import Ledger
 from data_prep.pieces import FILE_SHIFT
 from data_prep.report import write_report

@@ -5,7 +5,7 @@
 
 Steps in brackets run in several processes. Every result is a file of the work folder, so that a killed build goes on
 where it was, and depends on the inputs and the settings alone, so that it ends with the same bytes. Memory holds a few
-blocks or buckets and 32 bytes a reply. The folder that comes out is described in `chatbot.dialogue_files`.
+blocks or buckets and 32 bytes a reply. The folder that comes out is described in `chatbot.text.dialogue_files`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import chatbot.dialogue
-import chatbot.tokenizer
-from chatbot.bundled import locate
-from chatbot.dialogue_files import MANIFEST, FileError, is_prepared_set, load_manifest
-from chatbot.errors import XianliaoError
-from chatbot.tokenizer import DialogueTokenizer
+import chatbot.text.dialogue
+import chatbot.text.tokenizer
+from chatbot.checkpoint.location import locate
+from chatbot.errors import FileError, XianliaoError
+from chatbot.text.prepared_set import MANIFEST, is_prepared_set, load_manifest
+from chatbot.text.tokenizer import DialogueTokenizer
 from data_prep import clean, shards, steps
 from data_prep.assemble import Input, assemble, tokenizer_hash
 from data_prep.clean import CleanSettings, Ledger
@@ -358,7 +358,7 @@ def _program_hash() -> str:
     """Hash of the code that decides the content: sets of another version are not taken for this one's."""
     ours = Path(__file__).parent
     paths = [*sorted(ours.glob("*.py")), *sorted(ours.glob("*.txt"))]
-    paths += [Path(module.__file__) for module in (chatbot.dialogue, chatbot.tokenizer)]
+    paths += [Path(module.__file__) for module in (chatbot.text.dialogue, chatbot.text.tokenizer)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 

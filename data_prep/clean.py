@@ -15,9 +15,8 @@ from pathlib import Path
 
 import ahocorasick
 
-from chatbot.dialogue import clean_turn
-from chatbot.dialogue_files import FileError
-from chatbot.errors import first_line
+from chatbot.errors import FileError, first_line
+from chatbot.text.dialogue import clean_turn
 from data_prep.rules import FILTERS, HAN, NORMALISERS, Rule
 
 WORDS = Path(__file__).with_name("words.txt")

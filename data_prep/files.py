@@ -13,7 +13,7 @@ from pathlib import Path
 
 import zstandard
 
-from chatbot.dialogue_files import FileError
+from chatbot.errors import FileError
 
 PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 SUFFIXES = (".json", ".jsonl", ".tsv", ".txt", *PACKED_SUFFIXES)

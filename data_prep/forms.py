@@ -13,7 +13,6 @@ MOST_TURNS = 10_000
 SESSION_GAP = timedelta(hours=3)
 """In a chat log, a longer silence begins another dialogue."""
 
-
 _TURN_KEYS = ("dialog", "dialogue", "turns", "utterances", "messages", "conversations", "conversation")
 _TEXT_KEYS, _SPEAKER_KEYS = ("content", "value", "text", "utterance"), ("role", "from", "speaker", "name")
 _ASKED, _ANSWERED = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from chatbot.dialogue import IGNORED_LABEL, LAYOUTS
-from chatbot.dialogue_files import load_split
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.text.layouts import IGNORED_LABEL, LAYOUTS
+from chatbot.text.prepared_set import load_split
+from chatbot.text.tokenizer import DialogueTokenizer
 
 _SPEAKER_COLOURS = ("\033[36m", "\033[33m")
 _NO_LOSS, _RESET = "\033[2m", "\033[0m"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.text.tokenizer import DialogueTokenizer
 from data_prep.clean import ONE_TURN, RULES, Ledger
 from data_prep.frequency import FREQUENCY_RULES
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 
-from chatbot.dialogue import valid_text
-from chatbot.dialogue_files import FileError
+from chatbot.errors import FileError
+from chatbot.text.dialogue import valid_text
 
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 EMOJI = (

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.text.tokenizer import DialogueTokenizer
 from data_prep.near import near_duplicates, signatures
 from data_prep.pieces import SCHEMA, keys_of, open_buckets, texts_of
 from data_prep.split import SPLITS, is_valid_key

@@ -27,9 +27,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from chatbot.dialogue import valid_text
-from chatbot.dialogue_files import FileError
-from chatbot.errors import first_line
+from chatbot.errors import FileError, first_line
+from chatbot.text.dialogue import valid_text
 from data_prep.files import Reader
 from data_prep.forms import HEADER, NOT_TEXT, Record, read_chatlog, read_text, to_turns
 

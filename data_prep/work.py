@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-from chatbot.dialogue_files import FileError
+from chatbot.errors import FileError
 
 _KEY = "fingerprint"
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatbot.bot import Chatbot
-from chatbot.configuration import XianliaoConfig
-from chatbot.dialogue import DialogptLayout
-from chatbot.model import XianliaoForCausalLM
-from chatbot.reply_settings import ReplySettings
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.chat.bot import Chatbot
+from chatbot.decoding.settings import ReplySettings
+from chatbot.model.config import XianliaoConfig
+from chatbot.model.network import XianliaoForCausalLM
+from chatbot.text.layouts import DialogptLayout
+from chatbot.text.tokenizer import DialogueTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data_prep" / "samples"
@@ -67,7 +67,7 @@ def bot(model, tokenizer) -> Chatbot:
 
 @pytest.fixture(scope="session")
 def checkpoint(model, tokenizer, tmp_path_factory) -> Path:
-    from chatbot.checkpoint import save
+    from chatbot.checkpoint.folder import save
 
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     save(folder, model, tokenizer, {"floor_start_tokens": 12, "floor_delta_tokens": 4}, {"step": 0})

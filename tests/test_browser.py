@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 
 from chatbot import Chatbot
-from chatbot.checkpoint import resolve
+from chatbot.checkpoint.folder import resolve
 from data_prep.sources import read_records
 from tests.ui.serving import free_port, serving
 from ui.text import PERSONAS, TEXT

@@ -46,10 +46,10 @@ LEVELS = (  # of the chatbot package, lowest first; see its docstring
 )
 TEXT_MODULES = (
     "chatbot",
-    "chatbot.dialogue",
-    "chatbot.chat_template",
-    "chatbot.tokenizer",
-    "chatbot.dialogue_files",
+    "chatbot.text.dialogue",
+    "chatbot.text.chat_template",
+    "chatbot.text.tokenizer",
+    "chatbot.text.dialogue_files",
     "data_prep.sources",
     "data_prep.rules",
     "data_prep.clean",

@@ -22,9 +22,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from chatbot import native
-from chatbot.batching import Worker
-from chatbot.bot import Chatbot
+from chatbot.chat.bot import Chatbot
+from chatbot.chat.worker import Worker
+from chatbot.native import library as native
 from tests.ui.serving import serving
 from ui.safety import Safety
 

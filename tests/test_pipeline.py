@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from chatbot import Chatbot, ChatSession
-from chatbot.checkpoint import resolve
-from chatbot.dialogue import clean_turn, count_units
-from chatbot.quality import measure_quality
+from chatbot.checkpoint.folder import resolve
+from chatbot.model.scoring import measure_quality
+from chatbot.text.dialogue import clean_turn, count_units
 from data_prep.dedup import content_hash
 from data_prep.split import is_valid
 from tests.conftest import ROOT, SAMPLES

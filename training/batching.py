@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from chatbot.dialogue import IGNORED_LABEL, Layout
-from chatbot.dialogue_files import load_split
+from chatbot.text.layouts import IGNORED_LABEL, Layout
+from chatbot.text.prepared_set import load_split
 from training.settings import parts_of
 
 OPEN_ROWS = 512

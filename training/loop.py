@@ -25,15 +25,17 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from chatbot import __version__
-from chatbot.bot import Chatbot, pick_device
-from chatbot.checkpoint import replacing, resolve, save
-from chatbot.dialogue import LAYOUTS
-from chatbot.end_heads import fit_end_head
-from chatbot.model import XianliaoForCausalLM
-from chatbot.quality import score_turns
-from chatbot.reply_settings import ReplySettings
-from chatbot.similarity import VECTORS_FILE
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.chat.bot import Chatbot
+from chatbot.checkpoint.folder import resolve, save
+from chatbot.decoding.settings import ReplySettings
+from chatbot.model.device import pick_device
+from chatbot.model.end_head import fit_end_head
+from chatbot.model.network import XianliaoForCausalLM
+from chatbot.model.scoring import score_turns
+from chatbot.similarity.token_vectors import VECTORS_FILE
+from chatbot.storage import replacing
+from chatbot.text.layouts import LAYOUTS
+from chatbot.text.tokenizer import DialogueTokenizer
 from training.averaging import WeightAverage
 from training.batching import parse_source
 from training.clipping import clip_gradients

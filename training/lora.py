@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from chatbot.foreign import ForeignForCausalLM
-from chatbot.lora import attach
+from chatbot.checkpoint.lora import attach
+from chatbot.model.hf_chat_model import ForeignForCausalLM
 from training.settings import SettingsError, TrainSettings
 
 

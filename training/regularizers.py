@@ -21,13 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from chatbot.dialogue import IGNORED_LABEL
-from chatbot.precision import at_least_float
+from chatbot.model.precision import at_least_float
+from chatbot.text.layouts import IGNORED_LABEL
 from training.settings import Regularization
 
 XI = 1e-1
 """Length of the trial step of VAT's power iteration, for each token of a dialogue on average."""
-
 
 SLOWER = "the gradient penalty needs a second derivative: training runs on the naive forms, which are slower"
 

@@ -12,7 +12,7 @@ import psutil
 import torch
 from torch import nn
 
-from chatbot.checkpoint import replacing
+from chatbot.storage import replacing
 from training.batching import TurnStore
 from training.settings import SettingsError
 

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Literal
 
 from chatbot.errors import XianliaoError
-from chatbot.layer_types import DEFAULT_LAYER_TYPES, LAYER_TYPES
+from chatbot.model.layer_types import DEFAULT_LAYER_TYPES, LAYER_TYPES
 
 
 class SettingsError(XianliaoError):
@@ -24,7 +24,7 @@ class ModelSettings:
         num_attention_heads: Heads of every mixer.
         head_dim: Width of a head.
         intermediate_size: Width of the feed-forward layers.
-        layer_types: Mixers of the blocks (`chatbot.configuration.LAYER_TYPES`), repeated until every block has one:
+        layer_types: Mixers of the blocks (`chatbot.model.config.LAYER_TYPES`), repeated until every block has one:
             the default alternates linear_elu1 and sliding_softmax.
         short_conv: Tokens that a short convolution before each mixer sees; 0 leaves it out.
         output_gate: Whether the mixers' output is gated by their input.
@@ -132,7 +132,7 @@ class TrainSettings:
         save_every: Optimizer steps between saves of the state to resume from.
         lora_rank: Rank of the adapters that are trained when --init is a chat model of another project.
         lora_alpha: What the adapters add is scaled by lora_alpha / lora_rank.
-        termination: softmax, or st or nmst for a head of its own for the end of turn (`chatbot.end_heads`); keep is what
+        termination: softmax, or st or nmst for a head of its own for the end of turn (`chatbot.model.end_head`); keep is what
             --init has, softmax without. A head that is new to a trained model is first fitted to a few rows.
         termination_epsilon: How much of the other tokens' mass such a head takes at every token of a turn.
         termination_delay: Tokens of a turn before nmst takes any.

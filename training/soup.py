@@ -17,9 +17,10 @@ from pathlib import Path
 
 import torch
 
-from chatbot.checkpoint import GENERATION, TRAINING, load_model, read_json, resolve, save
+from chatbot.checkpoint.folder import GENERATION, TRAINING, load_model, resolve, save
 from chatbot.errors import CheckpointError, explain_faults
-from chatbot.tokenizer import TOKENIZER_FILE, DialogueTokenizer
+from chatbot.storage import read_json
+from chatbot.text.tokenizer import TOKENIZER_FILE, DialogueTokenizer
 
 
 @torch.no_grad()

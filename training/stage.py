@@ -8,8 +8,9 @@ from itertools import count, pairwise
 
 import numpy as np
 
-from chatbot.dialogue import Layout, count_units
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.text.dialogue import count_units
+from chatbot.text.layouts import Layout
+from chatbot.text.tokenizer import DialogueTokenizer
 from training.batching import PackedData, Source, TurnStore, parse_source
 from training.report import unigram_nats
 from training.settings import SettingsError, TrainSettings

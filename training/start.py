@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 
-from chatbot.checkpoint import TRAINING, load_model, read_json, resolve
-from chatbot.configuration import XianliaoConfig
-from chatbot.dialogue_files import load_manifest
-from chatbot.end_heads import with_termination
+from chatbot.checkpoint.folder import TRAINING, load_model, resolve
 from chatbot.errors import last_line
-from chatbot.foreign import ForeignForCausalLM
-from chatbot.layer_types import repeat_layer_types
-from chatbot.locking import LOCK, only_one
-from chatbot.model import XianliaoForCausalLM
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.model.config import XianliaoConfig
+from chatbot.model.end_head import with_termination
+from chatbot.model.hf_chat_model import ForeignForCausalLM
+from chatbot.model.layer_types import repeat_layer_types
+from chatbot.model.network import XianliaoForCausalLM
+from chatbot.storage import LOCK, only_one, read_json
+from chatbot.text.prepared_set import load_manifest
+from chatbot.text.tokenizer import DialogueTokenizer
 from training.batching import parse_source
 from training.lora import add_lora
 from training.report import METRICS, SAMPLES

@@ -12,9 +12,9 @@ from functools import wraps
 import gradio as gr
 import pandas as pd
 
-from chatbot.batching import Worker
+from chatbot.chat.trace import TracedStep
+from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
-from chatbot.trace import TracedStep
 from ui import chats, handlers
 from ui.feedback import REASONS, write_feedback
 from ui.handlers import Wish

@@ -8,8 +8,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
-from chatbot.batching import Job, Worker
-from chatbot.bot import Reply, Request, candidate_seeds
+from chatbot.chat.bot import Reply, Request, candidate_seeds
+from chatbot.chat.worker import Job, Worker
 from chatbot.errors import XianliaoError
 from ui.completions import ApiError, Completion, as_api_error, until_stop
 from ui.logs import LOGGER

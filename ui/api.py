@@ -22,8 +22,8 @@ from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from chatbot.batching import Worker
-from chatbot.bot import Request as ReplyRequest
+from chatbot.chat.bot import Request as ReplyRequest
+from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
 from ui.access import Access
 from ui.answers import Answers, FixedAnswers, events

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import gradio as gr
 from fastapi import FastAPI
 
-from chatbot.batching import Worker
+from chatbot.chat.worker import Worker
 from ui import chats
 from ui.actions import Actions
 from ui.handlers import CANDIDATES

@@ -11,8 +11,8 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 
-from chatbot.dialogue import valid_text
 from chatbot.errors import XianliaoError
+from chatbot.text.dialogue import valid_text
 from ui.text import TEXT
 
 ROLES = ("user", "assistant", "divider")

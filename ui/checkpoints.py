@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chatbot.bot import Chatbot
-from chatbot.checkpoint import resolve
+from chatbot.chat.bot import Chatbot
+from chatbot.checkpoint.folder import resolve
 from chatbot.errors import XianliaoError
 
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from chatbot.bundled import locate
+from chatbot.checkpoint.location import locate
 from chatbot.cli import add_model_options
 from chatbot.errors import XianliaoError, explain_faults
 

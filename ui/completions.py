@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from chatbot.batching import BusyError, WorkerError
-from chatbot.bot import MAX_SEED
-from chatbot.dialogue import DialogueError
+from chatbot.chat.bot import MAX_SEED
+from chatbot.chat.worker import BusyError, WorkerError
+from chatbot.decoding.settings import ReplySettingsError
 from chatbot.errors import XianliaoError
-from chatbot.reply_settings import ReplySettingsError
+from chatbot.text.dialogue import DialogueError
 from ui.chats import add_turn
 
 MOST_MESSAGES = 512

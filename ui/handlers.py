@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from chatbot import Chatbot, ChatSession, Reply
-from chatbot.batching import BusyError, Worker, WorkerError
-from chatbot.bot import MAX_SEED, candidate_seeds
-from chatbot.dialogue import clean_turn
+from chatbot.chat.bot import MAX_SEED, candidate_seeds
+from chatbot.chat.trace import TracedStep
+from chatbot.chat.worker import BusyError, Worker, WorkerError
+from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import XianliaoError
-from chatbot.reply_settings import ReplySettings
-from chatbot.trace import TracedStep
+from chatbot.text.dialogue import clean_turn
 from ui.chats import ChatError, turns_of, with_message, within_bounds, without_empty
 from ui.safety import Safety
 from ui.text import TEXT

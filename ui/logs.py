@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Literal
 
-from chatbot.bot import Reply
+from chatbot.chat.bot import Reply
 
 LOGGER = logging.getLogger("xianliao.serve")
 MOST_WAITING = 1000

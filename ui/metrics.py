@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from chatbot.batching import Worker
-from chatbot.bot import Reply
+from chatbot.chat.bot import Reply
+from chatbot.chat.worker import Worker
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 

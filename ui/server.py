@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chatbot import Chatbot, __version__
-from chatbot.batching import Worker
-from chatbot.bot import Reply
+from chatbot.chat.bot import Reply
+from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
 from ui.access import Access
 from ui.api import add_api

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from chatbot.dialogue import valid_text
+from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import XianliaoError, first_line
-from chatbot.reply_settings import ReplySettings
+from chatbot.text.dialogue import valid_text
 
 DEFAULT = Path(__file__).with_name("grid.yaml")
 MOST = 100_000

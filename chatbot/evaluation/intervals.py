@@ -10,8 +10,6 @@ import numpy as np
 
 CONFIDENCE = 95
 Interval = tuple[float, float]
-
-
 CELLS = 2**22
 """Numbers of a table of draws that exist at a time."""
 

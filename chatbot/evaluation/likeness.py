@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from chatbot.bundled import locate
-from chatbot.similarity import VECTORS_FILE, TokenVectors, distance
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.checkpoint.location import locate
+from chatbot.similarity.distance import distance
+from chatbot.similarity.token_vectors import VECTORS_FILE, TokenVectors
+from chatbot.text.tokenizer import DialogueTokenizer
 
 
 class Likeness:

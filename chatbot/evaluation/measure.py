@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from chatbot.dialogue import clean_turn
 from chatbot.evaluation import intervals, metrics
-from chatbot.evaluation.decoding import Answer, Context
+from chatbot.evaluation.answering import Answer, Context
 from chatbot.evaluation.grid import Grid
 from chatbot.evaluation.likeness import Likeness
+from chatbot.text.dialogue import clean_turn
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from chatbot.dialogue import join_spaces
+from chatbot.text.dialogue import join_spaces
 
 END_OF_TURN = "\n\n"
 """A unit that no single character can be."""

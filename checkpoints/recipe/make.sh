@@ -109,7 +109,7 @@ mean() { # name, then a weight and a checkpoint, as often as wanted
 
 set_sampling() { # generation_config.json
     python -c 'import pathlib, sys
-from chatbot.checkpoint import read_json, write_json
+from chatbot.checkpoint.folder import read_json, write_json
 path = pathlib.Path(sys.argv[1])
 write_json(path, {**read_json(path), "temperature": 0.75, "top_p": 0.95})' "$1"
 }
@@ -118,7 +118,7 @@ export_() {
     rm -rf "$work/default.new"
     python -m chatbot.checkpoint "$work/finetuned" "$work/default.new" --int8
     set_sampling "$work/default.new/generation_config.json"
-    python -m chatbot.vectors --data "$work/chat" --checkpoint "$work/default.new"
+    python -m chatbot.similarity --data "$work/chat" --checkpoint "$work/default.new"
     rm -rf "$work/default"
     mv "$work/default.new" "$work/default"
 }

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from chatbot.bot import Chatbot
+from chatbot.chat.bot import Chatbot
 from tests.benchmarks import decoding_speed, training_speed
 from tests.benchmarks.measure import to_markdown
 from training.memory import keep_freed_memory

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import torch
 
-from chatbot.checkpoint import load_model
-from chatbot.dialogue import LAYOUTS, count_units
-from chatbot.layer_types import LAYER_TYPES
-from chatbot.quality import score_turns
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.checkpoint.folder import load_model
+from chatbot.model.layer_types import LAYER_TYPES
+from chatbot.model.scoring import score_turns
+from chatbot.text.dialogue import count_units
+from chatbot.text.layouts import LAYOUTS
+from chatbot.text.tokenizer import DialogueTokenizer
 from tests.benchmarks.measure import alternate
 from training.batching import TurnStore
 from training.loop import train

@@ -22,16 +22,16 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from chatbot.bot import Chatbot
-from chatbot.dialogue import count_units, join_spaces
-from chatbot.dialogue_files import read_dialogues
+from chatbot.chat.bot import Chatbot
 from chatbot.evaluation import intervals
-from chatbot.evaluation.decoding import answer_all, make_contexts
+from chatbot.evaluation.answering import answer_all, make_contexts
+from chatbot.evaluation.cache import Store
 from chatbot.evaluation.grid import Grid
 from chatbot.evaluation.measure import Replies, common_budgets, measure
-from chatbot.evaluation.report import replies_of
-from chatbot.evaluation.store import Store
-from chatbot.quality import score_turns
+from chatbot.evaluation.run import replies_of
+from chatbot.model.scoring import score_turns
+from chatbot.text.dialogue import count_units, join_spaces
+from chatbot.text.dialogue_files import read_dialogues
 
 PROBES = Path(__file__).parent.parent / "probes"
 HISTORIES = ("full", "last", "none")

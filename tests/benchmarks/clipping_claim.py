@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from chatbot.dialogue import LAYOUTS
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.text.layouts import LAYOUTS
+from chatbot.text.tokenizer import DialogueTokenizer
 from training.batching import PackedData, TurnStore
 from training.clipping import clip_gradients
 from training.settings import ModelSettings

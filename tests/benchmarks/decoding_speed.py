@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
-from chatbot.bot import Chatbot
-from chatbot.dialogue import IGNORED_LABEL, count_units
-from chatbot.dialogue_files import read_dialogues
-from chatbot.generate import decode
-from chatbot.reply_settings import ReplySettings
-from chatbot.sampling import Vocabulary
-from chatbot.steps import make_native, start_steps
+from chatbot.chat.bot import Chatbot
+from chatbot.decoding.batch import make_native, start_steps
+from chatbot.decoding.loop import decode
+from chatbot.decoding.settings import ReplySettings
+from chatbot.decoding.vocabulary import Vocabulary
+from chatbot.text.dialogue import count_units
+from chatbot.text.dialogue_files import read_dialogues
+from chatbot.text.layouts import IGNORED_LABEL
 from tests.benchmarks.measure import Row, alternate, faster, reading_seconds
 from tests.benchmarks.peers import VOCABULARY, ctranslate2_generator, gpt2, multiplied, ours
 from tests.conftest import SAMPLES

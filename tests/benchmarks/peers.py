@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from chatbot.configuration import XianliaoConfig
-from chatbot.model import XianliaoForCausalLM
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.model.config import XianliaoConfig
+from chatbot.model.network import XianliaoForCausalLM
+from chatbot.text.tokenizer import DialogueTokenizer
 
 VOCABULARY = 8192
 SIZES = {"12M": (384, 6), "30M": (512, 8)}

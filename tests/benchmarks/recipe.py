@@ -19,7 +19,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.text.tokenizer import DialogueTokenizer
 from tests.benchmarks.bakeoff import score
 from training.loop import train
 from training.settings import ModelSettings, StageSettings, TrainSettings

@@ -15,15 +15,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from chatbot.bot import Chatbot
-from chatbot.checkpoint import resolve
-from chatbot.dialogue import count_units, join_spaces
-from chatbot.dialogue_files import read_dialogues
+from chatbot.chat.bot import Chatbot
+from chatbot.checkpoint.folder import resolve
+from chatbot.decoding.settings import ReplySettings
 from chatbot.evaluation import intervals, metrics
-from chatbot.evaluation.decoding import Answer, answer_all, make_contexts
-from chatbot.evaluation.store import Store
-from chatbot.quality import score_dialogues
-from chatbot.reply_settings import ReplySettings
+from chatbot.evaluation.answering import Answer, answer_all, make_contexts
+from chatbot.evaluation.cache import Store
+from chatbot.model.scoring import score_dialogues
+from chatbot.text.dialogue import count_units, join_spaces
+from chatbot.text.dialogue_files import read_dialogues
 from training.loop import train
 from training.resume import saved_steps
 from training.settings import TrainSettings

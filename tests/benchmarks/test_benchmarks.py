@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chatbot import native
+from chatbot.native import library as native
 from tests.benchmarks import bakeoff, decoding_speed, prepare_speed, training_speed
 from tests.benchmarks.measure import alternate, faster, matmul_peak, more, reading_seconds, to_markdown
 from tests.benchmarks.peers import NanoGPT, gpt2, multiplied, ours

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainingArguments
 
-from chatbot.dialogue import IGNORED_LABEL
-from chatbot.layer_types import repeat_layer_types
+from chatbot.model.layer_types import repeat_layer_types
+from chatbot.text.layouts import IGNORED_LABEL
 from tests.benchmarks.measure import Row, alternate, matmul_peak, more
 from tests.benchmarks.peers import VOCABULARY, NanoGPT, gpt2, multiplied, ours
 from training.batching import pack

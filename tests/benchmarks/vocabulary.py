@@ -15,10 +15,10 @@ import statistics
 import sys
 from pathlib import Path
 
-from chatbot.checkpoint import load_model
-from chatbot.dialogue import LAYOUTS
-from chatbot.quality import score_turns
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.checkpoint.folder import load_model
+from chatbot.model.scoring import score_turns
+from chatbot.text.layouts import LAYOUTS
+from chatbot.text.tokenizer import DialogueTokenizer
 from data_prep.build import PrepareSettings, build
 from training.batching import TurnStore
 from training.loop import train

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.banned_words import BannedWords
-from chatbot.bot import Chatbot
-from chatbot.reply_settings import ReplySettings, ReplySettingsError
-from chatbot.sampling import reply_processors
+from chatbot.chat.bot import Chatbot
+from chatbot.decoding.hf_generate import reply_processors
+from chatbot.decoding.rules.banned_words import BannedWords
+from chatbot.decoding.settings import ReplySettings, ReplySettingsError
 
 PIECES = (
     b"",

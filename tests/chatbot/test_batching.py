@@ -10,10 +10,10 @@ import time
 import pytest
 import torch
 
-from chatbot.batching import BusyError, Worker, WorkerError
-from chatbot.bot import Chatbot
-from chatbot.next_token import GenerationError
-from chatbot.reply_settings import ReplySettingsError
+from chatbot.chat.bot import Chatbot
+from chatbot.chat.worker import BusyError, Worker, WorkerError
+from chatbot.decoding.candidates import GenerationError
+from chatbot.decoding.settings import ReplySettingsError
 
 MESSAGES = ["你好", "今天吃什么", "我昨天去爬山了，好累", "哈哈哈", "你叫什么名字？", "晚安", "周末有空吗"]
 WAYS = [{}, {}, {}, {"temperature": 1.2}, {"method": "greedy"}, {"no_repeat_ngram": 2, "repeat_cost": 3.0}]
@@ -139,7 +139,7 @@ def test_one_that_fails_takes_nobody_with_it(bot, monkeypatch):
     """A conversation whose logits turn to NaN, in the middle of others; those say what they say alone."""
     worker = Worker(bot, most_rows=8)
     poison = bot.tokenizer.encode("毒")
-    import chatbot.batching as batching
+    import chatbot.chat.worker as batching
 
     real = batching.choose
 

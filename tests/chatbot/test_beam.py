@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from chatbot.generate import decode
-from chatbot.next_token import GenerationError
-from chatbot.reply_settings import ReplySettings
+from chatbot.decoding.candidates import GenerationError
+from chatbot.decoding.loop import decode
+from chatbot.decoding.settings import ReplySettings
 from tests.chatbot.test_generate import EOS, HOSTILE, WORDS, Hostile, V, run
 
 

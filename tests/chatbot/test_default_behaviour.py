@@ -6,10 +6,10 @@ from itertools import islice
 
 import pytest
 
-from chatbot.bot import Chatbot
-from chatbot.dialogue import clean_turn, count_units
-from chatbot.dialogue_files import read_dialogues
-from chatbot.quality import measure_quality
+from chatbot.chat.bot import Chatbot
+from chatbot.model.scoring import measure_quality
+from chatbot.text.dialogue import clean_turn, count_units
+from chatbot.text.dialogue_files import read_dialogues
 from data_prep.cli import main as prepare
 from tests.benchmarks import behaviour
 from tests.chatbot.test_default_decoder import SHARED

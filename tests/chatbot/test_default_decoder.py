@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from chatbot.bot import Chatbot
+from chatbot.chat.bot import Chatbot
 from chatbot.evaluation.grid import Grid
-from chatbot.evaluation.report import evaluate
+from chatbot.evaluation.run import evaluate
 from tests.conftest import ROOT, SAMPLES
 
 SHARED = ROOT.parent / "shared" / "data" / "LCCC-base_valid.json"

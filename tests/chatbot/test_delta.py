@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chatbot.attention.delta import chunked, chunked_fast, naive
+from chatbot.model.attention.delta import chunked, chunked_fast, naive
 from tests.chatbot.test_recurrence import close, segments
 
 

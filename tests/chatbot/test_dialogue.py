@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.dialogue import IGNORED_LABEL, DialogptLayout, DialogueError, clean_turn, count_units, fit, join_spaces
+from chatbot.text.dialogue import DialogueError, clean_turn, count_units, fit, join_spaces
+from chatbot.text.layouts import IGNORED_LABEL, DialogptLayout
 
 
 class Ids:

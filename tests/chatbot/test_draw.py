@@ -7,12 +7,12 @@ import random
 import pytest
 import torch
 
-from chatbot import native
-from chatbot.generate import Live, _draw
-from chatbot.native_draw import can_draw, draw
-from chatbot.next_token import Draft, next_candidates
-from chatbot.reply_settings import ReplySettings
-from chatbot.sampling import Vocabulary
+from chatbot.decoding.candidates import Draft, next_candidates
+from chatbot.decoding.native_draw import can_draw, draw
+from chatbot.decoding.sampler import Live, _draw
+from chatbot.decoding.settings import ReplySettings
+from chatbot.decoding.vocabulary import Vocabulary
+from chatbot.native import library as native
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no C compiler here")
 END, SIZE, ROWS = 2, 701, 400

@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from chatbot.attention.mixer import Tokens
-from chatbot.bot import Chatbot
-from chatbot.checkpoint import save
-from chatbot.end_heads import EndHead, fit_end_head, join, with_termination
-from chatbot.model import XianliaoForCausalLM
-from chatbot.reply_settings import ReplySettings
-from chatbot.steps import ModelSteps, start_steps
-from chatbot.termination import EosFloor
+from chatbot.chat.bot import Chatbot
+from chatbot.checkpoint.folder import save
+from chatbot.decoding.batch import ModelSteps, start_steps
+from chatbot.decoding.rules.eos_floor import EosFloor
+from chatbot.decoding.settings import ReplySettings
+from chatbot.model.attention.mixer import Tokens
+from chatbot.model.end_head import EndHead, fit_end_head, join, with_termination
+from chatbot.model.network import XianliaoForCausalLM
 from tests.conftest import tiny_config
 
 KINDS = ["st", "nmst"]

@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 import torch
 
-from chatbot.dialogue import count_units
 from chatbot.evaluation import metrics
 from chatbot.evaluation.ngram import END_OF_TURN, WittenBell, to_units
-from chatbot.quality import measure_quality, score_dialogues
+from chatbot.model.scoring import measure_quality, score_dialogues
+from chatbot.text.dialogue import count_units
 
 
 @pytest.fixture

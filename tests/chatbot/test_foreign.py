@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from chatbot import Chatbot, ChatSession
-from chatbot.chat_template import TemplateError
-from chatbot.checkpoint import copy, load_model, main, save
-from chatbot.dialogue import IGNORED_LABEL, LAYOUTS, ChatTemplateLayout
+from chatbot.checkpoint.convert import copy, main
+from chatbot.checkpoint.folder import load_model, save
+from chatbot.decoding.loop import decode, prefill
 from chatbot.errors import CheckpointError, XianliaoError
-from chatbot.generate import decode, prefill
-from chatbot.quality import measure_quality, score_turns
-from chatbot.tokenizer import DialogueTokenizer, TokenizerError
+from chatbot.model.scoring import measure_quality, score_turns
+from chatbot.text.chat_template import TemplateError
+from chatbot.text.layouts import IGNORED_LABEL, LAYOUTS, ChatTemplateLayout
+from chatbot.text.tokenizer import DialogueTokenizer, TokenizerError
 from tests.chat_models import KINDS, write_chat_model
 
 TALK = ["你好呀！", "hello 😀 你好", "今天天气真不错，我们去公园吧？", "好啊", "几点去"]
@@ -58,7 +59,7 @@ def bot(folder) -> Chatbot:
 
 def adapted(folder, target):
     """An adapter folder whose adapter matters."""
-    lora = pytest.importorskip("chatbot.lora")
+    lora = pytest.importorskip("chatbot.checkpoint.lora")
     pytest.importorskip("peft", reason="LoRA needs peft")
     tokenizer, model = DialogueTokenizer.load(folder), load_model(folder)
     torch.manual_seed(1)

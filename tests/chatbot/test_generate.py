@@ -15,11 +15,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from chatbot.generate import decode, prefill
-from chatbot.next_token import GenerationError
-from chatbot.reply_settings import ReplySettings, ReplySettingsError
-from chatbot.sampling import ConsistentTopK, ConsistentTopP, Vocabulary, reply_processors
-from chatbot.termination import EosFloor, EosFloorProcessor
+from chatbot.decoding.candidates import GenerationError
+from chatbot.decoding.hf_generate import EosFloorProcessor, reply_processors
+from chatbot.decoding.loop import decode, prefill
+from chatbot.decoding.rules.eos_floor import EosFloor
+from chatbot.decoding.rules.truncation import ConsistentTopK, ConsistentTopP
+from chatbot.decoding.settings import ReplySettings, ReplySettingsError
+from chatbot.decoding.vocabulary import Vocabulary
 
 V, EOS = 20, 2
 WORDS = Vocabulary(EOS, (0, 1))
@@ -236,7 +238,7 @@ def hf_sample(model, rules, own, rows, limit, seed):
 
 def test_the_list_keeps_the_bound_in_transformers_generate_and_the_other_order_loses_it(tokenizer):
     """methods: with T = .7 and p = .9 after the floor, as transformers orders it, far more replies run past t0 + 4."""
-    from chatbot.model import XianliaoForCausalLM
+    from chatbot.model.network import XianliaoForCausalLM
     from tests.conftest import tiny_config
 
     torch.manual_seed(0)

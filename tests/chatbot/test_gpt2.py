@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from chatbot.bot import Chatbot
-from chatbot.checkpoint import CheckpointError, copy, import_gpt2, load_model, main
+from chatbot.chat.bot import Chatbot
+from chatbot.checkpoint.convert import copy, main
+from chatbot.checkpoint.folder import CheckpointError, import_gpt2, load_model
+from chatbot.checkpoint.gpt2 import ImportedModelError
 from chatbot.errors import XianliaoError
-from chatbot.gpt2 import ImportedModelError
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.text.tokenizer import DialogueTokenizer
 
 WORDS = "你好呀今天气真不错我也觉得去公园吧吃饭了吗什么是猫狗喜欢，。？！"
 VOCABULARY = [

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chatbot.bot import Chatbot
+from chatbot.chat.bot import Chatbot
+from chatbot.decoding.settings import ReplySettings
 from chatbot.evaluation.metrics import unfinished_share
-from chatbot.model import XianliaoForCausalLM
-from chatbot.reply_settings import ReplySettings
+from chatbot.model.network import XianliaoForCausalLM
 from tests.conftest import tiny_config
 
 CYCLE = (300, 301, 302, 303)
@@ -85,14 +85,14 @@ def test_a_stop_inside_a_character_shows_whole_characters_only(model, tokenizer,
             return self
 
     bot = Chatbot(model, tokenizer, ReplySettings("greedy", max_reply_tokens=most))
-    import chatbot.bot
+    import chatbot.chat.bot
 
-    start = chatbot.bot.start_steps
-    chatbot.bot.start_steps = lambda *args: Spelling(start(*args))
+    start = chatbot.chat.bot.start_steps
+    chatbot.chat.bot.start_steps = lambda *args: Spelling(start(*args))
     try:
         replies = list(bot.stream_replies(["你"]))
     finally:
-        chatbot.bot.start_steps = start
+        chatbot.chat.bot.start_steps = start
     assert replies[-1].text == "𠮷" * (most // 4)
     assert all("\ufffd" not in reply.text for reply in replies)
     assert len(replies[-1].token_ids) == most

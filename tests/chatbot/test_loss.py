@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from chatbot import loss
-from chatbot.loss import head_loss
+from chatbot.model import loss
+from chatbot.model.loss import head_loss
 
 
 @pytest.fixture(autouse=True)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chatbot import native
-from chatbot.attention import MIXERS, build_mixer, fused
-from chatbot.attention.convolution import ShortConvolution
-from chatbot.attention.delta import chunked as delta_chunked
-from chatbot.attention.delta import naive as delta_naive
-from chatbot.attention.efficient import bidirectional
-from chatbot.attention.linear import FEATURE_MAPS
-from chatbot.attention.mixer import Tokens
-from chatbot.attention.recurrence import chunked, naive
-from chatbot.attention.synthesizer import factors
-from chatbot.configuration import XianliaoConfig
-from chatbot.layer_types import LAYER_TYPES
-from chatbot.state import MixerState
+from chatbot.model.attention import MIXERS, build_mixer, fused
+from chatbot.model.attention.convolution import ShortConvolution
+from chatbot.model.attention.delta import chunked as delta_chunked
+from chatbot.model.attention.delta import naive as delta_naive
+from chatbot.model.attention.experimental.efficient import bidirectional
+from chatbot.model.attention.experimental.synthesizer import factors
+from chatbot.model.attention.linear import FEATURE_MAPS
+from chatbot.model.attention.mixer import Tokens
+from chatbot.model.attention.recurrence import chunked, naive
+from chatbot.model.config import XianliaoConfig
+from chatbot.model.layer_types import LAYER_TYPES
+from chatbot.model.state import MixerState
+from chatbot.native import library as native
 
 WIDTH = 24
 LENGTHS = (1, 63, 64, 65, pytest.param(500, marks=pytest.mark.slow))

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from chatbot.checkpoint import CheckpointError, copy, load_model, resolve, save
-from chatbot.configuration import XianliaoConfig
-from chatbot.model import XianliaoForCausalLM
+from chatbot.checkpoint.convert import copy
+from chatbot.checkpoint.folder import CheckpointError, load_model, resolve, save
+from chatbot.model.config import XianliaoConfig
+from chatbot.model.network import XianliaoForCausalLM
 from tests.conftest import ROOT, tiny_config
 
 
@@ -296,8 +297,8 @@ def test_missing_files_are_named(checkpoint, tmp_path, name):
 
 
 def test_every_layer_type_has_a_mixer():
-    from chatbot.attention import MIXERS
-    from chatbot.configuration import LAYER_TYPES
+    from chatbot.model.attention import MIXERS
+    from chatbot.model.config import LAYER_TYPES
 
     assert set(MIXERS) == set(LAYER_TYPES)
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from chatbot.attention.recurrence import chunked, chunked_fast, naive, step
+from chatbot.model.attention.recurrence import chunked, chunked_fast, naive, step
 
 LENGTHS = (1, 63, 64, 65, 500)
 

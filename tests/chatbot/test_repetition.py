@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import MinPLogitsWarper, TypicalLogitsWarper
 
-from chatbot.repetition import RepetitionProcessor, RepetitionRules
-from chatbot.reply_settings import ReplySettings
-from chatbot.sampling import ConsistentMinP, ConsistentTypical, reply_processors
+from chatbot.decoding.hf_generate import RepetitionProcessor, reply_processors
+from chatbot.decoding.rules.repetition import RepetitionRules
+from chatbot.decoding.rules.truncation import ConsistentMinP, ConsistentTypical
+from chatbot.decoding.settings import ReplySettings
 from tests.chatbot.test_generate import EOS, HOSTILE, WORDS, V, run
 
 TOKENS = st.lists(st.integers(0, V - 1), max_size=30)

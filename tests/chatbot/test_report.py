@@ -12,20 +12,20 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from chatbot.bot import Chatbot
-from chatbot.dialogue import count_units
-from chatbot.dialogue_files import FileError
-from chatbot.errors import CheckpointError
-from chatbot.evaluation import decoding, intervals
-from chatbot.evaluation.decoding import answer_all, encode, make_contexts, reference_nats
+from chatbot.chat.bot import Chatbot
+from chatbot.decoding.settings import ReplySettings
+from chatbot.errors import CheckpointError, FileError
+from chatbot.evaluation import answering as decoding
+from chatbot.evaluation import intervals
+from chatbot.evaluation.answering import answer_all, encode, make_contexts, reference_nats
+from chatbot.evaluation.cache import FOLDER, Store
 from chatbot.evaluation.grid import Grid, GridError
 from chatbot.evaluation.likeness import Likeness
-from chatbot.evaluation.report import evaluate
-from chatbot.evaluation.store import FOLDER, Store
-from chatbot.locking import only_one
-from chatbot.model import XianliaoForCausalLM
-from chatbot.reply_settings import ReplySettings
-from chatbot.similarity import VECTORS_FILE, TokenVectors
+from chatbot.evaluation.run import evaluate
+from chatbot.model.network import XianliaoForCausalLM
+from chatbot.similarity.token_vectors import VECTORS_FILE, TokenVectors
+from chatbot.storage import only_one
+from chatbot.text.dialogue import count_units
 from tests.conftest import tiny_config
 
 GRID = Grid(

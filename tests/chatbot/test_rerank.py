@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from chatbot.bot import Chatbot, candidate_seeds
-from chatbot.checkpoint import BACKWARD
+from chatbot.chat.bot import Chatbot, candidate_seeds
+from chatbot.checkpoint.folder import BACKWARD
+from chatbot.decoding.candidates import Draft
+from chatbot.decoding.rerank import Answered, Ranker, RankingError, per_token
+from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import CheckpointError
-from chatbot.model import XianliaoForCausalLM
-from chatbot.next_token import Draft
-from chatbot.reply_settings import ReplySettings
-from chatbot.rerank import Answered, Ranker, RankingError, per_token
-from chatbot.similarity import TokenVectors
+from chatbot.model.network import XianliaoForCausalLM
+from chatbot.similarity.token_vectors import TokenVectors
 from tests.conftest import tiny_config
 
 HISTORY = Answered([[5, 6, 7]], [])
@@ -93,7 +93,8 @@ def test_best_of_n_is_one_of_the_n_and_one_is_the_plain_reply(bot):
 
 
 def test_a_checkpoint_with_a_backward_folder(checkpoint, model, tokenizer, tmp_path):
-    from chatbot.checkpoint import copy, save
+    from chatbot.checkpoint.convert import copy
+    from chatbot.checkpoint.folder import save
 
     folder = tmp_path / "bot"
     shutil.copytree(checkpoint, folder)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from chatbot import Chatbot, ChatSession
-from chatbot.dialogue import DialogueError
+from chatbot.decoding.candidates import GenerationError
 from chatbot.errors import XianliaoError
-from chatbot.next_token import GenerationError
+from chatbot.text.dialogue import DialogueError
 
 MESSAGES = ["你好", "今天天气怎么样", "我想吃面", "晚安"]
 

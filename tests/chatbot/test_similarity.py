@@ -9,20 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatbot import vectors as vector_training
-from chatbot.dialogue import clean_turn
 from chatbot.errors import CheckpointError
-from chatbot.similarity import (
-    VECTORS_FILE,
-    TokenVectors,
-    centroid_bound,
-    costs,
-    distance,
-    nearest,
-    relaxed_bound,
-)
-from chatbot.tokenizer import DialogueTokenizer
-from chatbot.vectors import VectorsError, train_vectors
+from chatbot.similarity import train as vector_training
+from chatbot.similarity.distance import centroid_bound, costs, distance, relaxed_bound
+from chatbot.similarity.nearest import nearest
+from chatbot.similarity.token_vectors import VECTORS_FILE, TokenVectors
+from chatbot.similarity.train import VectorsError, train_vectors
+from chatbot.text.dialogue import clean_turn
+from chatbot.text.tokenizer import DialogueTokenizer
 from tests.conftest import ROOT
 
 SHARED = ROOT.parent / "shared" / "data" / "LCCC-base_valid.json"

@@ -12,16 +12,16 @@ import subprocess
 import pytest
 import torch
 
-from chatbot import native
-from chatbot.bot import Chatbot
-from chatbot.dialogue import DialogueError
-from chatbot.generate import decode, prefill
-from chatbot.model import XianliaoForCausalLM
-from chatbot.native_network import NativeNetwork
-from chatbot.next_token import GenerationError
-from chatbot.reply_settings import ReplySettings
-from chatbot.sampling import Vocabulary
-from chatbot.steps import ModelSteps, make_native, start_steps
+from chatbot.chat.bot import Chatbot
+from chatbot.decoding.batch import ModelSteps, make_native, start_steps
+from chatbot.decoding.candidates import GenerationError
+from chatbot.decoding.loop import decode, prefill
+from chatbot.decoding.native_batch import NativeNetwork
+from chatbot.decoding.settings import ReplySettings
+from chatbot.decoding.vocabulary import Vocabulary
+from chatbot.model.network import XianliaoForCausalLM
+from chatbot.native import library as native
+from chatbot.text.dialogue import DialogueError
 from tests.conftest import tiny_config
 
 needs_compiler = pytest.mark.skipif(native.library() is None, reason="no C compiler here")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from chatbot.tokenizer import SPECIAL_TOKENS, DialogueTokenizer, TokenizerError
+from chatbot.text.tokenizer import SPECIAL_TOKENS, DialogueTokenizer, TokenizerError
 from tests.conftest import ROOT
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -88,7 +88,7 @@ def test_transformers_reads_the_same_tokenizer(tokenizer, tmp_path):
 
 def test_training_is_the_same_every_time(dialogues):
     """Also in another process, with other hashes, where the alphabet limit leaves characters out."""
-    code = "import json, sys; from chatbot.tokenizer import DialogueTokenizer; import hashlib; "
+    code = "import json, sys; from chatbot.text.tokenizer import DialogueTokenizer; import hashlib; "
     code += "texts = json.load(sys.stdin); t = DialogueTokenizer.train(texts, vocab_size=700); "
     code += "print(hashlib.sha256(t.to_json().encode()).hexdigest())"
     texts = json.dumps([turn for turns in dialogues for turn in turns])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from chatbot.batching import Worker
-from chatbot.reply_settings import ReplySettings
-from chatbot.trace import MOST_SHOWN, trace
+from chatbot.chat.trace import MOST_SHOWN, trace
+from chatbot.chat.worker import Worker
+from chatbot.decoding.settings import ReplySettings
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.dialogue_files import FileError, load_manifest, load_split, read_dialogues
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.errors import FileError
+from chatbot.text.dialogue_files import read_dialogues
+from chatbot.text.prepared_set import load_manifest, load_split
+from chatbot.text.tokenizer import DialogueTokenizer
 from data_prep import build as building
 from data_prep import shards, sources, steps
 from data_prep.build import PrepareSettings, build

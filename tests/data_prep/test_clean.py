@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatbot.dialogue import clean_turn
-from chatbot.dialogue_files import FileError
+from chatbot.errors import FileError
+from chatbot.text.dialogue import clean_turn
 from data_prep.clean import RULES, Cleaner, CleanSettings, Ledger
 from tests.data_prep.test_rules import TEXTS
 

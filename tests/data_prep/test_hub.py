@@ -7,7 +7,8 @@ import hashlib
 
 import pytest
 
-from chatbot.dialogue_files import FileError, load_manifest
+from chatbot.errors import FileError
+from chatbot.text.prepared_set import load_manifest
 from data_prep import hub
 from data_prep.cli import main
 

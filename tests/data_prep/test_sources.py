@@ -9,7 +9,7 @@ import random
 import pytest
 import zstandard
 
-from chatbot.dialogue_files import FileError
+from chatbot.errors import FileError
 from data_prep import forms, sources
 from data_prep.files import Reader, list_files, sha256_of
 from data_prep.forms import merge_speakers

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-import chatbot.checkpoint
+import chatbot.checkpoint.folder
 import training.loop
 import training.resume
 from training.cli import main
@@ -49,7 +49,7 @@ MOMENTS = {  # where, and what happens there instead
     "before a save is complete": (training.resume.os, "rename", die),
     "after a save is complete": (training.resume.os, "rename", renamed),
     "in a validation": (training.loop, "score_turns", die),
-    "in the middle of a checkpoint": (chatbot.checkpoint.safetensors.torch, "save_file", die),
+    "in the middle of a checkpoint": (chatbot.checkpoint.folder.safetensors.torch, "save_file", die),
 }
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatbot.dialogue import IGNORED_LABEL, DialogptLayout
-from chatbot.dialogue_files import load_split
+from chatbot.text.layouts import IGNORED_LABEL, DialogptLayout
+from chatbot.text.prepared_set import load_split
 from training.batching import PackedData, Source, TurnStore, cut_into_pieces, draw, pack, parse_source
 from training.settings import SettingsError, TrainSettings
 from training.stage import split_rows

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from chatbot.checkpoint import load_model
+from chatbot.checkpoint.folder import load_model
 from tests.training.test_training import settings_for, weights_hash
 from training.batching import PackedData, TurnStore
 from training.loop import Run, train

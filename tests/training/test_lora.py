@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from chatbot import Chatbot, ChatSession
-from chatbot.checkpoint import copy, load_model
-from chatbot.dialogue import LAYOUTS
+from chatbot.checkpoint.convert import copy
+from chatbot.checkpoint.folder import load_model
 from chatbot.errors import XianliaoError
 from chatbot.evaluation.grid import Grid
-from chatbot.evaluation.report import evaluate
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.evaluation.run import evaluate
+from chatbot.text.layouts import LAYOUTS
+from chatbot.text.tokenizer import DialogueTokenizer
 from tests.chat_models import write_chat_model
 from tests.conftest import SAMPLES
 from training.batching import PackedData, TurnStore

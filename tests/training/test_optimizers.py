@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import training.loop
-from chatbot.layer_types import LAYER_TYPES
-from chatbot.model import XianliaoForCausalLM
+from chatbot.model.layer_types import LAYER_TYPES
+from chatbot.model.network import XianliaoForCausalLM
 from tests.conftest import tiny_config
 from tests.training.test_training import settings_for, weights_hash
 from training.loop import train

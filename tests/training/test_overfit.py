@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from chatbot.bot import Chatbot
+from chatbot.chat.bot import Chatbot
 from data_prep.build import PrepareSettings, build
 from tests.conftest import SAMPLES
 from training.loop import train

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatbot.bot import Chatbot
-from chatbot.checkpoint import load_model
+from chatbot.chat.bot import Chatbot
+from chatbot.checkpoint.folder import load_model
 from tests.training.test_resume import run
 from training.report import read_metrics
 

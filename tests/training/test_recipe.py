@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from chatbot.bot import Chatbot
-from chatbot.dialogue_files import read_dialogues
+from chatbot.chat.bot import Chatbot
+from chatbot.text.dialogue_files import read_dialogues
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow

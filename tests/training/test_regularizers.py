@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from chatbot.dialogue import IGNORED_LABEL
-from chatbot.loss import head_loss, smoothed_mass
-from chatbot.model import XianliaoForCausalLM
+from chatbot.model.loss import head_loss, smoothed_mass
+from chatbot.model.network import XianliaoForCausalLM
+from chatbot.text.layouts import IGNORED_LABEL
 from tests.conftest import tiny_config
 from training.batching import PackedData, TurnStore
 from training.regularizers import EmbeddingTap, Objective, dialogue_norms, divergence, unit

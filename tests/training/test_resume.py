@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatbot.checkpoint import load_model
+from chatbot.checkpoint.folder import load_model
 from tests.conftest import ROOT
 from tests.training.test_training import settings_for
 from training.clipping import clip_gradients

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chatbot.checkpoint import TRAINING, load_model, read_json, save
+from chatbot.checkpoint.folder import TRAINING, load_model, save
 from chatbot.errors import CheckpointError
-from chatbot.model import XianliaoForCausalLM
+from chatbot.model.network import XianliaoForCausalLM
+from chatbot.storage import read_json
 from tests.conftest import tiny_config
 from training.soup import main, soup, without_repeats
 

@@ -10,12 +10,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.checkpoint import load_model
-from chatbot.dialogue import LAYOUTS, count_units
+from chatbot.checkpoint.folder import load_model
 from chatbot.errors import XianliaoError
-from chatbot.model import XianliaoForCausalLM
-from chatbot.quality import score_turns
-from chatbot.tokenizer import DialogueTokenizer
+from chatbot.model.network import XianliaoForCausalLM
+from chatbot.model.scoring import score_turns
+from chatbot.text.dialogue import count_units
+from chatbot.text.layouts import LAYOUTS
+from chatbot.text.tokenizer import DialogueTokenizer
 from tests.conftest import tiny_config
 from training.batching import PackedData, TurnStore
 from training.cli import main

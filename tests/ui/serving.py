@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 import openai
 
-from chatbot.checkpoint import resolve
+from chatbot.checkpoint.folder import resolve
 from tests.conftest import ROOT
 
 HELLO = [{"role": "user", "content": "你好"}]

@@ -14,8 +14,8 @@ import httpx
 import openai
 import pytest
 
-from chatbot.batching import Job
-from chatbot.bot import Chatbot, candidate_seeds
+from chatbot.chat.bot import Chatbot, candidate_seeds
+from chatbot.chat.worker import Job
 from chatbot.errors import XianliaoError
 from ui.api import wait_for
 from ui.cli import listen

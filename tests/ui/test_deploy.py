@@ -19,7 +19,7 @@ import httpx
 import openai
 import pytest
 
-from chatbot.bot import Chatbot
+from chatbot.chat.bot import Chatbot
 from tests.conftest import ROOT
 from tests.ui.serving import HELLO, answers, client_of, endless_checkpoint, free_port, serving
 

@@ -17,8 +17,8 @@ import openai
 import psutil
 import pytest
 
-from chatbot.bot import Chatbot
-from chatbot.checkpoint import resolve
+from chatbot.chat.bot import Chatbot
+from chatbot.checkpoint.folder import resolve
 from tests.conftest import ROOT
 from tests.ui.serving import HELLO, client_of, endless_checkpoint, reply_of, serving
 from ui.cli import listen

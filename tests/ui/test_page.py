@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatbot.batching import BusyError, Worker
-from chatbot.bot import candidate_seeds
+from chatbot.chat.bot import candidate_seeds
+from chatbot.chat.worker import BusyError, Worker
 from chatbot.errors import XianliaoError
 from data_prep.sources import read_records
 from ui.chats import (

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from chatbot.bot import Chatbot
+from chatbot.chat.bot import Chatbot
 from chatbot.errors import XianliaoError
 from ui.access import Access, read_keys, read_users
 from ui.checkpoints import load_bots

@@ -1,0 +1,98 @@
+"""Decoding rules as logits processors for `generate()` of transformers, in the order that keeps the length bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+)
+
+from chatbot.decoding.rules.banned_words import BannedWords
+from chatbot.decoding.rules.eos_floor import EosFloor
+from chatbot.decoding.rules.repetition import RepetitionRules
+from chatbot.decoding.rules.truncation import truncation
+from chatbot.decoding.settings import ReplySettings
+from chatbot.decoding.vocabulary import Vocabulary
+
+
+class EosFloorProcessor(LogitsProcessor):
+    """The floor and the hard limit for transformers' `generate()`.
+
+    Hand it over in one list with temperature before it and truncation after it, and call `generate()` with
+    temperature=1, top_p=1, top_k=0: transformers runs custom processors before its own, which would break the bound.
+    `chatbot.decoding.hf_generate.reply_processors` makes that list.
+    """
+
+    def __init__(self, floor: EosFloor | None, eos_id: int, prompt_tokens: int, limit_tokens: int):
+        self.floor, self.eos_id, self.prompt_tokens, self.limit_tokens = floor, eos_id, prompt_tokens, limit_tokens
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        emitted = input_ids.shape[1] - self.prompt_tokens
+        if emitted >= self.limit_tokens:
+            forced = torch.full_like(scores, -math.inf)
+            forced[:, self.eos_id] = 0.0
+            return forced
+        log_probs = scores.log_softmax(-1)
+        return log_probs if self.floor is None else self.floor.apply(log_probs, emitted, self.eos_id)
+
+
+class RepetitionProcessor(LogitsProcessor):
+    """`RepetitionRules` for transformers' `generate()`; the prompt is not counted, `earlier` is."""
+
+    def __init__(self, rules: RepetitionRules, prompt_tokens: int, earlier: Sequence[Sequence[int]] = ()):
+        self.rules, self.prompt_tokens, self.earlier = rules, prompt_tokens, earlier
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.clone()
+        replies = input_ids[:, self.prompt_tokens :].tolist()
+        self.rules.apply(scores, replies, [self.earlier] * len(replies))
+        return scores
+
+
+class BannedWordsProcessor(LogitsProcessor):
+    """`BannedWords` for transformers' `generate()`; the prompt may hold them."""
+
+    def __init__(self, words: BannedWords, prompt_tokens: int):
+        self.words, self.prompt_tokens = words, prompt_tokens
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.clone()
+        self.words.apply(scores, input_ids[:, self.prompt_tokens :].tolist())
+        return scores
+
+
+def reply_processors(
+    settings: ReplySettings, vocabulary: Vocabulary, prompt_tokens: int, earlier: Sequence[Sequence[int]] = ()
+) -> LogitsProcessorList:
+    """Our decoding for transformers' `generate(logits_processor=…, temperature=1, top_p=1, top_k=0)`.
+
+    One list in the right order; with `do_sample=False` it gives the very reply of `chatbot.decoding.loop.decode`.
+
+    Args:
+        settings: How to decode.
+        vocabulary: Special ids.
+        prompt_tokens: Where the reply begins.
+        earlier: Token ids of the bot's last replies, for the rules against repetition.
+    """
+    rules = LogitsProcessorList()
+    if vocabulary.banned_ids:
+        rules.append(SuppressTokensLogitsProcessor(list(vocabulary.banned_ids)))
+    if settings.banned_words:
+        rules.append(BannedWordsProcessor(vocabulary.ban(settings.banned_words), prompt_tokens))
+    if (repetition := settings.repetition(vocabulary.end_id)) is not None:
+        rules.append(RepetitionProcessor(repetition, prompt_tokens, earlier))
+    if settings.min_reply_tokens:
+        least = settings.min_reply_tokens
+        rules.append(MinNewTokensLengthLogitsProcessor(prompt_tokens, least, vocabulary.end_id))
+    if settings.method == "sample" and settings.temperature != 1:
+        rules.append(TemperatureLogitsWarper(settings.temperature))
+    rules.append(EosFloorProcessor(settings.floor, vocabulary.end_id, prompt_tokens, settings.limit_tokens))
+    rules.extend(truncation(settings, vocabulary.end_id))
+    return rules

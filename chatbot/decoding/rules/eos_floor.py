@@ -1,0 +1,68 @@
+"""Making every reply end: the delayed EOS floor ("根本停不下来", kexue.fm/archives/7500; Welleck et al., arXiv 2002.02492).
+
+A decoder that can leave EOS out of its candidates, or a model that never wants it, may run for ever. With t reply tokens
+already emitted, the floor gives EOS at least the mass
+
+    f(t) = 1 - (1 - eps)^max(0, t - t0),        eps = 1 - 2^(-1/delta)
+
+that is log p'(v) = log p(v) + max(0, t - t0) log(1 - eps) for v != EOS. It is NMST's bound (Choi et al., arXiv
+2210.00660, eq. 10) delayed to t0, the 99th percentile of reply length, so it costs nothing before. Greedy and beam search
+emit at most t0 + delta + 1 tokens before EOS; for sampling P(length > t0 + m) <= (1 - eps)^(m(m+1)/2), and at
+t0 + 2 delta a hard limit forces EOS.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+StopReason = Literal["eos", "floor", "limit", "stopped"]
+"""Why a reply ended: `eos` the model ended it; `floor` the same random draw would not have been EOS without the floor;
+`limit` EOS was forced; `stopped` by the user."""
+
+
+@dataclass(frozen=True)
+class EosFloor:
+    """The floor's two numbers.
+
+    Attributes:
+        start_tokens: t0, reply tokens that cost nothing.
+        delta_tokens: delta, tokens after t0 until EOS has half of the mass.
+    """
+
+    start_tokens: int
+    delta_tokens: int
+
+    @property
+    def log_keep(self) -> float:
+        """log(1 - eps), in nats per token beyond t0."""
+        return -math.log(2) / self.delta_tokens
+
+    @property
+    def limit_tokens(self) -> int:
+        """t0 + 2 delta: the most tokens a reply has before EOS is forced."""
+        return self.start_tokens + 2 * self.delta_tokens
+
+    def apply(self, log_probs: torch.Tensor, emitted: torch.Tensor | int, eos_id: int) -> torch.Tensor:
+        """Raises EOS to the floor.
+
+        Args:
+            log_probs: Normalised log-probabilities `[B, V]`, after temperature, before top-k and top-p.
+            emitted: Reply tokens already emitted, int64 `[B]` or one number for all rows.
+            eos_id: Id of the end of turn.
+
+        Returns:
+            Normalised log-probabilities `[B, V]`.
+        """
+        emitted = torch.as_tensor(emitted, device=log_probs.device).expand(log_probs.shape[0])
+        log_rest = (emitted - self.start_tokens).clamp_min(0) * self.log_keep  # log (1 - f(t)), [B]
+        floored = log_probs + log_rest[:, None]
+        # p'(eos) = 1 - (1 - p(eos)) (1 - f) = p(eos) (1 - f) + f
+        floor = torch.log(-torch.expm1(log_rest))  # log f(t); -inf before t0
+        floored[:, eos_id] = torch.where(
+            log_rest < 0, torch.logaddexp(log_probs[:, eos_id] + log_rest, floor), log_probs[:, eos_id]
+        )
+        return floored

@@ -1,0 +1,64 @@
+"""Token vectors of a checkpoint: a vector for each token, and texts as bags of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from chatbot.errors import CheckpointError, first_line
+from chatbot.similarity.distance import Bag, Kind
+
+VECTORS_FILE = "vectors.safetensors"
+
+
+class TokenVectors:
+    """A vector for each token.
+
+    Args:
+        vectors: `[V, D]`; a token without a vector has zeros.
+    """
+
+    def __init__(self, vectors: np.ndarray):
+        self.vectors = np.ascontiguousarray(vectors, np.float32)
+        self.norms = np.linalg.norm(self.vectors.astype(np.float64), axis=1)
+
+    @classmethod
+    def load(cls, folder: str | Path, vocab_size: int) -> TokenVectors:
+        """Reads vectors.safetensors of a checkpoint folder whose tokenizer has `vocab_size` tokens.
+
+        Raises:
+            CheckpointError: The file is missing, damaged or of another tokenizer.
+        """
+        from safetensors.numpy import load_file
+
+        path = Path(folder) / VECTORS_FILE
+        if not path.is_file():
+            raise CheckpointError(f"There is no {VECTORS_FILE} in {folder}; make it with python -m chatbot.similarity.")
+        try:
+            vectors = load_file(path)["vectors"]
+            if vectors.ndim != 2 or len(vectors) != vocab_size or not np.isfinite(vectors).all():
+                raise ValueError(f"it does not hold finite vectors of {vocab_size} tokens")
+            return cls(vectors)
+        except Exception as error:  # safetensors raises its own kinds
+            raise CheckpointError(f"{path} cannot be read ({first_line(error)}); copy or make it again.") from None
+
+    def bag(self, token_ids: Sequence[int], kind: Kind) -> Bag:
+        """Tokens of a text with their masses; equal tokens are one, tokens without a vector none."""
+        ids, counts = np.unique(np.asarray(token_ids, np.int64), return_counts=True)
+        has_vector = self.norms[ids] > 0
+        ids, counts = ids[has_vector], counts[has_vector].astype(np.float64)
+        points = self.vectors[ids].astype(np.float64)
+        if kind == "wrd":
+            counts *= self.norms[ids]
+            points /= self.norms[ids, None]
+        return Bag(points, counts / counts.sum() if len(ids) else counts)
+
+    def mean(self, token_ids: Sequence[int]) -> np.ndarray:
+        """Mean vector of a text, float64 `[D]`: "embedding average" (Liu et al., arXiv 1603.08023)."""
+        return (
+            self.vectors[np.asarray(token_ids, np.int64)].mean(0, dtype=np.float64)
+            if len(token_ids)
+            else np.zeros(self.vectors.shape[1])
+        )
