@@ -9,7 +9,7 @@ import sys
 
 from chatbot.errors import explain_faults
 
-FORMS = ("array", "jsonl", "tsv", "text", "chatlog")  # those of data_prep.sources, which is slower to import
+FORMS = ("array", "jsonl", "tsv", "text", "chatlog")  # those of data_prep.reading.formats, which is slower to import
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -134,7 +134,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 def _unknown_rules(names: list[str]) -> list[str]:
     from difflib import get_close_matches
 
-    from data_prep.build import all_rules
+    from data_prep.pipeline import all_rules
 
     known = [rule.name for rule in all_rules()]
     near = {name: get_close_matches(name, known, 1) for name in names if name not in known}
@@ -145,10 +145,10 @@ def _unknown_rules(names: list[str]) -> list[str]:
 
 
 def _build(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict:
-    from data_prep.build import PrepareSettings, build
-    from data_prep.clean import CleanSettings
-    from data_prep.files import list_files
-    from data_prep.hub import fetch
+    from data_prep.pipeline import build
+    from data_prep.reading.files import list_files
+    from data_prep.reading.hub import fetch
+    from data_prep.settings import CleanSettings, PrepareSettings
 
     paths = {"train": [], "valid": [*args.valid], "test": [*args.test]}
     for name in args.input:
@@ -180,7 +180,7 @@ def _build(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict:
 
 
 def _list_rules() -> int:
-    from data_prep.build import all_rules
+    from data_prep.pipeline import all_rules
 
     for rule in all_rules():
         print(f"{rule.name:20} {'on ' if rule.is_on else 'off'}  {rule.says}")

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from chatbot.text.tokenizer import DialogueTokenizer
-from data_prep.clean import ONE_TURN, RULES, Ledger
-from data_prep.frequency import FREQUENCY_RULES
+from data_prep.cleaning.cleaner import ONE_TURN, RULES
+from data_prep.cleaning.ledger import Ledger
+from data_prep.corpus.frequent_turns import FREQUENCY_RULES
 
 _WHY = {
     "not_json": "not JSON",

@@ -76,7 +76,8 @@ def checkpoint(model, tokenizer, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory) -> Path:
-    from data_prep.build import PrepareSettings, build
+    from data_prep.pipeline import build
+    from data_prep.settings import PrepareSettings
 
     folder = tmp_path_factory.mktemp("prepared") / "set"
     build([str(SAMPLES)], folder, PrepareSettings(vocab_size=700, valid_share=0.1))

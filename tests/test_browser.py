@@ -14,7 +14,7 @@ import pytest
 
 from chatbot import Chatbot
 from chatbot.checkpoint.folder import resolve
-from data_prep.sources import read_records
+from data_prep.reading.formats import read_records
 from tests.ui.serving import free_port, serving
 from ui.text import PERSONAS, TEXT
 

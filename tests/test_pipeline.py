@@ -13,8 +13,7 @@ from chatbot import Chatbot, ChatSession
 from chatbot.checkpoint.folder import resolve
 from chatbot.model.scoring import measure_quality
 from chatbot.text.dialogue import clean_turn, count_units
-from data_prep.dedup import content_hash
-from data_prep.split import is_valid
+from data_prep.corpus.content_hash import content_hash, is_valid
 from tests.conftest import ROOT, SAMPLES
 
 SHARED = ROOT.parent / "shared" / "data" / "LCCC-base_valid.json"

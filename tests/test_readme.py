@@ -53,7 +53,7 @@ def test_linked_files_and_presets_exist(name):
 
 
 def test_the_data_page_lists_the_rules_as_they_are():
-    from data_prep.build import all_rules
+    from data_prep.pipeline import all_rules
 
     text = (ROOT / "data_prep" / "README.md").read_text(encoding="utf-8")
     for rule in all_rules():

@@ -19,7 +19,8 @@ from chatbot.checkpoint.folder import load_model
 from chatbot.model.scoring import score_turns
 from chatbot.text.layouts import LAYOUTS
 from chatbot.text.tokenizer import DialogueTokenizer
-from data_prep.build import PrepareSettings, build
+from data_prep.pipeline import build
+from data_prep.settings import PrepareSettings
 from training.batching import TurnStore
 from training.loop import train
 from training.report import flops_per_token

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.frequency import COPIES, GENERIC, HOT, REASONS, FrequencySettings, find_frequent, reply_places
-from data_prep.near import PLACES, near_duplicates, signatures
-from data_prep.pieces import turn_hash
+from data_prep.corpus.frequent_turns import COPIES, GENERIC, HOT, REASONS, find_frequent, reply_places
+from data_prep.corpus.near_duplicates import PLACES, near_duplicates, signatures
+from data_prep.settings import FrequencySettings
+from data_prep.stages.arrow_files import turn_hash
 
 ALL = {GENERIC, COPIES, HOT}
 FEW = FrequencySettings(0.1, 0.02, 0.02, least=5)

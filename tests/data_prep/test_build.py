@@ -23,14 +23,15 @@ from chatbot.errors import FileError
 from chatbot.text.dialogue_files import read_dialogues
 from chatbot.text.prepared_set import load_manifest, load_split
 from chatbot.text.tokenizer import DialogueTokenizer
-from data_prep import build as building
-from data_prep import shards, sources, steps
-from data_prep.build import PrepareSettings, build
-from data_prep.clean import CleanSettings
+from data_prep import pipeline as building
 from data_prep.cli import main
-from data_prep.dedup import content_hash
+from data_prep.corpus.content_hash import content_hash, is_valid
+from data_prep.pipeline import build
 from data_prep.preview import preview
-from data_prep.split import is_valid
+from data_prep.reading import formats as sources
+from data_prep.settings import CleanSettings, PrepareSettings
+from data_prep.stages import clean_block as steps
+from data_prep.stages import write_shard as shards
 from tests.benchmarks.prepare_speed import digest, generate
 from tests.conftest import ROOT, SAMPLES
 

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from chatbot.errors import FileError
 from chatbot.text.dialogue import clean_turn
-from data_prep.clean import RULES, Cleaner, CleanSettings, Ledger
+from data_prep.cleaning.cleaner import RULES, Cleaner
+from data_prep.cleaning.ledger import Ledger
+from data_prep.settings import CleanSettings
 from tests.data_prep.test_rules import TEXTS
 
 CLEANER, LONG_WAY = Cleaner(CleanSettings()), Cleaner(CleanSettings(), short_way=False)

@@ -9,8 +9,8 @@ import pytest
 
 from chatbot.errors import FileError
 from chatbot.text.prepared_set import load_manifest
-from data_prep import hub
 from data_prep.cli import main
+from data_prep.reading import hub
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import rules
-from data_prep.rules import FILTERS, NORMALISERS
+from data_prep.cleaning import rules
+from data_prep.cleaning.rules import FILTERS, NORMALISERS
 
 OURS = [rule for rule in NORMALISERS if rule.name != "traditional"]
 # Any Unicode, surrogates too, and text made of what the rules look for, so that they meet each other.

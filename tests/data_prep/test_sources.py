@@ -10,10 +10,11 @@ import pytest
 import zstandard
 
 from chatbot.errors import FileError
-from data_prep import forms, sources
-from data_prep.files import Reader, list_files, sha256_of
-from data_prep.forms import merge_speakers
-from data_prep.sources import read_blocks, read_records, records
+from data_prep.reading import formats as sources
+from data_prep.reading import records as forms
+from data_prep.reading.files import Reader, list_files, sha256_of
+from data_prep.reading.formats import read_blocks, read_records, records
+from data_prep.reading.records import merge_speakers
 
 SPACED = [["你 好", "你 好 呀", "吃 了 吗"], ["I love New York", "我 也 爱 New York"]]
 

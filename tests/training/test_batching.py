@@ -37,8 +37,8 @@ DIALOGUES = st.lists(
 
 
 def test_a_store_maps_every_shard_and_batch(tmp_path, monkeypatch):
-    from data_prep import build as building
-    from data_prep import shards
+    from data_prep import pipeline as building
+    from data_prep.stages import write_shard as shards
 
     monkeypatch.setattr(building, "BUCKET_BYTES", 4_000)
     monkeypatch.setattr(shards, "_ROWS_A_BATCH", 7)

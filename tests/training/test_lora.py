@@ -33,7 +33,8 @@ pytest.importorskip("peft", reason="LoRA needs peft")
 @pytest.fixture(scope="module", params=["qwen2", pytest.param("llama", marks=pytest.mark.slow)])
 def base(request, dialogues, tmp_path_factory):
     """A tiny chat model and the samples, prepared with its tokenizer."""
-    from data_prep.build import PrepareSettings, build
+    from data_prep.pipeline import build
+    from data_prep.settings import PrepareSettings
 
     folder = tmp_path_factory.mktemp("base")
     texts = [turn for turns in dialogues for turn in turns]

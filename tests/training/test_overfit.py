@@ -8,7 +8,8 @@ import time
 import pytest
 
 from chatbot.chat.bot import Chatbot
-from data_prep.build import PrepareSettings, build
+from data_prep.pipeline import build
+from data_prep.settings import PrepareSettings
 from tests.conftest import SAMPLES
 from training.loop import train
 from training.settings import ModelSettings, TrainSettings

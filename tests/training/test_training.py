@@ -130,7 +130,8 @@ def test_training_from_a_checkpoint(whole_run, prepared, tmp_path):
 
 
 def test_a_foreign_tokenizer_is_refused(checkpoint, tmp_path, prepared):
-    from data_prep.build import PrepareSettings, build
+    from data_prep.pipeline import build
+    from data_prep.settings import PrepareSettings
     from tests.conftest import SAMPLES
 
     build([str(SAMPLES)], tmp_path / "other", PrepareSettings(vocab_size=500))
@@ -233,7 +234,8 @@ def test_all_faults_of_the_settings_come_at_once():
 
 
 def test_a_turn_longer_than_a_row_and_tiny_data(tmp_path):
-    from data_prep.build import PrepareSettings, build
+    from data_prep.pipeline import build
+    from data_prep.settings import PrepareSettings
 
     source = tmp_path / "one.jsonl"
     source.write_text(json.dumps(["".join(map(chr, range(0x4E00, 0x4E40))), "好"]), encoding="utf-8")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from chatbot.chat.bot import candidate_seeds
 from chatbot.chat.worker import BusyError, Worker
 from chatbot.errors import XianliaoError
-from data_prep.sources import read_records
+from data_prep.reading.formats import read_records
 from ui.chats import (
     ChatError,
     checked,

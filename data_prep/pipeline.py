@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -31,56 +31,29 @@ from chatbot.checkpoint.location import locate
 from chatbot.errors import FileError, XianliaoError
 from chatbot.text.prepared_set import MANIFEST, is_prepared_set, load_manifest
 from chatbot.text.tokenizer import DialogueTokenizer
-from data_prep import clean, shards, steps
-from data_prep.assemble import Input, assemble, tokenizer_hash
-from data_prep.clean import CleanSettings, Ledger
-from data_prep.files import PACKED_SUFFIXES, Reader, list_files, sha256_of
-from data_prep.frequency import FREQUENCY_RULES, FrequencySettings, FrequentTurns, find_frequent
-from data_prep.pieces import texts_of
-from data_prep.rules import Rule
-from data_prep.sources import Block, read_blocks, records
-from data_prep.split import SPLITS
-from data_prep.steps import Unit
-from data_prep.work import WorkerError, WorkFolder, read_json, run_tasks, work_path, write_json
+from data_prep.cleaning import cleaner as clean
+from data_prep.cleaning.ledger import Ledger
+from data_prep.cleaning.rules import Rule
+from data_prep.corpus.content_hash import SPLITS
+from data_prep.corpus.frequent_turns import FREQUENCY_RULES, FrequentTurns, find_frequent
+from data_prep.reading.files import PACKED_SUFFIXES, Reader, list_files, sha256_of
+from data_prep.reading.formats import Block, read_blocks, records
+from data_prep.settings import PrepareSettings
+from data_prep.stages import clean_block as steps
+from data_prep.stages import write_shard as shards
+from data_prep.stages.arrow_files import texts_of
+from data_prep.stages.assemble import Input, assemble, tokenizer_hash
+from data_prep.stages.clean_block import Unit
+from data_prep.stages.parallel import WorkerError, run_tasks
+from data_prep.stages.work_folder import WorkFolder, read_json, work_path, write_json
 
 BUCKET_BYTES = 32 << 20
 """Bytes of input for which there is a bucket; it takes about three times as much memory in a process."""
+
 PACKED = 4
 """How much larger packed text is taken to be than its file."""
+
 TOP_REPLIES = 30
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """What decides the content of a prepared set, beside the input files.
-
-    Attributes:
-        tokenizer: Folder whose tokenizer is taken; None trains one on the train split.
-        vocab_size: Most ids of a tokenizer trained here.
-        word_count: A tokenizer trained here has the words that were seen so often as tokens; None has pairs merged.
-        tokenizer_characters: It is trained on a random sample of about so many characters; None is all.
-        valid_share: Share of the dialogues held out, 0 to 1, where no files are given for validation.
-        max_dialogues: Stop reading inputs after so many raw dialogues; None reads all. Held-out files are read whole.
-        form: Form of the input files, one of `data_prep.sources.FORMS`, or auto.
-        seed: Of the order of the dialogues.
-        near_duplicates: `off`; `held-out` drops those of train that are near one held out; `all` also near each other.
-        near_threshold: Jaccard similarity of trigrams from which two dialogues are near.
-        clean: How turns are cleaned.
-        frequency: When a text is too frequent.
-    """
-
-    tokenizer: str | None = None
-    vocab_size: int = 4096
-    word_count: int | None = None
-    tokenizer_characters: int | None = 4_000_000
-    valid_share: float = 0.05
-    max_dialogues: int | None = None
-    form: str = "auto"
-    seed: int = 0
-    near_duplicates: str = "off"
-    near_threshold: float = 0.8
-    clean: CleanSettings = field(default_factory=CleanSettings)
-    frequency: FrequencySettings = field(default_factory=FrequencySettings)
 
 
 def build(

@@ -15,12 +15,13 @@ import numpy as np
 from chatbot.errors import FileError
 from chatbot.text.prepared_set import MANIFEST, load_manifest
 from chatbot.text.tokenizer import DialogueTokenizer
-from data_prep.clean import Ledger
-from data_prep.pieces import FILE_SHIFT
+from data_prep.cleaning.ledger import Ledger
+from data_prep.corpus.content_hash import SPLITS
 from data_prep.report import write_report
-from data_prep.split import SPLITS
-from data_prep.steps import Unit, final_count
-from data_prep.work import WorkFolder, read_json, write_json
+from data_prep.stages.arrow_files import FILE_SHIFT
+from data_prep.stages.clean_block import Unit
+from data_prep.stages.losses import final_count
+from data_prep.stages.work_folder import WorkFolder, read_json, write_json
 
 
 @dataclass(frozen=True)

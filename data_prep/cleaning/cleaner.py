@@ -1,4 +1,4 @@
-"""From a raw dialogue to clean ones: the rules of `data_prep.rules` to a fixed point, and what becomes of the rest.
+"""From a raw dialogue to clean ones: the rules of `data_prep.cleaning.rules` to a fixed point, and what becomes of the rest.
 
 A turn that a filter meets is dirty. It goes, and the dialogue is cut there: what lies between two dirty turns is a
 dialogue of its own if it has two turns or more, so one bad line does not cost a long conversation, and no turn is made
@@ -8,22 +8,23 @@ the answer to something it does not answer. Every dialogue read is exactly one o
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import ahocorasick
 
 from chatbot.errors import FileError, first_line
 from chatbot.text.dialogue import clean_turn
-from data_prep.rules import FILTERS, HAN, NORMALISERS, Rule
+from data_prep.cleaning.ledger import Ledger
+from data_prep.cleaning.rules import FILTERS, HAN, NORMALISERS, Rule
+from data_prep.settings import CleanSettings
 
 WORDS = Path(__file__).with_name("words.txt")
 NOTHING_LEFT, TOO_LONG, BLOCKED, ECHO = "nothing_left", "too_long", "blocked_words", "echo"
 ONE_TURN = "fewer_than_two_turns"
 ECHO_CHARACTERS = 5
 """Shorter turns are often answered in kind: 晚安, 晚安."""
+
 SAMPLES = 3
 """Turns that the report shows of each rule."""
 
@@ -33,6 +34,7 @@ DIALOGUE_RULES = (
 )
 RULES = {rule.name: rule for rule in (*NORMALISERS, *FILTERS, *DIALOGUE_RULES)}
 """All rules that can be switched, by name."""
+
 
 # Text that no normaliser but `repeats` touches once its spaces are joined: most of LCCC, on a short way.
 _PLAIN = re.compile("[，。！？、；：《》～…“”]*[\u4e00-\u9fff][\u4e00-\u9fff，。！？、；：《》～…“”]*")
@@ -50,82 +52,9 @@ _NEED_SPACES = (
     "hashtags",
 )
 """Rules for which a space says where a name or an address ends: they come before spaces beside Chinese are joined."""
+
 _LOOSE_SPACE = re.compile("(?<![A-Za-z0-9]) +| +(?![A-Za-z0-9])")
 _HAN_PAIR, _SPACED_PAIR = re.compile(f"[{HAN}][{HAN}]"), re.compile(f"[{HAN}] +[{HAN}]")
-
-
-@dataclass(frozen=True)
-class CleanSettings:
-    """What decides how dialogues are cleaned.
-
-    Attributes:
-        skip: Names of rules that are on by default and are not to run.
-        also: Names of rules that are off by default and are to run.
-        words: A file of blocked words, one a line, instead of the list that comes with the package.
-        max_characters: The longest turn, in characters.
-    """
-
-    skip: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
-    words: str | None = None
-    max_characters: int = 512
-
-    def is_on(self, rule: Rule) -> bool:
-        return rule.name in self.also or (rule.is_on and rule.name not in self.skip)
-
-
-@dataclass
-class Ledger:
-    """What happened, in counts: mergeable, in the order of the input.
-
-    Attributes:
-        dialogues: `read`, `kept_whole`, `split`, `dropped`; the last three add up to the first.
-        pieces: Dialogues that came out.
-        dropped: Dialogues dropped, by reason: that of their first dirty turn.
-        dirty: Dirty turns, by reason, in dropped and in split dialogues.
-        changed: Turns that a normaliser changed, by rule.
-        samples: For each rule, a few turns: before and after, or the turn that went.
-    """
-
-    dialogues: Counter = field(default_factory=Counter)
-    pieces: int = 0
-    dropped: Counter = field(default_factory=Counter)
-    dirty: Counter = field(default_factory=Counter)
-    changed: Counter = field(default_factory=Counter)
-    samples: dict[str, list[list[str]]] = field(default_factory=dict)
-
-    def drop(self, reason: str) -> None:
-        """Counts a dialogue that is read and dropped."""
-        self.dialogues["read"] += 1
-        self.dialogues["dropped"] += 1
-        self.dropped[reason] += 1
-
-    def show(self, rule: str, *texts: str) -> None:
-        shown = self.samples.setdefault(rule, [])
-        if len(shown) < SAMPLES:
-            shown.append([text[:80] for text in texts])
-
-    def to_json(self) -> dict:
-        return dict(vars(self))
-
-    @classmethod
-    def from_json(cls, value: dict) -> Ledger:
-        counters = {name: Counter(value[name]) for name in ("dialogues", "dropped", "dirty", "changed")}
-        return cls(pieces=value["pieces"], samples=value["samples"], **counters)
-
-    def add(self, other: Ledger) -> None:
-        """Adds what came after."""
-        self.pieces += other.pieces
-        for mine, theirs in (
-            (self.dialogues, other.dialogues),
-            (self.dropped, other.dropped),
-            (self.dirty, other.dirty),
-            (self.changed, other.changed),
-        ):
-            mine.update(theirs)
-        for rule, shown in other.samples.items():
-            for texts in shown:
-                self.show(rule, *texts)
 
 
 class Cleaner:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.rules import Rule
-from data_prep.work import write_stream
+from data_prep.cleaning.rules import Rule
+from data_prep.settings import FrequencySettings
+from data_prep.stages.work_folder import write_stream
 
 GENERIC, COPIES, HOT = "generic_replies", "copied_replies", "hot_posts"
 FREQUENCY_RULES = (
@@ -27,23 +28,6 @@ FREQUENCY_RULES = (
     Rule(HOT, "the replies to a long turn with very many of them are thinned out"),
 )
 REASONS = (GENERIC, COPIES, HOT)
-
-
-@dataclass(frozen=True)
-class FrequencySettings:
-    """Thresholds.
-
-    Attributes:
-        generic_share: A short reply may answer at most this share of all turns that are answered ...
-        copied_share: ... a long one this share ...
-        hot_share: ... and a long turn may have at most this share of all replies.
-        least: No threshold is below this number.
-    """
-
-    generic_share: float = 5e-4
-    copied_share: float = 1e-4
-    hot_share: float = 1e-4
-    least: int = 50
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from pathlib import Path
 
 from chatbot.errors import FileError, first_line
 from chatbot.text.dialogue import valid_text
-from data_prep.files import Reader
-from data_prep.forms import HEADER, NOT_TEXT, Record, read_chatlog, read_text, to_turns
+from data_prep.reading.files import Reader
+from data_prep.reading.records import HEADER, NOT_TEXT, Record, read_chatlog, read_text, to_turns
 
 FORMS = ("array", "jsonl", "tsv", "text", "chatlog")
 NOT_JSON, NOT_A_DIALOGUE, LONG_LINE = "not_json", "not_a_list_of_strings", "line_too_long"

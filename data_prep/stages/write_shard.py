@@ -1,6 +1,6 @@
 """What worker processes do with a bucket: of equal dialogues one stays, and the bucket becomes a shard of each split.
 
-As `data_prep.steps`: from files of the work folder to whole files in it, decided by the arguments alone.
+As `data_prep.stages.clean_block`: from files of the work folder to whole files in it, decided by the arguments alone.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chatbot.text.tokenizer import DialogueTokenizer
-from data_prep.near import near_duplicates, signatures
-from data_prep.pieces import SCHEMA, keys_of, open_buckets, texts_of
-from data_prep.split import SPLITS, is_valid_key
-from data_prep.steps import DUPLICATE, LEAKS, NEAR, Losses, Unit, joined, read_frequent
-from data_prep.work import write_json, write_stream, write_whole
+from data_prep.corpus.content_hash import SPLITS, is_valid_key
+from data_prep.corpus.near_duplicates import near_duplicates, signatures
+from data_prep.stages.arrow_files import SCHEMA, keys_of, open_buckets, texts_of
+from data_prep.stages.clean_block import Unit
+from data_prep.stages.cut_frequent import joined, read_frequent
+from data_prep.stages.losses import DUPLICATE, LEAKS, NEAR, Losses
+from data_prep.stages.work_folder import write_json, write_stream, write_whole
 
 _TURNS_AT_A_TIME = 1 << 12
 _ROWS_A_BATCH = 1 << 15

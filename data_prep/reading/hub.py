@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from chatbot.errors import FileError, first_line
-from data_prep.files import sha256_of
+from data_prep.reading.files import sha256_of
 
 REPOSITORY, REVISION = "silver/lccc", "5bd582fa28cd7143f2f9c852e08e23089d677c44"
 FILES = {
