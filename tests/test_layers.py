@@ -117,7 +117,7 @@ def test_the_rule_catches_an_offender(tmp_path):
     offender = tmp_path / "offender.py"
     for room, line in (
         ("chatbot", "from ui import app"),
-        ("data_prep", "import training.loop"),
+        ("data_prep", "import training.run"),
         ("ui", "import data_prep"),
     ):
         offender.write_text(f"def f():\n    {line}\n")

@@ -10,8 +10,8 @@ import pytest
 from chatbot.cli import build_chat_parser, build_evaluate_parser
 from data_prep.cli import build_parser as build_prepare_parser
 from tests.conftest import ROOT
-from training.options import build_parser as build_train_parser
-from training.options import read_settings
+from training.arguments import build_parser as build_train_parser
+from training.arguments import read_settings
 from ui.cli import build_parser as build_serve_parser
 
 READMES = ["README.md", "README.zh.md"]

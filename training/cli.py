@@ -10,7 +10,7 @@ from chatbot.errors import explain_faults
 
 @explain_faults
 def main(argv: list[str] | None = None) -> int | None:
-    from training.options import build_parser, describe, read_settings
+    from training.arguments import build_parser, describe, read_settings
     from training.settings import SettingsError
 
     argv = sys.argv[1:] if argv is None else argv
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int | None:
         return 2
     if os.environ.get("RANK", "0") == "0":
         print(describe(settings, origins), file=sys.stderr)
-    from training.loop import train
+    from training.run import train
 
     record = train(settings)
     best = "" if record["best"] is None else f", best validation {record['best']:.4f} nats/unit"

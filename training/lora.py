@@ -25,7 +25,7 @@ def add_lora(model: nn.Module, settings: TrainSettings) -> nn.Module:
         attach(model, settings.lora_rank, settings.lora_alpha)
     for adapters in [module.lora_dropout for module in model.modules() if hasattr(module, "lora_dropout")]:
         for name in adapters:
-            adapters[name] = nn.Dropout(0.0)  # peft has nn.Identity; `training.regularizers` sets the share
+            adapters[name] = nn.Dropout(0.0)  # peft has nn.Identity; `training.optim.regularizers` sets the share
     model.get_input_embeddings().register_forward_hook(_ask_for_gradient)
     return model
 

@@ -50,7 +50,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class Regularization:
-    """What keeps a model from learning its data by heart (`training.regularizers`); 0 leaves a thing out.
+    """What keeps a model from learning its data by heart (`training.optim.regularizers`); 0 leaves a thing out.
 
     Attributes:
         dropout: Share of the values that are dropped after each mixer and feed-forward layer.
@@ -123,7 +123,7 @@ class TrainSettings:
         final_learning_rate_share: The cosine ends at this share of the peak; 1 keeps the rate constant.
         weight_decay: Of matrices and embeddings, not of norms and biases.
         weight_average: The checkpoint has a moving average of the weights, which keeps this share of itself a step (0.99
-            averages over about 100 steps, `training.averaging`); 0 is the weights as they are.
+            averages over about 100 steps, `training.optim.weight_average`); 0 is the weights as they are.
         clip: How gradients are clipped, once a step: none, norm or soft.
         clip_norm: Gradient norm gamma that clipping starts from.
         regularization: Against learning the data by heart.

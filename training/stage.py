@@ -11,8 +11,10 @@ import numpy as np
 from chatbot.text.dialogue import count_units
 from chatbot.text.layouts import Layout
 from chatbot.text.tokenizer import DialogueTokenizer
-from training.batching import PackedData, Source, TurnStore, parse_source
-from training.report import unigram_nats
+from training.data.packing import PackedData
+from training.data.turn_store import Source, TurnStore, parse_source
+from training.optim.schedule import schedule
+from training.reporting.logs import unigram_nats
 from training.settings import SettingsError, TrainSettings
 
 REPLY_LENGTH_PERCENTILE = 99
@@ -112,16 +114,6 @@ class Stage:
     def rate(self, step: int) -> float:
         """Learning rate of a step of the stage, from 0."""
         return self.settings.learning_rate * schedule(step, self.steps, self.settings)
-
-
-def schedule(step: int, total_steps: int, settings: TrainSettings) -> float:
-    """Share of the peak learning rate at `step` (from 0): linear warm-up, then a cosine."""
-    warmup = min(settings.warmup_steps, total_steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, total_steps - warmup)
-    floor = settings.final_learning_rate_share
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def split_rows(rows: list[list[int]], micro_batch_rows: int, rank: int, ranks: int) -> list[list[list[int]]]:

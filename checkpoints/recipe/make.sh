@@ -104,7 +104,7 @@ mean() { # name, then a weight and a checkpoint, as often as wanted
         [ ! -d "$work/$part" ] || part=$work/$part
         set -- "$@" "$part"
     done
-    python -m training.soup "$work/$name" "$@"
+    python -m training.average_checkpoints "$work/$name" "$@"
 }
 
 set_sampling() { # generation_config.json

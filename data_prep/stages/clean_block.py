@@ -19,12 +19,7 @@ from data_prep.cleaning.cleaner import ONE_TURN, Cleaner
 from data_prep.cleaning.ledger import Ledger
 from data_prep.reading.formats import Block, records
 from data_prep.settings import CleanSettings
-from data_prep.stages.arrow_files import (
-    PieceWriter,
-    open_buckets,
-    origin_of,
-    save_buckets,
-)
+from data_prep.stages.arrow_files import PieceWriter, open_buckets, origin_of, save_buckets
 from data_prep.stages.work_folder import write_json, write_whole
 
 

@@ -10,13 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.corpus.frequent_turns import REASONS, FrequentTurns
-from data_prep.stages.arrow_files import (
-    SCHEMA,
-    PieceWriter,
-    open_buckets,
-    save_buckets,
-    texts_of,
-)
+from data_prep.stages.arrow_files import SCHEMA, PieceWriter, open_buckets, save_buckets, texts_of
 from data_prep.stages.clean_block import Unit
 from data_prep.stages.losses import Losses
 

@@ -9,9 +9,7 @@ import numpy as np
 
 from data_prep.cleaning.ledger import Ledger
 from data_prep.corpus.frequent_turns import REASONS
-from data_prep.stages.arrow_files import (
-    FILE_SHIFT,
-)
+from data_prep.stages.arrow_files import FILE_SHIFT
 from data_prep.stages.clean_block import Unit, write_gone
 from data_prep.stages.work_folder import write_stream
 

@@ -12,7 +12,7 @@ import torch
 from chatbot.chat.bot import Chatbot
 from tests.benchmarks import decoding_speed, training_speed
 from tests.benchmarks.measure import to_markdown
-from training.memory import keep_freed_memory
+from training.optim.memory import keep_freed_memory
 
 PARTS = {
     "training": training_speed.step_rows,

@@ -25,11 +25,11 @@ from chatbot.text.dialogue import count_units
 from chatbot.text.layouts import LAYOUTS
 from chatbot.text.tokenizer import DialogueTokenizer
 from tests.benchmarks.measure import alternate
-from training.batching import TurnStore
-from training.loop import train
-from training.memory import keep_freed_memory
+from training.data.turn_store import TurnStore
+from training.optim.memory import keep_freed_memory
+from training.run import train
 from training.settings import ModelSettings, TrainSettings
-from training.start import build_model
+from training.setup import build_model
 
 ROW = 256
 SHAPE = ModelSettings(

@@ -18,10 +18,11 @@ import torch
 
 from chatbot.text.layouts import LAYOUTS
 from chatbot.text.tokenizer import DialogueTokenizer
-from training.batching import PackedData, TurnStore
-from training.clipping import clip_gradients
+from training.data.packing import PackedData
+from training.data.turn_store import TurnStore
+from training.optim.clipping import clip_gradients
 from training.settings import ModelSettings
-from training.start import build_model
+from training.setup import build_model
 
 KINDS = ("none", "norm", "soft")
 DIVERGED = 20.0

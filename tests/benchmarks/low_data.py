@@ -18,8 +18,8 @@ import statistics
 import sys
 from pathlib import Path
 
-from training.loop import train
-from training.report import read_metrics
+from training.reporting.logs import read_metrics
+from training.run import train
 from training.settings import Regularization, TrainSettings
 
 CANDIDATES = {

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from chatbot.text.tokenizer import DialogueTokenizer
 from tests.benchmarks.bakeoff import score
-from training.loop import train
+from training.run import train
 from training.settings import ModelSettings, StageSettings, TrainSettings
-from training.start import build_model
+from training.setup import build_model
 
 SHAPE = ModelSettings(hidden_size=128, num_hidden_layers=4, num_attention_heads=2, head_dim=64, intermediate_size=512)
 MIXED = ["chat:2", "dgk", "long", "smile:0.5"]

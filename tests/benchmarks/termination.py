@@ -24,9 +24,9 @@ from chatbot.evaluation.cache import Store
 from chatbot.model.scoring import score_dialogues
 from chatbot.text.dialogue import count_units, join_spaces
 from chatbot.text.dialogue_files import read_dialogues
-from training.loop import train
-from training.resume import saved_steps
+from training.run import train
 from training.settings import TrainSettings
+from training.state.saved_state import saved_steps
 
 EPSILON = 1e-3
 DECODERS: dict[str, dict] = {

@@ -41,7 +41,7 @@ def test_the_lengths_are_like_those_of_lccc():
 
 def test_candidates_get_equal_parameters(tokenizer):
     known = bakeoff.candidates()
-    from training.start import build_model
+    from training.setup import build_model
 
     sizes = {
         name: build_model(bakeoff.with_equal_parameters(known[name].model, tokenizer), tokenizer).num_parameters()

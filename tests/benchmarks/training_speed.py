@@ -12,7 +12,7 @@ from chatbot.model.layer_types import repeat_layer_types
 from chatbot.text.layouts import IGNORED_LABEL
 from tests.benchmarks.measure import Row, alternate, matmul_peak, more
 from tests.benchmarks.peers import VOCABULARY, NanoGPT, gpt2, multiplied, ours
-from training.batching import pack
+from training.data.packing import pack
 
 TOKENS = 4096
 WITHOUT_EXTRAS = {"output_gate": False, "short_conv": 0}

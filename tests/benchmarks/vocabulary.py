@@ -21,11 +21,11 @@ from chatbot.text.layouts import LAYOUTS
 from chatbot.text.tokenizer import DialogueTokenizer
 from data_prep.pipeline import build
 from data_prep.settings import PrepareSettings
-from training.batching import TurnStore
-from training.loop import train
-from training.report import flops_per_token
+from training.data.turn_store import TurnStore
+from training.reporting.throughput import flops_per_token
+from training.run import train
 from training.settings import ModelSettings, TrainSettings
-from training.start import build_model
+from training.setup import build_model
 
 CANDIDATES = {
     "characters": PrepareSettings(word_count=10**9),
@@ -81,7 +81,7 @@ def run(name: str, seed: int, args: argparse.Namespace) -> str:
 
 
 def load_steps(output: Path) -> int:
-    from training.report import read_metrics
+    from training.reporting.logs import read_metrics
 
     return len(read_metrics(output))
 

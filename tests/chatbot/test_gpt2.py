@@ -216,7 +216,7 @@ def test_mixers_of_other_widths_begin_anew(source, tmp_path, kind):
 def test_training_takes_it_with_init(source, tmp_path, dialogues):
     from data_prep.pipeline import build
     from data_prep.settings import PrepareSettings
-    from training.loop import train
+    from training.run import train
     from training.settings import TrainSettings
 
     file = tmp_path / "own.jsonl"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-import training.loop
-from training.report import PROMPTS
+import training.run
+from training.reporting.logs import PROMPTS
 
 
 @pytest.fixture(autouse=True)
 def few_reports(monkeypatch):
-    monkeypatch.setattr(training.loop, "PROMPTS", PROMPTS[:1])
-    monkeypatch.setattr(training.loop, "matmul_peak", lambda *args: 1e11)
+    monkeypatch.setattr(training.run, "PROMPTS", PROMPTS[:1])
+    monkeypatch.setattr(training.run, "matmul_peak", lambda *args: 1e11)

@@ -7,7 +7,7 @@ import sys
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import FullyShardedDataParallelPlugin
 
-import training.loop
+import training.run
 from training.cli import main
 
 
@@ -22,5 +22,5 @@ def sharding_accelerator(**options) -> Accelerator:
 
 
 if __name__ == "__main__":
-    training.loop.Accelerator = sharding_accelerator
+    training.run.Accelerator = sharding_accelerator
     sys.exit(main(sys.argv[1:]))

@@ -7,9 +7,9 @@ import safetensors.torch
 import torch
 
 from tests.training.test_training import settings_for
-from training.averaging import WARMUP, WeightAverage
-from training.loop import train
-from training.report import read_metrics
+from training.optim.weight_average import WARMUP, WeightAverage
+from training.reporting.logs import read_metrics
+from training.run import train
 from training.settings import SettingsError
 
 

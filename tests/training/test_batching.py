@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from chatbot.text.layouts import IGNORED_LABEL, DialogptLayout
 from chatbot.text.prepared_set import load_split
-from training.batching import PackedData, Source, TurnStore, cut_into_pieces, draw, pack, parse_source
+from training.data.packing import PackedData, draw, pack
+from training.data.turn_store import Source, TurnStore, cut_into_pieces, parse_source
 from training.settings import SettingsError, TrainSettings
 from training.stage import split_rows
 

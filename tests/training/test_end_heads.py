@@ -8,9 +8,10 @@ import pytest
 
 from chatbot.checkpoint.folder import load_model
 from tests.training.test_training import settings_for, weights_hash
-from training.batching import PackedData, TurnStore
-from training.loop import Run, train
-from training.report import read_metrics
+from training.data.packing import PackedData
+from training.data.turn_store import TurnStore
+from training.reporting.logs import read_metrics
+from training.run import Run, train
 from training.settings import SettingsError
 
 

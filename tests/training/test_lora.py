@@ -19,12 +19,13 @@ from chatbot.text.layouts import LAYOUTS
 from chatbot.text.tokenizer import DialogueTokenizer
 from tests.chat_models import write_chat_model
 from tests.conftest import SAMPLES
-from training.batching import PackedData, TurnStore
 from training.cli import main
-from training.loop import train
+from training.data.packing import PackedData
+from training.data.turn_store import TurnStore
 from training.lora import add_lora
-from training.regularizers import Objective
-from training.report import read_metrics
+from training.optim.regularizers import Objective
+from training.reporting.logs import read_metrics
+from training.run import train
 from training.settings import Regularization, SettingsError, TrainSettings
 
 pytest.importorskip("peft", reason="LoRA needs peft")
@@ -127,7 +128,7 @@ def test_it_chats_and_is_evaluated(tuned, dialogues, tmp_path):
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_weights(tuned, base, tmp_path, monkeypatch):
-    from training.loop import Run
+    from training.run import Run
 
     step, calls = Run._step, []
 

@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-import training.loop
+import training.run
 from chatbot.model.layer_types import LAYER_TYPES
 from chatbot.model.network import XianliaoForCausalLM
 from tests.conftest import tiny_config
 from tests.training.test_training import settings_for, weights_hash
-from training.loop import train
-from training.optimizers import Muon, block_matrices, build_optimizers, orthogonalize
-from training.report import read_metrics
+from training.optim.optimizers import Muon, block_matrices, build_optimizers, orthogonalize
+from training.reporting.logs import read_metrics
+from training.run import train
 from training.settings import TrainSettings
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -75,7 +75,7 @@ def test_muon_learns_and_resumes_to_the_same_weights(prepared, tmp_path, monkeyp
     train(settings_for(prepared, tmp_path / "whole", **changes))
     losses = [entry["loss"] for entry in read_metrics(tmp_path / "whole")]
     assert losses[-1] < losses[0] - 0.1
-    step, taken = training.loop.Run._step, []
+    step, taken = training.run.Run._step, []
 
     def stops(self, rows, objective):
         if len(taken) == 6:
@@ -83,7 +83,7 @@ def test_muon_learns_and_resumes_to_the_same_weights(prepared, tmp_path, monkeyp
         taken.append(1)
         return step(self, rows, objective)
 
-    monkeypatch.setattr(training.loop.Run, "_step", stops)
+    monkeypatch.setattr(training.run.Run, "_step", stops)
     with pytest.raises(KeyboardInterrupt):
         train(settings_for(prepared, tmp_path / "stopped", **changes))
     monkeypatch.undo()

@@ -11,7 +11,7 @@ from chatbot.chat.bot import Chatbot
 from data_prep.pipeline import build
 from data_prep.settings import PrepareSettings
 from tests.conftest import SAMPLES
-from training.loop import train
+from training.run import train
 from training.settings import ModelSettings, TrainSettings
 
 MINUTES = 5

@@ -11,7 +11,7 @@ import torch
 from chatbot.chat.bot import Chatbot
 from chatbot.checkpoint.folder import load_model
 from tests.training.test_resume import run
-from training.report import read_metrics
+from training.reporting.logs import read_metrics
 
 BATCH = {"batch_rows": 32, "row_tokens": 64, "regularization.dropout": 0}
 

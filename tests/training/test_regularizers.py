@@ -12,8 +12,9 @@ from chatbot.model.loss import head_loss, smoothed_mass
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.text.layouts import IGNORED_LABEL
 from tests.conftest import tiny_config
-from training.batching import PackedData, TurnStore
-from training.regularizers import EmbeddingTap, Objective, dialogue_norms, divergence, unit
+from training.data.packing import PackedData
+from training.data.turn_store import TurnStore
+from training.optim.regularizers import EmbeddingTap, Objective, dialogue_norms, divergence, unit
 from training.settings import Regularization
 
 MIXERS = {

@@ -17,12 +17,12 @@ import torch
 from chatbot.checkpoint.folder import load_model
 from tests.conftest import ROOT
 from tests.training.test_training import settings_for
-from training.clipping import clip_gradients
-from training.loop import train
-from training.regularizers import Objective
-from training.report import METRICS, PROMPTS, read_log, read_metrics
-from training.resume import ResumeError, saved_steps
+from training.optim.clipping import clip_gradients
+from training.optim.regularizers import Objective
+from training.reporting.logs import METRICS, PROMPTS, read_log, read_metrics
+from training.run import train
 from training.settings import Regularization, SettingsError, StageSettings
+from training.state.saved_state import ResumeError, saved_steps
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16, "intermediate_size": 64}
 FLAGS = {
@@ -206,7 +206,7 @@ def test_a_loss_that_is_no_number_names_the_batch_and_keeps_the_last_state(prepa
         return float("nan") if len(calls) == 4 else clip_gradients(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.loop.clip_gradients", fourth_is_nan)
+        patch.setattr("training.run.clip_gradients", fourth_is_nan)
         with pytest.raises(SettingsError, match=rf"at step 4: .* The batch was: {prepared.name}: \d+, "):
             train(settings_for(prepared, tmp_path / "run", **changes))
     assert load_model(tmp_path / "run").config.hidden_size == 32
@@ -239,8 +239,8 @@ def test_a_full_disk_during_a_save_loses_nothing(prepared, tmp_path):
 
 def test_samples_and_warnings(prepared, tmp_path, monkeypatch, capsys):
     values = iter([5.0, 6.0, 7.0])
-    monkeypatch.setattr("training.loop.Run._quality", lambda self: next(values))
-    monkeypatch.setattr("training.loop.PROMPTS", PROMPTS)
+    monkeypatch.setattr("training.run.Run._quality", lambda self: next(values))
+    monkeypatch.setattr("training.run.PROMPTS", PROMPTS)
     train(settings_for(prepared, tmp_path / "run", max_steps=6, eval_every=2, save_every=6))
     said = capsys.readouterr().err
     assert "validation rises: 7.0000 nats/unit after 5.0000 at step 2" in said

@@ -8,7 +8,7 @@ from chatbot.errors import CheckpointError
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json
 from tests.conftest import tiny_config
-from training.soup import main, soup, without_repeats
+from training.average_checkpoints import main, soup, without_repeats
 
 
 @pytest.fixture

@@ -18,14 +18,16 @@ from chatbot.text.dialogue import count_units
 from chatbot.text.layouts import LAYOUTS
 from chatbot.text.tokenizer import DialogueTokenizer
 from tests.conftest import tiny_config
-from training.batching import PackedData, TurnStore
 from training.cli import main
-from training.clipping import clip_gradients
-from training.loop import Run, train
-from training.report import read_metrics
-from training.resume import ResumeError
+from training.data.packing import PackedData
+from training.data.turn_store import TurnStore
+from training.optim.clipping import clip_gradients
+from training.optim.schedule import schedule
+from training.reporting.logs import read_metrics
+from training.run import Run, train
 from training.settings import ModelSettings, SettingsError, StageSettings, TrainSettings
-from training.stage import Stage, schedule
+from training.stage import Stage
+from training.state.saved_state import ResumeError
 
 TINY = ModelSettings(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=16, intermediate_size=64)
 
@@ -207,7 +209,7 @@ def test_clipping_happens_once_on_the_accumulated_gradient(prepared, tmp_path, m
         calls.append(clip_gradients(parameters, "none", clip_norm))
         return clip_gradients(parameters, kind, clip_norm)
 
-    monkeypatch.setattr("training.loop.clip_gradients", counted)
+    monkeypatch.setattr("training.run.clip_gradients", counted)
     norms = {}
     for micro in (8, 2):
         calls.clear()

@@ -19,9 +19,9 @@ import safetensors.torch
 import torch
 
 from chatbot.errors import XianliaoError, first_line
-from training.averaging import WeightAverage
 from training.lora import trained_part
-from training.sharding import is_sharded, spread_optimizers, whole_optimizer, whole_weights
+from training.optim.weight_average import WeightAverage
+from training.state.sharding import is_sharded, spread_optimizers, whole_optimizer, whole_weights
 
 KEPT = 2
 FOLDER = "resume"

@@ -33,7 +33,7 @@ def find_micro_batch_rows(run, objective) -> int:
     """The most rows that a pass forward and back has memory for, halving from all that a process gets in a step.
 
     Args:
-        run: A `training.loop.Run` with its stage.
+        run: A `training.run.Run` with its stage.
         objective: What computes loss and gradients.
     """
     accelerator, data = run.accelerator, run.stage.data

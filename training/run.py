@@ -36,37 +36,28 @@ from chatbot.similarity.token_vectors import VECTORS_FILE
 from chatbot.storage import replacing
 from chatbot.text.layouts import LAYOUTS
 from chatbot.text.tokenizer import DialogueTokenizer
-from training.averaging import WeightAverage
-from training.batching import parse_source
-from training.clipping import clip_gradients
-from training.memory import find_micro_batch_rows, keep_freed_memory
-from training.optimizers import build_optimizers
-from training.regularizers import Objective
-from training.report import (
-    METRICS,
-    PROMPTS,
-    SAMPLES,
-    Log,
-    draw_curves,
-    flops_per_token,
-    matmul_peak,
-    memory_gigabytes,
-    open_tensorboard,
-)
-from training.resume import load_average, load_optimizers, load_weights, remove_unfinished, save_state, state_of
+from training.data.turn_store import parse_source
+from training.optim.clipping import clip_gradients
+from training.optim.memory import find_micro_batch_rows, keep_freed_memory
+from training.optim.optimizers import build_optimizers
+from training.optim.regularizers import Objective
+from training.optim.weight_average import WeightAverage
+from training.reporting.curves import draw_curves
+from training.reporting.logs import METRICS, PROMPTS, SAMPLES, Log, open_tensorboard
+from training.reporting.throughput import flops_per_token, matmul_peak, memory_gigabytes
 from training.settings import SettingsError, TrainSettings
-from training.sharding import is_sharded, whole_weights
+from training.setup import ancestor_of, load_manifests, load_or_build, needs_fit
 from training.stage import Stage, split_rows
-from training.start import (
-    SETTINGS,
-    ancestor_of,
-    identity_of,
-    load_manifests,
-    load_or_build,
-    needs_fit,
-    own_folder,
-    start_or_resume,
+from training.state.identity import SETTINGS, identity_of, own_folder, start_or_resume
+from training.state.saved_state import (
+    load_average,
+    load_optimizers,
+    load_weights,
+    remove_unfinished,
+    save_state,
+    state_of,
 )
+from training.state.sharding import is_sharded, whole_weights
 
 SHAPE = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "intermediate_size", "layer_types"),

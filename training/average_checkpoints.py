@@ -3,7 +3,7 @@
 Model soups, Wortsman et al. 2022 (arXiv:2203.05482). Checkpoints without a common ancestor have nothing to do with each
 other, and their mean is noise.
 
-    python -m training.soup runs/mean 0.6 runs/first 0.4 runs/second
+    python -m training.average_checkpoints runs/mean 0.6 runs/first 0.4 runs/second
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def without_repeats(records: list[dict]) -> list[dict]:
 
 @explain_faults
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.soup", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m training.average_checkpoints", description=__doc__.splitlines()[0])
     parser.add_argument("target", help="folder to write")
     parser.add_argument("sources", nargs="+", metavar="SHARE CHECKPOINT", help="shares and checkpoint folders in turn")
     args = parser.parse_args(argv)
