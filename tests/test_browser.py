@@ -16,7 +16,7 @@ from chatbot import Chatbot
 from chatbot.checkpoint.folder import resolve
 from data_prep.reading.formats import read_records
 from tests.ui.serving import free_port, serving
-from ui.text import PERSONAS, TEXT
+from ui.page.text import PERSONAS, TEXT
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 

@@ -61,7 +61,7 @@ TEXT_MODULES = (
     "data_prep.reading.hub",
     "data_prep.pipeline",
     "data_prep.preview",
-    "ui.text",
+    "ui.page.text",
 )
 COMMANDS = ("data_prep.cli", "training.cli", "chatbot.cli", "ui.cli")
 

@@ -120,8 +120,8 @@ def check(
     parser: argparse.ArgumentParser, args: argparse.Namespace
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Return users, keys, host names and allowed origins; wrong usage ends with exit code 2 before anything is loaded."""
-    from ui.access import read_keys, read_users
-    from ui.origins import read_hosts, read_origins
+    from ui.server.access import read_keys, read_users
+    from ui.server.origins import read_hosts, read_origins
 
     if args.rate_limit is not None and args.rate_limit < 0:
         parser.error("--rate-limit must be at least 0")
@@ -141,12 +141,13 @@ def serve(args: argparse.Namespace, options, listener: socket.socket) -> NoRetur
     """Loads what is to be served, serves it until a signal and ends the process."""
     gc.disable()  # looking for garbage among what is being imported takes a fifth of the start
     from ui.checkpoints import load_bots
-    from ui.logs import log_event, start_log
     from ui.safety import Safety
+    from ui.server.logs import log_event, start_log
 
     safety = Safety.load(args.safety)
     bots = load_bots(args.checkpoint, args.device, args.dtype)
-    from ui.server import Server, create_app
+    from ui.server.app import create_app
+    from ui.server.process import Server
 
     log = start_log(args.log_format, args.log_text)
     server = Server(create_app(bots, options, safety))

@@ -17,7 +17,7 @@ os.environ["RAY_SERVE_SESSION_ID_HEADER_KEY"] = "x-conversation-id"
 import ray
 from ray import serve
 
-from ui.ray_app import RaySettings, build
+from ui.server.ray_app import RaySettings, build
 
 PORT = 7870
 ADDRESS = f"http://127.0.0.1:{PORT}"

@@ -17,11 +17,12 @@ import pytest
 from chatbot.chat.bot import Chatbot, candidate_seeds
 from chatbot.chat.worker import Job
 from chatbot.errors import XianliaoError
-from ui.api import wait_for
+from ui.api.history import until_stop
+from ui.api.routes import wait_for
 from ui.cli import listen
-from ui.completions import until_stop
 from ui.options import ServeOptions
-from ui.server import Server, create_app
+from ui.server.app import create_app
+from ui.server.process import Server
 
 HELLO = [{"role": "user", "content": "你好"}]
 KEY = {"Authorization": "Bearer secret"}
@@ -100,7 +101,7 @@ def test_a_seed_of_the_page_is_one_of_the_api(server):
 
 
 def test_who_leaves_the_queue_is_noticed(monkeypatch):
-    monkeypatch.setattr("ui.api.DISCONNECT_SECONDS", 0.01)
+    monkeypatch.setattr("ui.api.routes.DISCONNECT_SECONDS", 0.01)
     looks = [False, False, True]
 
     class Waiting:
@@ -300,7 +301,7 @@ def test_a_reply_that_fails_says_so_and_the_others_go_on(client, server, monkeyp
 
 
 def test_half_requests_and_clients_that_vanish_stop_nobody(client, server, monkeypatch):
-    monkeypatch.setattr("ui.server.HEADER_SECONDS", 0.3)
+    monkeypatch.setattr("ui.server.process.HEADER_SECONDS", 0.3)
     address = ("127.0.0.1", int(server[0].rpartition(":")[2]))
     post = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
     body = b'{"messages":[{"role":"user","content":"a"}],"stream":true}'
@@ -330,7 +331,7 @@ def test_a_later_request_of_a_connection_may_not_drip_either(server, monkeypatch
     for _ in range(2):
         connection.request("GET", "/healthz")
         assert connection.getresponse().read()
-    monkeypatch.setattr("ui.server.HEADER_SECONDS", 0.2)
+    monkeypatch.setattr("ui.server.process.HEADER_SECONDS", 0.2)
 
     def drip():
         for byte in b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: y":

@@ -167,7 +167,7 @@ def check_the_page(browser: httpx.Client, address: str) -> None:
 def test_two_replicas_on_ray_serve(tmp_path):
     """In a network of its own: Ray's processes listen on every interface there is."""
     pytest.importorskip("ray.serve", reason="ray is not installed")
-    from ui.ray_app import RaySettings, build
+    from ui.server.ray_app import RaySettings, build
 
     assert inspect.signature(build).parameters["args"].annotation is RaySettings  # `serve run` goes by it
     alone = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]

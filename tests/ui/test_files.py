@@ -12,8 +12,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from ui.options import ServeOptions
-from ui.page_routes import ROUTES, checked_body, names_file
-from ui.server import create_app
+from ui.server.app import create_app
+from ui.server.page_routes import ROUTES, checked_body, names_file
 
 SECRET = "canary-5f1d"
 BASIC = {"Authorization": "Basic YW5uOnB3"}
@@ -104,7 +104,7 @@ def test_a_named_file_reaches_no_function(bot, kind, tmp_path, cache):
 @pytest.mark.parametrize("kind", ["plain", "auth", "api-key"])
 def test_gradio_itself_refuses_a_file_that_nobody_uploaded(bot, kind, tmp_path, cache, monkeypatch):
     """The second lock, with the first one open."""
-    monkeypatch.setattr("ui.page_routes.names_file", lambda value: False)
+    monkeypatch.setattr("ui.server.page_routes.names_file", lambda value: False)
     canary = tmp_path / "canary.json"
     canary.write_text(SECRET)
     with served(bot, kind, tmp_path / "data") as (client, _):

@@ -22,7 +22,8 @@ from chatbot.checkpoint.folder import resolve
 from tests.conftest import ROOT
 from tests.ui.serving import HELLO, client_of, endless_checkpoint, reply_of, serving
 from ui.cli import listen
-from ui.server import Server, create_app
+from ui.server.app import create_app
+from ui.server.process import Server
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ from starlette.testclient import TestClient
 from chatbot import Chatbot
 from chatbot.errors import XianliaoError
 from ui.options import ServeOptions
-from ui.origins import Origins, lax, read_hosts, read_origins
-from ui.server import create_app
+from ui.server.app import create_app
+from ui.server.origins import Origins, lax, read_hosts, read_origins
 
 HELLO = {"messages": [{"role": "user", "content": "你好"}], "seed": 5}
 APP = "https://app.example.com"

@@ -15,7 +15,9 @@ from chatbot.chat.bot import candidate_seeds
 from chatbot.chat.worker import BusyError, Worker
 from chatbot.errors import XianliaoError
 from data_prep.reading.formats import read_records
-from ui.chats import (
+from ui.cli import listen, main
+from ui.options import ServeOptions
+from ui.page.chats import (
     ChatError,
     checked,
     from_text,
@@ -29,12 +31,10 @@ from ui.chats import (
     within_bounds,
     without_last,
 )
-from ui.cli import listen, main
-from ui.feedback import FeedbackError, write_feedback
-from ui.handlers import Wish, answer, as_typed, in_words, preset, said, several, shown_as_text
-from ui.options import ServeOptions
+from ui.page.feedback import FeedbackError, write_feedback
+from ui.page.handlers import Wish, answer, as_typed, in_words, preset, said, several, shown_as_text
+from ui.page.text import PERSONAS, TEXT, language_of
 from ui.safety import Safety
-from ui.text import PERSONAS, TEXT, language_of
 
 
 def chat_of(*messages: tuple[str, str], persona=()) -> dict:
@@ -265,7 +265,7 @@ def test_markdown_of_a_person_loses_nothing():
 def test_what_goes_wrong_is_a_notice_and_prints_nothing(bot, worker, capfd, tmp_path):
     import gradio as gr
 
-    from ui.actions import Actions
+    from ui.page.actions import Actions
 
     act = Actions({"tiny": worker}, Safety.load(), ServeOptions(data_dir=tmp_path), None)
     for call in (lambda: act.finished(None, "", None), lambda: act.use(new_chat(), [], 7, None)):
@@ -297,7 +297,7 @@ def test_language_follows_the_browser(header, language):
 
 
 def test_the_server_answers(bot):
-    from ui.server import create_app
+    from ui.server.app import create_app
 
     with TestClient(create_app(bot), base_url="http://localhost") as client:
         assert client.get("/healthz").json() == {"status": "ok", "checkpoint": "tiny", "version": "0.1.0"}
@@ -309,7 +309,7 @@ def test_the_server_answers(bot):
 def test_telemetry_is_off():
     import os
 
-    import ui.app  # noqa: F401
+    import ui.page.layout  # noqa: F401
 
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
 
@@ -333,7 +333,7 @@ def test_a_taken_port_is_one_sentence(capsys):
 def test_without_feedback_there_is_no_way_to_write_it(worker, feedback, tmp_path):
     import gradio as gr
 
-    from ui.app import Page
+    from ui.page.layout import Page
 
     options = ServeOptions(data_dir=tmp_path, feedback=feedback)
     page = Page({"tiny": worker}, Safety.load(), options, gr.I18n(en=TEXT["en"], zh=TEXT["zh"]), None)

@@ -16,13 +16,13 @@ from fastapi.testclient import TestClient
 
 from chatbot.chat.bot import Chatbot
 from chatbot.errors import XianliaoError
-from ui.access import Access, read_keys, read_users
 from ui.checkpoints import load_bots
 from ui.cli import is_loopback, main
-from ui.limits import MOST_SENDERS, RateLimit
-from ui.logs import LOGGER, MOST_WAITING, LineFormatter, PatientHandler
 from ui.options import ServeOptions
-from ui.server import create_app
+from ui.server.access import Access, read_keys, read_users
+from ui.server.app import create_app
+from ui.server.limits import MOST_SENDERS, RateLimit
+from ui.server.logs import LOGGER, MOST_WAITING, LineFormatter, PatientHandler
 
 HELLO = {"messages": [{"role": "user", "content": "你好"}], "seed": 5}
 COMPLETE = "/v1/chat/completions"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from chatbot.errors import XianliaoError
 from chatbot.text.dialogue import valid_text
-from ui.text import TEXT
+from ui.page.text import TEXT
 
 ROLES = ("user", "assistant", "divider")
 MOST_MESSAGES = 4_000
@@ -25,7 +25,7 @@ class ChatError(XianliaoError):
     """Something that cannot be done with a conversation.
 
     Attributes:
-        name, values: Of the sentence in `ui.text.TEXT`, for the page's language.
+        name, values: Of the sentence in `ui.page.text.TEXT`, for the page's language.
     """
 
     def __init__(self, name: str, **values: object):

@@ -25,13 +25,14 @@ from starlette.types import Receive, Scope, Send
 from chatbot.chat.bot import Request as ReplyRequest
 from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
-from ui.access import Access
-from ui.answers import Answers, FixedAnswers, events
-from ui.completions import ApiError, Completed, Completion, ModelList, Refusal, as_api_error, to_response, to_turns
-from ui.logs import reply_fields
-from ui.metrics import Metrics
+from ui.api.history import to_turns
+from ui.api.schemas import ApiError, Completed, Completion, ModelList, Refusal, as_api_error, to_response
+from ui.api.streams import Answers, FixedAnswers, events
 from ui.options import ServeOptions
 from ui.safety import Fixed, Safety
+from ui.server.access import Access
+from ui.server.logs import reply_fields
+from ui.server.metrics import Metrics
 
 REFUSALS = {"4XX": {"model": Refusal}, "5XX": {"model": Refusal}}
 METHODS = {"/v1/models": "GET", "/v1/chat/completions": "POST"}

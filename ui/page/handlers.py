@@ -14,9 +14,9 @@ from chatbot.chat.worker import BusyError, Worker, WorkerError
 from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import XianliaoError
 from chatbot.text.dialogue import clean_turn
-from ui.chats import ChatError, turns_of, with_message, within_bounds, without_empty
+from ui.page.chats import ChatError, turns_of, with_message, within_bounds, without_empty
+from ui.page.text import TEXT
 from ui.safety import Safety
-from ui.text import TEXT
 
 _MARKUP = re.compile("[<&](?=[A-Za-z/!?#])")
 _MARK_BROKEN = re.compile("(?<=[<&])\u200b(?=[A-Za-z/!?#])")
@@ -124,7 +124,7 @@ def answer(
     """The conversation with the reply so far and the status line, again as it grows, at most every `SHOW_SECONDS`.
 
     What `safety` answers itself never reaches the model. Closing it early frees the worker's place. `note` is told of the
-    reply when it has ended, as `ui.server.note_reply_in` describes.
+    reply when it has ended, as `ui.server.app.note_reply_in` describes.
 
     Raises:
         XianliaoError: There is nothing to answer, or it cannot be answered.

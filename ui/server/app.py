@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from types import FrameType
 from typing import Literal
 
-import h11
-import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chatbot import Chatbot, __version__
 from chatbot.chat.bot import Reply
 from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
-from ui.access import Access
-from ui.api import add_api
-from ui.app import mount_page
-from ui.limits import Gate, Limits, RateLimit
-from ui.logs import log_event, reply_fields
-from ui.metrics import Metrics
+from ui.api.routes import add_api
 from ui.options import ServeOptions
-from ui.origins import Origins
+from ui.page.layout import mount_page
 from ui.safety import Safety
-
-DRAIN_SECONDS = 2
-"""How long replies under way may go on when the server is told to end."""
-
-HEADER_SECONDS = 15
-"""How long the headers of a request may take, from the connection or the end of the request before."""
+from ui.server.access import Access
+from ui.server.limits import Gate, Limits, RateLimit
+from ui.server.logs import log_event, reply_fields
+from ui.server.metrics import Metrics
+from ui.server.origins import Origins
 
 
 class Health(BaseModel):
@@ -123,78 +110,3 @@ def note_reply_in(metrics: Metrics, options: ServeOptions):
         log_event("reply", route="page", **fields)
 
     return note_reply
-
-
-class Protocol(H11Protocol):
-    """HTTP that does not wait for ever for the headers of a request.
-
-    uvicorn's own clock runs between requests and stops with the first byte of the next one; this one runs from there.
-    """
-
-    _waiting: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(transport)
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_watch()
-        super().connection_lost(exc)
-
-    def _watch(self) -> None:
-        """The clock goes on where headers are still missing: more bytes of them do not set it back."""
-        if self.conn.their_state is not h11.IDLE:
-            self._stop_watch()
-        elif self._waiting is None:
-            self._waiting = self.loop.call_later(HEADER_SECONDS, self._give_up)
-
-    def _stop_watch(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
-
-    def _give_up(self) -> None:
-        if self.conn.their_state is h11.IDLE:
-            self.transport.close()
-
-
-class Server(uvicorn.Server):
-    """Ends with exit code 0 on SIGTERM and SIGINT, within seconds, whatever is still open.
-
-    First new requests get 503 and replies under way may go on; then those left get an error in words; then streams that
-    never end, such as those of open tabs, are cut off.
-    """
-
-    def __init__(self, app: FastAPI):
-        self._limits, self._workers = app.state.limits, app.state.workers
-        config = uvicorn.Config(
-            app,
-            http=Protocol,
-            loop="asyncio",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            log_level="error",
-            timeout_graceful_shutdown=1,
-        )
-        super().__init__(config)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.should_exit = True  # and no more: uvicorn would raise the signal again when all is done
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._limits.closing = True
-        log_event("closing")
-        await drain(self._workers)
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # tasks are cancelled now, as is meant
-        await super().shutdown(sockets)
-
-
-async def drain(workers: Mapping[str, Worker]) -> None:
-    """Lets replies under way end for a while; those that have not get an error."""
-    closing = [asyncio.to_thread(worker.close, DRAIN_SECONDS) for worker in workers.values()]
-    await asyncio.wait([asyncio.ensure_future(each) for each in closing], timeout=DRAIN_SECONDS + 0.5)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from chatbot.chat.bot import Reply, Request, candidate_seeds
 from chatbot.chat.worker import Job, Worker
 from chatbot.errors import XianliaoError
-from ui.completions import ApiError, Completion, as_api_error, until_stop
-from ui.logs import LOGGER
-from ui.metrics import Metrics
+from ui.api.history import until_stop
+from ui.api.schemas import ApiError, Completion, as_api_error
+from ui.server.logs import LOGGER
+from ui.server.metrics import Metrics
 
 
 @dataclass

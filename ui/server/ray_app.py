@@ -1,4 +1,4 @@
-"""The same server as a Ray Serve deployment: `serve run ui.ray_app:build checkpoint=DIR replicas=2`.
+"""The same server as a Ray Serve deployment: `serve run ui.server.ray_app:build checkpoint=DIR replicas=2`.
 
 A conversation stays with a replica by its X-Conversation-Id, where RAY_SERVE_SESSION_ID_HEADER_KEY says so (see
 deploy/README.md); without that, or when its replica has died, another reads it again from its text.
@@ -48,11 +48,11 @@ def build(args: RaySettings) -> serve.Application:
     """The application for Ray Serve."""
 
     def build_app() -> FastAPI:  # in the replica's process
-        from ui.access import read_keys, read_users
         from ui.checkpoints import load_bots
-        from ui.logs import start_log
         from ui.options import ServeOptions
-        from ui.server import create_app
+        from ui.server.access import read_keys, read_users
+        from ui.server.app import create_app
+        from ui.server.logs import start_log
 
         start_log("json")
         users = read_users([args.auth] if args.auth else [])

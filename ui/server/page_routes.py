@@ -15,7 +15,7 @@ import json
 import re
 from urllib.parse import parse_qsl, urlencode
 
-from ui.completions import ApiError
+from ui.api.schemas import ApiError
 
 OURS = ("/v1/", "/healthz", "/metrics", "/openapi.json")
 """Beginnings of paths that belong to this project's own routes, not to Gradio."""

@@ -1,4 +1,4 @@
-"""The page: Gradio's parts, where they are and which of them does what; what happens then is in `ui.actions`.
+"""The page: Gradio's parts, where they are and which of them does what; what happens then is in `ui.page.actions`.
 
 The conversation is a plain value that the browser holds and sends along, so the server keeps nothing of it: after a restart
 the page goes on where it was, and any replica can answer.
@@ -14,12 +14,12 @@ import gradio as gr
 from fastapi import FastAPI
 
 from chatbot.chat.worker import Worker
-from ui import chats
-from ui.actions import Actions
-from ui.handlers import CANDIDATES
 from ui.options import ServeOptions
+from ui.page import chats
+from ui.page.actions import Actions
+from ui.page.handlers import CANDIDATES
+from ui.page.text import EXAMPLES, PERSONAS, TEXT, TITLE
 from ui.safety import Safety
-from ui.text import EXAMPLES, PERSONAS, TEXT, TITLE
 
 CONCURRENT_CHATS = 32
 """Replies of the page that are under way at the same time; more wait in Gradio's queue."""
@@ -54,13 +54,13 @@ def mount_page(app: FastAPI, workers: Mapping[str, Worker], safety: Safety, opti
         auth=list(options.auth) or None,
     )
     # launch() sets this; without it Gradio skips its check that a file named by a client was uploaded by one. No request
-    # that names a file gets this far (ui.page_routes); this is the second lock.
+    # that names a file gets this far (ui.server.page_routes); this is the second lock.
     blocks.has_launched = True
     return mounted
 
 
 class Page:
-    """The chat page of some bots; `note` is told of every reply, see `ui.handlers.answer`.
+    """The chat page of some bots; `note` is told of every reply, see `ui.page.handlers.answer`.
 
     Attributes:
         blocks: What Gradio serves.

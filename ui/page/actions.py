@@ -1,4 +1,4 @@
-"""What the server does when a part of the page is used: Gradio's values in and out, the work itself in `ui.handlers`.
+"""What the server does when a part of the page is used: Gradio's values in and out, the work itself in `ui.page.handlers`.
 
 `chat` is always what the browser sends.
 """
@@ -15,13 +15,13 @@ import pandas as pd
 from chatbot.chat.trace import TracedStep
 from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
-from ui import chats, handlers
-from ui.feedback import REASONS, write_feedback
-from ui.handlers import Wish
-from ui.logs import LOGGER
 from ui.options import ServeOptions
+from ui.page import chats, handlers
+from ui.page.feedback import REASONS, write_feedback
+from ui.page.handlers import Wish
+from ui.page.text import TEXT, language_of
 from ui.safety import Safety
-from ui.text import TEXT, language_of
+from ui.server.logs import LOGGER
 
 PRESETS = ("careful", "balanced", "free")
 
@@ -62,7 +62,7 @@ def _shown(chat: Mapping, request: gr.Request) -> tuple:
 
 
 class Actions:
-    """The actions of a page; see `ui.app.Page`."""
+    """The actions of a page; see `ui.page.layout.Page`."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """The checks that every request passes before any route sees it, in the order of their cost.
 
 Is the server closing? Does the request mean this server, and does it come from this server's own page or an allowed one
-(`ui.origins`)? Is its route open (`ui.page_routes`)? Does its sender ask too often? Is its body too large, too slow, or one
+(`ui.server.origins`)? Is its route open (`ui.server.page_routes`)? Does its sender ask too often? Is its body too large, too slow, or one
 that names files? Each answer also gets its security headers here, and one line of the log when it has ended.
 """
 
@@ -18,12 +18,12 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ui import page_routes
-from ui.access import Access
-from ui.completions import ApiError, to_response
-from ui.logs import log_event
-from ui.metrics import Metrics
-from ui.origins import Origins
+from ui.api.schemas import ApiError, to_response
+from ui.server import page_routes
+from ui.server.access import Access
+from ui.server.logs import log_event
+from ui.server.metrics import Metrics
+from ui.server.origins import Origins
 
 MOST_SENDERS = 10_000
 """Senders whose requests are counted; who has been quiet for longest is forgotten first."""

@@ -24,7 +24,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from chatbot.errors import XianliaoError
-from ui.completions import ApiError
+from ui.api.schemas import ApiError
 
 LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost"})
 EXPOSED_HEADERS = "X-Conversation-Id, X-Ignored, X-Fixed-Reply, Retry-After"
