@@ -31,7 +31,7 @@ from chatbot.checkpoint.location import locate
 from chatbot.errors import FileError, XianliaoError
 from chatbot.text.prepared_set import MANIFEST, is_prepared_set, load_manifest
 from chatbot.text.tokenizer import DialogueTokenizer
-from data_prep.cleaning import cleaner as clean
+from data_prep.cleaning import cleaner
 from data_prep.cleaning.ledger import Ledger
 from data_prep.cleaning.rules import Rule
 from data_prep.corpus.content_hash import SPLITS
@@ -39,8 +39,7 @@ from data_prep.corpus.frequent_turns import FREQUENCY_RULES, FrequentTurns, find
 from data_prep.reading.files import PACKED_SUFFIXES, Reader, list_files, sha256_of
 from data_prep.reading.formats import Block, read_blocks, records
 from data_prep.settings import PrepareSettings
-from data_prep.stages import clean_block as steps
-from data_prep.stages import write_shard as shards
+from data_prep.stages import clean_block, cut_frequent, write_shard
 from data_prep.stages.arrow_files import texts_of
 from data_prep.stages.assemble import Input, assemble, tokenizer_hash
 from data_prep.stages.clean_block import Unit
@@ -147,7 +146,7 @@ class Build:
     def run(self, output: Path, fingerprint: str) -> dict:
         """All steps; returns the manifest of the set, which then stands in `output`."""
         started = time.perf_counter()
-        shards.forget()
+        write_shard.forget()
         self._clean()
         ledgers = self._ledgers()
         self._check_left(ledgers)
@@ -171,7 +170,7 @@ class Build:
             self.units = [self._unit(*place) for place in read_json(done)["units"]]
             return
         with tqdm(desc="cleaning", total=total, unit="B", unit_scale=True, mininterval=1, file=sys.stderr) as bar:
-            for _ in run_tasks(steps.clean_block, self._blocks(bar), self.processes):
+            for _ in run_tasks(clean_block.clean_block, self._blocks(bar), self.processes):
                 pass
             bar.update(total - bar.n)
         write_json(done, {"units": [unit.place for unit in self.units]})
@@ -229,13 +228,13 @@ class Build:
         train = [unit for unit in self.units if unit.split == "train"]
         on = {rule.name for rule in FREQUENCY_RULES if self.settings.clean.is_on(rule)}
         if not path.exists():
-            hashes = (steps.turn_hashes(self.work / f"{unit.name}.arrow") for unit in train)
+            hashes = (clean_block.turn_hashes(self.work / f"{unit.name}.arrow") for unit in train)
             find_frequent(hashes, self.settings.frequency, on, TOP_REPLIES).save(path)
         frequent = FrequentTurns.load(path)
         if len(frequent):
             waiting = [unit for unit in train if not (self.work / f"{unit.name}-cut.npy").exists()]
             tasks = [(self.work.path, unit, path, self.buckets) for unit in waiting]
-            self._in_parallel("cutting", steps.cut_unit, tasks)
+            self._in_parallel("cutting", cut_frequent.cut_unit, tasks)
         return frequent
 
     def _find_near(self) -> None:
@@ -244,8 +243,10 @@ class Build:
             return
         waiting = [bucket for bucket in range(self.buckets) if not (self.work / f"near-{bucket:05}.npz").exists()]
         tasks = [(self.work.path, self.units, bucket, self.valid_share) for bucket in waiting]
-        self._in_parallel("comparing", shards.sign_bucket, tasks)
-        shards.find_near(self.work.path, self.buckets, settings.near_threshold, settings.near_duplicates == "held-out")
+        self._in_parallel("comparing", write_shard.sign_bucket, tasks)
+        write_shard.find_near(
+            self.work.path, self.buckets, settings.near_threshold, settings.near_duplicates == "held-out"
+        )
 
     def _make_tokenizer(self) -> None:
         folder, settings = self.work / "tokenizer", self.settings
@@ -269,7 +270,7 @@ class Build:
         """Turns of the train split: a random sample, for what bucket a dialogue is in depends on its hash."""
         texts, room = [], self.settings.tokenizer_characters
         for bucket in range(self.buckets):
-            found = shards.read_bucket(self.work.path, self.units, bucket, self.valid_share)
+            found = write_shard.read_bucket(self.work.path, self.units, bucket, self.valid_share)
             train = found.rank == SPLITS.index("train")
             for turns, is_train in zip(texts_of(found.rows.column("turns")), train.tolist(), strict=True):
                 if is_train:
@@ -286,7 +287,7 @@ class Build:
         seed = self.settings.seed
         tasks = [(self.work.path, self.units, bucket, self.valid_share, seed, top) for bucket in waiting]
         started = time.perf_counter()
-        self._in_parallel("tokenising", shards.write_shard, tasks)
+        self._in_parallel("tokenising", write_shard.write_shard, tasks)
         seconds = max(time.perf_counter() - started, 1e-3)
         done = [read_json(self.work / f"shard-{bucket:05}.json") for bucket in waiting]
         characters = sum(split["characters"] for shard in done for split in shard.values())
@@ -302,7 +303,7 @@ class Build:
 
 def all_rules() -> tuple[Rule, ...]:
     """All rules that can be switched."""
-    return (*clean.RULES.values(), *FREQUENCY_RULES)
+    return (*cleaner.RULES.values(), *FREQUENCY_RULES)
 
 
 def _first_records(block: Block, room: int) -> tuple[Block, int]:
@@ -330,7 +331,16 @@ def _fingerprint(files: Sequence[Input], settings: PrepareSettings) -> str:
 def _program_hash() -> str:
     """Hash of the code that decides the content: sets of another version are not taken for this one's."""
     ours = Path(__file__).parent
-    paths = [*sorted(ours.glob("*.py")), *sorted(ours.glob("*.txt"))]
+    parts = (
+        "settings.py",
+        "pipeline.py",
+        "reading/*.py",
+        "cleaning/*.py",
+        "cleaning/*.txt",
+        "corpus/*.py",
+        "stages/*.py",
+    )
+    paths = [path for part in parts for path in sorted(ours.glob(part))]
     paths += [Path(module.__file__) for module in (chatbot.text.dialogue, chatbot.text.tokenizer)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import chatbot
 from tests.conftest import ROOT
 
 ROOMS = ("chatbot", "data_prep", "training", "ui")
@@ -19,31 +21,15 @@ ALLOWED = {
     "training": {"training", "data_prep", "chatbot"},
     "ui": {"ui", "chatbot"},
 }
-LEVELS = (  # of the chatbot package, lowest first; see its docstring
-    {
-        "errors",
-        "bundled",
-        "dialogue",
-        "chat_template",
-        "tokenizer",
-        "dialogue_files",
-        "locking",
-        "similarity",
-        "vectors",
-        "layer_types",
-        "registration",
-        "native",
-    },
-    {"configuration", "precision", "state", "attention", "end_heads", "loss", "model", "foreign", "lora"},
-    {"native_network", "native_slots", "steps", "snapshots"},
-    {
-        *("termination", "repetition", "banned_words", "reply_settings", "sampling", "next_token", "beam", "generate"),
-        *("native_draw", "quality", "rerank", "gpt2", "checkpoint"),
-    },
-    {"bot", "lanes", "trace", "batching", "session"},
-    {"evaluation"},
-    {"cli", "__main__"},
-)
+
+
+def levels_of(docstring: str) -> list[set[str]]:
+    """Return the import levels that a package's docstring lists, lowest first: the names before the wide gap of each line."""
+    rows = re.findall(r"^ {4}(\w+(?:, \w+)*) {2,}\S", docstring, flags=re.MULTILINE)
+    return [set(row.split(", ")) for row in rows]
+
+
+LEVELS = levels_of(chatbot.__doc__)
 TEXT_MODULES = (
     "chatbot",
     "chatbot.text.dialogue",
@@ -99,18 +85,31 @@ def check_file(room: str, path: Path) -> None:
 def test_data_prep_takes_only_the_text_modules_of_chatbot():
     for _, path in [entry for entry in FILES if entry[0] == "data_prep"]:
         used = {name.split(".")[1] for name in imports_of(path) if name.startswith("chatbot.")}
-        assert used <= LEVELS[0], path
+        assert used <= {"errors", "storage", "text", "__version__"} | {"checkpoint"}, path
+        deeper = {name for name in imports_of(path) if name.startswith("chatbot.checkpoint.")}
+        assert {name.split(".")[2] for name in deeper} <= {"location"}, path  # where the bundled tokenizer is
 
 
 def test_chatbot_imports_only_downwards():
     rank = {name: number for number, level in enumerate(LEVELS) for name in level}
+    there = {path.name.removesuffix(".py") for path in (ROOT / "chatbot").iterdir() if path.name != "__pycache__"}
+    assert there - {"__init__", "__main__", "py.typed"} == set(rank), "name every folder in the docstring of chatbot"
     for path in sorted((ROOT / "chatbot").rglob("*.py")):
-        module = path.relative_to(ROOT / "chatbot").parts[0].removesuffix(".py")
-        if module in ("__init__", "registration") or path.name == "__main__.py":  # the doors
+        folder = path.relative_to(ROOT / "chatbot").parts[0].removesuffix(".py")
+        if folder == "__init__" or path.name in ("__main__.py", "registration.py"):  # the doors
             continue
         used = {name.split(".")[1] for name in imports_of(path) if name.startswith("chatbot.")}
-        assert all(rank[name] <= rank[module] for name in used if name in rank), (path, used)
-        assert module in rank, f"{module} has no level; add it to the docstring of chatbot and to LEVELS"
+        assert all(rank[name] <= rank[folder] for name in used if name in rank), (path, used)
+
+
+def test_folders_are_small():
+    """A newcomer reads a folder at a glance: few files, none of them long."""
+    for room in ROOMS:
+        for folder in [ROOT / room, *(path for path in (ROOT / room).rglob("*") if path.is_dir())]:
+            modules = [path for path in folder.glob("*.py") if path.name not in ("__init__.py", "__main__.py")]
+            assert len(modules) <= 14, folder
+            for path in modules:
+                assert len(path.read_text(encoding="utf-8").splitlines()) <= 360, path
 
 
 def test_the_rule_catches_an_offender(tmp_path):

@@ -36,7 +36,7 @@ data() {
 }
 
 ours() { # name, folder of this project's own dialogues
-    prepare "$1" --input "$root/data_prep/$2" --tokenizer "$work/tokens" \
+    prepare "$1" --input "$here/dialogues/$2" --tokenizer "$work/tokens" \
         --skip echo generic_replies copied_replies hot_posts blocked_words no_chinese advertisement
 }
 

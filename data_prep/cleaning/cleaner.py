@@ -25,9 +25,6 @@ ONE_TURN = "fewer_than_two_turns"
 ECHO_CHARACTERS = 5
 """Shorter turns are often answered in kind: 晚安, 晚安."""
 
-SAMPLES = 3
-"""Turns that the report shows of each rule."""
-
 DIALOGUE_RULES = (
     Rule(BLOCKED, "turns with a word of the list"),
     Rule(ECHO, "a turn of five characters and more that repeats the one before it"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from data_prep.cleaning.cleaner import SAMPLES
+SAMPLES = 3
+"""Turns that the report shows of each rule."""
 
 
 @dataclass

@@ -169,7 +169,7 @@ def test_the_command_puts_them_into_a_checkpoint(prepared, tmp_path, capsys):
     with pytest.raises(CheckpointError, match="cannot be read"):
         TokenVectors.load(tmp_path, loaded.vectors.shape[0])
     (tmp_path / VECTORS_FILE).unlink()
-    with pytest.raises(CheckpointError, match=r"chatbot\.vectors"):
+    with pytest.raises(CheckpointError, match=r"chatbot\.similarity"):
         TokenVectors.load(tmp_path, loaded.vectors.shape[0])
     DialogueTokenizer.train(["别的"] * 9, 400).save(tmp_path)
     assert vector_training.main(call) == 1

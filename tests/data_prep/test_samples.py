@@ -33,7 +33,7 @@ def test_the_bot_says_what_it_is(dialogues):
 
 def ours(folder, name, count, most_turns):
     """The dialogues of a file, more than `count`, each its own; the bot has the last word."""
-    path = ROOT / "data_prep" / folder / f"{name}.jsonl"
+    path = ROOT / "checkpoints" / "recipe" / "dialogues" / folder / f"{name}.jsonl"
     found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert len(found) > count
     assert len({tuple(turns) for turns in found}) == len(found)
@@ -55,11 +55,13 @@ IDENTITY = {
     "strangers": (430, 0.7),
     "wordings": (1200, 0.7),
 }
-"""File of data_prep/identity -> it has more dialogues, and a larger share of them says 程序 or 模型."""
+"""File of checkpoints/recipe/dialogues/identity -> it has more dialogues, and a larger share of them says 程序 or 模型."""
 
 
 def test_every_file_about_the_program_is_checked():
-    assert {path.stem for path in (ROOT / "data_prep" / "identity").iterdir()} == set(IDENTITY)
+    assert {path.stem for path in (ROOT / "checkpoints" / "recipe" / "dialogues" / "identity").iterdir()} == set(
+        IDENTITY
+    )
 
 
 @pytest.mark.parametrize("name", IDENTITY)
@@ -80,7 +82,7 @@ TALK = ("everyday", "feelings", "greetings", "hobbies", "pastimes", "questions",
 
 
 def test_every_file_of_small_talk_is_checked():
-    assert {path.stem for path in (ROOT / "data_prep" / "talk").iterdir()} == set(TALK)
+    assert {path.stem for path in (ROOT / "checkpoints" / "recipe" / "dialogues" / "talk").iterdir()} == set(TALK)
 
 
 @pytest.mark.parametrize("name", TALK)

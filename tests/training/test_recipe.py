@@ -33,7 +33,9 @@ CORPORA = (
 def write_corpora(folder: Path) -> None:
     """This project's own dialogues, every eighth in each file, in the files' own forms."""
     own = [
-        turns for path in sorted((ROOT / "data_prep" / "identity").glob("*.jsonl")) for turns in read_dialogues(path)
+        turns
+        for path in sorted((ROOT / "checkpoints" / "recipe" / "dialogues" / "identity").glob("*.jsonl"))
+        for turns in read_dialogues(path)
     ]
     folder.mkdir()
     for place, name in enumerate(CORPORA):

@@ -7,7 +7,7 @@ from pathlib import Path
 from chatbot.storage import replacing
 from training.reporting.logs import read_metrics
 
-METRICS, SAMPLES, CURVES = "metrics.jsonl", "samples.jsonl", "curves.png"
+CURVES = "curves.png"
 
 
 def draw_curves(output: Path, unigram: float | None = None) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 
 from chatbot.storage import replacing
 from training.data.turn_store import TurnStore
-from training.reporting.curves import METRICS
 from training.settings import SettingsError
 
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 PROMPTS = (["你好"], ["今天好累啊"], ["你喜欢吃什么"], ["你是谁"], ["周末去哪玩", "还没想好", "一起看电影吧"])
 """What a model in training is asked at every validation."""
 
