@@ -125,7 +125,7 @@ export_() {
 
 measure() {
     xianliao-evaluate --checkpoint "$work/default" --data "$work/lccc" --baseline --output "$work/report"
-    python -m tests.benchmarks.behaviour --checkpoint "$work/default" --replies "$work/chat" --data "$work/lccc" \
+    python -m chatbot.evaluation.behaviour --checkpoint "$work/default" --replies "$work/chat" --data "$work/lccc" \
         --long "$work/long" "$work/smile" >"$work/report/behaviour.md"
     cat "$work/report/behaviour.md"
 }

@@ -14,7 +14,7 @@ from chatbot.decoding.hf_generate import RepetitionProcessor, reply_processors
 from chatbot.decoding.rules.repetition import RepetitionRules
 from chatbot.decoding.rules.truncation import ConsistentMinP, ConsistentTypical
 from chatbot.decoding.settings import ReplySettings
-from tests.chatbot.test_generate import EOS, HOSTILE, WORDS, V, run
+from tests.chatbot.decoding.test_loop import EOS, HOSTILE, WORDS, V, run
 
 TOKENS = st.lists(st.integers(0, V - 1), max_size=30)
 

@@ -11,7 +11,7 @@ import torch
 from chatbot.decoding.candidates import GenerationError
 from chatbot.decoding.loop import decode
 from chatbot.decoding.settings import ReplySettings
-from tests.chatbot.test_generate import EOS, HOSTILE, WORDS, Hostile, V, run
+from tests.chatbot.decoding.test_loop import EOS, HOSTILE, WORDS, Hostile, V, run
 
 
 class Following(Hostile):

@@ -7,12 +7,12 @@ from itertools import islice
 import pytest
 
 from chatbot.chat.bot import Chatbot
+from chatbot.evaluation import behaviour
 from chatbot.model.scoring import measure_quality
 from chatbot.text.dialogue import clean_turn, count_units
 from chatbot.text.dialogue_files import read_dialogues
 from data_prep.cli import main as prepare
-from tests.benchmarks import behaviour
-from tests.chatbot.test_default_decoder import SHARED
+from tests.chatbot.chat.test_default_decoder import SHARED
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow

@@ -1,4 +1,4 @@
-from tests.benchmarks import behaviour
+from chatbot.evaluation import behaviour
 
 
 def test_the_lists_find_what_they_are_for():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from chatbot.model.attention.delta import chunked, chunked_fast, naive
-from tests.chatbot.test_recurrence import close, segments
+from tests.chatbot.model.test_recurrence import close, segments
 
 
 def inputs(length: int, state: bool):

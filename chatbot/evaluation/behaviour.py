@@ -1,9 +1,9 @@
 """How a chat bot behaves: what it says it is, medical questions, profanity, and what it makes of the history.
 
-    python -m tests.benchmarks.behaviour --data runs/recipe/lccc --long runs/recipe/long runs/recipe/smile
-    python -m tests.benchmarks.behaviour --checkpoint runs/mine --data chats.jsonl
+    python -m chatbot.evaluation.behaviour --data runs/recipe/lccc --long runs/recipe/long runs/recipe/smile
+    python -m chatbot.evaluation.behaviour --checkpoint runs/mine --data chats.jsonl
 
-Replies come from the decoder alone, before any filter of the page. The lists of tests/probes were written for this check by
+Replies come from the decoder alone, before any filter of the page. The lists of chatbot/evaluation/probes were written for this check by
 people who had seen neither the training data nor the page's lists; ten of the 20 questions of who.txt and 13 of the 60
 messages of everyday.txt begin a dialogue of the training data by coincidence. who_wide.txt and medical_wide.txt are longer
 lists in more roundabout words, by language models that had seen neither. Everything is printed as Markdown.
@@ -33,7 +33,7 @@ from chatbot.model.scoring import score_turns
 from chatbot.text.dialogue import count_units, join_spaces
 from chatbot.text.dialogue_files import read_dialogues
 
-PROBES = Path(__file__).parent.parent / "probes"
+PROBES = Path(__file__).with_name("probes")
 HISTORIES = ("full", "last", "none")
 """What a turn is predicted from: all turns before it, the one before it, nothing."""
 
@@ -46,7 +46,7 @@ ABOUT_YOU = re.compile("你.{0,3}(是|像).{0,4}(机器|程序|AI|ai|模型)|[�
 
 
 def probe(name: str) -> list[str]:
-    """The lines of a list in tests/probes, without comments."""
+    """The lines of a list in chatbot/evaluation/probes, without comments."""
     lines = (PROBES / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
