@@ -29,6 +29,7 @@ import chatbot.text.dialogue
 import chatbot.text.tokenizer
 from chatbot.checkpoint.location import locate
 from chatbot.errors import FileError, XianliaoError
+from chatbot.storage import read_json, write_json
 from chatbot.text.prepared_set import MANIFEST, is_prepared_set, load_manifest
 from chatbot.text.tokenizer import DialogueTokenizer
 from data_prep.cleaning import cleaner
@@ -44,7 +45,7 @@ from data_prep.stages.arrow_files import texts_of
 from data_prep.stages.assemble import Input, assemble, tokenizer_hash
 from data_prep.stages.clean_block import Unit
 from data_prep.stages.parallel import WorkerError, run_tasks
-from data_prep.stages.work_folder import WorkFolder, read_json, work_path, write_json
+from data_prep.stages.work_folder import WorkFolder, work_path
 
 BUCKET_BYTES = 32 << 20
 """Bytes of input for which there is a bucket; it takes about three times as much memory in a process."""
@@ -173,7 +174,7 @@ class Build:
             for _ in run_tasks(clean_block.clean_block, self._blocks(bar), self.processes):
                 pass
             bar.update(total - bar.n)
-        write_json(done, {"units": [unit.place for unit in self.units]})
+        write_json(done, {"units": [unit.place for unit in self.units]}, durable=False)
 
     def _blocks(self, bar: tqdm) -> Iterator[tuple]:
         """Arguments of `clean_block` for each block that has not been cleaned."""

@@ -25,7 +25,7 @@ from chatbot.evaluation.ngram import WittenBell
 from chatbot.evaluation.report.html import to_html
 from chatbot.evaluation.report.markdown import to_markdown
 from chatbot.model.scoring import score_turns
-from chatbot.storage import only_one, replacing, write_json
+from chatbot.storage import exclusive, replacing, write_json
 from chatbot.text.dialogue import clean_turn, count_units, join_spaces
 from chatbot.text.dialogue_files import read_dialogues
 from chatbot.text.prepared_set import is_prepared_set
@@ -72,7 +72,7 @@ def evaluate(
     likeness = _likeness(bots, vectors)
     output.mkdir(parents=True, exist_ok=True)
     error = FileError(f"Another evaluation is writing to {output}; wait for it or give another --output.")
-    with only_one(output / FOLDER, error):
+    with exclusive(output / FOLDER, error):
         store = Store(output)
         report: dict = {
             "data": Path(data).name + (" (valid split)" if is_prepared_set(Path(data)) else ""),

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from chatbot.storage import write_stream
 from data_prep.cleaning.rules import Rule
 from data_prep.settings import FrequencySettings
-from data_prep.stages.work_folder import write_stream
 
 GENERIC, COPIES, HOT = "generic_replies", "copied_replies", "hot_posts"
 FREQUENCY_RULES = (

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from chatbot.storage import write_whole
 from data_prep.corpus.content_hash import content_hash
-from data_prep.stages.work_folder import write_whole
 
 SCHEMA = pa.schema(
     {

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from chatbot.errors import FileError
+from chatbot.storage import read_json, write_json
 from chatbot.text.prepared_set import MANIFEST, load_manifest
 from chatbot.text.tokenizer import DialogueTokenizer
 from data_prep.cleaning.ledger import Ledger
@@ -21,7 +22,7 @@ from data_prep.report import write_report
 from data_prep.stages.arrow_files import FILE_SHIFT
 from data_prep.stages.clean_block import Unit
 from data_prep.stages.losses import final_count
-from data_prep.stages.work_folder import WorkFolder, read_json, write_json
+from data_prep.stages.work_folder import WorkFolder
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,10 @@ def _assemble_split(work: WorkFolder, folder: Path, shards: Sequence[dict]) -> d
     content = hashlib.sha256("".join(shard["content_hash"] for shard in shards).encode()).hexdigest()[:16]
     of_int32 = {"dtype": "int32", "_type": "Value"}
     turns = {"feature": {"feature": of_int32, "_type": "List"}, "_type": "List"}
-    write_json(folder / "dataset_info.json", {"features": {"turns": turns, "units": of_int32}})
+    write_json(folder / "dataset_info.json", {"features": {"turns": turns, "units": of_int32}}, durable=False)
     state = {"_data_files": [{"filename": name} for name in files], "_fingerprint": content, "_split": None}
     state |= {"_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False}
-    write_json(folder / "state.json", state)
+    write_json(folder / "state.json", state, durable=False)
     counts = {name: sum(shard[name] for shard in shards) for name in ("dialogues", "turns", "tokens", "units")}
     return {**counts, "content_hash": content}
 

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from chatbot.storage import write_json, write_whole
 from data_prep.cleaning.cleaner import ONE_TURN, Cleaner
 from data_prep.cleaning.ledger import Ledger
 from data_prep.reading.formats import Block, records
 from data_prep.settings import CleanSettings
 from data_prep.stages.arrow_files import PieceWriter, open_buckets, origin_of, save_buckets
-from data_prep.stages.work_folder import write_json, write_whole
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def clean_block(folder: Path, unit: Unit, block: Block, settings: CleanSettings,
             writer.add(piece, origin, len(pieces), not dirty)
     save_buckets(folder / f"{unit.name}.arrow", writer.batches())
     write_gone(folder / f"{unit.name}.gz", gone)
-    write_json(folder / f"{unit.name}.json", ledger.to_json())
+    write_json(folder / f"{unit.name}.json", ledger.to_json(), durable=False)
 
 
 def write_gone(path: Path, gone: Iterable[dict]) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from chatbot.storage import write_stream
 from data_prep.cleaning.ledger import Ledger
 from data_prep.corpus.frequent_turns import REASONS
 from data_prep.stages.arrow_files import FILE_SHIFT
 from data_prep.stages.clean_block import Unit, write_gone
-from data_prep.stages.work_folder import write_stream
 
 DUPLICATE, NEAR = "duplicate", "near_duplicate"
 LEAKS = {"test": "also_in_test", "valid": "also_in_valid"}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
 from chatbot.errors import FileError
+from chatbot.storage import write_whole
 
 _KEY = "fingerprint"
 
@@ -19,6 +18,28 @@ _KEY = "fingerprint"
 def work_path(output: Path) -> Path:
     """Where the work folder of a set is."""
     return output.with_name(f".{output.name}.building")
+
+
+def _acquire(output: Path) -> FileLock:
+    """Lock a set for building.
+
+    The lock file is removed when a build ends. A process that waited for that file then holds the lock of a file that is
+    gone, while a third one locks a new file of the same name, so the lock counts only if the name still means its file.
+
+    Raises:
+        FileError: Another process builds the same set.
+    """
+    path = output.with_name(f".{output.name}.lock")
+    while True:
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise FileError(f"Another process is building {output}; wait for it, or give another --output.") from None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock._context.lock_file_fd), path.stat()):
+                return lock
+        lock.release()
 
 
 class WorkFolder:
@@ -37,11 +58,7 @@ class WorkFolder:
     def __init__(self, output: Path, fingerprint: str):
         self.path = work_path(output)
         output.with_name(f".{output.name}.lock").open("a").close()  # says what is wrong with the place, if anything
-        self._lock = FileLock(output.with_name(f".{output.name}.lock"))
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise FileError(f"Another process is building {output}; wait for it, or give another --output.") from None
+        self._lock = _acquire(output)
         key = self.path / _KEY
         if not key.is_file() or key.read_text() != fingerprint:
             self._remove()
@@ -62,35 +79,6 @@ class WorkFolder:
         """Lets go of the folder; without `keep` it is removed."""
         if not keep:
             self._remove()
+        with suppress(OSError):  # Windows removes no open file; it stays there, empty
+            Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` make a file under another name and renames it, so that a file with its own name is whole."""
-    temporary = path.with_name(f"{path.name}.part")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_stream(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """`write_whole` for what writes to an open file."""
-
-    def to_part(part: Path) -> None:
-        with part.open("wb") as file:
-            write(file)
-
-    write_whole(path, to_part)
-
-
-def write_json(path: Path, value: object) -> None:
-    """`write_whole` of a value as JSON."""
-    write_whole(path, lambda part: part.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8"))
-
-
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))

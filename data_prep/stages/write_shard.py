@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chatbot.storage import write_json, write_stream, write_whole
 from chatbot.text.tokenizer import DialogueTokenizer
 from data_prep.corpus.content_hash import SPLITS, is_valid_key
 from data_prep.corpus.near_duplicates import near_duplicates, signatures
@@ -23,7 +24,6 @@ from data_prep.stages.arrow_files import SCHEMA, keys_of, open_buckets, texts_of
 from data_prep.stages.clean_block import Unit
 from data_prep.stages.cut_frequent import joined, read_frequent
 from data_prep.stages.losses import DUPLICATE, LEAKS, NEAR, Losses
-from data_prep.stages.work_folder import write_json, write_stream, write_whole
 
 _TURNS_AT_A_TIME = 1 << 12
 _ROWS_A_BATCH = 1 << 15
@@ -142,7 +142,7 @@ def write_shard(
             folder / f"{split}-{bucket:05}.arrow", rows.take(pa.array(chosen)), tokenizer, top
         )
     losses.save(folder / f"shard-{bucket:05}")
-    write_json(folder / f"shard-{bucket:05}.json", statistics)
+    write_json(folder / f"shard-{bucket:05}.json", statistics, durable=False)
 
 
 def _lose(rows: pa.RecordBatch, why: Sequence[str], losses: Losses) -> None:

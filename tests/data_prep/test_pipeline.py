@@ -611,3 +611,22 @@ def test_rules_are_listed(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(building.all_rules())
     assert sum(" off " in line for line in lines) == 3
+
+
+def test_the_lock_of_a_removed_file_does_not_count(tmp_path, monkeypatch):
+    """A ends and removes the file that B has open; C locks a new file of that name; B must not build beside C."""
+    import os
+
+    from data_prep.stages import work_folder
+
+    first = work_folder.WorkFolder(tmp_path / "set", "a")
+    waiting = os.open(tmp_path / ".set.lock", os.O_RDWR)  # B has opened the old file
+    first.release(keep=False)
+    third = work_folder.WorkFolder(tmp_path / "set", "c")
+    real, opened = os.open, iter([waiting])
+    monkeypatch.setattr(os, "open", lambda path, *more: next(opened, None) or real(path, *more))
+    with pytest.raises(FileError, match="Another process"):
+        work_folder.WorkFolder(tmp_path / "set", "b")
+    monkeypatch.undo()
+    third.release(keep=False)
+    assert list(tmp_path.iterdir()) == []

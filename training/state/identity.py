@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
-from chatbot.storage import LOCK, only_one
+from chatbot.storage import LOCK, exclusive
 from training.data.turn_store import parse_source
 from training.reporting.logs import METRICS, SAMPLES
 from training.settings import StageSettings, TrainSettings
@@ -29,7 +29,7 @@ def own_folder(output: Path) -> AbstractContextManager[None]:
     Raises:
         ResumeError: Another run is in it.
     """
-    return only_one(output, ResumeError(f"Another run is writing to {output}; wait for it or give another --output."))
+    return exclusive(output, ResumeError(f"Another run is writing to {output}; wait for it or give another --output."))
 
 
 def identity_of(settings: TrainSettings, manifests: list[list[dict]]) -> dict:

@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 
 from chatbot.errors import XianliaoError, first_line
+from chatbot.storage import sync
 from training.lora import trained_part
 from training.optim.weight_average import WeightAverage
 from training.state.sharding import is_sharded, spread_optimizers, whole_optimizer, whole_weights
@@ -78,8 +79,7 @@ def save_state(
         text = json.dumps({"step": step, **progress}, ensure_ascii=False, indent=2)
         (temporary / "progress.json").write_text(text, encoding="utf-8")
         for file in temporary.iterdir():
-            with file.open("r+b") as handle:  # Windows syncs only what can be written
-                os.fsync(handle.fileno())
+            sync(file)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if not isinstance(error, Exception):

@@ -24,7 +24,7 @@ from chatbot.evaluation.likeness import Likeness
 from chatbot.evaluation.run import evaluate
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.similarity.token_vectors import VECTORS_FILE, TokenVectors
-from chatbot.storage import only_one
+from chatbot.storage import exclusive
 from chatbot.text.dialogue import count_units
 from tests.conftest import tiny_config
 
@@ -193,7 +193,7 @@ def test_names_of_any_kind_keep_their_own_replies(bot, some, tmp_path, monkeypat
 
 
 def test_two_at_once_in_a_folder_are_one_too_many(bot, some, tmp_path):
-    with only_one(tmp_path / FOLDER, FileError("in use")), pytest.raises(FileError, match="Another evaluation"):
+    with exclusive(tmp_path / FOLDER, FileError("in use")), pytest.raises(FileError, match="Another evaluation"):
         evaluate([bot], some, tmp_path, grid=GRID, max_contexts=3)
 
 
