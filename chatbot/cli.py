@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 
 from chatbot.errors import XianliaoError, explain_faults
 
@@ -155,7 +156,7 @@ def build_evaluate_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@explain_faults
+@partial(explain_faults, extra="eval")
 def evaluate(argv: list[str] | None = None) -> int | None:
     parser = build_evaluate_parser()
     args = parser.parse_args(argv)

@@ -31,11 +31,17 @@ def last_line(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def explain_faults(main: Callable[[list[str] | None], int | None]) -> Callable[[list[str] | None], int]:
+def explain_faults(
+    main: Callable[[list[str] | None], int | None], extra: str = "all"
+) -> Callable[[list[str] | None], int]:
     """Turns a command's main into one that prints faults as a sentence on stderr and returns the exit code.
 
     0 done, 1 failed run, 130 interrupted; wrong usage exits with 2 in the argument parser. Text that the terminal
     cannot show or that is not what it says is replaced, not a crash; what goes to files and pipes is UTF-8.
+
+    Args:
+        main: Main function of the command.
+        extra: Extra of the package that installs what the command needs.
     """
 
     @functools.wraps(main)
@@ -47,6 +53,12 @@ def explain_faults(main: Callable[[list[str] | None], int | None]) -> Callable[[
             return main(argv) or 0
         except XianliaoError as error:
             print(f"error: {error}", file=sys.stderr)
+        except ModuleNotFoundError as error:
+            print(
+                f"error: The package {error.name} is not installed. Install what this command needs:"
+                f' pip install "xianliao[{extra}]".',
+                file=sys.stderr,
+            )
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our output left; there is nobody to tell
         except OSError as error:

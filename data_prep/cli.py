@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from functools import partial
 
 from chatbot.errors import explain_faults
 
@@ -86,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@explain_faults
+@partial(explain_faults, extra="prepare")
 def main(argv: list[str] | None = None) -> int | None:
     parser = build_parser()
     args = parser.parse_args(argv)

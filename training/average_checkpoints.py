@@ -13,6 +13,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -77,7 +78,7 @@ def without_repeats(records: list[dict]) -> list[dict]:
     return shorten(records)
 
 
-@explain_faults
+@partial(explain_faults, extra="train")
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.average_checkpoints", description=__doc__.splitlines()[0])
     parser.add_argument("target", help="folder to write")

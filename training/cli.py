@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 
 from chatbot.errors import explain_faults
 
 
-@explain_faults
+@partial(explain_faults, extra="train")
 def main(argv: list[str] | None = None) -> int | None:
     from training.arguments import build_parser, describe, read_settings
     from training.settings import SettingsError

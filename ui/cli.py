@@ -8,6 +8,7 @@ import ipaddress
 import os
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -90,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@explain_faults
+@partial(explain_faults, extra="serve")
 def main(argv: list[str] | None = None) -> int | None:
     parser = build_parser()
     args = parser.parse_args(argv)
