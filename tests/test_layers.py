@@ -24,7 +24,7 @@ ALLOWED = {
 
 
 def levels_of(docstring: str) -> list[set[str]]:
-    """Return the import levels that a package's docstring lists, lowest first: the names before the wide gap of each line."""
+    """Return the import levels that a package's docstring lists, lowest first: the names at the start of its lines."""
     rows = re.findall(r"^ {4}(\w+(?:, \w+)*) {2,}\S", docstring, flags=re.MULTILINE)
     return [set(row.split(", ")) for row in rows]
 

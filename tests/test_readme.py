@@ -52,6 +52,19 @@ def test_linked_files_and_presets_exist(name):
         assert not anchor or anchor in [heading.lower().replace(" ", "-") for heading in headings]
 
 
+PAGES = [
+    path for path in ROOT.rglob("*.md") if not {".venv", "runs", ".git", "log"} & set(path.relative_to(ROOT).parts)
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_of_every_page_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        path = link.partition("#")[0]
+        assert not path or "://" in path or (page.parent / path).exists(), link
+
+
 def test_the_data_page_lists_the_rules_as_they_are():
     from data_prep.pipeline import all_rules
 

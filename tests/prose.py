@@ -1,0 +1,107 @@
+"""Check the words of docstrings, comments, messages and pages: `python -m tests.prose [FOLDER ...]`.
+
+The patterns are habits that made readers give up. A line that needs one of them all the same can say so: `# prose: ok`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("chatbot", "data_prep", "training", "ui")
+EVERYTHING = (*ROOMS, "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "deploy", "docs", "checkpoints")
+UNITS = (
+    "second|minute|hour|day|step|token|turn|line|row|file|dialogue|message|reply|core|sender|replica|conversation|page"
+)
+THINGS = (
+    "tokens?|requests?|steps?|lines?|messages?|repl(?:y|ies)|bytes|MB|GB|ms|milliseconds|KB|seconds|passes|dialogues"
+)
+
+PATTERNS = {
+    'a sentence that begins with "Of"': r"(?:^|[.:;!?]\s+)Of (?!course)[a-z`]",
+    '"is no X" for "is not an X"': r"\b(?:is|are|was|were) no (?!longer|more\b|less\b|different|worse|better)[a-z]",
+    '"what is" as a noun': r"(?<![A-Za-z]\?)(?<!^)\b(?:what|who) (?:is|are|was|were|has|have|had)\b(?![^.]*\?)",
+    '"whoever" or "whatever" as a noun': r"\b[Ww]h(?:oever|atever)\b",
+    '"N a M" for "N per M"': rf"\b(?:{THINGS}) an? (?:{UNITS})\b(?! (?:is|of|that|has|was|may|can)\b)",
+    '"nobody"': r"\b[Nn]obody\b",
+    '"one\'s own", "of its own"': r"\bone's own\b|\bof (?:its|their|his|her|our|your|my) own\b|\bof ours\b",
+    '"all that", "such a"': r"\b[Aa]ll that (?!follows)\b|\b[Ss]uch an?\b",
+    '"goes", "stands", "lies" for is removed, located': r"\b(?:goes|stands|lies)\b(?! (?:on|wrong|to sleep)\b)",
+    '"not at all", "nothing of"': r"\bnot at all\b|\bnothing of a\b",
+}
+WORDS = re.compile("[a-z]+ [a-z]+")
+COMPILED = {name: re.compile(pattern) for name, pattern in PATTERNS.items()}
+
+
+def texts_of_module(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, text) of every comment, docstring and English message of a module."""
+    source = path.read_text(encoding="utf-8")
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type == tokenize.COMMENT:
+                yield token.start[0], token.string.lstrip("#! ")
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and len(re.findall("[a-z]+ [a-z]+", node.value)) >= 2
+        ):
+            yield node.lineno, node.value
+
+
+def texts_of_page(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, paragraph) of a Markdown page, without code."""
+    text = re.sub(
+        r"```.*?```", lambda match: "\n" * match[0].count("\n"), path.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    line = 1
+    for block in text.split("\n\n"):
+        if not block.startswith("    "):
+            yield line, re.sub("`[^`]*`", "`x`", block)
+        line += block.count("\n") + 2
+
+
+def faults(path: Path) -> Iterator[str]:
+    """Yield one line per fault of a module or a page."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, text in texts_of_page(path) if path.suffix == ".md" else texts_of_module(path):
+        if "prose: ok" in lines[min(number, len(lines)) - 1]:
+            continue
+        flat = " ".join(text.split())
+        for name, pattern in COMPILED.items():
+            if (match := pattern.search(flat)) is not None:
+                around = flat[max(0, match.start() - 40) : match.end() + 40]
+                yield f"{path.relative_to(ROOT)}:{number}: {name}: …{around}…"
+
+
+def files(names: list[str]) -> Iterator[Path]:
+    """Yield the modules and pages to check: the given files and folders, or the whole project."""
+    for name in names or [
+        *ROOMS,
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "deploy",
+        "docs",
+        "checkpoints",
+    ]:
+        path = ROOT / name
+        found = [path] if path.is_file() else sorted([*path.rglob("*.py"), *path.rglob("*.md")])
+        yield from (each for each in found if "log" not in each.parts and "experiments" not in each.parts)
+
+
+def main() -> int:
+    listed = [fault for path in files(sys.argv[1:]) for fault in faults(path)]
+    print(*listed, sep="\n")
+    print(f"{len(listed)} faults", file=sys.stderr)
+    return bool(listed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
