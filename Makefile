@@ -11,7 +11,8 @@ chat: $(VENV)/.installed
 	$(BIN)/xianliao-serve
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile --cov --cov-report=
+	@printf 'coverage of lines and branches: %s %%\n' "$$($(BIN)/coverage report --format=total)"
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
