@@ -39,9 +39,21 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_safety_option(parser: argparse.ArgumentParser) -> None:
+    """The option of the commands that talk to people."""
+    parser.add_argument(
+        "--safety",
+        default="default",
+        metavar="DIR|off",
+        help="folder of fixed replies to people in need and of word lists (default: the bundled one, chatbot/safety/files);"
+        " off: no fixed replies, the model answers people in need as well",
+    )
+
+
 def build_chat_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="xianliao-chat", description="Chat in the terminal.")
     add_model_options(parser)
+    add_safety_option(parser)
     add = parser.add_argument
     add("--message", nargs="+", metavar="TEXT", help="say these one after the other, print the replies and end")
     add("--seed", type=int, help="of every reply; the same history and seed give the same reply (default: random)")
@@ -65,7 +77,7 @@ def chat(argv: list[str] | None = None) -> int | None:
     changes = {name: getattr(args, name) for name, *_ in DECODING}
     changes |= {"banned_words": args.banned_words, "beams": args.beams}
     changes["method"] = "greedy" if args.greedy else "beam" if args.beams is not None else None
-    bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype)
+    bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype, args.safety)
     session = ChatSession(bot, **changes)
     bot.settings.with_changes(**changes)  # what is wrong with them is said before anything else
     if args.message is None:

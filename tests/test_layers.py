@@ -36,6 +36,7 @@ TEXT_MODULES = (
     "chatbot.text.chat_template",
     "chatbot.text.tokenizer",
     "chatbot.text.dialogue_files",
+    "chatbot.safety",
     "data_prep.reading.formats",
     "data_prep.cleaning.rules",
     "data_prep.cleaning.cleaner",
@@ -78,7 +79,8 @@ def check_file(room: str, path: Path) -> None:
     assert not wrong
     commands = {name for name in ours if name.split(".")[1:2] == ["cli"]}
     if room == "ui":
-        commands -= {"chatbot.cli", "chatbot.cli.add_model_options"}  # the options all commands share
+        shared = {"add_model_options", "add_safety_option"}  # the options of several commands
+        commands -= {"chatbot.cli", *(f"chatbot.cli.{name}" for name in shared)}
     assert path.name == "__main__.py" or not commands
 
 

@@ -26,7 +26,6 @@ from chatbot.chat.bot import Chatbot
 from chatbot.chat.worker import Worker
 from chatbot.native import library as native
 from tests.ui.serving import serving
-from ui.safety import Safety
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 MESSAGES = [
@@ -149,7 +148,6 @@ def server(request, tmp_path_factory):
         folder = tmp_path_factory.mktemp("server")
         with serving(folder, "--dtype", request.param, "--data-dir", str(folder)) as (address, process):
             bot = Chatbot.from_pretrained(dtype=request.param)
-            bot.settings = bot.settings.with_changes(banned_words=Safety.load().banned_words)
             yield address, process, bot
 
 

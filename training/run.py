@@ -46,7 +46,7 @@ from training.reporting.curves import draw_curves
 from training.reporting.logs import METRICS, PROMPTS, SAMPLES, Log, open_tensorboard
 from training.reporting.throughput import flops_per_token, matmul_peak, memory_gigabytes
 from training.settings import SettingsError, TrainSettings
-from training.setup import ancestor_of, load_manifests, load_or_build, needs_fit
+from training.setup import ancestor_of, inherited_words, load_manifests, load_or_build, needs_fit
 from training.stage import Stage, split_rows
 from training.state.identity import SETTINGS, identity_of, own_folder, start_or_resume
 from training.state.saved_state import (
@@ -324,6 +324,7 @@ class Run:
         sampler = {"do_sample": True, "temperature": ReplySettings.temperature, "top_p": ReplySettings.top_p}
         if isinstance(self.inner, XianliaoForCausalLM):
             sampler |= AGAINST_REPETITION
+        sampler |= inherited_words(self.settings.init)
         floor = {
             "floor_start_tokens": self.stage.floor_start,
             "floor_delta_tokens": self.settings.floor_delta,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from chatbot.checkpoint.folder import TRAINING, load_model, resolve
+from chatbot.checkpoint.folder import GENERATION, TRAINING, load_model, resolve
 from chatbot.errors import last_line
 from chatbot.model.config import XianliaoConfig
 from chatbot.model.end_head import with_termination
@@ -85,6 +85,13 @@ def ancestor_of(checkpoint: Path) -> dict:
     """How the checkpoint that a run starts from was made, as far as it says."""
     path = checkpoint / TRAINING
     return read_json(path) if path.is_file() else {"imported_from": checkpoint.name}
+
+
+def inherited_words(init: str | None) -> dict:
+    """The banned words of the checkpoint that a run starts from, as generation_config.json has them; empty without any."""
+    path = None if init is None else resolve(init) / GENERATION
+    words = read_json(path).get("banned_words") if path is not None and path.is_file() else None
+    return {"banned_words": words} if words else {}
 
 
 def build_model(shape: ModelSettings, tokenizer: DialogueTokenizer, **settings) -> XianliaoForCausalLM:

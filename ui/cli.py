@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from chatbot.checkpoint.location import locate
-from chatbot.cli import add_model_options
+from chatbot.cli import add_model_options, add_safety_option
 from chatbot.errors import XianliaoError, explain_faults
 
 EXPOSED_RATE_LIMIT = 120
@@ -26,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="xianliao-serve", description="Serve the browser chat and the API.", conflict_handler="resolve"
     )
     add_model_options(parser)
+    add_safety_option(parser)
     add = parser.add_argument
     add(
         "--checkpoint",
@@ -36,7 +37,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--host", default="127.0.0.1", help="address to listen on (default %(default)s: this machine only)")
     add("--port", type=int, default=7860, help="(default %(default)s)")
-    add("--safety", metavar="DIR", help="word lists and fixed replies (default: ui/safety_files)")
     who = parser.add_argument_group("who may use it")
     who.add_argument(
         "--auth",
@@ -141,17 +141,19 @@ def check(
 def serve(args: argparse.Namespace, options, listener: socket.socket) -> NoReturn:
     """Loads what is to be served, serves it until a signal and ends the process."""
     gc.disable()  # looking for garbage among what is being imported takes a fifth of the start
+    from chatbot.safety import named_safety
     from ui.checkpoints import load_bots
-    from ui.safety import Safety
     from ui.server.logs import log_event, start_log
 
-    safety = Safety.load(args.safety)
-    bots = load_bots(args.checkpoint, args.device, args.dtype)
+    safety = named_safety(args.safety)
+    if safety is None:
+        print("warning: --safety off: the model answers people in need, too, without a help line", file=sys.stderr)
+    bots = load_bots(args.checkpoint, args.device, args.dtype, safety)
     from ui.server.app import create_app
     from ui.server.process import Server
 
     log = start_log(args.log_format, args.log_text)
-    server = Server(create_app(bots, options, safety))
+    server = Server(create_app(bots, options))
     gc.freeze()  # all this stays, and need not be looked through again
     gc.enable()
     shown = f"[{args.host}]" if ":" in args.host else args.host

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import secrets
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -27,6 +29,7 @@ from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.errors import CheckpointError, XianliaoError
 from chatbot.model.device import pick_device
 from chatbot.model.network import XianliaoForCausalLM
+from chatbot.safety import Fixed, Safety, default_safety, named_safety
 from chatbot.similarity.token_vectors import VECTORS_FILE, TokenVectors
 from chatbot.storage import read_json
 from chatbot.text.dialogue import DialogueError, Prompt, clean_turn
@@ -81,6 +84,7 @@ class Request:
         settings: How to decode.
         seed: Of its random numbers.
         started: When it was asked for, by `time.perf_counter`.
+        fixed: The text to deliver instead of a reply of the model, or None. A request with one has an empty prompt.
     """
 
     prompt: Prompt
@@ -88,10 +92,14 @@ class Request:
     settings: ReplySettings
     seed: int
     started: float
+    fixed: Fixed | None = None
 
 
 class Chatbot:
     """A model with its tokenizer and decoding settings.
+
+    Attributes:
+        safety: The rules for people in need and for words that must not come in; None switches them off.
 
     >>> bot = Chatbot.from_pretrained("default")
     >>> bot.reply(["你好", "你好呀", "今天心情不太好"], seed=0)  # doctest: +SKIP
@@ -104,7 +112,9 @@ class Chatbot:
         settings: ReplySettings,
         name: str = "",
         folder: Path | None = None,
+        safety: Safety | Literal["default"] | None = "default",
     ):
+        self.safety = default_safety() if safety == "default" else safety
         self.model, self.tokenizer, self.settings, self.name, self.folder = model, tokenizer, settings, name, folder
         self.layout = LAYOUTS[model.config.layout](tokenizer)
         self.context_tokens = model.config.context_tokens
@@ -120,7 +130,13 @@ class Chatbot:
         self._ranker: Ranker | None = None
 
     @classmethod
-    def from_pretrained(cls, checkpoint: str | Path = DEFAULT, device: str = "auto", dtype: str = "auto") -> Chatbot:
+    def from_pretrained(
+        cls,
+        checkpoint: str | Path = DEFAULT,
+        device: str = "auto",
+        dtype: str = "auto",
+        safety: Safety | str | Path | None = "default",
+    ) -> Chatbot:
         """Loads a checkpoint folder; `default` is the bundled one.
 
         Args:
@@ -128,10 +144,13 @@ class Chatbot:
             device: auto, cpu, cuda or mps.
             dtype: auto, float32, float16, bfloat16 or int8; auto is float32 on CPU and bfloat16 on CUDA. int8 reads
                 and decodes with int8 products on the CPU; where that cannot be it warns and takes float32.
+            safety: A folder of safety files, or rules that are loaded; `default` takes those of the package, None none.
 
         Raises:
             CheckpointError, TokenizerError: What is missing or damaged.
+            SafetyError: The safety files cannot be used.
         """
+        safety = safety if isinstance(safety, Safety) else named_safety(safety)
         path = resolve(checkpoint)
         int8 = dtype == "int8"
         device, torch_dtype = pick_device("cpu" if int8 and device == "auto" else device, "float32" if int8 else dtype)
@@ -152,7 +171,7 @@ class Chatbot:
                 "int8 needs the CPU, a C compiler, linear or sliding-window layers and no end head: going on in float32.",
                 stacklevel=2,
             )
-        return cls(model, tokenizer, settings, path.name, path)
+        return cls(model, tokenizer, settings, path.name, path, safety)
 
     def reply(self, turns: Sequence[str], seed: int | None = None, **changes) -> str:
         """The reply to a history, oldest turn first; `changes` are fields of `ReplySettings`.
@@ -175,6 +194,9 @@ class Chatbot:
     def stream_replies(self, turns: Sequence[str], seed: int | None = None, **changes) -> Iterator[Reply]:
         """The reply so far, again after each token; its reason is `stopped` until the last, which is whole."""
         request = self.request(turns, seed, **changes)
+        if request.fixed is not None:
+            yield self.show_fixed(request)
+            return
         with self._reading:
             steps, logits = self.steps_after(request.prompt)
         for draft in self.drafts(request, steps, logits):
@@ -191,6 +213,14 @@ class Chatbot:
         if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
             raise XianliaoError(f"A seed is a whole number from 0 to {MAX_SEED}, got {seed!r}.")
         settings = self.within_limits(self.settings.with_changes(**changes))
+        self._check_turns(turns)
+        if self.safety is not None:
+            if (fixed := self.safety.answer(turns)) is not None:
+                nothing = Prompt((), 1 - (len(turns) - 1) % 2, 0)
+                return Request(nothing, Answered([], []), settings, seed, started, fixed)
+            turns = self.safety.prompt(turns)
+            if words := self.safety.banned_words:
+                settings = settings.with_changes(banned_words=tuple(dict.fromkeys((*settings.banned_words, *words))))
         ids = self.encode_turns(turns)
         answered = Answered(ids, ids[-2::-2][:REMEMBERED_REPLIES])  # the bot's last turns
         return Request(self.layout.prompt(ids, self.context_tokens), answered, settings, seed, started)
@@ -201,6 +231,20 @@ class Chatbot:
         seconds = time.perf_counter() - request.started
         reason = draft.stop_reason or "stopped"
         return Reply(text, tuple(draft.token_ids), reason, draft.log_prob, request.seed, seconds)
+
+    def show_fixed(self, request: Request) -> Reply:
+        """The reply of a request with a fixed text."""
+        return Reply(request.fixed.text, (), "safety", 0.0, request.seed, time.perf_counter() - request.started)
+
+    def fixed_answer(self, turns: Sequence[str]) -> Fixed | None:
+        """The fixed text that answers a history, or None where the model answers."""
+        return None if self.safety is None else self.safety.answer(turns)
+
+    def with_safety(self, safety: Safety | None) -> Chatbot:
+        """A bot with other rules that shares the model and what it remembers; this one stays as it is."""
+        bot = copy.copy(self)
+        bot.safety = safety
+        return bot
 
     def drafts(self, request: Request, steps: Steps, logits: torch.Tensor) -> Iterator[Draft]:
         """The reply after each step; where the best of several is taken it is empty until all have ended.
@@ -262,12 +306,7 @@ class Chatbot:
         Raises:
             DialogueError: There are no turns, or the last one is empty or too long.
         """
-        if isinstance(turns, str) or not all(isinstance(turn, str) for turn in turns):
-            raise DialogueError("The history must be a list of strings, oldest turn first.")
-        if not turns:
-            raise DialogueError("There is nothing to reply to: give at least one turn.")
-        if not clean_turn(turns[-1]):
-            raise DialogueError("The message is empty; type something to talk about.")
+        self._check_turns(turns)
         ids = [list((self._encode_short if len(turn) < 1000 else self._encode)(turn)) for turn in turns]
         if len(ids[-1]) > self.max_message_tokens:
             raise DialogueError(
@@ -275,6 +314,20 @@ class Chatbot:
                 f" the most is {self.max_message_tokens}; send it in parts."
             )
         return ids
+
+    @staticmethod
+    def _check_turns(turns: Sequence[str]) -> None:
+        """Refuses what is no history.
+
+        Raises:
+            DialogueError: There are no turns, or the last one is empty.
+        """
+        if isinstance(turns, str) or not all(isinstance(turn, str) for turn in turns):
+            raise DialogueError("The history must be a list of strings, oldest turn first.")
+        if not turns:
+            raise DialogueError("There is nothing to reply to: give at least one turn.")
+        if not clean_turn(turns[-1]):
+            raise DialogueError("The message is empty; type something to talk about.")
 
     def _encode(self, turn: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(clean_turn(turn)))

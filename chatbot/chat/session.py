@@ -47,7 +47,7 @@ class ChatSession:
             for reply in self.bot.stream_replies(history, seed, **self.changes):
                 yield reply.text
         except GeneratorExit:
-            if reply is not None and reply.token_ids:
+            if reply is not None and (reply.token_ids or reply.stop_reason == "safety"):
                 self._remember(history, reply)
             raise
         self._remember(history, reply)

@@ -11,6 +11,7 @@ from chatbot.chat.bot import Chatbot, Request
 from chatbot.decoding.candidates import Candidates, next_candidates
 from chatbot.decoding.rules.truncation import truncation
 from chatbot.decoding.settings import ReplySettings
+from chatbot.errors import XianliaoError
 
 MOST_SHOWN = 8
 """Candidates that are named; all are counted."""
@@ -45,7 +46,12 @@ def trace(bot: Chatbot, request: Request) -> Iterator[TracedStep | None]:
 
     Both use the same state, rules and seed, so it is the reply that `Chatbot.respond` gives. For beam search and best of
     several it shows what the reply that won had to choose from.
+
+    Raises:
+        XianliaoError: The reply is a fixed text that no model made.
     """
+    if request.fixed is not None:
+        raise XianliaoError("This reply was written beforehand; the model chose nothing.")
     for draft in bot.drafts(request, *bot.steps_after(request.prompt)):  # noqa: B007
         yield None
     steps, logits = bot.steps_after(request.prompt)

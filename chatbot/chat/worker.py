@@ -75,6 +75,10 @@ class Worker:
             WorkerError: The worker has stopped.
         """
         job = Job(request, deliver, walk=walk)
+        if request.fixed is not None and walk is None:  # needs no decoding, so it never waits and is never refused
+            deliver(self.bot.show_fixed(request))
+            deliver(None)
+            return job
         with self._changed:
             if self._stopping:
                 raise WorkerError("The server is shutting down; try again when it is back.")

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from chatbot.decoding.rules.eos_floor import EosFloor
 from chatbot.decoding.rules.repetition import RepetitionRules
 from chatbot.errors import XianliaoError
+from chatbot.safety.words import lost_exceptions
 from chatbot.text.dialogue import valid_text
 
 Method = Literal["sample", "greedy", "beam"]
@@ -34,7 +35,8 @@ class ReplySettings:
         typical_p: Mass of the tokens nearest to the expected information when sampling; 1 keeps all.
         repetition_penalty, no_repeat_ngram, repeat_cost: See `chatbot.decoding.rules.repetition.RepetitionRules`; 1 and 0 switch them
             off; repeat_cost infinite, or None, forbids.
-        banned_words: Never said, whatever tokens spell them; letters of both cases.
+        banned_words: Never said, whatever tokens spell them; letters of both cases. An entry that begins with `!` is an
+            exception: it ends with a banned word, which may be said at the end of it (妈的 and !妈妈的).
         keep_eos: Whether truncation always keeps EOS.
         floor_start_tokens, floor_delta_tokens: t0 and delta of `chatbot.decoding.rules.eos_floor`; t0 None switches the floor off.
         max_reply_tokens: Force EOS after so many tokens; None is t0 + 2 delta.
@@ -170,7 +172,12 @@ def _words(words: object) -> tuple[str, ...]:
 
     if not isinstance(words, (list, tuple)) or not all(map(is_word, words)):
         raise ReplySettingsError(f"Decoding: banned_words must be a list of words, got {words!r}.")
-    return tuple(word.strip() for word in words)
+    words = tuple(word.strip() for word in words)
+    if lost := lost_exceptions(words):
+        raise ReplySettingsError(
+            f"Decoding: banned_words has the exception {lost[0]!r}, which ends with no banned word."
+        )
+    return words
 
 
 def _is_number(value: object) -> bool:

@@ -110,8 +110,10 @@ mean() { # name, then a weight and a checkpoint, as often as wanted
 set_sampling() { # generation_config.json
     python -c 'import pathlib, sys
 from chatbot.checkpoint.folder import read_json, write_json
+from chatbot.safety.phrases import lines_of
 path = pathlib.Path(sys.argv[1])
-write_json(path, {**read_json(path), "temperature": 0.75, "top_p": 0.95})' "$1"
+words = lines_of(pathlib.Path(sys.argv[2]).read_text(encoding="utf-8"))
+write_json(path, {**read_json(path), "temperature": 0.75, "top_p": 0.95, "banned_words": words})' "$1" "$here/banned_words.txt"
 }
 
 export_() {

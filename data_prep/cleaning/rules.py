@@ -261,9 +261,7 @@ def _opencc():
         try:
             import opencc
         except ImportError:
-            raise FileError(
-                'The rule traditional needs OpenCC; install it with pip install -e ".[traditional]".'
-            ) from None
+            raise FileError("The rule traditional needs OpenCC; install it with pip install opencc.") from None
         _converter = opencc.OpenCC("t2s")
     return _converter
 

@@ -28,6 +28,20 @@ def test_json(checkpoint, capsys):
     assert reply["stop_reason"] in ("eos", "floor", "limit")
 
 
+def test_the_terminal_gives_the_fixed_replies_too(checkpoint, tmp_path, capsys):
+    base = ["--checkpoint", str(checkpoint), "--seed", "1"]
+    assert chat([*base, "--json", "--message", "我不想活了", "嗯", "我没事了", "你好"]) == 0
+    first, second, third, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [each["stop_reason"] for each in (first, second, third)] == ["safety"] * 3
+    assert last["stop_reason"] != "safety"
+    bot = Chatbot.from_pretrained(checkpoint)
+    assert second["text"] == bot.reply(["我不想活了", first["text"], "嗯"])
+    assert chat([*base, "--message", "我不想活了", "--safety", "off"]) == 0
+    assert "12356" not in capsys.readouterr().out
+    assert chat([*base, "--message", "你好", "--safety", str(tmp_path / "nowhere")]) == 1
+    assert "safety files" in capsys.readouterr().err
+
+
 def test_interactive_chat(checkpoint, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("你好\n/retry\n\n/undo\n/undo\n/clear\n/nonsense\n好\n/quit\n"))
     assert chat(["--checkpoint", str(checkpoint), "--seed", "1"]) == 0

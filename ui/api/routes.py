@@ -27,9 +27,8 @@ from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
 from ui.api.history import to_turns
 from ui.api.schemas import ApiError, Completed, Completion, ModelList, Refusal, as_api_error, to_response
-from ui.api.streams import Answers, FixedAnswers, events
+from ui.api.streams import Answers, events
 from ui.options import ServeOptions
-from ui.safety import Fixed, Safety
 from ui.server.access import Access
 from ui.server.logs import reply_fields
 from ui.server.metrics import Metrics
@@ -47,8 +46,8 @@ class Api:
         workers: By the name of their checkpoint; the first is the default.
     """
 
-    def __init__(self, workers: Mapping[str, Worker], metrics: Metrics, safety: Safety, log_text: bool = False):
-        self.workers, self.metrics, self.safety, self.log_text = workers, metrics, safety, log_text
+    def __init__(self, workers: Mapping[str, Worker], metrics: Metrics, log_text: bool = False):
+        self.workers, self.metrics, self.log_text = workers, metrics, log_text
         self.created = int(time.time())
 
     def worker(self, model: str | None) -> Worker:
@@ -80,11 +79,9 @@ class Api:
         if left_out:
             headers["X-Ignored"] = ", ".join(left_out)
         asked = await asyncio.to_thread(self._read, worker, body, turns)
-        if isinstance(asked, Fixed):
-            headers["X-Fixed-Reply"] = asked.kind
-            answers = FixedAnswers(asked.text, body.n)
-        else:
-            answers = Answers(worker, asked, body, self.metrics)
+        if asked.fixed is not None:
+            headers["X-Fixed-Reply"] = asked.fixed.kind
+        answers = Answers(worker, asked, body, self.metrics)
 
         def close() -> None:
             answers.close()
@@ -102,13 +99,12 @@ class Api:
             close()
         return JSONResponse({**head, **whole(answers)}, headers=headers)
 
-    def _read(self, worker: Worker, body: Completion, turns: Sequence[str]) -> Fixed | ReplyRequest:
+    def _read(self, worker: Worker, body: Completion, turns: Sequence[str]) -> ReplyRequest:
         """What to answer with; reading a long history takes a second, in which others want to be answered."""
-        fixed = self.safety.answer(turns[-1])
-        return fixed or worker.bot.request(self.safety.prompt(turns), body.seed, **body.changes())
+        return worker.bot.request(turns, body.seed, **body.changes())
 
 
-async def wait_for(answers: Answers | FixedAnswers, request: Request) -> None:
+async def wait_for(answers: Answers, request: Request) -> None:
     """Returns when all replies have ended, or the client has left, be it from the queue.
 
     Raises:
@@ -129,7 +125,7 @@ async def wait_for(answers: Answers | FixedAnswers, request: Request) -> None:
         replies.cancel()
 
 
-def whole(answers: Answers | FixedAnswers) -> dict:
+def whole(answers: Answers) -> dict:
     """What is said of replies that have ended."""
     choices = [
         {
@@ -183,7 +179,7 @@ async def nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def add_api(
-    app: FastAPI, workers: Mapping[str, Worker], metrics: Metrics, safety: Safety, options: ServeOptions, access: Access
+    app: FastAPI, workers: Mapping[str, Worker], metrics: Metrics, options: ServeOptions, access: Access
 ) -> None:
     """Puts the API, its errors and /metrics on a server."""
 
@@ -215,5 +211,5 @@ def add_api(
     async def of_nobody(request: Request, error: Exception) -> JSONResponse:
         return refuse(ApiError(500, "The server failed on this request; try again.", "server_error", "failed"))
 
-    app.include_router(build_router(Api(workers, metrics, safety, options.log_text), access))
+    app.include_router(build_router(Api(workers, metrics, options.log_text), access))
     app.mount("/v1", nothing_here)

@@ -28,6 +28,9 @@ class Choice:
     def take(self, reply: Reply, ended: bool, stops: Sequence[str]) -> str:
         """Takes the next state of the reply and returns what is new of the text."""
         self.reply = reply
+        if reply.stop_reason == "safety":  # a stop sequence does not cut a help line off
+            self.text, self.finish = reply.text, "content_filter"
+            return self.text
         text, stopped = until_stop(reply.text, stops, ended)
         new, self.text = text[len(self.text) :], max(self.text, text, key=len)
         if stopped:
@@ -102,11 +105,11 @@ class Answers:
             for number in [number for number in self._going if number in self._latest or number in self._ended]:
                 if (error := self._ended.get(number)) is not None:
                     raise _in_words(error)
-                if self.first_token_seconds is None:
-                    self.first_token_seconds = time.perf_counter() - self.started
-                    self.metrics.first_token.observe(self.first_token_seconds)
                 choice, ended = self.choices[number], number in self._ended
                 reply = self._latest.pop(number, choice.reply)
+                if self.first_token_seconds is None and reply.stop_reason != "safety":
+                    self.first_token_seconds = time.perf_counter() - self.started
+                    self.metrics.first_token.observe(self.first_token_seconds)
                 new = choice.take(reply, ended, self.stops)
                 if new:
                     yield number, new
@@ -122,7 +125,7 @@ class Answers:
 
     @property
     def usage(self) -> dict:
-        completion = sum(len(reply.token_ids) + 1 for reply in self.replies)
+        completion = sum(len(reply.token_ids) + 1 for reply in self.replies if reply.stop_reason != "safety")
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": completion,
@@ -137,26 +140,7 @@ def _in_words(error: BaseException) -> Exception:
     return ApiError(500, "This reply failed; try again, or with other words.", "server_error", "failed")
 
 
-class FixedAnswers:
-    """Replies that no model gave; otherwise like `Answers`."""
-
-    first_token_seconds = None
-    replies: Sequence[Reply] = ()
-
-    def __init__(self, text: str, count: int):
-        self.text, self.choices = text, [Choice() for _ in range(count)]
-        self.usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-
-    async def pieces(self) -> AsyncIterator[tuple[int, str]]:
-        for number, choice in enumerate(self.choices):
-            choice.text, choice.finish = self.text, "content_filter"
-            yield number, self.text
-
-    def close(self) -> None:
-        """There is nothing to free."""
-
-
-async def events(answers: Answers | FixedAnswers, head: dict, body: Completion) -> AsyncIterator[str]:
+async def events(answers: Answers, head: dict, body: Completion) -> AsyncIterator[str]:
     """Server-sent events of a streamed completion; an error in the middle is an event too."""
 
     def chunk(index: int, delta: dict, finish: str | None = None) -> str:

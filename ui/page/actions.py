@@ -20,7 +20,6 @@ from ui.page import chats, handlers
 from ui.page.feedback import REASONS, write_feedback
 from ui.page.handlers import Wish
 from ui.page.text import TEXT, language_of
-from ui.safety import Safety
 from ui.server.logs import LOGGER
 
 PRESETS = ("careful", "balanced", "free")
@@ -67,11 +66,10 @@ class Actions:
     def __init__(
         self,
         workers: Mapping[str, Worker],
-        safety: Safety,
         options: ServeOptions,
         note: Callable[..., None] | None,
     ):
-        self.workers, self.safety, self.options, self.note = workers, safety, options, note
+        self.workers, self.options, self.note = workers, options, note
 
     def worker(self, model: str | None) -> Worker:
         """The worker of a checkpoint, of the default one where there is none of that name."""
@@ -109,7 +107,7 @@ class Actions:
         language = _language(request)
         try:
             asked, wish = chats.checked(chat), Wish.of(seed, temperature, top_p)
-            for chat, line in handlers.answer(self.worker(model), self.safety, asked, wish, language, self.note):
+            for chat, line in handlers.answer(self.worker(model), asked, wish, language, self.note):
                 yield chat, handlers.view_of(chat, language), line
         except XianliaoError as error:
             yield chats.without_empty(chat), gr.skip(), handlers.in_words(error, language)
@@ -142,7 +140,7 @@ class Actions:
         language = _language(request)
         with _in_words(language):
             chat, wish = chats.checked(chat), Wish.of(seed, temperature, top_p)
-            for found in handlers.several(self.worker(model), self.safety, chat, wish, language, self.note):
+            for found in handlers.several(self.worker(model), chat, wish, language, self.note):
                 yield gr.Row(visible=True), found, *(each["text"] for each in found)
 
     @guarded
@@ -170,7 +168,7 @@ class Actions:
     @guarded
     def look_inside(self, chat: dict, request: gr.Request):
         language = _language(request)
-        return draw(handlers.inside(self.worker, self.safety, chats.checked(chat), language), TEXT[language])
+        return draw(handlers.inside(self.worker, chats.checked(chat), language), TEXT[language])
 
     # Saved conversations.
 

@@ -16,7 +16,6 @@ from chatbot.errors import XianliaoError
 from chatbot.text.dialogue import clean_turn
 from ui.page.chats import ChatError, turns_of, with_message, within_bounds, without_empty
 from ui.page.text import TEXT
-from ui.safety import Safety
 
 _MARKUP = re.compile("[<&](?=[A-Za-z/!?#])")
 _MARK_BROKEN = re.compile("(?<=[<&])\u200b(?=[A-Za-z/!?#])")
@@ -108,6 +107,9 @@ def said(bot: Chatbot, chat: Mapping, message: str) -> dict:
     """
     if not clean_turn(message):
         raise ChatError("empty")
+    after = turns_of(with_message(without_empty(chat), "user", message))
+    if bot.fixed_answer(after) is not None:  # a person in need gets an answer to a message of any length
+        return with_message(without_empty(within_bounds(chat, len(message))), "user", message)
     if bot.count_tokens(message) > bot.max_message_tokens:
         raise ChatError("too_long", characters=len(message), limit=bot.max_message_tokens)
     within_bounds(chat, len(message))
@@ -119,11 +121,11 @@ def said(bot: Chatbot, chat: Mapping, message: str) -> dict:
 
 
 def answer(
-    worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language: str, note: Callable[..., None] | None = None
+    worker: Worker, chat: Mapping, wish: Wish, language: str, note: Callable[..., None] | None = None
 ) -> Iterator[tuple[dict, str]]:
     """The conversation with the reply so far and the status line, again as it grows, at most every `SHOW_SECONDS`.
 
-    What `safety` answers itself never reaches the model. Closing it early frees the worker's place. `note` is told of the
+    A fixed reply (`chatbot.safety`) has no seed beside it. Closing it early frees the worker's place. `note` is told of the
     reply when it has ended, as `ui.server.app.note_reply_in` describes.
 
     Raises:
@@ -131,18 +133,15 @@ def answer(
     """
     if not waits(chat):
         raise ChatError("nothing_to_answer")
-    fixed = safety.answer(turns_of(chat)[-1])
-    if fixed is not None:
-        yield with_message(chat, "assistant", fixed.text), TEXT[language]["fixed"]
-        return
-    *turns, message = safety.prompt(turns_of(chat))
+    *turns, message = turns_of(chat)
+    fixed = worker.bot.fixed_answer([*turns, message]) is not None
     session = ChatSession(worker, turns, **wish.changes)
     text, shown, began, first = "", 0.0, time.monotonic(), None
     stream = session.stream(message, wish.seed)
     try:
         for text in stream:
-            first = time.monotonic() - began if first is None else first
-            if text and time.monotonic() - shown >= SHOW_SECONDS:
+            first = time.monotonic() - began if first is None and not fixed else first
+            if text and not fixed and time.monotonic() - shown >= SHOW_SECONDS:
                 shown = time.monotonic()
                 yield with_message(chat, "assistant", text), ""
     finally:
@@ -150,6 +149,9 @@ def answer(
         if note is not None and session.last_reply is not None:
             note(worker.bot.name, session.last_reply, first, chat["id"], message)
     reply = session.last_reply
+    if fixed:
+        yield with_message(chat, "assistant", reply.text), TEXT[language]["fixed"]
+        return
     yield (
         with_message(chat, "assistant", text, **wish.record(reply.seed, worker.bot.name)),
         status(worker.bot, reply, language),
@@ -179,7 +181,7 @@ def unanswered(chat: Mapping) -> dict:
 
 
 def several(
-    worker: Worker, safety: Safety, chat: Mapping, wish: Wish, language: str, note: Callable[..., None] | None = None
+    worker: Worker, chat: Mapping, wish: Wish, language: str, note: Callable[..., None] | None = None
 ) -> Iterator[list[dict]]:
     """Some replies to the last message, `{"text", "seed", …}` each, again after each token.
 
@@ -187,9 +189,9 @@ def several(
         XianliaoError: There is nothing to answer, or what there is gets a fixed reply.
     """
     chat = unanswered(chat)
-    if not waits(chat) or safety.answer(turns_of(chat)[-1]) is not None:
+    if not waits(chat) or worker.bot.fixed_answer(turns_of(chat)) is not None:
         raise ChatError("nothing_to_answer")
-    turns = safety.prompt(turns_of(chat))
+    turns = turns_of(chat)
     first = worker.bot.request(turns, wish.seed).seed
     seeds = candidate_seeds(first, CANDIDATES + (wish.seed is not None))[-CANDIDATES:]
     found = [{"text": "", **wish.record(seed, worker.bot.name)} for seed in seeds]
@@ -211,7 +213,7 @@ def several(
             stream.close()
 
 
-def inside(worker_of: Callable[[str | None], Worker], safety: Safety, chat: Mapping, language: str) -> list[TracedStep]:
+def inside(worker_of: Callable[[str | None], Worker], chat: Mapping, language: str) -> list[TracedStep]:
     """How the last reply was chosen, step by step, by the model that made it.
 
     Raises:
@@ -224,7 +226,9 @@ def inside(worker_of: Callable[[str | None], Worker], safety: Safety, chat: Mapp
         raise ChatError("nothing_to_look_at")
     wish = Wish(int(made["seed"]), made.get("temperature"), made.get("top_p"))
     worker = worker_of(made.get("model"))
-    return list(worker.trace(safety.prompt(turns_of(before)), wish.seed, **wish.changes))
+    if worker.bot.fixed_answer(turns_of(before)) is not None:
+        raise ChatError("nothing_to_look_at")
+    return list(worker.trace(turns_of(before), wish.seed, **wish.changes))
 
 
 def status(bot: Chatbot, reply: Reply, language: str) -> str:

@@ -19,7 +19,6 @@ from ui.page import chats
 from ui.page.actions import Actions
 from ui.page.handlers import CANDIDATES
 from ui.page.text import EXAMPLES, PERSONAS, TEXT, TITLE
-from ui.safety import Safety
 
 CONCURRENT_CHATS = 32
 """Replies of the page that are under way at the same time; more wait in Gradio's queue."""
@@ -35,12 +34,12 @@ SLOW = {
 }
 
 
-def mount_page(app: FastAPI, workers: Mapping[str, Worker], safety: Safety, options: ServeOptions) -> FastAPI:
+def mount_page(app: FastAPI, workers: Mapping[str, Worker], options: ServeOptions) -> FastAPI:
     """Puts the page on a server, at /; the first of the workers is the default."""
     chinese = ("zh", "zh-CN", "zh-TW", "zh-HK", "zh-MO", "zh-SG", "zh-Hans", "zh-Hant")
     i18n = gr.I18n(en=TEXT["en"], **dict.fromkeys(chinese, TEXT["zh"]))
     script = SCRIPT.read_text(encoding="utf-8").replace("KEEP_CHATS", str(options.saved_chats).lower())
-    blocks = Page(workers, safety, options, i18n, getattr(app.state, "note_reply", None)).blocks
+    blocks = Page(workers, options, i18n, getattr(app.state, "note_reply", None)).blocks
     mounted = gr.mount_gradio_app(
         app,
         blocks,
@@ -69,13 +68,12 @@ class Page:
     def __init__(
         self,
         workers: Mapping[str, Worker],
-        safety: Safety,
         options: ServeOptions,
         i18n: gr.I18n,
         note: Callable[..., None] | None,
     ):
         self.workers, self.options, self.i18n = workers, options, i18n
-        self.act = Actions(workers, safety, options, note)
+        self.act = Actions(workers, options, note)
         part = self.part = SimpleNamespace()
         with gr.Blocks(title=TITLE, fill_height=True) as self.blocks:
             part.chat = gr.JSON(chats.new_chat(), visible=False)

@@ -13,10 +13,10 @@ from chatbot import Chatbot, __version__
 from chatbot.chat.bot import Reply
 from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
+from chatbot.safety import Safety
 from ui.api.routes import add_api
 from ui.options import ServeOptions
 from ui.page.layout import mount_page
-from ui.safety import Safety
 from ui.server.access import Access
 from ui.server.limits import Gate, Limits, RateLimit
 from ui.server.logs import log_event, reply_fields
@@ -42,19 +42,17 @@ def create_app(
     Args:
         bots: Whose replies they are, the default one first; from here on one worker of each decodes for everybody.
         options: None takes the defaults.
-        safety: What is kept out and what is answered instead; None takes the files that come along.
+        safety: Rules for all bots instead of their own; None leaves each bot its own. The bots given stay as they are.
 
     Raises:
         XianliaoError: Two checkpoints have the same name.
     """
     bots = [bots] if isinstance(bots, Chatbot) else list(bots)
     options = ServeOptions() if options is None else options
-    safety = Safety.load() if safety is None else safety
+    bots = bots if safety is None else [bot.with_safety(safety) for bot in bots]
     names = [bot.name for bot in bots]
     if twice := [name for name in names if names.count(name) > 1]:
         raise XianliaoError(f"Two checkpoints have the name {twice[0]!r}, so nobody could choose; give each its own.")
-    for bot in bots:
-        bot.settings = bot.settings.with_changes(banned_words=(*bot.settings.banned_words, *safety.banned_words))
     workers = {bot.name: Worker(bot) for bot in bots}
     metrics, access = Metrics(workers.values()), Access(options.auth, options.api_keys)
 
@@ -71,13 +69,13 @@ def create_app(
     origins = Origins(frozenset(options.hosts), frozenset(options.allow_origins))
     app.state.limits = Limits(access, metrics, rate, options.body_bytes, options.body_seconds, origins)
     app.add_middleware(Gate, limits=app.state.limits)
-    add_api(app, workers, metrics, safety, options, access)
+    add_api(app, workers, metrics, options, access)
 
     @app.get("/healthz")
     def healthz() -> Health:
         return Health(status="ok", checkpoint=bots[0].name, version=__version__)
 
-    return mount_page(app, workers, safety, options)
+    return mount_page(app, workers, options)
 
 
 def note_reply_in(metrics: Metrics, options: ServeOptions):

@@ -49,7 +49,7 @@ def reply_fields(
     """
     fields = {
         "model": model,
-        "tokens": sum(len(reply.token_ids) + 1 for reply in replies),
+        "tokens": sum(len(reply.token_ids) + (reply.stop_reason != "safety") for reply in replies),
         "first_token_seconds": None if first_token_seconds is None else round(first_token_seconds, 4),
         "stop_reason": ",".join(reply.stop_reason for reply in replies) or None,
         "conversation": hashed(conversation),

@@ -36,4 +36,4 @@ class Metrics:
     def count_reply(self, model: str, reply: Reply, reason: str | None = None) -> None:
         """Counts a reply that has ended."""
         self.replies.labels(model, reason or reply.stop_reason).inc()
-        self.tokens.inc(len(reply.token_ids) + 1)
+        self.tokens.inc(len(reply.token_ids) + (reply.stop_reason != "safety"))

@@ -19,9 +19,9 @@ from typing import Literal
 
 import torch
 
-StopReason = Literal["eos", "floor", "limit", "stopped"]
+StopReason = Literal["eos", "floor", "limit", "stopped", "safety"]
 """Why a reply ended: `eos` the model ended it; `floor` the same random draw would not have been EOS without the floor;
-`limit` EOS was forced; `stopped` by the user."""
+`limit` EOS was forced; `stopped` by the user; `safety` it is a fixed text that no model made (`chatbot.safety`)."""
 
 
 @dataclass(frozen=True)

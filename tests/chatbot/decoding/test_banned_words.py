@@ -11,6 +11,10 @@ from chatbot.chat.bot import Chatbot
 from chatbot.decoding.hf_generate import reply_processors
 from chatbot.decoding.rules.banned_words import BannedWords
 from chatbot.decoding.settings import ReplySettings, ReplySettingsError
+from chatbot.safety.phrases import lines_of
+from chatbot.text.dialogue import clean_turn
+from chatbot.text.dialogue_files import read_dialogues
+from tests.conftest import ROOT
 
 PIECES = (
     b"",
@@ -38,6 +42,77 @@ def test_what_is_banned_is_exactly_what_would_complete_a_word(path, word):
             assert (logits[0, candidate] == -torch.inf) == (spelled in shown), (text, piece)
         if logits[0, token] == 0:
             reply.append(token)
+
+
+CHARACTERS = (
+    b"",
+    *(character.encode() for character in "妈的我他X"),
+    "妈的".encode(),
+    "妈妈的".encode(),
+    "我妈".encode(),
+)
+CHARACTERS += tuple("妈".encode()[i : i + 1] for i in range(3))
+
+
+@given(st.lists(st.integers(1, len(CHARACTERS) - 1), max_size=10))
+def test_exceptions_allow_exactly_what_they_end_with(path):
+    rule = BannedWords(["妈的", "!妈妈的", "!我妈的", "x妈的"], CHARACTERS)
+    reply = []
+    for token in path:
+        logits = torch.zeros(1, len(CHARACTERS))
+        rule.apply(logits, [reply])
+        said = b"".join(CHARACTERS[t] for t in reply)
+        before = said.decode("utf-8", "ignore").lower()
+        for candidate, piece in enumerate(CHARACTERS):
+            shown = (said + piece).decode("utf-8", "ignore").lower()
+            ends = [end for end in range(len(before) + 1, len(shown) + 1) if shown[:end].endswith("妈的")]
+            bad = any(not shown[:end].endswith(("妈妈的", "我妈的")) for end in ends)
+            assert (logits[0, candidate] == -torch.inf) == bad, (shown, piece)
+        if logits[0, token] == 0:
+            reply.append(token)
+
+
+@pytest.mark.parametrize("words", [["妈的", "!他妈妈"], ["!妈的"], ["妈的", "!妈的"], ["!坏"]])
+def test_an_exception_ends_with_a_banned_word(bot, words):
+    with pytest.raises(ReplySettingsError, match="exception"):
+        bot.reply(["你好"], banned_words=words)
+    assert bot.settings.with_changes(banned_words=["!", "!!", "妈的", "!妈妈的"]).banned_words[0] == "!"
+
+
+def sayable(bot, text: str) -> bool:
+    """Whether the decoder may choose the tokens of a text one after the other."""
+    ids = bot.tokenizer.encode(clean_turn(text))
+    rule = bot.vocabulary.ban(bot.settings.banned_words)
+    for place, token in enumerate(ids):
+        logits = torch.zeros(1, len(bot.vocabulary.pieces))
+        rule.apply(logits, [ids[:place]])
+        if logits[0, token] == -torch.inf:
+            return False
+    return True
+
+
+def test_the_bundled_bot_says_words_of_mothers_and_no_curses():
+    bot = Chatbot.from_pretrained("default")
+    listed = lines_of((ROOT / "checkpoints" / "recipe" / "banned_words.txt").read_text(encoding="utf-8"))
+    assert list(bot.settings.banned_words) == listed
+    folders = (ROOT / "data_prep" / "samples", ROOT / "checkpoints" / "recipe" / "dialogues")
+    files = sorted(path for folder in folders for path in folder.rglob("*.jsonl"))
+    own = [turn for path in files for turns in read_dialogues(path) for turn in turns]
+    mothers = [turn for turn in own if "妈的" in turn or "他妈" in turn]
+    assert len(mothers) >= 22
+    for text in [
+        *mothers,
+        "他妈妈来接他了",
+        "这是我妈的手机",
+        "爸妈的意思",
+        "听他妈的话",
+        "早操你做了吗",
+        "电脑残留",
+        "复杂种类",
+    ]:
+        assert sayable(bot, text), text
+    for text in ("他妈的", "你妈的", "真他妈烦", "妈的，烦死了", "我说妈的", "去他妈的", "操你", "真是他妈的", "脑残"):
+        assert not sayable(bot, text), text
 
 
 def test_no_reply_holds_them_and_the_bound_stays(bot):

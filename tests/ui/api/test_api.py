@@ -154,6 +154,26 @@ def test_who_may_be_in_danger_gets_no_small_talk(client):
     assert "".join(c.choices[0].delta.content or "" for c in streamed) == choice.message.content
 
 
+def test_the_messages_after_it_are_those_of_python(client, server):
+    turns = ["我不想活了"]
+    for message in (None, "嗯", "吃几片", "今天吃什么"):
+        turns += [] if message is None else [message]
+        roles = ("user", "assistant")
+        messages = [{"role": roles[place % 2], "content": turn} for place, turn in enumerate(turns)]
+        raw = client.chat.completions.with_raw_response.create(
+            model="tiny", messages=messages, seed=1, n=2, stop=["，", "1"], max_tokens=1
+        )
+        assert raw.headers["x-fixed-reply"] == ("crisis" if message is None else "care")
+        answer = raw.parse()
+        texts = [choice.message.content for choice in answer.choices]
+        assert texts == [server[1].reply(turns, seed=1)] * 2  # neither stop sequences nor limits cut it
+        assert {choice.finish_reason for choice in answer.choices} == {"content_filter"}
+        assert answer.usage.total_tokens == 0
+        turns.append(texts[0])
+    raw = client.chat.completions.with_raw_response.create(model="tiny", messages=HELLO)
+    assert "x-fixed-reply" not in raw.headers
+
+
 def test_histories(client, server):
     messages = [
         {"role": "system", "content": "你是一只猫"},

@@ -32,9 +32,8 @@ from ui.page.chats import (
     without_last,
 )
 from ui.page.feedback import FeedbackError, write_feedback
-from ui.page.handlers import Wish, answer, as_typed, in_words, preset, said, several, shown_as_text
+from ui.page.handlers import Wish, answer, as_typed, in_words, inside, preset, said, several, shown_as_text
 from ui.page.text import PERSONAS, TEXT, language_of
-from ui.safety import Safety
 
 
 def chat_of(*messages: tuple[str, str], persona=()) -> dict:
@@ -52,7 +51,7 @@ def worker(bot):
 
 
 def last(worker, chat) -> tuple[str, str]:
-    *_, (chat, line) = answer(worker, Safety.load(), chat, Wish(seed=7), "zh")
+    *_, (chat, line) = answer(worker, chat, Wish(seed=7), "zh")
     return chat["messages"][-1]["text"], line
 
 
@@ -75,7 +74,7 @@ def test_what_the_model_reads(messages, persona, turns):
 
 def test_the_page_gives_the_reply_that_python_gives(bot, worker):
     chat = chat_of(("user", "你好"), ("assistant", "你好呀"))
-    steps = list(answer(worker, Safety.load(), said(bot, chat, "今天吃什么"), Wish(seed=7), "zh"))
+    steps = list(answer(worker, said(bot, chat, "今天吃什么"), Wish(seed=7), "zh"))
     texts = [chat["messages"][-1]["text"] for chat, _ in steps]
     assert texts[-1] == bot.reply(["你好", "你好呀", "今天吃什么"], seed=7)
     assert "种子 7" in steps[-1][1]
@@ -87,12 +86,12 @@ def test_the_page_gives_the_reply_that_python_gives(bot, worker):
 def test_every_reply_is_noted_also_one_that_was_stopped(bot, worker):
     noted = []
     chat = chat_of(("user", "你好"))
-    list(answer(worker, Safety.load(), chat, Wish(seed=7), "zh", lambda *about: noted.append(about)))
+    list(answer(worker, chat, Wish(seed=7), "zh", lambda *about: noted.append(about)))
     model, reply, first, ident, message = noted.pop()
     assert (model, reply.text, ident, message) == ("tiny", bot.reply(["你好"], seed=7), chat["id"], "你好")
     assert 0 < first <= reply.seconds
     seed = next(seed for seed in range(50) if len(bot.respond(["你好"], seed=seed).token_ids) > 5)
-    steps = answer(worker, Safety.load(), chat, Wish(seed=seed), "zh", lambda *about: noted.append(about))
+    steps = answer(worker, chat, Wish(seed=seed), "zh", lambda *about: noted.append(about))
     next(steps)
     steps.close()
     assert noted[0][1].stop_reason == "stopped"
@@ -105,22 +104,44 @@ def test_persona_and_divider_change_what_is_answered(bot, worker):
 
 def test_several_replies_are_those_of_their_seeds(bot, worker):
     chat = chat_of(("user", "你好"), ("assistant", "嗨"))
-    *_, found = several(worker, Safety.load(), chat, Wish(seed=3), "zh")
+    *_, found = several(worker, chat, Wish(seed=3), "zh")
     assert [each["seed"] for each in found] == candidate_seeds(3, 4)[1:]
     assert [each["text"] for each in found] == [bot.reply(["你好"], seed=each["seed"]) for each in found]
     assert worker.busy_rows == 0
     with pytest.raises(ChatError):
-        next(several(worker, Safety.load(), new_chat(), Wish(), "zh"))
+        next(several(worker, new_chat(), Wish(), "zh"))
 
 
 def test_who_may_be_in_danger_gets_the_fixed_reply_alone(worker):
     chat = chat_of(("user", "我不想活了"))
-    steps = list(answer(worker, Safety.load(), chat, Wish(), "zh"))
+    steps = list(answer(worker, chat, Wish(), "zh"))
     assert len(steps) == 1
     assert "12356" in steps[0][0]["messages"][-1]["text"]
     assert steps[0][1] == TEXT["zh"]["fixed"]
     with pytest.raises(ChatError):
-        next(several(worker, Safety.load(), chat, Wish(), "zh"))
+        next(several(worker, chat, Wish(), "zh"))
+
+
+def test_the_messages_after_it_are_those_of_python(bot, worker):
+    chat = chat_of(("user", "我不想活了"))
+    noted = []
+    for message in ("嗯", "吃几片", "今天吃什么"):
+        *_, (chat, line) = answer(worker, chat, Wish(seed=7), "zh", lambda *about: noted.append(about))
+        assert chat["messages"][-1]["text"] == bot.reply(turns_of(chat)[:-1], seed=7)
+        assert "seed" not in chat["messages"][-1]
+        assert line == TEXT["zh"]["fixed"]
+        chat = said(bot, chat, message)
+        with pytest.raises(ChatError):
+            next(several(worker, chat, Wish(), "zh"))
+    assert [about[1].stop_reason for about in noted] == ["safety"] * 3
+    forged = {**chat, "messages": [*chat["messages"], {"role": "assistant", "text": "x", "seed": 1}]}
+    with pytest.raises(ChatError):
+        inside(lambda name: worker, forged, "zh")
+
+
+def test_whoever_is_in_need_is_answered_however_long_the_message_is(bot, worker):
+    chat = said(bot, chat_of(), "我不想活了" + "太长了" * 2000)
+    assert last(worker, chat) == (bot.safety.crisis_reply, TEXT["zh"]["fixed"])
 
 
 def test_a_message_that_was_never_answered_joins_the_next_unless_that_is_too_much(bot, worker):
@@ -249,7 +270,7 @@ def test_fields_that_are_no_numbers_are_said(values):
 
 
 def test_only_what_the_model_said_can_be_rated(bot, worker):
-    *_, (chat, _) = answer(worker, Safety.load(), chat_of(("user", "你好")), Wish(seed=7), "zh")
+    *_, (chat, _) = answer(worker, chat_of(("user", "你好")), Wish(seed=7), "zh")
     assert rateable(chat, 1)["seed"] == 7
     assert rateable(chat, 1)["model"] == "tiny"
     for place, text in ((0, None), (2, None), (-1, None), (1, "别的")):
@@ -267,7 +288,7 @@ def test_what_goes_wrong_is_a_notice_and_prints_nothing(bot, worker, capfd, tmp_
 
     from ui.page.actions import Actions
 
-    act = Actions({"tiny": worker}, Safety.load(), ServeOptions(data_dir=tmp_path), None)
+    act = Actions({"tiny": worker}, ServeOptions(data_dir=tmp_path), None)
     for call in (lambda: act.finished(None, "", None), lambda: act.use(new_chat(), [], 7, None)):
         with pytest.raises(gr.Error) as caught:
             call()
@@ -336,7 +357,7 @@ def test_without_feedback_there_is_no_way_to_write_it(worker, feedback, tmp_path
     from ui.page.layout import Page
 
     options = ServeOptions(data_dir=tmp_path, feedback=feedback)
-    page = Page({"tiny": worker}, Safety.load(), options, gr.I18n(en=TEXT["en"], zh=TEXT["zh"]), None)
+    page = Page({"tiny": worker}, options, gr.I18n(en=TEXT["en"], zh=TEXT["zh"]), None)
     names = {function.name for function in page.blocks.fns.values()}
     assert ("rate" in names) is feedback
     assert ("explain" in names) is feedback

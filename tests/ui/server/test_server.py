@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 
 from chatbot.chat.bot import Chatbot
 from chatbot.errors import XianliaoError
+from chatbot.safety import FOLDER, Safety
 from ui.checkpoints import load_bots
 from ui.cli import is_loopback, main
 from ui.options import ServeOptions
@@ -36,6 +37,26 @@ def basic(pair: str) -> dict:
 def client_of(bots, **options):
     with TestClient(create_app(bots, ServeOptions(**options)), base_url="http://localhost") as client:
         yield client
+
+
+def test_a_server_leaves_its_bots_as_they_are(checkpoint, tmp_path):
+    folder = tmp_path / "safety"
+    shutil.copytree(FOLDER, folder)
+    (folder / "words_out.txt").write_text("呵呵\n", encoding="utf-8")
+    (folder / "crisis.txt").write_text("你好\n", encoding="utf-8")
+    bot = Chatbot.from_pretrained(checkpoint)
+    before, safety = bot.settings, bot.safety
+    for _ in range(2):
+        app = create_app(bot, ServeOptions(), Safety.load(folder))
+        (worker,) = app.state.workers.values()
+        assert worker.bot.request(["嗯"]).settings.banned_words == ("呵呵",)
+        with TestClient(app, base_url="http://localhost") as client:
+            assert client.post(COMPLETE, json=HELLO).headers["x-fixed-reply"] == "crisis"
+    assert (bot.settings, bot.safety) == (before, safety)
+    with client_of(bot) as client:
+        answer = client.post(COMPLETE, json=HELLO)
+        assert "x-fixed-reply" not in answer.headers
+        assert answer.json()["choices"][0]["message"]["content"] == bot.reply(["你好"], seed=5)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,6 @@
+"""Fixed replies to people in need: folding of text, lists of phrases, and the rules that read a history."""
+
+from chatbot.safety.phrases import Phrases, SafetyError
+from chatbot.safety.rules import FOLDER, Fixed, Safety, default_safety, named_safety
+
+__all__ = ["FOLDER", "Fixed", "Phrases", "Safety", "SafetyError", "default_safety", "named_safety"]

@@ -1,0 +1,124 @@
+"""Folding: one spelling for the many ways to write a sentence, with a map back to the original characters."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+
+NONE, SPACE, CLAUSE, SENTENCE = range(4)
+"""What separates two letters: nothing; a space, symbol or emoji; the end of a clause; the end of a sentence."""
+
+_CLAUSE, _SENTENCE = frozenset("，,、：:；;"), frozenset("。！？!?…\n\r\u2028\u2029")
+_SAME = {
+    **dict(zip("妳您喫著牠祂佢", "你你吃着它他他", strict=True)),
+    **dict(zip("唔冇嘅咗哋喺攰瞓嚟畀睇", "不没的了们在累睡来给看", strict=True)),
+}
+"""Variants that OpenCC keeps apart, and Cantonese words with one plain counterpart."""
+_FILLER = 2
+"""Latin letters, digits and 〇 in a row between two Chinese characters that may be left out."""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A text without its separators.
+
+    Attributes:
+        text: Letters and digits alone: compatibility forms and marks resolved (NFKD), simplified, in lower case.
+        places: For each of its characters, the index of the original character.
+        breaks: For each of its characters, what separates it from the one before, and one entry more for the end:
+            `NONE`, `SPACE`, `CLAUSE` or `SENTENCE`. Both ends of the text are ends of a sentence.
+    """
+
+    text: str
+    places: tuple[int, ...]
+    breaks: tuple[int, ...]
+
+    def without_fillers(self) -> Folded:
+        """The text without one or two Latin letters or digits between two Chinese characters (自x杀, 自1杀)."""
+        kept: list[int] = []
+        place, size = 0, len(self.text)
+        while place < size:
+            end = place
+            while end < size and _is_filler(self.text[end]):
+                end += 1
+            inside = 0 < place < end < size and end - place <= _FILLER
+            if not (inside and is_chinese(self.text[place - 1]) and is_chinese(self.text[end])):
+                kept += range(place, end)
+            if end < size:
+                kept.append(end)
+            place = end + 1
+        if len(kept) == size:
+            return self
+        breaks = [max(self.breaks[a + 1 : b + 1]) for a, b in zip([-1, *kept], [*kept, size], strict=True)]
+        text = "".join(self.text[each] for each in kept)
+        return Folded(text, tuple(self.places[each] for each in kept), tuple(breaks))
+
+
+def fold(text: str) -> Folded:
+    """Fold a text for matching.
+
+    Separators, underscores, emoji and characters without a width are removed; full-width letters, Kangxi radicals and
+    the like become ordinary ones, traditional characters simplified ones, capitals small ones.
+
+    >>> fold("我想自_殺").text
+    '我想自杀'
+    """
+    letters, places, breaks, between = [], [], [], SENTENCE
+    for place, character in enumerate(text):
+        if character == "." and 0 < place < len(text) - 1 and (text[place - 1] + text[place + 1]).isalnum():
+            between = max(between, SPACE)  # s.u.i.c.i.d.e
+            continue
+        folded, kind = _fold(character)
+        between = max(between, kind)
+        for letter in folded:
+            letters.append(letter)
+            places.append(place)
+            breaks.append(between)
+            between = NONE
+    return Folded("".join(letters), tuple(places), (*breaks, SENTENCE))
+
+
+@lru_cache(1 << 16)
+def _fold(character: str) -> tuple[str, int]:
+    """Letters of a character, and how far it separates its neighbours."""
+    if character in _SENTENCE or character == ".":
+        return "", SENTENCE
+    if character in _CLAUSE:
+        return "", CLAUSE
+    letters = []
+    for each in unicodedata.normalize("NFKD", character):
+        category = unicodedata.category(each)
+        if category[0] in "LN":
+            letters.append(_simplified(each).lower())
+        elif category[0] != "M" and category != "Cf":
+            letters.append(" ")
+    folded = "".join(letters).replace(" ", "")
+    return folded, SPACE if letters and not folded else NONE
+
+
+def is_chinese(letter: str) -> bool:
+    """Whether a folded letter is a Chinese character."""
+    return "\u3400" <= letter <= "\u9fff" or "\U00020000" <= letter <= "\U0003ffff"
+
+
+def is_latin(letter: str) -> bool:
+    """Whether a folded letter is a Latin letter or a digit."""
+    return letter.isascii()
+
+
+def _is_filler(letter: str) -> bool:
+    return letter.isascii() or letter == "〇"
+
+
+def _simplified(letter: str) -> str:
+    if letter in _SAME:
+        return _SAME[letter]
+    return _converter().convert(letter) if is_chinese(letter) else letter
+
+
+@lru_cache(1)
+def _converter():
+    import opencc  # only when a text is folded: --help stays quick
+
+    return opencc.OpenCC("t2s")

@@ -1,0 +1,209 @@
+"""Lists of phrases and where a text has one of them."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import accumulate, pairwise, product
+from math import prod
+
+import ahocorasick
+
+from chatbot.errors import XianliaoError
+from chatbot.safety.folding import CLAUSE, NONE, SENTENCE, Folded, fold, is_latin
+
+GAP, LATIN_GAP = 8, 32
+"""Most letters that `*` stands for, and where all of them are Latin letters."""
+SPELLED_OUT = 5
+"""Letters that a Latin phrase needs at least so that spaces between them do not hide it (s u i c i d e)."""
+MOST_READINGS = 5000
+_NOT_IN_HARMLESS_GAP = frozenset("我想要")
+_TITLE = re.compile("《([^《》]*)》")
+Span = tuple[int, int]
+
+
+class SafetyError(XianliaoError):
+    """Safety files that cannot be used."""
+
+
+class Phrases:
+    """A list of phrases that is found in one pass (Aho and Corasick 1975), however the text is spelled.
+
+    Lines and texts are folded (`chatbot.safety.folding`). In a line
+
+    * `(a|b|)` stands for a, b or nothing;
+    * `*` stands for at most `GAP` letters of the same sentence, or `LATIN_GAP` Latin ones;
+    * `^` before and `$` after a part or alternative stand for an edge: punctuation, a space or the end of the text;
+    * `a & b` needs both phrases, anywhere in the text;
+    * `!` at the beginning makes a harmless phrase: a phrase inside it does not count, one beside it does. The letters
+      that `*` stands for in it are of the same clause, and not 我, 想 or 要.
+
+    A phrase may run over the end of a clause only if one of the two clauses is inside it: 自。杀 is found, 他来自。杀了鸡
+    is not. A phrase that begins or ends with a Latin letter or digit does not touch another one there.
+
+    Args:
+        lines: The phrases.
+        spares_titles: Whether a phrase inside a longer title in 《》 is harmless.
+
+    Raises:
+        SafetyError: A line cannot be read.
+    """
+
+    def __init__(self, lines: Sequence[str], spares_titles: bool = False):
+        self._spares_titles = spares_titles
+        self._patterns: list[tuple[bool, list[int]]] = []  # harmless, the last index of each phrase joined by &
+        uses: defaultdict[str, set[tuple[int, int, bool, bool]]] = defaultdict(set)
+        for number, line in enumerate(lines):
+            phrases = [_parts(phrase.strip()) for phrase in line.removeprefix("!").split("&")]
+            if line.startswith("!") and len(phrases) > 1:
+                raise SafetyError(f"The harmless phrase {line!r} has a &; write two lines.")
+            parts = [part for phrase in phrases for part in phrase]
+            self._patterns.append((line.startswith("!"), list(accumulate(map(len, phrases)))))
+            for index, literals in enumerate(parts):
+                for text, *edges in literals:
+                    uses[text].add((number, index, *edges))
+        self._automaton = ahocorasick.Automaton()
+        for text, entries in uses.items():
+            self._automaton.add_word(text, (len(text), sorted(entries) if len(entries) > 1 else list(entries)))
+        if uses:
+            self._automaton.make_automaton()
+
+    def __contains__(self, text: str) -> bool:
+        """Whether the text has one of the phrases."""
+        return bool(self.find(text))
+
+    def find(self, text: str) -> list[Span]:
+        """Where the text has phrases, (start, end) of the original text; harmless ones are left out."""
+        return [(places[0], places[-1] + 1) for places in self.places(text)]
+
+    def places(self, text: str) -> list[tuple[int, ...]]:
+        """The indices of the letters of each phrase, without what is between them."""
+        if not len(self._automaton):
+            return []
+        plain = fold(text)
+        titles = _titles(text, plain) if self._spares_titles else []
+        found = {plain.places[start:end]: None for start, end in self._hits(plain, titles)}
+        filled = plain.without_fillers()
+        if filled is not plain:
+            found |= {filled.places[start:end]: None for start, end in self._hits(filled, [])}
+        return list(found)
+
+    def _hits(self, folded: Folded, titles: Sequence[Span]) -> list[Span]:
+        """Spans of the folded text that count."""
+        found: defaultdict[tuple[int, int], list[Span]] = defaultdict(list)
+        for last, (size, entries) in self._automaton.iter(folded.text):
+            span = (last + 1 - size, last + 1)
+            if _stands(folded, span):
+                for number, index, begins, ends in entries:
+                    at_edges = (not begins or folded.breaks[span[0]] > NONE) and (
+                        not ends or folded.breaks[span[1]] > NONE
+                    )
+                    if at_edges:
+                        found[number, index].append(span)
+        hits, covers = [], []
+        for number in sorted({number for number, index in found if index == 0}):
+            harmless, ends = self._patterns[number]
+            spans = [
+                self._joined(folded, [found.get((number, index), []) for index in range(start, end)], harmless)
+                for start, end in pairwise([0, *ends])
+            ]
+            if harmless:
+                covers += spans[0]
+            elif all(spans):
+                hits.append(spans)
+
+        def counts(span: Span) -> bool:
+            start, end = span
+            return not any(a <= start and end <= b for a, b in covers) and not any(
+                a <= start and end <= b and end - start < b - a for a, b in titles
+            )
+
+        left = [[list(filter(counts, spans)) for spans in phrases] for phrases in hits]
+        return [span for phrases in left if all(phrases) for span in phrases[0]]
+
+    @staticmethod
+    def _joined(folded: Folded, parts: Sequence[Sequence[Span]], harmless: bool) -> list[Span]:
+        """Spans of whole phrases from those of their parts, which are sorted by their ends."""
+        spans = set(parts[0])
+        for part in parts[1:]:
+            following = sorted(part)
+            spans = {
+                (start, each[1])
+                for start, end in spans
+                for each in following[
+                    bisect_left(following, (end, 0)) : bisect_right(following, (end + LATIN_GAP + 1, 0))
+                ]
+                if (each[0] - end <= GAP or folded.text[end : each[0]].isascii())
+                and max(folded.breaks[end : each[0] + 1]) < (CLAUSE if harmless else SENTENCE)
+                and not (harmless and _NOT_IN_HARMLESS_GAP & set(folded.text[end : each[0]]))
+            }
+        return sorted(spans)
+
+
+def _titles(text: str, folded: Folded) -> list[Span]:
+    """Spans of the folded text that are titles."""
+    return [
+        (bisect_left(folded.places, title.start(1)), bisect_left(folded.places, title.end(1)))
+        for title in _TITLE.finditer(text)
+    ]
+
+
+def _stands(folded: Folded, span: Span) -> bool:
+    """Whether a literal stands at a span as words do, and not across the words or clauses of somebody else."""
+    (start, end), text, breaks = span, folded.text, folded.breaks
+    inner = [place for place in range(start + 1, end) if breaks[place] != NONE]
+    if is_latin(text[start]) and start and breaks[start] == NONE and is_latin(text[start - 1]):
+        return False
+    if is_latin(text[end - 1]) and end < len(text) and breaks[end] == NONE and is_latin(text[end]):
+        return False
+    if inner and end - start < SPELLED_OUT and all(map(is_latin, text[start:end])):
+        return False
+    for place in inner:
+        if breaks[place] >= CLAUSE:
+            before = next(at for at in range(place - 1, -1, -1) if breaks[at] >= CLAUSE)
+            after = next(at for at in range(place + 1, len(breaks)) if breaks[at] >= CLAUSE)
+            if before < start and after > end:
+                return False
+    return True
+
+
+def _parts(line: str) -> list[set[tuple[str, bool, bool]]]:
+    """The literals that each part of a line, between its gaps, may have, and whether they begin and end at an edge."""
+    parts = []
+    for part in line.split("*"):
+        texts = _readings(part, line)
+        literals = {(text.strip("^$"), text.startswith("^"), text.endswith("$")) for text in texts}
+        if any(not text or "^" in text or "$" in text for text, *_ in literals):
+            raise SafetyError(f"The phrase {line!r} has a part without a letter, or ^ or $ inside a part.")
+        parts.append(literals)
+    return parts
+
+
+def _readings(part: str, line: str) -> list[str]:
+    """All readings of a part of a line, folded."""
+    pieces = re.split(r"\(([^()]*)\)", part)
+    if any(mark in piece for piece in pieces[::2] for mark in "()|"):
+        raise SafetyError(f"The phrase {line!r} has a bracket or | without its counterpart; write (a|b).")
+    choices = [piece.split("|") if at % 2 else [piece] for at, piece in enumerate(pieces)]
+    if prod(map(len, choices)) > MOST_READINGS:
+        raise SafetyError(
+            f"The phrase {line!r} has more than {MOST_READINGS:,} readings in a part; write * or two lines."
+        )
+    return ["".join(chosen) for chosen in product(*([_folded(text, line) for text in texts] for texts in choices))]
+
+
+def _folded(text: str, line: str) -> str:
+    """A piece of a line, folded, with its edges."""
+    inner = text.removeprefix("^").removesuffix("$")
+    folded = fold(inner).text
+    if (inner.strip() and not folded) or "^" in inner or "$" in inner:
+        raise SafetyError(f"The phrase {line!r} has {text!r}, which has no letter, or ^ or $ inside; leave it out.")
+    return "^" * text.startswith("^") + folded + "$" * text.endswith("$")
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a list; comments, which begin with #, and empty ones are left out."""
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith("#") and line != "!"]

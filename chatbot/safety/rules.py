@@ -1,0 +1,253 @@
+"""What is answered with fixed words instead of a reply of the model; all words are in files of the operator.
+
+A message that mentions suicide or self-harm gets a fixed reply with the help line. From then on the conversation is in
+need, and every reply is fixed, until the talk has clearly moved on (`Safety.answer`). The answer depends on the history
+alone, so page, API, terminal and Python agree, and nothing is stored.
+
+A folder has crisis.txt, crisis_reply.txt, words_in.txt and settings.yaml, and may have care.yaml and words_out.txt.
+`files/` is the folder that comes with the package; a folder without care.yaml takes that file from there, and one without
+words_out.txt adds no words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from chatbot.errors import first_line
+from chatbot.safety.folding import fold
+from chatbot.safety.phrases import Phrases, SafetyError, lines_of
+from chatbot.safety.words import lost_exceptions
+
+FOLDER = Path(__file__).with_name("files")
+OFF, DEFAULT = "off", "default"
+NEEDED = ("crisis.txt", "crisis_reply.txt", "words_in.txt", "settings.yaml")
+MODES = ("refuse", "replace", "off")
+ASKING = ("means", "leaving", "distress", "better")
+"""Kinds of messages in need that have phrases, in the order in which they are looked for."""
+KINDS = ("again", *ASKING, "short", "ordinary")
+REMEMBERED_MESSAGES = 4096
+SHORT_MESSAGE = 1000
+"""Longer messages, in characters, are not remembered with their kind."""
+
+Kind = Literal["crisis", "care", "refused"]
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A reply that no model made.
+
+    Attributes:
+        kind: `crisis` to a message that mentions suicide or self-harm, `care` to the messages after it, `refused` to a
+            message with a word of words_in.txt.
+        text: What is said.
+    """
+
+    kind: Kind
+    text: str
+
+
+@dataclass(frozen=True)
+class Care:
+    """What is said to somebody in need, and when the state of need ends; see care.yaml.
+
+    Attributes:
+        replies: Texts by kind of message.
+        phrases: Phrases by kind of message.
+        ordinary_messages: Ordinary messages in a row that end the state of need.
+        ordinary_letters: Letters that an ordinary message has at least.
+    """
+
+    replies: Mapping[str, Sequence[str]]
+    phrases: Mapping[str, Phrases]
+    ordinary_messages: int
+    ordinary_letters: int
+
+    @classmethod
+    def read(cls, text: str) -> Care:
+        """The content of care.yaml.
+
+        Raises:
+            SafetyError: It cannot be used.
+        """
+        content = yaml.safe_load(text)
+        if not isinstance(content, dict) or sorted(content) != sorted(
+            (*KINDS, "ordinary_messages", "ordinary_letters")
+        ):
+            raise SafetyError(f"care.yaml needs ordinary_messages, ordinary_letters and {', '.join(KINDS)}.")
+        for kind in KINDS:
+            part = content[kind]
+            names = ("phrases", "replies") if kind in ASKING else ("replies",)
+            if not isinstance(part, dict) or set(part) != set(names):
+                raise SafetyError(f"care.yaml: {kind} needs {' and '.join(names)}.")
+            for name in names:
+                if not isinstance(part[name], list) or not all(isinstance(each, str) and each for each in part[name]):
+                    raise SafetyError(f"care.yaml: {name} of {kind} must be a list of texts.")
+            if len(set(part["replies"])) < 2:
+                raise SafetyError(f"care.yaml: {kind} needs at least two replies, so that they can take turns.")
+        counts = [content["ordinary_messages"], content["ordinary_letters"]]
+        if not all(type(count) is int and count >= 1 for count in counts):
+            raise SafetyError("care.yaml: ordinary_messages and ordinary_letters must be whole numbers of at least 1.")
+        replies = {kind: tuple(content[kind]["replies"]) for kind in KINDS}
+        return cls(replies, {kind: Phrases(content[kind]["phrases"]) for kind in ASKING}, *counts)
+
+    def kind_of(self, message: str) -> str:
+        """The kind of a message without a crisis phrase."""
+        for kind in ASKING:
+            if message in self.phrases[kind]:
+                return kind
+        return "ordinary" if len(fold(message).text) >= self.ordinary_letters else "short"
+
+
+class Safety:
+    """The rules of a folder.
+
+    Attributes:
+        crisis: Phrases that mention suicide or self-harm.
+        banned_words: Words that no reply has, beside those of the checkpoint's settings; from words_out.txt.
+    """
+
+    def __init__(
+        self,
+        crisis: Phrases,
+        crisis_reply: str,
+        care: Care,
+        words_in: Phrases,
+        settings: Mapping[str, str],
+        banned_words: Sequence[str] = (),
+    ):
+        self.crisis, self.crisis_reply, self.care, self.words_in = crisis, crisis_reply, care, words_in
+        self.mode, self.refusal = settings["words_in"], settings["refusal"]
+        self.banned_words = tuple(banned_words)
+        self._kind_of_short = lru_cache(REMEMBERED_MESSAGES)(self._kind_of)
+
+    @classmethod
+    def load(cls, folder: str | Path | None = None) -> Safety:
+        """The files of a folder; None takes those of the package.
+
+        Raises:
+            SafetyError: A file is missing or cannot be used.
+        """
+        folder = FOLDER if folder is None else Path(folder)
+        try:
+            texts = {name: (folder / name).read_text(encoding="utf-8-sig") for name in NEEDED}
+            care = folder / "care.yaml"
+            texts["care.yaml"] = (care if care.is_file() else FOLDER / "care.yaml").read_text(encoding="utf-8-sig")
+            banned = folder / "words_out.txt"
+            texts["words_out.txt"] = banned.read_text(encoding="utf-8-sig") if banned.is_file() else ""
+            settings = yaml.safe_load(texts["settings.yaml"])
+            if isinstance(settings, dict) and settings.get("words_in") is False:  # what YAML makes of off
+                settings["words_in"] = "off"
+            care = Care.read(texts["care.yaml"])
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SafetyError(f"The safety files in {folder} cannot be read ({first_line(error)}).") from None
+        except SafetyError as error:
+            raise SafetyError(f"The safety files in {folder} cannot be used: {error}") from None
+        if not isinstance(settings, dict) or settings.get("words_in") not in MODES or not settings.get("refusal"):
+            raise SafetyError(f"{folder / 'settings.yaml'} needs words_in ({', '.join(MODES)}) and a refusal.")
+        crisis, words_in = lines_of(texts["crisis.txt"]), lines_of(texts["words_in.txt"])
+        reply = texts["crisis_reply.txt"].strip()
+        if not reply or not crisis:
+            raise SafetyError(f"{folder} needs phrases in crisis.txt and a text in crisis_reply.txt for its safety.")
+        settings = {name: str(value) for name, value in settings.items()}
+        banned = lines_of(texts["words_out.txt"])
+        if lost := lost_exceptions(banned):
+            raise SafetyError(
+                f"{folder / 'words_out.txt'}: {lost[0]!r} is an exception that ends with no word of the list."
+            )
+        return cls(Phrases(crisis, spares_titles=True), reply, care, Phrases(words_in), settings, banned)
+
+    def answer(self, turns: Sequence[str]) -> Fixed | None:
+        """What to say instead of a reply of the model, or None where the model may answer.
+
+        The last turn is the person's, and so is every second one before it. The conversation is in need from a message
+        with a crisis phrase until the person says that it is over (kind `better` of care.yaml), or until so many
+        ordinary messages in a row as care.yaml says: messages of some length without a word about means, leaving or
+        distress. Messages that are too short to tell change nothing. All replies in that time, and the one that answers
+        the message that ends it, are fixed.
+
+        Args:
+            turns: The history, oldest turn first.
+        """
+        messages = list(turns[(len(turns) - 1) % 2 :: 2])
+        kinds = self._kinds_since_talk_was_ordinary(messages)
+        reply, needing, ordinary, number, crises = None, False, 0, 0, 0
+        for kind in kinds:
+            if kind == "crisis" and not needing:
+                needing, number, crises = True, 0, 0
+            if not needing:
+                reply = None
+                continue
+            number += 1
+            crises += kind == "crisis"
+            if kind == "crisis" and crises == 1:
+                reply = Fixed("crisis", self.crisis_reply)
+            elif kind == "crisis":
+                reply = Fixed("crisis", self._turn("again", number))
+            else:
+                reply = Fixed("care", self._turn(kind, number))
+            ordinary = ordinary + 1 if kind == "ordinary" else ordinary if kind == "short" else 0
+            if kind == "better" or ordinary == self.care.ordinary_messages:
+                needing, ordinary = False, 0
+        if reply is None and self.mode == "refuse" and messages[-1] in self.words_in:
+            return Fixed("refused", self.refusal)
+        return reply
+
+    def _turn(self, kind: str, number: int) -> str:
+        """The reply to the message of this number since the first in need."""
+        replies = self.care.replies[kind]
+        return replies[number % len(replies)]
+
+    def _kinds_since_talk_was_ordinary(self, messages: Sequence[str]) -> list[str]:
+        """Kinds of the last messages, from a place on where the conversation was not in need."""
+        kinds, ordinary = [self._kind(messages[-1])], 0
+        for message in reversed(messages[:-1]):
+            kind = self._kind(message)
+            ordinary = ordinary + 1 if kind == "ordinary" else ordinary if kind == "short" else 0
+            if kind == "better" or ordinary == self.care.ordinary_messages:
+                break
+            kinds.append(kind)
+        return kinds[::-1]
+
+    def _kind(self, message: str) -> str:
+        return (self._kind_of_short if len(message) < SHORT_MESSAGE else self._kind_of)(message)
+
+    def _kind_of(self, message: str) -> str:
+        return "crisis" if message in self.crisis else self.care.kind_of(message)
+
+    def prompt(self, turns: Sequence[str]) -> list[str]:
+        """The turns as the model sees them: in the person's, words of words_in.txt are replaced by ＊, where
+        settings.yaml says so.
+        """
+        if self.mode != "replace":
+            return list(turns)
+        hers = (len(turns) - 1) % 2
+        return [self._cleaned(turn) if place % 2 == hers else turn for place, turn in enumerate(turns)]
+
+    def _cleaned(self, message: str) -> str:
+        characters = list(message)
+        for place in {place for places in self.words_in.places(message) for place in places}:
+            characters[place] = "＊"
+        return "".join(characters)
+
+
+@lru_cache(1)
+def default_safety() -> Safety:
+    """The rules that come with the package."""
+    return Safety.load()
+
+
+def named_safety(name: str | Path | None) -> Safety | None:
+    """The rules of a command line: `default`, `off` (None), or a folder.
+
+    Raises:
+        SafetyError: The folder cannot be used.
+    """
+    if name in (None, OFF):
+        return None
+    return default_safety() if name == DEFAULT else Safety.load(name)
