@@ -112,7 +112,9 @@ def shares(safety: Safety, split: str) -> tuple[float, float]:
     """Recall on the sentences of people in need, and the share of harmless ones that trigger."""
 
     def share(name: str) -> float:
-        lines = lines_of((ROOT / "chatbot" / "evaluation" / "probes" / f"{name}_{split}.txt").read_text(encoding="utf-8"))
+        lines = lines_of(
+            (ROOT / "chatbot" / "evaluation" / "probes" / f"{name}_{split}.txt").read_text(encoding="utf-8")
+        )
         assert len(lines) >= 75
         return sum(safety.answer([line]) is not None for line in lines) / len(lines)
 

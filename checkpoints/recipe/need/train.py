@@ -1,0 +1,103 @@
+"""Train the classifier of messages by people in need: python checkpoints/recipe/need/train.py
+
+Reads the sentences beside this file (need_*.txt, harmless_*.txt) and, as everyday talk, the user's turns of this project's
+dialogues. Writes chatbot/safety/files/need.npz and prints what it finds on the tenth of the sentences that is held out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[2]
+sys.path.insert(0, str(ROOT))
+
+from chatbot.safety.classifier import BUCKETS, NeedClassifier, buckets_of  # noqa: E402
+from chatbot.safety.folding import fold  # noqa: E402
+from chatbot.safety.rules import FOLDER, default_safety  # noqa: E402
+
+FALSE_ALARMS = 0.02
+"""Share of the held-out harmless sentences that the threshold lets through as need."""
+EVERYDAY_WEIGHT = 0.3
+DECAY = 3e-6
+STEPS = 400
+
+
+def held_out(message: str) -> bool:
+    """Whether a sentence only measures: one in ten, by its hash."""
+    return hashlib.sha256(message.encode()).digest()[0] < 26
+
+
+def lines(pattern: str) -> list[str]:
+    texts = [path.read_text(encoding="utf-8") for path in sorted(HERE.glob(pattern))]
+    return list(dict.fromkeys(line.strip() for text in texts for line in text.splitlines() if line.strip()))
+
+
+def everyday() -> list[str]:
+    """User's turns of our own dialogues that no phrase of the list finds."""
+    crisis, turns = default_safety().crisis, []
+    folders = [ROOT / "data_prep" / "samples", HERE.parent / "dialogues"]
+    for path in sorted(path for folder in folders for path in folder.rglob("*.jsonl*")):
+        data = (
+            lzma.open(path, "rt", encoding="utf-8").read() if path.suffix == ".xz" else path.read_text(encoding="utf-8")
+        )
+        turns += [turn for line in data.splitlines() for turn in json.loads(line)[::2]]
+    return [turn for turn in dict.fromkeys(turns) if turn not in crisis]
+
+
+def fit(messages: list[str], labels: np.ndarray, importance: np.ndarray) -> tuple[torch.Tensor, float]:
+    """Logistic regression with weight decay, by L-BFGS."""
+    rows = [buckets_of(fold(message).text) for message in messages]
+    lengths = np.array([len(row) for row in rows])
+    index = torch.from_numpy(np.concatenate(rows))
+    offsets = torch.from_numpy(np.concatenate([[0], lengths.cumsum()[:-1]]))
+    per_gram = torch.from_numpy(np.repeat(lengths**-0.5, lengths)).float()
+    y, c = torch.from_numpy(labels).float(), torch.from_numpy(importance).float()
+    w, b = torch.zeros(BUCKETS, requires_grad=True), torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.LBFGS([w, b], max_iter=STEPS, history_size=20, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        sums = torch.nn.functional.embedding_bag(index, w[:, None], offsets, mode="sum", per_sample_weights=per_gram)
+        nats = torch.nn.functional.binary_cross_entropy_with_logits(sums[:, 0] + b, y, c, reduction="sum") / c.sum()
+        loss = nats + DECAY * w.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return w.detach(), float(b)
+
+
+def main() -> None:
+    need, harmless, common = lines("need_*.txt"), lines("harmless_*.txt"), everyday()
+    train = [[message for message in part if not held_out(message)] for part in (need, harmless, common)]
+    labels = np.concatenate([np.full(len(part), float(number == 0)) for number, part in enumerate(train)])
+    importance = np.concatenate(
+        [np.ones(len(train[0])), np.ones(len(train[1])), np.full(len(train[2]), EVERYDAY_WEIGHT)]
+    )
+    weights, bias = fit([message for part in train for message in part], labels, importance)
+    scale = float(weights.abs().max()) / 127
+    classifier = NeedClassifier((weights / scale).round().numpy().astype(np.int8), scale, bias, 0.0)
+    scores = [np.array([classifier.score(m) for m in part if held_out(m)]) for part in (need, harmless, common)]
+    classifier.threshold = float(max(np.quantile(scores[1], 1 - FALSE_ALARMS), np.quantile(scores[2], 0.998)))
+    classifier.save(FOLDER / "need.npz")
+    crisis = default_safety().crisis
+    for name, part, values in zip(("need", "harmless", "everyday"), (need, harmless, common), scores, strict=True):
+        by_phrases = np.array([m in crisis for m in part if held_out(m)])
+        either = by_phrases | (values >= classifier.threshold)
+        print(
+            f"{name}: {len(part)} sentences, {len(values)} held out: phrases {by_phrases.mean():.1%},"
+            f" classifier {(values >= classifier.threshold).mean():.1%}, either {either.mean():.1%}"
+        )
+    print(f"threshold {classifier.threshold:.2f}, {(FOLDER / 'need.npz').stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()
