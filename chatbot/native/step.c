@@ -77,7 +77,8 @@ static inline float exp_(float x) { /* Cephes expf; fmaf, so that no flag merges
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    union { int32_t i; float f; } power = {((int32_t)n + 127) << 23};
+    int32_t whole = n == n ? (int32_t)n : 0; /* C leaves the conversion of a NaN undefined; p is NaN then */
+    union { int32_t i; float f; } power = {(whole + 127) << 23};
     return p * power.f;
 }
 
@@ -159,6 +160,17 @@ ALWAYS void block_int8(const Matrix *m, int64_t group, const uint8_t *x, const f
                 int32_t four;
                 memcpy(&four, x + b * n + c, 4);
                 sums[g][b] = (Integers)_mm512_dpbusd_epi32((__m512i)sums[g][b], _mm512_set1_epi32(four), loaded);
+            }
+#elif defined(__AVX512BW__)
+            /* as below, with the sign of x by a mask */
+            __m512i loaded = _mm512_loadu_si512(weights), ones = _mm512_set1_epi16(1), zeros = _mm512_setzero_si512();
+            for (int b = 0; b < lanes; b++) {
+                int32_t four;
+                memcpy(&four, x + b * n + c, 4);
+                __m512i inputs = _mm512_set1_epi32(four ^ (int32_t)0x80808080);
+                __m512i turned = _mm512_mask_sub_epi8(loaded, _mm512_movepi8_mask(inputs), zeros, loaded);
+                __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(inputs), turned);
+                sums[g][b] += (Integers)_mm512_madd_epi16(pairs, ones);
             }
 #elif defined(__AVX2__) && !defined(__AVX512F__)
             /* |x| times w with the sign of x: two such products fit into 16 bits, as x and w are at most 127 in size */
