@@ -1,4 +1,4 @@
-"""python -m training is xianliao-train."""
+"""Entry point of `python -m training`, the same as xianliao-train."""
 
 import sys
 

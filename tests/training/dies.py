@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 import chatbot.checkpoint.folder
-import training.run
 import training.state.saved_state
+import training.step
+import training.validation
 from training.cli import main
 
 
@@ -43,12 +44,12 @@ def told_to_stop(original, *args):
 
 
 MOMENTS = {  # where, and what happens there instead
-    "in a step": (training.run, "clip_gradients", die),
-    "asked to stop": (training.run, "clip_gradients", told_to_stop),
+    "in a step": (training.step, "clip_gradients", die),
+    "asked to stop": (training.step, "clip_gradients", told_to_stop),
     "half of the optimizer saved": (torch, "save", half_a_file),
     "before a save is complete": (training.state.saved_state.os, "rename", die),
     "after a save is complete": (training.state.saved_state.os, "rename", renamed),
-    "in a validation": (training.run, "score_turns", die),
+    "in a validation": (training.validation, "score_turns", die),
     "in the middle of a checkpoint": (chatbot.checkpoint.folder.safetensors.torch, "save_file", die),
 }
 

@@ -8,7 +8,7 @@ from chatbot.errors import CheckpointError
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json
 from tests.conftest import tiny_config
-from training.average_checkpoints import main, soup, without_repeats
+from training.average_checkpoints import average, main, without_repeats
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_what_does_not_fit_is_refused(two, tokenizer):
     save(two / "wide", XianliaoForCausalLM(tiny_config(tokenizer, hidden_size=64)), tokenizer, {}, {})
     for sources in ([(1, two / "0"), (1, two / "wide")], [(0, two / "0")], []):
         with pytest.raises(CheckpointError):
-            soup(two / "mean", sources)
+            average(two / "mean", sources)
     assert not (two / "mean").exists()
     with pytest.raises(SystemExit):
         main([str(two / "mean"), "0.5", str(two / "0"), "0.5"])

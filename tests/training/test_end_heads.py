@@ -88,9 +88,9 @@ def test_a_backward_model_is_trained_and_told_apart(prepared, tmp_path):
 
 
 def test_settings_that_no_head_can_have():
-    with pytest.raises(SettingsError, match="termination_epsilon"):
+    with pytest.raises(SettingsError, match="termination-epsilon"):
         settings_for("x", "y", termination="st", termination_epsilon=1.5).check()
-    with pytest.raises(SettingsError, match="termination_delay"):
+    with pytest.raises(SettingsError, match="termination-delay"):
         settings_for("x", "y", termination_delay=-1).check()
-    with pytest.raises(SettingsError, match="termination_delay is for"):
+    with pytest.raises(SettingsError, match="termination-delay requires"):
         settings_for("x", "y", termination="st", termination_delay=3).check()

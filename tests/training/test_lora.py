@@ -165,9 +165,9 @@ def test_rows_hold_what_they_say(base):
 
 
 def test_settings_that_a_foreign_model_cannot_have(base, tmp_path):
-    with pytest.raises(SettingsError, match="muon knows only our own"):
+    with pytest.raises(SettingsError, match="muon supports only models of this project"):
         train(settings_for(base, tmp_path / "a", optimizer="muon"))
-    with pytest.raises(SettingsError, match=r"lora_rank.*lora_alpha"):
+    with pytest.raises(SettingsError, match=r"lora-rank.*lora-alpha"):
         train(settings_for(base, tmp_path / "b", lora_rank=0, lora_alpha=0.0))
 
 
@@ -213,6 +213,6 @@ def test_from_the_command_line(base, tmp_path, capsys):
     assert [line.split(":")[0].strip() for line in shown[1:3]] == ["speaker 0", "speaker 1"]
     assert "⏎" in shown[1]
     call = ["--data", str(base / "set"), "--init", str(base / "model"), "--output", str(tmp_path / "run")]
-    options = ["--max_steps", "1", "--row_tokens", "128", "--lora_rank", "2", "--eval_dialogues", "2", "--threads", "1"]
+    options = ["--max-steps", "1", "--row-tokens", "128", "--lora-rank", "2", "--eval-dialogues", "2", "--threads", "1"]
     assert main([*call, *options, "--device", "cpu"]) == 0
     assert chat(["--checkpoint", str(tmp_path / "run"), "--message", "你好", "--seed", "1", "--device", "cpu"]) == 0

@@ -89,7 +89,7 @@ def test_an_output_is_never_overwritten_and_settings_may_not_change(whole_run, p
     before = weights_hash(whole_run)
     with pytest.raises(ResumeError, match="--resume"):
         train(settings_for(prepared, whole_run))
-    with pytest.raises(ResumeError, match="--learning_rate changed"):
+    with pytest.raises(ResumeError, match="--learning-rate changed"):
         train(settings_for(prepared, whole_run, learning_rate=1.0, resume=True))
     with pytest.raises(ResumeError, match="no saved state"):
         train(settings_for(prepared, tmp_path / "new", resume=True))
@@ -209,7 +209,7 @@ def test_clipping_happens_once_on_the_accumulated_gradient(prepared, tmp_path, m
         calls.append(clip_gradients(parameters, "none", clip_norm))
         return clip_gradients(parameters, kind, clip_norm)
 
-    monkeypatch.setattr("training.run.clip_gradients", counted)
+    monkeypatch.setattr("training.step.clip_gradients", counted)
     norms = {}
     for micro in (8, 2):
         calls.clear()
@@ -232,7 +232,7 @@ def test_schedule_warms_up_and_decays():
 def test_all_faults_of_the_settings_come_at_once():
     with pytest.raises(SettingsError) as error:
         TrainSettings(["x"], "y", epochs=0, batch_rows=0, clip_norm=-1, seed=-1, warmup_steps=-5).check()
-    assert all(name in str(error.value) for name in ("--epochs", "--batch_rows", "--clip_norm", "--seed", "--warm"))
+    assert all(name in str(error.value) for name in ("--epochs", "--batch-rows", "--clip-norm", "--seed", "--warm"))
 
 
 def test_a_turn_longer_than_a_row_and_tiny_data(tmp_path):
@@ -250,14 +250,14 @@ def test_a_turn_longer_than_a_row_and_tiny_data(tmp_path):
 def test_command_line(prepared, tmp_path, capsys):
     config = tmp_path / "c.yaml"
     config.write_text("model:\n  hidden_size: 32\n  num_hidden_layers: 1\nrow_tokens: 64\nmax_steps: 2\nthreads: 1\n")
-    call = ["--data", str(prepared), "--output", str(tmp_path / "run"), "--config", str(config), "--max_steps", "1"]
+    call = ["--data", str(prepared), "--output", str(tmp_path / "run"), "--config", str(config), "--max-steps", "1"]
     assert main(call) == 0
     said = capsys.readouterr()
     assert "1 steps" in said.out  # a flag beats the file
     assert all(
         line in said.err for line in ("row_tokens = 64  (c.yaml)", "max_steps = 1  (flag)", "by default: init None")
     )
-    flag_first = ["--max_steps", "1", *call[:2], "--output", str(tmp_path / "run2"), *call[4:6]]
+    flag_first = ["--max-steps", "1", *call[:2], "--output", str(tmp_path / "run2"), *call[4:6]]
     assert main(flag_first) == 0
     assert "1 steps" in capsys.readouterr().out  # wherever the file stands
     assert main(call) == 1
@@ -276,21 +276,21 @@ def test_every_fault_comes_at_once_with_the_nearest_name(prepared, tmp_path, cap
         "learning_rat: 1\nmodel:\n  hiden_size: 32\n  num_hidden_layers: two\nbatch_rows: many\nclip: hard\n"
         "regularization: {dropout: 1.5}\nstages:\n  - {name: a, epoch: 3}\nrow_tokens: 3\n"
     )
-    call = ["--output", str(tmp_path / "run"), "--config", str(bad), "--max_step", "3", "--epochs", "x"]
+    call = ["--output", str(tmp_path / "run"), "--config", str(bad), "--max-step", "3", "--epochs", "x"]
     assert main(call) == 2
     said = capsys.readouterr().err
     for fault in (
-        *("no setting learning_rat; did you mean learning_rate?", "model.hiden_size; did you mean hidden_size?"),
+        *("unknown setting learning_rat; did you mean learning_rate?", "model.hiden_size; did you mean hidden_size?"),
         *("stages[0].epoch; did you mean epochs?", "model.num_hidden_layers cannot be 'two': expected int"),
-        *("batch_rows cannot be 'many'", "clip cannot be 'hard'", "no --max_step; did you mean max_steps?"),
-        *("--epochs x: expected float", "--row_tokens must be at least 16", "--regularization.dropout must be"),
-        "--data is needed",
+        *("batch_rows cannot be 'many'", "clip cannot be 'hard'", "unknown flag --max-step; did you mean --max-steps?"),
+        *("--epochs x: expected float", "--row-tokens must be at least 16", "--regularization.dropout must be"),
+        "--data is missing",
     ):
         assert fault in said, fault
     assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()
     assert main(["--data", str(prepared), "--config", str(tmp_path / "none.yaml")]) == 2
-    assert "none.yaml cannot be read" in capsys.readouterr().err
+    assert f"cannot read {tmp_path / 'none.yaml'}" in capsys.readouterr().err
     bad.write_text("- a\n- b")
     assert main(["--data", str(prepared), "--output", "x", "--config", str(bad)]) == 2
     assert "must hold a mapping" in capsys.readouterr().err

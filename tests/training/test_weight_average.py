@@ -62,5 +62,5 @@ def test_a_resumed_run_has_the_same_average(prepared, tmp_path):
 
 
 def test_a_share_of_one_is_refused(prepared, tmp_path):
-    with pytest.raises(SettingsError, match="--weight_average must be at least 0 and below 1"):
+    with pytest.raises(SettingsError, match="--weight-average must be at least 0 and below 1"):
         train(settings_for(prepared, tmp_path / "run", weight_average=1.0))
