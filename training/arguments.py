@@ -31,6 +31,10 @@ from training.settings import (
 
 NESTED: dict[str, type] = {"model": ModelSettings, "regularization": Regularization, "stages": StageSettings}
 LISTS = ("data", "model.layer_types")
+GROUP_TITLES = {
+    "model": "shape of a new model (not allowed with --init)",
+    "regularization": "regularizers (see training/optim/regularizers.py; 0 switches one off)",
+}
 SWITCHES = ("resume", "gradient_checkpointing", "compile", "tensorboard")
 
 
@@ -59,6 +63,9 @@ def build_parser() -> ArgumentParser:
     for action in parser._actions:
         if action.dest in texts:
             action.help = texts[action.dest].replace("%", "%%")
+    for group in parser._action_groups:  # jsonargparse would take the titles from docstrings
+        for action in group._group_actions:
+            group.title = GROUP_TITLES.get(action.dest, group.title)
     return parser
 
 

@@ -92,6 +92,30 @@ def test_it_learns_and_leaves_a_small_adapter(tuned, base):
     assert str(base) not in json.dumps(record)
 
 
+def test_a_checkpoint_keeps_the_decoder_settings_of_its_base(base, tmp_path):
+    path = base / "model" / "generation_config.json"
+    before = path.read_text() if path.is_file() else None
+    theirs = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05}
+    changes = {"max_steps": 1, "eval_every": 1, "eval_dialogues": 2}
+    try:
+        path.write_text(json.dumps({**theirs, "eos_token_id": [1, 2], "transformers_version": "5"}))
+        train(settings_for(base, tmp_path / "run", **changes))
+        train(settings_for(base, tmp_path / "more", init=str(tmp_path / "run"), **changes))
+        for name in ("run", "more"):
+            generation = json.loads((tmp_path / name / "generation_config.json").read_text())
+            assert {key: generation[key] for key in theirs} == theirs
+            assert isinstance(generation["eos_token_id"], int)
+            assert generation["floor_start_tokens"] > 1
+            assert Chatbot.from_pretrained(tmp_path / name).settings.top_k == 20
+        path.write_text(json.dumps({"temperature": 0}))
+        with pytest.raises(SettingsError, match=r"generation_config.json has decoder settings.*temperature"):
+            train(settings_for(base, tmp_path / "zero", **changes))
+    finally:
+        path.unlink()
+        if before is not None:
+            path.write_text(before)
+
+
 def test_the_base_stays_as_it_was(tuned, base):
     apart, frozen = load_model(tuned, merge=False), load_model(base / "model")
     names = {

@@ -156,6 +156,24 @@ def test_vat_identities(network, data):
     assert found > 1.2 * max(random)
 
 
+def test_the_trial_step_of_vat_has_a_length_of_a_tenth_a_token(network, data):
+    batch = data.tensors(data.batches(0)[0])
+    objective, steps = tuned(network, vat=0.1), []
+
+    def record(module, inputs, output):
+        if objective.tap.perturbation is not None:
+            steps.append(objective.tap.perturbation.detach())
+
+    handle = network.token_embedding.register_forward_hook(record)
+    objective.backward(batch, 100, torch.Tensor.backward)
+    handle.remove()
+    objective.close()
+    trial, adversary = (dialogue_norms(step, batch["segment_ids"]) for step in steps)
+    tokens = dialogue_norms(torch.ones(*batch["input_ids"].shape, 1), batch["segment_ids"])  # sqrt of their number
+    torch.testing.assert_close(trial, 0.1 * tokens, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(adversary, torch.full_like(adversary, 0.1), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{}, {"fgm": 0.5}, {"gradient_penalty": 0.5}, {"label_smoothing": 0.1}],

@@ -17,6 +17,7 @@ import torch
 from chatbot.checkpoint.folder import load_model
 from tests.conftest import ROOT
 from tests.training.test_training import settings_for
+from training.data.packing import PackedData
 from training.optim.clipping import clip_gradients
 from training.optim.regularizers import Objective
 from training.reporting.logs import METRICS, PROMPTS, read_log, read_metrics
@@ -267,6 +268,17 @@ def test_tensorboard_gets_the_metrics_and_the_samples(prepared, tmp_path):
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses)
     assert len(events.Scalars("valid_nats_per_unit")) == 2
     assert "你好/text_summary" in events.Tags()["tensors"]
+
+
+def test_the_search_for_a_micro_batch_does_not_copy_the_epoch(prepared, tmp_path, monkeypatch):
+    class Rows(list):
+        def __mul__(self, count):
+            raise AssertionError("an epoch may have 10^5 rows, a batch 10^2")
+
+    rows = PackedData.rows
+    monkeypatch.setattr(PackedData, "rows", lambda self, epoch: Rows(rows(self, epoch)))
+    record = train(settings_for(prepared, tmp_path / "run", micro_batch_rows=None, max_steps=1))
+    assert record["micro_batch_rows"] == 8
 
 
 def test_the_micro_batch_is_found_and_recorded(prepared, tmp_path, monkeypatch):

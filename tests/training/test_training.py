@@ -116,6 +116,32 @@ def test_a_damaged_save_is_explained(prepared, tmp_path):
         train(settings_for(prepared, tmp_path / "run", max_steps=4, resume=True))
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "average.safetensors", "progress.json"])
+def test_a_flipped_bit_in_a_save_is_noticed(name, prepared, tmp_path):
+    """The same number of bytes, and each file can still be read: only its checksum tells."""
+    changes = {"max_steps": 2, "weight_average": 0.9}
+    train(settings_for(prepared, tmp_path / "run", **changes))
+    newest = sorted((tmp_path / "run" / "resume").iterdir())[-1]
+    content = bytearray((newest / name).read_bytes())
+    if name == "progress.json":
+        content[content.index(b",", content.index(b'"tokens"')) - 1] ^= 1  # the last digit
+    else:
+        content[len(content) // 2] ^= 1
+    (newest / name).write_bytes(content)
+    with pytest.raises(ResumeError, match=f"checksum of {name} is wrong.*save before"):
+        train(settings_for(prepared, tmp_path / "run", resume=True, **changes))
+
+
+def test_a_save_without_checksums_is_resumed(prepared, tmp_path):
+    """Earlier versions wrote none."""
+    train(settings_for(prepared, tmp_path / "run", max_steps=2))
+    progress = sorted((tmp_path / "run" / "resume").iterdir())[-1] / "progress.json"
+    content = json.loads(progress.read_text())
+    assert set(content.pop("sha256")) == {"model.safetensors", "optimizer.pt", "progress.json"}
+    progress.write_text(json.dumps(content))
+    assert train(settings_for(prepared, tmp_path / "run", max_steps=2, resume=True))["step"] == 2
+
+
 def test_training_from_a_checkpoint(whole_run, prepared, tmp_path):
     train(
         settings_for(prepared, tmp_path / "more", init=str(whole_run), model=ModelSettings(), max_steps=2, eval_every=2)
@@ -199,6 +225,11 @@ def test_soft_clipping_of_a_zero_gradient_is_zero():
         parameter = parameter_with([0.0, 0.0])
         assert clip_gradients([parameter], kind, 1.0) == 0
         assert torch.equal(parameter.grad, torch.zeros(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", ["none", "norm", "soft"])
+def test_clipping_without_gradients_has_norm_zero(kind):
+    assert clip_gradients([torch.nn.Parameter(torch.ones(2))], kind, 1.0) == 0
 
 
 def test_clipping_happens_once_on_the_accumulated_gradient(prepared, tmp_path, monkeypatch):
@@ -327,7 +358,7 @@ def test_weight_decay_of_a_stage_comes_back_after_a_stage_without(prepared, tmp_
 
     def noted(self, now):
         stage(self, now)
-        seen.append([[group["weight_decay"] for group in o.param_groups] for o in self.optimizers])
+        seen.append([[group["weight_decay"] for group in o.param_groups] for o in self.trained.optimizers])
 
     monkeypatch.setattr(Run, "_run_stage", noted)
     stages = [StageSettings(weight_decay=0.0, max_steps=1), StageSettings(weight_decay=0.5, max_steps=1)]

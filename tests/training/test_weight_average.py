@@ -30,6 +30,16 @@ def test_formula_and_exchange():
     assert model.weight.item() == 39
 
 
+def test_the_first_averages_forget_the_initial_weights():
+    """After n steps (1 + n) / (10 + n) of the average is kept: 2 / 11 after the first."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 0.0)
+    average = WeightAverage(model, 0.99)
+    torch.nn.init.constant_(model.weight, 11.0)
+    average.update(1)
+    assert average.averages["weight"].item() == pytest.approx(9)
+
+
 def test_the_checkpoint_is_the_average_and_the_run_goes_on_from_the_weights(prepared, tmp_path):
     plain, averaged = (
         settings_for(prepared, tmp_path / name, weight_average=share) for name, share in (("a", 0), ("b", 0.9))
