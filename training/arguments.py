@@ -1,7 +1,7 @@
 """Read the settings from flags and a YAML file; report every fault at once and the origin of every setting.
 
-Flags are spelled with dashes (`--max-steps`), YAML keys with underscores (`max_steps`). Flags with underscores, the older
-spelling, are accepted.
+Flags are spelled with dashes (`--max-steps`), YAML keys with underscores (`max_steps`). Flags with underscores, the
+older spelling, are accepted.
 """
 
 from __future__ import annotations

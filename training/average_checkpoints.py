@@ -1,7 +1,7 @@
 """Weighted mean of checkpoints that were fine-tuned from the same one.
 
-Model soups, Wortsman et al. 2022 (arXiv:2203.05482): the errors of such checkpoints partly cancel. The mean of checkpoints
-without a common ancestor is useless.
+Model soups, Wortsman et al. 2022 (arXiv:2203.05482): the errors of such checkpoints partly cancel. The mean of
+checkpoints without a common ancestor is useless.
 
     python -m training.average_checkpoints runs/mean 0.6 runs/first 0.4 runs/second
 """

@@ -1,7 +1,7 @@
 """The training run: consecutive stages over one model, with validation, logs, saved states and signals.
 
-Batches are a function of the step number and all noise is seeded by it, so a run gives the same weights however often it
-is stopped and resumed.
+Batches are a function of the step number and all noise is seeded by it, so a run gives the same weights however often
+it is stopped and resumed.
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ class Run:
 
 @contextmanager
 def stopping(run: Run) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the run after the current step, with a saved state; a second signal ends it at once."""
+    """Let Ctrl-C and SIGTERM save and end the run after the current step; a second signal ends it at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,6 +1,7 @@
 """Settings of a training run: defaults < --config file.yaml < flags.
 
-The help text of a setting is part of its field, so that `--help` does not depend on docstrings, which python -OO removes.
+The help text of a setting is part of its field, so that `--help` does not depend on docstrings, which python -OO
+removes.
 """
 
 from __future__ import annotations

@@ -85,8 +85,8 @@ class Stage:
     def _choose_valid(self, valid: TurnStore, train: TurnStore, sources: list[Source]) -> list[int]:
         """Return the indices of the validation dialogues, and set `floor_start` by their pool.
 
-        A set of weight w < 1 contributes the share w of its validation dialogues, so that the best checkpoint is the best
-        on the mixture that is trained on.
+        A set of weight w < 1 contributes the share w of its validation dialogues, so that the best checkpoint is the
+        best on the mixture that is trained on.
         """
         parts = zip(pairwise(valid.folder_starts.tolist()), sources, strict=True)
         pool = np.concatenate(

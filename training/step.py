@@ -4,8 +4,8 @@ The loss of a step is the sum of nats over all targets of the batch, divided by 
 
     loss = (1 / N) sum_r sum_m nats(r, m),    N = targets of the whole batch
 
-for process r and micro-batch m. Every micro-batch is divided by N / R, because DDP averages gradients over the R processes.
-So the gradient depends neither on the micro-batches nor on the number of processes.
+for process r and micro-batch m. Every micro-batch is divided by N / R, because DDP averages gradients over the R
+processes. So the gradient depends neither on the micro-batches nor on the number of processes.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def add_gradients(
     """Run this process's micro-batches forward and backward; gradients are exchanged in the last one.
 
     Returns:
-        This process's part of the loss and of the regularizers' term; their mean over the processes is that of the batch.
+        This process's part of the loss and of the regularizers' term; their mean over the processes is that of the
+        batch.
     """
     accelerator = trained.accelerator
     items = stage.data.targets(rows) / accelerator.num_processes

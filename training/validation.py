@@ -141,8 +141,8 @@ def nats_per_unit(trained: TrainedModel, stage: Stage) -> float:
 def decoder_settings(model: TrainableModel, init: str | None) -> dict[str, Any]:
     """Return the decoder settings to store with a checkpoint, without the EOS floor.
 
-    Models of this project get this project's settings; a chat model of another project keeps those of the checkpoint that
-    it was fine-tuned from.
+    Models of this project get this project's settings; a chat model of another project keeps those of the checkpoint
+    that it was fine-tuned from.
 
     Args:
         model: Unwrapped model.

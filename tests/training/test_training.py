@@ -374,7 +374,7 @@ def test_divergence_stops_with_a_sentence_and_keeps_the_last_good_state(prepared
 
 
 def test_validation_is_the_mixture_that_is_trained_on(prepared, tmp_path):
-    """A set of weight 0.1 gives a tenth of its validation dialogues: or the best checkpoint is the best at another mix."""
+    """A set of weight 0.1 gives a tenth of its validation dialogues; else another mixture chooses the checkpoint."""
     tokenizer = DialogueTokenizer.load(str(prepared))
     layout = LAYOUTS["dialogpt"](tokenizer)
 

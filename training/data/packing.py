@@ -1,7 +1,7 @@
 """Packing of whole dialogues into rows of equal length.
 
-The rows of an epoch are a pure function of (lengths, settings, seed, epoch): any process can compute any batch. So a run
-resumes exactly, and the loss of a step does not depend on the number of processes.
+The rows of an epoch are a pure function of (lengths, settings, seed, epoch): any process can compute any batch. So a
+run resumes exactly, and the loss of a step does not depend on the number of processes.
 """
 
 from __future__ import annotations

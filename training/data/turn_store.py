@@ -65,7 +65,7 @@ class Pieces:
 
 
 class TurnStore:
-    """The turns of one split of several sets. Token ids stay on disk, mapped into memory; only their offsets are loaded.
+    """The turns of one split of several sets; token ids are mapped into memory, only their offsets are loaded.
 
     Attributes:
         folders: Folders of the prepared sets.

@@ -42,8 +42,8 @@ def build_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.op
 def is_decayed(name: str, parameter: torch.Tensor) -> bool:
     """Return whether a parameter has weight decay: matrices and embeddings have, by name and shape.
 
-    Biases, norms and rates have none, and neither have the taps of a convolution, `row_bias`, `factor_bias` and `mixture`
-    of the Synthesizers, which are no matrices although they have two dimensions.
+    Biases, norms and rates have none, and neither have the taps of a convolution, `row_bias`, `factor_bias` and
+    `mixture` of the Synthesizers, which are no matrices although they have two dimensions.
     """
     *modules, last = name.split(".")
     return parameter.ndim >= 2 and not last.endswith("bias") and last != "mixture" and "convolution" not in modules
@@ -70,8 +70,8 @@ class Muon(torch.optim.Muon):
     torch's iteration runs in bfloat16 everywhere, which is four times slower than fp32 on CPUs without bfloat16
     instructions and four times faster on CPUs with them.
 
-    Muon treats the fused projection of queries, keys and values, `[3 H K, D]`, as one matrix; separate projections, as in
-    the literature, were not tried.
+    Muon treats the fused projection of queries, keys and values, `[3 H K, D]`, as one matrix; separate projections,
+    as in the literature, were not tried.
     """
 
     dtype = torch.float32
@@ -108,8 +108,8 @@ def orthogonalize(
 ) -> torch.Tensor:
     """Approximate U V^T of the singular value decomposition U S V^T by a Newton-Schulz iteration of degree 5.
 
-    X <- a X + b (X X^T) X + c (X X^T)^2 X, from X = matrix / ||matrix||. Singular values that are above about 1 % of the
-    norm end between about 0.7 and 1.2, which is near enough for an update; smaller ones may end lower.
+    X <- a X + b (X X^T) X + c (X X^T)^2 X, from X = matrix / ||matrix||. Singular values that are above about 1 % of
+    the norm end between about 0.7 and 1.2, which is near enough for an update; smaller ones may end lower.
 
     Args:
         matrix: `[M, N]`.

@@ -1,6 +1,6 @@
 """Saved states: everything a run needs to continue as if it had never stopped.
 
-    OUTPUT/resume/step-00000100/   model.safetensors  optimizer.pt  progress.json  average.safetensors (--weight-average)
+    OUTPUT/resume/step-00000100/  model.safetensors  optimizer.pt  progress.json  average.safetensors (--weight-average)
 
 A folder is written under a temporary name and renamed when it is complete; the newest two are kept. Batches are a
 function of the step number and all noise is seeded by it, so weights, optimizer and step are the whole state.
@@ -41,8 +41,8 @@ class ResumeError(XianliaoError):
 class Progress(TypedDict):
     """Progress of a run, as stored in progress.json and training.json.
 
-    `step`, `tokens`, `seconds` and `clipped` (steps whose gradient was clipped) count over the run; `stage_step`, `best`
-    (nats/unit of the best validation) and `best_step` over the stage.
+    `step`, `tokens`, `seconds` and `clipped` (steps whose gradient was clipped) count over the run; `stage_step`,
+    `best` (nats/unit of the best validation) and `best_step` over the stage.
     """
 
     step: int
@@ -252,5 +252,6 @@ def _explaining(save: Path) -> Iterator[None]:
         yield
     except Exception as error:
         raise ResumeError(
-            f"Cannot read the saved state {save} ({first_line(error)}). Remove that folder to resume from the save before."
+            f"Cannot read the saved state {save} ({first_line(error)}). Remove that folder to resume from the save"
+            " before it."
         ) from None

@@ -31,7 +31,7 @@ def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def whole_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """Return the state of an optimizer by parameter name, on the CPU of the first process; an empty dict in the others."""
+    """Return an optimizer's state by parameter name, on the CPU of the first process; an empty dict in the others."""
     return get_optimizer_state_dict(model, optimizer, options=WHOLE)
 
 
