@@ -155,7 +155,7 @@ class Run:
                     if self.progress["step"] % self.settings.save_every == 0 or is_last or self.stopped_by:
                         self._save_state()
                     if self.stopped_by:
-                        self.logs.message(f"stopped by {self.stopped_by} and saved; --resume goes on")
+                        self.logs.message(f"stopped by {self.stopped_by} and saved; continue with --resume")
                         return
         finally:
             objective.close()

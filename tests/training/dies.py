@@ -1,7 +1,7 @@
 """xianliao-train, killed or stopped at a chosen moment: python -m tests.training.dies MOMENT COUNT FLAGS…
 
-Kills itself with SIGKILL when MOMENT comes for the COUNT-th time; `never` lets it finish. With several processes the
-first one dies, and the launcher takes the others down.
+The process kills itself with SIGKILL when MOMENT occurs for the COUNT-th time; `never` lets it finish. With several
+processes the first one dies, and the launcher ends the others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def die(*args, **kwargs):
 
 
 def half_a_file(original, state, path):
-    """Writes the file, cuts it in half and dies."""
+    """Write the file, cut it in half and die."""
     original(state, path)
     size = Path(path).stat().st_size
     os.truncate(path, size // 2)
@@ -38,12 +38,12 @@ def renamed(original, source, target):
 
 
 def told_to_stop(original, *args):
-    """Is asked to stop by its owner, after the step has agreed with the other processes on going on."""
+    """Receive SIGTERM after the processes have agreed to continue."""
     os.kill(os.getpid(), signal.SIGTERM)
     return original(*args)
 
 
-MOMENTS = {  # where, and what happens there instead
+MOMENTS = {  # module, function, replacement
     "in a step": (training.step, "clip_gradients", die),
     "asked to stop": (training.step, "clip_gradients", told_to_stop),
     "half of the optimizer saved": (torch, "save", half_a_file),

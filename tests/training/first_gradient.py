@@ -1,8 +1,8 @@
-"""xianliao-train that stops at the gradient of its first step and keeps it: python -m tests.training.first_gradient …
+"""xianliao-train that saves the gradient of its first step and stops: python -m tests.training.first_gradient …
 
     FILE KIND FLAGS…
 
-In float64. KIND is `sum` (as it is) or `clipped` (the wrong way: every micro-batch clipped by itself).
+The model is in float64. KIND is `sum` (the real code) or `clipped` (the wrong way: each micro-batch clipped alone).
 """
 
 from __future__ import annotations

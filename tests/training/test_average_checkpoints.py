@@ -37,7 +37,7 @@ def test_an_ancestor_is_told_once():
     assert {name: value for name, value in told.items() if name != "id"} == old
     assert second == {"share": 0.3, "same_as": told["id"]}
     assert third["mean_of"] == [{"same_as": first["id"]}]
-    again = without_repeats([first, second])  # what was shortened before
+    again = without_repeats([first, second])  # records that are already shortened
     assert again == [first, second]
 
 

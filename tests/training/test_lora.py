@@ -1,4 +1,4 @@
-"""xianliao-train --init CHAT_MODEL: only an adapter learns, and everything after training is as with our own models."""
+"""xianliao-train --init CHAT_MODEL: only an adapter is trained; chat and evaluation work as with other checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regularizers do what their formulas say, dialogue by dialogue, whatever the packing."""
+"""Regularizers follow their formulas, dialogue by dialogue, independent of the packing."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_the_gradient_penalty_runs_on_the_twice_differentiable_form(network, dat
 
 
 def test_vat_identities(network, data):
-    """Nothing at length 0, grows with the square of a small length, and finds a worse direction than chance does."""
+    """VAT is 0 at length 0, grows with the square of a small length, and finds a worse direction than chance."""
     rows = data.batches(0)[0]
     batch, items = data.tensors(rows), data.targets(rows)
     plain, _, expected = passes(network, data, rows)

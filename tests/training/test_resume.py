@@ -1,4 +1,4 @@
-"""A run that is killed at any moment goes on to exactly the weights it would have had."""
+"""A run that is killed at any moment resumes to exactly the weights of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_terminated_a_run_saves_and_goes_on(prepared, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert "--resume goes on" in said
+    assert "continue with --resume" in said
     assert len(saved_steps(tmp_path / "run")) == 1
     subprocess.run([*call, "--resume"], cwd=ROOT, check=True, capture_output=True, timeout=300)
     assert state_of(tmp_path / "run") == state_of(tmp_path / "whole")
@@ -117,7 +117,7 @@ def test_terminated_a_run_saves_and_goes_on(prepared, tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_stops_both_after_a_step(prepared, tmp_path):
-    """It comes when the processes have already agreed to go on: the next step has to tell the other one."""
+    """The signal arrives after the processes have agreed to continue; the next step has to inform the other one."""
     output = tmp_path / "run"
     assert run(2, prepared, output, "asked to stop", "3", module="tests.training.dies") != 0
     assert [save.name for save in saved_steps(output)] == ["step-00000004"]
@@ -222,7 +222,7 @@ def test_a_loss_that_is_no_number_names_the_batch_and_keeps_the_last_state(prepa
 
 @pytest.mark.slow
 def test_a_full_disk_during_a_save_loses_nothing(prepared, tmp_path):
-    """The file size limit of the process stands in for the disk: the optimizer's file is the largest."""
+    """The file size limit of the process simulates a full disk; the optimizer's file is the largest."""
     assert run(1, prepared, tmp_path / "whole") == 0
     largest = (saved_steps(tmp_path / "whole")[-1] / "optimizer.pt").stat().st_size
     flags = as_flags(FLAGS)

@@ -275,7 +275,7 @@ def test_a_turn_longer_than_a_row_and_tiny_data(tmp_path):
     build([str(source)], tmp_path / "one", PrepareSettings(vocab_size=400, valid_share=0))
     record = train(settings_for(tmp_path / "one", tmp_path / "run", row_tokens=16, max_steps=2, eval_every=1))
     assert record["left_out_turns"] == 1
-    assert (tmp_path / "run" / "model.safetensors").exists()  # without a validation split the newest weights are kept
+    assert (tmp_path / "run" / "model.safetensors").exists()  # without a validation split, the newest weights
 
 
 def test_command_line(prepared, tmp_path, capsys):
@@ -290,7 +290,7 @@ def test_command_line(prepared, tmp_path, capsys):
     )
     flag_first = ["--max-steps", "1", *call[:2], "--output", str(tmp_path / "run2"), *call[4:6]]
     assert main(flag_first) == 0
-    assert "1 steps" in capsys.readouterr().out  # wherever the file stands
+    assert "1 steps" in capsys.readouterr().out  # independent of the order
     assert main(call) == 1
     assert "--resume" in capsys.readouterr().err
     assert main([*call, "--resume"]) == 0
@@ -349,7 +349,7 @@ def test_faults_inside_stages_and_mappings_are_named(prepared, tmp_path, capsys)
     assert main(["--output", str(tmp_path / "run"), "--config", str(bad)]) == 0
     again = ["--output", str(tmp_path / "again"), "--config", str(tmp_path / "run" / "settings.yaml")]
     assert main([*again[:1], str(tmp_path / "run"), *again[2:], "--resume"]) == 0
-    assert main(again) == 0  # also what a resumed run leaves is settings for a new one
+    assert main(again) == 0  # settings.yaml of a resumed run starts a new one
 
 
 def test_weight_decay_of_a_stage_comes_back_after_a_stage_without(prepared, tmp_path, monkeypatch):
@@ -388,14 +388,14 @@ def test_validation_is_the_mixture_that_is_trained_on(prepared, tmp_path):
 
 
 def test_where_only_replies_are_learnt_only_they_validate(prepared, tmp_path):
-    """Of one set, nats and units of the whole are those of the replies and of what they answer."""
+    """The counted turns are the replies; the other turns are read as context."""
     tokenizer = DialogueTokenizer.load(str(prepared))
     layout = LAYOUTS["dialogpt"](tokenizer)
     whole, replies = (
         Stage(settings_for(prepared, tmp_path, data=[data]), 0, tokenizer, layout)
         for data in (str(prepared), f"{prepared}:replies")
     )
-    assert replies.valid_dialogues == whole.valid_dialogues  # what they answer is still read
+    assert replies.valid_dialogues == whole.valid_dialogues  # the context is still there
     texts = [[tokenizer.decode(ids) for ids in turns] for turns in replies.valid_dialogues]
     assert replies.valid_units == [count_units(turns[1::2]) for turns in texts]
     assert whole.valid_units == [count_units(turns) for turns in texts]

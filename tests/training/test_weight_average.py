@@ -1,4 +1,4 @@
-"""The moving average of the weights: its formula, its place in the checkpoint, and that a resumed run has the same."""
+"""The moving average of the weights: its formula, the checkpoint, and a resumed run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_formula_and_exchange():
 
 
 def test_the_first_averages_forget_the_initial_weights():
-    """After n steps (1 + n) / (10 + n) of the average is kept: 2 / 11 after the first."""
+    """The decay after n steps is at most (1 + n) / (10 + n): 2 / 11 after the first."""
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 0.0)
     average = WeightAverage(model, 0.99)

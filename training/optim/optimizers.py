@@ -43,7 +43,7 @@ def is_decayed(name: str, parameter: torch.Tensor) -> bool:
     """Return whether a parameter has weight decay: matrices and embeddings have, by name and shape.
 
     Biases, norms and rates have none, and neither have the taps of a convolution, `row_bias`, `factor_bias` and
-    `mixture` of the Synthesizers, which are no matrices although they have two dimensions.
+    `mixture` of the Synthesizers, which are not matrices although they have two dimensions.
     """
     *modules, last = name.split(".")
     return parameter.ndim >= 2 and not last.endswith("bias") and last != "mixture" and "convolution" not in modules

@@ -17,7 +17,7 @@ from training.state.saved_state import FOLDER, Progress, ResumeError, load_progr
 
 SETTINGS = "settings.yaml"
 BEFORE_THE_FIRST_SAVE = {METRICS, SAMPLES, FOLDER, LOCK, SETTINGS, "tensorboard"}
-"""Names in the folder of a run that was stopped before its first save; such a folder may be used again."""
+"""Names in the folder of a run that was stopped before its first save; a new run may use the folder."""
 
 CHANGEABLE = ("data", "output", "resume", "threads", "tensorboard", "stages")
 """Settings that may change, or that the identity describes in another form (`data` and `stages`)."""
