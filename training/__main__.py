@@ -4,4 +4,4 @@ import sys
 
 from training.cli import main
 
-sys.exit(main())
+sys.exit(main(None))

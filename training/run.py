@@ -29,6 +29,7 @@ from chatbot import __version__
 from chatbot.checkpoint.folder import resolve
 from chatbot.model.device import pick_device
 from chatbot.model.end_head import fit_end_head
+from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import replacing
 from chatbot.text.tokenizer import DialogueTokenizer
 from training.data.turn_store import parse_source
@@ -184,8 +185,8 @@ class Run:
         Sums on GPUs may differ between processes; DDP would never reconcile different heads.
         """
         model = self.trained.inner
-        kind = getattr(model.config, "termination", "end-of-turn")
-        self.logs.message(f"{stage.name}: fitting the new {kind} head to the first rows")
+        assert isinstance(model, XianliaoForCausalLM)
+        self.logs.message(f"{stage.name}: fitting the new {model.config.termination} head to the first rows")
         batch = stage.data.tensors(stage.data.rows(0)[:FIT_ROWS])
         fit_end_head(model, [{name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}])
         with torch.no_grad():

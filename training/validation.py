@@ -141,8 +141,8 @@ def nats_per_unit(trained: TrainedModel, stage: Stage) -> float:
 def decoder_settings(model: TrainableModel, init: str | None) -> dict[str, Any]:
     """Return the decoder settings to store with a checkpoint, without the EOS floor.
 
-    Models of this project get this project's settings; a chat model of another project keeps those of the checkpoint
-    that it was fine-tuned from.
+    Models of this project get this project's settings and the banned words of the checkpoint that they start from. A chat
+    model of another project keeps all decoder settings of that checkpoint.
 
     Args:
         model: Unwrapped model.
@@ -152,14 +152,15 @@ def decoder_settings(model: TrainableModel, init: str | None) -> dict[str, Any]:
         SettingsError: The checkpoint's settings are invalid.
     """
     sampling = {"do_sample": True, "temperature": ReplySettings.temperature, "top_p": ReplySettings.top_p}
+    names = {field.name for field in fields(ReplySettings)} | {"do_sample"}
+    names -= {"floor_start_tokens", "floor_delta_tokens"}
     if isinstance(model, XianliaoForCausalLM):
-        return sampling | AGAINST_REPETITION
+        sampling |= AGAINST_REPETITION
+        names = {"banned_words"}
     path = None if init is None else resolve(init) / GENERATION
     if path is None or not path.is_file():
         return sampling
-    names = {field.name for field in fields(ReplySettings)} | {"do_sample"}
-    names -= {"floor_start_tokens", "floor_delta_tokens"}
-    inherited = {name: value for name, value in read_json(path).items() if name in names and value is not None}
+    inherited = {name: value for name, value in read_json(path).items() if name in names and value not in (None, [])}
     try:
         settings_from(inherited)
     except ReplySettingsError as error:

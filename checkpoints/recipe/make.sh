@@ -108,9 +108,9 @@ mean() { # name, then pairs of a weight and a checkpoint
     python -m training.average_checkpoints "$work/$name" "$@"
 }
 
-set_sampling() { # path of generation_config.json
+set_sampling() { # generation_config.json
     python -c 'import pathlib, sys
-from chatbot.storage import read_json, write_json
+from chatbot.checkpoint.folder import read_json, write_json
 path = pathlib.Path(sys.argv[1])
 write_json(path, {**read_json(path), "temperature": 0.75, "top_p": 0.95})' "$1"
 }

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatbot.checkpoint.folder import load_model
+from chatbot.decoding.settings import settings_from
 from chatbot.errors import XianliaoError
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.model.scoring import score_turns
@@ -78,6 +80,17 @@ def test_a_run_learns_and_leaves_a_checkpoint(whole_run, prepared):
     assert generation["floor_start_tokens"] > 5
     assert load_model(whole_run).config.hidden_size == 32
     assert DialogueTokenizer.load(whole_run).to_json() == DialogueTokenizer.load(prepared).to_json()
+
+
+def test_a_run_keeps_the_banned_words_of_its_start(whole_run, prepared, tmp_path):
+    start, words = tmp_path / "start", ["妈的", "!妈妈的"]
+    shutil.copytree(whole_run, start)
+    path = start / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "banned_words": words}), encoding="utf-8")
+    train(settings_for(prepared, tmp_path / "more", init=str(start), model=ModelSettings(), max_steps=1, eval_every=1))
+    generation = json.loads((tmp_path / "more" / "generation_config.json").read_text(encoding="utf-8"))
+    assert generation["banned_words"] == words
+    assert settings_from(generation).banned_words == tuple(words)
 
 
 def test_the_same_settings_give_the_same_weights(whole_run, prepared, tmp_path):

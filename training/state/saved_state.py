@@ -132,7 +132,7 @@ def save_state(
         shutil.rmtree(temporary, ignore_errors=True)
         if not isinstance(error, Exception):
             raise
-        # safetensors and torch raise exceptions of their own kinds
+        # safetensors and torch raise many kinds
         raise ResumeError(
             f"Cannot save step {step} in {folder} ({first_line(error)}). Free disk space, then continue with --resume"
             f" from {describe_newest(output)}."
