@@ -42,7 +42,7 @@ def test_raw_file_to_reply(tmp_path):
         preset,
         "--epochs",
         99,
-        "--max_steps",
+        "--max-steps",
         60,
         cwd=tmp_path,
     )

@@ -1,1 +1,1 @@
-"""Prepared set to checkpoint; `xianliao-train` is the command. Imports data_prep and chatbot, never ui."""
+"""Training: prepared sets to a checkpoint; `xianliao-train` is the command. Imports data_prep and chatbot, never ui."""

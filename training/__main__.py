@@ -1,7 +1,7 @@
-"""python -m training is xianliao-train."""
+"""Entry point of `python -m training`, the same as xianliao-train."""
 
 import sys
 
 from training.cli import main
 
-sys.exit(main())
+sys.exit(main(None))

@@ -1,98 +1,177 @@
-"""Settings from a YAML file and flags: every fault at once, and where each setting came from."""
+"""Read the settings from flags and a YAML file; report every fault at once and the origin of every setting.
+
+Flags are spelled with dashes (`--max-steps`), YAML keys with underscores (`max_steps`). Flags with underscores, the
+older spelling, are accepted.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import asdict, fields
+from argparse import HelpFormatter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
 
 from chatbot.errors import first_line
-from training.settings import ModelSettings, Regularization, SettingsError, StageSettings, TrainSettings, one_sentence
+from training.settings import (
+    ModelSettings,
+    Regularization,
+    SettingsError,
+    StageSettings,
+    TrainSettings,
+    flag,
+    one_sentence,
+)
 
-NESTED = {"model": ModelSettings, "regularization": Regularization, "stages": StageSettings}
+NESTED: dict[str, type] = {"model": ModelSettings, "regularization": Regularization, "stages": StageSettings}
 LISTS = ("data", "model.layer_types")
+GROUP_TITLES = {
+    "model": "shape of a new model (not allowed with --init)",
+    "regularization": "regularizers (see training/optim/regularizers.py; 0 switches one off)",
+}
 SWITCHES = ("resume", "gradient_checkpointing", "compile", "tensorboard")
 
 
+class DashedParser(ArgumentParser):
+    """Parser whose help shows flags with dashes; internally they have the names of the settings."""
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        text = super().format_help() if formatter is None else super().format_help(formatter)
+        return re.sub(r"--[a-z][\w.]*", lambda match: match[0].replace("_", "-"), text)
+
+
 def build_parser() -> ArgumentParser:
-    """All settings as flags, for --help and for reading values."""
-    parser = ArgumentParser(
+    """Return a parser with every setting as a flag, for --help and for converting values."""
+    parser = DashedParser(
         prog="xianliao-train",
-        description="Train or fine-tune on prepared sets. Several processes: torchrun --nproc_per_node N -m training …",
+        description="Train or fine-tune on prepared sets. Several processes: torchrun --nproc-per-node N -m training …",
         exit_on_error=False,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file with any of the settings below; flags win over it")
-    parser.add_argument(
-        "--data", nargs="+", type=str, metavar="DIR", help="prepared sets, DIR, DIR:weight or DIR:weight:replies"
-    )
-    parser.add_argument("--output", type=str, metavar="DIR", help="folder of the run, created")
+    parser.add_argument("--config", metavar="FILE", help="YAML file with any of the settings below; flags override it")
+    parser.add_argument("--data", nargs="+", type=str, metavar="DIR")
+    parser.add_argument("--output", type=str, metavar="DIR")
     for name in SWITCHES:
-        text = re.search(rf"^ +{name}: (.*)", TrainSettings.__doc__, re.MULTILINE).group(1)
-        parser.add_argument(f"--{name}", action="store_true", help=text)
+        parser.add_argument(f"--{name}", action="store_true")
     parser.add_class_arguments(TrainSettings, nested_key=None, as_group=False, skip={"data", "output", *SWITCHES})
+    texts = help_texts()
+    for action in parser._actions:
+        if action.dest in texts:
+            action.help = texts[action.dest].replace("%", "%%")
+    for group in parser._action_groups:  # jsonargparse would take the titles from docstrings
+        for action in group._group_actions:
+            group.title = GROUP_TITLES.get(action.dest, group.title)
     return parser
 
 
+def help_texts() -> dict[str, str]:
+    """Return the help text of every setting; nested names have a dot."""
+    texts = {}
+    for entry in fields(TrainSettings):
+        texts[entry.name] = entry.metadata["help"]
+        if entry.name in NESTED and entry.name != "stages":
+            texts |= {f"{entry.name}.{part.name}": part.metadata["help"] for part in fields(NESTED[entry.name])}
+    return texts
+
+
+@dataclass
+class CommandLine:
+    """A command line, split but not yet converted.
+
+    Attributes:
+        flags: (setting name, values) in the order of the command line.
+        config: File given with --config.
+        old_spellings: Flags that were spelled with underscores.
+    """
+
+    flags: list[tuple[str, list[str]]] = field(default_factory=list)
+    config: str | None = None
+    old_spellings: list[str] = field(default_factory=list)
+
+
 def read_settings(argv: list[str]) -> tuple[TrainSettings, dict[str, str]]:
-    """The settings that a command line asks for, and the origin of each that is no default.
+    """Return the settings of a command line, and the origin of each setting that is not a default.
 
     Args:
-        argv: Without the program's name.
+        argv: Arguments without the program's name.
 
     Raises:
-        SettingsError: All that is wrong with the file and the flags.
+        SettingsError: Every fault of the file and the flags.
     """
-    parser, faults = build_parser(), []
-    flags, config = split_flags(argv, faults)
-    from_file = read_file(config, faults) if config is not None else {}
-    known = _readable(parser, from_file, Path(config).name if config else "", faults)
-    words = []
-    for name, values in flags:
+    parser = build_parser()
+    faults: list[str] = []
+    line = split_flags(argv, faults)
+    file = "" if line.config is None else Path(line.config).name
+    from_file = {} if line.config is None else read_file(line.config, faults)
+    valid = _valid_entries(parser, from_file, file, faults)
+    words: list[str] = []
+    for name, values in line.flags:
         if name == "model.layer_types" and not "".join(values).startswith("["):
             values = [json.dumps(values)]
-        if _parse(parser, [f"--{name}", *values], f"--{name}", faults):
+        if _is_valid(parser, name, values, faults):
             words += [f"--{name}", *values]
-    value = parser.parse_object(known)
-    value = parser.parse_args(words, namespace=value) if words else value
-    built = parser.instantiate_classes(value)
-    built.pop("config", None)
-    settings = TrainSettings(**{**vars(built), "data": built.data or [], "output": built.output or ""})
+    namespace = parser.parse_object(valid)
+    namespace = parser.parse_args(words, namespace=namespace) if words else namespace
+    values_by_name = vars(parser.instantiate_classes(namespace))
+    values_by_name.pop("config", None)
+    values_by_name |= {"data": values_by_name["data"] or [], "output": values_by_name["output"] or ""}
+    settings = TrainSettings(**values_by_name)
     faults += settings.faults()
     if faults:
         raise SettingsError(one_sentence(faults))
-    origins = dict.fromkeys(_leaves(known), Path(config).name if config else "")
-    return settings, {**origins, **{name: "flag" for name, _ in flags}}
+    origins = dict.fromkeys(_leaf_names(valid), file)
+    return settings, {**origins, **{name: "flag" for name, _ in line.flags}}
 
 
-def split_flags(argv: list[str], faults: list[str]) -> tuple[list[tuple[str, list[str]]], str | None]:
-    """(name, values) of each flag, and the file of --config; unknown names become faults."""
+def spelling_warning(argv: list[str]) -> str | None:
+    """Return one line about flags spelled with underscores; None if the command line has none."""
+    old = split_flags(argv, []).old_spellings
+    if not old:
+        return None
+    pairs = ", ".join(f"{word} is now {word.replace('_', '-')}" for word in dict.fromkeys(old))
+    return f"flags with underscores are the old spelling and still work: {pairs}"
+
+
+def split_flags(argv: list[str], faults: list[str]) -> CommandLine:
+    """Split a command line into flags and their values; unknown flags and stray words are appended to `faults`."""
     known = dict.fromkeys(setting_names())
-    flags: list[tuple[str, list[str]]] = []
+    line = CommandLine()
+    pairs: list[tuple[str, list[str]]] = []
     for word in argv:
         if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            flags.append((name, [value] if equals else []))
-        elif flags and (not flags[-1][1] or flags[-1][0] in LISTS) and flags[-1][0] not in SWITCHES:
-            flags[-1][1].append(word)
+            spelling, equals, value = word.partition("=")
+            name = spelling.removeprefix("--").replace("-", "_")
+            if "_" in spelling and name in known:
+                line.old_spellings.append(spelling)
+            pairs.append((name, [value] if equals else []))
+        elif pairs and _takes_another_value(*pairs[-1]):
+            pairs[-1][1].append(word)
         else:
-            faults.append(f"{word!r} belongs to no flag")
-    config = None
-    for name, values in list(flags):
-        if name == "config":
-            config = values[0] if values else faults.append("--config needs a file")
-        elif name not in known:
-            faults.append(f"there is no --{name}{_nearest(name, known)}")
-    return [(name, values) for name, values in flags if name in known], config
+            faults.append(f"{word!r} does not belong to a flag")
+    for name, values in pairs:
+        if name == "config" and values:
+            line.config = values[0]
+        elif name == "config":
+            faults.append("--config needs a file")
+        elif name in known:
+            line.flags.append((name, values))
+        else:
+            near = _nearest(name, known)
+            faults.append(f"unknown flag {flag(name)}" + (f"; did you mean {flag(near)}?" if near else ""))
+    return line
+
+
+def _takes_another_value(name: str, values: list[str]) -> bool:
+    return name not in SWITCHES and (not values or name in LISTS)
 
 
 def setting_names() -> Iterator[str]:
-    """Names of all settings, nested ones with a dot."""
+    """Yield the names of all settings; nested names have a dot."""
     for entry in fields(TrainSettings):
         nested = NESTED.get(entry.name)
         if nested is None or entry.name == "stages":
@@ -101,127 +180,141 @@ def setting_names() -> Iterator[str]:
             yield from (f"{entry.name}.{part.name}" for part in fields(nested))
 
 
-def read_file(path: str, faults: list[str]) -> dict:
-    """A YAML mapping; unknown keys and what cannot be read become faults."""
+def read_file(path: str, faults: list[str]) -> dict[str, Any]:
+    """Return the known keys of a YAML mapping; unknown keys and unreadable files are appended to `faults`."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        faults.append(f"{path} cannot be read ({error.strerror})")
+        faults.append(f"cannot read {path} ({error.strerror})")
         return {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        faults.append(f"{path} is no YAML ({first_line(error)})")
+        faults.append(f"{path} is not valid YAML ({first_line(error)})")
         return {}
     if content is None:
         return {}
     if not isinstance(content, dict):
         faults.append(f"{path} must hold a mapping of settings, like `learning_rate: 1.0e-3`")
         return {}
-    return _known(content, TrainSettings, Path(path).name, "", faults)
+    return _known_keys(content, TrainSettings, Path(path).name, "", faults)
 
 
-def _known(content: dict, kind: type, file: str, prefix: str, faults: list[str]) -> dict:
+def _known_keys(content: dict, kind: type, file: str, prefix: str, faults: list[str]) -> dict[str, Any]:
     names = [entry.name for entry in fields(kind)]
-    kept = {}
+    result: dict[str, Any] = {}
     for name, value in content.items():
         nested = NESTED.get(name)
         if name not in names:
-            faults.append(f"{file}: there is no setting {prefix}{name}{_nearest(str(name), names)}")
+            near = _nearest(str(name), names)
+            faults.append(f"{file}: unknown setting {prefix}{name}" + (f"; did you mean {near}?" if near else ""))
         elif name == "stages":
             if not isinstance(value, list) or not all(isinstance(stage, dict) for stage in value):
                 faults.append(f"{file}: stages must be a list of mappings, one for each stage")
                 continue
-            label = "stages[{}]."
-            kept[name] = [_known(s, StageSettings, file, label.format(n), faults) for n, s in enumerate(value)]
+            result[name] = [
+                _known_keys(stage, StageSettings, file, f"stages[{number}].", faults)
+                for number, stage in enumerate(value)
+            ]
         elif nested is not None and isinstance(value, dict):
-            kept[name] = _known(value, nested, file, f"{prefix}{name}.", faults)
+            result[name] = _known_keys(value, nested, file, f"{prefix}{name}.", faults)
         elif nested is not None:
             faults.append(f"{file}: {prefix}{name} must be a mapping")
         elif f"{prefix}{name}".endswith(LISTS) and isinstance(value, str):
-            kept[name] = [value]  # one of them
+            result[name] = [value]
         elif f"{prefix}{name}".endswith(LISTS) and not _is_list_of_strings(value):
             faults.append(f"{file}: {prefix}{name} must be a list of names")
         else:
-            kept[name] = value
-    return kept
+            result[name] = value
+    return result
 
 
 def _is_list_of_strings(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _nearest(name: str, known) -> str:
-    near = get_close_matches(name, list(known), 1) or get_close_matches(name, [k.rpartition(".")[2] for k in known], 1)
-    return f"; did you mean {near[0]}?" if near else ""
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the most similar known name, compared as a whole or by the part after its dot."""
+    known = list(known)
+    last_parts = [entry.rpartition(".")[2] for entry in known]
+    matches = get_close_matches(name, known, 1) or get_close_matches(name, last_parts, 1)
+    return matches[0] if matches else None
 
 
-def _readable(parser: ArgumentParser, content: dict, file: str, faults: list[str]) -> dict:
-    """The part of a file whose values have the right type; the others become faults."""
-    kept = {}
+def _valid_entries(parser: ArgumentParser, content: dict, file: str, faults: list[str]) -> dict[str, Any]:
+    """Return the entries of a file whose values have the right type; the others are appended to `faults`."""
+    result: dict[str, Any] = {}
     for name, value in content.items():
         if name == "stages":
-            kept[name] = [
-                _fitting_part(parser, stage, lambda part: {"stages": [part]}, f"stages[{number}].", file, faults)
-                or {"name": None}  # jsonargparse takes no empty one
+            result[name] = [
+                _valid_part(parser, stage, lambda part: {"stages": [part]}, f"{file}: stages[{number}].", faults)
+                or {"name": None}  # jsonargparse rejects an empty mapping
                 for number, stage in enumerate(value)
             ]
         elif isinstance(value, dict):
-            kept[name] = _fitting_part(parser, value, lambda part, name=name: {name: part}, f"{name}.", file, faults)
+            result[name] = _valid_part(parser, value, _nested_under(name), f"{file}: {name}.", faults)
         else:
-            kept |= _fitting_part(parser, {name: value}, lambda part: part, "", file, faults)
-    return kept
+            result |= _valid_part(parser, {name: value}, lambda part: part, f"{file}: ", faults)
+    return result
 
 
-def _fitting_part(parser, content: dict, place, prefix: str, file: str, faults: list[str]) -> dict:
-    """The entries of a mapping that can be read; `place` puts one where it stands in the whole."""
-    kept = {}
+def _nested_under(name: str) -> Callable[[dict], dict]:
+    return lambda part: {name: part}
+
+
+def _valid_part(
+    parser: ArgumentParser, content: dict, nest: Callable[[dict], dict], label: str, faults: list[str]
+) -> dict[str, Any]:
+    """Return the valid entries of a mapping; `nest` wraps an entry into a complete settings mapping."""
+    result = {}
     for name, value in content.items():
         try:
-            parser.parse_object(place({name: value}), defaults=False)
-            kept[name] = value
+            parser.parse_object(nest({name: value}), defaults=False)
+            result[name] = value
         except Exception as error:  # jsonargparse raises several kinds
-            faults.append(f"{file}: {prefix}{name} cannot be {value!r}: {_reason(error)}")
-    return kept
+            faults.append(f"{label}{name} cannot be {value!r}: {_reason(error)}")
+    return result
 
 
-def _parse(parser: ArgumentParser, words: list[str], label: str, faults: list[str]) -> bool:
+def _is_valid(parser: ArgumentParser, name: str, values: list[str], faults: list[str]) -> bool:
     try:
-        parser.parse_args(words, defaults=False)
+        parser.parse_args([f"--{name}", *values], defaults=False)
     except Exception as error:  # jsonargparse raises several kinds
-        faults.append(f"{label} {' '.join(words[1:])}: {_reason(error)}")
+        faults.append(f"{flag(name)} {' '.join(values)}: {_reason(error)}")
         return False
     return True
 
 
 def _reason(error: Exception) -> str:
-    """The line of jsonargparse's report that says what was expected."""
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    """Return the line of jsonargparse's report that names the expected type."""
     kinds = [kind for kind in re.findall(r"Expected a <class '(\w+)'>", str(error)) if kind != "NoneType"]
     if kinds:
         return f"expected {' or '.join(dict.fromkeys(kinds))}"
-    told = [line for line in lines if re.search(r"[Ee]xpected|Does not validate|needs|requires", line)]
-    return (told or lines or ["it cannot be read"])[-1].rstrip(".")
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if re.search(r"[Ee]xpected|Does not validate|needs|requires", line)]
+    return (telling or lines or ["invalid value"])[-1].rstrip(".")
 
 
-def _leaves(content: dict, prefix: str = "") -> Iterator[str]:
+def _leaf_names(content: dict, prefix: str = "") -> Iterator[str]:
     for name, value in content.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from _leaf_names(value, f"{prefix}{name}.")
         else:
             yield prefix + name
 
 
 def describe(settings: TrainSettings, origins: dict[str, str]) -> str:
-    """A line a setting, those with an origin of their own first."""
-    values = dict(_values(asdict(settings)))
-    values["stages"] = [{n: v for n, v in stage.items() if v is not None} for stage in values["stages"]]
+    """Return one line per setting with an origin, then one line with all defaults."""
+    values = dict(_leaves(asdict(settings)))
+    values["stages"] = [
+        {name: value for name, value in asdict(stage).items() if value is not None} for stage in settings.stages
+    ]
     lines = [f"  {name} = {values.pop(name)}  ({origin})" for name, origin in origins.items() if name in values]
     rest = ", ".join(f"{name} {value}" for name, value in values.items())
     return "\n".join(["settings:", *lines, f"  by default: {rest}"])
 
 
-def _values(content: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+def _leaves(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in content.items():
         if isinstance(value, dict):
-            yield from _values(value, f"{prefix}{name}.")
+            yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

@@ -1,4 +1,4 @@
-"""xianliao-train: a prepared set to a checkpoint."""
+"""xianliao-train: train a checkpoint from prepared sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chatbot.errors import explain_faults
 
 @partial(explain_faults, extra="train")
 def main(argv: list[str] | None = None) -> int | None:
-    from training.arguments import build_parser, describe, read_settings
+    from training.arguments import build_parser, describe, read_settings, spelling_warning
     from training.settings import SettingsError
 
     argv = sys.argv[1:] if argv is None else argv
@@ -19,12 +19,16 @@ def main(argv: list[str] | None = None) -> int | None:
     if {"-h", "--help"} & set(argv):
         parser.print_help()
         return 0
+    is_first_process = os.environ.get("RANK", "0") == "0"
+    warning = spelling_warning(argv)
+    if warning is not None and is_first_process:
+        print(f"{parser.prog}: warning: {warning}", file=sys.stderr)
     try:
         settings, origins = read_settings(argv)
     except SettingsError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process:
         print(describe(settings, origins), file=sys.stderr)
     from training.run import train
 
@@ -35,4 +39,4 @@ def main(argv: list[str] | None = None) -> int | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

@@ -1,13 +1,14 @@
-"""Before the first step: the model, what must not change when a run goes on, and whose folder it is."""
+"""The model that a run starts from, and the manifests of its data."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from chatbot.checkpoint.folder import GENERATION, TRAINING, load_model, resolve
+from chatbot.checkpoint.folder import TRAINING, load_model, resolve
 from chatbot.errors import last_line
 from chatbot.model.config import XianliaoConfig
 from chatbot.model.end_head import with_termination
@@ -21,9 +22,11 @@ from training.data.turn_store import parse_source
 from training.lora import add_lora
 from training.settings import ModelSettings, SettingsError, TrainSettings
 
+TrainableModel = XianliaoForCausalLM | ForeignForCausalLM
 
-def load_manifests(settings: TrainSettings) -> list[list[dict]]:
-    """The manifests of the sets of each stage.
+
+def load_manifests(settings: TrainSettings) -> list[list[dict[str, Any]]]:
+    """Return the manifests of the sets of each stage.
 
     Raises:
         FileError: A set is missing or damaged.
@@ -36,75 +39,79 @@ def load_manifests(settings: TrainSettings) -> list[list[dict]]:
     return manifests
 
 
-def load_or_build(settings: TrainSettings, tokenizer: DialogueTokenizer) -> XianliaoForCausalLM:
-    """The model a run starts from.
+def load_or_build(settings: TrainSettings, tokenizer: DialogueTokenizer) -> TrainableModel:
+    """Return the model that a run starts from: the checkpoint of --init, or a new model.
 
     Raises:
-        SettingsError: The data was prepared with another tokenizer, or the shape is not one that a model can have.
+        SettingsError: The data was prepared with another tokenizer, or no model can have this shape.
         CheckpointError: The checkpoint cannot be read.
     """
     if settings.init is None:
-        head = {"termination_epsilon": settings.termination_epsilon, "termination_delay": settings.termination_delay}
-        kinds = {"termination": "softmax", "direction": "forward"}
-        asked = {name: getattr(settings, name) for name in kinds}
-        kinds |= {name: kind for name, kind in asked.items() if kind != "keep"}
-        return build_model(settings.model, tokenizer, **kinds, **head)
+        return build_model(
+            settings.model,
+            tokenizer,
+            termination="softmax" if settings.termination == "keep" else settings.termination,
+            direction="forward" if settings.direction == "keep" else settings.direction,
+            termination_epsilon=settings.termination_epsilon,
+            termination_delay=settings.termination_delay,
+        )
     path = resolve(settings.init)
     if DialogueTokenizer.load(path).to_json() != tokenizer.to_json():
         raise SettingsError(
             f"The data and {path} have different tokenizers; prepare the data again with --tokenizer {path}."
         )
-    return with_settings(load_model(path, merge=False), settings)
+    return apply_settings(load_model(path, merge=False), settings)
 
 
-def with_settings(model: XianliaoForCausalLM | ForeignForCausalLM, settings: TrainSettings):
-    """A loaded model with what the settings change of it: a LoRA adapter, another termination, its direction.
+def apply_settings(model: TrainableModel, settings: TrainSettings) -> TrainableModel:
+    """Apply the settings that change a loaded model: a LoRA adapter, another termination, another direction.
 
     Raises:
-        SettingsError: Another project's chat model cannot have them.
+        SettingsError: The model is a chat model of another project, which does not support them.
     """
     if not isinstance(model, XianliaoForCausalLM):
         if settings.termination != "keep" or settings.direction != "keep":
-            raise SettingsError("--termination and --direction are for models of our own; leave them out with --init.")
+            raise SettingsError("--termination and --direction support only models of this project; leave them out.")
         return add_lora(model, settings)
     if settings.termination != "keep":
-        head = (settings.termination, settings.termination_epsilon, settings.termination_delay)
-        model = with_termination(model, *head)
+        model = with_termination(model, settings.termination, settings.termination_epsilon, settings.termination_delay)
     if settings.direction != "keep":
-        model.config.direction = settings.direction
+        setattr(model.config, "direction", settings.direction)  # noqa: B010  # the config class is generic to mypy
     return model
 
 
-def needs_fit(settings: TrainSettings, model: torch.nn.Module) -> bool:
-    """Whether the model has an end head that the checkpoint it starts from had not."""
+def has_new_end_head(settings: TrainSettings, model: torch.nn.Module) -> bool:
+    """Return whether the model has an end-of-turn head that the checkpoint of --init has not."""
     head = getattr(model, "end_head", None)
     return settings.init is not None and head is not None and not head.weight.any()
 
 
-def ancestor_of(checkpoint: Path) -> dict:
-    """How the checkpoint that a run starts from was made, as far as it says."""
+def ancestor_of(checkpoint: Path) -> dict[str, Any]:
+    """Return the training record of the checkpoint that a run starts from, or its name if it has no record."""
     path = checkpoint / TRAINING
     return read_json(path) if path.is_file() else {"imported_from": checkpoint.name}
 
 
-def inherited_words(init: str | None) -> dict:
-    """The banned words of the checkpoint that a run starts from, as generation_config.json has them; empty without any."""
-    path = None if init is None else resolve(init) / GENERATION
-    words = read_json(path).get("banned_words") if path is not None and path.is_file() else None
-    return {"banned_words": words} if words else {}
+def build_model(shape: ModelSettings, tokenizer: DialogueTokenizer, **settings: Any) -> XianliaoForCausalLM:
+    """Return a new model.
 
-
-def build_model(shape: ModelSettings, tokenizer: DialogueTokenizer, **settings) -> XianliaoForCausalLM:
-    """A new model of a shape, for a tokenizer; `settings` are other fields of its config.
+    Args:
+        shape: Shape of the model.
+        tokenizer: Tokenizer of the data.
+        settings: Other fields of its config.
 
     Raises:
-        SettingsError: The shape is not one that a model can have.
+        SettingsError: No model can have this shape.
     """
-    sizes = asdict(shape) | settings
-    layer_types = repeat_layer_types(sizes.pop("layer_types"), shape.num_hidden_layers)
-    ids = {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
+    sizes: dict[str, Any] = asdict(shape) | settings
+    sizes["layer_types"] = repeat_layer_types(sizes["layer_types"], shape.num_hidden_layers)
+    ids: dict[str, Any] = {
+        "pad_token_id": tokenizer.pad_id,
+        "bos_token_id": tokenizer.cls_id,
+        "eos_token_id": tokenizer.sep_id,
+    }
     try:
-        config = XianliaoConfig(vocab_size=tokenizer.vocab_size, layer_types=layer_types, **ids, **sizes)
+        config = XianliaoConfig(vocab_size=tokenizer.vocab_size, **ids, **sizes)
     except Exception as error:  # the strict validators raise several kinds
         raise SettingsError(f"--model.…: {last_line(error)}") from None
     return XianliaoForCausalLM(config)

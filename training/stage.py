@@ -18,32 +18,33 @@ from training.reporting.logs import unigram_nats
 from training.settings import SettingsError, TrainSettings
 
 REPLY_LENGTH_PERCENTILE = 99
-"""t0 of the EOS floor: this percentile of the turn length in tokens on the validation split."""
+"""t0 of the EOS floor: this percentile of the turn lengths, in tokens, on the validation split."""
 
 
 class Stage:
-    """What a stage trains on.
+    """Data and schedule of a stage.
 
     Args:
-        run: All stages.
-        number: Which one, counted from 0.
-        tokenizer: That of the data.
-        layout: Of the model.
-        backward: Give the turns of every dialogue in reverse order.
+        run: Settings of the run.
+        number: Index of the stage, from 0.
+        tokenizer: Tokenizer of the data.
+        layout: Layout of the model's dialogues.
+        backward: Reverse the turns of every dialogue.
 
     Attributes:
-        settings: Of the stage alone.
-        data: Its batches.
-        utilisation: Share of the tokens of the first epoch's rows that are not padding.
+        settings: Settings of the stage alone.
+        name: Name of the stage in the log.
+        data: Batches.
+        utilisation: Share of tokens in the rows of the first epoch that are not padding.
         steps: Optimizer steps of the whole stage.
         valid_dialogues: Token ids of the turns of the validation dialogues.
-        valid_turns: Which turns of each count: all, or the replies where nothing else is learnt.
-        valid_units: Units of those.
+        valid_turns: Counted turns of each validation dialogue: all, or the replies where only replies are learnt.
+        valid_units: Units of the counted turns.
         floor_start: t0 of the EOS floor, in tokens.
-        unigram: nats/unit of a unigram model on the validation dialogues; None without any.
+        unigram: nats/unit of a unigram model on the validation dialogues; None without validation dialogues.
 
     Raises:
-        SettingsError: No turn of the data fits a row, or it is asked for replies that come before what they answer.
+        SettingsError: No turn fits a row, the weights leave no dialogue, or a backward model is to learn only replies.
     """
 
     def __init__(
@@ -52,78 +53,102 @@ class Stage:
         settings = self.settings = run.of_stage(number)
         self.name = (run.stages[number].name or f"stage {number + 1}") if run.stages else "training"
         sources = [parse_source(text) for text in settings.data]
+        if backward and any(source.replies_only for source in sources):
+            raise SettingsError("A backward model learns all turns; leave out :replies in --data.")
         folders = [source.folder for source in sources]
         train, valid = TurnStore(folders, "train", backward), TurnStore(folders, "valid", backward)
-        weights = [source.weight for source in sources]
-        row = (settings.row_tokens, settings.batch_rows)
-        replies_only = [source.replies_only for source in sources]
-        if backward and any(replies_only):
-            raise SettingsError("A model that goes backward learns all turns; leave out :replies in --data.")
-        self.data = PackedData(train, layout, *row, settings.seed, tokenizer.pad_id, weights, replies_only)
+        self.data = PackedData(
+            train,
+            layout,
+            settings.row_tokens,
+            settings.batch_rows,
+            settings.seed,
+            tokenizer.pad_id or 0,
+            [source.weight for source in sources],
+            [source.replies_only for source in sources],
+        )
         if not len(self.data.pieces):
-            raise SettingsError("Every turn is longer than a row; raise --row_tokens or give other data.")
+            raise SettingsError("Every turn is longer than a row; raise --row-tokens or give other data.")
         if not self.data.rows(0):
-            raise SettingsError("The weights leave no dialogue in an epoch; raise those of --data.")
-        self.utilisation = self.data.utilisation()  # now, while the rows of the first epoch are there
+            raise SettingsError("The weights leave no dialogue in an epoch; raise the weights in --data.")
+        self.utilisation = self.data.utilisation()  # now, while the rows of the first epoch are cached
         steps = math.ceil(settings.epochs * len(self.data.batches(0)))
         self.steps = steps if settings.max_steps is None else min(steps, settings.max_steps)
-        self._choose_valid(valid, train, sources, layout.end_of_turn_id, tokenizer)
+        chosen = self._choose_valid(valid, train, sources)
+        self._measure_valid(valid, chosen, sources, tokenizer)
+        self.unigram: float | None = None
+        if chosen:
+            counted = [turns[part] for turns, part in zip(self.valid_dialogues, self.valid_turns, strict=True)]
+            nats = unigram_nats(train, counted, layout.end_of_turn_id, tokenizer.vocab_size)
+            self.unigram = nats / sum(self.valid_units)
 
-    def _choose_valid(
-        self, valid: TurnStore, train: TurnStore, sources: list[Source], end_id: int, tokenizer: DialogueTokenizer
-    ) -> None:
-        """Of a set that training sees a tenth of at a time, a tenth: the best checkpoint is the best at the mixture."""
+    def _choose_valid(self, valid: TurnStore, train: TurnStore, sources: list[Source]) -> list[int]:
+        """Return the indices of the validation dialogues, and set `floor_start` by their pool.
+
+        A set of weight w < 1 contributes the share w of its validation dialogues, so that the best checkpoint is the
+        best on the mixture that is trained on.
+        """
         parts = zip(pairwise(valid.folder_starts.tolist()), sources, strict=True)
         pool = np.concatenate(
             [spread(start, stop, math.ceil(min(1, source.weight) * (stop - start))) for (start, stop), source in parts]
         )
-        most = self.settings.eval_dialogues
-        chosen = pool[spread(0, len(pool), len(pool) if most is None else min(most, len(pool)))].tolist()
-        self.valid_dialogues = [valid.turns(index) for index in chosen]
-        folders = (np.searchsorted(valid.folder_starts, chosen, side="right") - 1).tolist()
-        self.valid_turns = [slice(1, None, 2) if sources[n].replies_only else slice(None) for n in folders]
-        self.valid_units = [
-            count_units([tokenizer.decode(ids) for ids in turns[counted]])
-            if sources[folder].replies_only
-            else int(valid.units[index])
-            for index, folder, turns, counted in zip(
-                chosen, folders, self.valid_dialogues, self.valid_turns, strict=True
-            )
-        ]
-        # t0 comes from all turns of the pool; without a validation split the training turns have to serve.
-        lengths = [n for index in pool for n in valid.turn_lengths(index)] or np.diff(train.turn_starts)
+        # t0 comes from all turns of the pool; without a validation split from those of the training split.
+        lengths = [length for index in pool for length in valid.turn_lengths(index)] or np.diff(train.turn_starts)
         self.floor_start = max(1, int(np.ceil(np.percentile(lengths, REPLY_LENGTH_PERCENTILE))))
-        self.unigram = None
-        if chosen:
-            counted = [turns[part] for turns, part in zip(self.valid_dialogues, self.valid_turns, strict=True)]
-            nats = unigram_nats(train, counted, end_id, tokenizer.vocab_size)
-            self.unigram = nats / sum(self.valid_units)
+        limit = self.settings.eval_dialogues
+        return pool[spread(0, len(pool), len(pool) if limit is None else min(limit, len(pool)))].tolist()
 
-    def remaining(self, done: int) -> Iterator[list[list[int]]]:
-        """The batches after `done` steps of the stage."""
+    def _measure_valid(
+        self, valid: TurnStore, chosen: list[int], sources: list[Source], tokenizer: DialogueTokenizer
+    ) -> None:
+        """Set the validation dialogues, their counted turns and the units of those."""
+        self.valid_dialogues: list[list[list[int]]] = []
+        self.valid_turns: list[slice] = []
+        self.valid_units: list[int] = []
+        folders = (np.searchsorted(valid.folder_starts, chosen, side="right") - 1).tolist()
+        for index, folder in zip(chosen, folders, strict=True):
+            turns = valid.turns(index)
+            self.valid_dialogues.append(turns)
+            if sources[folder].replies_only:
+                replies = slice(1, None, 2)
+                self.valid_turns.append(replies)
+                self.valid_units.append(count_units([tokenizer.decode(ids) for ids in turns[replies]]))
+            else:
+                self.valid_turns.append(slice(None))
+                self.valid_units.append(int(valid.units[index]))
+
+    def remaining(self, steps_taken: int) -> Iterator[list[list[int]]]:
+        """Yield the batches that follow the first `steps_taken` steps of the stage."""
         start = 0
         for epoch in count():
             batches = self.data.batches(epoch)
             for index, rows in enumerate(batches, start):
                 if index >= self.steps:
                     return
-                if index >= done:
+                if index >= steps_taken:
                     yield rows
             start += len(batches)
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step of the stage, from 0."""
+        """Return the learning rate of a step of the stage, counted from 0."""
         return self.settings.learning_rate * schedule(step, self.steps, self.settings)
 
 
 def split_rows(rows: list[list[int]], micro_batch_rows: int, rank: int, ranks: int) -> list[list[list[int]]]:
-    """This rank's micro-batches; every rank gets as many, filled up with empty rows."""
+    """Return the micro-batches of a process; empty rows are added so that all processes have the same number of rows.
+
+    Args:
+        rows: Rows of the whole batch.
+        micro_batch_rows: Maximum rows of a micro-batch.
+        rank: Index of the process.
+        ranks: Number of processes.
+    """
     per_step = micro_batch_rows * ranks
     filled = rows + [[] for _ in range(-len(rows) % ranks)]
     parts = [filled[start : start + per_step] for start in range(0, len(filled), per_step)]
     return [part[rank::ranks] for part in parts]
 
 
-def spread(start: int, stop: int, most: int) -> np.ndarray:
-    """At most `most` places from `start` to `stop` (exclusive), evenly."""
-    return np.linspace(start, stop - 1, most).astype(int) if most and stop > start else np.zeros(0, int)
+def spread(start: int, stop: int, limit: int) -> np.ndarray:
+    """Return at most `limit` evenly spaced indices from `start` to `stop` (exclusive)."""
+    return np.linspace(start, stop - 1, limit).astype(int) if limit and stop > start else np.zeros(0, int)

@@ -61,7 +61,10 @@ def next_token_loss(
         log_p = at_least_float(F.linear(hidden, *head)).log_softmax(-1)
         loss = -log_p.gather(1, targets[:, None]).sum()
         if smoothing is not None:
-            loss = (1 - smoothing.sum()) * loss - (log_p @ smoothing.to(log_p)).sum()
+            share = smoothing.to(log_p)
+            smoothed = share[targets] > 0
+            loss = -torch.where(smoothed, 1 - share.sum(), 1.0) @ log_p.gather(1, targets[:, None])[:, 0]
+            loss = loss - (log_p[smoothed] @ share).sum()
     else:
         loss = head_loss(hidden, *head, targets, smoothing)
     return (loss + of_end) / items
@@ -85,7 +88,7 @@ def smoothed_mass(vocab_size: int, share: float, left_out: tuple[int, ...], devi
     Args:
         vocab_size: V.
         share: Its sum.
-        left_out: Ids that get none: padding, and the end of turn, or replies would shorten.
+        left_out: Ids without mass: padding, [CLS] and the end of turn. Targets with these ids are not smoothed.
         device: Where it lies.
     """
     mass = torch.ones(vocab_size, device=device)
@@ -107,7 +110,7 @@ def head_loss(
         weight: `[V, D]`.
         bias: `[V]` or None.
         targets: int64 `[N]`, each below V.
-        smoothing: `smoothed_mass` `[V]`; the target keeps 1 - its sum.
+        smoothing: `smoothed_mass` `[V]`; a target with mass keeps 1 - its sum, a target without mass is not smoothed.
 
     Returns:
         fp32 scalar (fp64 when the model is). Differentiable once.
@@ -171,13 +174,25 @@ def fill_up(rows: torch.Tensor, rest: int) -> torch.Tensor:
 
 
 def to_slope(logits: torch.Tensor, targets: torch.Tensor, smoothing: torch.Tensor | None):
-    """The summed loss of logits `[N, V]`, fp32, and its gradient softmax - t, which takes their place."""
+    """Return the summed loss of logits `[N, V]`, fp32, and its gradient softmax - t, which overwrites the logits.
+
+    Targets without smoothing mass, such as the end of turn, are not smoothed: t is one-hot there. So the optimum has the
+    true p(end of turn); smoothing those targets too would lower it by the factor 1 - share and lengthen replies.
+    """
     chosen = targets[:, None]
-    kept = 1.0 if smoothing is None else 1.0 - smoothing.sum().item()
-    spread = 0.0 if smoothing is None else (logits @ smoothing.to(logits.dtype))[:, None]
+    kept = torch.ones_like(chosen, dtype=logits.dtype)
+    spread = torch.zeros_like(kept)
+    smoothed = torch.zeros_like(chosen, dtype=torch.bool)
+    if smoothing is not None:
+        share = smoothing.to(logits.dtype)
+        smoothed = share[chosen] > 0
+        kept = torch.where(smoothed, 1.0 - share.sum(), kept)
+        spread = torch.where(smoothed, (logits @ share)[:, None], spread)
     largest = logits.amax(1, keepdim=True)
     at_target = kept * logits.gather(1, chosen) + spread
     total = logits.sub_(largest).exp_().sum(1, keepdim=True)
     nats = (total.log() + largest - at_target).sum()
-    slope = logits.div_(total).scatter_add_(1, chosen, torch.full_like(total, -kept))
-    return nats, slope if smoothing is None else slope.sub_(smoothing)
+    slope = logits.div_(total).scatter_add_(1, chosen, -kept)
+    if smoothing is not None:
+        slope.sub_(smoothed * smoothing.to(slope.dtype))
+    return nats, slope

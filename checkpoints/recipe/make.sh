@@ -1,22 +1,22 @@
 #!/bin/sh
-# The bundled bot from the corpora, in one command; a step that is done is not made again, one that was stopped goes on.
-#   sh checkpoints/recipe/make.sh CORPORA WORK [data|pretrain|finetune|export|measure]...     (all of them, when none is named)
-# CORPORA holds the files that data() reads; WORK/default is the result, to be copied to checkpoints/.
+# Make the bundled bot from the corpora. A finished step is not repeated, a stopped step is resumed.
+#   sh checkpoints/recipe/make.sh CORPORA WORK [data|pretrain|finetune|export|measure]...     (default: all steps)
+# CORPORA is a folder with the files that data() reads. The result is WORK/default; copy it to checkpoints/.
 set -eu
 unset CDPATH
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-corpora=$(cd "${1:?the folder with the corpora is missing}" && pwd)
-mkdir -p "${2:?a folder to work in is missing}"
+corpora=$(cd "${1:?give the folder of the corpora}" && pwd)
+mkdir -p "${2:?give a working folder}"
 work=$(cd "$2" && pwd)
 shift 2
 [ $# -gt 0 ] || set -- data pretrain finetune export measure
 threads=${THREADS:-2}
 precision=${PRECISION:-no}
-shorter=${SHORTER:-1} # what the steps of every stage are divided by
+shorter=${SHORTER:-1} # divides the number of steps of every run
 export OMP_NUM_THREADS="$threads" PATH="$root/.venv/bin:$PATH" PYTHONPATH="$root"
 
-prepare() { # name, then what to read and how
+prepare() { # name, then the flags of xianliao-prepare
     name=$1
     shift
     xianliao-prepare --output "$work/$name" --words "$here/words.txt" "$@"
@@ -35,12 +35,12 @@ data() {
     ours talk talk
 }
 
-ours() { # name, folder of this project's own dialogues
+ours() { # name, folder below dialogues/
     prepare "$1" --input "$here/dialogues/$2" --tokenizer "$work/tokens" \
         --skip echo generic_replies copied_replies hot_posts blocked_words no_chinese advertisement
 }
 
-train() { # name, number of steps, then the settings
+train() { # name, number of steps, then the flags of xianliao-train
     output=$work/$1
     steps=$((($2 + shorter - 1) / shorter))
     shift 2
@@ -48,7 +48,7 @@ train() { # name, number of steps, then the settings
         [ ! -e "$state" ] || set -- "$@" --resume
         break
     done
-    xianliao-train --output "$output" --threads "$threads" --precision "$precision" --max_steps "$steps" "$@"
+    xianliao-train --output "$output" --threads "$threads" --precision "$precision" --max-steps "$steps" "$@"
 }
 
 pretrain() {
@@ -58,9 +58,9 @@ pretrain() {
     longer longer 2100 more 3
 }
 
-longer() { # name, steps, what it goes on from, seed
-    train "$1" "$2" --config "$here/finetune.yaml" --init "$work/$3" --seed "$4" --warmup_steps 50 \
-        --weight_average 0.998 --final_learning_rate_share 1 \
+longer() { # name, steps, initial checkpoint, seed
+    train "$1" "$2" --config "$here/finetune.yaml" --init "$work/$3" --seed "$4" --warmup-steps 50 \
+        --weight-average 0.998 --final-learning-rate-share 1 \
         --data "$work/chat:2" "$work/dgk:2" "$work/long" "$work/smile:0.6"
 }
 
@@ -83,20 +83,21 @@ first() { # name, seed
         --data "$work/chat" "$work/own:10:replies" "$work/dgk:0.3" "$work/long:0.2" "$work/smile:0.05"
 }
 
-second() { # name, seed, how often the own dialogues, steps: more LCCC, dropout
+second() { # name, seed, weight of the own dialogues, steps; more LCCC than first, and dropout
     train "$1" "$4" --config "$here/finetune.yaml" --init "$work/longer" --seed "$2" --regularization.dropout 0.1 \
-        --data "$work/chat" "$work/lccc:0.6" "$work/own:$3:replies" "$work/dgk:0.15" "$work/long:0.15" "$work/smile:0.03"
+        --data "$work/chat" "$work/lccc:0.6" "$work/own:$3:replies" "$work/dgk:0.15" "$work/long:0.15" \
+        "$work/smile:0.03"
 }
 
-last() { # name, seed, steps, what it goes on from, how often the own dialogues, more sets
+last() { # name, seed, steps, initial checkpoint, weight of the own dialogues, then further sets
     name=$1 seed=$2 most=$3 from=$4 own=$5
     shift 5
-    train "$name" "$most" --config "$here/finetune.yaml" --init "$work/$from" --seed "$seed" --regularization.dropout 0.1 \
-        --weight_average 0.98 --learning_rate 2e-3 --warmup_steps 20 --eval_every 175 \
+    train "$name" "$most" --config "$here/finetune.yaml" --init "$work/$from" --seed "$seed" \
+        --regularization.dropout 0.1 --weight-average 0.98 --learning-rate 2e-3 --warmup-steps 20 --eval-every 175 \
         --data "$work/chat" "$work/own:$own:replies" "$@" "$work/dgk:0.1" "$work/long:0.1" "$work/smile:0.01"
 }
 
-mean() { # name, then a weight and a checkpoint, as often as wanted
+mean() { # name, then pairs of a weight and a checkpoint
     name=$1
     shift
     for part in "$@"; do
@@ -136,6 +137,6 @@ for step in "$@"; do
     case $step in
     data | pretrain | finetune | measure) $step ;;
     export) export_ ;;
-    *) echo "There is no step $step; the steps are data, pretrain, finetune, export and measure." >&2 && exit 2 ;;
+    *) echo "Unknown step $step. The steps are data, pretrain, finetune, export and measure." >&2 && exit 2 ;;
     esac
 done

@@ -1,14 +1,15 @@
-"""Runs of a few steps spend most of their time on reports; here they ask for less of them."""
+"""Shorter reports: runs of a few steps would spend most of their time on them."""
 
 from __future__ import annotations
 
 import pytest
 
 import training.run
+import training.validation
 from training.reporting.logs import PROMPTS
 
 
 @pytest.fixture(autouse=True)
 def few_reports(monkeypatch):
-    monkeypatch.setattr(training.run, "PROMPTS", PROMPTS[:1])
+    monkeypatch.setattr(training.validation, "PROMPTS", PROMPTS[:1])
     monkeypatch.setattr(training.run, "matmul_peak", lambda *args: 1e11)

@@ -1,7 +1,7 @@
-"""xianliao-train that is killed, or asked to stop, at a chosen moment: python -m tests.training.dies MOMENT COUNT FLAGS…
+"""xianliao-train, killed or stopped at a chosen moment: python -m tests.training.dies MOMENT COUNT FLAGS…
 
-Kills itself with SIGKILL when MOMENT comes for the COUNT-th time; `never` lets it finish. With several processes the
-first one dies, and the launcher takes the others down.
+The process kills itself with SIGKILL when MOMENT occurs for the COUNT-th time; `never` lets it finish. With several
+processes the first one dies, and the launcher ends the others.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 import chatbot.checkpoint.folder
-import training.run
 import training.state.saved_state
+import training.step
+import training.validation
 from training.cli import main
 
 
@@ -24,7 +25,7 @@ def die(*args, **kwargs):
 
 
 def half_a_file(original, state, path):
-    """Writes the file, cuts it in half and dies."""
+    """Write the file, cut it in half and die."""
     original(state, path)
     size = Path(path).stat().st_size
     os.truncate(path, size // 2)
@@ -37,18 +38,18 @@ def renamed(original, source, target):
 
 
 def told_to_stop(original, *args):
-    """Is asked to stop by its owner, after the step has agreed with the other processes on going on."""
+    """Receive SIGTERM after the processes have agreed to continue."""
     os.kill(os.getpid(), signal.SIGTERM)
     return original(*args)
 
 
-MOMENTS = {  # where, and what happens there instead
-    "in a step": (training.run, "clip_gradients", die),
-    "asked to stop": (training.run, "clip_gradients", told_to_stop),
+MOMENTS = {  # module, function, replacement
+    "in a step": (training.step, "clip_gradients", die),
+    "asked to stop": (training.step, "clip_gradients", told_to_stop),
     "half of the optimizer saved": (torch, "save", half_a_file),
     "before a save is complete": (training.state.saved_state.os, "rename", die),
     "after a save is complete": (training.state.saved_state.os, "rename", renamed),
-    "in a validation": (training.run, "score_turns", die),
+    "in a validation": (training.validation, "score_turns", die),
     "in the middle of a checkpoint": (chatbot.checkpoint.folder.safetensors.torch, "save_file", die),
 }
 

@@ -1,8 +1,8 @@
-"""xianliao-train that stops at the gradient of its first step and keeps it: python -m tests.training.first_gradient …
+"""xianliao-train that saves the gradient of its first step and stops: python -m tests.training.first_gradient …
 
     FILE KIND FLAGS…
 
-In float64. KIND is `sum` (as it is) or `clipped` (the wrong way: every micro-batch clipped by itself).
+The model is in float64. KIND is `sum` (the real code) or `clipped` (the wrong way: each micro-batch clipped alone).
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import sys
 
 import torch
 
-import training.run
+import training.step
+import training.trained_model
 from training.cli import main
 from training.optim.clipping import clip_gradients
 from training.optim.regularizers import Objective
 
 
 def stop_with_gradient(path: str, kind: str) -> None:
-    build, backward = training.run.load_or_build, Objective.backward
+    build, backward = training.trained_model.load_or_build, Objective.backward
 
     def clip_each(self, batch, items, run_backward, no_sync):
         kept = [None if p.grad is None else p.grad.clone() for p in self.model.parameters()]
@@ -36,8 +37,8 @@ def stop_with_gradient(path: str, kind: str) -> None:
             torch.save([p.grad for p in parameters if p.grad is not None], path)
         os._exit(0)
 
-    training.run.load_or_build = lambda *args: build(*args).double()
-    training.run.clip_gradients = keep
+    training.trained_model.load_or_build = lambda *args: build(*args).double()
+    training.step.clip_gradients = keep
     if kind == "clipped":
         Objective.backward = clip_each
 

@@ -8,7 +8,7 @@ from chatbot.errors import CheckpointError
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json
 from tests.conftest import tiny_config
-from training.average_checkpoints import main, soup, without_repeats
+from training.average_checkpoints import average, main, without_repeats
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_an_ancestor_is_told_once():
     assert {name: value for name, value in told.items() if name != "id"} == old
     assert second == {"share": 0.3, "same_as": told["id"]}
     assert third["mean_of"] == [{"same_as": first["id"]}]
-    again = without_repeats([first, second])  # what was shortened before
+    again = without_repeats([first, second])  # records that are already shortened
     assert again == [first, second]
 
 
@@ -45,7 +45,7 @@ def test_what_does_not_fit_is_refused(two, tokenizer):
     save(two / "wide", XianliaoForCausalLM(tiny_config(tokenizer, hidden_size=64)), tokenizer, {}, {})
     for sources in ([(1, two / "0"), (1, two / "wide")], [(0, two / "0")], []):
         with pytest.raises(CheckpointError):
-            soup(two / "mean", sources)
+            average(two / "mean", sources)
     assert not (two / "mean").exists()
     with pytest.raises(SystemExit):
         main([str(two / "mean"), "0.5", str(two / "0"), "0.5"])

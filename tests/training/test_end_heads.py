@@ -54,6 +54,17 @@ def test_a_new_head_on_a_trained_model_is_fitted_first(prepared, tmp_path):
     assert load_model(tmp_path / "kept").config.termination == "nmst"
 
 
+def test_all_processes_get_the_head_that_the_first_one_fitted(prepared, tmp_path, monkeypatch):
+    train(settings_for(prepared, tmp_path / "plain", max_steps=1))
+    monkeypatch.setattr("training.run.fit_end_head", lambda model, batches: model.end_head.weight.data.fill_(1.0))
+    monkeypatch.setattr("training.run.broadcast", lambda tensor: tensor + 2)
+    changes = {"init": str(tmp_path / "plain"), "max_steps": 1, "learning_rate": 1e-9, "weight_decay": 0.0}
+    changes |= {"model": settings_for("x", "y").model.__class__(), "termination": "nmst", "warmup_steps": 0}
+    train(settings_for(prepared, tmp_path / "ended", **changes))
+    weight = load_model(tmp_path / "ended").end_head.weight
+    assert weight.detach().tolist() == pytest.approx([3.0] * len(weight), abs=1e-4)
+
+
 @pytest.mark.slow
 def test_a_head_keeps_its_weights_when_only_its_bound_changes(prepared, tmp_path):
     train(settings_for(prepared, tmp_path / "first", termination="nmst", termination_epsilon=1e-3))
@@ -88,9 +99,9 @@ def test_a_backward_model_is_trained_and_told_apart(prepared, tmp_path):
 
 
 def test_settings_that_no_head_can_have():
-    with pytest.raises(SettingsError, match="termination_epsilon"):
+    with pytest.raises(SettingsError, match="termination-epsilon"):
         settings_for("x", "y", termination="st", termination_epsilon=1.5).check()
-    with pytest.raises(SettingsError, match="termination_delay"):
+    with pytest.raises(SettingsError, match="termination-delay"):
         settings_for("x", "y", termination_delay=-1).check()
-    with pytest.raises(SettingsError, match="termination_delay is for"):
+    with pytest.raises(SettingsError, match="termination-delay requires"):
         settings_for("x", "y", termination="st", termination_delay=3).check()

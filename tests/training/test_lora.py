@@ -1,4 +1,4 @@
-"""xianliao-train --init CHAT_MODEL: only an adapter learns, and everything after training is as with our own models."""
+"""xianliao-train --init CHAT_MODEL: only an adapter is trained; chat and evaluation work as with other checkpoints."""
 
 from __future__ import annotations
 
@@ -92,6 +92,30 @@ def test_it_learns_and_leaves_a_small_adapter(tuned, base):
     assert str(base) not in json.dumps(record)
 
 
+def test_a_checkpoint_keeps_the_decoder_settings_of_its_base(base, tmp_path):
+    path = base / "model" / "generation_config.json"
+    before = path.read_text() if path.is_file() else None
+    theirs = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05}
+    changes = {"max_steps": 1, "eval_every": 1, "eval_dialogues": 2}
+    try:
+        path.write_text(json.dumps({**theirs, "eos_token_id": [1, 2], "transformers_version": "5"}))
+        train(settings_for(base, tmp_path / "run", **changes))
+        train(settings_for(base, tmp_path / "more", init=str(tmp_path / "run"), **changes))
+        for name in ("run", "more"):
+            generation = json.loads((tmp_path / name / "generation_config.json").read_text())
+            assert {key: generation[key] for key in theirs} == theirs
+            assert isinstance(generation["eos_token_id"], int)
+            assert generation["floor_start_tokens"] > 1
+            assert Chatbot.from_pretrained(tmp_path / name).settings.top_k == 20
+        path.write_text(json.dumps({"temperature": 0}))
+        with pytest.raises(SettingsError, match=r"generation_config.json has decoder settings.*temperature"):
+            train(settings_for(base, tmp_path / "zero", **changes))
+    finally:
+        path.unlink()
+        if before is not None:
+            path.write_text(before)
+
+
 def test_the_base_stays_as_it_was(tuned, base):
     apart, frozen = load_model(tuned, merge=False), load_model(base / "model")
     names = {
@@ -165,9 +189,9 @@ def test_rows_hold_what_they_say(base):
 
 
 def test_settings_that_a_foreign_model_cannot_have(base, tmp_path):
-    with pytest.raises(SettingsError, match="muon knows only our own"):
+    with pytest.raises(SettingsError, match="muon supports only models of this project"):
         train(settings_for(base, tmp_path / "a", optimizer="muon"))
-    with pytest.raises(SettingsError, match=r"lora_rank.*lora_alpha"):
+    with pytest.raises(SettingsError, match=r"lora-rank.*lora-alpha"):
         train(settings_for(base, tmp_path / "b", lora_rank=0, lora_alpha=0.0))
 
 
@@ -213,6 +237,6 @@ def test_from_the_command_line(base, tmp_path, capsys):
     assert [line.split(":")[0].strip() for line in shown[1:3]] == ["speaker 0", "speaker 1"]
     assert "⏎" in shown[1]
     call = ["--data", str(base / "set"), "--init", str(base / "model"), "--output", str(tmp_path / "run")]
-    options = ["--max_steps", "1", "--row_tokens", "128", "--lora_rank", "2", "--eval_dialogues", "2", "--threads", "1"]
+    options = ["--max-steps", "1", "--row-tokens", "128", "--lora-rank", "2", "--eval-dialogues", "2", "--threads", "1"]
     assert main([*call, *options, "--device", "cpu"]) == 0
     assert chat(["--checkpoint", str(tmp_path / "run"), "--message", "你好", "--seed", "1", "--device", "cpu"]) == 0

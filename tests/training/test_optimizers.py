@@ -61,8 +61,11 @@ def test_every_parameter_is_trained_once_and_only_matrices_decay(tokenizer, kind
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     held = [id(p) for group in groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
-    for group in groups:
-        assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+    decayed = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            no_matrix = name.endswith(("bias", "mixture", "convolution.weight"))
+            assert (id(parameter) in decayed) == (parameter.ndim >= 2 and not no_matrix), name
     assert len(optimizers) == (2 if kind == "muon" else 1)
     assert not {id(model.token_embedding.weight), id(model.speaker_embedding.weight)} & set(
         map(id, block_matrices(model))

@@ -31,7 +31,7 @@ CORPORA = (
 
 
 def write_corpora(folder: Path) -> None:
-    """This project's own dialogues, every eighth in each file, in the files' own forms."""
+    """Write every eighth of this project's dialogues to each file, in the format of the file."""
     own = [
         turns
         for path in sorted((ROOT / "checkpoints" / "recipe" / "dialogues" / "identity").glob("*.jsonl"))
@@ -50,7 +50,7 @@ def write_corpora(folder: Path) -> None:
 
 
 def make(corpora: Path, work: Path, *steps: str) -> None:
-    """Runs the script from another directory, as its user may."""
+    """Run the script from another directory."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = ["sh", ROOT / "checkpoints" / "recipe" / "make.sh", corpora, work, *steps]
     environment = {**os.environ, "PATH": path, "SHORTER": "400"}

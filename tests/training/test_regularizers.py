@@ -1,4 +1,4 @@
-"""Regularizers do what their formulas say, dialogue by dialogue, whatever the packing."""
+"""Regularizers follow their formulas, dialogue by dialogue, independent of the packing."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_the_gradient_penalty_runs_on_the_twice_differentiable_form(network, dat
 
 
 def test_vat_identities(network, data):
-    """Nothing at length 0, grows with the square of a small length, and finds a worse direction than chance does."""
+    """VAT is 0 at length 0, grows with the square of a small length, and finds a worse direction than chance."""
     rows = data.batches(0)[0]
     batch, items = data.tensors(rows), data.targets(rows)
     plain, _, expected = passes(network, data, rows)
@@ -154,6 +154,24 @@ def test_vat_identities(network, data):
             handle.remove()
     assert min(random) >= 0
     assert found > 1.2 * max(random)
+
+
+def test_the_trial_step_of_vat_has_a_length_of_a_tenth_a_token(network, data):
+    batch = data.tensors(data.batches(0)[0])
+    objective, steps = tuned(network, vat=0.1), []
+
+    def record(module, inputs, output):
+        if objective.tap.perturbation is not None:
+            steps.append(objective.tap.perturbation.detach())
+
+    handle = network.token_embedding.register_forward_hook(record)
+    objective.backward(batch, 100, torch.Tensor.backward)
+    handle.remove()
+    objective.close()
+    trial, adversary = (dialogue_norms(step, batch["segment_ids"]) for step in steps)
+    tokens = dialogue_norms(torch.ones(*batch["input_ids"].shape, 1), batch["segment_ids"])  # sqrt of their number
+    torch.testing.assert_close(trial, 0.1 * tokens, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(adversary, torch.full_like(adversary, 0.1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +214,7 @@ def test_noise_and_dropout_perturb_training_only(network, data):
     network.train()
 
 
-def test_label_smoothing_is_its_formula_in_both_forms_and_leaves_out_the_end_of_turn():
+def test_label_smoothing_is_its_formula_and_leaves_out_the_end_of_turn():
     torch.manual_seed(0)
     hidden, weight = torch.randn(5, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
     targets = torch.tensor([3, 4, 2, 10, 5])
@@ -204,7 +222,8 @@ def test_label_smoothing_is_its_formula_in_both_forms_and_leaves_out_the_end_of_
     assert mass[:3].tolist() == [0, 0, 0]
     assert mass.sum().item() == pytest.approx(0.2)
     log_p = (hidden @ weight.T).log_softmax(-1)
-    expected = -(0.8 * log_p[range(5), targets].sum() + 0.2 / 8 * log_p[:, 3:].sum())
+    smoothed = [0, 1, 3, 4]  # the third target is the end of turn
+    expected = -(0.8 * log_p[smoothed, targets[smoothed]].sum() + 0.2 / 8 * log_p[smoothed, 3:].sum() + log_p[2, 2])
     found = head_loss(hidden, weight, None, targets, mass)
     torch.testing.assert_close(found, expected)
     for a, b in zip(

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment goes on to exactly the weights it would have had."""
+"""A run that is killed at any moment resumes to exactly the weights of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import torch
 from chatbot.checkpoint.folder import load_model
 from tests.conftest import ROOT
 from tests.training.test_training import settings_for
+from training.data.packing import PackedData
 from training.optim.clipping import clip_gradients
 from training.optim.regularizers import Objective
 from training.reporting.logs import METRICS, PROMPTS, read_log, read_metrics
@@ -44,6 +45,10 @@ KILLS = (  # one after the other, on one run: saves are at 4, 8 and 12, validati
 )
 
 
+def as_flags(settings: dict[str, object]) -> list[str]:
+    return [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+
+
 def command(processes: int, module: str) -> list[str]:
     if processes == 1:
         return [sys.executable, "-m", module]
@@ -52,7 +57,7 @@ def command(processes: int, module: str) -> list[str]:
 
 
 def run(processes: int, prepared: Path, output: Path, *before: str, module: str = "training", **changes) -> int:
-    flags = [f"--{name}={value}" for name, value in {**FLAGS, **changes}.items()]
+    flags = as_flags({**FLAGS, **changes})
     resume = ["--resume"] if saved_steps(output) else []
     call = [*command(processes, module), *before, "--data", str(prepared), "--output", str(output), *flags, *resume]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -98,13 +103,13 @@ def test_terminated_a_run_saves_and_goes_on(prepared, tmp_path):
     flags = {**FLAGS, "max_steps": 300, "save_every": 10**6, "eval_every": 10**6, "micro_batch_rows": 4}
     del flags["regularization.dropout"], flags["eval_dialogues"]
     call = [*command(1, "training"), "--data", str(prepared), "--output", str(tmp_path / "run")]
-    call += [f"--{name}={value}" for name, value in flags.items()]
+    call += as_flags(flags)
     process = subprocess.Popen(call, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not read_metrics(tmp_path / "run"):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert "--resume goes on" in said
+    assert "continue with --resume" in said
     assert len(saved_steps(tmp_path / "run")) == 1
     subprocess.run([*call, "--resume"], cwd=ROOT, check=True, capture_output=True, timeout=300)
     assert state_of(tmp_path / "run") == state_of(tmp_path / "whole")
@@ -112,7 +117,7 @@ def test_terminated_a_run_saves_and_goes_on(prepared, tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_stops_both_after_a_step(prepared, tmp_path):
-    """It comes when the processes have already agreed to go on: the next step has to tell the other one."""
+    """The signal arrives after the processes have agreed to continue; the next step has to inform the other one."""
     output = tmp_path / "run"
     assert run(2, prepared, output, "asked to stop", "3", module="tests.training.dies") != 0
     assert [save.name for save in saved_steps(output)] == ["step-00000004"]
@@ -169,7 +174,7 @@ def test_a_changed_stage_is_refused(prepared, tmp_path):
     changes["stages"] = [changes["stages"][0], StageSettings("narrow", max_steps=5)]
     with pytest.raises(ResumeError, match="the stages changed"):
         train(settings_for(prepared, tmp_path / "run", resume=True, **changes))
-    with pytest.raises(ResumeError, match="--clip_norm"):
+    with pytest.raises(ResumeError, match="--clip-norm"):
         train(settings_for(prepared, tmp_path / "run", resume=True, clip_norm=0.5, **stages_for(prepared)))
 
 
@@ -206,7 +211,7 @@ def test_a_loss_that_is_no_number_names_the_batch_and_keeps_the_last_state(prepa
         return float("nan") if len(calls) == 4 else clip_gradients(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.run.clip_gradients", fourth_is_nan)
+        patch.setattr("training.step.clip_gradients", fourth_is_nan)
         with pytest.raises(SettingsError, match=rf"at step 4: .* The batch was: {prepared.name}: \d+, "):
             train(settings_for(prepared, tmp_path / "run", **changes))
     assert load_model(tmp_path / "run").config.hidden_size == 32
@@ -217,10 +222,10 @@ def test_a_loss_that_is_no_number_names_the_batch_and_keeps_the_last_state(prepa
 
 @pytest.mark.slow
 def test_a_full_disk_during_a_save_loses_nothing(prepared, tmp_path):
-    """The file size limit of the process stands in for the disk: the optimizer's file is the largest."""
+    """The file size limit of the process simulates a full disk; the optimizer's file is the largest."""
     assert run(1, prepared, tmp_path / "whole") == 0
     largest = (saved_steps(tmp_path / "whole")[-1] / "optimizer.pt").stat().st_size
-    flags = [f"--{name}={value}" for name, value in FLAGS.items()]
+    flags = as_flags(FLAGS)
     call = [*command(1, "training"), "--data", str(prepared), "--output", str(tmp_path / "run"), *flags]
     limit = (largest - 1000, resource.RLIM_INFINITY)
     script = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, {limit}); "
@@ -239,8 +244,8 @@ def test_a_full_disk_during_a_save_loses_nothing(prepared, tmp_path):
 
 def test_samples_and_warnings(prepared, tmp_path, monkeypatch, capsys):
     values = iter([5.0, 6.0, 7.0])
-    monkeypatch.setattr("training.run.Run._quality", lambda self: next(values))
-    monkeypatch.setattr("training.run.PROMPTS", PROMPTS)
+    monkeypatch.setattr("training.validation.nats_per_unit", lambda *args: next(values))
+    monkeypatch.setattr("training.validation.PROMPTS", PROMPTS)
     train(settings_for(prepared, tmp_path / "run", max_steps=6, eval_every=2, save_every=6))
     said = capsys.readouterr().err
     assert "validation rises: 7.0000 nats/unit after 5.0000 at step 2" in said
@@ -263,6 +268,17 @@ def test_tensorboard_gets_the_metrics_and_the_samples(prepared, tmp_path):
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses)
     assert len(events.Scalars("valid_nats_per_unit")) == 2
     assert "你好/text_summary" in events.Tags()["tensors"]
+
+
+def test_the_search_for_a_micro_batch_does_not_copy_the_epoch(prepared, tmp_path, monkeypatch):
+    class Rows(list):
+        def __mul__(self, count):
+            raise AssertionError("an epoch may have 10^5 rows, a batch 10^2")
+
+    rows = PackedData.rows
+    monkeypatch.setattr(PackedData, "rows", lambda self, epoch: Rows(rows(self, epoch)))
+    record = train(settings_for(prepared, tmp_path / "run", micro_batch_rows=None, max_steps=1))
+    assert record["micro_batch_rows"] == 8
 
 
 def test_the_micro_batch_is_found_and_recorded(prepared, tmp_path, monkeypatch):

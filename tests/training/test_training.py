@@ -102,7 +102,7 @@ def test_an_output_is_never_overwritten_and_settings_may_not_change(whole_run, p
     before = weights_hash(whole_run)
     with pytest.raises(ResumeError, match="--resume"):
         train(settings_for(prepared, whole_run))
-    with pytest.raises(ResumeError, match="--learning_rate changed"):
+    with pytest.raises(ResumeError, match="--learning-rate changed"):
         train(settings_for(prepared, whole_run, learning_rate=1.0, resume=True))
     with pytest.raises(ResumeError, match="no saved state"):
         train(settings_for(prepared, tmp_path / "new", resume=True))
@@ -127,6 +127,32 @@ def test_a_damaged_save_is_explained(prepared, tmp_path):
     (newest / "progress.json").write_text("{}")
     with pytest.raises(ResumeError, match="save before"):
         train(settings_for(prepared, tmp_path / "run", max_steps=4, resume=True))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "average.safetensors", "progress.json"])
+def test_a_flipped_bit_in_a_save_is_noticed(name, prepared, tmp_path):
+    """The same number of bytes, and each file can still be read: only its checksum tells."""
+    changes = {"max_steps": 2, "weight_average": 0.9}
+    train(settings_for(prepared, tmp_path / "run", **changes))
+    newest = sorted((tmp_path / "run" / "resume").iterdir())[-1]
+    content = bytearray((newest / name).read_bytes())
+    if name == "progress.json":
+        content[content.index(b",", content.index(b'"tokens"')) - 1] ^= 1  # the last digit
+    else:
+        content[len(content) // 2] ^= 1
+    (newest / name).write_bytes(content)
+    with pytest.raises(ResumeError, match=f"checksum of {name} is wrong.*save before"):
+        train(settings_for(prepared, tmp_path / "run", resume=True, **changes))
+
+
+def test_a_save_without_checksums_is_resumed(prepared, tmp_path):
+    """Earlier versions wrote none."""
+    train(settings_for(prepared, tmp_path / "run", max_steps=2))
+    progress = sorted((tmp_path / "run" / "resume").iterdir())[-1] / "progress.json"
+    content = json.loads(progress.read_text())
+    assert set(content.pop("sha256")) == {"model.safetensors", "optimizer.pt", "progress.json"}
+    progress.write_text(json.dumps(content))
+    assert train(settings_for(prepared, tmp_path / "run", max_steps=2, resume=True))["step"] == 2
 
 
 def test_training_from_a_checkpoint(whole_run, prepared, tmp_path):
@@ -214,6 +240,11 @@ def test_soft_clipping_of_a_zero_gradient_is_zero():
         assert torch.equal(parameter.grad, torch.zeros(2, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("kind", ["none", "norm", "soft"])
+def test_clipping_without_gradients_has_norm_zero(kind):
+    assert clip_gradients([torch.nn.Parameter(torch.ones(2))], kind, 1.0) == 0
+
+
 def test_clipping_happens_once_on_the_accumulated_gradient(prepared, tmp_path, monkeypatch):
     calls = []
 
@@ -222,7 +253,7 @@ def test_clipping_happens_once_on_the_accumulated_gradient(prepared, tmp_path, m
         calls.append(clip_gradients(parameters, "none", clip_norm))
         return clip_gradients(parameters, kind, clip_norm)
 
-    monkeypatch.setattr("training.run.clip_gradients", counted)
+    monkeypatch.setattr("training.step.clip_gradients", counted)
     norms = {}
     for micro in (8, 2):
         calls.clear()
@@ -245,7 +276,7 @@ def test_schedule_warms_up_and_decays():
 def test_all_faults_of_the_settings_come_at_once():
     with pytest.raises(SettingsError) as error:
         TrainSettings(["x"], "y", epochs=0, batch_rows=0, clip_norm=-1, seed=-1, warmup_steps=-5).check()
-    assert all(name in str(error.value) for name in ("--epochs", "--batch_rows", "--clip_norm", "--seed", "--warm"))
+    assert all(name in str(error.value) for name in ("--epochs", "--batch-rows", "--clip-norm", "--seed", "--warm"))
 
 
 def test_a_turn_longer_than_a_row_and_tiny_data(tmp_path):
@@ -257,22 +288,22 @@ def test_a_turn_longer_than_a_row_and_tiny_data(tmp_path):
     build([str(source)], tmp_path / "one", PrepareSettings(vocab_size=400, valid_share=0))
     record = train(settings_for(tmp_path / "one", tmp_path / "run", row_tokens=16, max_steps=2, eval_every=1))
     assert record["left_out_turns"] == 1
-    assert (tmp_path / "run" / "model.safetensors").exists()  # without a validation split the newest weights are kept
+    assert (tmp_path / "run" / "model.safetensors").exists()  # without a validation split, the newest weights
 
 
 def test_command_line(prepared, tmp_path, capsys):
     config = tmp_path / "c.yaml"
     config.write_text("model:\n  hidden_size: 32\n  num_hidden_layers: 1\nrow_tokens: 64\nmax_steps: 2\nthreads: 1\n")
-    call = ["--data", str(prepared), "--output", str(tmp_path / "run"), "--config", str(config), "--max_steps", "1"]
+    call = ["--data", str(prepared), "--output", str(tmp_path / "run"), "--config", str(config), "--max-steps", "1"]
     assert main(call) == 0
     said = capsys.readouterr()
     assert "1 steps" in said.out  # a flag beats the file
     assert all(
         line in said.err for line in ("row_tokens = 64  (c.yaml)", "max_steps = 1  (flag)", "by default: init None")
     )
-    flag_first = ["--max_steps", "1", *call[:2], "--output", str(tmp_path / "run2"), *call[4:6]]
+    flag_first = ["--max-steps", "1", *call[:2], "--output", str(tmp_path / "run2"), *call[4:6]]
     assert main(flag_first) == 0
-    assert "1 steps" in capsys.readouterr().out  # wherever the file stands
+    assert "1 steps" in capsys.readouterr().out  # independent of the order
     assert main(call) == 1
     assert "--resume" in capsys.readouterr().err
     assert main([*call, "--resume"]) == 0
@@ -289,21 +320,21 @@ def test_every_fault_comes_at_once_with_the_nearest_name(prepared, tmp_path, cap
         "learning_rat: 1\nmodel:\n  hiden_size: 32\n  num_hidden_layers: two\nbatch_rows: many\nclip: hard\n"
         "regularization: {dropout: 1.5}\nstages:\n  - {name: a, epoch: 3}\nrow_tokens: 3\n"
     )
-    call = ["--output", str(tmp_path / "run"), "--config", str(bad), "--max_step", "3", "--epochs", "x"]
+    call = ["--output", str(tmp_path / "run"), "--config", str(bad), "--max-step", "3", "--epochs", "x"]
     assert main(call) == 2
     said = capsys.readouterr().err
     for fault in (
-        *("no setting learning_rat; did you mean learning_rate?", "model.hiden_size; did you mean hidden_size?"),
+        *("unknown setting learning_rat; did you mean learning_rate?", "model.hiden_size; did you mean hidden_size?"),
         *("stages[0].epoch; did you mean epochs?", "model.num_hidden_layers cannot be 'two': expected int"),
-        *("batch_rows cannot be 'many'", "clip cannot be 'hard'", "no --max_step; did you mean max_steps?"),
-        *("--epochs x: expected float", "--row_tokens must be at least 16", "--regularization.dropout must be"),
-        "--data is needed",
+        *("batch_rows cannot be 'many'", "clip cannot be 'hard'", "unknown flag --max-step; did you mean --max-steps?"),
+        *("--epochs x: expected float", "--row-tokens must be at least 16", "--regularization.dropout must be"),
+        "--data is missing",
     ):
         assert fault in said, fault
     assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()
     assert main(["--data", str(prepared), "--config", str(tmp_path / "none.yaml")]) == 2
-    assert "none.yaml cannot be read" in capsys.readouterr().err
+    assert f"cannot read {tmp_path / 'none.yaml'}" in capsys.readouterr().err
     bad.write_text("- a\n- b")
     assert main(["--data", str(prepared), "--output", "x", "--config", str(bad)]) == 2
     assert "must hold a mapping" in capsys.readouterr().err
@@ -331,7 +362,7 @@ def test_faults_inside_stages_and_mappings_are_named(prepared, tmp_path, capsys)
     assert main(["--output", str(tmp_path / "run"), "--config", str(bad)]) == 0
     again = ["--output", str(tmp_path / "again"), "--config", str(tmp_path / "run" / "settings.yaml")]
     assert main([*again[:1], str(tmp_path / "run"), *again[2:], "--resume"]) == 0
-    assert main(again) == 0  # also what a resumed run leaves is settings for a new one
+    assert main(again) == 0  # settings.yaml of a resumed run starts a new one
 
 
 def test_weight_decay_of_a_stage_comes_back_after_a_stage_without(prepared, tmp_path, monkeypatch):
@@ -340,7 +371,7 @@ def test_weight_decay_of_a_stage_comes_back_after_a_stage_without(prepared, tmp_
 
     def noted(self, now):
         stage(self, now)
-        seen.append([[group["weight_decay"] for group in o.param_groups] for o in self.optimizers])
+        seen.append([[group["weight_decay"] for group in o.param_groups] for o in self.trained.optimizers])
 
     monkeypatch.setattr(Run, "_run_stage", noted)
     stages = [StageSettings(weight_decay=0.0, max_steps=1), StageSettings(weight_decay=0.5, max_steps=1)]
@@ -356,7 +387,7 @@ def test_divergence_stops_with_a_sentence_and_keeps_the_last_good_state(prepared
 
 
 def test_validation_is_the_mixture_that_is_trained_on(prepared, tmp_path):
-    """A set of weight 0.1 gives a tenth of its validation dialogues: or the best checkpoint is the best at another mix."""
+    """A set of weight 0.1 gives a tenth of its validation dialogues; else another mixture chooses the checkpoint."""
     tokenizer = DialogueTokenizer.load(str(prepared))
     layout = LAYOUTS["dialogpt"](tokenizer)
 
@@ -370,14 +401,14 @@ def test_validation_is_the_mixture_that_is_trained_on(prepared, tmp_path):
 
 
 def test_where_only_replies_are_learnt_only_they_validate(prepared, tmp_path):
-    """Of one set, nats and units of the whole are those of the replies and of what they answer."""
+    """The counted turns are the replies; the other turns are read as context."""
     tokenizer = DialogueTokenizer.load(str(prepared))
     layout = LAYOUTS["dialogpt"](tokenizer)
     whole, replies = (
         Stage(settings_for(prepared, tmp_path, data=[data]), 0, tokenizer, layout)
         for data in (str(prepared), f"{prepared}:replies")
     )
-    assert replies.valid_dialogues == whole.valid_dialogues  # what they answer is still read
+    assert replies.valid_dialogues == whole.valid_dialogues  # the context is still there
     texts = [[tokenizer.decode(ids) for ids in turns] for turns in replies.valid_dialogues]
     assert replies.valid_units == [count_units(turns[1::2]) for turns in texts]
     assert whole.valid_units == [count_units(turns) for turns in texts]

@@ -1,4 +1,4 @@
-"""The moving average of the weights: its formula, its place in the checkpoint, and that a resumed run has the same."""
+"""The moving average of the weights: its formula, the checkpoint, and a resumed run."""
 
 from __future__ import annotations
 
@@ -28,6 +28,16 @@ def test_formula_and_exchange():
     with pytest.raises(ZeroDivisionError), average.in_place():
         1 / 0  # noqa: B018
     assert model.weight.item() == 39
+
+
+def test_the_first_averages_forget_the_initial_weights():
+    """The decay after n steps is at most (1 + n) / (10 + n): 2 / 11 after the first."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 0.0)
+    average = WeightAverage(model, 0.99)
+    torch.nn.init.constant_(model.weight, 11.0)
+    average.update(1)
+    assert average.averages["weight"].item() == pytest.approx(9)
 
 
 def test_the_checkpoint_is_the_average_and_the_run_goes_on_from_the_weights(prepared, tmp_path):
@@ -62,5 +72,5 @@ def test_a_resumed_run_has_the_same_average(prepared, tmp_path):
 
 
 def test_a_share_of_one_is_refused(prepared, tmp_path):
-    with pytest.raises(SettingsError, match="--weight_average must be at least 0 and below 1"):
+    with pytest.raises(SettingsError, match="--weight-average must be at least 0 and below 1"):
         train(settings_for(prepared, tmp_path / "run", weight_average=1.0))

@@ -1,4 +1,8 @@
-"""Packing: rows of an epoch, filled with whole dialogues, as a pure function of lengths, settings, seed and epoch."""
+"""Packing of whole dialogues into rows of equal length.
+
+The rows of an epoch are a pure function of (lengths, settings, seed, epoch): any process can compute any batch. So a
+run resumes exactly, and the loss of a step does not depend on the number of processes.
+"""
 
 from __future__ import annotations
 
@@ -16,36 +20,45 @@ from chatbot.text.layouts import IGNORED_LABEL, Layout
 from training.data.turn_store import TurnStore, cut_into_pieces, learn_replies_only
 
 OPEN_ROWS = 512
-"""Rows that wait for a dialogue that fits; more pack tighter, fewer keep the order more random."""
+"""Rows open for further dialogues; more open rows pack tighter, fewer keep the order more random."""
 
 
 def draw(count: int, weight: float, seed: Sequence[int], epoch: int) -> np.ndarray:
-    """Which of `count` things come in an epoch, with weight * count places: one random pass over all after the other."""
-    share = Fraction(str(weight)) * count  # exact, so that epochs differ by one at most
+    """Return the indices of `count` items that occur in an epoch of weight * count items.
+
+    The epochs read one random permutation of all items after another, so every item occurs once before any repeats.
+
+    Returns:
+        int64 `[n]`, n = floor((epoch + 1) weight count) - floor(epoch weight count).
+    """
+    share = Fraction(str(weight)) * count  # exact, so that the sizes of epochs differ by at most one
     start, stop = math.floor(epoch * share), math.floor((epoch + 1) * share)
-    drawn = []
+    drawn: list[np.ndarray] = []
     while start < stop:
-        turn, place = divmod(start, count)
-        order = np.random.default_rng((*seed, turn)).permutation(count)
-        drawn.append(order[place : place + stop - start])
+        pass_number, offset = divmod(start, count)
+        order = np.random.default_rng((*seed, pass_number)).permutation(count)
+        drawn.append(order[offset : offset + stop - start])
         start += len(drawn[-1])
     return np.concatenate([*drawn, np.zeros(0, np.int64)])
 
 
 def pack(tokens: np.ndarray, row_tokens: int, order: np.ndarray) -> list[list[int]]:
-    """Rows of piece indices, each of at most `row_tokens` tokens: best fit among `OPEN_ROWS` rows.
+    """Pack pieces into rows of at most `row_tokens` tokens by best fit among `OPEN_ROWS` open rows.
 
     Args:
-        tokens: Of each piece.
-        row_tokens: Of a row.
-        order: Indices of the pieces to place, one after the other.
+        tokens: Tokens of each piece.
+        row_tokens: Tokens of a row.
+        order: Indices of the pieces to pack, in this order.
+
+    Returns:
+        Piece indices of each row.
     """
     rows: list[list[int]] = []
     open_rows: list[tuple[int, int]] = []  # (room, row), sorted
     for index, size in zip(order.tolist(), tokens[order].tolist(), strict=True):
-        place = bisect_left(open_rows, (size, -1))
-        if place < len(open_rows):
-            room, row = open_rows.pop(place)
+        best = bisect_left(open_rows, (size, -1))
+        if best < len(open_rows):
+            room, row = open_rows.pop(best)
         else:
             if len(open_rows) == OPEN_ROWS:
                 open_rows.pop(0)  # the fullest
@@ -58,21 +71,21 @@ def pack(tokens: np.ndarray, row_tokens: int, order: np.ndarray) -> list[list[in
 
 
 class PackedData:
-    """The batches of a run.
+    """The optimizer batches of a stage.
 
     Args:
-        store: The dialogues.
-        layout: How they are laid out.
+        store: Dialogues.
+        layout: Layout of the dialogues.
         row_tokens: Tokens of a row.
         batch_rows: Rows of an optimizer step.
-        seed: Of the order.
-        pad_id: Fills rows up.
-        weights: How often each folder of the store comes in an epoch; None is once.
-        replies_only: The folders of which only the turns of speaker 1 carry loss; None is no folder.
+        seed: Seed of the order.
+        pad_id: Id of the padding token.
+        weights: Occurrences of each folder of the store per epoch; None means one.
+        replies_only: Whether only the turns of speaker 1 carry loss, for each folder; None means in no folder.
 
     Attributes:
-        pieces: What the rows are made of.
-        left_out_turns: Turns that are longer than a row.
+        pieces: Pieces that the rows are packed from.
+        left_out_turns: Number of turns left out because they are longer than a row.
     """
 
     def __init__(
@@ -95,7 +108,7 @@ class PackedData:
         self._epoch: tuple[int, list[list[int]]] | None = None
 
     def rows(self, epoch: int) -> list[list[int]]:
-        """All rows of an epoch, in random order."""
+        """Return the rows of an epoch, in random order; the rows of the last epoch asked for are cached."""
         if self._epoch is None or self._epoch[0] != epoch:
             random = np.random.default_rng((self.seed, epoch))
             bounds = pairwise(np.searchsorted(self.pieces.dialogue, self.store.folder_starts).tolist())
@@ -110,34 +123,37 @@ class PackedData:
         return self._epoch[1]
 
     def batches(self, epoch: int) -> list[list[list[int]]]:
-        """The optimizer batches of an epoch; the last one may be smaller, nothing is dropped."""
+        """Return the optimizer batches of an epoch; the last batch may be smaller, no row is dropped."""
         rows = self.rows(epoch)
         return [rows[start : start + self.batch_rows] for start in range(0, len(rows), self.batch_rows)]
 
     def utilisation(self, epoch: int = 0) -> float:
-        """Share of the tokens of the rows that are not padding."""
+        """Return the share of tokens in the rows of an epoch that are not padding."""
         rows = self.rows(epoch)
         return self.tokens(rows) / max(1, len(rows) * self.row_tokens)
 
     def tokens(self, rows: Sequence[Sequence[int]]) -> int:
-        """Number of tokens of rows that are not padding."""
+        """Return the number of tokens in rows that are not padding."""
         return sum(int(self.pieces.tokens[row].sum()) for row in rows if row)
 
     def targets(self, rows: Sequence[Sequence[int]]) -> int:
-        """Number of loss-carrying tokens of rows."""
+        """Return the number of tokens in rows that carry loss."""
         return sum(int(self.pieces.targets[row].sum()) for row in rows if row)
 
     def describe(self, rows: Sequence[Sequence[int]]) -> str:
-        """Where the dialogues of rows stand: set and place in its train split, counted from 0."""
-        found: dict[str, set[int]] = {}
+        """Name the dialogues of rows by set and index in its train split, counted from 0."""
+        indices: dict[str, set[int]] = {}
         for dialogue in sorted({int(self.pieces.dialogue[index]) for row in rows for index in row}):
             number = int(np.searchsorted(self.store.folder_starts, dialogue, side="right")) - 1
             folder = Path(self.store.folders[number]).name
-            found.setdefault(folder, set()).add(dialogue - int(self.store.folder_starts[number]))
-        return "; ".join(f"{folder}: {', '.join(map(str, sorted(places)))}" for folder, places in found.items())
+            indices.setdefault(folder, set()).add(dialogue - int(self.store.folder_starts[number]))
+        return "; ".join(f"{folder}: {', '.join(map(str, sorted(some)))}" for folder, some in indices.items())
 
     def tensors(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """Model input of rows, each tensor int64 `[rows, row_tokens]`."""
+        """Return the model input of rows: each tensor is int64 `[rows, row_tokens]`.
+
+        `segment_ids` number the pieces of a row; the model lets no information pass between them.
+        """
         shape = (len(rows), self.row_tokens)
         batch = {
             "input_ids": torch.full(shape, self.pad_id),

@@ -1,7 +1,6 @@
-"""Packing dialogues into rows, without cutting a turn and without leakage between dialogues.
+"""The turns of prepared sets, mapped into memory, and their division into pieces that fit a packed row.
 
-Everything here is a pure function of (lengths, settings, seed, epoch): any process can compute any batch, which is what
-makes resuming exact and the loss of a step independent of the number of processes.
+A piece is a dialogue, or a run of consecutive turns of a dialogue that is longer than a row. No turn is ever cut.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 
 from chatbot.text.layouts import Layout
 from chatbot.text.prepared_set import load_split
-from training.settings import parts_of
+from training.settings import split_source
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,8 @@ class Source:
     """A prepared set in a mixture.
 
     Attributes:
-        folder: Of the set.
-        weight: How often a dialogue of it comes in an epoch: 2 is twice, 0.25 every fourth epoch.
+        folder: Folder of the set.
+        weight: Occurrences of each dialogue per epoch: 2 is twice, 0.25 every fourth epoch.
         replies_only: Only the turns of speaker 1, the bot, carry loss.
     """
 
@@ -33,21 +32,21 @@ class Source:
 
 
 def parse_source(text: str) -> Source:
-    """`DIR`, `DIR:weight`, `DIR:replies` or `DIR:weight:replies`, as checked by `TrainSettings.faults`."""
-    return Source(*parts_of(text))
+    """Parse `DIR`, `DIR:weight`, `DIR:replies` or `DIR:weight:replies`; `TrainSettings.faults` checks the weight."""
+    return Source(*split_source(text))
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """What rows are made of, by dialogue; each int64 `[pieces]`.
+    """Pieces that rows are packed from, ordered by dialogue; every field is int64 `[pieces]` unless noted.
 
     Attributes:
-        dialogue: Which one a piece is of.
-        first: Its first turn.
-        last: The turn after its last.
-        tokens: Room it takes in a row, laid out.
-        targets: Tokens that carry loss: those of the turns and an end for each.
-        replies_only: Whether only the turns of speaker 1 are meant by that, bool.
+        dialogue: Index of the dialogue in the store.
+        first: Index of the first turn in the dialogue.
+        last: Index after the last turn.
+        tokens: Tokens of the piece in a row, with all marks of the layout.
+        targets: Tokens that carry loss: the tokens of the turns and one end of turn per turn.
+        replies_only: bool `[pieces]`: whether only the turns of speaker 1 carry loss.
     """
 
     dialogue: np.ndarray
@@ -60,30 +59,30 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.dialogue)
 
-    def take(self, chosen: np.ndarray) -> Pieces:
-        """Those that an index or a mask chooses."""
-        return Pieces(*(column[chosen] for column in vars(self).values()))
+    def select(self, index: np.ndarray) -> Pieces:
+        """Return the pieces selected by an index array or a boolean mask."""
+        return Pieces(*(column[index] for column in vars(self).values()))
 
 
 class TurnStore:
-    """The turns of a split: their token ids stay on disk, mapped into memory, and only where they are is held.
+    """The turns of one split of several sets; token ids are mapped into memory, only their offsets are loaded.
 
     Attributes:
-        folders: The prepared sets.
-        turn_starts: int64 `[turns + 1]` into the ids of all turns after each other.
-        dialogue_starts: int64 `[dialogues + 1]` into the turns.
-        folder_starts: int64 `[folders + 1]` into the dialogues.
-        units: int64 `[dialogues]`.
+        folders: Folders of the prepared sets.
+        turn_starts: int64 `[turns + 1]`: offsets of the turns in the concatenated ids.
+        dialogue_starts: int64 `[dialogues + 1]`: offsets of the dialogues in the turns.
+        folder_starts: int64 `[folders + 1]`: offsets of the sets in the dialogues.
+        units: int64 `[dialogues]`: units (characters and words) of each dialogue.
 
     Args:
-        folders: The prepared sets.
-        split: train or valid.
-        backward: Give the turns of every dialogue in reverse order, for a model that goes from an answer to what was said.
+        folders: Folders of the prepared sets.
+        split: `train` or `valid`.
+        backward: Return the turns of every dialogue in reverse order, for a model of log p(message | reply).
     """
 
     def __init__(self, folders: Sequence[str], split: str, backward: bool = False):
         self.folders, self.backward = list(folders), backward
-        self._ids: list[np.ndarray] = []  # int32, of one record batch of a file each
+        self._ids: list[np.ndarray] = []  # int32, one array per record batch
         turn_lengths, dialogue_lengths, units = [], [], []
         for folder in folders:
             data = load_split(folder, split)
@@ -103,11 +102,14 @@ class TurnStore:
         return len(self.dialogue_starts) - 1
 
     def token_counts(self, vocab_size: int) -> np.ndarray:
-        """How often each id stands in the turns, int64 `[V]`."""
-        return sum((np.bincount(ids, minlength=vocab_size) for ids in self._ids), np.zeros(vocab_size, np.int64))
+        """Return how often each id occurs in the turns, int64 `[V]`."""
+        counts = np.zeros(vocab_size, np.int64)
+        for ids in self._ids:
+            counts += np.bincount(ids, minlength=vocab_size)
+        return counts
 
     def turns(self, dialogue: int, first: int = 0, last: int | None = None) -> list[list[int]]:
-        """Ids of the turns `first` to `last` (exclusive) of a dialogue."""
+        """Return the token ids of the turns `first` to `last` (exclusive) of a dialogue."""
         start, count = self.dialogue_starts[dialogue], int(np.diff(self.dialogue_starts[dialogue : dialogue + 2])[0])
         last = count if last is None else last
         if self.backward:
@@ -115,31 +117,35 @@ class TurnStore:
         bounds = self.turn_starts[start + first : start + last + 1]
         if bounds[0] == bounds[-1]:
             return [[]] * (len(bounds) - 1)
-        batch = int(np.searchsorted(self._ids_before, bounds[0], side="right")) - 1  # it holds the dialogue whole
+        batch = int(np.searchsorted(self._ids_before, bounds[0], side="right")) - 1  # a batch holds whole dialogues
         ids = self._ids[batch]
         turns = [ids[a:b].tolist() for a, b in pairwise((bounds - self._ids_before[batch]).tolist())]
         return turns[::-1] if self.backward else turns
 
     def turn_lengths(self, dialogue: int) -> list[int]:
+        """Return the number of tokens of each turn of a dialogue."""
         start, stop = self.dialogue_starts[dialogue], self.dialogue_starts[dialogue + 1]
         lengths = np.diff(self.turn_starts[start : stop + 1]).tolist()
         return lengths[::-1] if self.backward else lengths
 
 
 def _starts(lengths: list[np.ndarray]) -> np.ndarray:
+    """Return the offsets `[n + 1]` of parts with the concatenated lengths `[n]`."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate([*lengths, np.zeros(0, np.int64)]))])
 
 
 def cut_into_pieces(store: TurnStore, row_tokens: int, layout: Layout) -> tuple[Pieces, int]:
-    """Pieces of whole turns that fit a row, and the number of turns left out because one alone is longer than a row.
+    """Return the pieces of a store, and the number of turns left out because one alone is longer than a row.
 
-    A dialogue that fits is one piece; a longer one is cut between turns, and speaker ids follow the absolute index.
+    A dialogue that fits is one piece. A longer dialogue is cut between turns; the speakers of its pieces follow the
+    index of the turn in the whole dialogue.
     """
     turns = np.diff(store.dialogue_starts)
     content = np.diff(store.turn_starts[store.dialogue_starts])
     tokens = layout.opening_tokens + content + turns * layout.turn_tokens
     whole = np.flatnonzero((tokens <= row_tokens) & (turns > 0))
-    cut, left_out = [], 0
+    cut: list[tuple[int, int, int, int, int]] = []
+    left_out = 0
     for dialogue in np.flatnonzero(tokens > row_tokens).tolist():
         parts, too_long = _cut(store.turn_lengths(dialogue), row_tokens - layout.opening_tokens, layout.turn_tokens)
         cut += [(dialogue, first, last, layout.opening_tokens + room, targets) for first, last, room, targets in parts]
@@ -147,32 +153,47 @@ def cut_into_pieces(store: TurnStore, row_tokens: int, layout: Layout) -> tuple[
     columns = np.stack([whole, np.zeros_like(whole), turns[whole], tokens[whole], (content + turns)[whole]], 1)
     columns = np.concatenate([columns, np.array(cut, np.int64).reshape(-1, columns.shape[1])])
     columns = columns[np.lexsort((columns[:, 1], columns[:, 0]))]
-    return Pieces(*np.ascontiguousarray(columns.T), np.zeros(len(columns), bool)), left_out
+    dialogue_of, first_of, last_of, tokens_of, targets_of = np.ascontiguousarray(columns.T)
+    return Pieces(dialogue_of, first_of, last_of, tokens_of, targets_of, np.zeros(len(columns), bool)), left_out
 
 
 def learn_replies_only(pieces: Pieces, store: TurnStore, marked: Sequence[bool]) -> Pieces:
-    """The pieces where, in the marked folders of the store, only turns of speaker 1 carry loss; without those that then
-    have none."""
+    """Restrict the loss to the turns of speaker 1 in the marked folders, and drop pieces without any target.
+
+    Args:
+        pieces: Pieces of the store.
+        store: Store of the pieces.
+        marked: Whether to restrict each folder of the store.
+    """
     folder = np.searchsorted(store.folder_starts, pieces.dialogue, side="right") - 1
     replies_only = np.array(marked, bool)[folder]
     starts = store.dialogue_starts[:-1]
-    place = np.arange(len(store.turn_starts) - 1) - np.repeat(starts, np.diff(store.dialogue_starts))
-    before = _starts([(np.diff(store.turn_starts) + 1) * (place % 2)])
+    turn_index = np.arange(len(store.turn_starts) - 1) - np.repeat(starts, np.diff(store.dialogue_starts))
+    reply_targets_before = _starts([(np.diff(store.turn_starts) + 1) * (turn_index % 2)])
     start = starts[pieces.dialogue]
-    of_replies = before[start + pieces.last] - before[start + pieces.first]
-    targets = np.where(replies_only, of_replies, pieces.targets)
-    return replace(pieces, targets=targets, replies_only=replies_only).take(targets > 0)
+    reply_targets = reply_targets_before[start + pieces.last] - reply_targets_before[start + pieces.first]
+    targets = np.where(replies_only, reply_targets, pieces.targets)
+    return replace(pieces, targets=targets, replies_only=replies_only).select(targets > 0)
 
 
 def _cut(lengths: list[int], room: int, turn_tokens: int) -> tuple[list[tuple[int, int, int, int]], int]:
-    """(first, last, tokens, targets) of the pieces of a dialogue, and how many turns alone are longer than the room."""
+    """Cut a dialogue between turns.
+
+    Args:
+        lengths: Tokens of each turn.
+        room: Tokens available for turns in a row.
+        turn_tokens: Tokens of the marks around a turn.
+
+    Returns:
+        (first, last, tokens, targets) of the pieces, and the number of turns that alone are longer than the room.
+    """
     bounds, first, used = [], 0, 0
     for index, length in enumerate(lengths):
         if used and used + length + turn_tokens > room:
             bounds.append((first, index))
             first, used = index, 0
         used += length + turn_tokens
-        if used > room:  # it stands alone
+        if used > room:  # this turn alone exceeds the room: leave it out
             first, used = index + 1, 0
     bounds.append((first, len(lengths)))
     parts = []

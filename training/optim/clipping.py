@@ -17,19 +17,21 @@ import torch
 def clip_gradients(
     parameters: Iterable[torch.nn.Parameter], kind: Literal["none", "norm", "soft"], clip_norm: float
 ) -> float:
-    """Scales the gradients in place.
+    """Scale the gradients in place.
 
     Args:
-        parameters: Those without a gradient are passed over.
-        kind: `none` only measures.
+        parameters: Parameters; those without a gradient are skipped.
+        kind: Formula; `none` only measures the norm.
         clip_norm: gamma, in the unit of the gradient's norm.
 
     Returns:
-        The norm over all gradients before clipping.
+        Norm over all gradients before clipping; 0 if no parameter has a gradient.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return 0.0
     norm = torch.nn.utils.get_total_norm(gradients)
-    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of a model spread over processes
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # a model sharded over processes
     if kind == "norm":
         scale = (clip_norm / (norm + 1e-12)).clamp(max=1.0)
     elif kind == "soft":

@@ -1,28 +1,34 @@
-"""Optimizers: fused AdamW for everything, or Muon for the matrices of the blocks and AdamW for the rest."""
+"""Optimizers: fused AdamW for all parameters, or Muon for the matrices of the blocks and AdamW for the rest."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
 from training.settings import TrainSettings
 
-LEAST_SIDE = 16
-"""Matrices with a shorter side, such as gates with a row a head, are left to AdamW."""
+MIN_SIDE = 16
+"""Muon leaves matrices with a shorter side, such as gates with one row per head, to AdamW."""
+
+DECAYED = 0
+"""Index of the parameter group with weight decay; AdamW's second group has none."""
 
 
 def build_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.optim.Optimizer]:
-    """Weight decay goes to matrices and embeddings, not to norms, biases and rates.
+    """Return the optimizers of a model's trained parameters.
 
-    Muon's steps are scaled to the size of AdamW's (arXiv 2502.16982, eq. 4), so both take one learning rate.
+    Muon's steps are scaled to the size of AdamW's (arXiv 2502.16982, eq. 4), so both use one learning rate.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     matrices = block_matrices(model) if settings.optimizer == "muon" else []
-    chosen = {id(parameter) for parameter in matrices}
-    rest = [parameter for parameter in trained if id(parameter) not in chosen]
-    groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    with_muon = {id(parameter) for parameter in matrices}
+    rest = {name: parameter for name, parameter in trained.items() if id(parameter) not in with_muon}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in rest.items() if is_decayed(name, p)], "weight_decay": settings.weight_decay},
+        {"params": [p for name, p in rest.items() if not is_decayed(name, p)], "weight_decay": 0.0},
     ]
     rate = settings.learning_rate
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)]
@@ -33,24 +39,47 @@ def build_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.op
     return optimizers
 
 
-def block_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Trained weights of the linear layers inside the blocks; embeddings and the output head are not among them."""
-    linear = [module for block in model.blocks for module in block.modules() if isinstance(module, nn.Linear)]
-    return [m.weight for m in linear if m.weight.requires_grad and min(m.weight.shape) >= LEAST_SIDE]
+def is_decayed(name: str, parameter: torch.Tensor) -> bool:
+    """Return whether a parameter has weight decay: matrices and embeddings have, by name and shape.
+
+    Biases, norms and rates have none, and neither have the taps of a convolution, `row_bias`, `factor_bias` and
+    `mixture` of the Synthesizers, which are not matrices although they have two dimensions.
+    """
+    *modules, last = name.split(".")
+    return parameter.ndim >= 2 and not last.endswith("bias") and last != "mixture" and "convolution" not in modules
+
+
+def set_rates(optimizers: Iterable[torch.optim.Optimizer], learning_rate: float, weight_decay: float) -> None:
+    """Set the learning rate of all parameter groups and the weight decay of those that have one."""
+    for optimizer in optimizers:
+        for number, group in enumerate(optimizer.param_groups):
+            group["lr"] = learning_rate
+            if number == DECAYED:
+                group["weight_decay"] = weight_decay
+
+
+def block_matrices(model: nn.Module) -> list[torch.Tensor]:
+    """Return the trained weights of the linear layers inside the blocks, without embeddings and output head."""
+    weights = [module.weight for module in model.get_submodule("blocks").modules() if isinstance(module, nn.Linear)]
+    return [weight for weight in weights if weight.requires_grad and min(weight.shape) >= MIN_SIDE]
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon (kellerjordan.github.io/posts/muon), whose iteration runs in fp32 on CPUs, unless told otherwise.
+    """torch's Muon (kellerjordan.github.io/posts/muon), with an iteration of selectable precision on CPUs.
 
-    torch's runs in bfloat16 everywhere; without bfloat16 units that is four times slower than fp32, with them as much
-    faster.
+    torch's iteration runs in bfloat16 everywhere, which is four times slower than fp32 on CPUs without bfloat16
+    instructions and four times faster on CPUs with them.
+
+    Muon treats the fused projection of queries, keys and values, `[3 H K, D]`, as one matrix; separate projections,
+    as in the literature, were not tried.
     """
 
     dtype = torch.float32
-    """Of the iteration on CPUs."""
+    """dtype of the iteration on CPUs."""
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # as torch's
+        """Take a step, as torch's Muon does."""
         if any(parameter.device.type != "cpu" for group in self.param_groups for parameter in group["params"]):
             return super().step(closure)
         loss = None if closure is None else torch.enable_grad()(closure)()
@@ -77,9 +106,20 @@ def orthogonalize(
     eps: float,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """U V^T of the singular value decomposition U S V^T, roughly: Newton-Schulz iteration of odd degree 5, `[M, N]`.
+    """Approximate U V^T of the singular value decomposition U S V^T by a Newton-Schulz iteration of degree 5.
 
-    Singular values end between about 0.7 and 1.2, which is near enough for an update.
+    X <- a X + b (X X^T) X + c (X X^T)^2 X, from X = matrix / ||matrix||. Singular values that are above about 1 % of
+    the norm end between about 0.7 and 1.2, which is near enough for an update; smaller ones may end lower.
+
+    Args:
+        matrix: `[M, N]`.
+        coefficients: a, b, c.
+        steps: Number of iterations.
+        eps: Lower bound of the norm that the matrix is divided by.
+        dtype: dtype of the iteration.
+
+    Returns:
+        `[M, N]`, in `dtype`.
     """
     a, b, c = coefficients
     tall = matrix.shape[0] > matrix.shape[1]

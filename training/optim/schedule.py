@@ -8,7 +8,7 @@ from training.settings import TrainSettings
 
 
 def schedule(step: int, total_steps: int, settings: TrainSettings) -> float:
-    """Share of the peak learning rate at `step` (from 0): linear warm-up, then a cosine."""
+    """Return the share of the peak learning rate at a step, counted from 0."""
     warmup = min(settings.warmup_steps, total_steps)
     if step < warmup:
         return (step + 1) / warmup

@@ -1,4 +1,4 @@
-"""Curves of a run as a picture."""
+"""Plot of the curves of a run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ CURVES = "curves.png"
 
 
 def draw_curves(output: Path, unigram: float | None = None) -> None:
-    """Loss, validation, learning rate and gradient norm over the steps, as curves.png.
+    """Write curves.png: loss, validation, gradient norm and learning rate over the steps.
 
     Args:
         output: Folder of the run.
-        unigram: nats/unit of a unigram model, drawn beside the validation.
+        unigram: nats/unit of a unigram model, drawn as a line in the validation plot; None draws no line.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

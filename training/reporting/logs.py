@@ -1,38 +1,93 @@
-"""What a run says of itself: metrics.jsonl, samples.jsonl, TensorBoard, curves.png."""
+"""Logs of a run: metrics.jsonl, samples.jsonl, TensorBoard and messages on stderr."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from tqdm import tqdm
 
 from chatbot.storage import replacing
 from training.data.turn_store import TurnStore
 from training.settings import SettingsError
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 PROMPTS = (["你好"], ["今天好累啊"], ["你喜欢吃什么"], ["你是谁"], ["周末去哪玩", "还没想好", "一起看电影吧"])
-"""What a model in training is asked at every validation."""
+"""Histories that the model answers at every validation."""
 
 
 class Log:
-    """Appends one JSON object a line; entries after `last_step` of an earlier, stopped run are dropped."""
+    """JSON Lines file of a run. Opening it drops the entries of an earlier, stopped run after `last_step`."""
 
     def __init__(self, path: Path, last_step: int):
         self.path = path
-        kept = [entry for entry in read_log(path) if entry["step"] <= last_step]
+        entries = [entry for entry in read_log(path) if entry["step"] <= last_step]
         with replacing(path) as temporary:
-            text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept)
+            text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
             temporary.write_text(text, encoding="utf-8")
 
     def add(self, **entry: object) -> None:
+        """Append an entry."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 
+class RunLogs:
+    """All logs of a run; in processes other than the first, every method does nothing.
+
+    Args:
+        output: Folder of the run.
+        last_step: Steps taken before; later entries of an earlier run are dropped.
+        tensorboard: Whether to write to OUTPUT/tensorboard as well.
+        is_main: Whether this is the first process.
+
+    Raises:
+        SettingsError: tensorboard is not installed.
+    """
+
+    def __init__(self, output: Path, last_step: int, tensorboard: bool, is_main: bool):
+        self.is_main = is_main
+        self._board: SummaryWriter | None = None
+        if is_main:
+            self._metrics, self._samples = Log(output / METRICS, last_step), Log(output / SAMPLES, last_step)
+            self._board = open_tensorboard(output, last_step) if tensorboard else None
+
+    def add_metrics(self, entry: dict[str, float]) -> None:
+        """Write the metrics of a step."""
+        if not self.is_main:
+            return
+        self._metrics.add(**entry)
+        if self._board is not None:
+            for name, value in entry.items():
+                self._board.add_scalar(name, value, int(entry["step"]))
+
+    def add_sample(self, step: int, prompt: list[str], reply: str) -> None:
+        """Write a reply of the model in training."""
+        if not self.is_main:
+            return
+        self._samples.add(step=step, prompt=prompt, reply=reply)
+        if self._board is not None:
+            self._board.add_text(prompt[-1], reply, step)
+
+    def message(self, text: str) -> None:
+        """Print a line on stderr, above the progress bar."""
+        if self.is_main:
+            tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Flush and close TensorBoard's file."""
+        if self._board is not None:
+            self._board.close()
+
+
 def read_log(path: Path) -> list[dict]:
-    """Entries of a log; a last line that was cut by a crash is passed over."""
+    """Return the entries of a log; a last line cut by a crash is skipped, and a missing file has no entries."""
     entries = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -46,12 +101,12 @@ def read_log(path: Path) -> list[dict]:
 
 
 def read_metrics(output: Path) -> list[dict]:
-    """Entries of a run's metrics.jsonl."""
+    """Return the entries of a run's metrics.jsonl."""
     return read_log(output / METRICS)
 
 
-def open_tensorboard(output: Path, last_step: int):
-    """A TensorBoard writer for OUTPUT/tensorboard.
+def open_tensorboard(output: Path, last_step: int) -> SummaryWriter:
+    """Return a TensorBoard writer for OUTPUT/tensorboard.
 
     Raises:
         SettingsError: tensorboard is not installed.
@@ -64,7 +119,16 @@ def open_tensorboard(output: Path, last_step: int):
 
 
 def unigram_nats(train: TurnStore, valid: list[list[list[int]]], end_id: int, vocab_size: int) -> float:
-    """Nats that a model of nothing but token frequencies needs for the validation dialogues: every model must beat it."""
+    """Return the nats of validation dialogues under the token frequencies of the training turns (add-one smoothing).
+
+    A trained model must be below this baseline.
+
+    Args:
+        train: Training turns.
+        valid: Token ids of the turns of each validation dialogue.
+        end_id: Id of the end of turn, counted once per turn.
+        vocab_size: V.
+    """
     counts = train.token_counts(vocab_size).astype(float) + 1
     counts[end_id] += len(train.turn_starts) - 1
     nats = -np.log(counts / counts.sum())

@@ -1,4 +1,4 @@
-"""Throughput: floating-point operations, the peak of the machine, memory."""
+"""Throughput: floating-point operations, the measured peak of the machine, memory."""
 
 from __future__ import annotations
 
@@ -11,32 +11,59 @@ from torch import nn
 
 
 def flops_per_token(model: nn.Module) -> int:
-    """Floating point operations of a training step for each token: 6 a weight that tokens are multiplied with, 4 if frozen.
+    """Return the floating-point operations of a training step per token.
 
-    What attention itself computes is left out, so that utilisation is understated rather than overstated.
+    A weight of a linear layer counts 6 operations, a frozen one 4. The operations of attention itself are not counted,
+    so utilisation is understated rather than overstated.
     """
     weights = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
     return sum((6 if weight.requires_grad else 4) * weight.numel() for weight in weights)
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
-    """Floating point operations a second of a large matrix product here and now: what utilisation is measured against."""
+    """Measure the floating-point operations per second of a large matrix product, the reference of utilisation.
+
+    Args:
+        device: Device to measure.
+        dtype: dtype of the matrices.
+        seconds: Duration of the measurement after a warm-up product. At least one product is measured, however slow.
+
+    Returns:
+        Operations per second of the fastest product; always above 0.
+    """
     size = 1024 if device.type == "cpu" else 8192
     a = torch.randn(size, size, device=device, dtype=dtype)
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
-    best, stop = 0.0, time.perf_counter() + seconds
-    a @ a
-    while time.perf_counter() < stop:
-        synchronize()
+
+    def seconds_of_product() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         start = time.perf_counter()
         a @ a
-        synchronize()
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    seconds_of_product()  # warm-up
+    stop = time.perf_counter() + seconds
+    fastest = seconds_of_product()
+    while time.perf_counter() < stop:
+        fastest = min(fastest, seconds_of_product())
+    return 2 * size**3 / max(fastest, 1e-9)  # the clock may be too coarse for the product
+
+
+def utilisation(flops_per_second: float, peak: float) -> float | None:
+    """Return the share of the measured peak that a step reached, or None where the peak is unusable as a reference.
+
+    On a busy machine the peak may be measured too low; a step that exceeds it says that the measurement is wrong, so no
+    share above 1 is ever returned.
+    """
+    if not peak > 0 or not flops_per_second <= peak:
+        return None
+    return flops_per_second / peak
 
 
 def memory_gigabytes(device: torch.device) -> float:
-    """Largest memory of the device so far on CUDA, memory of the process elsewhere."""
+    """Return the largest memory of a CUDA device so far, or the current memory of the process on other devices."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return psutil.Process(os.getpid()).memory_info().rss / 1e9

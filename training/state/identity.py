@@ -1,4 +1,4 @@
-"""Identity of a run: what must not change between a stop and a resume."""
+"""Identity of a run: the settings and data that must not change between a stop and a resume."""
 
 from __future__ import annotations
 
@@ -7,96 +7,101 @@ import json
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from chatbot.storage import LOCK, exclusive
 from training.data.turn_store import parse_source
 from training.reporting.logs import METRICS, SAMPLES
-from training.settings import StageSettings, TrainSettings
-from training.state.saved_state import FOLDER, ResumeError, load_progress, saved_steps
+from training.settings import StageSettings, TrainSettings, flag
+from training.state.saved_state import FOLDER, Progress, ResumeError, load_progress, new_progress, saved_steps
 
 SETTINGS = "settings.yaml"
 BEFORE_THE_FIRST_SAVE = {METRICS, SAMPLES, FOLDER, LOCK, SETTINGS, "tensorboard"}
-NEW_RUN = {
-    **{"step": 0, "stage": 0, "stage_step": 0, "tokens": 0, "seconds": 0.0, "clipped": 0},
-    **{"best": None, "best_step": None, "micro_batch_rows": None},
-}
+"""Names in the folder of a run that was stopped before its first save; a new run may use the folder."""
+
 CHANGEABLE = ("data", "output", "resume", "threads", "tensorboard", "stages")
+"""Settings that may change, or that the identity describes in another form (`data` and `stages`)."""
 
 
 def own_folder(output: Path) -> AbstractContextManager[None]:
-    """Keeps a second run out of a folder for as long as this one lasts; a killed run holds nothing.
+    """Lock the folder of a run while the context is open; the lock of a killed run is released.
 
     Raises:
-        ResumeError: Another run is in it.
+        ResumeError: Another run holds the lock.
     """
     return exclusive(output, ResumeError(f"Another run is writing to {output}; wait for it or give another --output."))
 
 
-def identity_of(settings: TrainSettings, manifests: list[list[dict]]) -> dict:
-    """What must not change when a run is resumed."""
-    kept = {name: value for name, value in asdict(settings).items() if name not in CHANGEABLE}
+def identity_of(settings: TrainSettings, manifests: list[list[dict]]) -> dict[str, Any]:
+    """Return the identity of a run, a JSON object.
+
+    Args:
+        settings: Settings of the run.
+        manifests: Manifests of the sets of each stage.
+    """
+    fixed = {name: value for name, value in asdict(settings).items() if name not in CHANGEABLE}
     if settings.init is not None:
-        kept["init"] = Path(settings.init).name
-        del kept["model"]  # the shape is the ancestor's
+        fixed["init"] = Path(settings.init).name
+        del fixed["model"]  # the ancestor decides the shape
     if not settings.stages:
-        return {"settings": kept, "data": _describe_data(settings.data, manifests[0])}
+        return {"settings": fixed, "data": _describe_data(settings.data, manifests[0])}
     stages = []
     for number, stage in enumerate(settings.stages):
         data = _describe_data(settings.of_stage(number).data, manifests[number])
         stages.append({**asdict(stage), "data": data})
-    return {"settings": kept, "stages": stages}
+    return {"settings": fixed, "stages": stages}
 
 
-def _without(values: dict, *names: str) -> dict:
-    return {name: value for name, value in values.items() if name not in names}
-
-
-def _describe_data(data: list[str], manifests: list[dict]) -> list[dict]:
+def _describe_data(data: list[str], manifests: list[dict]) -> list[dict[str, Any]]:
     described = []
     for source, manifest in zip(map(parse_source, data), manifests, strict=True):
         splits = {name: split["content_hash"] for name, split in manifest["splits"].items()}
         entry = {"folder": Path(source.folder).name, "tokenizer_hash": manifest["tokenizer_hash"], **splits}
-        entry |= {"sources": [part["file"] for part in manifest["sources"]]}
-        entry |= {} if source.weight == 1 else {"weight": source.weight}
-        described.append({**entry, "learnt": "replies"} if source.replies_only else entry)
+        entry["sources"] = [part["file"] for part in manifest["sources"]]
+        if source.weight != 1:
+            entry["weight"] = source.weight
+        if source.replies_only:
+            entry["learnt"] = "replies"
+        described.append(entry)
     return described
 
 
-def start_or_resume(settings: TrainSettings, output: Path, identity: dict) -> dict:
-    """How far the run is.
+def start_or_resume(settings: TrainSettings, output: Path, identity: dict[str, Any]) -> Progress:
+    """Return the progress that a run starts from.
 
     Raises:
-        ResumeError: There is nothing to resume, it was another run, or the folder holds other things.
+        ResumeError: --resume is given and the folder has no saved state, a damaged one or one of another run; or it is
+            not given and the folder is in use.
     """
     if settings.resume:
-        progress = load_progress(output, NEW_RUN)
-        before = progress.pop("identity")
+        progress, before = load_progress(output)
         changed = changed_settings(before, identity)
         if changed:
             raise ResumeError(
-                f"{output} was started with other settings ({changed}); use the same, or another --output."
+                f"{output} was started with other settings ({changed}). Resume with the same settings, or give another"
+                " --output."
             )
         return progress
     if saved_steps(output):
         raise ResumeError(f"{output} already holds a run; give --resume to continue it, or another --output.")
     if {path.name for path in output.iterdir()} - BEFORE_THE_FIRST_SAVE:
         raise ResumeError(f"{output} is not empty; give another --output.")
-    return dict(NEW_RUN)
+    return new_progress()
 
 
-def changed_settings(before: dict, now: dict) -> str:
-    """Says what differs between two identities; empty when nothing does.
+def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return the differences between two identities in words; an empty string without a difference.
 
-    A setting that is younger than the run counts as having had its default.
+    A setting that did not exist when the run was started counts as having had its default.
     """
-    defaults = _without(asdict(TrainSettings([], "")), *CHANGEABLE)
+    defaults = {name: value for name, value in asdict(TrainSettings([], "")).items() if name not in CHANGEABLE}
     old, new = ({**defaults, **identity["settings"]} for identity in (before, now))
     for settings in (old, new):
         if settings["init"] is None and settings.get("model"):
             settings["model"] = {**defaults["model"], **settings["model"]}
         else:
             settings["model"] = None
-    changed = [f"--{name}" for name in new if old.get(name) != new[name]]
+    changed = [flag(name) for name in new if old.get(name) != new[name]]
     if _hash(_stages(before)) != _hash(_stages(now)):
         changed.append("the stages")
     if _hash(before.get("data")) != _hash(now.get("data")):
@@ -104,7 +109,7 @@ def changed_settings(before: dict, now: dict) -> str:
     return f"{', '.join(changed)} changed" if changed else ""
 
 
-def _stages(identity: dict) -> list[dict]:
+def _stages(identity: dict[str, Any]) -> list[dict[str, Any]]:
     defaults = asdict(StageSettings())
     return [{**defaults, **stage} for stage in identity.get("stages", [])]
 

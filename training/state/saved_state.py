@@ -1,19 +1,22 @@
-"""Saving a run so that it goes on as if it had never stopped.
+"""Saved states: everything a run needs to continue as if it had never stopped.
 
-    OUTPUT/resume/step-00000100/   model.safetensors  optimizer.pt  progress.json  average.safetensors (--weight_average)
+    OUTPUT/resume/step-00000100/  model.safetensors  optimizer.pt  progress.json  average.safetensors (--weight-average)
 
-A folder is written under a temporary name and renamed when complete; the newest two are kept. Batches are a function of
-the step number and randomness is seeded by it, so weights, optimizer and step are all there is to remember.
+A folder is written under a temporary name and renamed when it is complete; the newest two are kept. Batches are a
+function of the step number and all noise is seeded by it, so weights, optimizer and step are the whole state.
+progress.json holds the SHA-256 hash of every file, its own content included; a resume verifies them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypedDict, cast
 
 import safetensors.torch
 import torch
@@ -22,46 +25,88 @@ from chatbot.errors import XianliaoError, first_line
 from chatbot.storage import sync
 from training.lora import trained_part
 from training.optim.weight_average import WeightAverage
-from training.state.sharding import is_sharded, spread_optimizers, whole_optimizer, whole_weights
+from training.state.sharding import is_sharded, load_whole_optimizers, whole_optimizer, whole_weights
 
-KEPT = 2
+KEPT_STATES = 2
 FOLDER = "resume"
-AVERAGE = "average.safetensors"
+WEIGHTS, OPTIMIZER, AVERAGE, PROGRESS = "model.safetensors", "optimizer.pt", "average.safetensors", "progress.json"
+CHECKSUMS = "sha256"
+"""Key of the hashes in progress.json."""
 
 
 class ResumeError(XianliaoError):
-    """A run that cannot be continued."""
+    """A run that cannot be started in its folder, continued or saved."""
+
+
+class Progress(TypedDict):
+    """Progress of a run, as stored in progress.json and training.json.
+
+    `step`, `tokens`, `seconds` and `clipped` (steps whose gradient was clipped) count over the run; `stage_step`,
+    `best` (nats/unit of the best validation) and `best_step` over the stage.
+    """
+
+    step: int
+    stage: int
+    stage_step: int
+    tokens: int
+    seconds: float
+    clipped: int
+    best: float | None
+    best_step: int | None
+    micro_batch_rows: int | None
+
+
+def new_progress() -> Progress:
+    """Return the progress of a run before its first step."""
+    return Progress(
+        step=0,
+        stage=0,
+        stage_step=0,
+        tokens=0,
+        seconds=0.0,
+        clipped=0,
+        best=None,
+        best_step=None,
+        micro_batch_rows=None,
+    )
 
 
 def saved_steps(output: Path) -> list[Path]:
-    """Complete saves of a run, oldest first."""
+    """Return the folders of the complete saved states of a run, oldest first."""
     return sorted(path for path in (output / FOLDER).glob("step-*") if path.is_dir())
 
 
-def state_of(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> tuple[dict, list[dict]]:
-    """What a save holds of a model and its optimizers; all processes of a sharded one have to ask together."""
+def state_of(
+    model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """Return weights by name and optimizer states for `save_state`; all processes of a sharded model must call this."""
     if is_sharded(model):
         weights, states = whole_weights(model), [whole_optimizer(model, optimizer) for optimizer in optimizers]
     else:
         weights, states = trained_part(model).state_dict(), [optimizer.state_dict() for optimizer in optimizers]
-    tied = getattr(model, "_tied_weights_keys", None) or {}  # names that stand for others
-    if tied and not model.config.tie_word_embeddings:
+    tied = getattr(model, "_tied_weights_keys", None) or {}  # names of tensors that are the same as others
+    if tied and not getattr(model.config, "tie_word_embeddings", False):
         tied = {}
     return {name: tensor.contiguous() for name, tensor in weights.items() if name not in tied}, states
 
 
 def save_state(
-    output: Path, step: int, weights: dict, optimizers: list[dict], progress: dict, average: dict | None = None
+    output: Path,
+    step: int,
+    weights: dict[str, torch.Tensor],
+    optimizers: list[dict],
+    progress: dict[str, Any],
+    average: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Saves after `step` optimizer steps; a crash at any moment leaves the earlier saves complete.
+    """Save the state after `step` optimizer steps; a crash at any moment leaves the earlier states complete.
 
     Args:
         output: Folder of the run.
-        step: How far it is.
-        weights: From `state_of`, as `optimizers` is.
-        optimizers: One state for each.
-        progress: What else is to be remembered.
-        average: Of the weights, by name, where a run has one.
+        step: Optimizer steps taken.
+        weights: Weights by name, from `state_of`.
+        optimizers: States of the optimizers, from `state_of`.
+        progress: Content of progress.json.
+        average: Average of the weights by name, or None.
 
     Raises:
         ResumeError: The files cannot be written.
@@ -72,114 +117,141 @@ def save_state(
     remove_unfinished(output)
     temporary.mkdir()
     try:
-        safetensors.torch.save_file(weights, str(temporary / "model.safetensors"))
-        torch.save(optimizers, temporary / "optimizer.pt")
+        safetensors.torch.save_file(weights, str(temporary / WEIGHTS))
+        torch.save(optimizers, temporary / OPTIMIZER)
         if average is not None:
             safetensors.torch.save_file(average, str(temporary / AVERAGE))
-        text = json.dumps({"step": step, **progress}, ensure_ascii=False, indent=2)
-        (temporary / "progress.json").write_text(text, encoding="utf-8")
+        content = {"step": step, **progress}
+        hashes = {file.name: _file_hash(file) for file in sorted(temporary.iterdir())}
+        hashes[PROGRESS] = _content_hash(content)
+        text = json.dumps({**content, CHECKSUMS: hashes}, ensure_ascii=False, indent=2)
+        (temporary / PROGRESS).write_text(text, encoding="utf-8")
         for file in temporary.iterdir():
             sync(file)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if not isinstance(error, Exception):
             raise
-        # safetensors and torch raise kinds of their own
+        # safetensors and torch raise many kinds
         raise ResumeError(
-            f"Step {step} could not be saved in {folder} ({first_line(error)}); make room there, then --resume goes on"
+            f"Cannot save step {step} in {folder} ({first_line(error)}). Free disk space, then continue with --resume"
             f" from {describe_newest(output)}."
         ) from None
     if final.exists():
         _discard(final)
     os.rename(temporary, final)
-    for old in saved_steps(output)[:-KEPT]:
+    for old in saved_steps(output)[:-KEPT_STATES]:
         _discard(old)
 
 
 def remove_unfinished(output: Path) -> None:
-    """Removes what a run left that was killed while it saved."""
-    for left in (output / FOLDER).glob(".step-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    """Remove incomplete states, left by a run that was killed while saving."""
+    for unfinished in (output / FOLDER).glob(".step-*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def describe_newest(output: Path) -> str:
-    """The newest save, in words."""
+    """Return the newest saved state in words."""
     saves = saved_steps(output)
     return f"step {int(saves[-1].name.removeprefix('step-'))}" if saves else "the start"
 
 
 def _discard(save: Path) -> None:
-    """Removes a save; it never looks complete when it is not."""
+    """Remove a state; it is renamed first, so that it never looks complete when it is not."""
     hidden = save.with_name(f".{save.name}-old")
     os.rename(save, hidden)
     shutil.rmtree(hidden)
 
 
-def load_progress(output: Path, defaults: dict) -> dict:
-    """progress.json of the newest save, with `identity` and every name in `defaults`.
+def load_progress(output: Path) -> tuple[Progress, dict]:
+    """Return the progress and the identity in the newest saved state, after verifying the hashes of its files.
 
     Raises:
-        ResumeError: There is none, or it is damaged.
+        ResumeError: The run has no saved state, or the newest one is damaged.
     """
     saves = saved_steps(output)
     if not saves:
-        raise ResumeError(f"{output} holds no saved state to continue; leave --resume out and start in a new --output.")
-    path = saves[-1] / "progress.json"
-    try:
-        progress = json.loads(path.read_text(encoding="utf-8"))
-        at_least = {"step": progress["step"], "stage_step": progress["step"], "identity": progress["identity"]}
-        return {**defaults, **at_least, **{name: progress[name] for name in defaults if name in progress}}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResumeError(
-            f"{path} cannot be read ({first_line(error)}); remove {saves[-1]} to go back to the save before."
-        ) from None
+        raise ResumeError(f"{output} has no saved state. Start the run without --resume.")
+    newest = saves[-1]
+    with _explaining(newest):
+        content = json.loads((newest / PROGRESS).read_text(encoding="utf-8"))
+        _verify(newest, content)
+        progress: dict[str, Any] = {**new_progress(), "stage_step": content["step"]}
+        progress |= {name: content[name] for name in progress if name in content}
+        return cast(Progress, progress), content["identity"]
+
+
+def _verify(save: Path, content: dict[str, Any]) -> None:
+    """Compare the files of a saved state with their hashes; states of earlier versions have none.
+
+    Raises:
+        ValueError: A file has changed since it was saved.
+        OSError: A file is missing.
+    """
+    hashes = content.pop(CHECKSUMS, None)
+    if hashes is None:
+        return
+    for name, expected in hashes.items():
+        actual = _content_hash(content) if name == PROGRESS else _file_hash(save / name)
+        if actual != expected:
+            raise ValueError(f"the checksum of {name} is wrong")
+
+
+def _file_hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _content_hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load_weights(output: Path, model: torch.nn.Module) -> None:
-    """Puts the weights of the newest save into a model that is not yet spread over processes.
+    """Load the weights of the newest saved state into a model that is not yet sharded.
 
     Raises:
-        ResumeError: The file is damaged or does not fit.
+        ResumeError: The file is damaged or does not fit the model.
     """
     newest = saved_steps(output)[-1]
-    with explained(newest):
-        safetensors.torch.load_model(trained_part(model), str(newest / "model.safetensors"))
+    with _explaining(newest):
+        safetensors.torch.load_model(trained_part(model), str(newest / WEIGHTS))
 
 
 def load_optimizers(output: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """Puts the optimizer states of the newest save into optimizers, ready to step.
+    """Load the optimizer states of the newest saved state.
 
     Raises:
-        ResumeError: The file is damaged or does not fit.
+        ResumeError: The file is damaged or does not fit the optimizers.
     """
     newest = saved_steps(output)[-1]
-    with explained(newest):
-        states = torch.load(newest / "optimizer.pt", weights_only=True, map_location="cpu")
-        states = [states] if isinstance(states, dict) else states  # of a run before there could be two
+    with _explaining(newest):
+        states = torch.load(newest / OPTIMIZER, weights_only=True, map_location="cpu")
+        states = [states] if isinstance(states, dict) else states  # versions with a single optimizer saved a dict
         if is_sharded(model):
-            spread_optimizers(model, optimizers, states)
+            load_whole_optimizers(model, optimizers, states)
             return
         for optimizer, state in zip(optimizers, states, strict=True):
             optimizer.load_state_dict(state)
 
 
 def load_average(output: Path, average: WeightAverage) -> None:
-    """Puts the average of the newest save into one of the same model.
+    """Load the average of the newest saved state into an average of the same model.
 
     Raises:
-        ResumeError: The file is missing, damaged or does not fit.
+        ResumeError: The file is missing, damaged or does not fit the model.
     """
     newest = saved_steps(output)[-1]
-    with explained(newest):
+    with _explaining(newest):
         average.load(safetensors.torch.load_file(str(newest / AVERAGE)))
 
 
 @contextmanager
-def explained(save: Path) -> Iterator[None]:
-    """Says what to do where a save cannot be read; safetensors, torch and pickle raise many kinds of errors."""
+def _explaining(save: Path) -> Iterator[None]:
+    """Turn any exception into a ResumeError that says what to do; safetensors, torch and pickle raise many kinds."""
     try:
         yield
     except Exception as error:
         raise ResumeError(
-            f"{save} cannot be read ({first_line(error)}); remove it to go back to the save before."
+            f"Cannot read the saved state {save} ({first_line(error)}). Remove that folder to resume from the save"
+            " before it."
         ) from None

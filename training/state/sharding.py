@@ -1,6 +1,6 @@
-"""Weights and optimizer states of a model that FSDP2 has spread over the processes, whole again for saving.
+"""Gather and distribute weights and optimizer states of a model that FSDP2 shards over the processes.
 
-Every process has to take part: the pieces travel between them.
+Every process has to call these functions, because they exchange the shards.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether the parameters are spread over processes."""
+    """Return whether the parameters are sharded over processes."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """All weights on the CPU of the first process; empty in the others."""
-    return get_model_state_dict(model, options=WHOLE)
+    """Return all weights on the CPU of the first process; an empty dict in the others."""
+    weights = get_model_state_dict(model, options=WHOLE)
+    return {name: tensor for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
 
 
 def whole_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """The state of an optimizer by parameter name, on the CPU of the first process; empty in the others."""
+    """Return an optimizer's state by parameter name, on the CPU of the first process; an empty dict in the others."""
     return get_optimizer_state_dict(model, optimizer, options=WHOLE)
 
 
-def spread_optimizers(
+def load_whole_optimizers(
     model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], states: Sequence[dict]
 ) -> None:
-    """Puts what `whole_optimizer` gave back into the optimizers of all processes, each of which has read it."""
+    """Load states from `whole_optimizer`, which every process has read, into sharded optimizers."""
     for optimizer, state in zip(optimizers, states, strict=True):
         set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from chatbot.model import loss
-from chatbot.model.loss import head_loss
+from chatbot.model.loss import head_loss, next_token_loss, smoothed_mass
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +37,24 @@ def test_loss_and_gradients_are_those_of_cross_entropy(with_bias):
     for value, reference in zip(*results, strict=True):
         if reference is not None:
             torch.testing.assert_close(value, reference, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["auto", "naive"])
+def test_smoothed_training_keeps_the_true_probability_of_the_end_of_turn(form):
+    """The optimum is where the gradient vanishes: p(end) is its frequency, all other tokens share the smoothed rest."""
+    size, end, share = 11, 2, 0.2
+    counts = torch.tensor([0, 0, 10, 50, 20, 10, 4, 3, 1, 1, 1])
+    labels = torch.arange(size).repeat_interleave(counts)
+    mass = smoothed_mass(size, share, (0, 1, end), torch.device("cpu"))
+    wanted = (1 - share) * counts / 100 + mass * 0.9
+    wanted[end] = 0.1
+    logits = torch.where(wanted > 0, wanted.log(), torch.tensor(-1e4))
+    weight = logits[:, None].clone().requires_grad_()
+    hidden = torch.ones(1, len(labels) + 1, 1)
+    labels = torch.cat([torch.tensor([-100]), labels])[None]
+    next_token_loss(hidden, (weight, None), labels, None, form, mass).backward()
+    assert wanted.sum().item() == pytest.approx(1)
+    assert weight.grad.abs().max() < 1e-5
 
 
 def test_large_logits_and_no_rows():

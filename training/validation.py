@@ -1,0 +1,179 @@
+"""Validation in nats/unit, the best checkpoint of a stage, and sample replies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chatbot.chat.bot import Chatbot
+from chatbot.checkpoint.folder import GENERATION, resolve, save
+from chatbot.decoding.settings import ReplySettings, ReplySettingsError, settings_from
+from chatbot.model.network import XianliaoForCausalLM
+from chatbot.model.scoring import score_turns
+from chatbot.similarity.token_vectors import VECTORS_FILE
+from chatbot.storage import read_json, replacing
+from chatbot.text.tokenizer import DialogueTokenizer
+from training.reporting.logs import PROMPTS, RunLogs
+from training.settings import SettingsError
+from training.setup import TrainableModel
+from training.stage import Stage
+from training.state.saved_state import Progress
+from training.state.sharding import whole_weights
+from training.trained_model import TrainedModel
+
+AGAINST_REPETITION = {"no_repeat_ngram": 2, "repeat_cost": 4.0}
+"""Decoder settings stored with models of this project; chatbot/evaluation/README.md has the report behind them."""
+
+MAX_SILENT_RISES = 2
+"""Consecutive validations above the best after which the log reports it."""
+
+
+@dataclass
+class Validation:
+    """Validation of a stage.
+
+    Attributes:
+        trained: Model in training.
+        stage: Stage with its validation dialogues.
+        tokenizer: Tokenizer of the data, saved with the checkpoint.
+        decoder: Decoder settings to store with the checkpoint, without the EOS floor; see `decoder_settings`.
+        output: Folder of the run.
+        logs: Logs of the run.
+        rises: Consecutive validations above the best.
+    """
+
+    trained: TrainedModel
+    stage: Stage
+    tokenizer: DialogueTokenizer
+    decoder: dict[str, Any]
+    output: Path
+    logs: RunLogs
+    rises: int = 0
+
+    def run(self, progress: Progress, training_record: Callable[[], dict[str, Any]]) -> dict[str, float]:
+        """Validate, save the checkpoint if it is the best of the stage, and write sample replies.
+
+        Without validation dialogues every validation counts as the best. All processes call this together.
+
+        Args:
+            progress: Progress of the run; `best` and `best_step` are updated.
+            training_record: Returns the content of training.json.
+
+        Returns:
+            Entries of the metrics.
+
+        Raises:
+            SettingsError: The result is not finite.
+        """
+        entry: dict[str, float] = {}
+        is_best = True
+        if self.stage.valid_dialogues:
+            nats = entry["valid_nats_per_unit"] = nats_per_unit(self.trained, self.stage)
+            is_best = self._compare(nats, progress)
+        floor = {
+            "floor_start_tokens": self.stage.floor_start,
+            "floor_delta_tokens": self.stage.settings.floor_delta,
+        }
+        if is_best:
+            inner = self.trained.inner
+            weights = whole_weights(inner) if self.trained.is_sharded else None
+            if self.trained.is_main:
+                generation = {**self.decoder, **floor}
+                save(self.output, inner, self.tokenizer, generation, training_record(), weights=weights)
+                copy_vectors(self.stage.settings.init, self.output)
+        if self.trained.is_main or self.trained.is_sharded:  # the processes of a sharded model run it together
+            self._sample_replies(progress["step"], ReplySettings().with_changes(**floor))
+        self.trained.accelerator.wait_for_everyone()
+        return entry
+
+    def _compare(self, nats: float, progress: Progress) -> bool:
+        """Return whether a result is the best of the stage, and record it if it is."""
+        if not math.isfinite(nats):
+            raise SettingsError(
+                f"Validation gives {nats} nats/unit at step {progress['step']}: the run has diverged. Start it again in"
+                f" a new --output with a lower --learning-rate; {self.output} keeps the checkpoint before."
+            )
+        if progress["best"] is None or nats < progress["best"]:
+            self.rises = 0
+            progress["best"], progress["best_step"] = nats, progress["step"]
+            return True
+        self.rises += 1
+        if self.rises == MAX_SILENT_RISES:
+            self.logs.message(
+                f"validation rises: {nats:.4f} nats/unit after {progress['best']:.4f} at step {progress['best_step']};"
+                " the checkpoint stays at the best"
+            )
+        return False
+
+    def _sample_replies(self, step: int, settings: ReplySettings) -> None:
+        self.trained.inner.eval()
+        bot = Chatbot(self.trained.inner, self.tokenizer, settings, self.output.name)
+        for prompt in PROMPTS:
+            reply = bot.reply(prompt, seed=0)
+            self.logs.add_sample(step, prompt, reply)
+            if prompt is PROMPTS[0]:
+                self.logs.message(f"step {step}: {prompt[-1]} -> {reply}")
+
+
+def nats_per_unit(trained: TrainedModel, stage: Stage) -> float:
+    """Return the nats/unit of the validation dialogues.
+
+    The processes score the dialogues in shares; the processes of a sharded model score all of them together.
+    """
+    accelerator = trained.accelerator
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    if trained.is_sharded:
+        rank, ranks = 0, 1
+    scores = score_turns(trained.inner, trained.layout, stage.valid_dialogues[rank::ranks])
+    counted = zip(scores, stage.valid_turns[rank::ranks], strict=True)
+    nats = sum(sum(turns[part]) for turns, part in counted)
+    if ranks > 1:
+        total = torch.tensor(nats, device=accelerator.device, dtype=torch.float64)
+        nats = accelerator.reduce(total, "sum").item()
+    return nats / sum(stage.valid_units)
+
+
+def decoder_settings(model: TrainableModel, init: str | None) -> dict[str, Any]:
+    """Return the decoder settings to store with a checkpoint, without the EOS floor.
+
+    Models of this project get this project's settings and the banned words of the checkpoint that they start from. A chat
+    model of another project keeps all decoder settings of that checkpoint.
+
+    Args:
+        model: Unwrapped model.
+        init: Checkpoint that the run starts from, or None.
+
+    Raises:
+        SettingsError: The checkpoint's settings are invalid.
+    """
+    sampling = {"do_sample": True, "temperature": ReplySettings.temperature, "top_p": ReplySettings.top_p}
+    names = {field.name for field in fields(ReplySettings)} | {"do_sample"}
+    names -= {"floor_start_tokens", "floor_delta_tokens"}
+    if isinstance(model, XianliaoForCausalLM):
+        sampling |= AGAINST_REPETITION
+        names = {"banned_words"}
+    path = None if init is None else resolve(init) / GENERATION
+    if path is None or not path.is_file():
+        return sampling
+    inherited = {name: value for name, value in read_json(path).items() if name in names and value not in (None, [])}
+    try:
+        settings_from(inherited)
+    except ReplySettingsError as error:
+        raise SettingsError(f"{path} has decoder settings that cannot be used. {error}") from None
+    return sampling | inherited
+
+
+def copy_vectors(init: str | None, output: Path) -> None:
+    """Copy the token vectors of the checkpoint that a run starts from, unless the run has some already."""
+    target = output / VECTORS_FILE
+    if init is None or target.exists():
+        return
+    source = resolve(init) / VECTORS_FILE
+    if source.is_file():
+        with replacing(target) as temporary:
+            temporary.write_bytes(source.read_bytes())
