@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from chatbot.checkpoint.lora import attach
-from chatbot.model.hf_chat_model import ForeignForCausalLM
+from chatbot.model.hf_chat_model import HfChatModel
 from training.settings import SettingsError, TrainSettings
 
 
@@ -17,7 +17,7 @@ def add_lora(model: nn.Module, settings: TrainSettings) -> nn.Module:
         SettingsError: Settings that a foreign model cannot have.
         CheckpointError: peft is not installed.
     """
-    if not isinstance(model, ForeignForCausalLM):
+    if not isinstance(model, HfChatModel):
         return model
     if settings.optimizer == "muon":
         raise SettingsError("--optimizer muon knows only our own models; use adamw to fine-tune this one.")
@@ -37,7 +37,7 @@ def _ask_for_gradient(module: nn.Module, inputs: tuple, output: torch.Tensor) ->
 
 def trained_part(model: nn.Module) -> nn.Module:
     """What a run changes and has to save: the adapter of a foreign model, the whole of ours."""
-    if not isinstance(model, ForeignForCausalLM):
+    if not isinstance(model, HfChatModel):
         return model
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return nn.ParameterDict({name.replace(".", "/"): parameter for name, parameter in trained.items()})

@@ -29,7 +29,6 @@ from chatbot.chat.bot import Chatbot
 from chatbot.checkpoint.folder import resolve, save
 from chatbot.decoding.settings import ReplySettings
 from chatbot.model.device import pick_device
-from chatbot.model.end_head import fit_end_head
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.model.scoring import score_turns
 from chatbot.similarity.token_vectors import VECTORS_FILE
@@ -37,6 +36,7 @@ from chatbot.storage import replacing
 from chatbot.text.layouts import LAYOUTS
 from chatbot.text.tokenizer import DialogueTokenizer
 from training.data.turn_store import parse_source
+from training.end_head import fit_end_head
 from training.optim.clipping import clip_gradients
 from training.optim.memory import find_micro_batch_rows, keep_freed_memory
 from training.optim.optimizers import build_optimizers

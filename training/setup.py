@@ -10,14 +10,14 @@ import torch
 from chatbot.checkpoint.folder import TRAINING, load_model, resolve
 from chatbot.errors import last_line
 from chatbot.model.config import XianliaoConfig
-from chatbot.model.end_head import with_termination
-from chatbot.model.hf_chat_model import ForeignForCausalLM
+from chatbot.model.hf_chat_model import HfChatModel
 from chatbot.model.layer_types import repeat_layer_types
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json
 from chatbot.text.prepared_set import load_manifest
 from chatbot.text.tokenizer import DialogueTokenizer
 from training.data.turn_store import parse_source
+from training.end_head import with_termination
 from training.lora import add_lora
 from training.settings import ModelSettings, SettingsError, TrainSettings
 
@@ -57,7 +57,7 @@ def load_or_build(settings: TrainSettings, tokenizer: DialogueTokenizer) -> Xian
     return with_settings(load_model(path, merge=False), settings)
 
 
-def with_settings(model: XianliaoForCausalLM | ForeignForCausalLM, settings: TrainSettings):
+def with_settings(model: XianliaoForCausalLM | HfChatModel, settings: TrainSettings):
     """A loaded model with what the settings change of it: a LoRA adapter, another termination, its direction.
 
     Raises:

@@ -13,7 +13,7 @@ from chatbot.model.loss import head_loss
 
 @pytest.fixture(autouse=True)
 def several_pieces(monkeypatch):
-    monkeypatch.setattr(loss, "LOGITS", 97 * 64)
+    monkeypatch.setattr(loss, "MAX_LOGITS", 97 * 64)
 
 
 def inputs(rows=300, width=16, size=97):
