@@ -31,7 +31,8 @@ def with_termination(model: XianliaoForCausalLM, kind: str, epsilon: float, dela
     same = kind == model.config.termination
     weights = {name: t for name, t in model.state_dict().items() if same or not name.startswith("end_head.")}
     other.load_state_dict(weights, strict=False)
-    return other.to(model.device, model.dtype).train(model.training)
+    other.to(model.device, model.dtype)  # type: ignore[arg-type]  # transformers declares .to without its self
+    return other.train(model.training)
 
 
 def fit_end_head(model: XianliaoForCausalLM, batches: Sequence[dict[str, torch.Tensor]], max_steps: int = 40) -> None:
@@ -54,9 +55,13 @@ def fit_end_head(model: XianliaoForCausalLM, batches: Sequence[dict[str, torch.T
     model.eval()
     fixed = []
     for batch in batches:
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         with torch.no_grad():
-            x, tokens = model.embed_and_mix(**inputs)
+            x, tokens = model.embed_and_mix(
+                batch["input_ids"],
+                attention_mask=batch.get("attention_mask"),
+                token_type_ids=batch.get("token_type_ids"),
+                segment_ids=batch.get("segment_ids"),
+            )
         targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED_LABEL)
         fixed.append((x, batch["input_ids"], tokens, targets))
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=max_steps, line_search_fn="strong_wolfe")

@@ -87,6 +87,7 @@ def make_native(model: DialogueModel, int8: bool = False) -> bool:
     Returns:
         Whether it has it now.
     """
-    ours = isinstance(model, XianliaoForCausalLM) and NativeNetwork.supports(model)
-    model.native = NativeNetwork(model, int8) if ours else None
+    model.native = None
+    if isinstance(model, XianliaoForCausalLM) and NativeNetwork.supports(model):
+        model.native = NativeNetwork(model, int8)
     return model.native is not None

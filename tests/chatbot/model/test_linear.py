@@ -57,7 +57,7 @@ def elu1_mixer(level: float) -> torch.nn.Module:
 @pytest.mark.parametrize("level", [-9.0, -16.0, -20.0, -30.0])
 @torch.no_grad()
 def test_a_head_with_small_features_is_still_a_mean(form, level):
-    """The scale of the features cancels, so far below zero the output is the one at 0 shifted: the same softmax weights."""
+    """The scale of the features cancels in the quotient, however small they are."""
     x = torch.randn(1, 40, 16, generator=torch.Generator().manual_seed(1))
     mixer = elu1_mixer(level)
     exact = elu1_mixer(level).double()(x.double(), Tokens(), form="naive")
