@@ -203,8 +203,7 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     with replacing_files(folder) as temporary:
         tokenizer.save(temporary)
-    is_ours = isinstance(model, XianliaoForCausalLM)
-    if is_ours:
+    if isinstance(model, XianliaoForCausalLM):
         # All of ours, also what is a default today: a later default must not change an old checkpoint.
         own = {name: getattr(model.config, name) for name in XianliaoConfig.__annotations__}
         config = {**model.config.to_diff_dict(), **own, "architectures": ["XianliaoForCausalLM"]}
@@ -213,7 +212,7 @@ def save(
     ids = {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     write_json(folder / GENERATION, {**ids, **generation})
     try:
-        if is_ours:
+        if isinstance(model, XianliaoForCausalLM):
             tied = model._tied_weights_keys if model.config.tie_word_embeddings else {}
             whole = model.state_dict() if weights is None else weights
             tensors = {name: t.detach().cpu().contiguous() for name, t in whole.items() if name not in tied}

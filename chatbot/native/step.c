@@ -429,17 +429,31 @@ typedef struct {
     float *memory;
 } Space;
 
+/* Returns the next `count` floats of a buffer and advances it. */
+static float *carve(float **next, int64_t count) {
+    float *start = *next;
+    *next += count;
+    return start;
+}
+
+/* Allocates the buffers; returns 1 if that fails. */
 static int make_space(const Model *m, int64_t lanes, Space *space) {
     int64_t D = m->width, inner = m->inner, wide = longest(longest(3 * inner, D), m->layer[0].up.rows);
-    int64_t sizes[] = {lanes * D, lanes * D, lanes * wide, lanes * inner, lanes * inner, lanes * 2 * m->heads,
-                       lanes * m->head, longest(longest(m->window, 3 * inner), m->head), lanes, lanes * (wide / 4 + 2)};
-    float **places[] = {&space->x, &space->h, &space->wide, &space->o, &space->side, &space->gates,
-                        &space->turns, &space->scratch, &space->rounded.scales, (float **)&space->rounded.bytes};
-    int64_t total = 0, count = sizeof sizes / sizeof *sizes;
-    for (int64_t i = 0; i < count; i++) total += sizes[i];
-    float *next = space->memory = malloc(total * sizeof(float));
-    for (int64_t i = 0; next && i < count; next += sizes[i++]) *places[i] = next;
-    return space->memory == NULL;
+    int64_t scratch = longest(longest(m->window, 3 * inner), m->head), bytes = wide / 4 + 2;
+    int64_t per_lane = 2 * D + wide + 2 * inner + 2 * m->heads + m->head + 1 + bytes;
+    float *next = space->memory = malloc((lanes * per_lane + scratch) * sizeof(float));
+    if (!next) return 1;
+    space->x = carve(&next, lanes * D);
+    space->h = carve(&next, lanes * D);
+    space->wide = carve(&next, lanes * wide);
+    space->o = carve(&next, lanes * inner);
+    space->side = carve(&next, lanes * inner);
+    space->gates = carve(&next, lanes * 2 * m->heads);
+    space->turns = carve(&next, lanes * m->head);
+    space->scratch = carve(&next, scratch);
+    space->rounded.scales = carve(&next, lanes);
+    space->rounded.bytes = (uint8_t *)carve(&next, lanes * bytes);
+    return 0;
 }
 
 /* Computes the logits of the lanes with wanted >= 0. Lanes whose logits are adjacent are computed together, so that the
@@ -508,8 +522,8 @@ typedef struct {
     int failed;
 } Share;
 
-static void *read_share(void *given) {
-    Share *a = given;
+static void *read_share(void *argument) {
+    Share *a = argument;
     Space space;
     a->failed = make_space(a->m, a->lanes < PASS ? a->lanes : PASS, &space);
     for (int64_t l = 0; l < a->lanes && !a->failed; l += PASS) {
@@ -551,8 +565,8 @@ int xianliao_read(const Model *m, State *states, int64_t lanes, const int64_t *r
     return failed;
 }
 
-/* weights [V] = exp((x - max x) / temperature), 0 where x is -inf; returns their sum and writes max x to `most`. */
-static double heat(const float *x, float *weights, int64_t V, float temperature, float *most) {
+/* weights [V] = exp((x - max x) / temperature), 0 where x is -inf; returns their sum and writes max x to `largest`. */
+static double heat(const float *x, float *weights, int64_t V, float temperature, float *largest) {
     float top = -INFINITY, tops[GROUP], inverse = 1.0f / temperature;
     for (int64_t i = 0; i < GROUP; i++) tops[i] = -INFINITY;
     for (int64_t v = 0; v < V; v += GROUP)
@@ -561,7 +575,7 @@ static double heat(const float *x, float *weights, int64_t V, float temperature,
     for (int64_t v = 0; v < V; v++) weights[v] = x[v] == -INFINITY ? 0 : exp_((x[v] - top) * inverse);
     double total = 0;
     for (int64_t v = 0; v < V; v++) total += weights[v];
-    *most = top;
+    *largest = top;
     return total;
 }
 
@@ -584,53 +598,56 @@ typedef struct {
     float *all, *weights;
     int64_t *ids, count;
     double total, end; /* the sum of the weights, and the weight of the end of turn */
-} Kept;
+} Candidates;
 
 /* Keeps the smallest number of largest weights whose sum reaches `mass`, ties in the order of ids, and the end of turn
  * if `how` always keeps it. */
-static void truncate(Kept *kept, double mass, Drawing how) {
+static void truncate(Candidates *candidates, double mass, Drawing how) {
     /* Bisection over the bits of the threshold: positive floats order as their bits do. */
     union { int32_t bits; float value; } low = {.value = 0}, high = {.value = INFINITY}, middle;
     while (high.bits - low.bits > 1) {
         middle.bits = low.bits + (high.bits - low.bits) / 2;
-        *(mass_from(kept->weights, kept->count, middle.value) >= mass ? &low.bits : &high.bits) = middle.bits;
+        if (mass_from(candidates->weights, candidates->count, middle.value) >= mass)
+            low = middle;
+        else
+            high = middle;
     }
-    float least = low.value;
-    double found = mass_from(kept->weights, kept->count, high.value);
+    float threshold = low.value;
+    double reached = mass_from(candidates->weights, candidates->count, high.value);
     int64_t count = 0;
-    for (int64_t i = 0; i < kept->count; i++) {
-        float weight = kept->weights[i];
-        int in = weight > least || (weight == least && found < mass);
-        if (weight == least) found += weight;
-        kept->ids[count] = kept->ids[i];
-        kept->weights[count] = weight;
-        count += in || (how.keeps_end && kept->ids[i] == how.end);
+    for (int64_t i = 0; i < candidates->count; i++) {
+        float weight = candidates->weights[i];
+        int in = weight > threshold || (weight == threshold && reached < mass);
+        if (weight == threshold) reached += weight;
+        candidates->ids[count] = candidates->ids[i];
+        candidates->weights[count] = weight;
+        count += in || (how.keeps_end && candidates->ids[i] == how.end);
     }
-    kept->count = count;
+    candidates->count = count;
 }
 
 /* Computes the tokens that may be drawn, where the EOS floor leaves the share `left` to tokens other than the end of
  * turn. */
-static void weigh(const float *scores, int64_t V, Drawing how, double left, Kept *kept) {
-    float most, bound = 1e-38f, *all = kept->all;
-    double total = heat(scores, all, V, how.temperature, &most), mass = how.top_p * total;
+static void weigh(const float *scores, int64_t V, Drawing how, double left, Candidates *candidates) {
+    float largest, bound = 1e-38f, *all = candidates->all;
+    double total = heat(scores, all, V, how.temperature, &largest), mass = how.top_p * total;
     if (left < 1) {
         for (int64_t v = 0; v < V; v++) all[v] *= (float)left;
         all[how.end] += (1 - left) * total;
     }
     if (how.top_p < 1)
         for (bound = mass / 16; bound > 1e-30f && mass_from(all, V, bound) < mass;) bound /= 4;
-    kept->count = 0;
+    candidates->count = 0;
     for (int64_t v = 0; v < V; v++) { /* branch-free, because the branch would be mispredicted */
-        kept->weights[kept->count] = all[v];
-        kept->ids[kept->count] = v;
-        kept->count += all[v] >= bound || (v == how.end && how.keeps_end);
+        candidates->weights[candidates->count] = all[v];
+        candidates->ids[candidates->count] = v;
+        candidates->count += all[v] >= bound || (v == how.end && how.keeps_end);
     }
-    if (how.top_p < 1) truncate(kept, mass, how);
-    kept->total = mass_from(kept->weights, kept->count, 0);
-    kept->end = 0;
-    for (int64_t i = 0; i < kept->count; i++)
-        if (kept->ids[i] == how.end) kept->end = kept->weights[i];
+    if (how.top_p < 1) truncate(candidates, mass, how);
+    candidates->total = mass_from(candidates->weights, candidates->count, 0);
+    candidates->end = 0;
+    for (int64_t i = 0; i < candidates->count; i++)
+        if (candidates->ids[i] == how.end) candidates->end = candidates->weights[i];
 }
 
 /* Draws a token for each row as chatbot/decoding/sampler.py does: by inversion, the end of turn first, then by id.
@@ -643,24 +660,24 @@ int xianliao_draw(const float *allowed, const float *ruled, const double *option
                   int64_t keeps_end) {
     Drawing how = {options[0], options[1], end, keeps_end};
     int64_t room = (V + 15) / 16 * 16;
-    float *memory = aligned_alloc(64, room * (2 * sizeof(float) + sizeof(int64_t))), most;
-    Kept kept = {memory, memory + room, (int64_t *)(memory + 2 * room), 0, 0, 0};
+    float *memory = aligned_alloc(64, room * (2 * sizeof(float) + sizeof(int64_t))), largest;
+    Candidates candidates = {memory, memory + room, (int64_t *)(memory + 2 * room), 0, 0, 0};
     for (int64_t b = 0; b < batch && memory; b++) {
-        weigh(ruled + b * V, V, how, left[b], &kept);
-        double rest = u[b] * kept.total - kept.end;
+        weigh(ruled + b * V, V, how, left[b], &candidates);
+        double rest = u[b] * candidates.total - candidates.end;
         tokens[b] = end;
         by_floor[b] = 0;
-        for (int64_t i = 0; i < kept.count && rest >= 0; i++) {
-            if (kept.ids[i] == end || kept.weights[i] == 0) continue;
-            tokens[b] = kept.ids[i]; /* the last token also receives what rounding leaves over */
-            rest -= kept.weights[i];
+        for (int64_t i = 0; i < candidates.count && rest >= 0; i++) {
+            if (candidates.ids[i] == end || candidates.weights[i] == 0) continue;
+            tokens[b] = candidates.ids[i]; /* the last token also receives what rounding leaves over */
+            rest -= candidates.weights[i];
         }
         if (tokens[b] == end && left[b] < 1) {
-            weigh(ruled + b * V, V, how, 1, &kept);
-            by_floor[b] = u[b] * kept.total >= kept.end;
+            weigh(ruled + b * V, V, how, 1, &candidates);
+            by_floor[b] = u[b] * candidates.total >= candidates.end;
         }
-        double total = heat(allowed + b * V, kept.all, V, 1, &most);
-        log_probs[b] = allowed[b * V + tokens[b]] - most - log(total);
+        double total = heat(allowed + b * V, candidates.all, V, 1, &largest);
+        log_probs[b] = allowed[b * V + tokens[b]] - largest - log(total);
     }
     free(memory);
     return memory == NULL;
