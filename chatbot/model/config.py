@@ -54,9 +54,10 @@ class XianliaoConfig(PretrainedConfig):
         short_conv: Number of tokens that the short convolution before each mixer sees; 0 means no convolution.
         output_gate: Whether the output of the mixers is multiplied by SiLU of a projection of their input.
         use_bias: Whether projections and norms have biases.
-        positions: `rope` (rotary, inside the mixers that need positions), `learned` (added to the embeddings) or `none`.
-        linear_rope: Whether rotary positions also rotate queries and keys of linear attention with a feature map. Without
-            it, a model that has no softmax layers, decays or convolutions cannot see the order of tokens.
+        positions: `rope` (rotary, inside the mixers that need positions), `learned` (added to the embeddings) or
+            `none`.
+        linear_rope: Whether rotary positions also rotate queries and keys of linear attention with a feature map.
+            Without it, a model that has no softmax layers, decays or convolutions cannot see the order of tokens.
         rope_theta: Base of the rotary wavelengths.
         max_position_embeddings: Maximum number of tokens per dialogue for learned positions, and N of a Synthesizer.
             Other models have no limit.

@@ -137,7 +137,7 @@ def combine(logits: torch.Tensor, end: EndLogProbs, end_id: int) -> torch.Tensor
 
     Args:
         logits: `[B, T, V]`; the value at `end_id` is ignored.
-        end: Of the same positions.
+        end: Output of the end head at the same positions.
         end_id: Id of the end of turn.
 
     Returns:

@@ -1,8 +1,8 @@
 """Chat models of other projects, run by transformers behind the interface that the rest of the project uses.
 
-Supported are Qwen2, Qwen3, Llama and Mistral folders as transformers writes them. Weights are read from safetensors only,
-and no code from the folder is executed. The chat template of the folder is the layout (`chatbot.text.chat_template`);
-`chatbot.checkpoint.lora` reads and writes adapters.
+Supported are Qwen2, Qwen3, Llama and Mistral folders as transformers writes them. Weights are read from safetensors
+only, and no code from the folder is executed. The chat template of the folder is the layout
+(`chatbot.text.chat_template`); `chatbot.checkpoint.lora` reads and writes adapters.
 
 Dims: B batch, T tokens, S tokens before them, D hidden size, V vocabulary.
 """
@@ -70,7 +70,7 @@ class HfChatState:
 
     Attributes:
         cache: Keys and values of every layer.
-        keep: bool `[B, S]`, False at padding; None if there is no padding.
+        keep: bool `[B, S]`, False at padding; None without padding.
     """
 
     def __init__(self) -> None:
@@ -91,10 +91,10 @@ class HfChatState:
             keep: bool `[B, T]`, False at padding; None for no padding.
             rows: B.
             width: T.
-            device: Of the mask.
+            device: Device of the mask.
 
         Returns:
-            bool `[B, S + T]`, or None if there is no padding at all.
+            bool `[B, S + T]`, or None without padding.
         """
         if keep is None and self.keep is None:
             return None
@@ -124,7 +124,7 @@ class HfChatState:
 
 
 class HfChatModel(LanguageModel):
-    """A chat model of transformers with the interface of our own network; it has no speaker embeddings.
+    """A chat model of transformers with the interface of `XianliaoForCausalLM`; it has no speaker embeddings.
 
     Args:
         network: The model.
@@ -242,7 +242,7 @@ class HfChatModel(LanguageModel):
         segment_ids: torch.Tensor | None,
         state: HfChatState | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return positions int64 `[B, T]` and the visible keys, bool `[B, 1, T, S + T]`, or None for all keys before."""
+        """Return positions int64 `[B, T]` and visible keys, bool `[B, 1, T, S + T]`, or None for all keys before."""
         rows, width = input_ids.shape
         device = input_ids.device
         past = 0 if state is None else state.tokens

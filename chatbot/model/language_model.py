@@ -74,12 +74,12 @@ class LanguageModel(nn.Module):
         Args:
             input_ids: int64 `[B, T]`.
             attention_mask: `[B, T]` or, with a state, `[B, past + T]`; 0 at padding, on either side.
-            token_type_ids: Speaker ids int64 `[B, T]` as `chatbot.text.layouts` writes them; `None` means speaker 0. Chat
-                models ignore them, because their template names the speakers.
-            segment_ids: int `[B, T]`, non-decreasing: the packed dialogue of each token. Dialogues do not see each other.
-                Not together with a state.
+            token_type_ids: Speaker ids int64 `[B, T]` as `chatbot.text.layouts` writes them; `None` means speaker 0.
+                Chat models ignore them, because their template names the speakers.
+            segment_ids: int `[B, T]`, non-decreasing: the packed dialogue of each token. Dialogues do not see each
+                other. Not together with a state.
             past_key_values: State before the first token, updated in place.
-            labels: int64 `[B, T]`, not shifted, -100 where there is no loss.
+            labels: int64 `[B, T]`, not shifted, -100 without loss.
             use_cache: Return a state (a new one unless `past_key_values` is given).
             logits_to_keep: Return logits of this many last positions; 0 means all.
             num_items_in_batch: Divisor of the summed loss, instead of the number of targets in this call.
@@ -89,8 +89,8 @@ class LanguageModel(nn.Module):
             **kwargs: Ignored; transformers' `generate()` passes some.
 
         Returns:
-            logits `[B, T, V]`; normalised log-probabilities with an end head; None if labels are given in training mode,
-            which needs the loss alone. loss: nats per target, None without labels. past_key_values: the state.
+            logits `[B, T, V]`; normalised log-probabilities with an end head; None if labels are given in training
+            mode, which needs the loss alone. loss: nats per target, None without labels. past_key_values: the state.
 
         Raises:
             ValueError: Both `segment_ids` and a state are given.

@@ -28,8 +28,8 @@ LAYER_TYPES = {
 }
 
 DEFAULT_LAYER_TYPES = ("linear_elu1", "sliding_softmax")
-"""Pattern that is repeated over the layers of a new model: with the output gate and the short convolution it was the best
-mixer in the comparison of docs/experiments/mixers.md."""
+"""Pattern that is repeated over the layers of a new model: with the output gate and the short convolution it was the
+best mixer in the comparison of docs/experiments/mixers.md."""
 
 
 def repeat_layer_types(pattern: Sequence[str], num_layers: int) -> list[str]:

@@ -23,8 +23,8 @@ MAX_LOGITS = 2**22
 """Number of logits that exist at a time."""
 
 ROW_MULTIPLE = 64
-"""Pieces are padded to a multiple of this many rows. On CPUs a bf16 product caches memory for each shape that it has seen;
-with another number of targets in every step that reached 15 GB."""
+"""Pieces are padded to a multiple of this many rows. On CPUs a bf16 product caches memory for each shape that it has
+seen; with another number of targets in every step that reached 15 GB."""
 
 
 def next_token_loss(
@@ -42,7 +42,7 @@ def next_token_loss(
     Args:
         hidden: `[B, T, D]`, after the last norm.
         head: Weight `[V, D]` and bias `[V]` or None of the output head.
-        labels: int64 `[B, T]`, not shifted, -100 where there is no loss.
+        labels: int64 `[B, T]`, not shifted, -100 without loss.
         items: Divisor of the sum; None means the number of targets.
         form: `auto`, or `naive`, which is twice differentiable.
         smoothing: `smoothed_mass`, or None.
@@ -91,8 +91,8 @@ def smoothing_for(config: ModelConfig, share: float, device: torch.device) -> to
 def smoothed_mass(vocab_size: int, share: float, excluded_ids: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Return the part of the target distribution that label smoothing moves from the target to all tokens evenly.
 
-    The mass is taken from every target, the end of turn included: at the optimum of a softmax without end head p(end) is
-    1 - share of the true probability, so replies grow longer by a factor of about 1 / (1 - share).
+    The mass is taken from every target, the end of turn included: at the optimum of a softmax without end head p(end)
+    is 1 - share times the true probability, so replies grow longer by a factor of about 1 / (1 - share).
 
     Args:
         vocab_size: V.

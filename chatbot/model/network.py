@@ -1,8 +1,9 @@
 """The whole network, readable from top to bottom; `chatbot.model.language_model` turns its hidden states into logits.
 
-Pre-norm blocks of a causal mixer (`chatbot.model.attention`) and a feed-forward layer, speaker embeddings added to the token
-embeddings, input and output embeddings tied. The config can also select what GPT-2 has: biases, learned positions and its
-activation. A transformers model: `AutoModelForCausalLM.from_pretrained` and `generate()` work after `import chatbot`.
+Pre-norm blocks of a causal mixer (`chatbot.model.attention`) and a feed-forward layer, speaker embeddings added to the
+token embeddings, input and output embeddings tied. The config can also select what GPT-2 has: biases, learned
+positions and its activation. A transformers model: `AutoModelForCausalLM.from_pretrained` and `generate()` work after
+`import chatbot`.
 
 Dims: B batch, T tokens, D hidden size, H heads, K head width, V vocabulary (in `attention/`: the width of a value).
 """
@@ -90,7 +91,7 @@ class XianliaoForCausalLM(LanguageModel, PreTrainedModel, GenerationMixin):
     def _init_weights(self, module: nn.Module) -> None:
         """Draw normal weights; projections into the residual stream shrink with depth (GPT-2, section 2.3).
 
-        transformers calls this only for modules that have parameters of their own.
+        transformers calls this only for modules with direct parameters.
         """
         std = self.config.initializer_range
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -213,7 +214,7 @@ class XianliaoForCausalLM(LanguageModel, PreTrainedModel, GenerationMixin):
         return False
 
     def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, **kwargs) -> dict[str, Any]:
-        """Change the speaker at the first new token of `generate()`, because a prompt ends with the [SEP] of its turn."""
+        """Change the speaker at the first new token of `generate()`: a prompt ends with the [SEP] of its last turn."""
         started = model_kwargs.pop("reply_started", False)
         model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
         speakers = model_kwargs.get("token_type_ids")

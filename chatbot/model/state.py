@@ -122,5 +122,6 @@ def check_positions(positions: torch.Tensor, max_positions: int) -> None:
     last = int(positions.max())
     if last >= max_positions:
         raise DialogueError(
-            f"The dialogue has {last + 1} tokens, but this model has only {max_positions} positions. Shorten the dialogue."
+            f"The dialogue has {last + 1} tokens, but this model has only {max_positions} positions. Shorten the"
+            " dialogue."
         )

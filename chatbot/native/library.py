@@ -65,7 +65,7 @@ def call(name: str, tensors: Sequence[torch.Tensor | None], sizes: Sequence[int]
     """Call a function of the library.
 
     Args:
-        name: Of the function.
+        name: Name of the function.
         tensors: Contiguous CPU tensors, passed as pointers to their memory; None is passed as NULL.
         sizes: Passed as int64 after the pointers.
 

@@ -90,7 +90,7 @@ def chunked(
     state: torch.Tensor | None = None,
     chunk_size: int = 64,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute `naive` in chunks: one triangular solve per chunk, the state between chunks. Same arguments and results."""
+    """Compute `naive` in chunks, with one triangular solve per chunk and the state passed between chunks."""
     batch, length, heads, _ = q.shape
     chunk = min(chunk_size, length)
     (q, k, v, log_decay, beta), segment_ids = pad_to_chunks((q, k, v, log_decay, beta), segment_ids, chunk)
@@ -123,8 +123,8 @@ def chunked(
 class ChunkedDeltaRule(torch.autograd.Function):
     """`chunked` with a hand-written gradient; differentiable once.
 
-    The decays enter through exp(c_i) with the readers at i (q_i, and k_i in the erasing rows) and through exp(-c_j) with
-    the writers at j, c being the running sum of g in a chunk: dc = q.dq + k.dk(reading) - k.dk(writing).
+    The decays enter through exp(c_i) with the readers at i (q_i, and k_i in the erasing rows) and through exp(-c_j)
+    with the writers at j, c being the running sum of g in a chunk: dc = q.dq + k.dk(reading) - k.dk(writing).
     """
 
     @staticmethod

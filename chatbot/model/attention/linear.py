@@ -6,8 +6,8 @@ for the feature maps of `FEATURE_MAPS` (苏剑林, kexue.fm/archives/7546 and 79
 of the values with weights phi(q_i).phi(k_j) > 0, so only the ratio of numerator and denominator matters and the
 denominator may be small; `divide` bounds it where it is zero.
 
-The decayed kinds have no denominator: q and k pass through SiLU as in TransNormer (arXiv 2210.10340), a normalisation of
-the output per head replaces the denominator, and S decays at a rate per head, fixed or computed from the token.
+The decayed kinds have no denominator: q and k pass through SiLU as in TransNormer (arXiv 2210.10340), a normalisation
+of the output per head replaces the denominator, and S decays at a rate per head, fixed or computed from the token.
 
 Positions: decays need none. With `linear_rope`, rotary embeddings are applied to q and k before the feature map for the
 Taylor kinds, whose map depends on inner products only, and after it, in the numerator alone, for `elu1` and
@@ -59,7 +59,7 @@ def taylor1(x: torch.Tensor) -> torch.Tensor:
 
 
 def taylor2(x: torch.Tensor) -> torch.Tensor:
-    """Return [1; x; vec(x x^T) / sqrt 2], so that phi(q).phi(k) = 1 + q.k + (q.k)^2 / 2 > 0 (kexue.fm/archives/7919)."""
+    """Return [1; x; vec(x x^T) / sqrt 2]: phi(q).phi(k) = 1 + q.k + (q.k)^2 / 2 > 0 (kexue.fm/archives/7919)."""
     square = (x[..., :, None] * x[..., None, :]).flatten(-2) * 0.5**0.5
     return torch.cat([torch.ones_like(x[..., :1]), x, square], -1)
 

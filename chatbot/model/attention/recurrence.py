@@ -2,18 +2,18 @@
 
     S_t = exp(g_t) S_{t-1} + k_t v_t^T          o_t = S_t^T q_t
 
-per head, with the log decay g_t <= 0. g = 0 is the plain sum of arXiv 2006.16236 (eq. 10), a fixed g (one rate per head)
-RetNet's (arXiv 2307.08621, eq. 5), a scalar g_t from the input Mamba-2's and simple GLA's (arXiv 2405.21060, eq. 16;
-arXiv 2312.06635).
+per head, with the log decay g_t <= 0. g = 0 is the plain sum of arXiv 2006.16236 (eq. 10), a fixed g (one rate per
+head) RetNet's (arXiv 2307.08621, eq. 5), a scalar g_t from the input Mamba-2's and simple GLA's (arXiv 2405.21060, eq.
+16; arXiv 2312.06635).
 
 Chunked form. With c_i the running sum of g inside a chunk and S the state before it, unrolling the recurrence gives
 
     o_i = exp(c_i) S^T q_i + sum_{j<=i} exp(c_i - c_j) (q_i.k_j) v_j
     S'  = exp(c_C) S + sum_j exp(c_C - c_j) k_j v_j^T
 
-`decay_factors` holds these four factors. Packed dialogues (`segment_ids`) start from an empty state: the factors between
-different dialogues are zero. The sums c_i run across the borders, so a neighbour may change the rounding of a result but
-nothing else. Padding is a token with k = 0 and g = 0.
+`decay_factors` holds these four factors. Packed dialogues (`segment_ids`) start from an empty state: the factors
+between different dialogues are zero. The sums c_i run across the borders, so a neighbour may change the rounding of a
+result but nothing else. Padding is a token with k = 0 and g = 0.
 
 Dims: B batch, T tokens, H heads, K width of query and key, V width of value, N chunks, C tokens per chunk.
 """
@@ -98,8 +98,8 @@ def chunked(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute `naive` in chunks: matrix products inside a chunk, the state between chunks. Same arguments and results.
 
-    Values of later positions are multiplied by zero, so a NaN (but not a large number) in one of them spoils the outputs
-    of its whole chunk.
+    Values of later positions are multiplied by zero, so a NaN (but not a large number) in one of them spoils the
+    outputs of its whole chunk.
     """
     batch, length, heads, _ = q.shape
     chunk = min(chunk_size, length)
@@ -147,8 +147,8 @@ def step(
 class ChunkedRecurrence(torch.autograd.Function):
     """`chunked` with a hand-written gradient: half the time of autograd's, because less is stored and recomputed.
 
-    Inside a chunk o_i depends on the decays only through exp(c_i) q_i and exp(-c_j) k_j, c being the running sum of g, so
-    dc_i = q_i.dq_i - k_i.dk_i; see `decay_gradient`. Differentiable once; gradient penalties need `naive`.
+    Inside a chunk o_i depends on the decays only through exp(c_i) q_i and exp(-c_j) k_j, c being the running sum of g,
+    so dc_i = q_i.dq_i - k_i.dk_i; see `decay_gradient`. Differentiable once; gradient penalties need `naive`.
     """
 
     @staticmethod
@@ -244,8 +244,8 @@ def pad_to_chunks(
 ) -> tuple[Sequence[torch.Tensor], torch.Tensor | None]:
     """Pad tensors `[B, T, ...]` and segment ids at the end to a whole number of chunks.
 
-    The padding is zero, that is keys without weight and decays of one, so the state passes through unchanged. It belongs
-    to the last dialogue.
+    The padding is zero, that is keys without weight and decays of one, so the state passes through unchanged. It
+    belongs to the last dialogue.
     """
     padding = -tensors[0].shape[1] % chunk
     if not padding:
@@ -284,7 +284,7 @@ def decay_factors(cumulative: torch.Tensor, segment_ids: torch.Tensor | None, ch
         incoming = incoming * (segments == before)
         outgoing = outgoing * (segments == last)
         whole = whole * (before == last)[..., 0]
-    # Masked before exp and again after it: exp of -inf, and of a sum that overflows, is many times slower or not finite.
+    # Masked before and after exp: exp of -inf is many times slower, and exp of a large sum is not finite.
     differences = cumulative[..., :, None] - cumulative[..., None, :]
     within = differences.masked_fill_(masked, 0).exp_().masked_fill(masked, 0)
     return DecayFactors(within, incoming, outgoing, whole)

@@ -161,7 +161,7 @@ def test_the_loss_is_that_of_the_probabilities(ended, tokenizer, smoothing):
 
 
 def test_greedy_ends_within_the_heads_bound(ended, tokenizer, layout):
-    """EOS has half of the mass after ln 1/2 / ln (1 - eps) tokens, whatever the model wants."""
+    """EOS has half of the mass after ln 1/2 / ln (1 - eps) tokens, even if the model prefers other tokens."""
     torch.nn.init.zeros_(ended.end_head.weight)
     torch.nn.init.constant_(ended.end_head.bias, 40.0 if ended.config.termination == "st" else -40.0)
     with torch.no_grad():

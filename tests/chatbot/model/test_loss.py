@@ -82,7 +82,7 @@ def test_gradients_of_a_bfloat16_head_are_summed_in_fp32():
 
 
 def test_products_come_in_few_shapes():
-    """bf16 products on CPUs keep memory for each shape they ever had; the number of targets is another in every step."""
+    """bf16 products on CPUs cache memory for each shape; the number of targets differs from step to step."""
     shapes = set()
 
     class Shapes(TorchDispatchMode):

@@ -97,7 +97,7 @@ def test_forms_agree_in_values_and_gradients(name, length):
     for dtype in (torch.float64, torch.float32):
         exact = dtype == torch.float64
         naive, *others = (outputs_and_gradients(name, length, form, dtype) for form in ("naive", "auto", "step"))
-        # fp32 sums over 500 tokens differ by 1.2e-4 without AVX-512, and a gradient that is 0 by the rounding of larger ones
+        # fp32 sums over 500 tokens differ by 1.2e-4 without AVX-512; a zero gradient by the rounding of large ones
         tolerance = 1e-10 if exact else 1e-4 if length < 500 else 3e-4
         least = 1e-3 if exact else 1e-3 * max(1, *(gradient.abs().max().item() for gradient in naive[1:]))
         for other in others:
@@ -127,7 +127,7 @@ def test_padding_changes_nothing(name):
         tokens = Tokens(keep, positions=(keep.cumsum(1) - 1).clamp_min(0))
         for form in ("auto", "naive"):
             close(run(module, padded, tokens, form=form)[keep].view(2, 100, -1), alone, 1e-5)
-        state = MixerState()  # and what is remembered is the same: the next tokens agree
+        state = MixerState()  # the states agree too: so do the next tokens
         run(module, padded, tokens, state)
         both = run(module, torch.cat([x, hidden(3, seed=6)], 1))
         close(run(module, hidden(3, seed=6), plain(3, 100), state), both[:, 100:], 1e-5)

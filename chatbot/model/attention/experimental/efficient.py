@@ -5,8 +5,8 @@ included: as published it leaks, and a test shows it. The causal form normalises
 
     o_i = sum_c softmax_d(q_i)_c (sum_{j<=i} e^{k_jc} v_j) / (sum_{j<=i} e^{k_jc})
 
-The state is, per channel c, the weighted mean of the values and L_c = log sum_{j<=i} e^{k_jc}: no weight exceeds one, so
-no key overflows. The chunked form works with the same differences k_jc - L_ic, on short chunks because of their
+The state is, per channel c, the weighted mean of the values and L_c = log sum_{j<=i} e^{k_jc}: no weight exceeds one,
+so no key overflows. The chunked form works with the same differences k_jc - L_ic, on short chunks because of their
 [C, C, K] weights. Dims as in `chatbot.model.attention.recurrence`.
 """
 

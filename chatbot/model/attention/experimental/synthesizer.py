@@ -199,8 +199,8 @@ class Synthesizer(Mixer):
         last = int(known.columns.max())
         if last >= self.length:
             raise DialogueError(
-                f"The dialogue has {last + 1} tokens, but this Synthesizer has only {self.length} positions. Shorten the"
-                " dialogue, or train with a larger max_position_embeddings."
+                f"The dialogue has {last + 1} tokens, but this Synthesizer has only {self.length} positions. Shorten"
+                " the dialogue, or train with a larger max_position_embeddings."
             )
         length, total = x.shape[1], known.values.shape[1]
         index = torch.arange(total, device=x.device)
