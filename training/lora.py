@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from chatbot.checkpoint.lora import attach
-from chatbot.model.hf_chat_model import ForeignForCausalLM
+from chatbot.model.hf_chat_model import HfChatModel
 from training.settings import SettingsError, TrainSettings
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -24,7 +24,7 @@ def add_lora(model: Model, settings: TrainSettings) -> Model:
         SettingsError: The settings do not fit the model.
         CheckpointError: peft is not installed.
     """
-    if not isinstance(model, ForeignForCausalLM):
+    if not isinstance(model, HfChatModel):
         return model
     if settings.optimizer == "muon":
         raise SettingsError("--optimizer muon supports only models of this project; use --optimizer adamw.")
@@ -46,7 +46,7 @@ def _require_gradient(module: nn.Module, inputs: tuple, output: torch.Tensor) ->
 
 def trained_part(model: nn.Module) -> nn.Module:
     """Return the part of a model that a run trains and saves: the adapter of a chat model, or the whole model."""
-    if not isinstance(model, ForeignForCausalLM):
+    if not isinstance(model, HfChatModel):
         return model
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return nn.ParameterDict({name.replace(".", "/"): parameter for name, parameter in trained.items()})

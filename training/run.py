@@ -28,11 +28,11 @@ from tqdm import tqdm
 from chatbot import __version__
 from chatbot.checkpoint.folder import resolve
 from chatbot.model.device import pick_device
-from chatbot.model.end_head import fit_end_head
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import replacing
 from chatbot.text.tokenizer import DialogueTokenizer
 from training.data.turn_store import parse_source
+from training.end_head import fit_end_head
 from training.optim.memory import find_micro_batch_rows, keep_freed_memory
 from training.optim.regularizers import Objective
 from training.reporting.curves import draw_curves

@@ -11,18 +11,18 @@ import torch
 from chatbot.checkpoint.folder import TRAINING, load_model, resolve
 from chatbot.errors import last_line
 from chatbot.model.config import XianliaoConfig
-from chatbot.model.end_head import with_termination
-from chatbot.model.hf_chat_model import ForeignForCausalLM
+from chatbot.model.hf_chat_model import HfChatModel
 from chatbot.model.layer_types import repeat_layer_types
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json
 from chatbot.text.prepared_set import load_manifest
 from chatbot.text.tokenizer import DialogueTokenizer
 from training.data.turn_store import parse_source
+from training.end_head import with_termination
 from training.lora import add_lora
 from training.settings import ModelSettings, SettingsError, TrainSettings
 
-TrainableModel = XianliaoForCausalLM | ForeignForCausalLM
+TrainableModel = XianliaoForCausalLM | HfChatModel
 
 
 def load_manifests(settings: TrainSettings) -> list[list[dict[str, Any]]]:

@@ -28,7 +28,7 @@ from chatbot.decoding.settings import ReplySettings, settings_from
 from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.errors import CheckpointError, XianliaoError
 from chatbot.model.device import pick_device
-from chatbot.model.network import XianliaoForCausalLM
+from chatbot.model.protocol import DialogueModel
 from chatbot.safety import Fixed, Safety, default_safety, named_safety
 from chatbot.similarity.token_vectors import VECTORS_FILE, TokenVectors
 from chatbot.storage import read_json
@@ -107,7 +107,7 @@ class Chatbot:
 
     def __init__(
         self,
-        model: XianliaoForCausalLM,
+        model: DialogueModel,
         tokenizer: DialogueTokenizer,
         settings: ReplySettings,
         name: str = "",
@@ -119,8 +119,8 @@ class Chatbot:
         self.layout = LAYOUTS[model.config.layout](tokenizer)
         self.context_tokens = model.config.context_tokens
         self.settings = self.within_limits(settings)
-        if model.most_tokens is not None:
-            self.context_tokens = min(self.context_tokens, model.most_tokens // 2 - 1)
+        if model.max_tokens is not None:
+            self.context_tokens = min(self.context_tokens, model.max_tokens // 2 - 1)
         self.max_message_tokens = self.context_tokens // 2
         banned = tokenizer.special_ids - {self.layout.end_of_turn_id}
         self.vocabulary = Vocabulary(self.layout.end_of_turn_id, tuple(sorted(banned)), tokenizer.token_bytes())
@@ -162,7 +162,7 @@ class Chatbot:
                 f"{path} has a tokenizer of {tokenizer.vocab_size} tokens but a model of {model.config.vocab_size};"
                 " copy or train the checkpoint again."
             )
-        if getattr(model.config, "direction", "forward") == "backward":
+        if model.config.direction == "backward":
             raise CheckpointError(
                 f"{path} reads dialogues backwards, to rank replies; put it into the folder {BACKWARD}/ of a checkpoint."
             )
@@ -282,10 +282,10 @@ class Chatbot:
             self._ranker = replace(self._ranker, backward=self._load_backward())
         return self._ranker
 
-    def _load_backward(self) -> XianliaoForCausalLM:
+    def _load_backward(self) -> DialogueModel:
         path = self.folder / BACKWARD
         model = load_model(path, str(self.model.device))
-        if getattr(model.config, "direction", "forward") != "backward":
+        if model.config.direction != "backward":
             raise CheckpointError(f"{path} holds no backward model; train it with xianliao-train --direction backward.")
         if DialogueTokenizer.load(path).to_json() != self.tokenizer.to_json():
             raise CheckpointError(
@@ -295,7 +295,7 @@ class Chatbot:
 
     def within_limits(self, settings: ReplySettings) -> ReplySettings:
         """Settings whose replies have places in a model of limited length: half of it, the prompt has the other."""
-        most = self.model.most_tokens
+        most = self.model.max_tokens
         if most is None or settings.limit_tokens <= most // 2:
             return settings
         return settings.with_changes(max_reply_tokens=most // 2)

@@ -121,7 +121,7 @@ class Worker:
     @torch.inference_mode()
     def _run(self) -> None:
         # The compiled step shares its rows out itself; what torch does beside it is too small to be shared.
-        torch.set_num_threads(1 if getattr(self.bot.model, "native", None) is not None else self._threads)
+        torch.set_num_threads(1 if self.bot.model.native is not None else self._threads)
         until = None
         while True:
             with self._changed:
@@ -177,7 +177,7 @@ class Worker:
 
     def _enter(self, job: Job) -> None:
         """Gives a job its place in the shared lane, a lane of its own, or a search."""
-        native = getattr(self.bot.model, "native", None)
+        native = self.bot.model.native
         if job.walk is not None:
             self.searches.append((job, job.walk()))
         elif job.request.settings.method == "beam":

@@ -24,7 +24,7 @@ from chatbot.checkpoint import gpt2, lora
 from chatbot.checkpoint.location import locate
 from chatbot.errors import CheckpointError, first_line, last_line
 from chatbot.model.config import XianliaoConfig
-from chatbot.model.hf_chat_model import MODEL_TYPES, ForeignForCausalLM, keys_that_do_not_fit, load_foreign
+from chatbot.model.hf_chat_model import MODEL_TYPES, HfChatModel, load_hf_chat_model, loading_problems
 from chatbot.model.int8 import quantize
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json, replacing, replacing_files, write_json
@@ -73,7 +73,7 @@ def resolve(checkpoint: str | Path) -> Path:
 
 def load_model(
     checkpoint: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, merge: bool = True
-) -> XianliaoForCausalLM | ForeignForCausalLM:
+) -> XianliaoForCausalLM | HfChatModel:
     """The model of a checkpoint folder, in evaluation mode.
 
     Args:
@@ -98,7 +98,7 @@ def load_model(
         raise CheckpointError(
             f"{path / WEIGHTS} cannot be read ({first_line(error)}); copy or train the checkpoint again."
         ) from None
-    wrong = keys_that_do_not_fit(found)
+    wrong = loading_problems(found)
     if wrong:
         raise CheckpointError(
             f"{path / WEIGHTS} does not fit {CONFIG} ({', '.join(wrong)}); copy or train the checkpoint again."
@@ -111,7 +111,7 @@ def is_chat_model(path: Path) -> bool:
     return (path / lora.ADAPTER_CONFIG).is_file() or read_json(path / CONFIG).get("model_type") in MODEL_TYPES
 
 
-def load_chat_model(path: Path, dtype: torch.dtype = torch.float32, merge: bool = True) -> ForeignForCausalLM:
+def load_chat_model(path: Path, dtype: torch.dtype = torch.float32, merge: bool = True) -> HfChatModel:
     """A chat model of another project, from its folder or from that of a LoRA adapter; see `load_model`.
 
     Raises:
@@ -119,11 +119,11 @@ def load_chat_model(path: Path, dtype: torch.dtype = torch.float32, merge: bool 
     """
     tokenizer = DialogueTokenizer.load(path)
     if not (path / lora.ADAPTER_CONFIG).is_file():
-        return load_foreign(path, tokenizer, dtype)
+        return load_hf_chat_model(path, tokenizer, dtype)
     base = resolve(lora.base_of(path))
     if (base / lora.ADAPTER_CONFIG).is_file() or not is_chat_model(base):
         raise CheckpointError(f"{path} is an adapter to {base}, which is no model of type {', '.join(MODEL_TYPES)}.")
-    model = load_foreign(base, tokenizer, dtype)
+    model = load_hf_chat_model(base, tokenizer, dtype)
     lora.load_adapter(path, model)
     if merge:
         lora.merge(model)
@@ -177,7 +177,7 @@ def load_config(path: Path) -> XianliaoConfig:
 
 def save(
     folder: str | Path,
-    model: XianliaoForCausalLM | ForeignForCausalLM,
+    model: XianliaoForCausalLM | HfChatModel,
     tokenizer: DialogueTokenizer,
     generation: dict,
     training: dict,
@@ -203,8 +203,7 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     with replacing_files(folder) as temporary:
         tokenizer.save(temporary)
-    is_ours = isinstance(model, XianliaoForCausalLM)
-    if is_ours:
+    if isinstance(model, XianliaoForCausalLM):
         # All of ours, also what is a default today: a later default must not change an old checkpoint.
         own = {name: getattr(model.config, name) for name in XianliaoConfig.__annotations__}
         config = {**model.config.to_diff_dict(), **own, "architectures": ["XianliaoForCausalLM"]}
@@ -213,7 +212,7 @@ def save(
     ids = {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     write_json(folder / GENERATION, {**ids, **generation})
     try:
-        if is_ours:
+        if isinstance(model, XianliaoForCausalLM):
             tied = model._tied_weights_keys if model.config.tie_word_embeddings else {}
             whole = model.state_dict() if weights is None else weights
             tensors = {name: t.detach().cpu().contiguous() for name, t in whole.items() if name not in tied}
@@ -230,7 +229,7 @@ def save(
     write_json(folder / TRAINING, training)
 
 
-def save_chat_model(folder: Path, model: ForeignForCausalLM) -> None:
+def save_chat_model(folder: Path, model: HfChatModel) -> None:
     """Writes config and weights of a chat model in transformers' form, or its adapter in peft's."""
     with replacing_files(folder) as temporary:
         if model.has_adapter:

@@ -13,7 +13,7 @@ from pathlib import Path
 import safetensors.torch
 
 from chatbot.errors import CheckpointError, first_line
-from chatbot.model.hf_chat_model import ForeignForCausalLM
+from chatbot.model.hf_chat_model import HfChatModel
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TARGETS = "all-linear"
@@ -55,7 +55,7 @@ def base_of(folder: Path) -> Path:
     return Path(base) if Path(base).is_dir() else folder / base
 
 
-def attach(model: ForeignForCausalLM, rank: int, alpha: float) -> None:
+def attach(model: HfChatModel, rank: int, alpha: float) -> None:
     """Freezes the model and gives its linear layers new adapters, which change nothing until they are trained."""
     peft = import_peft()
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, target_modules=TARGETS)
@@ -63,7 +63,7 @@ def attach(model: ForeignForCausalLM, rank: int, alpha: float) -> None:
     model.network, model.has_adapter = peft.get_peft_model(model.network, config), True
 
 
-def load_adapter(folder: Path, model: ForeignForCausalLM) -> None:
+def load_adapter(folder: Path, model: HfChatModel) -> None:
     """Puts the adapter of a folder on its base model; it can be trained on.
 
     Raises:
@@ -89,7 +89,7 @@ def load_adapter(folder: Path, model: ForeignForCausalLM) -> None:
     model.network, model.has_adapter = network, True
 
 
-def merge(model: ForeignForCausalLM) -> None:
+def merge(model: HfChatModel) -> None:
     """Adds the adapter to the weights and takes it off.
 
     Raises:
@@ -101,7 +101,7 @@ def merge(model: ForeignForCausalLM) -> None:
         raise CheckpointError(f"The adapter cannot be merged ({first_line(error)}); train it again.") from None
 
 
-def save_adapter(model: ForeignForCausalLM, folder: Path) -> None:
+def save_adapter(model: HfChatModel, folder: Path) -> None:
     """Writes the two files of the adapter into a folder."""
     tensors = import_peft().get_peft_model_state_dict(model.network, save_embedding_layers=False)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

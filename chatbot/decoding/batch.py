@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 
 from chatbot.decoding.native_batch import NativeNetwork
-from chatbot.model.state import DialogueState
+from chatbot.model.network import XianliaoForCausalLM
+from chatbot.model.protocol import DialogueModel, ModelState
 
 
 class Steps(Protocol):
@@ -38,7 +39,7 @@ class Steps(Protocol):
 class ModelSteps:
     """Steps through the model's own forward, on any device."""
 
-    def __init__(self, model, state: DialogueState):
+    def __init__(self, model: DialogueModel, state: ModelState):
         self.model, self.state = model, state
 
     def read(self, ids: Sequence[Sequence[int]], speakers: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -71,21 +72,22 @@ class ModelSteps:
         return self.state.nbytes()
 
 
-def start_steps(model, rows: int = 1) -> Steps:
+def start_steps(model: DialogueModel, rows: int = 1) -> Steps:
     """Empty dialogues: through `model.native` when `make_native` has set it."""
-    native = getattr(model, "native", None)
-    return ModelSteps(model, model.new_state()) if native is None else native.start(rows)
+    return ModelSteps(model, model.new_state()) if model.native is None else model.native.start(rows)
 
 
-def make_native(model, int8: bool = False) -> bool:
+def make_native(model: DialogueModel, int8: bool = False) -> bool:
     """Gives the model the compiled step, if it can have it; its weights must not change afterwards.
 
     Args:
-        model: An XianliaoForCausalLM.
+        model: Only an XianliaoForCausalLM can have it.
         int8: Multiply in int8.
 
     Returns:
         Whether it has it now.
     """
-    model.native = NativeNetwork(model, int8) if NativeNetwork.supports(model) else None
+    model.native = None
+    if isinstance(model, XianliaoForCausalLM) and NativeNetwork.supports(model):
+        model.native = NativeNetwork(model, int8)
     return model.native is not None

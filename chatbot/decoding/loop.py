@@ -13,12 +13,12 @@ from chatbot.decoding.candidates import Draft
 from chatbot.decoding.sampler import Live, choose
 from chatbot.decoding.settings import ReplySettings
 from chatbot.decoding.vocabulary import Vocabulary
-from chatbot.model.network import XianliaoForCausalLM
+from chatbot.model.protocol import DialogueModel
 from chatbot.text.dialogue import Prompt
 
 
 @torch.inference_mode()
-def prefill(model: XianliaoForCausalLM, prompts: Sequence[Prompt]) -> tuple[Steps, torch.Tensor]:
+def prefill(model: DialogueModel, prompts: Sequence[Prompt]) -> tuple[Steps, torch.Tensor]:
     """Reads several prompts together.
 
     Returns:

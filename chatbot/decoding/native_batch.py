@@ -9,6 +9,8 @@ from ctypes import POINTER, c_float, c_int64, c_void_p
 import torch
 from torch import nn
 
+from chatbot.model.int8 import round_rows
+from chatbot.model.network import XianliaoForCausalLM
 from chatbot.model.state import check_positions
 from chatbot.native.library import library
 
@@ -55,7 +57,7 @@ class NativeNetwork:
         int8: Multiply in int8: weights rounded with one scale a row, activations with one scale a row of the batch.
     """
 
-    def __init__(self, model: nn.Module, int8: bool = False):
+    def __init__(self, model: XianliaoForCausalLM, int8: bool = False):
         self.config, self.int8 = model.config, int8
         self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
         self._kept: list[torch.Tensor] = []  # the memory that the pointers below point into
@@ -85,11 +87,11 @@ class NativeNetwork:
         )
 
     @staticmethod
-    def supports(model: nn.Module) -> bool:
+    def supports(model: XianliaoForCausalLM) -> bool:
         """Whether the compiled step can stand for this model here."""
         config = model.config
         plain = next(model.parameters())
-        if getattr(config, "termination", "softmax") != "softmax":
+        if config.termination != "softmax":
             return False
         known = set(config.layer_types) <= set(KINDS) and config.hidden_act in ACTIVATIONS
         return known and plain.device.type == "cpu" and plain.dtype == torch.float32 and library() is not None
@@ -120,13 +122,12 @@ class NativeNetwork:
         if not self.int8 or float_only:
             groups = _padded(weight, self.group).unflatten(0, (-1, self.group)).transpose(1, 2)
             return Matrix(weight=self._point(groups), bias=bias, rows=rows, columns=columns, stride=columns)
-        scale = weight.abs().amax(1).clamp_min(1e-12) / 127
-        packed = (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+        packed, scale = round_rows(weight)
         packed = _padded(_padded(packed, self.group).T, 4).T  # [rows, stride]
         groups = packed.unflatten(0, (-1, self.group)).unflatten(2, (-1, 4)).transpose(1, 2)
         return Matrix(
             packed=self._point(groups),
-            scale=self._point(_padded(scale, self.group)),
+            scale=self._point(_padded(scale[:, 0], self.group)),
             sums=self._point(packed.sum(1, dtype=torch.int32)),
             bias=bias,
             rows=rows,

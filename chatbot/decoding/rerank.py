@@ -20,7 +20,7 @@ import numpy as np
 from chatbot.decoding.candidates import Draft
 from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import XianliaoError
-from chatbot.model.network import XianliaoForCausalLM
+from chatbot.model.protocol import DialogueModel
 from chatbot.model.scoring import score_turns
 from chatbot.similarity.distance import distance
 from chatbot.similarity.token_vectors import TokenVectors
@@ -62,7 +62,7 @@ class Ranker:
 
     layout: Layout
     vectors: TokenVectors | None = None
-    backward: XianliaoForCausalLM | None = None
+    backward: DialogueModel | None = None
 
     def best(
         self, answered: Sequence[Answered], drafts: Sequence[Sequence[Draft]], settings: ReplySettings

@@ -100,11 +100,11 @@ def evaluate(
 
 def _fits(bot: Chatbot, turns: Sequence[str]) -> bool:
     """Whether a model of limited length can score a dialogue, and read it to answer with half of its length left."""
-    if bot.model.most_tokens is None:
+    if bot.model.max_tokens is None:
         return True
     ids = [bot.tokenizer.encode(join_spaces(turn)) for turn in turns]
     longest = max(map(len, ids)) + bot.layout.opening_tokens + bot.layout.turn_tokens
-    return len(bot.layout.lay_out(ids).input_ids) <= bot.model.most_tokens and longest <= bot.model.most_tokens // 2
+    return len(bot.layout.lay_out(ids).input_ids) <= bot.model.max_tokens and longest <= bot.model.max_tokens // 2
 
 
 def _checkpoint(

@@ -1,4 +1,4 @@
-"""The model's settings, kept in a checkpoint's config.json."""
+"""Settings of the model, as config.json of a checkpoint stores them."""
 
 from __future__ import annotations
 
@@ -9,47 +9,73 @@ from chatbot.model.layer_types import DEFAULT_LAYER_TYPES, LAYER_TYPES, repeat_l
 from chatbot.text.layouts import LAYOUTS
 
 SYNTHESIZER_PARTS = ("dense", "random", "fixed_random", "fact_dense", "fact_random", "dot_product")
-POSITIONS = ("rope", "learned", "none")
-TERMINATIONS = ("softmax", "st", "nmst")
-ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
+
+CHOICES = {
+    "layout": tuple(LAYOUTS),
+    "positions": ("rope", "learned", "none"),
+    "hidden_act": ("gelu", "gelu_new", "relu", "silu"),
+    "termination": ("softmax", "st", "nmst"),
+    "direction": ("forward", "backward"),
+    "weight_storage": ("float", "int8"),
+}
+"""Allowed values of the settings that are names."""
+
+POSITIVE = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "head_dim",
+    "intermediate_size",
+    "chunk_size",
+    "max_position_embeddings",
+    "sliding_window",
+    "taylor_key_dim",
+    "context_tokens",
+    "num_speakers",
+)
+"""Settings that must be whole numbers of at least 1."""
 
 
 @strict
 class XianliaoConfig(PretrainedConfig):
-    """Settings of `XianliaoForCausalLM`; names are transformers' where it has them.
+    """Settings of `XianliaoForCausalLM`. Settings that transformers has too carry the same name there.
 
     Attributes:
         vocab_size: Number of token ids.
         hidden_size: Width D of the residual stream; `num_attention_heads * head_dim` need not equal it.
         num_hidden_layers: Number of blocks.
         num_attention_heads: Heads H of every mixer.
-        head_dim: Width K of a head's query and key, and of its value.
+        head_dim: Width K of query, key and value of a head.
         intermediate_size: Width of the feed-forward layer.
         hidden_act: Activation of the feed-forward layer: gelu (exact, by erf), gelu_new (tanh), relu or silu.
-        layer_types: The mixer of each block, from `LAYER_TYPES`; `None` repeats `DEFAULT_LAYER_TYPES`.
-        chunk_size: Tokens that the chunked form of linear attention works on at a time.
-        short_conv: Tokens that a short convolution before each mixer sees; 0 leaves it out.
-        output_gate: Whether the mixers' output is multiplied by SiLU of a projection of their input.
+        layer_types: Mixer of each block, from `LAYER_TYPES`; `None` repeats `DEFAULT_LAYER_TYPES`.
+        chunk_size: Tokens per chunk in the chunked form of linear attention.
+        short_conv: Number of tokens that the short convolution before each mixer sees; 0 means no convolution.
+        output_gate: Whether the output of the mixers is multiplied by SiLU of a projection of their input.
         use_bias: Whether projections and norms have biases.
-        positions: `rope` (rotary, inside the mixers that need positions), `learned` (added to the embeddings) or `none`.
-        linear_rope: Whether rotary positions also turn queries and keys of linear attention with a feature map; a model
-            without softmax layers, decays and convolutions sees no order otherwise.
+        positions: `rope` (rotary, inside the mixers that need positions), `learned` (added to the embeddings) or
+            `none`.
+        linear_rope: Whether rotary positions also rotate queries and keys of linear attention with a feature map.
+            Without it, a model that has no softmax layers, decays or convolutions cannot see the order of tokens.
         rope_theta: Base of the rotary wavelengths.
-        max_position_embeddings: Most tokens of a dialogue with learned positions, and N of a Synthesizer; other
-            models have no limit.
-        sliding_window: Tokens that `sliding_softmax` sees, the current one included.
+        max_position_embeddings: Maximum number of tokens per dialogue for learned positions, and N of a Synthesizer.
+            Other models have no limit.
+        sliding_window: Number of tokens that `sliding_softmax` sees, the current one included.
         taylor_key_dim: Width of query and key of `linear_taylor2`, whose state grows with its square.
-        synthesizer_mixture: What `synthesizer_mixture` mixes, from `SYNTHESIZER_PARTS`.
+        synthesizer_mixture: Components of `synthesizer_mixture`, from `SYNTHESIZER_PARTS`.
         num_speakers: Rows of the speaker embedding.
         layer_norm_eps: Epsilon of every normalisation.
         initializer_range: Standard deviation of the initial weights.
-        termination: `softmax`, or `st` or `nmst`: the end of turn has a head of its own (`chatbot.model.end_head`).
-        termination_epsilon: How much of the other tokens' mass such a head takes at every token of a turn.
-        termination_delay: Tokens of a turn before NMST takes any.
-        layout: Name of the sample layout in `chatbot.text.dialogue`.
-        context_tokens: Longest history in tokens before old turns are dropped.
+        termination: `softmax`, or `st` or `nmst` for a separate head that predicts the end of turn
+            (`chatbot.model.end_head`).
+        termination_epsilon: Minimum share of the remaining probability that an end head moves to the end of turn at
+            every token.
+        termination_delay: Number of tokens of a turn before NMST moves any.
+        layout: Name of the sample layout in `chatbot.text.layouts`.
+        context_tokens: Maximum length of the history in tokens; older turns are dropped.
         direction: `forward`, or `backward` for a model of dialogues in reverse order, which ranks replies.
-        weight_storage: `float`, or `int8` when the folder holds int8 matrices with a scale per row.
+        weight_storage: `float`, or `int8` if the folder stores int8 matrices with a scale per row.
     """
 
     model_type = "xianliao"
@@ -96,49 +122,52 @@ class XianliaoConfig(PretrainedConfig):
             self.synthesizer_mixture = ["fact_random", "dot_product"]
         super().__post_init__(**kwargs)
 
+    # `@strict` calls every method whose name begins with validate_.
+
     def validate_layer_type(self):
-        """Part of `@strict`-powered validation: our own mixers instead of transformers' list."""
+        """Check the names and the number of the mixers, in place of the check against transformers' own list."""
         unknown = sorted(set(self.layer_types) - set(LAYER_TYPES))
         if unknown:
-            raise ValueError(f"`layer_types` has {', '.join(unknown)}; the mixers are {', '.join(LAYER_TYPES)}.")
+            raise ValueError(
+                f"`layer_types` has unknown names: {', '.join(unknown)}. Known mixers: {', '.join(LAYER_TYPES)}."
+            )
         if len(self.layer_types) != self.num_hidden_layers:
             raise ValueError(
-                f"`layer_types` names {len(self.layer_types)} layers but `num_hidden_layers` is {self.num_hidden_layers}."
+                f"`layer_types` names {len(self.layer_types)} layers, but `num_hidden_layers` is"
+                f" {self.num_hidden_layers}. Make the two agree."
             )
 
     def validate_sizes(self):
-        """Part of `@strict`-powered validation: sizes are positive and even where they must be."""
-        sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim")
-        lengths = ("chunk_size", "max_position_embeddings", "sliding_window", "taylor_key_dim", "context_tokens")
-        for name in (*sizes, *lengths, "intermediate_size", "num_speakers"):
+        """Check that sizes are positive, and even where rotary positions need pairs."""
+        for name in POSITIVE:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
         if self.num_speakers < 2:
-            raise ValueError(
-                f"`num_speakers` must be at least 2, for replies are spoken by another; got {self.num_speakers}."
-            )
+            raise ValueError(f"`num_speakers` must be at least 2 (one user, one bot), got {self.num_speakers}.")
         if self.short_conv < 0 or self.short_conv == 1:
-            raise ValueError(f"`short_conv` is 0 for none or at least 2, got {self.short_conv}.")
-        if not 0 < self.termination_epsilon < 1 or self.termination_delay < 0:
-            raise ValueError(
-                "`termination_epsilon` must be between 0 and 1 and `termination_delay` at least 0, got"
-                f" {self.termination_epsilon} and {self.termination_delay}."
-            )
+            raise ValueError(f"`short_conv` must be 0 (none) or at least 2, got {self.short_conv}.")
+        if not 0 < self.termination_epsilon < 1:
+            raise ValueError(f"`termination_epsilon` must be above 0 and below 1, got {self.termination_epsilon}.")
+        if self.termination_delay < 0:
+            raise ValueError(f"`termination_delay` must be at least 0, got {self.termination_delay}.")
         if self.positions == "rope" and (self.head_dim % 2 or self.taylor_key_dim % 2):
-            raise ValueError("`head_dim` and `taylor_key_dim` must be even for rotary positions (`positions`: rope).")
+            raise ValueError(
+                "`head_dim` and `taylor_key_dim` must be even for rotary positions (`positions`: rope), got"
+                f" {self.head_dim} and {self.taylor_key_dim}."
+            )
 
     def validate_choices(self):
-        """Part of `@strict`-powered validation: names are known."""
-        choices = {"layout": tuple(LAYOUTS), "positions": POSITIONS, "hidden_act": ACTIVATIONS}
-        choices |= {"weight_storage": ("float", "int8"), "direction": ("forward", "backward")}
-        choices["termination"] = TERMINATIONS
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"`{name}` is {getattr(self, name)!r}; it is one of {', '.join(known)}.")
+        """Check that names are known."""
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
         unknown = sorted(set(self.synthesizer_mixture) - set(SYNTHESIZER_PARTS))
         if unknown or not self.synthesizer_mixture:
-            raise ValueError(f"`synthesizer_mixture` takes some of {', '.join(SYNTHESIZER_PARTS)}, got {unknown}.")
+            raise ValueError(
+                f"`synthesizer_mixture` must be a non-empty list from {', '.join(SYNTHESIZER_PARTS)},"
+                f" got {self.synthesizer_mixture}."
+            )
 
 
 AutoConfig.register(XianliaoConfig.model_type, XianliaoConfig, exist_ok=True)

@@ -1,7 +1,8 @@
-"""A chat model of another project, run by transformers, in the shape that the rest of the project asks of a model.
+"""Chat models of other projects, run by transformers behind the interface that the rest of the project uses.
 
-Qwen2, Qwen3, Llama and Mistral folders as transformers writes them, weights from safetensors alone, no code of theirs
-run. The folder's own chat template is the layout (`chatbot.text.chat_template`); `chatbot.checkpoint.lora` fine-tunes such a model.
+Supported are Qwen2, Qwen3, Llama and Mistral folders as transformers writes them. Weights are read from safetensors
+only, and no code from the folder is executed. The chat template of the folder is the layout
+(`chatbot.text.chat_template`); `chatbot.checkpoint.lora` reads and writes adapters.
 
 Dims: B batch, T tokens, S tokens before them, D hidden size, V vocabulary.
 """
@@ -12,35 +13,39 @@ import copy
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.cache_utils import DynamicLayer
 from transformers.utils.logging import disable_progress_bar
 
 from chatbot.errors import CheckpointError, first_line
-from chatbot.model.loss import next_token_loss, smoothing_for
+from chatbot.model.attention.mixer import Form
+from chatbot.model.attention.tokens import dialogue_starts, visible_keys
+from chatbot.model.end_head import EndLogProbs
+from chatbot.model.language_model import LanguageModel
 from chatbot.model.state import check_positions
-from chatbot.text.layouts import ChatTemplateLayout
+from chatbot.text.layouts import ChatTemplateLayout, SpecialIds
 from chatbot.text.tokenizer import DialogueTokenizer
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """Kinds whose layers all attend to everything before and whose logits are one product with the hidden state."""
 
-MOST_CONTEXT_TOKENS = 1024
+MAX_CONTEXT_TOKENS = 1024
+"""Maximum length of the history in tokens, also for a model that could read more."""
 
 
 @dataclass(frozen=True)
-class ForeignConfig:
-    """What the project asks of a model's config.
+class HfChatConfig:
+    """Settings of a chat model that the project reads; see `chatbot.model.protocol.ModelConfig`.
 
     Attributes:
-        vocab_size: Ids that have a token; the model may have more rows, which are never used.
-        max_position_embeddings: Most tokens of a dialogue that the model has been made for.
-        context_tokens: Longest history in tokens before old turns are dropped.
+        vocab_size: Number of ids that have a token; the model may have more rows, which are never used.
+        max_position_embeddings: Maximum number of tokens of a dialogue.
+        context_tokens: Maximum length of the history in tokens; older turns are dropped.
     """
 
     model_type: str
@@ -52,31 +57,45 @@ class ForeignConfig:
     intermediate_size: int
     max_position_embeddings: int
     context_tokens: int
-    pad_token_id: int
-    bos_token_id: int
-    eos_token_id: int
+    pad_token_id: int | None
+    bos_token_id: int | None
+    eos_token_id: int | None
     layer_types: tuple[str, ...]
     layout: str = ChatTemplateLayout.name
+    direction: str = "forward"
 
 
-class ForeignState:
-    """What the model remembers of its rows.
+class HfChatState:
+    """State of a batch of dialogues.
 
     Attributes:
         cache: Keys and values of every layer.
-        keep: bool `[B, S]`, False at padding; None while there is none.
+        keep: bool `[B, S]`, False at padding; None without padding.
     """
 
-    def __init__(self):
-        self.cache, self.keep = DynamicCache(), None
+    def __init__(self) -> None:
+        self.cache = DynamicCache()
+        self.keep: torch.Tensor | None = None
 
     @property
     def tokens(self) -> int:
-        """S, padding included."""
+        """Number of tokens S, padding included."""
         return self.cache.get_seq_length()
 
-    def note(self, keep: torch.Tensor | None, rows: int, width: int, device: torch.device) -> torch.Tensor | None:
-        """`keep` `[B, S + T]` after T = `width` more tokens, of which `keep` `[B, T]` (None: all) are no padding."""
+    def extend_mask(
+        self, keep: torch.Tensor | None, rows: int, width: int, device: torch.device
+    ) -> torch.Tensor | None:
+        """Add T = `width` more tokens to `keep`.
+
+        Args:
+            keep: bool `[B, T]`, False at padding; None for no padding.
+            rows: B.
+            width: T.
+            device: Device of the mask.
+
+        Returns:
+            bool `[B, S + T]`, or None without padding.
+        """
         if keep is None and self.keep is None:
             return None
         before = torch.ones(rows, self.tokens, dtype=torch.bool, device=device) if self.keep is None else self.keep
@@ -84,52 +103,64 @@ class ForeignState:
         self.keep = torch.cat([before, now], 1)
         return self.keep
 
-    def clone(self) -> ForeignState:
-        """A copy that goes its own way; cheap, because transformers replaces the tensors and never writes into them."""
-        other = ForeignState()
+    def clone(self) -> HfChatState:
+        """Return an independent copy; cheap, because transformers replaces the tensors and never writes into them."""
+        other = HfChatState()
         other.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
         other.keep = self.keep
         return other
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keeps these rows, in this order; `rows` int64 `[B']`, repeats allowed."""
+        """Keep these rows, in this order; `rows` int64 `[B']`, repeats allowed."""
         self.cache.batch_select_indices(rows)
         if self.keep is not None:
             self.keep = self.keep[rows]
 
     def nbytes(self) -> int:
-        """Bytes of all keys and values."""
-        tensors = [t for layer in self.cache.layers for t in (layer.keys, layer.values)]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        """Return the bytes of all keys and values."""
+        layers = [layer for layer in self.cache.layers if isinstance(layer, DynamicLayer)]
+        tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-class ForeignForCausalLM(nn.Module):
-    """Tokens in, next-token logits out, as `chatbot.model.network.XianliaoForCausalLM`; it knows no speaker embeddings.
+class HfChatModel(LanguageModel):
+    """A chat model of transformers with the interface of `XianliaoForCausalLM`; it has no speaker embeddings.
+
+    Args:
+        network: The model.
+        tokenizer: Tokenizer of its folder, with a chat template.
+        source: Folder of its weights.
 
     Attributes:
         network: transformers' model, or a PeftModel around it.
-        has_adapter: Whether it is a PeftModel.
-        source: The folder of its weights.
+        has_adapter: Whether `network` is a PeftModel.
+        source: Folder of the weights.
+
+    Raises:
+        CheckpointError: The tokenizer does not fit the model, or the template leaves no room for a message.
     """
 
     def __init__(self, network: PreTrainedModel, tokenizer: DialogueTokenizer, source: Path):
         super().__init__()
-        self.network, self.has_adapter, self.source = network, False, source
+        self.network: Any = network  # peft's types are not available without peft
+        self.has_adapter, self.source = False, source
         theirs = network.config
-        layout = ChatTemplateLayout(tokenizer)
-        most = min(theirs.max_position_embeddings, getattr(theirs, "sliding_window", None) or 2**31)
-        context_tokens = min(MOST_CONTEXT_TOKENS, most // 2 - 1)
-        around = layout.opening_tokens + layout.turn_tokens
-        if around > context_tokens // 2:  # so that a longest message still leaves the reply its half
+        layout = ChatTemplateLayout(cast(SpecialIds, tokenizer))
+        max_tokens = min(theirs.max_position_embeddings, getattr(theirs, "sliding_window", None) or 2**31)
+        context_tokens = min(MAX_CONTEXT_TOKENS, max_tokens // 2 - 1)
+        template_tokens = layout.opening_tokens + layout.turn_tokens
+        if template_tokens > context_tokens // 2:  # so that a message of maximum length still leaves the reply its half
             raise CheckpointError(
-                f"The chat template of {source} alone takes {around} tokens and the model holds {most}; use a longer one."
+                f"The chat template of {source} uses {template_tokens} of the model's {max_tokens} tokens, which leaves"
+                " too little room for a message. Use a model with a longer context."
             )
-        if tokenizer.vocab_size > network.get_output_embeddings().weight.shape[0]:
+        rows = network.get_output_embeddings().weight.shape[0]
+        if tokenizer.vocab_size > rows:
             raise CheckpointError(
-                f"{source} has a tokenizer of {tokenizer.vocab_size} tokens but a model of {theirs.vocab_size};"
-                " copy the folder again."
+                f"The tokenizer of {source} has {tokenizer.vocab_size} tokens, but the model only {rows}. Copy the"
+                " folder again."
             )
-        self.config = ForeignConfig(
+        self.config = HfChatConfig(
             model_type=theirs.model_type,
             vocab_size=tokenizer.vocab_size,
             hidden_size=theirs.hidden_size,
@@ -137,7 +168,7 @@ class ForeignForCausalLM(nn.Module):
             num_attention_heads=theirs.num_attention_heads,
             head_dim=getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads,
             intermediate_size=theirs.intermediate_size,
-            max_position_embeddings=most,
+            max_position_embeddings=max_tokens,
             context_tokens=context_tokens,
             pad_token_id=tokenizer.pad_id,
             bos_token_id=tokenizer.cls_id,
@@ -146,109 +177,100 @@ class ForeignForCausalLM(nn.Module):
         )
 
     @property
-    def inner(self) -> PreTrainedModel:
+    def inner(self) -> Any:
         """transformers' model, with or without adapters in its layers."""
         return self.network.get_base_model() if self.has_adapter else self.network
 
     @property
-    def most_tokens(self) -> int:
-        """The longest dialogue."""
+    def max_tokens(self) -> int:
+        """Maximum number of tokens of a dialogue."""
         return self.config.max_position_embeddings
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def new_state(self) -> ForeignState:
-        """An empty state, ready for the first token."""
-        return ForeignState()
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def new_state(self) -> HfChatState:
+        """Return an empty state, ready for the first token."""
+        return HfChatState()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.inner.get_input_embeddings()
 
     def gradient_checkpointing_enable(self, options: dict | None = None) -> None:
-        """Layers are computed again on the way back; `options` are transformers'."""
+        """Recompute layers in the backward pass to save memory; `options` are transformers'."""
         self.inner.gradient_checkpointing_enable(options)
 
-    def forward(
+    def output_head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return weight `[V, D]` and bias `[V]` or None of the output head, without the rows that have no token."""
+        head = self.inner.get_output_embeddings()
+        size = self.config.vocab_size
+        return head.weight[:size], None if head.bias is None else head.bias[:size]
+
+    def hidden_states(
         self,
         input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        segment_ids: torch.Tensor | None = None,
-        past_key_values: ForeignState | None = None,
-        labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int = 0,
-        num_items_in_batch: torch.Tensor | float | None = None,
-        form: str = "auto",
-        label_smoothing: float = 0.0,
-    ) -> CausalLMOutputWithPast:
-        """Logits of the next token at every position; arguments and result are those of `XianliaoForCausalLM.forward`.
+        attention_mask: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        segment_ids: torch.Tensor | None,
+        state: HfChatState | None,
+        form: Form,
+    ) -> tuple[torch.Tensor, EndLogProbs | None]:
+        """Return hidden states `[B, T, D]` after the last norm; there is never an end head.
 
-        `token_type_ids` is not used: the template's ids say who speaks. `form` naive is twice differentiable.
-
-        Raises:
-            DialogueError: A row is longer than the model has been made for.
+        `token_type_ids` is ignored: the template's ids name the speakers. With `form` naive it is twice differentiable.
         """
-        state = past_key_values
-        if state is None and use_cache:
-            state = self.new_state()
-        if state is not None and segment_ids is not None:
-            raise ValueError("A state remembers one dialogue a row: give either segment_ids or a state (use_cache).")
-        positions, mask = self._place(input_ids, attention_mask, segment_ids, state)
-        inner = self.inner
-        cache = None if state is None else state.cache
-        options = {"position_ids": positions, "attention_mask": mask, "past_key_values": cache}
+        positions, mask = self._positions_and_mask(input_ids, attention_mask, segment_ids, state)
         with sdpa_kernel(SDPBackend.MATH) if form == "naive" else nullcontext():
-            x = inner.base_model(input_ids, use_cache=cache is not None, **options).last_hidden_state  # [B, T, D]
-        head = inner.get_output_embeddings()
-        weight = head.weight[: self.config.vocab_size]  # rows beyond it have no token
-        bias = None if head.bias is None else head.bias[: self.config.vocab_size]
-        loss = None
-        if labels is not None:
-            smoothing = smoothing_for(self.config, label_smoothing, x.device)
-            loss = next_token_loss(x, (weight, bias), labels, num_items_in_batch, form, smoothing)
-            if self.training:
-                return CausalLMOutputWithPast(loss=loss, past_key_values=state)
-        logits = F.linear(x[:, -logits_to_keep:] if logits_to_keep and labels is None else x, weight, bias)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=state)
+            output = self.inner.base_model(
+                input_ids,
+                position_ids=positions,
+                attention_mask=mask,
+                past_key_values=None if state is None else state.cache,
+                use_cache=state is not None,
+            )
+        return output.last_hidden_state, None
 
-    def _place(self, input_ids, attention_mask, segment_ids, state: ForeignState | None):
-        """Positions int64 `[B, T]`, and who sees whom, bool `[B, 1, T, S + T]`, or None where all see all before."""
+    def _positions_and_mask(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        segment_ids: torch.Tensor | None,
+        state: HfChatState | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return positions int64 `[B, T]` and visible keys, bool `[B, 1, T, S + T]`, or None for all keys before."""
         rows, width = input_ids.shape
         device = input_ids.device
         past = 0 if state is None else state.tokens
         keep = None if attention_mask is None else attention_mask[:, -width:].bool()
         keep = None if keep is None or keep.all() else keep
         if state is not None:
-            keep = state.note(keep, rows, width, device)
+            keep = state.extend_mask(keep, rows, width, device)
         query, key = torch.arange(past, past + width, device=device), torch.arange(past + width, device=device)
         positions = query.expand(rows, -1)
         if keep is not None:
             positions = (keep.long().cumsum(1) - 1).clamp_min(0)[:, past:]
         if segment_ids is not None:  # each packed dialogue starts at 0
-            starts = F.pad(segment_ids[:, 1:] != segment_ids[:, :-1], (1, 0))
-            positions = query - torch.where(starts, query, 0).cummax(1).values
-        check_positions(positions, self.most_tokens)
+            positions = query - torch.where(dialogue_starts(segment_ids), query, 0).cummax(1).values
+        check_positions(positions, self.max_tokens)
         if keep is None and segment_ids is None:
             return positions, None
-        mask = (key <= query[:, None])[None]
-        if keep is not None:
-            mask = mask & keep[:, None]
-        if segment_ids is not None:
-            mask = mask & (segment_ids[:, :, None] == segment_ids[:, None])
-        mask = mask | (key == query[:, None])  # padding sees itself: a row that sees nothing is NaN
-        return positions, mask[:, None]
+        visible = visible_keys(segment_ids, segment_ids, keep, key <= query[:, None])
+        visible = visible | (key == query[:, None])  # padding sees itself: the softmax of a row without keys is NaN
+        return positions, visible[:, None]
 
 
-def load_foreign(path: Path, tokenizer: DialogueTokenizer, dtype: torch.dtype = torch.float32) -> ForeignForCausalLM:
-    """The model of a transformers folder of one of `MODEL_TYPES`, on the CPU in evaluation mode.
+def load_hf_chat_model(path: Path, tokenizer: DialogueTokenizer, dtype: torch.dtype = torch.float32) -> HfChatModel:
+    """Load the model of a transformers folder of one of `MODEL_TYPES`, on the CPU in evaluation mode.
 
     Args:
         path: The folder.
-        tokenizer: The folder's, or that of an adapter to it.
-        dtype: Of the weights.
+        tokenizer: Tokenizer of the folder, or of an adapter to it.
+        dtype: Dtype of the weights.
 
     Raises:
         CheckpointError: A file is missing, damaged or does not fit the others.
@@ -256,7 +278,7 @@ def load_foreign(path: Path, tokenizer: DialogueTokenizer, dtype: torch.dtype = 
     """
     disable_progress_bar()
     try:
-        network, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
             use_safetensors=True,
@@ -266,14 +288,17 @@ def load_foreign(path: Path, tokenizer: DialogueTokenizer, dtype: torch.dtype = 
             output_loading_info=True,
         )
     except Exception as error:  # safetensors, transformers and torch raise many kinds
-        raise CheckpointError(f"The model in {path} cannot be read ({first_line(error)}); copy it again.") from None
-    wrong = keys_that_do_not_fit(found)
-    if wrong:
-        raise CheckpointError(f"The weights in {path} do not fit its config.json ({', '.join(wrong)}); copy it again.")
-    return ForeignForCausalLM(network, tokenizer, path).eval()
+        raise CheckpointError(f"Cannot read the model in {path} ({first_line(error)}). Copy it again.") from None
+    network, loading_info = loaded
+    problems = loading_problems(loading_info)
+    if problems:
+        raise CheckpointError(
+            f"The weights in {path} do not fit its config.json ({', '.join(problems)}). Copy the folder again."
+        )
+    return HfChatModel(network, tokenizer, path).eval()
 
 
-def keys_that_do_not_fit(found: dict) -> list[str]:
-    """One weight of each kind that transformers' loading info finds fault with, in words."""
+def loading_problems(loading_info: dict[str, Any]) -> list[str]:
+    """Describe one weight of each kind of problem (missing, unexpected, mismatched) in transformers' loading info."""
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
-    return [f"{kind.removesuffix('_keys')} {min(map(str, found[kind]))}" for kind in kinds if found[kind]]
+    return [f"{kind.removesuffix('_keys')} {min(map(str, loading_info[kind]))}" for kind in kinds if loading_info[kind]]

@@ -8,24 +8,39 @@ from safetensors.torch import load_file
 INT8_SCALE_SUFFIX = ".int8_scale"
 
 
+def round_rows(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round a matrix to int8 with one scale per row, max |w| / 127, so that matrix is about rounded * scale.
+
+    Args:
+        matrix: `[R, C]`, any float dtype.
+
+    Returns:
+        The rounded matrix, int8 `[R, C]` in -127..127, and the scales, fp32 `[R, 1]`.
+    """
+    wide = matrix.float()
+    scale = wide.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+    return (wide / scale).round().clamp(-127, 127).to(torch.int8), scale
+
+
+def quantize(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors with every matrix `[R, C]` as int8 and its scales as `NAME.int8_scale`, fp32 `[R, 1]`.
+
+    Tensors that are not matrices are returned unchanged.
+    """
+    stored: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim == 2:
+            stored[name], stored[name + INT8_SCALE_SUFFIX] = round_rows(tensor)
+        else:
+            stored[name] = tensor
+    return stored
+
+
 def dequantize(path: str) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file; int8 matrices `[R, C]` times their scales `[R, 1]` become fp32."""
+    """Load a safetensors file, with int8 matrices `[R, C]` multiplied by their scales `[R, 1]` to fp32."""
     stored = load_file(path)
     scales = {name: stored.pop(name) for name in list(stored) if name.endswith(INT8_SCALE_SUFFIX)}
     for name, scale in scales.items():
         matrix = name.removesuffix(INT8_SCALE_SUFFIX)
         stored[matrix] = stored[matrix].float() * scale
-    return stored
-
-
-def quantize(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Every matrix `[R, C]` as int8 plus `NAME.int8_scale` `[R, 1]` fp32; other tensors as they are."""
-    stored: dict[str, torch.Tensor] = {}
-    for name, tensor in tensors.items():
-        if tensor.ndim != 2:
-            stored[name] = tensor
-            continue
-        scale = tensor.float().abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
-        stored[name] = (tensor.float() / scale).round().clamp(-127, 127).to(torch.int8)
-        stored[name + INT8_SCALE_SUFFIX] = scale
     return stored

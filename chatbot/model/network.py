@@ -1,41 +1,42 @@
-"""The whole network, readable top to bottom.
+"""The whole network, readable from top to bottom; `chatbot.model.language_model` turns its hidden states into logits.
 
-Pre-norm blocks of a causal mixer (`chatbot.model.attention`) and a feed-forward layer, speaker embeddings added to the token
-embeddings, input and output embeddings tied. By config also what GPT-2 has: biases, learned positions, its activation.
-A transformers model: `AutoModelForCausalLM.from_pretrained` and `generate()` work after `import chatbot`.
+Pre-norm blocks of a causal mixer (`chatbot.model.attention`) and a feed-forward layer, speaker embeddings added to the
+token embeddings, input and output embeddings tied. The config can also select what GPT-2 has: biases, learned
+positions and its activation. A transformers model: `AutoModelForCausalLM.from_pretrained` and `generate()` work after
+`import chatbot`.
 
-Dims: B batch, T tokens, D hidden size, H heads, K head width, V vocabulary (width of a value inside `attention/`).
+Dims: B batch, T tokens, D hidden size, H heads, K head width, V vocabulary (in `attention/`: the width of a value).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import cached_file
 
 from chatbot.model.attention import build_mixer
-from chatbot.model.attention.mixer import Tokens
+from chatbot.model.attention.mixer import Form, ResidualProjection
+from chatbot.model.attention.tokens import Tokens, dialogue_starts
 from chatbot.model.config import XianliaoConfig
-from chatbot.model.end_head import EndHead, join
+from chatbot.model.end_head import EndHead, EndLogProbs
 from chatbot.model.int8 import dequantize
-from chatbot.model.loss import next_token_loss, smoothing_for
+from chatbot.model.language_model import LanguageModel
 from chatbot.model.state import DialogueState, check_positions
 
 
 class FeedForward(nn.Module):
-    """Two matrices with an activation between; exact (erf) GELU is several times faster than the tanh form on CPUs."""
+    """Two matrices with an activation between. Exact (erf) GELU is several times faster than the tanh form on CPUs."""
 
     def __init__(self, config: XianliaoConfig):
         super().__init__()
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.use_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
-        self.down_proj.into_residual = True
+        self.down_proj = ResidualProjection(config.intermediate_size, config.hidden_size, bias=config.use_bias)
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -48,27 +49,28 @@ class Block(GradientCheckpointingLayer):
     def __init__(self, config: XianliaoConfig, layer_index: int):
         super().__init__()
         self.index = layer_index
-        norm = {"normalized_shape": config.hidden_size, "eps": config.layer_norm_eps, "bias": config.use_bias}
-        self.mixer_norm = nn.LayerNorm(**norm)
+        self.mixer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.use_bias)
         self.mixer = build_mixer(config, layer_index)
-        self.feed_forward_norm = nn.LayerNorm(**norm)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.use_bias)
         self.feed_forward = FeedForward(config)
-        self.dropout = nn.Dropout(0.0)  # a training setting, not one of the model
+        self.dropout = nn.Dropout(0.0)  # set by training; the config has no dropout
 
-    def forward(self, x: torch.Tensor, tokens: Tokens, state: DialogueState | None, form: str = "auto"):
-        state = None if state is None else state.layers[self.index]
-        x = x + self.dropout(self.mixer(self.mixer_norm(x), tokens, state, form))
+    def forward(
+        self, x: torch.Tensor, tokens: Tokens, state: DialogueState | None, form: Form = "auto"
+    ) -> torch.Tensor:
+        mixer_state = None if state is None else state.layers[self.index]
+        x = x + self.dropout(self.mixer(self.mixer_norm(x), tokens, mixer_state, form))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
-    """Tokens and speakers in, next-token logits out."""
+class XianliaoForCausalLM(LanguageModel, PreTrainedModel, GenerationMixin):
+    """Tokens and speakers in, logits of the next token out."""
 
     config_class = XianliaoConfig
     base_model_prefix = ""
     _tied_weights_keys = {"lm_head.weight": "token_embedding.weight"}
     _no_split_modules = ["Block"]
-    _is_stateful = True  # the state cannot be cropped: no assisted decoding
+    _is_stateful = True  # the state cannot be cropped, so generate() must not use assisted decoding
     supports_gradient_checkpointing = True
 
     def __init__(self, config: XianliaoConfig):
@@ -77,8 +79,9 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
         self.speaker_embedding = nn.Embedding(config.num_speakers, config.hidden_size)
         learned = config.positions == "learned"
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
-        self.blocks = nn.ModuleList(Block(config, index) for index in range(config.num_hidden_layers))
-        self.needs_positions = learned or any(block.mixer.needs_positions for block in self.blocks)
+        blocks = [Block(config, index) for index in range(config.num_hidden_layers)]
+        self.blocks = nn.ModuleList(blocks)
+        self.needs_positions = learned or any(block.mixer.needs_positions for block in blocks)
         self.final_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.use_bias)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.end_head = EndHead(config) if config.termination != "softmax" else None
@@ -86,26 +89,26 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal weights; projections into the residual stream shrink with depth (GPT-2, section 2.3).
+        """Draw normal weights; projections into the residual stream shrink with depth (GPT-2, section 2.3).
 
-        transformers calls this for modules that have parameters of their own, and only for those.
+        transformers calls this only for modules with direct parameters.
         """
         std = self.config.initializer_range
         if isinstance(module, (nn.Linear, nn.Embedding)):
-            into_residual = getattr(module, "into_residual", False)
-            init.normal_(module.weight, std=std / (2 * self.config.num_hidden_layers) ** 0.5 if into_residual else std)
-            if getattr(module, "bias", None) is not None:
+            shrinks = isinstance(module, ResidualProjection)
+            init.normal_(module.weight, std=std / (2 * self.config.num_hidden_layers) ** 0.5 if shrinks else std)
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif hasattr(module, "init_weights"):
-            module.init_weights(std)
+        elif callable(init_weights := getattr(module, "init_weights", None)):
+            init_weights(std)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
-        """transformers' own, after turning int8 matrices (`config.weight_storage`) back into floats."""
+        """Load a checkpoint as transformers does; int8 matrices (`config.weight_storage`) are converted to floats."""
         if config is None:
             config = XianliaoConfig.from_pretrained(pretrained_model_name_or_path)
         if config.weight_storage != "int8" or kwargs.get("state_dict") is not None:
@@ -116,106 +119,79 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
         kwargs["dtype"] = torch.float32 if dtype in (None, "auto") else dtype
         return super().from_pretrained(None, *args, config=config, state_dict=tensors, **kwargs)
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> nn.Module:
         return self.token_embedding
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        assert isinstance(value, nn.Embedding)
         self.token_embedding = value
 
     def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head
 
     @property
-    def most_tokens(self) -> int | None:
-        """The longest dialogue, with learned positions or a Synthesizer; None is no limit."""
+    def max_tokens(self) -> int | None:
+        """Maximum number of tokens of a dialogue, with learned positions or a Synthesizer; None for no limit."""
         limited = any(name.startswith("synthesizer") for name in self.config.layer_types)
         return self.config.max_position_embeddings if limited or self.position_embedding is not None else None
 
     def new_state(self) -> DialogueState:
-        """An empty state, ready for the first token."""
+        """Return an empty state, ready for the first token."""
         return DialogueState(self.config.num_hidden_layers)
 
-    def forward(
+    def output_head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return weight `[V, D]` and bias (None) of the output head."""
+        return self.lm_head.weight, self.lm_head.bias
+
+    def hidden_states(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        segment_ids: torch.Tensor | None,
+        state: DialogueState | None,
+        form: Form,
+    ) -> tuple[torch.Tensor, EndLogProbs | None]:
+        """Return hidden states `[B, T, D]` after the last norm, and the output of the end head or None."""
+        x, tokens = self.embed_and_mix(input_ids, attention_mask, token_type_ids, segment_ids, state, form)
+        if self.end_head is None:
+            return x, None
+        return x, self.end_head(x, input_ids, tokens, None if state is None else state.layers[-1])
+
+    def embed_and_mix(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         segment_ids: torch.Tensor | None = None,
-        past_key_values: DialogueState | None = None,
-        labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int = 0,
-        num_items_in_batch: int | torch.Tensor | None = None,
-        form: str = "auto",
-        label_smoothing: float = 0.0,
-        **kwargs,
-    ) -> CausalLMOutputWithPast:
-        """Logits of the next token at every position.
-
-        Args:
-            input_ids: int64 `[B, T]`.
-            attention_mask: `[B, T]` or, with a state, `[B, past + T]`; 0 at padding, on either side.
-            token_type_ids: Speaker ids int64 `[B, T]`; `None` is speaker 0 everywhere. `chatbot.text.dialogue` makes them.
-            segment_ids: int `[B, T]`, non-decreasing: the packed dialogue each token belongs to. Nothing crosses from
-                one to the next. Not together with a state.
-            past_key_values: The state before the first token, continued in place.
-            labels: int64 `[B, T]`, not shifted, -100 where there is no loss.
-            use_cache: Return the state (a new one unless `past_key_values` is given).
-            logits_to_keep: Only the last so many positions; 0 is all.
-            num_items_in_batch: Divides the summed loss instead of this call's own number of targets.
-            form: `auto`, or `naive` for the definition of every mixer (slow; the reference in tests, and twice
-                differentiable).
-            label_smoothing: Share of the target's mass that goes to all other ids but padding, [CLS] and end of turn.
+        state: DialogueState | None = None,
+        form: Form = "auto",
+    ) -> tuple[torch.Tensor, Tokens]:
+        """Run embeddings, blocks and the last norm.
 
         Returns:
-            logits `[B, T, V]`, with an end head normalised log-probabilities (None where labels are given in training
-            mode, which needs the loss alone), loss in nats per target (None without labels), past_key_values.
+            Hidden states `[B, T, D]`, and the description of the tokens that the mixers received.
         """
-        state = past_key_values
-        if state is None and use_cache:
-            state = self.new_state()
-        if state is not None and segment_ids is not None:
-            raise ValueError("A state remembers one dialogue a row: give either segment_ids or a state (use_cache).")
-        x, tokens = self.hidden(input_ids, attention_mask, token_type_ids, segment_ids, state, form)
-        end = None
-        if self.end_head is not None:
-            end = self.end_head(x, input_ids, tokens, None if state is None else state.layers[-1])
-        loss = None
-        if labels is not None:
-            smoothing = smoothing_for(self.config, label_smoothing, x.device)
-            head = (self.lm_head.weight, self.lm_head.bias)
-            loss = next_token_loss(x, head, labels, num_items_in_batch, form, smoothing, end, self.config.eos_token_id)
-            if self.training:
-                return CausalLMOutputWithPast(loss=loss, past_key_values=state)
-        kept = slice(-logits_to_keep if logits_to_keep and labels is None else 0, None)
-        logits = self.lm_head(x[:, kept])
-        if end is not None:
-            logits = join(logits, end[:, kept], self.config.eos_token_id)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=state)
-
-    def hidden(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        segment_ids: torch.Tensor | None = None,
-        past_key_values: DialogueState | None = None,
-        form: str = "auto",
-    ) -> tuple[torch.Tensor, Tokens]:
-        """`forward` up to the output head: states `[B, T, D]` after the last norm, and what the mixers were told."""
-        tokens = self._describe(input_ids, attention_mask, segment_ids, past_key_values)
+        tokens = self._describe(input_ids, attention_mask, segment_ids, state)
         x = self.token_embedding(input_ids)  # [B, T, D]
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
         x = x + self.speaker_embedding(token_type_ids)
         if self.position_embedding is not None:
-            x = x + self._embed_positions(tokens.positions)
+            check_positions(tokens.known_positions, self.config.max_position_embeddings)
+            x = x + self.position_embedding(tokens.known_positions)
         for block in self.blocks:
-            x = block(x, tokens, past_key_values, form)
+            x = block(x, tokens, state, form)
         return self.final_norm(x), tokens
 
-    def _describe(self, input_ids, attention_mask, segment_ids, state: DialogueState | None) -> Tokens:
-        """What the mixers are told about these tokens."""
+    def _describe(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        segment_ids: torch.Tensor | None,
+        state: DialogueState | None,
+    ) -> Tokens:
+        """Describe the tokens for the mixers, and count them in the state."""
         keep = None
         if attention_mask is not None:
             keep = attention_mask[:, -input_ids.shape[1] :].bool()
@@ -223,25 +199,22 @@ class XianliaoForCausalLM(PreTrainedModel, GenerationMixin):
         if not self.needs_positions:
             return Tokens(keep, segment_ids)
         real = torch.ones_like(input_ids) if keep is None else keep.long()
-        positions = (DialogueState(0) if state is None else state).positions(real)
+        positions = (DialogueState(0) if state is None else state).count(real)
         if segment_ids is not None:  # each packed dialogue but the first, which may continue a state, starts at 0
-            places = torch.arange(input_ids.shape[1], device=input_ids.device)
-            starts = F.pad(segment_ids[:, 1:] != segment_ids[:, :-1], (1, 0))
-            start = torch.where(starts, places, 0).cummax(1).values
-            positions = torch.where(start > 0, places - start, positions)
+            index = torch.arange(input_ids.shape[1], device=input_ids.device)
+            start = torch.where(dialogue_starts(segment_ids), index, 0).cummax(1).values
+            positions = torch.where(start > 0, index - start, positions)
         return Tokens(keep, segment_ids, positions)
 
-    def _embed_positions(self, positions: torch.Tensor) -> torch.Tensor:
-        check_positions(positions, self.config.max_position_embeddings)
-        return self.position_embedding(positions)
-
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
-        """`generate()` gets our state; transformers' own linear cache does not count tokens."""
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> bool:
+        """Give `generate()` our state; transformers' own cache of linear layers does not count tokens."""
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = self.new_state()
+            return True
+        return False
 
-    def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, **kwargs):
-        """In `generate()` the first new token changes the speaker, for a prompt ends with the [SEP] of its last turn."""
+    def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, **kwargs) -> dict[str, Any]:
+        """Change the speaker at the first new token of `generate()`: a prompt ends with the [SEP] of its last turn."""
         started = model_kwargs.pop("reply_started", False)
         model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
         speakers = model_kwargs.get("token_type_ids")

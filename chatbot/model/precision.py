@@ -1,4 +1,4 @@
-"""The precision that sums are kept in."""
+"""Precision of sums and states."""
 
 from __future__ import annotations
 
@@ -6,5 +6,8 @@ import torch
 
 
 def at_least_float(x: torch.Tensor) -> torch.Tensor:
-    """`x` in fp32, or as it is where that is fp64: sums need more than half precision, tests need all there is."""
+    """Return `x` in fp32, or unchanged if it is fp64.
+
+    Sums over time need more than half precision; fp64 is kept because the tests compare the forms of a mixer in it.
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,7 +1,7 @@
-"""Makes transformers' auto classes know our model after `import chatbot`, without importing torch for it.
+"""Registration of our model with transformers' auto classes after `import chatbot`, without importing torch for it.
 
-`import chatbot` must stay cheap, because the commands' --help and the text modules import it. So the model registers
-itself when the auto classes are first imported, or at once when they already are.
+`import chatbot` must stay cheap, because the --help of every command and the text modules import it. Therefore the
+model is registered when the auto classes are first imported, or at once if they already are.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from types import ModuleType
 
 _REGISTERED_BY = {
     "transformers.models.auto.configuration_auto": "chatbot.model.config",
@@ -19,30 +20,30 @@ _REGISTERED_BY = {
 
 
 class _RegisterAfterImport(MetaPathFinder):
-    """Finds the auto modules as everybody else does, and imports the module of ours that registers after them."""
+    """Import hook that imports our registering module right after the auto module that it registers with."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.waiting = dict(_REGISTERED_BY)
 
     def find_spec(self, fullname: str, path=None, target=None) -> ModuleSpec | None:
-        ours = self.waiting.pop(fullname, None)
-        if ours is None:
+        registering_module = self.waiting.pop(fullname, None)
+        if registering_module is None:
             return None
-        spec = find_spec(fullname)
+        spec = find_spec(fullname)  # the other finders; this one no longer answers for the name
         if spec is not None and isinstance(spec.loader, Loader):
             execute = spec.loader.exec_module
 
-            def exec_module(module):
+            def exec_module(module: ModuleType) -> None:
                 execute(module)
-                importlib.import_module(ours)
+                importlib.import_module(registering_module)
 
-            spec.loader.exec_module = exec_module
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # of this one loader
         return spec
 
 
 def register_lazily() -> None:
-    """Arranges the registration; call once, from the package."""
+    """Install the import hook, and register at once with auto modules that are already imported. Call it once."""
     sys.meta_path.insert(0, _RegisterAfterImport())
-    for theirs, ours in _REGISTERED_BY.items():
-        if theirs in sys.modules:
-            importlib.import_module(ours)
+    for auto_module, registering_module in _REGISTERED_BY.items():
+        if auto_module in sys.modules:
+            importlib.import_module(registering_module)

@@ -1,41 +1,29 @@
-"""nats/unit: the one unit of quality, the same for every tokenizer and model."""
+"""Negative log-likelihood of dialogues, the basis of nats/unit, which compares models with different tokenizers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from chatbot.model.network import XianliaoForCausalLM
+from chatbot.model.protocol import DialogueModel
 from chatbot.text.dialogue import Sample
 from chatbot.text.layouts import IGNORED_LABEL, Layout
 
+MAX_ROW_LOGITS = 2**24
+"""Number of logits of a row that exist at a time: 2,048 tokens of a vocabulary of 8,192."""
 
-@dataclass(frozen=True)
-class Quality:
-    """How well a model predicts dialogues.
+MIN_ROW_TOKENS, MAX_ROW_TOKENS = 256, 2048
 
-    Attributes:
-        nats: Sum of -log p over all tokens of all turns and their [SEP]s, with full history.
-        units: Characters of the turns after space joining, plus turns.
-        tokens: Number of scored tokens.
-        dialogues: Number of dialogues.
-    """
 
-    nats: float
-    units: int
-    tokens: int
-    dialogues: int
-
-    @property
-    def nats_per_unit(self) -> float:
-        return self.nats / self.units
+def tokens_per_row(vocab_size: int) -> int:
+    """Return how many tokens to pack into a row, so that the logits of a large vocabulary fit into memory."""
+    return min(MAX_ROW_TOKENS, max(MIN_ROW_TOKENS, MAX_ROW_LOGITS // vocab_size))
 
 
 def pack_whole(samples: Sequence[Sample], row_tokens: int) -> list[list[int]]:
-    """Groups of dialogue indices of about `row_tokens` in all; a longer dialogue has a row of its own, uncut."""
+    """Group the indices of dialogues into rows of at most `row_tokens`; a longer dialogue fills a row alone, uncut."""
     rows: list[list[int]] = []
     room = 0
     for index in sorted(range(len(samples)), key=lambda i: len(samples[i].input_ids), reverse=True):
@@ -50,64 +38,65 @@ def pack_whole(samples: Sequence[Sample], row_tokens: int) -> list[list[int]]:
 
 @torch.inference_mode()
 def score_turns(
-    model: XianliaoForCausalLM,
+    model: DialogueModel,
     layout: Layout,
     dialogues: Sequence[Sequence[Sequence[int]]],
-    row_tokens: int = 2048,
+    row_tokens: int | None = None,
     first_turns: Sequence[int] | None = None,
 ) -> list[list[float]]:
-    """Nats of each turn of each dialogue: -sum log p of its tokens and its [SEP], with full history.
+    """Return the nats of each turn of each dialogue: -sum log p of its tokens and its end, with full history.
 
     Args:
-        model: Left in the mode (train or eval) it was in.
-        layout: The model's layout.
+        model: Its mode (training or evaluation) is restored afterwards.
+        layout: Layout of the model.
         dialogues: Token ids of the turns of each dialogue.
-        row_tokens: Dialogues are packed into rows of about so many tokens; the result does not depend on it.
-        first_turns: Index of the first turn of each in the dialogue it was taken from, which decides who speaks; else 0.
+        row_tokens: Number of tokens per packed row; the result does not depend on it. Default: `tokens_per_row`.
+        first_turns: Index that the first turn of each dialogue had in the dialogue it was taken from, which decides who
+            speaks. Default: 0.
     """
     firsts = [0] * len(dialogues) if first_turns is None else first_turns
     samples = [layout.lay_out(turns, first) for turns, first in zip(dialogues, firsts, strict=True)]
+    row_tokens = tokens_per_row(model.config.vocab_size) if row_tokens is None else row_tokens
     nats: list[list[float]] = [[] for _ in samples]
-    training, device = model.training, next(model.parameters()).device
+    was_training = model.training
     model.eval()
     for row in pack_whole(samples, row_tokens):
-        members = [samples[index] for index in row]
-        lengths = torch.tensor([len(sample.input_ids) for sample in members])
-        segments = torch.arange(len(members)).repeat_interleave(lengths).to(device)
-        ids, speakers, labels = (
-            torch.tensor([value for sample in members for value in getattr(sample, name)], device=device)
-            for name in ("input_ids", "speaker_ids", "labels")
-        )
-        logits = model(ids[None], token_type_ids=speakers[None], segment_ids=segments[None]).logits[0, :-1].float()
-        losses = F.cross_entropy(logits, labels[1:], ignore_index=IGNORED_LABEL, reduction="none").cpu().double()
-        losses = losses[(labels[1:] != IGNORED_LABEL).cpu()]  # those of the turns, each with its end
-        sizes = [len(turn) + 1 for i in row for turn in dialogues[i]]
-        places = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-        sums = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, places, losses).tolist()
+        scored = _score_row(model, [samples[index] for index in row])
+        start = 0
         for index in row:
-            nats[index] = sums[: len(dialogues[index])]
-            del sums[: len(dialogues[index])]
-    model.train(training)
+            for turn in dialogues[index]:
+                end = start + len(turn) + 1  # with the end of turn
+                nats[index].append(sum(scored[start:end]))
+                start = end
+    model.train(was_training)
     return nats
 
 
+def _score_row(model: DialogueModel, samples: Sequence[Sample]) -> list[float]:
+    """Return the nats of all scored tokens of dialogues in one packed row, in order."""
+    lengths = torch.tensor([len(sample.input_ids) for sample in samples])
+    segments = torch.arange(len(samples)).repeat_interleave(lengths)
+    ids = torch.tensor([token for sample in samples for token in sample.input_ids])
+    speakers = torch.tensor([speaker for sample in samples for speaker in sample.speaker_ids])
+    labels = torch.tensor([label for sample in samples for label in sample.labels])[1:]
+    ids, speakers, segments = (x[None].to(model.device) for x in (ids, speakers, segments))
+    logits = model(ids, token_type_ids=speakers, segment_ids=segments).logits
+    assert logits is not None  # only a call with labels may leave them out
+    logits = logits[0, :-1]
+    targets = labels.to(model.device)
+    rows = max(1, MAX_ROW_LOGITS // 16 // logits.shape[-1])  # fp32 copies of a part at a time
+    losses = [
+        F.cross_entropy(part.float(), target, ignore_index=IGNORED_LABEL, reduction="none")
+        for part, target in zip(logits.split(rows), targets.split(rows), strict=True)
+    ]
+    return torch.cat(losses).cpu()[labels != IGNORED_LABEL].tolist()
+
+
 def score_dialogues(
-    model: XianliaoForCausalLM,
+    model: DialogueModel,
     layout: Layout,
     dialogues: Sequence[Sequence[Sequence[int]]],
-    row_tokens: int = 2048,
+    row_tokens: int | None = None,
 ) -> list[float]:
-    """Nats of each dialogue; see `score_turns`."""
+    """Return the nats of each dialogue; see `score_turns`."""
     return [sum(turns) for turns in score_turns(model, layout, dialogues, row_tokens)]
-
-
-def measure_quality(
-    model: XianliaoForCausalLM,
-    layout: Layout,
-    dialogues: Sequence[Sequence[Sequence[int]]],
-    units: Sequence[int],
-) -> Quality:
-    """nats/unit of a model on dialogues; `units` is `chatbot.text.dialogue.count_units` of each."""
-    nats = score_dialogues(model, layout, dialogues)
-    tokens = sum(len(turn) + 1 for turns in dialogues for turn in turns)
-    return Quality(sum(nats), sum(units), tokens, len(dialogues))

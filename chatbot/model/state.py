@@ -1,4 +1,4 @@
-"""What the model remembers between steps, as a transformers Cache that `generate()` accepts."""
+"""State that the model carries between steps, as a transformers Cache that `generate()` accepts."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from chatbot.text.dialogue import DialogueError
 
 
 class MixerState(CacheLayerMixin):
-    """What one mixer remembers of the tokens it has seen.
+    """State of one mixer after the tokens that it has seen.
 
     Attributes:
-        tensors: The mixer's own tensors by name, batch first; empty before the first token. Linear attention keeps
+        tensors: The mixer's tensors by name, batch first; empty before the first token. Linear attention stores
             `recurrent` `[B, H, K, V]` in fp32, softmax attention `keys` and `values` `[B, S, H, K]`.
         tokens: Number of tokens seen, padding included.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.tensors: dict[str, torch.Tensor] = {}
         self.tokens = 0
 
     def remember(self, new_tokens: int = 0, **tensors: torch.Tensor) -> None:
-        """Replaces these tensors, after `new_tokens` more tokens."""
+        """Replace the named tensors and count `new_tokens` more tokens."""
         self.tensors = {**self.tensors, **tensors}
         self.tokens += new_tokens
         self.is_initialized = True
 
     def clone(self) -> MixerState:
-        """A copy; cheap, because tensors are replaced and never written into."""
+        """Return an independent copy; cheap, because tensors are replaced and never written in place."""
         other = MixerState()
         other.tensors, other.tokens, other.is_initialized = dict(self.tensors), self.tokens, self.is_initialized
         return other
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keeps these batch rows, in this order; `rows` int64 `[B']`, repeats allowed."""
+        """Keep these batch rows, in this order; `rows` int64 `[B']`, repeats allowed."""
         self.tensors = {name: t.index_select(0, rows.to(t.device)) for name, t in self.tensors.items()}
 
-    # What transformers' generate() asks of a cache layer.
+    # The interface that transformers' generate() expects of a cache layer.
     def lazy_initialization(self, *args) -> None:
-        raise NotImplementedError("A mixer fills its own state; see MixerState.remember.")
+        raise NotImplementedError("A mixer fills its state itself: call MixerState.remember.")
 
     def update(self, *args, **kwargs):
-        raise NotImplementedError("A mixer fills its own state; see MixerState.remember.")
+        raise NotImplementedError("A mixer fills its state itself: call MixerState.remember.")
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.tokens + query_length, 0
@@ -68,20 +68,29 @@ class MixerState(CacheLayerMixin):
 
 
 class DialogueState(Cache):
-    """What all mixers remember, and where each row is in its dialogue.
+    """State of all mixers, and the position of each row in its dialogue.
 
     With linear layers and sliding windows its size does not depend on the number of tokens seen.
 
     Args:
-        num_layers: Blocks of the model.
+        num_layers: Number of blocks of the model. One more layer counts the tokens and serves the end head.
     """
+
+    layers: list[MixerState]  # type: ignore[assignment]  # only our own layers
 
     def __init__(self, num_layers: int):
         self.num_layers = num_layers
         super().__init__(layers=[MixerState() for _ in range(num_layers + 1)])
 
-    def positions(self, keep: torch.Tensor) -> torch.Tensor:
-        """Positions int64 `[B, T]` of the next tokens, counted without padding; counts them as seen."""
+    def count(self, keep: torch.Tensor) -> torch.Tensor:
+        """Count new tokens and return their positions.
+
+        Args:
+            keep: int64 `[B, T]`, 0 at padding.
+
+        Returns:
+            Positions int64 `[B, T]` of the tokens in their dialogues, not counting padding.
+        """
         counter = self.layers[-1]
         counted = keep.cumsum(1)
         if "seen" in counter.tensors:
@@ -90,23 +99,29 @@ class DialogueState(Cache):
         return (counted - 1).clamp_min(0)
 
     def clone(self) -> DialogueState:
-        """A copy that goes its own way from here: what undo, retry and edit need."""
+        """Return an independent copy, as undo, retry and edit need it."""
         other = DialogueState(self.num_layers)
         other.layers = [layer.clone() for layer in self.layers]
         return other
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keeps these batch rows, in this order; `rows` int64 `[B']`."""
+        """Keep these batch rows, in this order; `rows` int64 `[B']`, repeats allowed."""
         self.batch_select_indices(rows)
 
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """Return the bytes of all tensors."""
         return sum(t.numel() * t.element_size() for layer in self.layers for t in layer.tensors.values())
 
 
-def check_positions(positions: torch.Tensor, most: int) -> None:
-    """Raises DialogueError where a position is beyond the learned ones."""
-    if int(positions.max()) >= most:
+def check_positions(positions: torch.Tensor, max_positions: int) -> None:
+    """Check that all positions are below `max_positions`.
+
+    Raises:
+        DialogueError: A position is `max_positions` or more.
+    """
+    last = int(positions.max())
+    if last >= max_positions:
         raise DialogueError(
-            f"This model has {most} positions and the dialogue {int(positions.max()) + 1} tokens; give a shorter one."
+            f"The dialogue has {last + 1} tokens, but this model has only {max_positions} positions. Shorten the"
+            " dialogue."
         )

@@ -1,8 +1,8 @@
-"""Loops in C: compiled once on the machine they run on, left out where that is not possible.
+"""The compiled C library: built once on the machine that runs it, and left out where that is not possible.
 
-`step.c` computes what `chatbot.model.network` computes when it reads and decodes, from fp32 weights or int8 ones, in a fraction of
-the time that a chain of small torch operations takes. It is built with the system's C compiler on first use and kept in
-the user's cache folder; without a compiler, or with XIANLIAO_NATIVE=0, torch does the same.
+`step.c` computes the forward pass of `chatbot.model.network` for reading and decoding, from fp32 or int8 weights, in a
+fraction of the time that a chain of small torch operations takes. It is built with the system's C compiler on first use
+and stored in the user's cache folder. Without a compiler, or with XIANLIAO_NATIVE=0, torch computes the same.
 """
 
 from __future__ import annotations
@@ -23,34 +23,55 @@ import torch
 
 SOURCE = Path(__file__).with_name("step.c")
 FLAGS = (
-    *("-pthread", "-O3", "-fno-strict-aliasing", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fassociative-math", "-fno-signed-zeros", "-freciprocal-math"),
+    "-pthread",
+    "-O3",
+    "-fno-strict-aliasing",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fassociative-math",
+    "-fno-signed-zeros",
+    "-freciprocal-math",
 )
-"""Not -ffast-math: the decode loop has to see a NaN."""
+"""Not -ffast-math, because the decode loop must be able to see a NaN."""
 TARGETS = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ())
+"""Flags for the processor; the first that the compiler accepts are used."""
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled step, built when it is not there yet, with as many threads as torch has; None where it cannot be."""
+    """Return the library, set to as many threads as torch has; it is built if the cache folder does not hold it.
+
+    Returns:
+        None if it is switched off, or if there is no C compiler or no writable cache folder, and on Windows.
+    """
     if os.environ.get("XIANLIAO_NATIVE", "1") == "0":
         return None
-    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    compilers = [shutil.which(name) for name in ("cc", "gcc", "clang")]
+    compiler = next((path for path in compilers if path), None)
     if compiler is None or sys.platform == "win32":
         return None
     try:
-        path = _cache_folder() / f"step-{_fingerprint(compiler)}.so"
-        if not path.is_file():
-            _build(compiler, path)
-        found = ctypes.CDLL(str(path))
-        ctypes.c_int64.in_dll(found, "xianliao_threads").value = torch.get_num_threads()
-        return found
+        built = _cache_folder() / f"step-{_fingerprint(compiler)}.so"
+        if not built.is_file():
+            _build(compiler, built)
+        loaded = ctypes.CDLL(str(built))
+        ctypes.c_int64.in_dll(loaded, "xianliao_threads").value = torch.get_num_threads()
+        return loaded
     except (OSError, RuntimeError, subprocess.SubprocessError):  # no cache folder, no home, a compiler that hangs
         return None
 
 
-def call(name: str, tensors: Sequence, sizes: Sequence[int]) -> int:
-    """Calls a function of the library with the memory of contiguous CPU tensors (None is NULL) and with whole numbers."""
+def call(name: str, tensors: Sequence[torch.Tensor | None], sizes: Sequence[int]) -> int:
+    """Call a function of the library.
+
+    Args:
+        name: Name of the function.
+        tensors: Contiguous CPU tensors, passed as pointers to their memory; None is passed as NULL.
+        sizes: Passed as int64 after the pointers.
+
+    Returns:
+        The return value of the function.
+    """
     pointers = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
     return getattr(library(), name)(*pointers, *map(ctypes.c_int64, sizes))
 
@@ -62,7 +83,7 @@ def _cache_folder() -> Path:
 
 
 def _fingerprint(compiler: str) -> str:
-    """Names what the library depends on: source, flags, compiler and processor."""
+    """Return a hash of everything that the library depends on: source, flags, compiler and processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, timeout=20, check=False).stdout
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -74,16 +95,20 @@ def _fingerprint(compiler: str) -> str:
 
 
 def _build(compiler: str, path: Path) -> None:
-    """Compiles to a file of its own and renames it, so that two processes cannot meet half a library."""
+    """Compile to a temporary file and rename it, so that no process loads a half-written library.
+
+    Raises:
+        OSError: The compiler accepts none of `TARGETS`.
+    """
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        fresh = Path(folder) / "step.so"
+        temporary = Path(folder) / "step.so"
         for target in TARGETS:
-            command = [compiler, *FLAGS, *target, "-shared", "-fPIC", str(SOURCE), "-o", str(fresh), "-lm"]
+            command = [compiler, *FLAGS, *target, "-shared", "-fPIC", str(SOURCE), "-o", str(temporary), "-lm"]
             try:
-                done = subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 0
+                succeeded = subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 0
             except subprocess.TimeoutExpired:
-                done = False
-            if done:
-                os.replace(fresh, path)
+                succeeded = False
+            if succeeded:
+                os.replace(temporary, path)
                 return
-    raise OSError("no C compiler option works")
+    raise OSError(f"{compiler} cannot build {SOURCE} with any of the known options.")

@@ -1,11 +1,13 @@
-/* xianliao's network over a few tokens at a time, as chatbot/model.py defines it, the draw of the next token, and the short
+/* The forward pass of chatbot/model/network.py for a few tokens at a time, the draw of the next token, and the short
  * convolution for training.
  *
- * A lane is one token of one row (dialogue). Weights are fp32, or int8 with one fp32 scale a row of the matrix; activations
- * of an int8 product are rounded to int8 with one scale a lane. Every sum runs in one order whatever else is computed, so
- * neither the neighbours of a row nor the parts in which it is read change a bit. The states of the rows are updated in
- * place. Compiled on the machine it runs on (chatbot/native/__init__.py); pure torch serves where there is no compiler.
+ * A lane is one token of one row (dialogue). Weights are fp32, or int8 with one fp32 scale per row of the matrix. The
+ * activations of an int8 product are rounded to int8 with one scale per lane. The order of every sum is fixed, so the
+ * result of a row is the same to the bit, whatever other rows are computed and in however many parts the row is read.
+ * The states of the rows are updated in place. chatbot/native/library.py compiles this file on the machine that runs
+ * it; without a compiler, torch computes the same.
  * Dims: L lanes, B rows, D hidden size, H heads, K head width, W window, V vocabulary.
+ *
  */
 #include <math.h>
 #include <pthread.h>
@@ -19,24 +21,24 @@
 enum { DECAY = 0, GATED = 1, DELTA = 2, WINDOW = 3, ELU = 4 };
 enum { GELU = 0, GELU_TANH = 1, RELU = 2, SILU = 3 };
 #ifdef __AVX512F__
-enum { GROUP = 16, MOST_LANES = 6 };
+enum { GROUP = 16, MAX_LANES = 6 };
 #else
-enum { GROUP = 8, MOST_LANES = 2 }; /* half as wide registers, and half as many */
+enum { GROUP = 8, MAX_LANES = 2 }; /* registers are half as wide, and half as many */
 #endif
-enum { MOST_GROUPS = 4, PASS = 64, MOST_THREADS = 16, LEAST_LANES = 4 }; /* LEAST_LANES: fewer are not worth a thread */
+enum { MAX_GROUPS = 4, PASS = 64, MAX_THREADS = 16, MIN_LANES = 4 }; /* MIN_LANES: fewer do not pay for a thread */
 const int64_t xianliao_group = GROUP;
-int64_t xianliao_threads = 1; /* set by chatbot/native/__init__.py */
+int64_t xianliao_threads = 1; /* set by chatbot/native/library.py */
 
 typedef float Floats __attribute__((vector_size(4 * GROUP), aligned(4)));
 typedef int32_t Integers __attribute__((vector_size(4 * GROUP), aligned(4)));
 
-/* A matrix [rows, columns] of a linear layer, GROUP rows side by side: weight [rows / GROUP, columns, GROUP] or packed
- * [rows / GROUP, stride / 4, GROUP, 4], padded with zeros. scale, sums and bias are padded likewise. */
+/* A matrix [rows, columns] of a linear layer with GROUP rows interleaved: weight [rows / GROUP, columns, GROUP] or
+ * packed [rows / GROUP, stride / 4, GROUP, 4], padded with zeros. scale, sums and bias are padded in the same way. */
 typedef struct {
     const float *weight;   /* fp32, or NULL */
     const int8_t *packed;  /* int8, or NULL */
-    const float *scale;    /* of each int8 row */
-    const int32_t *sums;   /* of each int8 row */
+    const float *scale;    /* per int8 row */
+    const int32_t *sums;   /* sum of each int8 row */
     const float *bias;     /* or NULL */
     int64_t rows, columns, stride;
 } Matrix;
@@ -44,7 +46,7 @@ typedef struct {
 typedef struct {
     int64_t kind;
     const float *norm, *norm_bias, *norm2, *norm2_bias;
-    Matrix qkv, out, gate, output_gate, up, down;  /* gate, output_gate: rows 0 when there is none */
+    Matrix qkv, out, gate, output_gate, up, down;  /* gate, output_gate: rows is 0 if the layer has none */
     const float *conv;  /* [taps, 3 H K], or NULL */
     const float *rate;  /* [H], decay rates */
 } Layer;
@@ -54,7 +56,7 @@ typedef struct {
     float *recurrent;       /* [B, H, K, K] */
     float *normalizer;      /* [B, H, K] */
     float *inputs;          /* [B, taps - 1, 3 H K] */
-    float *keys, *values;   /* [B, W, H, K], a ring: position p lies at p mod W */
+    float *keys, *values;   /* [B, W, H, K], a ring buffer: position p is stored at p mod W */
 } State;
 
 typedef struct {
@@ -66,7 +68,8 @@ typedef struct {
     const Layer *layer;
 } Model;
 
-static inline float exp_(float x) { /* Cephes expf; fmaf, so that no flag merges the two steps of the reduction */
+/* Cephes expf; fmaf, so that no compiler flag merges the two steps of the reduction. */
+static inline float exp_(float x) {
     x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
     float n = floorf(x * 1.44269504f + 0.5f);
     float r = fmaf(n, 2.12194440e-4f, fmaf(n, -0.693359375f, x));
@@ -102,7 +105,7 @@ static void activate(float *x, int64_t n, int64_t kind) {
         for (int64_t i = 0; i < n; i++)
             x[i] = 0.5f * x[i] * (1.0f + tanh_(0.79788456f * (x[i] + 0.044715f * x[i] * x[i] * x[i])));
     else if (kind == RELU)
-        for (int64_t i = 0; i < n; i++) x[i] = x[i] < 0 ? 0 : x[i]; /* a NaN stays */
+        for (int64_t i = 0; i < n; i++) x[i] = x[i] < 0 ? 0 : x[i]; /* NaN is kept */
     else
         for (int64_t i = 0; i < n; i++) x[i] = silu_(x[i]);
 }
@@ -123,8 +126,9 @@ static void layer_norm(const float *x, float *y, int64_t n, const float *weight,
 
 #define ALWAYS static inline __attribute__((always_inline))
 
-/* a b + c. Written out where there is an instruction for it: left to the compiler, some tunings (GCC's for AMD) use it in one
- * copy of block_float and not in another, and then a row's bits depend on how many lanes it is read with. */
+/* a b + c, with the fused instruction where the processor has it. If the compiler chose, some tunings (GCC's for AMD)
+ * would use it in one copy of block_float and not in another, and the bits of a row would depend on the number of
+ * lanes. */
 ALWAYS Floats fused(Floats a, float b, Floats c) {
 #if defined(__AVX512F__)
     return (Floats)_mm512_fmadd_ps((__m512)a, _mm512_set1_ps(b), (__m512)c);
@@ -135,8 +139,9 @@ ALWAYS Floats fused(Floats a, float b, Floats c) {
 #endif
 }
 
-/* Products of `groups` groups of weight rows with `lanes` inputs; both are constants where this is inlined. */
-ALWAYS void block_float(const Matrix *m, int64_t group, const float *x, int groups, int lanes, Floats s[MOST_GROUPS][MOST_LANES]) {
+/* Multiplies `groups` groups of weight rows by `lanes` inputs; both counts are constants where this is inlined. */
+ALWAYS void block_float(const Matrix *m, int64_t group, const float *x, int groups, int lanes,
+                        Floats s[MAX_GROUPS][MAX_LANES]) {
     int64_t n = m->columns;
     const float *w = m->weight + group * GROUP * n;
     for (int64_t c = 0; c < n; c++)
@@ -147,10 +152,10 @@ ALWAYS void block_float(const Matrix *m, int64_t group, const float *x, int grou
 }
 
 ALWAYS void block_int8(const Matrix *m, int64_t group, const uint8_t *x, const float *scales, int groups, int lanes,
-                       Floats s[MOST_GROUPS][MOST_LANES]) {
+                       Floats s[MAX_GROUPS][MAX_LANES]) {
     int64_t n = m->stride;
     const int8_t *w = m->packed + group * GROUP * n;
-    Integers sums[MOST_GROUPS][MOST_LANES] = {{{0}}};
+    Integers sums[MAX_GROUPS][MAX_LANES] = {{{0}}};
     for (int64_t c = 0; c < n; c += 4)
         for (int g = 0; g < groups; g++) {
             const int8_t *weights = w + (g * n + c) * GROUP;
@@ -173,7 +178,7 @@ ALWAYS void block_int8(const Matrix *m, int64_t group, const uint8_t *x, const f
                 sums[g][b] += (Integers)_mm512_madd_epi16(pairs, ones);
             }
 #elif defined(__AVX2__) && !defined(__AVX512F__)
-            /* |x| times w with the sign of x: two such products fit into 16 bits, as x and w are at most 127 in size */
+            /* |x| times (w with the sign of x): two products fit into 16 bits, because |x| and |w| are <= 127 */
             __m256i loaded = _mm256_loadu_si256((const __m256i *)weights), ones = _mm256_set1_epi16(1);
             for (int b = 0; b < lanes; b++) {
                 int32_t four;
@@ -192,14 +197,15 @@ ALWAYS void block_int8(const Matrix *m, int64_t group, const uint8_t *x, const f
 #ifdef __AVX512VNNI__
         Integers zero = 128 * *(const Integers *)(m->sums + (group + g) * GROUP);
 #else
-        Integers zero = {0}; /* the bytes were taken with their sign */
+        Integers zero = {0}; /* the loops above subtract the offset of 128 from the bytes */
 #endif
         Floats scale = *(const Floats *)(m->scale + (group + g) * GROUP);
-        for (int b = 0; b < lanes; b++) s[g][b] = __builtin_convertvector(sums[g][b] - zero, Floats) * scale * scales[b];
+        for (int b = 0; b < lanes; b++)
+            s[g][b] = __builtin_convertvector(sums[g][b] - zero, Floats) * scale * scales[b];
     }
 }
 
-/* The input of a product: floats, and when the weights are int8 their rounding and its scale per lane. */
+/* The input of a product: floats and, for int8 weights, their rounding with its scale per lane. */
 typedef struct {
     const float *floats;
     uint8_t *bytes;
@@ -207,7 +213,7 @@ typedef struct {
 } Input;
 
 ALWAYS void block(const Matrix *m, int64_t group, Input x, float *y, int add, int groups, int lanes) {
-    Floats s[MOST_GROUPS][MOST_LANES] = {{{0}}};
+    Floats s[MAX_GROUPS][MAX_LANES] = {{{0}}};
     if (m->packed)
         block_int8(m, group, x.bytes, x.scales, groups, lanes, s);
     else
@@ -241,12 +247,12 @@ static void block_of(const Matrix *m, int64_t group, Input x, float *y, int add,
     }
 }
 
-/* x [B, columns] to unsigned bytes round(127 x / max|x|) + 128, padded with 128. */
+/* Rounds x [B, columns] to unsigned bytes round(127 x / max|x|) + 128, padded with 128 to `stride`. */
 static void round_rows(const float *x, int64_t columns, int64_t stride, int64_t batch, uint8_t *bytes, float *scales) {
     for (int64_t b = 0; b < batch; b++) {
         const float *in = x + b * columns;
         uint8_t *out = bytes + b * stride;
-        const int32_t *bits = (const int32_t *)in; /* sizes compare as their bits do, and integers need no care for NaN */
+        const int32_t *bits = (const int32_t *)in; /* magnitudes order as their bits do, with NaN the largest */
         int32_t top = 0;
         for (int64_t c = 0; c < columns; c++) {
             int32_t size = bits[c] & 0x7fffffff;
@@ -261,22 +267,22 @@ static void round_rows(const float *x, int64_t columns, int64_t stride, int64_t 
     }
 }
 
-/* y [L, rows] = W x + bias, or with `add` y += that. `space` holds the rounded input. */
+/* y [L, rows] = W x + bias, or y += W x + bias if `add`. `space` receives the rounded input. */
 static void multiply(const Matrix *m, const float *x, float *y, int64_t lanes, int add, Input space) {
     int64_t groups = (m->rows + GROUP - 1) / GROUP;
     if (m->packed) round_rows(x, m->columns, m->stride, lanes, space.bytes, space.scales);
     for (int64_t group = 0, now; group < groups; group += now) {
-        now = groups - group >= MOST_GROUPS ? MOST_GROUPS : 1;
+        now = groups - group >= MAX_GROUPS ? MAX_GROUPS : 1;
         for (int64_t b = 0, some; b < lanes; b += some) {
             int64_t left = lanes - b;
-            some = left >= MOST_LANES ? MOST_LANES : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+            some = left >= MAX_LANES ? MAX_LANES : left >= 4 ? 4 : left >= 2 ? 2 : 1;
             Input in = {x + b * m->columns, space.bytes + b * m->stride, space.scales + b};
             block_of(m, group, in, y + b * m->rows, add, (int)now, (int)some);
         }
     }
 }
 
-/* cosines and sines [K / 2] of a position. */
+/* Computes cosines and sines [K / 2] of the rotary angles of a position. */
 static void angles(int64_t head, int64_t position, float theta, float *cosines, float *sines) {
     int64_t half = head / 2;
     for (int64_t i = 0; i < half; i++) {
@@ -295,8 +301,9 @@ static void rotate(float *x, int64_t head, const float *cosines, const float *si
     }
 }
 
-/* S <- decay S + k v^T;  o = q S.  S is [K, K]. */
-static void recur(float *restrict S, const float *q, const float *k, const float *v, float decay, int64_t K, float *restrict o) {
+/* S <- decay S + k v^T;  o = S^T q.  S is [K, K]. One step of attention/recurrence.py. */
+static void recur(float *restrict S, const float *q, const float *k, const float *v, float decay, int64_t K,
+                  float *restrict o) {
     memset(o, 0, K * sizeof(float));
     for (int64_t i = 0; i < K; i++) {
         float *row = S + i * K, key = k[i], query = q[i];
@@ -307,9 +314,9 @@ static void recur(float *restrict S, const float *q, const float *k, const float
     }
 }
 
-/* The gated delta rule; `held` is scratch [K]. */
-static void recur_delta(float *restrict S, const float *q, const float *k, const float *v, float decay, float beta, int64_t K,
-                        float *restrict o, float *restrict held) {
+/* S <- decay (I - beta k k^T) S + beta k v^T;  o = S^T q. One step of attention/delta.py; `held` is scratch [K]. */
+static void recur_delta(float *restrict S, const float *q, const float *k, const float *v, float decay, float beta,
+                        int64_t K, float *restrict o, float *restrict held) {
     memset(held, 0, K * sizeof(float));
     for (int64_t i = 0; i < K; i++) {
         float *row = S + i * K, key = k[i];
@@ -329,9 +336,9 @@ static void normalize(float *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) x[i] *= inverse;
 }
 
-/* Attention over the last W positions; `scores` is scratch [W]. */
-static void attend(const Model *m, float *keys, float *values, float *q, float *k, float *v, int64_t h, int64_t position,
-                   float *scores, float *o) {
+/* Softmax attention over the last W positions; `scores` is scratch [W]. */
+static void attend(const Model *m, float *keys, float *values, float *q, float *k, float *v, int64_t h,
+                   int64_t position, float *scores, float *o) {
     int64_t K = m->head, W = m->window, seen = position + 1 < W ? position + 1 : W;
     memcpy(keys + (position % W) * m->inner + h * K, k, K * sizeof(float));
     memcpy(values + (position % W) * m->inner + h * K, v, K * sizeof(float));
@@ -352,7 +359,7 @@ static void attend(const Model *m, float *keys, float *values, float *q, float *
     }
 }
 
-/* qkv += sum of taps over the inputs before; the oldest input makes room for the newest. */
+/* qkv += weighted sum of the last inputs and the current one, which then replaces the oldest in `inputs`. */
 static void convolve(float *qkv, float *inputs, const float *taps, int64_t count, int64_t width, float *fresh) {
     memcpy(fresh, qkv, width * sizeof(float));
     for (int64_t i = 0; i < width; i++) qkv[i] += taps[i] * fresh[i];
@@ -364,8 +371,10 @@ static void convolve(float *qkv, float *inputs, const float *taps, int64_t count
     memcpy(inputs + (count - 2) * width, fresh, width * sizeof(float));
 }
 
-/* Linear attention with phi = elu + 1: the denominator without rotation, the numerator with it where `turns` is given. */
-static void attend_linear(const Model *m, float *S, float *z, float *q, float *k, const float *v, const float *turns, float *o) {
+/* Linear attention with phi = elu + 1. If `turns` is given, the numerator is rotated and the denominator is not. A
+ * denominator below 1e-30 is raised to it, as in attention/linear.py; the comparison keeps a NaN. */
+static void attend_linear(const Model *m, float *S, float *z, float *q, float *k, const float *v, const float *turns,
+                          float *o) {
     int64_t K = m->head;
     float below = 0;
     for (int64_t i = 0; i < K; i++) {
@@ -379,10 +388,12 @@ static void attend_linear(const Model *m, float *S, float *z, float *q, float *k
         rotate(k, K, turns, turns + K / 2);
     }
     recur(S, q, k, v, 1.0f, K, o);
-    for (int64_t j = 0; j < K; j++) o[j] /= below + 1e-6f;
+    below = below < 1e-30f ? 1e-30f : below;
+    for (int64_t j = 0; j < K; j++) o[j] /= below;
 }
 
-/* The mixer of one layer for one lane of row b: qkv [3 H K] and gates to o [H K]; `turns` are its cosines and sines. */
+/* Computes the mixer of one layer for one lane of row b: qkv [3 H K] and gates -> o [H K]. `turns` holds the cosines
+ * and sines of the position. */
 static void mix(const Model *m, const Layer *layer, State *state, int64_t b, int64_t position, const float *turns,
                 float *qkv, const float *gates, float *o, float *scratch) {
     int64_t K = m->head, H = m->heads, inner = m->inner;
@@ -423,27 +434,42 @@ static void mix(const Model *m, const Layer *layer, State *state, int64_t b, int
 
 static int64_t longest(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* Room for one pass over L lanes. */
+/* Buffers for one pass over L lanes. */
 typedef struct {
     float *x, *h, *wide, *o, *side, *gates, *turns, *scratch;
     Input rounded;
     float *memory;
 } Space;
 
-static int make_space(const Model *m, int64_t lanes, Space *space) {
-    int64_t D = m->width, inner = m->inner, wide = longest(longest(3 * inner, D), m->layer[0].up.rows);
-    int64_t sizes[] = {lanes * D, lanes * D, lanes * wide, lanes * inner, lanes * inner, lanes * 2 * m->heads,
-                       lanes * m->head, longest(longest(m->window, 3 * inner), m->head), lanes, lanes * (wide / 4 + 2)};
-    float **places[] = {&space->x, &space->h, &space->wide, &space->o, &space->side, &space->gates,
-                        &space->turns, &space->scratch, &space->rounded.scales, (float **)&space->rounded.bytes};
-    int64_t total = 0, count = sizeof sizes / sizeof *sizes;
-    for (int64_t i = 0; i < count; i++) total += sizes[i];
-    float *next = space->memory = malloc(total * sizeof(float));
-    for (int64_t i = 0; next && i < count; next += sizes[i++]) *places[i] = next;
-    return space->memory == NULL;
+/* Returns the next `count` floats of a buffer and advances it. */
+static float *carve(float **next, int64_t count) {
+    float *start = *next;
+    *next += count;
+    return start;
 }
 
-/* The logits of the lanes that want them; those that follow each other in `logits` share the reading of the weights. */
+/* Allocates the buffers; returns 1 if that fails. */
+static int make_space(const Model *m, int64_t lanes, Space *space) {
+    int64_t D = m->width, inner = m->inner, wide = longest(longest(3 * inner, D), m->layer[0].up.rows);
+    int64_t scratch = longest(longest(m->window, 3 * inner), m->head), bytes = wide / 4 + 2;
+    int64_t per_lane = 2 * D + wide + 2 * inner + 2 * m->heads + m->head + 1 + bytes;
+    float *next = space->memory = malloc((lanes * per_lane + scratch) * sizeof(float));
+    if (!next) return 1;
+    space->x = carve(&next, lanes * D);
+    space->h = carve(&next, lanes * D);
+    space->wide = carve(&next, lanes * wide);
+    space->o = carve(&next, lanes * inner);
+    space->side = carve(&next, lanes * inner);
+    space->gates = carve(&next, lanes * 2 * m->heads);
+    space->turns = carve(&next, lanes * m->head);
+    space->scratch = carve(&next, scratch);
+    space->rounded.scales = carve(&next, lanes);
+    space->rounded.bytes = (uint8_t *)carve(&next, lanes * bytes);
+    return 0;
+}
+
+/* Computes the logits of the lanes with wanted >= 0. Lanes whose logits are adjacent are computed together, so that the
+ * weights are read once. */
 static void predict(const Model *m, int64_t lanes, const int64_t *wanted, float *logits, Space s) {
     int64_t D = m->width, V = m->head_matrix.rows;
     for (int64_t l = 0; l < lanes;) {
@@ -455,7 +481,7 @@ static void predict(const Model *m, int64_t lanes, const int64_t *wanted, float 
         }
         if (count == 0) return;
         multiply(&m->head_matrix, s.h, logits + first * V, count, 0, s.rounded);
-        for (int64_t i = 0; i < count; i++) { /* integers hide a NaN: say it again */
+        for (int64_t i = 0; i < count; i++) { /* int8 rounding hides a NaN: restore it */
             float sum = 0;
             for (int64_t j = 0; j < D; j++) sum += s.h[i * D + j];
             if (!(sum - sum == 0))
@@ -464,7 +490,7 @@ static void predict(const Model *m, int64_t lanes, const int64_t *wanted, float 
     }
 }
 
-/* What xianliao_read does, for at most PASS lanes. */
+/* Computes xianliao_read for at most PASS lanes. */
 static void pass(const Model *m, State *states, int64_t lanes, const int64_t *rows, const int64_t *ids,
                  const int64_t *speakers, const int64_t *positions, const int64_t *wanted, float *logits, Space s) {
     int64_t D = m->width, inner = m->inner, K = m->head;
@@ -477,7 +503,8 @@ static void pass(const Model *m, State *states, int64_t lanes, const int64_t *ro
     }
     for (int64_t n = 0; n < m->layers; n++) {
         const Layer *layer = m->layer + n;
-        for (int64_t l = 0; l < lanes; l++) layer_norm(s.x + l * D, s.h + l * D, D, layer->norm, layer->norm_bias, m->eps);
+        for (int64_t l = 0; l < lanes; l++)
+            layer_norm(s.x + l * D, s.h + l * D, D, layer->norm, layer->norm_bias, m->eps);
         multiply(&layer->qkv, s.h, s.wide, lanes, 0, s.rounded);
         if (layer->gate.rows) multiply(&layer->gate, s.h, s.gates, lanes, 0, s.rounded);
         for (int64_t l = 0; l < lanes; l++)
@@ -488,7 +515,8 @@ static void pass(const Model *m, State *states, int64_t lanes, const int64_t *ro
             for (int64_t i = 0; i < lanes * inner; i++) s.o[i] *= silu_(s.side[i]);
         }
         multiply(&layer->out, s.o, s.x, lanes, 1, s.rounded);
-        for (int64_t l = 0; l < lanes; l++) layer_norm(s.x + l * D, s.h + l * D, D, layer->norm2, layer->norm2_bias, m->eps);
+        for (int64_t l = 0; l < lanes; l++)
+            layer_norm(s.x + l * D, s.h + l * D, D, layer->norm2, layer->norm2_bias, m->eps);
         multiply(&layer->up, s.h, s.wide, lanes, 0, s.rounded);
         activate(s.wide, lanes * layer->down.columns, m->activation);
         multiply(&layer->down, s.wide, s.x, lanes, 1, s.rounded);
@@ -496,7 +524,7 @@ static void pass(const Model *m, State *states, int64_t lanes, const int64_t *ro
     predict(m, lanes, wanted, logits, s);
 }
 
-/* A share of the lanes of one call, for a thread of its own. */
+/* The part of the lanes of one call that one thread computes. */
 typedef struct {
     const Model *m;
     State *states;
@@ -506,32 +534,34 @@ typedef struct {
     int failed;
 } Share;
 
-static void *read_share(void *given) {
-    Share *a = given;
+static void *read_share(void *argument) {
+    Share *a = argument;
     Space space;
     a->failed = make_space(a->m, a->lanes < PASS ? a->lanes : PASS, &space);
     for (int64_t l = 0; l < a->lanes && !a->failed; l += PASS) {
         int64_t now = a->lanes - l < PASS ? a->lanes - l : PASS;
-        pass(a->m, a->states, now, a->rows + l, a->ids + l, a->speakers + l, a->positions + l, a->wanted + l, a->logits, space);
+        pass(a->m, a->states, now, a->rows + l, a->ids + l, a->speakers + l, a->positions + l, a->wanted + l, a->logits,
+             space);
     }
     free(space.memory);
     return NULL;
 }
 
-/* Reads L tokens: lane l is the next token of row rows[l]; lanes of one row lie together, in its order. positions count the
- * tokens of the row before it. logits [., V] gets at wanted[l] what follows lane l; -1 is nothing. Rows are shared among
- * xianliao_threads threads. Returns 0, or 1 when memory is short. */
+/* Reads L tokens. Lane l is the next token of row rows[l]; the lanes of one row are adjacent and in order.
+ * positions[l] is the number of tokens of the row before it. The logits [V] after lane l are written to
+ * logits[wanted[l]]; -1 means none. The rows are divided among xianliao_threads threads. Returns 0, or 1 if memory
+ * allocation fails. */
 int xianliao_read(const Model *m, State *states, int64_t lanes, const int64_t *rows, const int64_t *ids,
                   const int64_t *speakers, const int64_t *positions, const int64_t *wanted, float *logits) {
-    Share shares[MOST_THREADS];
-    pthread_t threads[MOST_THREADS];
-    int started[MOST_THREADS] = {0}, failed = 0;
-    int64_t count = lanes / LEAST_LANES < xianliao_threads ? lanes / LEAST_LANES : xianliao_threads, begin = 0;
-    count = count < 1 ? 1 : count > MOST_THREADS ? MOST_THREADS : count;
+    Share shares[MAX_THREADS];
+    pthread_t threads[MAX_THREADS];
+    int started[MAX_THREADS] = {0}, failed = 0;
+    int64_t count = lanes / MIN_LANES < xianliao_threads ? lanes / MIN_LANES : xianliao_threads, begin = 0;
+    count = count < 1 ? 1 : count > MAX_THREADS ? MAX_THREADS : count;
     for (int64_t i = 0; i < count; i++) {
         int64_t end = lanes * (i + 1) / count;
         end = end < begin ? begin : end;
-        while (end > begin && end < lanes && rows[end] == rows[end - 1]) end++; /* a row is read by one thread */
+        while (end > begin && end < lanes && rows[end] == rows[end - 1]) end++; /* one thread reads the whole row */
         shares[i] = (Share){m, states, end - begin, rows + begin, ids + begin, speakers + begin, positions + begin,
                             wanted + begin, logits, 0};
         begin = end;
@@ -547,8 +577,8 @@ int xianliao_read(const Model *m, State *states, int64_t lanes, const int64_t *r
     return failed;
 }
 
-/* weights [V] = exp((x - max x) / temperature), 0 where x is -inf; returns their sum. */
-static double heat(const float *x, float *weights, int64_t V, float temperature, float *most) {
+/* weights [V] = exp((x - max x) / temperature), 0 where x is -inf; returns their sum and writes max x to `largest`. */
+static double heat(const float *x, float *weights, int64_t V, float temperature, float *largest) {
     float top = -INFINITY, tops[GROUP], inverse = 1.0f / temperature;
     for (int64_t i = 0; i < GROUP; i++) tops[i] = -INFINITY;
     for (int64_t v = 0; v < V; v += GROUP)
@@ -557,111 +587,118 @@ static double heat(const float *x, float *weights, int64_t V, float temperature,
     for (int64_t v = 0; v < V; v++) weights[v] = x[v] == -INFINITY ? 0 : exp_((x[v] - top) * inverse);
     double total = 0;
     for (int64_t v = 0; v < V; v++) total += weights[v];
-    *most = top;
+    *largest = top;
     return total;
 }
 
-/* The sum of the values [n] that are at least `bound`. */
+/* Returns the sum of the values [n] that are at least `bound`. */
 static double mass_from(const float *values, int64_t n, float bound) {
     double sum = 0;
     for (int64_t i = 0; i < n; i++) sum += values[i] >= bound ? values[i] : 0;
     return sum;
 }
 
-/* How a token is drawn: temperature, mass of the nucleus, id of the end of turn, and whether truncation keeps it. */
+/* Settings of a draw: temperature, mass of the nucleus, id of the end of turn, whether truncation always keeps it. */
 typedef struct {
     float temperature;
     double top_p;
     int64_t end, keeps_end;
 } Drawing;
 
-/* The tokens that may be drawn, by id; `all` [V] is scratch. */
+/* The tokens that may be drawn, ordered by id; `all` [V] is scratch. */
 typedef struct {
     float *all, *weights;
     int64_t *ids, count;
     double total, end; /* the sum of the weights, and the weight of the end of turn */
-} Kept;
+} Candidates;
 
-/* Keeps the fewest largest weights whose sum reaches `mass`, of equal ones the first; and the end if it is kept anyway. */
-static void truncate(Kept *kept, double mass, Drawing how) {
-    union { int32_t bits; float value; } low = {.value = 0}, high = {.value = INFINITY}, middle; /* sizes order as bits do */
+/* Keeps the smallest number of largest weights whose sum reaches `mass`, ties in the order of ids, and the end of turn
+ * if `how` always keeps it. */
+static void truncate(Candidates *candidates, double mass, Drawing how) {
+    /* Bisection over the bits of the threshold: positive floats order as their bits do. */
+    union { int32_t bits; float value; } low = {.value = 0}, high = {.value = INFINITY}, middle;
     while (high.bits - low.bits > 1) {
         middle.bits = low.bits + (high.bits - low.bits) / 2;
-        *(mass_from(kept->weights, kept->count, middle.value) >= mass ? &low.bits : &high.bits) = middle.bits;
+        if (mass_from(candidates->weights, candidates->count, middle.value) >= mass)
+            low = middle;
+        else
+            high = middle;
     }
-    float least = low.value;
-    double found = mass_from(kept->weights, kept->count, high.value);
+    float threshold = low.value;
+    double reached = mass_from(candidates->weights, candidates->count, high.value);
     int64_t count = 0;
-    for (int64_t i = 0; i < kept->count; i++) {
-        float weight = kept->weights[i];
-        int in = weight > least || (weight == least && found < mass);
-        if (weight == least) found += weight;
-        kept->ids[count] = kept->ids[i];
-        kept->weights[count] = weight;
-        count += in || (how.keeps_end && kept->ids[i] == how.end);
+    for (int64_t i = 0; i < candidates->count; i++) {
+        float weight = candidates->weights[i];
+        int in = weight > threshold || (weight == threshold && reached < mass);
+        if (weight == threshold) reached += weight;
+        candidates->ids[count] = candidates->ids[i];
+        candidates->weights[count] = weight;
+        count += in || (how.keeps_end && candidates->ids[i] == how.end);
     }
-    kept->count = count;
+    candidates->count = count;
 }
 
-/* What may be drawn where the floor leaves the share `left` to other tokens than the end. */
-static void weigh(const float *scores, int64_t V, Drawing how, double left, Kept *kept) {
-    float most, bound = 1e-38f, *all = kept->all;
-    double total = heat(scores, all, V, how.temperature, &most), mass = how.top_p * total;
+/* Computes the tokens that may be drawn, where the EOS floor leaves the share `left` to tokens other than the end of
+ * turn. */
+static void weigh(const float *scores, int64_t V, Drawing how, double left, Candidates *candidates) {
+    float largest, bound = 1e-38f, *all = candidates->all;
+    double total = heat(scores, all, V, how.temperature, &largest), mass = how.top_p * total;
     if (left < 1) {
         for (int64_t v = 0; v < V; v++) all[v] *= (float)left;
         all[how.end] += (1 - left) * total;
     }
     if (how.top_p < 1)
         for (bound = mass / 16; bound > 1e-30f && mass_from(all, V, bound) < mass;) bound /= 4;
-    kept->count = 0;
-    for (int64_t v = 0; v < V; v++) { /* without a branch, which could not be foretold */
-        kept->weights[kept->count] = all[v];
-        kept->ids[kept->count] = v;
-        kept->count += all[v] >= bound || (v == how.end && how.keeps_end);
+    candidates->count = 0;
+    for (int64_t v = 0; v < V; v++) { /* branch-free, because the branch would be mispredicted */
+        candidates->weights[candidates->count] = all[v];
+        candidates->ids[candidates->count] = v;
+        candidates->count += all[v] >= bound || (v == how.end && how.keeps_end);
     }
-    if (how.top_p < 1) truncate(kept, mass, how);
-    kept->total = mass_from(kept->weights, kept->count, 0);
-    kept->end = 0;
-    for (int64_t i = 0; i < kept->count; i++)
-        if (kept->ids[i] == how.end) kept->end = kept->weights[i];
+    if (how.top_p < 1) truncate(candidates, mass, how);
+    candidates->total = mass_from(candidates->weights, candidates->count, 0);
+    candidates->end = 0;
+    for (int64_t i = 0; i < candidates->count; i++)
+        if (candidates->ids[i] == how.end) candidates->end = candidates->weights[i];
 }
 
-/* Draws a token for each row as chatbot/generate.py does: the end first, then by id. allowed, ruled [B, V] are the logits
- * before and after the rules against repetition; options: temperature and top_p; left [B] is what the floor leaves to
- * other tokens than the end; u [B] are uniform numbers. tokens [B], by_floor [B]: whether the end came by the floor alone;
- * log_probs [B] of the tokens under `allowed`. Returns 0, or 1 when memory is short. */
+/* Draws a token for each row as chatbot/decoding/sampler.py does: by inversion, the end of turn first, then by id.
+ * In: allowed, ruled [B, V]: logits before and after the repetition rules; options: temperature and top_p; left [B]:
+ * share that the floor leaves to tokens other than the end; u [B]: uniform random numbers in [0, 1).
+ * Out: tokens [B]; by_floor [B]: 1 if without the floor the end would not have been drawn; log_probs [B] of the tokens
+ * under `allowed`. Returns 0, or 1 if memory allocation fails. */
 int xianliao_draw(const float *allowed, const float *ruled, const double *options, const double *left, const double *u,
                   int64_t *tokens, int64_t *by_floor, double *log_probs, int64_t batch, int64_t V, int64_t end,
                   int64_t keeps_end) {
     Drawing how = {options[0], options[1], end, keeps_end};
     int64_t room = (V + 15) / 16 * 16;
-    float *memory = aligned_alloc(64, room * (2 * sizeof(float) + sizeof(int64_t))), most;
-    Kept kept = {memory, memory + room, (int64_t *)(memory + 2 * room), 0, 0, 0};
+    float *memory = aligned_alloc(64, room * (2 * sizeof(float) + sizeof(int64_t))), largest;
+    Candidates candidates = {memory, memory + room, (int64_t *)(memory + 2 * room), 0, 0, 0};
     for (int64_t b = 0; b < batch && memory; b++) {
-        weigh(ruled + b * V, V, how, left[b], &kept);
-        double rest = u[b] * kept.total - kept.end;
+        weigh(ruled + b * V, V, how, left[b], &candidates);
+        double rest = u[b] * candidates.total - candidates.end;
         tokens[b] = end;
         by_floor[b] = 0;
-        for (int64_t i = 0; i < kept.count && rest >= 0; i++) {
-            if (kept.ids[i] == end || kept.weights[i] == 0) continue;
-            tokens[b] = kept.ids[i]; /* rounding may leave a rest after the last one */
-            rest -= kept.weights[i];
+        for (int64_t i = 0; i < candidates.count && rest >= 0; i++) {
+            if (candidates.ids[i] == end || candidates.weights[i] == 0) continue;
+            tokens[b] = candidates.ids[i]; /* the last token also receives what rounding leaves over */
+            rest -= candidates.weights[i];
         }
         if (tokens[b] == end && left[b] < 1) {
-            weigh(ruled + b * V, V, how, 1, &kept);
-            by_floor[b] = u[b] * kept.total >= kept.end;
+            weigh(ruled + b * V, V, how, 1, &candidates);
+            by_floor[b] = u[b] * candidates.total >= candidates.end;
         }
-        double total = heat(allowed + b * V, kept.all, V, 1, &most);
-        log_probs[b] = allowed[b * V + tokens[b]] - most - log(total);
+        double total = heat(allowed + b * V, candidates.all, V, 1, &largest);
+        log_probs[b] = allowed[b * V + tokens[b]] - largest - log(total);
     }
     free(memory);
     return memory == NULL;
 }
 
 /* The short convolution over whole rows, for training: x, y [B, T, C]; segments [B, T] or NULL; taps [S, C].
- * y_t = x_t + sum_i w_i x_{t-i} within a segment (chatbot/attention/convolution.py). */
-void xianliao_convolve(const float *x, const int64_t *segments, const float *taps, float *y, int64_t batch, int64_t length,
-                       int64_t channels, int64_t size) {
+ * y_t = x_t + sum_i w_i x_{t-i} within a segment (chatbot/model/attention/convolution.py). */
+void xianliao_convolve(const float *x, const int64_t *segments, const float *taps, float *y, int64_t batch,
+                       int64_t length, int64_t channels, int64_t size) {
     for (int64_t b = 0; b < batch; b++)
         for (int64_t t = 0; t < length; t++) {
             const float *now = x + (b * length + t) * channels;
@@ -675,7 +712,7 @@ void xianliao_convolve(const float *x, const int64_t *segments, const float *tap
         }
 }
 
-/* Its gradients: dx [B, T, C], and dw [S, C], which is added to. */
+/* Gradients of the short convolution: dx [B, T, C] is overwritten, dw [S, C] is added to. */
 void xianliao_convolve_backward(const float *x, const float *dy, const int64_t *segments, const float *taps, float *dx,
                                 float *dw, int64_t batch, int64_t length, int64_t channels, int64_t size) {
     for (int64_t b = 0; b < batch; b++)

@@ -1,44 +1,27 @@
-"""A short causal convolution over the last few tokens, before a mixer: y_t = x_t + sum_i w_i x_{t-i}, per channel.
+"""Short causal convolution over the last few tokens, before a mixer: y_t = x_t + sum_i w_i x_{t-i}, per channel.
 
-Neighbouring tokens meet without attention (H3, arXiv 2212.14052; as a residual on the block's input "Canon", arXiv
-2512.17351). The state is the last `size - 1` inputs. Dims: B batch, T tokens, D channels.
+It lets neighbouring tokens interact without attention (H3, arXiv 2212.14052; as a residual on the input of the block
+"Canon", arXiv 2512.17351). The state holds the last `size - 1` inputs. Dims: B batch, T tokens, D channels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import initialization as init  # leaves alone what was loaded
+from transformers import initialization as init  # does not overwrite loaded weights
 
+from chatbot.model.attention.tokens import Tokens
 from chatbot.model.state import MixerState
 from chatbot.native import library as native
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """What a mixer is told about the T tokens of its B rows; `None` is the plain case.
-
-    Attributes:
-        keep: bool `[B, T]`, False at padding.
-        segment_ids: int `[B, T]`, non-decreasing: which packed dialogue a token belongs to. A state given with them is
-            of the dialogue of the first token.
-        positions: int64 `[B, T]`, position in the dialogue, counted without padding.
-    """
-
-    keep: torch.Tensor | None = None
-    segment_ids: torch.Tensor | None = None
-    positions: torch.Tensor | None = None
-
-
 class ShortConvolution(nn.Module):
-    """Depthwise, with a residual; starts as the identity.
+    """Depthwise convolution with a residual; a new one is the identity.
 
     Args:
-        width: Channels D.
-        size: Tokens it sees, the current one included.
+        width: Number of channels D.
+        size: Number of tokens that each output sees, the current one included.
     """
 
     def __init__(self, width: int, size: int):
@@ -50,38 +33,46 @@ class ShortConvolution(nn.Module):
         init.zeros_(self.weight)
 
     def forward(self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None) -> torch.Tensor:
-        """Mixes `[B, T, D]` with the tokens just before, of the same dialogue.
+        """Mix `[B, T, D]` with the preceding tokens of the same dialogue.
 
-        Padding stands on either side; with a state, anywhere. There are no segments together with a state.
+        Without a state, padding may be on either side; with a state, anywhere. Segments and a state exclude each other.
         """
         compiles = x.device.type == "cpu" and self.weight.dtype == torch.float32
         if state is None and compiles and native.library() is not None:
-            x = x.float()  # under autocast the projection before is in bf16
-            kept = x if tokens.keep is None else x * tokens.keep[..., None]
-            return CompiledConvolution.apply(kept, self.weight, tokens.segment_ids)
+            x = x.float()  # under autocast the preceding projection returns bf16
+            masked = x if tokens.keep is None else x * tokens.keep[..., None]
+            return CompiledConvolution.apply(masked, self.weight, tokens.segment_ids)
         past = x.new_zeros(x.shape[0], self.size - 1, x.shape[2])
         if state is not None:
             past = state.tensors.get("inputs", past)
         if tokens.keep is None or state is None:
-            new = x if tokens.keep is None else x * tokens.keep[..., None]
-            wide, back = torch.cat([past, new], 1), None
+            masked = x if tokens.keep is None else x * tokens.keep[..., None]
+            extended, restore = torch.cat([past, masked], 1), None
         else:
-            wide, back = _without_gaps(x, past, tokens.keep)
+            extended, restore = _without_gaps(x, past, tokens.keep)
         if state is not None:
-            state.remember(inputs=wide[:, wide.shape[1] - self.size + 1 :].clone())  # not a view of the whole row
-        mixed = taps(wide, self.weight, tokens.segment_ids)
-        if back is not None:
-            mixed = mixed.gather(1, back[..., None].expand_as(mixed))
+            state.remember(
+                inputs=extended[:, extended.shape[1] - self.size + 1 :].clone()
+            )  # not a view of the whole row
+        mixed = weighted_sum(extended, self.weight, tokens.segment_ids)
+        if restore is not None:
+            mixed = mixed.gather(1, restore[..., None].expand_as(mixed))
         return x + mixed
 
 
-def taps(wide: torch.Tensor, weight: torch.Tensor, segments: torch.Tensor | None) -> torch.Tensor:
-    """sum_i w_i x_{t-i} of `[B, size - 1 + T, D]`; weight `[size, D]`."""
+def weighted_sum(extended: torch.Tensor, weight: torch.Tensor, segments: torch.Tensor | None) -> torch.Tensor:
+    """Return sum_i w_i x_{t-i}, `[B, T, D]`.
+
+    Args:
+        extended: The inputs with the `size - 1` inputs before them, `[B, size - 1 + T, D]`.
+        weight: `[size, D]`.
+        segments: int `[B, T]`, the dialogue of each input, or None.
+    """
     size = len(weight)
-    length = wide.shape[1] - size + 1
-    mixed = wide[:, size - 1 :] * weight[0]
+    length = extended.shape[1] - size + 1
+    mixed = extended[:, size - 1 :] * weight[0]
     for back in range(1, size):
-        earlier = wide[:, size - 1 - back :][:, :length]
+        earlier = extended[:, size - 1 - back :][:, :length]
         if segments is not None:
             same = segments == F.pad(segments, (back, 0), mode="replicate")[:, :length]
             earlier = earlier * same[..., None]
@@ -90,7 +81,7 @@ def taps(wide: torch.Tensor, weight: torch.Tensor, segments: torch.Tensor | None
 
 
 class CompiledConvolution(torch.autograd.Function):
-    """The convolution without a past in one pass over memory, and its gradient."""
+    """The convolution of whole rows and its gradient, each in one pass over memory (`chatbot/native/step.c`)."""
 
     @staticmethod
     def forward(ctx, x, weight, segment_ids):
@@ -104,8 +95,8 @@ class CompiledConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         x, weight, segments = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted
-            y = x + taps(F.pad(x, (0, 0, len(weight) - 1, 0)), weight, segments)
+        if torch.is_grad_enabled():  # the caller needs a second derivative
+            y = x + weighted_sum(F.pad(x, (0, 0, len(weight) - 1, 0)), weight, segments)
             return *torch.autograd.grad(y, (x, weight), gradient, create_graph=True), None
         dx, dw = torch.empty_like(x), torch.zeros_like(weight)
         tensors = [x, gradient.contiguous(), segments, weight, dx, dw]
@@ -114,9 +105,19 @@ class CompiledConvolution(torch.autograd.Function):
 
 
 def _without_gaps(x: torch.Tensor, past: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Past and kept tokens together at the end of `[B, size - 1 + T, D]`, and where each token went."""
+    """Move the padding of each row to its front, so that past and real tokens are adjacent.
+
+    Args:
+        x: New inputs, `[B, T, D]`.
+        past: `[B, size - 1, D]`.
+        keep: bool `[B, T]`, False at padding.
+
+    Returns:
+        `[B, size - 1 + T, D]`, which ends with the past and the real tokens, and the index that restores the order of
+        the T outputs, int64 `[B, T]`.
+    """
     remembered, length = past.shape[1], x.shape[1]
-    order = keep.long().argsort(dim=1, stable=True)  # padding first, the rest in its order
+    order = keep.long().argsort(dim=1, stable=True)  # padding first, then the real tokens in their order
     padded = (~keep).sum(1, keepdim=True)  # [B, 1]
     column = torch.arange(remembered + length, device=x.device)[None]
     source = torch.where(column < padded + remembered, (column - padded).clamp_min(0), column)

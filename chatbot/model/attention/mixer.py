@@ -1,4 +1,4 @@
-"""What every mixer shares: projections in and out, an optional output gate, and what it is told about its tokens."""
+"""Base class of the mixers: projections in and out and an optional output gate; also rotary positions."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from chatbot.model.attention.convolution import ShortConvolution, Tokens
+from chatbot.model.attention.convolution import ShortConvolution
+from chatbot.model.attention.tokens import Tokens
 from chatbot.model.config import XianliaoConfig
 from chatbot.model.state import MixerState
 
 Form = Literal["auto", "naive"]
-"""`auto` takes the step for one token with a state and the parallel form otherwise; `naive` is the definition."""
+"""`auto`: the step for one token with a state, the parallel or chunked form otherwise. `naive`: the definition."""
+
+
+class ResidualProjection(nn.Linear):
+    """Linear layer whose output is added to the residual stream; the model gives it smaller initial weights."""
 
 
 class Mixer(nn.Module):
-    """Projections in and out around something that mixes over time; subclasses write `forward`.
+    """Projections in and out around an operation that mixes over time; subclasses implement `forward`.
 
     Args:
         config: Sizes.
-        key_dim: Width K of a head's query and key; `None` is `config.head_dim`. Values are `config.head_dim` wide.
-        projects_queries: False leaves out queries and keys: only values are projected.
+        key_dim: Width K of query and key of a head; `None` means `config.head_dim`. Values have `config.head_dim`.
+        projects_queries: False projects only values, without queries and keys.
     """
 
     needs_positions = False
@@ -35,44 +40,54 @@ class Mixer(nn.Module):
         width = self.heads * (2 * self.key_dim + self.head_dim)
         self.qkv_proj = nn.Linear(config.hidden_size, width, bias=config.use_bias)
         self.convolution = ShortConvolution(width, config.short_conv) if config.short_conv else None
-        self.o_proj = nn.Linear(inner, config.hidden_size, bias=config.use_bias)
-        self.o_proj.into_residual = True
+        self.o_proj = ResidualProjection(inner, config.hidden_size, bias=config.use_bias)
         self.output_gate_proj = nn.Linear(config.hidden_size, inner, bias=False) if config.output_gate else None
 
-    def project(self, x: torch.Tensor, tokens: Tokens, state: MixerState | None):
-        """x `[B, T, D]` -> q, k `[B, T, H, K]`, v `[B, T, H, V]`, after the short convolution."""
-        widths = [self.heads * self.key_dim] * 2 + [self.heads * self.head_dim]
+    def project(
+        self, x: torch.Tensor, tokens: Tokens, state: MixerState | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Project x `[B, T, D]` to q and k `[B, T, H, K]` and v `[B, T, H, V]`, and apply the short convolution."""
         qkv = self.qkv_proj(x)
         if self.convolution is not None:
             qkv = self.convolution(qkv, tokens, state)
-        return tuple(part.unflatten(2, (self.heads, -1)) for part in qkv.split(widths, dim=2))
+        key_width, value_width = self.heads * self.key_dim, self.heads * self.head_dim
+        q, k, v = qkv.split([key_width, key_width, value_width], dim=2)
+        return q.unflatten(2, (self.heads, -1)), k.unflatten(2, (self.heads, -1)), v.unflatten(2, (self.heads, -1))
 
     def finish(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Gates and projects what was mixed: `[B, T, H, V]` -> `[B, T, D]`."""
+        """Gate and project the mixed values `[B, T, H, V]` to `[B, T, D]`; x `[B, T, D]` is the input of the mixer."""
         output = output.flatten(2)
         if self.output_gate_proj is not None:
             output = output * F.silu(self.output_gate_proj(x))
         return self.o_proj(output)
 
-    def forward(self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None, form: Form = "auto"):
-        """Mixes normalised hidden states `[B, T, D]` over T.
+    def forward(
+        self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None, form: Form = "auto"
+    ) -> torch.Tensor:
+        """Mix normalised hidden states over T.
 
         Args:
-            x: Input.
-            tokens: What is known about them.
-            state: Read before, replaced after; `None` starts empty and remembers nothing.
+            x: `[B, T, D]`.
+            tokens: Padding, dialogues and positions of the tokens.
+            state: Read before and replaced after; `None` starts empty and keeps nothing.
             form: See `Form`.
+
+        Returns:
+            `[B, T, D]`.
         """
         raise NotImplementedError
 
 
 def rotary(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tensor:
-    """Rotary position embedding (RoFormer, arXiv 2104.09864, eq. 34), the halves paired as in GPT-NeoX.
+    """Apply rotary position embeddings (RoFormer, arXiv 2104.09864, eq. 34), with the halves paired as in GPT-NeoX.
 
     Args:
         x: `[B, T, H, K]`, K even.
-        positions: `[B, T]`.
+        positions: int64 `[B, T]`.
         theta: Base of the wavelengths.
+
+    Returns:
+        `[B, T, H, K]`.
     """
     half = x.shape[-1] // 2
     wide = torch.promote_types(x.dtype, torch.float32)

@@ -8,7 +8,7 @@ import torch
 
 from chatbot.evaluation import metrics
 from chatbot.evaluation.ngram import END_OF_TURN, WittenBell, to_units
-from chatbot.model.scoring import measure_quality, score_dialogues
+from chatbot.model.scoring import score_dialogues
 from chatbot.text.dialogue import count_units
 
 
@@ -31,9 +31,6 @@ def test_nats_are_the_sum_over_every_turn_with_full_history(model, layout, ids):
 def test_nats_do_not_depend_on_packing(model, layout, ids):
     alone = score_dialogues(model, layout, ids, row_tokens=1)
     assert score_dialogues(model, layout, ids, row_tokens=300) == pytest.approx(alone, rel=1e-5)
-    quality = measure_quality(model, layout, ids, [10] * len(ids))
-    assert quality.nats_per_unit == pytest.approx(sum(alone) / (10 * len(ids)), rel=1e-5)
-    assert quality.tokens == sum(len(turn) + 1 for turns in ids for turn in turns)
 
 
 def test_scoring_leaves_the_mode_of_the_model(model, layout, ids):

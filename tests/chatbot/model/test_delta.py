@@ -37,6 +37,29 @@ def test_forms_agree_in_values_and_gradients(length, every, with_state):
             close(value, reference)
 
 
+@pytest.mark.parametrize("with_state", [False, True])
+def test_forms_are_the_recurrence_of_the_paper(with_state):
+    """S_t = exp(g_t) (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T and o_t = S_t^T q_t, written out in float64."""
+    tensors = [tensor.detach().double() for tensor in inputs(20, with_state)]
+    q, k, v, g, b = tensors[:5]
+    first = tensors[5] if with_state else None
+    expected, last = torch.zeros_like(v), torch.zeros(2, 3, 8, 8, dtype=torch.float64)
+    for row in range(2):
+        for head in range(3):
+            state = torch.zeros(8, 8, dtype=torch.float64) if first is None else first[row, head]
+            for t in range(20):
+                key, at = k[row, t, head], (row, t, head)
+                erase = torch.eye(8, dtype=torch.float64) - b[at] * torch.outer(key, key)
+                state = g[at].exp() * erase @ state + b[at] * torch.outer(key, v[at])
+                expected[at] = state.T @ q[at]
+            last[row, head] = state
+    for form in (naive, chunked, chunked_fast):
+        output, state = form(q, k, v, g, b, None, first, **({} if form is naive else {"chunk_size": 7}))
+        assert output.dtype == state.dtype == torch.float64
+        close(output, expected, 1e-12)
+        close(state, last, 1e-12)
+
+
 def test_with_no_decay_and_full_strength_a_key_is_overwritten():
     k = torch.zeros(1, 2, 1, 4)
     k[..., 0] = 1

@@ -18,7 +18,7 @@ from chatbot.checkpoint.convert import copy, main
 from chatbot.checkpoint.folder import load_model, save
 from chatbot.decoding.loop import decode, prefill
 from chatbot.errors import CheckpointError, XianliaoError
-from chatbot.model.scoring import measure_quality, score_turns
+from chatbot.model.scoring import score_turns
 from chatbot.text.chat_template import TemplateError
 from chatbot.text.layouts import IGNORED_LABEL, LAYOUTS, ChatTemplateLayout
 from chatbot.text.tokenizer import DialogueTokenizer, TokenizerError
@@ -214,7 +214,7 @@ class TestModel:
         assert bot.model(ids, attention_mask=mask, segment_ids=torch.zeros_like(ids)).logits.isfinite().all()
 
     def test_too_long_a_dialogue_is_refused(self, bot):
-        assert bot.model.most_tokens == 512
+        assert bot.model.max_tokens == 512
         with pytest.raises(XianliaoError, match="512 positions"):
             bot.model(torch.zeros(1, 513, dtype=torch.int64))
 
@@ -265,7 +265,7 @@ class TestChat:
     def test_long_chats_go_on(self, bot):
         turns = [TALK[index % 5] for index in range(81)]
         assert bot.respond(turns, seed=0).stop_reason in ("eos", "floor", "limit")
-        assert bot.context_tokens + bot.settings.limit_tokens <= bot.model.most_tokens
+        assert bot.context_tokens + bot.settings.limit_tokens <= bot.model.max_tokens
 
     def test_batched_greedy_replies_equal_single_ones(self, bot):
         changed = bot.settings.with_changes(method="greedy", max_reply_tokens=8)
@@ -276,7 +276,7 @@ class TestChat:
             alone = bot.respond([turn], seed=0, method="greedy", max_reply_tokens=8)
             assert alone.token_ids == tuple(draft.token_ids)
 
-    def test_quality_is_measured_like_any(self, bot):
+    def test_turns_are_scored_as_for_any_model(self, bot):
         dialogues = [[bot.tokenizer.encode(turn) for turn in TALK[:count]] for count in (5, 1, 3)]
         turns = score_turns(bot.model, bot.layout, dialogues, row_tokens=4096)
         assert [len(part) for part in turns] == [5, 1, 3]
@@ -285,8 +285,6 @@ class TestChat:
             with torch.no_grad():
                 output = bot.model(torch.tensor([sample.input_ids]), labels=torch.tensor([sample.labels]))
             assert sum(nats) == pytest.approx(output.loss.item() * sum(len(turn) + 1 for turn in dialogue), rel=1e-4)
-        quality = measure_quality(bot.model, bot.layout, dialogues, [30, 10, 20])
-        assert quality.nats == pytest.approx(sum(map(sum, turns)), rel=1e-5)
 
 
 class TestAdapter:
@@ -408,10 +406,13 @@ class TestFaults:
             return tmp_path / name
 
         cases = {
-            "weights": (lambda f: (f / "model.safetensors").write_bytes(b"x"), "cannot be read"),
-            "layers": (lambda f: rewrite(f / "config.json", num_hidden_layers=3), "do not fit|cannot be read"),
+            "weights": (lambda f: (f / "model.safetensors").write_bytes(b"x"), "Cannot read the model"),
+            "layers": (lambda f: rewrite(f / "config.json", num_hidden_layers=3), "do not fit|Cannot read the model"),
             "settings": (lambda f: (f / "tokenizer_config.json").write_text("{"), "cannot be read"),
-            "small": (lambda f: rewrite(f / "config.json", max_position_embeddings=64), "chat template .* alone takes"),
+            "small": (
+                lambda f: rewrite(f / "config.json", max_position_embeddings=64),
+                "leaves too little room",
+            ),
             "kind": (lambda f: rewrite(f / "config.json", model_type="mamba"), "cannot be imported"),
         }
         for name, (spoil, words) in cases.items():

@@ -13,7 +13,7 @@ from chatbot.model.loss import head_loss, next_token_loss, smoothed_mass
 
 @pytest.fixture(autouse=True)
 def several_pieces(monkeypatch):
-    monkeypatch.setattr(loss, "LOGITS", 97 * 64)
+    monkeypatch.setattr(loss, "MAX_LOGITS", 97 * 64)
 
 
 def inputs(rows=300, width=16, size=97):
@@ -100,7 +100,7 @@ def test_gradients_of_a_bfloat16_head_are_summed_in_fp32():
 
 
 def test_products_come_in_few_shapes():
-    """bf16 products on CPUs keep memory for each shape they ever had; the number of targets is another in every step."""
+    """bf16 products on CPUs cache memory for each shape; the number of targets differs from step to step."""
     shapes = set()
 
     class Shapes(TorchDispatchMode):

@@ -130,7 +130,7 @@ def test_an_untied_head_is_saved(tokenizer, tmp_path, ids):
 
 
 def test_segments_and_a_state_exclude_each_other(model, ids):
-    with pytest.raises(ValueError, match="one dialogue a row"):
+    with pytest.raises(ValueError, match="one dialogue per row"):
         model(ids, segment_ids=torch.zeros_like(ids), use_cache=True)
 
 

@@ -1,0 +1,114 @@
+"""Interface of a model that can be decoded, trained and scored: our network and the chat models run by transformers.
+
+Decoding, chat and scoring accept any object with this interface, so a test can use a small stand-in.
+Dims: B batch, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+
+class ModelConfig(Protocol):
+    """Settings of a model that other rooms read."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids V."""
+
+    @property
+    def layout(self) -> str:
+        """Name of the sample layout, a key of `chatbot.text.layouts.LAYOUTS`."""
+
+    @property
+    def context_tokens(self) -> int:
+        """Maximum length of the history in tokens; older turns are dropped."""
+
+    @property
+    def direction(self) -> str:
+        """`forward`, or `backward` for a model of dialogues in reverse order, which ranks replies."""
+
+    @property
+    def pad_token_id(self) -> int | None: ...
+
+    @property
+    def bos_token_id(self) -> int | None: ...
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id of the end of turn."""
+
+
+class ModelState(Protocol):
+    """State of a batch of dialogues after the tokens that the model has read."""
+
+    def clone(self) -> Self:
+        """Return an independent copy."""
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep these rows, in this order; `rows` int64 `[B']`, repeats allowed."""
+
+    def nbytes(self) -> int:
+        """Return the bytes of all tensors."""
+
+
+class CompiledNetwork(Protocol):
+    """Weights laid out for the compiled C library: `chatbot.decoding.native_batch.NativeNetwork`."""
+
+    @property
+    def int8(self) -> bool:
+        """Whether its products are in int8."""
+
+    def start(self, rows: int = 1) -> Any:  # a chatbot.decoding.batch.Steps, a type of a higher import level
+        """Return a batch of empty dialogues."""
+
+
+class DialogueModel(Protocol):
+    """A model that can be decoded. `LanguageModel` documents the arguments of a call.
+
+    Attributes:
+        native: The weights for the compiled library, or None to decode through the model itself.
+        training: Whether the model is in training mode.
+    """
+
+    native: CompiledNetwork | None
+    training: bool
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Maximum number of tokens of a dialogue, or None for no limit."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def new_state(self) -> ModelState:
+        """Return an empty state."""
+
+    def __call__(
+        self,
+        input_ids: torch.Tensor,
+        *,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        segment_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,  # the state that new_state of the same model returned
+        logits_to_keep: int = 0,
+    ) -> CausalLMOutputWithPast:
+        """Return the logits `[B, T, V]` of the next token at every position."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch between training and evaluation mode."""
+
+    def eval(self) -> Any:
+        """Switch to evaluation mode."""
