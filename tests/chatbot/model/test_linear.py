@@ -25,11 +25,10 @@ def test_elu1_keeps_its_digits_far_below_zero():
 
 
 def test_elu1_has_the_gradients_of_elu():
-    x = torch.linspace(-8, 8, 101, dtype=torch.float64, requires_grad=True)  # with 0, where the slope is 1
+    x = (torch.arange(-50, 51, dtype=torch.float64) / 6).requires_grad_()  # with 0, where the slope is 1
     (ours,) = torch.autograd.grad(elu1(x).sum(), x, create_graph=True)
     (theirs,) = torch.autograd.grad(torch.nn.functional.elu(x).sum(), x)
     torch.testing.assert_close(ours, theirs)
-    assert x.detach()[50] == 0
     torch.autograd.gradgradcheck(elu1, x.detach()[:50].requires_grad_())
 
 
