@@ -52,9 +52,8 @@ def next_token_loss(
     Returns:
         Scalar, at least fp32.
     """
-    targets = F.pad(
-        labels[:, 1:], (0, 1), value=IGNORED_LABEL
-    )  # the labels are shifted, so `hidden` need not be copied
+    # The labels are shifted and not the hidden states, so that `hidden` need not be copied.
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
     counted = targets != IGNORED_LABEL
     items = counted.sum() if items is None else items
     end_loss: torch.Tensor | float = 0.0
@@ -94,8 +93,8 @@ def smoothing_for(config: ModelConfig, share: float, device: torch.device) -> to
 def smoothed_mass(vocab_size: int, share: float, excluded_ids: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Return the part of the target distribution that label smoothing moves from the target to all tokens evenly.
 
-    The mass is taken from every target, the end of turn included: at the optimum of a softmax without end head p(end)
-    is 1 - share times the true probability, so replies grow longer by a factor of about 1 / (1 - share).
+    The mass is taken only from targets that receive some themselves. The end of turn is excluded from both, so the
+    optimum has its true probability; see `loss_and_slope_`.
 
     Args:
         vocab_size: V.
@@ -120,7 +119,7 @@ def head_loss(
 ) -> torch.Tensor:
     """Return the sum over the rows of -sum_v t(v) log softmax(W h + b)(v), in nats.
 
-    t is one at the target, or with smoothing 1 - share there plus the smoothed mass.
+    t is one at the target. With smoothing it is 1 - share there plus the smoothed mass, for targets that have mass.
 
     Args:
         hidden: `[N, D]`, fp32 or under autocast.
@@ -196,23 +195,23 @@ def loss_and_slope_(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the summed loss of logits `[N, V]`, at least fp32, and its gradient softmax - t, which overwrites them.
 
-    Targets without smoothing mass, such as the end of turn, are not smoothed: t is one-hot there. So the optimum has the
-    true p(end of turn); smoothing those targets too would lower it by the factor 1 - share and lengthen replies.
+    Targets without smoothing mass, such as the end of turn, are not smoothed: t is one-hot there. So the optimum has
+    the true p(end of turn); smoothing those targets too would lower it by the factor 1 - share and lengthen replies.
     """
     target_column = targets[:, None]
-    kept = torch.ones_like(target_column, dtype=logits.dtype)
-    spread = torch.zeros_like(kept)
+    target_share = torch.ones_like(target_column, dtype=logits.dtype)
+    at_mass = torch.zeros_like(target_share)
     smoothed = torch.zeros_like(target_column, dtype=torch.bool)
     if smoothing is not None:
         share = smoothing.to(logits.dtype)
         smoothed = share[target_column] > 0
-        kept = torch.where(smoothed, 1.0 - share.sum(), kept)
-        spread = torch.where(smoothed, (logits @ share)[:, None], spread)
+        target_share = torch.where(smoothed, 1.0 - share.sum(), target_share)
+        at_mass = torch.where(smoothed, (logits @ share)[:, None], at_mass)
     largest = logits.amax(1, keepdim=True)
-    at_target = kept * logits.gather(1, target_column) + spread
+    at_target = target_share * logits.gather(1, target_column) + at_mass
     total = logits.sub_(largest).exp_().sum(1, keepdim=True)
     nats = (total.log() + largest - at_target).sum()
-    slope = logits.div_(total).scatter_add_(1, target_column, -kept)
+    slope = logits.div_(total).scatter_add_(1, target_column, -target_share)
     if smoothing is not None:
         slope.sub_(smoothed * smoothing.to(slope.dtype))
     return nats, slope

@@ -167,7 +167,7 @@ ALWAYS void block_int8(const Matrix *m, int64_t group, const uint8_t *x, const f
                 sums[g][b] = (Integers)_mm512_dpbusd_epi32((__m512i)sums[g][b], _mm512_set1_epi32(four), loaded);
             }
 #elif defined(__AVX512BW__)
-            /* as below, with the sign of x by a mask */
+            /* as for AVX2 below; a mask carries the sign of x */
             __m512i loaded = _mm512_loadu_si512(weights), ones = _mm512_set1_epi16(1), zeros = _mm512_setzero_si512();
             for (int b = 0; b < lanes; b++) {
                 int32_t four;
