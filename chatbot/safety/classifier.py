@@ -59,20 +59,23 @@ class NeedClassifier:
         scale: Value of one unit of the weights.
         bias: Added to every score.
         threshold: Least score of a message by a person in need.
+        veto: A message that a phrase list finds is harmless all the same if it scores less than this.
     """
 
-    def __init__(self, weights: np.ndarray, scale: float, bias: float, threshold: float):
-        self.weights, self.scale, self.bias, self.threshold = weights, scale, bias, threshold
+    def __init__(self, weights: np.ndarray, scale: float, bias: float, threshold: float, veto: float):
+        self.weights, self.scale, self.bias, self.threshold, self.veto = weights, scale, bias, threshold, veto
 
     @classmethod
     def load(cls, path: Path) -> NeedClassifier:
         """Read a file that `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
-            return cls(file["weights"], *(float(file[name]) for name in ("scale", "bias", "threshold")))
+            numbers = [float(file[name]) for name in ("scale", "bias", "threshold", "veto")]
+            return cls(file["weights"], *numbers)
 
     def save(self, path: Path) -> None:
         """Write the classifier as a compressed .npz file."""
-        np.savez_compressed(path, weights=self.weights, scale=self.scale, bias=self.bias, threshold=self.threshold)
+        numbers = {name: getattr(self, name) for name in ("scale", "bias", "threshold", "veto")}
+        np.savez_compressed(path, weights=self.weights, **numbers)
 
     def score(self, message: str) -> float:
         """Return the largest score of a message's parts."""
@@ -82,5 +85,11 @@ class NeedClassifier:
         buckets = buckets_of(text)
         return self.bias + self.scale * float(self.weights[buckets].sum(dtype=np.int64)) / len(buckets) ** 0.5
 
-    def __contains__(self, message: str) -> bool:
-        return self.score(message) >= self.threshold
+    def finds(self, message: str, has_phrase: bool) -> bool:
+        """Return whether a message is by a person in need.
+
+        Args:
+            message: What the person wrote.
+            has_phrase: Whether the phrase list finds it.
+        """
+        return self.score(message) >= (min(self.veto, self.threshold) if has_phrase else self.threshold)

@@ -6,7 +6,8 @@ alone, so page, API, terminal and Python agree, and nothing is stored.
 
 A folder has crisis.txt, crisis_reply.txt, words_in.txt and settings.yaml, and may have care.yaml and words_out.txt.
 `files/` is the folder that comes with the package; a folder without care.yaml takes that file from there, and one without
-words_out.txt adds no words.
+words_out.txt adds no words. need.npz, if a folder has it, is a classifier that finds sentences which no phrase foresees
+(`chatbot.safety.classifier`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Literal
 import yaml
 
 from chatbot.errors import first_line
+from chatbot.safety.classifier import NeedClassifier
 from chatbot.safety.folding import fold
 from chatbot.safety.phrases import Phrases, SafetyError, lines_of
 from chatbot.safety.words import lost_exceptions
@@ -27,6 +29,7 @@ from chatbot.safety.words import lost_exceptions
 FOLDER = Path(__file__).with_name("files")
 OFF, DEFAULT = "off", "default"
 NEEDED = ("crisis.txt", "crisis_reply.txt", "words_in.txt", "settings.yaml")
+CLASSIFIER = "need.npz"
 MODES = ("refuse", "replace", "off")
 ASKING = ("means", "leaving", "distress", "better")
 """Kinds of messages in need that have phrases, in the order in which they are looked for."""
@@ -109,6 +112,7 @@ class Safety:
 
     Attributes:
         crisis: Phrases that mention suicide or self-harm.
+        classifier: Finds messages by people in need that have no such phrase; None relies on the phrases alone.
         banned_words: Words that no reply has, beside those of the checkpoint's settings; from words_out.txt.
     """
 
@@ -120,7 +124,9 @@ class Safety:
         words_in: Phrases,
         settings: Mapping[str, str],
         banned_words: Sequence[str] = (),
+        classifier: NeedClassifier | None = None,
     ):
+        self.classifier = classifier
         self.crisis, self.crisis_reply, self.care, self.words_in = crisis, crisis_reply, care, words_in
         self.mode, self.refusal = settings["words_in"], settings["refusal"]
         self.banned_words = tuple(banned_words)
@@ -160,7 +166,13 @@ class Safety:
             raise SafetyError(
                 f"{folder / 'words_out.txt'}: {lost[0]!r} is an exception that ends with no word of the list."
             )
-        return cls(Phrases(crisis, spares_titles=True), reply, care, Phrases(words_in), settings, banned)
+        weights = folder / CLASSIFIER
+        try:
+            classifier = NeedClassifier.load(weights) if weights.is_file() else None
+        except (OSError, ValueError, KeyError) as error:
+            raise SafetyError(f"{weights} cannot be read ({first_line(error)}).") from None
+        phrases = Phrases(crisis, spares_titles=True)
+        return cls(phrases, reply, care, Phrases(words_in), settings, banned, classifier)
 
     def answer(self, turns: Sequence[str]) -> Fixed | None:
         """What to say instead of a reply of the model, or None where the model may answer.
@@ -218,7 +230,10 @@ class Safety:
         return (self._kind_of_short if len(message) < SHORT_MESSAGE else self._kind_of)(message)
 
     def _kind_of(self, message: str) -> str:
-        return "crisis" if message in self.crisis else self.care.kind_of(message)
+        found = message in self.crisis
+        if self.classifier is not None:
+            found = self.classifier.finds(message, found)
+        return "crisis" if found else self.care.kind_of(message)
 
     def prompt(self, turns: Sequence[str]) -> list[str]:
         """The turns as the model sees them: in the person's, words of words_in.txt are replaced by ＊, where

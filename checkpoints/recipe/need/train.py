@@ -21,13 +21,19 @@ sys.path.insert(0, str(ROOT))
 
 from chatbot.safety.classifier import BUCKETS, NeedClassifier, buckets_of  # noqa: E402
 from chatbot.safety.folding import fold  # noqa: E402
-from chatbot.safety.rules import FOLDER, default_safety  # noqa: E402
+from chatbot.safety.phrases import Phrases, lines_of  # noqa: E402
+from chatbot.safety.rules import FOLDER  # noqa: E402
 
-FALSE_ALARMS = 0.02
-"""Share of the held-out harmless sentences that the threshold lets through as need."""
+FALSE_ALARMS, EVERYDAY_FALSE_ALARMS = 0.03, 0.003
+"""Largest shares of the held-out harmless sentences and everyday turns that may be taken for need."""
+VETO = -2.0
+"""Score below which a phrase alone does not count."""
 EVERYDAY_WEIGHT = 0.3
 DECAY = 3e-6
 STEPS = 400
+
+
+CRISIS = Phrases(lines_of((FOLDER / "crisis.txt").read_text(encoding="utf-8")), spares_titles=True)
 
 
 def held_out(message: str) -> bool:
@@ -42,14 +48,14 @@ def lines(pattern: str) -> list[str]:
 
 def everyday() -> list[str]:
     """User's turns of our own dialogues that no phrase of the list finds."""
-    crisis, turns = default_safety().crisis, []
+    turns: list[str] = []
     folders = [ROOT / "data_prep" / "samples", HERE.parent / "dialogues"]
     for path in sorted(path for folder in folders for path in folder.rglob("*.jsonl*")):
         data = (
             lzma.open(path, "rt", encoding="utf-8").read() if path.suffix == ".xz" else path.read_text(encoding="utf-8")
         )
         turns += [turn for line in data.splitlines() for turn in json.loads(line)[::2]]
-    return [turn for turn in dict.fromkeys(turns) if turn not in crisis]
+    return [turn for turn in dict.fromkeys(turns) if turn not in CRISIS]
 
 
 def fit(messages: list[str], labels: np.ndarray, importance: np.ndarray) -> tuple[torch.Tensor, float]:
@@ -72,7 +78,7 @@ def fit(messages: list[str], labels: np.ndarray, importance: np.ndarray) -> tupl
         return loss
 
     optimizer.step(closure)
-    return w.detach(), float(b)
+    return w.detach(), b.item()
 
 
 def main() -> None:
@@ -84,17 +90,23 @@ def main() -> None:
     )
     weights, bias = fit([message for part in train for message in part], labels, importance)
     scale = float(weights.abs().max()) / 127
-    classifier = NeedClassifier((weights / scale).round().numpy().astype(np.int8), scale, bias, 0.0)
-    scores = [np.array([classifier.score(m) for m in part if held_out(m)]) for part in (need, harmless, common)]
-    classifier.threshold = float(max(np.quantile(scores[1], 1 - FALSE_ALARMS), np.quantile(scores[2], 0.998)))
+    classifier = NeedClassifier((weights / scale).round().numpy().astype(np.int8), scale, bias, 0.0, VETO)
+    parts = ([m for m in part if held_out(m)] for part in (need, harmless, common))
+    held = [(np.array([classifier.score(m) for m in part]), np.array([m in CRISIS for m in part])) for part in parts]
+
+    def share(number: int, threshold: float) -> float:
+        scores, by_phrase = held[number]
+        return float(np.where(by_phrase, scores >= min(VETO, threshold), scores >= threshold).mean())
+
+    grid = np.arange(-2, 4, 0.05)
+    classifier.threshold = float(
+        next(t for t in grid if share(1, t) <= FALSE_ALARMS and share(2, t) <= EVERYDAY_FALSE_ALARMS)
+    )
     classifier.save(FOLDER / "need.npz")
-    crisis = default_safety().crisis
-    for name, part, values in zip(("need", "harmless", "everyday"), (need, harmless, common), scores, strict=True):
-        by_phrases = np.array([m in crisis for m in part if held_out(m)])
-        either = by_phrases | (values >= classifier.threshold)
+    for number, (name, part) in enumerate((("need", need), ("harmless", harmless), ("everyday", common))):
         print(
-            f"{name}: {len(part)} sentences, {len(values)} held out: phrases {by_phrases.mean():.1%},"
-            f" classifier {(values >= classifier.threshold).mean():.1%}, either {either.mean():.1%}"
+            f"{name}: {len(part)} sentences, {len(held[number][0])} held out: found by phrases"
+            f" {held[number][1].mean():.1%}, with the classifier {share(number, classifier.threshold):.1%}"
         )
     print(f"threshold {classifier.threshold:.2f}, {(FOLDER / 'need.npz').stat().st_size} bytes")
 
