@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.corpus.frequent_turns import COPIES, GENERIC, HOT, REASONS, find_frequent, reply_places
-from data_prep.corpus.near_duplicates import PLACES, near_duplicates, signatures
+from data_prep.corpus.frequent_turns import COPIES, GENERIC, HOT, REASONS, find_frequent, reply_indices
+from data_prep.corpus.near_duplicates import HASHES, near_duplicates, signatures
 from data_prep.settings import FrequencySettings
 from data_prep.stages.arrow_files import turn_hash
 
@@ -26,7 +26,7 @@ def arrays(dialogues: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
 def losses(dialogues, settings=FEW, on=ALL) -> dict[str, int]:
     parts = [arrays(dialogues[: len(dialogues) // 2]), arrays(dialogues[len(dialogues) // 2 :])]
     frequent = find_frequent(parts, settings, on, top=5)
-    found = [REASONS[reason] for turns, starts in parts for reason in frequent.dirty(turns, starts) if reason >= 0]
+    found = [REASONS[reason] for turns, starts in parts for reason in frequent.find_dirty(turns, starts) if reason >= 0]
     return {reason: found.count(reason) for reason in set(found)}
 
 
@@ -66,7 +66,7 @@ def test_copies_of_one_dialogue_are_no_frequent_reply():
 def test_which_ones_stay_depends_on_their_content_alone():
     def gone(dialogues):
         turns, starts = arrays(dialogues)
-        dirty = find_frequent([(turns, starts)], FEW, ALL, 5).dirty(turns, starts)
+        dirty = find_frequent([(turns, starts)], FEW, ALL, 5).find_dirty(turns, starts)
         return {
             tuple(dialogues[int(np.searchsorted(starts, place, "right")) - 1]) for place in np.flatnonzero(dirty >= 0)
         }
@@ -76,12 +76,12 @@ def test_which_ones_stay_depends_on_their_content_alone():
 
 
 @given(st.lists(st.integers(0, 5), max_size=12))
-def test_reply_places_are_all_but_first_turns(lengths):
+def test_reply_indices_are_all_but_first_turns(lengths):
     starts = np.cumsum([0, *lengths])
     expected = [
         int(start) + index for start, length in zip(starts, lengths, strict=False) for index in range(1, length)
     ]
-    assert reply_places(starts).tolist() == expected
+    assert reply_indices(starts).tolist() == expected
 
 
 def jaccard(left: list[str], right: list[str]) -> float:
@@ -118,8 +118,8 @@ def test_the_estimate_is_right_on_average():
 
 
 def test_a_short_dialogue_has_a_signature_too():
-    assert signatures([["a", ""], ["b"]]).shape == (2, PLACES)
-    assert signatures([]).shape == (0, PLACES)
+    assert signatures([["a", ""], ["b"]]).shape == (2, HASHES)
+    assert signatures([]).shape == (0, HASHES)
 
 
 @pytest.mark.parametrize(("held_out_only", "expected"), [(False, [0, 0, 1, 1, 0]), (True, [0, 0, 1, 0, 0])])

@@ -10,9 +10,10 @@ import pytest
 import zstandard
 
 from chatbot.errors import FileError
-from data_prep.reading import formats as sources
-from data_prep.reading import records as forms
-from data_prep.reading.files import Reader, list_files, sha256_of
+from chatbot.text.packed_files import PackedFile
+from data_prep.reading import formats
+from data_prep.reading import records as record_reading
+from data_prep.reading.files import list_files, sha256_of
 from data_prep.reading.formats import read_blocks, read_records, records
 from data_prep.reading.records import merge_speakers
 
@@ -160,7 +161,7 @@ def test_text_without_gaps_is_cut_and_a_bad_line_ends_a_dialogue(tmp_path, monke
         None,
         ["乙答"],
     ]
-    monkeypatch.setattr(forms, "MOST_TURNS", 3)
+    monkeypatch.setattr(record_reading, "MAX_TURNS", 3)
     assert turns_of(write(tmp_path / "x", "一\n二\n三\n四")) == [["一", "二", "三"], ["四"]]
 
 
@@ -199,7 +200,7 @@ def test_a_large_file_comes_in_blocks_that_lose_nothing(tmp_path, form):
         "tsv": "".join("\t".join(turns) + "\n" for turns in dialogues),
     }[form]
     path = write(tmp_path / "x", content)
-    blocks = list(read_blocks(Reader(path), block_bytes=100_000))
+    blocks = list(read_blocks(PackedFile(path), block_bytes=100_000))
     found = [record for block in blocks for record in records(block)]
     assert len(blocks) > 5
     assert [turns for _, turns, _ in found] == dialogues
@@ -275,9 +276,9 @@ BAD = {
     "one list": (b'[\n "a",\n "b"\n]', "one JSON list"),
     "deep": (b"[" * 100_000, "too deeply"),
     "mixed array": ('[["你好", "'.encode("gb18030") + b"\xff" * 9 + b'"]]', "neither UTF-8 nor GB18030"),
-    "zip": (b"PK\x03\x04" + bytes(99), "is no text"),
-    "packed twice": (gzip.compress(gzip.compress(MANY)), "is no text"),
-    "UTF-16 without a mark": ("你好\tok".encode("utf-16-le") * 9, "is no text"),
+    "zip": (b"PK\x03\x04" + bytes(99), "is not text"),
+    "packed twice": (gzip.compress(gzip.compress(MANY)), "is not text"),
+    "UTF-16 without a mark": ("你好\tok".encode("utf-16-le") * 9, "is not text"),
     "half of UTF-16": (b"\xff\xfe" + "你好".encode("utf-16-le")[:-1], "UTF-16"),
 }
 
@@ -293,14 +294,14 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, name):
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path):
     path = write(tmp_path / "x.jsonl", MANY * 40)
-    reader, before = Reader(path), sha256_of(path)
-    blocks = read_blocks(reader)
+    file, before = PackedFile(path), sha256_of(path)
+    blocks = read_blocks(file)
     next(blocks)
-    with path.open("r+b") as file:
-        file.truncate(len(MANY) * 30)
+    with path.open("r+b") as writer:
+        writer.truncate(len(MANY) * 30)
     list(blocks)
     with pytest.raises(FileError, match="changed while it was read"):
-        reader.check(before)
+        file.check_unchanged(before)
 
 
 def test_list_files_takes_folders_and_refuses_what_is_not_there(tmp_path):
@@ -311,7 +312,7 @@ def test_list_files_takes_folders_and_refuses_what_is_not_there(tmp_path):
     with pytest.raises(FileError, match="does not exist"):
         list_files([tmp_path / "nothing"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileError, match="neither a file nor a folder"):
+    with pytest.raises(FileError, match="not a regular file or folder"):
         list_files(["/dev/null"])
     with pytest.raises(FileError, match="holds no file"):
         list_files([tmp_path / "empty"])
@@ -325,8 +326,8 @@ def test_memory_holds_a_block_and_not_the_file(tmp_path):
     one = json.dumps([["你 好 " * 50, "好 " * 50]] * 1000, ensure_ascii=False)[1:-1]
     path.write_bytes(gzip.compress(f"[{','.join([one] * 30)}]".encode(), 1))
     tracemalloc.start()
-    count = sum(len(list(records(block))) for block in read_blocks(Reader(path)))
+    count = sum(len(list(records(block))) for block in read_blocks(PackedFile(path)))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 30_000
-    assert peak < 5 * sources.BLOCK_BYTES
+    assert peak < 5 * formats.BLOCK_BYTES

@@ -59,9 +59,9 @@ def test_another_file_under_the_name_is_refused(cache, tmp_path, capsys, split):
 def test_what_cannot_be_fetched_is_one_sentence(cache, capsys, tmp_path):
     assert main(["--input", "lccc:large", "--output", str(tmp_path / "set")]) == 1
     error = capsys.readouterr().err.strip()
-    assert error.startswith("error: lccc:large cannot be fetched (")
+    assert error.startswith("error: Cannot download lccc:large (")
     assert "lccc_large.jsonl.gz" in error
-    with pytest.raises(FileError, match="no corpus"):
+    with pytest.raises(FileError, match="Unknown corpus lccc:huge"):
         hub.fetch("lccc:huge")
 
 

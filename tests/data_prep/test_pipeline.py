@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,15 +24,14 @@ from chatbot.errors import FileError
 from chatbot.text.dialogue_files import read_dialogues
 from chatbot.text.prepared_set import load_manifest, load_split
 from chatbot.text.tokenizer import DialogueTokenizer
-from data_prep import pipeline as building
+from data_prep import fingerprint, pipeline
 from data_prep.cli import main
-from data_prep.corpus.content_hash import content_hash, is_valid
+from data_prep.corpus.content_hash import are_valid, content_hash
 from data_prep.pipeline import build
 from data_prep.preview import preview
-from data_prep.reading import formats as sources
+from data_prep.reading import formats
 from data_prep.settings import CleanSettings, PrepareSettings
-from data_prep.stages import clean_block as steps
-from data_prep.stages import write_shard as shards
+from data_prep.stages import clean_block, cut_frequent, mark_near, write_shard
 from tests.benchmarks.prepare_speed import digest, generate
 from tests.conftest import ROOT, SAMPLES
 
@@ -72,6 +72,10 @@ def check_that_it_adds_up(manifest: dict) -> None:
     assert sum(manifest["dropped"].values()) == counts["dropped"]
     for name in counts:
         assert counts[name] == sum(source.get(name, 0) for source in manifest["sources"])
+
+
+def is_valid(key: bytes, valid_share: float) -> bool:
+    return bool(are_valid(np.frombuffer(key[:8], "<u8"), valid_share)[0])
 
 
 # --- what is in it ---
@@ -261,16 +265,22 @@ def test_near_duplicates_are_an_option(tmp_path, mode, gone):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Blocks and buckets so small that a few hundred dialogues have many."""
-    monkeypatch.setattr(building, "BUCKET_BYTES", 10_000)
-    read = sources.read_blocks
-    monkeypatch.setattr(building, "read_blocks", lambda reader, form: read(reader, form, block_bytes=7_000))
+    monkeypatch.setattr(pipeline, "BUCKET_BYTES", 10_000)
+    read = formats.read_blocks
+    monkeypatch.setattr(pipeline, "read_blocks", lambda reader, form: read(reader, form, block_bytes=7_000))
 
 
 class Killed(BaseException):
     """As abrupt as a signal, in one process."""
 
 
-STEPS = {"clean_block": steps, "cut_unit": steps, "sign_bucket": shards, "find_near": shards, "write_shard": shards}
+STEPS = {
+    "clean_block": clean_block,
+    "cut_block": cut_frequent,
+    "sign_bucket": mark_near,
+    "find_near": mark_near,
+    "write_shard": write_shard,
+}
 FREQUENT = ["哈哈"] * 300
 
 
@@ -320,20 +330,20 @@ def test_a_stopped_build_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypa
     run(None, False)  # what was done before is not done again
     assert (
         counts["clean_block"]
-        == counts["cut_unit"]
+        == counts["cut_block"]
         == counts["find_near"]
         == 0
         < counts["write_shard"]
         < totals["write_shard"]
     )
     assert digest(tmp_path / "stopped") == expected
-    assert "going on with the build" in capsys.readouterr().err
+    assert "continuing the build" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"x.jsonl", "whole", "stopped"}
 
 
 def test_a_stopped_build_is_not_taken_for_another(tmp_path, monkeypatch):
     source = write(tmp_path / "x.jsonl", many(50))
-    monkeypatch.setattr(shards, "write_shard", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(write_shard, "write_shard", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         build([source], tmp_path / "set", SMALL)
     monkeypatch.undo()
@@ -394,16 +404,16 @@ def test_a_full_disk_is_one_sentence_and_the_build_goes_on_from_there(tmp_path):
 
 def test_an_input_that_shrinks_while_it_is_read_leaves_no_set(tmp_path, monkeypatch):
     source = write(tmp_path / "x.jsonl", many(20_000))
-    original = steps.clean_block
+    original = clean_block.clean_block
 
     def shrinking(*args):
         original(*args)
         with open(source, "r+b") as file:
             file.truncate(Path(source).stat().st_size // 2)
 
-    monkeypatch.setattr(steps, "clean_block", shrinking)
-    read = sources.read_blocks
-    monkeypatch.setattr(building, "read_blocks", lambda reader, form: read(reader, form, block_bytes=100_000))
+    monkeypatch.setattr(clean_block, "clean_block", shrinking)
+    read = formats.read_blocks
+    monkeypatch.setattr(pipeline, "read_blocks", lambda reader, form: read(reader, form, block_bytes=100_000))
     with pytest.raises(FileError, match="changed while it was read"):
         build([source], tmp_path / "set", SMALL)
     assert {path.name for path in tmp_path.iterdir()} == {"x.jsonl"}
@@ -461,7 +471,7 @@ def test_a_work_folder_that_is_half_removed_is_not_gone_on_from(tmp_path, monkey
 
 def test_the_output_may_lie_in_the_input_folder(tmp_path, monkeypatch):
     write(tmp_path / "x.jsonl", many(50))
-    monkeypatch.setattr(shards, "write_shard", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(write_shard, "write_shard", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         build([str(tmp_path)], tmp_path / "set", SMALL)
     monkeypatch.undo()
@@ -507,7 +517,7 @@ def test_another_word_list_or_program_makes_another_set(tmp_path, monkeypatch):
     (tmp_path / "words").write_text("今天\n", encoding="utf-8")
     with pytest.raises(FileError, match="other inputs"):
         build([source], tmp_path / "set", settings)
-    monkeypatch.setattr(building, "_program_hash", lambda: "another")
+    monkeypatch.setattr(fingerprint, "program_hash", lambda: "another")
     (tmp_path / "words").write_text("香菜\n", encoding="utf-8")
     with pytest.raises(FileError, match="other inputs"):
         build([source], tmp_path / "set", settings)
@@ -597,8 +607,8 @@ def test_usage_faults_exit_with_2_and_are_said_at_once(capsys):
         main(["--skip", "repeat", "--max-characters", "0", "--near-threshold", "2"])
     error = capsys.readouterr().err
     for part in (
-        "--output is needed",
-        "--input is needed",
+        "--output is missing",
+        "--input is missing",
         "did you mean repeats",
         "--max-characters",
         "--near-threshold",
@@ -609,7 +619,7 @@ def test_usage_faults_exit_with_2_and_are_said_at_once(capsys):
 def test_rules_are_listed(capsys):
     assert main(["--list-rules"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(building.all_rules())
+    assert len(lines) == len(pipeline.all_rules())
     assert sum(" off " in line for line in lines) == 3
 
 
