@@ -84,12 +84,14 @@ class _Dialogue:
     def add_line(self, line: str) -> None:
         """Add a line to the last message."""
         line = line.strip()
+        if not line:
+            return
         self._characters += len(line) + 1
         self._message_characters += len(line) + 1
         lines = self._messages[-1][1]
         if self._message_characters > records.MAX_DIALOGUE_CHARACTERS:
             lines.clear()
-        elif line:
+        else:
             lines.append(line)
 
     def to_records(self) -> Iterator[Record]:

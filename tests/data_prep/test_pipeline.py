@@ -173,6 +173,22 @@ def test_any_arrow_reader_can_open_it(prepared):
     assert len(found) == load_manifest(prepared)["splits"]["train"]["dialogues"]
 
 
+def test_the_files_of_a_split_are_those_that_datasets_writes(prepared, tmp_path):
+    """All but the fingerprint, which depends on the times of files there and on the content here."""
+    import datasets
+
+    shards = len(list((prepared / "train").glob("*.arrow")))
+    datasets.load_from_disk(str(prepared / "train")).save_to_disk(tmp_path / "train", num_shards=shards)
+    assert {path.name for path in (tmp_path / "train").iterdir()} == {
+        path.name for path in (prepared / "train").iterdir()
+    }
+    theirs, ours = (json.loads((path / "train" / "state.json").read_text()) for path in (tmp_path, prepared))
+    assert len(ours["_fingerprint"]) == len(theirs["_fingerprint"])
+    assert {**ours, "_fingerprint": ""} == {**theirs, "_fingerprint": ""}
+    theirs, ours = (json.loads((path / "train" / "dataset_info.json").read_text()) for path in (tmp_path, prepared))
+    assert ours["features"] == theirs["features"]
+
+
 # --- splits, duplicates and leaks ---
 
 
@@ -625,8 +641,6 @@ def test_rules_are_listed(capsys):
 
 def test_the_lock_of_a_removed_file_does_not_count(tmp_path, monkeypatch):
     """A ends and removes the file that B has open; C locks a new file of that name; B must not build beside C."""
-    import os
-
     from data_prep.stages import work_folder
 
     first = work_folder.WorkFolder(tmp_path / "set", "a")

@@ -100,5 +100,5 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, content, says):
     with pytest.raises(FileError, match=says) as error:
         list(read_dialogues(path))
     assert str(path) in str(error.value)
-    with pytest.raises(FileError, match="Cannot read .*: No such file"):
+    with pytest.raises(FileError, match=r"Cannot read .*: No such file"):
         list(read_dialogues(tmp_path / "nothing"))
