@@ -21,6 +21,10 @@ class FileError(XianliaoError):
     """A dialogue file or prepared set cannot be read."""
 
 
+class TokenizerError(XianliaoError):
+    """A tokenizer cannot be read or trained."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or the name of its class if the message is empty."""
     return _lines(error)[0]
