@@ -49,8 +49,9 @@ class Command(Protocol):
 def explain_faults(main: Callable[[list[str] | None], int | None]) -> Command:
     """Decorate the main function of a command: print errors as one line on stderr and return an exit code.
 
-    The code is 0 for success, 1 for an error and 130 for an interrupt; the argument parser exits with 2 for wrong usage.
-    Characters that the terminal cannot show and input that cannot be decoded are replaced. Files and pipes get UTF-8.
+    The code is 0 for success, 1 for an error and 130 for an interrupt; the argument parser exits with 2 for wrong
+    usage. Characters that the terminal cannot show and input that cannot be decoded are replaced. Files and pipes get
+    UTF-8.
     """
 
     @functools.wraps(main)

@@ -31,7 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="xianliao-prepare",
-        description="Turn raw dialogues (LCCC, JSONL, ShareGPT, TSV pairs, text, chat logs) into a set for xianliao-train.",
+        description="Turn raw dialogues (LCCC, JSONL, ShareGPT, TSV pairs, text, chat logs) into a set for"
+        " xianliao-train.",
     )
     _add_main_options(parser)
     _add_cleaning_options(parser.add_argument_group("cleaning"))
@@ -46,8 +47,8 @@ def _add_main_options(parser: argparse.ArgumentParser) -> None:
         "--input",
         nargs="+",
         metavar="PATH",
-        help="files or folders of any form, plain, .gz, .bz2, .xz or .zst; or lccc:base, lccc:large to download LCCC from"
-        " the Hugging Face hub",
+        help="files or folders of any form, plain, .gz, .bz2, .xz or .zst; or lccc:base, lccc:large to download LCCC"
+        " from the Hugging Face hub",
     )
     add(
         "--output",

@@ -33,7 +33,7 @@ def fingerprint_of(files: Sequence[Input], settings: PrepareSettings) -> str:
 
 @cache
 def program_hash() -> str:
-    """Return the hash of the code that decides the content, so that another version does not reuse the set of this one."""
+    """Return the hash of the code that decides the content, so that another version does not reuse this one's sets."""
     ours, text = Path(__file__).parent, Path(chatbot.text.__path__[0])
     paths = [path for pattern in _OURS for path in sorted(ours.glob(pattern))]
     paths += [path for pattern in _TEXT for path in sorted(text.glob(pattern))]

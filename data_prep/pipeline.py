@@ -1,10 +1,12 @@
 """Building a prepared set: clean, count, cut, deduplicate, split, tokenize, write; in parallel, and all or nothing.
 
-    inputs -> blocks -> [clean_block] -> pieces, by bucket -> find_frequent -> [cut_block] -> ([sign_bucket] -> find_near)
-           -> make_tokenizer -> [write_shard] of each bucket -> assemble
+    inputs -> blocks -> [clean_block] -> pieces, by bucket -> find_frequent -> [cut_block]
+           -> ([sign_bucket] -> find_near) -> make_tokenizer -> [write_shard] of each bucket -> assemble
 
-* A *block* is a part of an input file, of some megabytes. A *piece* is a clean dialogue: a raw dialogue or a part of one.
-* A *bucket* is a part of all pieces, by the hash of their content. A *shard* is the part of a split in one bucket.
+* A *block* is a part of an input file, of some megabytes.
+* A *piece* is a clean dialogue: a raw dialogue or a part of one.
+* A *bucket* is a part of all pieces, by the hash of their content.
+* A *shard* is the part of a split that one bucket holds.
 
 Stages in brackets run in several processes. Every result is a file of the work folder, so that a killed build continues
 where it was, and depends on the inputs and the settings alone, so that it ends with the same bytes. Memory holds a few
@@ -270,7 +272,7 @@ def _first_records(block: Block, count: int) -> tuple[Block, int]:
 
 
 def _is_only_a_set(folder: Path) -> bool:
-    """Whether a folder is a prepared set without other files, so that replacing it loses nothing."""
+    """Whether a folder is a prepared set without other files, so that it can be replaced without loss."""
     names = {MANIFEST, "tokenizer.json", "tokenizer_config.json", "report", *SPLITS}
     return is_prepared_set(folder) and {path.name for path in folder.iterdir()} <= names
 

@@ -89,7 +89,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """Return a text as code for a cell of a Markdown table, whatever characters it has."""
+    """Return a text as code for a cell of a Markdown table; characters that would end code or cell are replaced."""
     shown = "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
     return "`" + shown.replace("`", "'").replace("|", "¦") + "`"
 

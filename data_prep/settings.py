@@ -64,8 +64,8 @@ class PrepareSettings:
             always read whole.
         form: Form of the input files, one of `FORMS`, or `auto`.
         seed: Seed of the order of the dialogues.
-        near_duplicates: `off`; `held-out` drops train dialogues that are near a held-out one; `all` also those near each
-            other.
+        near_duplicates: `off`; `held-out` drops train dialogues that are near a held-out one; `all` also those that are
+            near each other.
         near_threshold: Jaccard similarity of trigrams from which two dialogues are near, 0 to 1.
         clean: How turns are cleaned.
         frequency: Thresholds for frequent turns.

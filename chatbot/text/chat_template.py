@@ -1,8 +1,8 @@
 """Chat template of a model, reduced to the text that it writes around the contents of turns.
 
-The template is rendered once, with placeholders for the contents, and cut at them. Text that people type is never rendered,
-so it can never become markup. transformers' sandbox runs the template; a date that the template asks for is fixed, because
-the model input must be a function of the dialogue alone.
+The template is rendered once, with placeholders for the contents, and cut at them. Text that people type is never
+rendered, so it can never become markup. transformers' sandbox runs the template; a date that the template asks for is
+fixed, because the model input must be a function of the dialogue alone.
 
 Imports neither torch nor transformers, except for the moment of rendering.
 """
@@ -68,11 +68,11 @@ def split_template(template: Mapping[str, str]) -> tuple[str, str, str]:
     messages = [{"role": role, "content": content} for role, content in zip(roles, _CONTENTS, strict=True)]
     opening, to_bot, to_person, *rest, request = _texts_around(messages, template)
     alone = _texts_around(messages[:1], template)
-    # Some templates ask for a reply with text that they do not write into the history, such as an open <think>. Such text is
+    # Some templates ask for a reply with text that they do not write into the history, such as an open <think>. It is
     # left out here: a reply is asked for as it is written into the history.
     if rest != [to_bot, to_person] or alone != [opening, request] or not request.startswith(to_bot) or not opening:
         raise TemplateError(
-            "The chat template does not write every turn in the same way. Use a model whose template does, such as ChatML."
+            "The chat template does not write every turn in the same way. Use a model whose template does, as ChatML."
         )
     return opening, to_bot, to_person
 
@@ -145,7 +145,7 @@ def is_byte_level(tokenizer: Tokenizer) -> bool:
 
 
 def byte_characters() -> dict[str, int]:
-    """Return the byte that each character of a byte-level vocabulary stands for; printable bytes stand for themselves."""
+    """Return the byte of each character in a byte-level vocabulary; printable bytes are their own characters."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     characters = {chr(byte): byte for byte in printable}

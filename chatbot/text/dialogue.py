@@ -62,8 +62,8 @@ class Prompt:
 
     Attributes:
         pieces: One (input_ids, speaker_id) pair per turn; the first starts with [CLS] or the opening of the template,
-            each ends with [SEP] or the marks of the template. They are separate so that a session can remember the state
-            after each turn.
+            each ends with [SEP] or the marks of the template. They are separate so that a session can remember the
+            state after each turn.
         reply_speaker: Speaker id of the reply, `1 - last speaker`.
         first_turn: Absolute index of the first turn that was not dropped.
     """
@@ -89,7 +89,7 @@ def valid_text(text: str) -> str:
 
 
 def join_spaces(text: str) -> str:
-    """Remove the spaces that touch a CJK character, so that spaced corpora read as Chinese and English words stay apart.
+    """Remove the spaces that touch a CJK character, as in spaced corpora; spaces between English words are kept.
 
     >>> join_spaces("我 爱 New York 啊")
     '我爱New York啊'
@@ -118,10 +118,10 @@ def speaker_of(turn_index: int) -> int:
 def fit(turn_tokens: Sequence[int], context_tokens: int, opening_tokens: int = 1) -> int:
     """Return the absolute index of the first turn that the model still sees.
 
-    Turns are appended one by one; whenever the history ([CLS], turns, [SEP]s) is longer than `context_tokens`, the oldest
-    turns are dropped until it is at most half as long. So the result is a pure function of the dialogue, and the cost of a
-    turn is, amortised, constant: the state of the kept turns is computed again only after half a window of new tokens. The
-    newest turn is always kept.
+    Turns are appended one by one; whenever the history ([CLS], turns, [SEP]s) is longer than `context_tokens`, the
+    oldest turns are dropped until it is at most half as long. So the result is a pure function of the dialogue, and the
+    cost of a turn is, amortised, constant: the state of the kept turns is computed again only after half a window of
+    new tokens. The newest turn is always kept.
 
     Args:
         turn_tokens: Number of tokens of each turn, without [SEP].

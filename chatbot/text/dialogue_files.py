@@ -7,8 +7,8 @@ A prepared set is a folder:
 
     manifest.json   inputs, numbers of dropped dialogues by reason, content hashes
     tokenizer.json  the tokenizer (with tokenizer_config.json)
-    train/ valid/   `datasets` Arrow, in shards and in random order: `turns` list<list<int32>>, ids without special tokens;
-                    `units` int32. Also test/, if files were given for it
+    train/ valid/   `datasets` Arrow, in shards and in random order: `turns` list<list<int32>>, ids without special
+                    tokens; `units` int32. Also test/, if files were given for it
     report/         report.md with plots; dropped.jsonl.gz, one line for every removed turn and dialogue
 
 Needs neither torch nor transformers; `datasets` only to open a prepared set.

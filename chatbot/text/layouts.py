@@ -99,8 +99,8 @@ class DialogptLayout:
 class ChatTemplateLayout:
     """Layout of a chat model, as its template writes it: speaker 0 is the user, speaker 1 the assistant.
 
-    Every content and the id that closes it carry loss, the other ids of the template do not. A sample that begins with a
-    turn of the bot gets an empty turn of the person before it, because many templates allow no other beginning.
+    Every content and the id that closes it carry loss, the other ids of the template do not. A sample that begins with
+    a turn of the bot gets an empty turn of the person before it, because many templates allow no other beginning.
 
     Attributes:
         opening_tokens: Largest number of tokens before the first turn of a sample.

@@ -1,7 +1,7 @@
 """Content of text files, plain or compressed, in one pass and in bounded memory.
 
-Compressed data is recognised by its first bytes and decompressed in pieces of at most `CONTENT_BYTES`, because a file of
-some kilobytes can hold gigabytes. UTF-16 with a byte order mark becomes UTF-8.
+Compressed data is recognised by its first bytes and decompressed in pieces of at most `CONTENT_BYTES`, because a file
+of some kilobytes can hold gigabytes. UTF-16 with a byte order mark becomes UTF-8.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PackedFile:
 
     Attributes:
         path: The file.
-        read_bytes: Number of its own, compressed, bytes that have been read.
+        read_bytes: Number of bytes of the file, before decompression, that have been read.
     """
 
     def __init__(self, path: Path):

@@ -1,8 +1,8 @@
 """The tokenizer: text to ids and back.
 
-Our tokenizers are trained on the corpus and lossless: characters that are not in the vocabulary are spelled in UTF-8 bytes,
-so `decode(encode(x)) == x` for any Unicode text, without an [UNK]. An imported checkpoint keeps its WordPiece tokenizer
-(BERT's), which is not lossless, and a chat model its byte-level one with its chat template.
+Our tokenizers are trained on the corpus and lossless: characters that are not in the vocabulary are spelled in UTF-8
+bytes, so `decode(encode(x)) == x` for any Unicode text, without an [UNK]. An imported checkpoint keeps its WordPiece
+tokenizer (BERT's), which is not lossless, and a chat model its byte-level one with its chat template.
 
 Special tokens are ids that `chatbot.text.layouts` writes. Text that spells one ("[SEP]") is encoded as its characters.
 
@@ -65,7 +65,7 @@ class DialogueTokenizer:
         """Wrap a tokenizer.
 
         Args:
-            tokenizer: A tokenizer of ours or BERT's, or a chat model's.
+            tokenizer: Our tokenizer, BERT's, or a chat model's.
             template: Chat template of a chat model, from `read_template`.
 
         Raises:
@@ -101,7 +101,7 @@ class DialogueTokenizer:
         self._bytes = [_bytes_of(word, self.is_wordpiece) for word in self._words]
 
     def _init_chat(self, tokenizer: Tokenizer, template: Template) -> None:
-        """Wrap a chat model's tokenizer; every added token is special, whatever its file says."""
+        """Wrap a chat model's tokenizer; every added token is special, even if its file says otherwise."""
         if not is_byte_level(tokenizer):
             raise TokenizerError(
                 "The chat model's tokenizer is not a byte-level BPE. Use a model with such a tokenizer."
@@ -139,7 +139,8 @@ class DialogueTokenizer:
             word_count: None merges pairs; a number builds a vocabulary of characters and of words that occur so often.
 
         Raises:
-            TokenizerError: `vocab_size` has no room for the special tokens and the 256 bytes, or jieba is not installed.
+            TokenizerError: `vocab_size` has no room for the special tokens and the 256 bytes, or jieba is not
+                installed.
         """
         return cls(train_tokenizer(texts, vocab_size, min_frequency, word_count))
 
@@ -198,7 +199,7 @@ class DialogueTokenizer:
 
         Args:
             ids: Ids; special tokens have no text.
-            errors: Whether bytes that are not UTF-8 become U+FFFD or nothing.
+            errors: `replace` turns bytes that are not UTF-8 into U+FFFD, `ignore` drops them.
         """
         if self.is_wordpiece:
             return join_words(self._words[index] for index in ids)
@@ -227,7 +228,7 @@ def _names(tokenizer: Tokenizer) -> dict[int, str]:
 
 
 def _bytes_of(word: str, is_wordpiece: bool) -> bytes:
-    """Return the UTF-8 bytes of a token of ours: those of its text, or the byte that it spells."""
+    """Return the UTF-8 bytes of a token: those of its text, or the byte that its name spells."""
     if is_wordpiece:
         return word.removeprefix(CONTINUATION).encode("utf-8", "replace")
     return bytes([int(word[3:5], 16)]) if _BYTE.fullmatch(word) else word.encode("utf-8", "replace")

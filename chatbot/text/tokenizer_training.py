@@ -21,7 +21,7 @@ _RESERVED = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256))]
 _MIN_VOCABULARY = len(_RESERVED) + 64
 _HAN = re.compile("[\u3400-\u9fff]")
 _PIECES = r"\p{Han}+| ?[\p{L}&&[^\p{Han}]]+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
-"""Tokens do not cross these pieces: Chinese, other letters with the space before them, single digits, punctuation, space."""
+"""Tokens stay within one piece: Chinese, other letters with a space before them, a digit, punctuation, or space."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: int, word_count: int | None) -> Tokenizer:
@@ -58,9 +58,9 @@ def _train_pairs(texts: Sequence[str], rare: Sequence[str], vocab_size: int, min
 def _train_words(texts: Sequence[str], characters: Sequence[str], vocab_size: int, word_count: int) -> Tokenizer:
     """Build a vocabulary of characters and of words that occur at least `word_count` times, the most frequent first.
 
-    This is the vocabulary of 苏剑林's chat model (kexue.fm/archives/7718: BERT's characters, and words with a count of 10 or
-    more). Words are those that jieba finds. The tokenizer cuts a text into the likeliest tokens, by a unigram model, as
-    jieba without its HMM does; so jieba is needed for training only.
+    This is the vocabulary of 苏剑林's chat model (kexue.fm/archives/7718: BERT's characters, and words with a count of 10
+    or more). Words are those that jieba finds. The tokenizer cuts a text into the likeliest tokens, by a unigram model,
+    as jieba without its HMM does; so jieba is needed for training only.
 
     Raises:
         TokenizerError: jieba is not installed.

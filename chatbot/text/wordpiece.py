@@ -38,7 +38,7 @@ def read_vocabulary(folder: Path) -> Tokenizer:
     vocabulary = {name.removesuffix("\r"): index for index, name in enumerate(names)}
     if len(vocabulary) < len(names) or UNKNOWN not in vocabulary or not isinstance(settings, dict):
         raise TokenizerError(
-            f"{path} is not a vocabulary of BERT's kind. Give a file with each token once, on its own line, and {UNKNOWN}."
+            f"{path} is not a vocabulary of BERT's kind. Give a file with each token once, one per line, and {UNKNOWN}."
         )
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=settings.get("do_lower_case", True))

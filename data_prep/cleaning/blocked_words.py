@@ -13,7 +13,7 @@ WORDS = Path(__file__).with_name("words.txt")
 
 
 class BlockedWords:
-    """Words of a list, in any case; a word that begins or ends with a Latin letter or digit matches as a whole word only.
+    """Words of a list, in any case; an end that is a Latin letter or digit matches only at the end of an English word.
 
     Args:
         path: The list, one word per line.
@@ -45,5 +45,5 @@ class BlockedWords:
 
 
 def _is_one_word(text: str, index: int) -> bool:
-    """Whether the characters before and at an index are both Latin letters or digits, so that one word goes across."""
+    """Whether the characters before and at an index are Latin letters or digits, and so belong to one English word."""
     return 0 < index < len(text) and all(text[i].isascii() and text[i].isalnum() for i in (index - 1, index))

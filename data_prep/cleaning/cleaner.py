@@ -1,8 +1,8 @@
 """From a raw dialogue to clean ones: applies the rules of `data_prep.cleaning.rules` until no rule changes anything.
 
-A turn that a filter matches is dirty. It is removed and the dialogue is cut there: the turns between two dirty turns are
-kept as a dialogue if they are two or more. So one bad line does not cost a long conversation, and no turn becomes the
-answer to a turn that it does not answer. Every dialogue read is exactly one of kept whole, split and dropped.
+A turn that a filter matches is dirty. It is removed and the dialogue is cut there: the turns between two dirty turns
+are kept as a dialogue if they are two or more. So one bad line does not cost a long conversation, and no turn becomes
+the answer to a turn that it does not answer. Every dialogue read is exactly one of kept whole, split and dropped.
 """
 
 from __future__ import annotations
@@ -169,5 +169,5 @@ def _apply(rules: Iterable[tuple[str, Normaliser]], text: str, changes: dict[str
 
 
 def _is_spaced(text: str) -> bool:
-    """Whether every two Chinese characters have a space between them, as in LCCC, so that spaces mean nothing."""
+    """Whether every two Chinese characters have a space between them, as in LCCC, so that spaces have no meaning."""
     return _SPACED_PAIR.search(text) is not None and _HAN_PAIR.search(text) is None

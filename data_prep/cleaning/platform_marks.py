@@ -14,8 +14,8 @@ FACES = Path(__file__).with_name("faces.txt")
 _TAG = re.compile(
     r"""
     </?
-    (?:a|abbr|b|big|blockquote|body|br|center|code|div|em|font|h[1-6]|head|hr|html|i|iframe|img|input|li|link|meta|ol|p|pre
-    |s|script|small|span|strong|style|sub|sup|table|tbody|td|th|title|tr|u|ul|video)
+    (?:a|abbr|b|big|blockquote|body|br|center|code|div|em|font|h[1-6]|head|hr|html|i|iframe|img|input|li|link|meta
+    |ol|p|pre|s|script|small|span|strong|style|sub|sup|table|tbody|td|th|title|tr|u|ul|video)
     (?: [\s/] [^<>\u4e00-\u9fff]{0,300} )?
     >                                                   # <b>  </span>  <a href="t.cn">
     """,
@@ -99,8 +99,8 @@ kaomoji = remover(
     r"_? [(（] :[з3]」∠ [)）] _?",  # _(:з」∠)_
     r"""
     (?<![A-Za-z0-9_^=>-])
-    (?: [TQ]_+[TQ] | \*?\^[_oO.]*\^\*? | =_+= | -_+-[|b]* | >_+< | @_+@ | 0_+0 | ⊙[_﹏]⊙ | ●[_﹏]● | T\.T | TAT | QAQ | QwQ
-      | OTZ | orz )                                             # T_T  *^_^*  QAQ
+    (?: [TQ]_+[TQ] | \*?\^[_oO.]*\^\*? | =_+= | -_+-[|b]* | >_+< | @_+@ | 0_+0 | ⊙[_﹏]⊙ | ●[_﹏]●   # T_T  *^_^*
+      | T\.T | TAT | QAQ | QwQ | OTZ | orz )                                                        # T.T  QAQ
     (?![A-Za-z0-9_^=<-])
     """,
     r"[(（] \s* [)）]",  # brackets that another rule has emptied

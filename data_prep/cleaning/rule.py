@@ -49,7 +49,7 @@ class FilterRule(Rule):
 
 
 def stable(rule: Normaliser) -> Normaliser:
-    """Repeat a normaliser until it changes nothing; it ends because every change makes the text shorter."""
+    """Repeat a normaliser until the text stays the same; it ends because every change makes the text shorter."""
 
     @wraps(rule)
     def until_stable(text: str) -> str:

@@ -1,12 +1,12 @@
 """Generic replies, advertisements and hot posts: texts that are too frequent, found by counting over the whole corpus.
 
-Following Zhang et al. (DialoGPT, arXiv 1911.00536) and Wang et al. (EMNLP 2013, D13-1096): a text that answers very many
-different turns is generic if it is short and an advertisement if it is long; a long turn with very many different answers
-is a hot post, and a model trained on it learns little else. Thresholds are shares of all replies, so they hold for a corpus
-of any size.
+Following Zhang et al. (DialoGPT, arXiv 1911.00536) and Wang et al. (EMNLP 2013, D13-1096): a text that answers very
+many different turns is generic if it is short and an advertisement if it is long; a long turn with very many different
+answers is a hot post, and a model trained on it learns little else. Thresholds are shares of all replies, so they hold
+for a corpus of any size.
 
-Generic replies and the answers to a hot post are thinned out: as many as the threshold are kept, chosen by content alone, so
-that "哈哈" is still learnt, in proportion. Advertisements are removed altogether.
+Generic replies and the answers to a hot post are thinned out: as many as the threshold are kept, chosen by content
+alone, so that "哈哈" is still learnt, in proportion. Advertisements are removed altogether.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class FrequentTurns:
 
 
 def reply_indices(starts: np.ndarray) -> np.ndarray:
-    """Return the indices of all turns but the first ones, given where dialogues begin; `starts` is as in `find_dirty`."""
+    """Return the indices of all turns but the first ones of dialogues; `starts` is as in `FrequentTurns.find_dirty`."""
     is_reply = np.ones(int(starts[-1]) if len(starts) else 0, bool)
     is_reply[starts[:-1][starts[:-1] < starts[1:]]] = False
     return np.flatnonzero(is_reply)

@@ -1,13 +1,13 @@
 """Near-duplicates: MinHash signatures and locality-sensitive hashing (Broder 1997; Leskovec et al., "Mining of Massive
 Datasets", chapter 3) over the character trigrams of a dialogue.
 
-A signature has `HASHES` numbers, each the smallest value of one hash function over all trigrams. Two signatures agree in a
-number with a probability equal to the Jaccard similarity of the trigram sets, so the share of equal numbers estimates it
-(standard error .05 at .8).
+A signature has `HASHES` numbers, each the smallest value of one hash function over all trigrams. Two signatures agree
+in a number with a probability equal to the Jaccard similarity of the trigram sets, so the share of equal numbers
+estimates it (standard error .05 at .8).
 
-Comparing all pairs would take quadratic time. Signatures are cut into `BANDS` bands, and only dialogues that are equal in a
-whole band are compared: with similarity s, 4 numbers in a band and 16 bands, a pair is missed with probability
-(1 - s^4)^16, which is .02 % at .8.
+Comparing all pairs would take quadratic time. Signatures are cut into `BANDS` bands, and only dialogues that are equal
+in a whole band are compared: with similarity s, 4 numbers in a band and 16 bands, a pair is missed with probability (1
+- s^4)^16, which is .02 % at .8.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ def near_duplicates(signs: np.ndarray, rank: np.ndarray, threshold: float, held_
 
 
 def _candidate_pairs(signs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (row, earlier row) pairs with an equal band: each row with the first of its group and with the one before it.
+    """Yield (row, earlier row) pairs with an equal band: each row with the first of its group and with the row before.
 
-    All pairs of a large group would be too many; two rows of it are usually near the same ones.
+    All pairs of a large group would be too many; two rows of a group are usually near the same rows.
     """
     width = HASHES // BANDS
     for band in range(BANDS):

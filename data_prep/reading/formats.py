@@ -6,15 +6,15 @@
 | jsonl | `["你好", "你好呀"]` on each line: LCCC on the hub, our interchange format; also an object on each line |
 | tsv | `你好<TAB>你好呀` on each line |
 | text | one turn per line, a blank line between dialogues |
-| chatlog | an export of WeChat or QQ: a line `name time` or `time name`, then the message, on that line or the next ones |
+| chatlog | an export of WeChat or QQ: `name time` or `time name`, then the message, on the same line or the next ones |
 
-A JSON object is `{"dialog": […]}` (also dialogue, turns, utterances), `{"messages": [{"role", "content"}]}` or ShareGPT's
-`{"conversations": [{"from", "value"}]}`; or a question and its answer, as Alpaca's `{"instruction", "input", "output",
-"history"}`. An object with `"rating": "dislike"`, feedback from the page, is left out. Where speakers are named, consecutive
-messages of one speaker become one turn.
+A JSON object is `{"dialog": […]}` (also dialogue, turns, utterances), `{"messages": [{"role", "content"}]}` or
+ShareGPT's `{"conversations": [{"from", "value"}]}`; or a question and its answer, as Alpaca's `{"instruction", "input",
+"output", "history"}`. An object with `"rating": "dislike"`, feedback from the page, is left out. Where speakers are
+named, consecutive messages of one speaker become one turn.
 
-Files are read in one pass, in blocks of bounded size, so that they may be larger than memory. Records that cannot be read
-are counted by reason and skipped.
+Files are read in one pass, in blocks of bounded size, so that they may be larger than memory. Records that cannot be
+read are counted by reason and skipped.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _read_head(chunks: Iterable[bytes], path: Path) -> bytes:
     """Return the beginning of a file, `HEAD_BYTES` or more if the file has so many.
 
     Raises:
-        FileError: The file holds nothing but white space, or begins with too much of it.
+        FileError: The file holds only white space, or begins with too much of it.
     """
     head, is_blank = bytearray(), True
     for chunk in chunks:

@@ -1,7 +1,7 @@
 """LCCC from the Hugging Face hub: `lccc:base` and `lccc:large`, at a pinned revision, checked by SHA-256.
 
-The files are those of the dataset repository `silver/lccc`, which the authors' own loader reads (Wang et al. 2020, MIT).
-Files are downloaded only if one of these names is given, and stay in the hub's cache.
+The files are those of the dataset repository `silver/lccc`, which the authors' own loader reads (Wang et al. 2020,
+MIT). Files are downloaded only if one of these names is given, and stay in the hub's cache.
 """
 
 from __future__ import annotations

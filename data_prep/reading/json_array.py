@@ -70,8 +70,8 @@ class _ArrayReader:
     def _decode_element(self) -> object:
         """Return the element at the position and move behind it.
 
-        An element that ends with the text may be cut (12 of 123), so more is read. The text is doubled each time, because
-        decoding it again for every part of the file would take quadratic time.
+        An element that ends with the text may be cut (12 of 123), so more is read. The text is doubled each time,
+        because decoding it again for every part of the file would take quadratic time.
         """
         while True:
             try:

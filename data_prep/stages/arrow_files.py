@@ -1,7 +1,7 @@
 """Clean dialogues on their way through a build: Arrow files with one record batch per bucket.
 
-The bucket of a dialogue is decided by its content, so equal dialogues meet in one bucket, and each bucket can be processed
-alone.
+The bucket of a dialogue is decided by its content, so equal dialogues meet in one bucket, and each bucket can be
+processed alone.
 """
 
 from __future__ import annotations
@@ -153,6 +153,6 @@ def keys_of(batch: pa.RecordBatch) -> np.ndarray:
 
 
 def provenances_of(batch: pa.RecordBatch) -> list[Provenance]:
-    """Return where each dialogue comes from."""
+    """Return the provenance of each dialogue."""
     columns = [batch.column(name).to_pylist() for name in Provenance._fields]
     return list(starmap(Provenance, zip(*columns, strict=True)))

@@ -99,8 +99,8 @@ def assemble(
 def _assemble_split(work: WorkFolder, folder: Path, shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Link the shards of a split that are not empty, with the files that `datasets.load_from_disk` needs.
 
-    `Dataset.save_to_disk` would write them, but it copies all tokens, which takes as long as an eighth of a whole build,
-    and its fingerprint depends on the times of files. A test compares these files with those that it writes.
+    `Dataset.save_to_disk` would write them, but it copies all tokens, which takes as long as an eighth of a whole
+    build, and its fingerprint depends on the times of files. A test compares these files with those that it writes.
 
     Returns:
         Counts and content hash for the manifest.

@@ -69,7 +69,7 @@ def clean_block(folder: Path, block_id: BlockId, block: Block, settings: CleanSe
 
 
 def write_removed(path: Path, entries: Iterable[dict[str, Any]]) -> None:
-    """Write JSONL for removed turns and dialogues, as gzip without a time stamp; such files can be joined end to end."""
+    """Write JSONL for removed turns and dialogues, as gzip without a time stamp; the files can be joined end to end."""
     data = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode("utf-8", "replace")
     with replacing(path, durable=False) as temporary:
         temporary.write_bytes(gzip.compress(data, 3, mtime=0) if data else b"")

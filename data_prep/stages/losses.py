@@ -1,4 +1,4 @@
-"""Record of clean dialogues that are dropped or cut: frequent turns, duplicates, near-duplicates, copies of held-out ones."""
+"""Record of clean dialogues that are dropped or cut, because of frequent turns or as copies of other dialogues."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Losses:
         """Count a loss.
 
         Args:
-            provenance: Where the piece comes from.
+            provenance: Raw dialogue that the piece was cut from.
             change: Number of pieces that are left of it, less one.
             reason: One of `LOSSES`.
         """
@@ -70,8 +70,8 @@ class Losses:
 def apply_losses(losses: np.ndarray, ledger: Ledger) -> None:
     """Move the dialogues with losses in a ledger from what they were after cleaning to what they are in the set.
 
-    A raw dialogue that loses all its pieces is dropped, for the reason of its first loss; one that was whole and keeps a
-    piece is split.
+    A raw dialogue that loses all its pieces is dropped, for the reason of its first loss; one that was whole and keeps
+    a piece is split.
 
     Args:
         losses: `LOSS` array `[N]`, in the order of the stages.

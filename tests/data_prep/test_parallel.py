@@ -1,4 +1,4 @@
-"""Worker processes: they are stopped when one fails, and no other process is. A small module, for each worker imports it."""
+"""Worker processes stop when one fails, and no other process does. Each worker imports this module, so it is small."""
 
 from __future__ import annotations
 
