@@ -86,7 +86,7 @@ def _add_main_options(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=("auto", *FORMS),
         default=defaults.form,
-        help="form of the input files; auto recognizes it from the content" + _DEFAULT,
+        help="form of the input files; auto detects it from the content" + _DEFAULT,
     )
     add("--seed", type=int, default=defaults.seed, metavar="N", help="seed of the order of the dialogues" + _DEFAULT)
     add(

@@ -1,4 +1,4 @@
-"""Reading dialogues in the forms people have them; the form is recognised from the content.
+"""Reading dialogues in the forms people have them; the form is detected from the content.
 
 | form | looks like |
 |---|---|

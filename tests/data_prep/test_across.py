@@ -1,4 +1,4 @@
-"""What is found by looking at many dialogues: frequent turns and near-duplicates."""
+"""Frequent turns and near-duplicates, which only many dialogues together show."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def corpus() -> list[list[str]]:
     ]
 
 
-def test_generic_replies_are_thinned_out_advertisements_go_hot_posts_are_limited():
+def test_generic_replies_are_thinned_out_advertisements_removed_hot_posts_limited():
     found = losses(corpus())
     assert found[COPIES] == 30
     assert 35 <= 100 - found[GENERIC] <= 60  # 10 % of 470 replies may be the same
@@ -59,11 +59,11 @@ def test_thresholds_are_shares_of_the_corpus_and_never_below_the_least():
     assert losses(corpus()[-45:-25], FrequencySettings()) == {}
 
 
-def test_copies_of_one_dialogue_are_no_frequent_reply():
+def test_copies_of_one_dialogue_are_not_a_frequent_reply():
     assert losses([*corpus()[:300], *[["同一个问题", "哈哈"]] * 200]) == {}
 
 
-def test_which_ones_stay_depends_on_their_content_alone():
+def test_which_replies_are_kept_depends_on_their_content_alone():
     def gone(dialogues):
         turns, starts = arrays(dialogues)
         dirty = find_frequent([(turns, starts)], FEW, ALL, 5).find_dirty(turns, starts)
@@ -123,7 +123,7 @@ def test_a_short_dialogue_has_a_signature_too():
 
 
 @pytest.mark.parametrize(("held_out_only", "expected"), [(False, [0, 0, 1, 1, 0]), (True, [0, 0, 1, 0, 0])])
-def test_near_rows_go_and_held_out_ones_stay(held_out_only, expected):
+def test_near_rows_are_removed_and_held_out_ones_kept(held_out_only, expected):
     base = "昨天我和朋友一起去看了那部新上映的电影，真的特别好看"
     second = "周末打算带孩子去动物园玩一整天，听说来了两只大熊猫"
     dialogues = [
@@ -134,5 +134,5 @@ def test_near_rows_go_and_held_out_ones_stay(held_out_only, expected):
         ["完全不同的一句话", "是"],
     ]
     rank = np.array([0, 2, 2, 2, 2])
-    goes = near_duplicates(signatures(dialogues), rank, 0.8, held_out_only)
-    assert goes.astype(int).tolist() == expected
+    is_removed = near_duplicates(signatures(dialogues), rank, 0.8, held_out_only)
+    assert is_removed.astype(int).tolist() == expected

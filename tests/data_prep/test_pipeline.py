@@ -1,4 +1,4 @@
-"""From files to a prepared set: what is in it, that it adds up, and that no accident leaves half of one."""
+"""From files to a prepared set: its content, counts that add up, and no half of a set after an accident."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def is_valid(key: bytes, valid_share: float) -> bool:
     return bool(are_valid(np.frombuffer(key[:8], "<u8"), valid_share)[0])
 
 
-# --- what is in it ---
+# --- content ---
 
 
 def test_prepared_set(prepared, dialogues):
@@ -147,7 +147,7 @@ def test_every_dropped_dialogue_is_counted_and_told(tmp_path):
     assert all((tmp_path / "set" / "report" / name).stat().st_size > 1000 for name in ("turns.png", "tokens.png"))
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="LCCC lies beside the project only where it is built")
+@pytest.mark.skipif(not SHARED.exists(), reason="LCCC is not at hand")
 @pytest.mark.slow
 def test_each_dialogue_of_lccc_is_kept_whole_split_or_dropped(tmp_path):
     manifest = build([str(SHARED)], tmp_path / "set", PrepareSettings(tokenizer="default", valid_share=0.0))
@@ -280,7 +280,7 @@ def test_near_duplicates_are_an_option(tmp_path, mode, gone):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    """Blocks and buckets so small that a few hundred dialogues have many."""
+    """Blocks and buckets so small that a few hundred dialogues fill many."""
     monkeypatch.setattr(pipeline, "BUCKET_BYTES", 10_000)
     read = formats.read_blocks
     monkeypatch.setattr(pipeline, "read_blocks", lambda reader, form: read(reader, form, block_bytes=7_000))
@@ -306,7 +306,7 @@ def frequent_corpus(path) -> str:
 
 
 @pytest.mark.slow
-def test_a_stopped_build_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypatch, small_parts, capsys):
+def test_a_stopped_build_continues_and_ends_with_the_same_bytes(tmp_path, monkeypatch, small_parts, capsys):
     source = frequent_corpus(tmp_path / "x.jsonl")
     settings = PrepareSettings(vocab_size=400, near_duplicates="all")
     whole = build([source], tmp_path / "whole", settings)
@@ -379,14 +379,14 @@ def test_two_processes_write_the_bytes_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_by_the_system_it_goes_on_and_ends_with_the_same_bytes(tmp_path):
+def test_a_build_killed_by_the_system_continues_and_ends_with_the_same_bytes(tmp_path):
     source = tmp_path / "x.jsonl.gz"
     generate(source, 60_000, [SHARED if SHARED.exists() else SAMPLES / "everyday.jsonl"])
     command = [sys.executable, "-m", "data_prep", "--input", str(source), "--tokenizer", "default", "--processes", "2"]
     started = time.perf_counter()
     subprocess.run([*command, "--output", str(tmp_path / "whole")], check=True, capture_output=True)
     seconds = time.perf_counter() - started
-    for share in (0.3, 0.25, 0.2):  # each goes on from the one before, so together they stay short of the end
+    for share in (0.3, 0.25, 0.2):  # each build continues the one before, and together they do not reach the end
         process = subprocess.Popen(
             [*command, "--output", str(tmp_path / "killed")], stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -402,7 +402,7 @@ def test_killed_by_the_system_it_goes_on_and_ends_with_the_same_bytes(tmp_path):
 # --- accidents ---
 
 
-def test_a_full_disk_is_one_sentence_and_the_build_goes_on_from_there(tmp_path):
+def test_a_full_disk_is_one_sentence_and_the_build_continues_from_there(tmp_path):
     source = write(tmp_path / "x.jsonl", many(3000))
     program = (
         "import resource, signal, sys; from data_prep.cli import main;"
@@ -458,7 +458,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, name):
     assert [path for path in tmp_path.iterdir() if path != source] == []
 
 
-def test_a_work_folder_that_is_half_removed_is_not_gone_on_from(tmp_path, monkeypatch):
+def test_a_work_folder_that_is_half_removed_is_not_resumed(tmp_path, monkeypatch):
     source = write(tmp_path / "x.jsonl", many(200))
     expected = build([source], tmp_path / "set", SMALL)
     original = shutil.rmtree
@@ -539,7 +539,7 @@ def test_another_word_list_or_program_makes_another_set(tmp_path, monkeypatch):
         build([source], tmp_path / "set", settings)
 
 
-def test_a_folder_that_is_no_prepared_set_is_never_replaced(tmp_path, capsys):
+def test_a_folder_that_is_not_a_prepared_set_is_never_replaced(tmp_path, capsys):
     (tmp_path / "home").mkdir()
     precious = tmp_path / "home" / "letters.txt"
     precious.write_text("x")
@@ -550,7 +550,7 @@ def test_a_folder_that_is_no_prepared_set_is_never_replaced(tmp_path, capsys):
     assert precious.read_text() == "x"
 
 
-def test_a_link_as_output_stays_a_link(tmp_path):
+def test_a_link_as_output_is_kept(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     build([str(SAMPLES)], tmp_path / "link", SMALL)
@@ -640,7 +640,7 @@ def test_rules_are_listed(capsys):
 
 
 def test_the_lock_of_a_removed_file_does_not_count(tmp_path, monkeypatch):
-    """A ends and removes the file that B has open; C locks a new file of that name; B must not build beside C."""
+    """A ends and removes the file that B has open; C locks a new file of that name; B must not build at the same time."""
     from data_prep.stages import work_folder
 
     first = work_folder.WorkFolder(tmp_path / "set", "a")

@@ -1,4 +1,4 @@
-"""What every rule keeps to, on any Unicode, and what each does."""
+"""Properties of every rule on any Unicode, and the effect of each."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def overlap(a: str, b: str) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.exists(), reason="LCCC lies beside the project only where it is built")
+@pytest.mark.skipif(not SHARED.exists(), reason="LCCC is not at hand")
 def test_wrd_tells_paraphrases_better_than_shared_characters_do():
     """100 pairs written for this; and the paraphrases against strangers, which shared characters do tell apart."""
     tokenizer = DialogueTokenizer.load(ROOT / "checkpoints" / "default")
