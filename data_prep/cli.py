@@ -34,13 +34,14 @@ def build_parser() -> argparse.ArgumentParser:
         description="Turn raw dialogues (LCCC, JSONL, ShareGPT, TSV pairs, text, chat logs) into a set for"
         " xianliao-train.",
     )
-    _add_main_options(parser)
+    _add_data_options(parser)
+    _add_run_options(parser)
     _add_cleaning_options(parser.add_argument_group("cleaning"))
     _add_tokenizer_options(parser.add_argument_group("tokenizer"))
     return parser
 
 
-def _add_main_options(parser: argparse.ArgumentParser) -> None:
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
     defaults = PrepareSettings()
     add = parser.add_argument
     add(
@@ -88,6 +89,11 @@ def _add_main_options(parser: argparse.ArgumentParser) -> None:
         default=defaults.form,
         help="form of the input files; auto detects it from the content" + _DEFAULT,
     )
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    defaults = PrepareSettings()
+    add = parser.add_argument
     add("--seed", type=int, default=defaults.seed, metavar="N", help="seed of the order of the dialogues" + _DEFAULT)
     add(
         "--processes",

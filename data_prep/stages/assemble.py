@@ -77,14 +77,7 @@ def assemble(
     total = _finish_counts(work, blocks, buckets, ledgers)
     manifest = {
         **header,
-        "dialogues": _counts(total),
-        "dropped": dict(total.dropped.most_common()),
-        "dirty_turns": dict(total.dirty.most_common()),
-        "changed_turns": dict(total.changed.most_common()),
-        "sources": [
-            {"file": file.path.name, "sha256": file.sha256, "for": file.split, **_counts(ledger)}
-            for file, ledger in zip(files, ledgers, strict=True)
-        ],
+        **_manifest_of_counts(files, ledgers, total),
         "vocab_size": tokenizer.vocab_size,
         "tokenizer_hash": tokenizer_hash(tokenizer),
         "splits": splits,
@@ -154,6 +147,19 @@ def _join_files(paths: Iterator[Path], target: Path) -> None:
         for path in paths:
             with path.open("rb") as file:
                 shutil.copyfileobj(file, joined)
+
+
+def _manifest_of_counts(files: Sequence[Input], ledgers: Sequence[Ledger], total: Ledger) -> dict[str, Any]:
+    return {
+        "dialogues": _counts(total),
+        "dropped": dict(total.dropped.most_common()),
+        "dirty_turns": dict(total.dirty.most_common()),
+        "changed_turns": dict(total.changed.most_common()),
+        "sources": [
+            {"file": file.path.name, "sha256": file.sha256, "for": file.split, **_counts(ledger)}
+            for file, ledger in zip(files, ledgers, strict=True)
+        ],
+    }
 
 
 def _counts(ledger: Ledger) -> dict[str, int]:
