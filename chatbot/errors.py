@@ -1,43 +1,57 @@
-"""Faults a person can cause: one sentence that says what was wrong, what was found and what to do."""
+"""Errors that a user can cause; their messages say what was wrong with which value and what to do."""
 
 from __future__ import annotations
 
 import functools
+import io
 import sys
 from collections.abc import Callable
+from typing import Protocol
 
 
 class XianliaoError(ValueError):
-    """A fault a user can cause; its message is one sentence, shown without a traceback."""
+    """An error that a user can cause; its message is shown without a traceback."""
 
 
 class CheckpointError(XianliaoError):
-    """A checkpoint folder that cannot be found, read or written."""
+    """A checkpoint folder cannot be found, read or written."""
 
 
 class FileError(XianliaoError):
-    """A dialogue file or prepared set that cannot be read."""
+    """A dialogue file or prepared set cannot be read."""
+
+
+class TokenizerError(XianliaoError):
+    """A tokenizer cannot be read or trained."""
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's exception says, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    """Return the first line of an exception's message, or the name of its class if the message is empty."""
+    return _lines(error)[0]
 
 
 def last_line(error: BaseException) -> str:
-    """What a validator's exception says in the end, where the reason stands."""
+    """Return the last line of an exception's message, where validators give the reason."""
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return lines or [type(error).__name__]
 
 
-def explain_faults(
-    main: Callable[[list[str] | None], int | None], extra: str = "all"
-) -> Callable[[list[str] | None], int]:
-    """Turns a command's main into one that prints faults as a sentence on stderr and returns the exit code.
+class Command(Protocol):
+    """Main function of a command: takes the command line (None: that of the process), returns the exit code."""
 
-    0 done, 1 failed run, 130 interrupted; wrong usage exits with 2 in the argument parser. Text that the terminal
-    cannot show or that is not what it says is replaced, not a crash; what goes to files and pipes is UTF-8.
+    def __call__(self, argv: list[str] | None = None) -> int: ...
+
+
+def explain_faults(main: Callable[[list[str] | None], int | None], extra: str = "all") -> Command:
+    """Decorate the main function of a command: print errors as one line on stderr and return an exit code.
+
+    The code is 0 for success, 1 for an error and 130 for an interrupt; the argument parser exits with 2 for wrong
+    usage. Characters that the terminal cannot show and input that cannot be decoded are replaced. Files and pipes get
+    UTF-8.
 
     Args:
         main: Main function of the command.
@@ -46,9 +60,7 @@ def explain_faults(
 
     @functools.wraps(main)
     def command(argv: list[str] | None = None) -> int:
-        for stream in (sys.stdin, sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace", **({} if stream.isatty() else {"encoding": "utf-8"}))
+        _replace_undecodable()
         try:
             return main(argv) or 0
         except XianliaoError as error:
@@ -60,13 +72,20 @@ def explain_faults(
                 file=sys.stderr,
             )
         except BrokenPipeError:
-            sys.stderr.close()  # the reader of our output left; there is nobody to tell
+            sys.stderr.close()  # the process that read our output is gone
         except OSError as error:
-            place = f" {error.filename}" if error.filename else ""
-            print(f"error: The system refused{place}: {error.strerror or error}.", file=sys.stderr)
+            what = f"Cannot open {error.filename}" if error.filename else "The operating system reports an error"
+            print(f"error: {what}: {error.strerror or error}.", file=sys.stderr)
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             return 130
         return 1
 
     return command
+
+
+def _replace_undecodable() -> None:
+    """Let the standard streams replace characters that they cannot encode or decode."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace", encoding=None if stream.isatty() else "utf-8")

@@ -1,4 +1,10 @@
 """Raw dialogues to a prepared set; `xianliao-prepare` is the command.
 
-Imports chatbot.text.dialogue, chatbot.text.dialogue_files, chatbot.text.tokenizer and chatbot.errors only; none of them needs torch.
+    reading    files, their forms, the records in them
+    cleaning   rules for single turns and dialogues
+    corpus     what only the whole corpus shows: frequent turns, equal and near-equal dialogues, splits
+    stages     the steps of a build, as functions from files to files
+    pipeline   the whole build
+
+Of chatbot it imports errors, storage, text and checkpoint.location, none of which needs torch.
 """

@@ -7,95 +7,195 @@ import json
 import os
 import sys
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from chatbot.errors import explain_faults
+from data_prep.settings import FORMS, CleanSettings, PrepareSettings
 
-FORMS = ("array", "jsonl", "tsv", "text", "chatlog")  # those of data_prep.reading.formats, which is slower to import
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SMALL_BYTES = 4 << 20
+"""Inputs smaller than this are prepared in one process: starting workers would take longer."""
+_MINIMUM = {
+    "max_dialogues": 1,
+    "processes": 1,
+    "preview": 0,
+    "max_characters": 1,
+    "word_count": 1,
+    "tokenizer_characters": 0,
+}
+_DEFAULT = " (default: %(default)s)"
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="xianliao-prepare",
-        description="Turn raw dialogues (LCCC, JSONL, ShareGPT, TSV pairs, text, chat logs) into a set for xianliao-train.",
+        description="Turn raw dialogues (LCCC, JSONL, ShareGPT, TSV pairs, text, chat logs) into a set for"
+        " xianliao-train.",
     )
+    _add_data_options(parser)
+    _add_run_options(parser)
+    _add_cleaning_options(parser.add_argument_group("cleaning"))
+    _add_tokenizer_options(parser.add_argument_group("tokenizer"))
+    return parser
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    defaults = PrepareSettings()
     add = parser.add_argument
     add(
         "--input",
         nargs="+",
         metavar="PATH",
-        help="files or folders, plain, .gz, .xz or .zst, of any form; or lccc:base, lccc:large from the Hugging Face hub",
+        help="files or folders of any form, plain, .gz, .bz2, .xz or .zst; or lccc:base, lccc:large to download LCCC"
+        " from the Hugging Face hub",
     )
-    add("--output", metavar="DIR", help="the prepared set; report/report.md in it says what happened")
+    add(
+        "--output",
+        metavar="DIR",
+        help="folder of the prepared set; report/report.md in it lists what was removed and why",
+    )
     add(
         "--valid",
         nargs="+",
         default=[],
         metavar="PATH",
-        help="files for the valid split, instead of a share of the input",
+        help="files for the valid split (default: a share of the input, see --valid-share)",
     )
-    add("--test", nargs="+", default=[], metavar="PATH", help="files for a test split; what is in it is nowhere else")
-    add("--valid-share", type=float, default=0.05, help="share held out, by content hash (default %(default)s)")
-    add("--max-dialogues", type=int, metavar="N", help="stop reading --input after N dialogues (default: read all)")
-    add("--format", choices=("auto", *FORMS), default="auto", help="form of the input files")
-    add("--seed", type=int, default=0, help="of the order of the dialogues (default %(default)s)")
+    add(
+        "--test",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="files for a test split; its dialogues are removed from the other splits (default: no test split)",
+    )
+    add(
+        "--valid-share",
+        type=float,
+        default=defaults.valid_share,
+        metavar="SHARE",
+        help="share of the dialogues for the valid split, 0 to below 1, chosen by content hash" + _DEFAULT,
+    )
+    add(
+        "--max-dialogues",
+        type=int,
+        metavar="N",
+        help="stop reading --input after N raw dialogues (default: read all)",
+    )
+    add(
+        "--format",
+        choices=("auto", *FORMS),
+        default=defaults.form,
+        help="form of the input files; auto detects it from the content" + _DEFAULT,
+    )
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    defaults = PrepareSettings()
+    add = parser.add_argument
+    add("--seed", type=int, default=defaults.seed, metavar="N", help="seed of the order of the dialogues" + _DEFAULT)
     add(
         "--processes",
         type=int,
         default=None,
         metavar="N",
-        help="how many work (default: one a core, 1 for small inputs)",
+        help=f"number of worker processes (default: one per core; 1 for less than {SMALL_BYTES >> 20} MB of input)",
     )
-    add("--overwrite", action="store_true", help="build anew and replace the prepared set in --output")
-    add("--preview", type=int, default=0, metavar="N", help="print N samples with speakers and loss-carrying tokens")
-    add("--json", action="store_true", help="print the whole manifest instead of a summary")
+    add("--overwrite", action="store_true", help="build again and replace the prepared set in --output")
+    add(
+        "--preview",
+        type=int,
+        default=0,
+        metavar="N",
+        help="print the first N samples with speakers; tokens without loss are dimmed" + _DEFAULT,
+    )
+    add("--json", action="store_true", help="print the whole manifest as JSON instead of a summary")
 
-    add = parser.add_argument_group("cleaning").add_argument
-    add("--list-rules", action="store_true", help="print the rules and whether they are on")
-    add("--skip", nargs="+", default=[], metavar="RULE", help="rules not to apply")
-    add("--also", nargs="+", default=[], metavar="RULE", help="rules to apply that are off by default")
-    add("--words", metavar="FILE", help="blocked words, one a line, instead of the list that comes with the program")
-    add("--max-characters", type=int, default=512, metavar="N", help="longest turn (default %(default)s)")
+
+def _add_cleaning_options(group: argparse._ArgumentGroup) -> None:
+    defaults = PrepareSettings()
+    add = group.add_argument
+    add("--list-rules", action="store_true", help="print all rules, with their defaults, and exit")
+    add("--skip", nargs="+", default=[], metavar="RULE", help="rules to switch off")
+    add("--also", nargs="+", default=[], metavar="RULE", help="rules to switch on that are off by default")
+    add(
+        "--words",
+        metavar="FILE",
+        help="blocked words, one per line, for the rule blocked_words (default: the list of the package)",
+    )
+    add(
+        "--max-characters",
+        type=int,
+        default=defaults.clean.max_characters,
+        metavar="N",
+        help="remove turns longer than N characters" + _DEFAULT,
+    )
     add(
         "--near-duplicates",
         choices=("off", "held-out", "all"),
-        default="off",
-        help="drop dialogues that are almost equal",
+        default=defaults.near_duplicates,
+        help="drop train dialogues that are almost equal to a held-out one, or also to each other" + _DEFAULT,
     )
     add(
         "--near-threshold",
         type=float,
-        default=0.8,
-        help="similarity that is almost equal, 0 to 1 (default %(default)s)",
+        default=defaults.near_threshold,
+        metavar="SIMILARITY",
+        help="Jaccard similarity of character trigrams, 0 to 1, from which dialogues are almost equal" + _DEFAULT,
     )
 
-    add = parser.add_argument_group("tokenizer").add_argument
-    add("--tokenizer", metavar="DIR", help="take the tokenizer of this prepared set or checkpoint (default: train one)")
-    add("--vocab-size", type=int, default=4096, help="most ids of a new tokenizer (default %(default)s)")
+
+def _add_tokenizer_options(group: argparse._ArgumentGroup) -> None:
+    defaults = PrepareSettings()
+    add = group.add_argument
+    add(
+        "--tokenizer",
+        metavar="DIR",
+        help="use the tokenizer of this prepared set or checkpoint (default: train a new one)",
+    )
+    add(
+        "--vocab-size",
+        type=int,
+        default=defaults.vocab_size,
+        metavar="N",
+        help="largest number of tokens of a new tokenizer" + _DEFAULT,
+    )
     add(
         "--word-count",
         type=int,
         metavar="N",
-        help="its tokens are characters and words seen N times (default: merged pairs)",
+        help="build a word vocabulary: characters plus words that occur at least N times (default: byte-pair encoding)",
     )
     add(
         "--tokenizer-characters",
         type=int,
-        default=4_000_000,
+        default=defaults.tokenizer_characters,
         metavar="N",
-        help="train it on a random sample of N characters, 0 is all (default %(default)s)",
+        help="train a new tokenizer on a random sample of N characters; 0 uses all text" + _DEFAULT,
     )
-    return parser
 
 
 @partial(explain_faults, extra="prepare")
 def main(argv: list[str] | None = None) -> int | None:
+    """Run the command.
+
+    Args:
+        argv: Command line without the program; None takes that of the process.
+
+    Returns:
+        Exit code.
+    """
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.list_rules:
-        return _list_rules()
-    _check(parser, args)
+        print(_list_of_rules())
+        return 0
+    if faults := _find_faults(args):
+        parser.error("; ".join(faults))
     if args.input is not None:
-        manifest = _build(parser, args)
+        manifest = _build(args)
         print(json.dumps(manifest, ensure_ascii=False, indent=2) if args.json else _summary(args.output, manifest))
     if args.preview:
         from data_prep.preview import preview
@@ -104,54 +204,45 @@ def main(argv: list[str] | None = None) -> int | None:
     return 0
 
 
-def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """All that is wrong with the settings, said at once."""
+def _find_faults(args: argparse.Namespace) -> list[str]:
+    """Return a message for every option that is missing or has an impossible value."""
     faults = []
     if args.output is None:
-        faults.append("--output is needed")
+        faults.append("--output is missing")
     if args.input is None and not args.preview:
-        faults.append("--input is needed (or --preview N to look at an existing set)")
+        faults.append("--input is missing (or give --preview N to look at an existing set)")
     if not 0 <= args.valid_share < 1:
-        faults.append("--valid-share must be at least 0 and below 1")
+        faults.append(f"--valid-share must be at least 0 and below 1, not {args.valid_share}")
     if not 0 < args.near_threshold <= 1:
-        faults.append("--near-threshold must be above 0 and at most 1")
-    for name, least in (
-        ("max_dialogues", 1),
-        ("processes", 1),
-        ("preview", 0),
-        ("max_characters", 1),
-        ("word_count", 1),
-        ("tokenizer_characters", 0),
-    ):
+        faults.append(f"--near-threshold must be above 0 and at most 1, not {args.near_threshold}")
+    for name, minimum in _MINIMUM.items():
         value = getattr(args, name)
-        if value is not None and value < least:
-            faults.append(f"--{name.replace('_', '-')} must be at least {least}")
-    if args.skip or args.also:
-        faults += _unknown_rules([*args.skip, *args.also])
-    if faults:
-        parser.error("; ".join(faults))
+        if value is not None and value < minimum:
+            faults.append(f"--{name.replace('_', '-')} must be at least {minimum}, not {value}")
+    return faults + _unknown_rules([*args.skip, *args.also])
 
 
-def _unknown_rules(names: list[str]) -> list[str]:
+def _unknown_rules(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
     from difflib import get_close_matches
 
     from data_prep.pipeline import all_rules
 
     known = [rule.name for rule in all_rules()]
-    near = {name: get_close_matches(name, known, 1) for name in names if name not in known}
-    return [
-        f"there is no rule {name}" + (f", did you mean {found[0]}" if found else " (--list-rules shows them)")
-        for name, found in near.items()
-    ]
+    faults = []
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            faults.append(f"unknown rule {name}" + (f", did you mean {near[0]}?" if near else " (see --list-rules)"))
+    return faults
 
 
-def _build(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict:
+def _build(args: argparse.Namespace) -> dict[str, Any]:
     from data_prep.pipeline import build
-    from data_prep.reading.files import list_files
     from data_prep.reading.hub import fetch
-    from data_prep.settings import CleanSettings, PrepareSettings
 
-    paths = {"train": [], "valid": [*args.valid], "test": [*args.test]}
+    paths: dict[str, list[str]] = {"train": [], "valid": [*args.valid], "test": [*args.test]}
     for name in args.input:
         if name.startswith("lccc:"):
             for split, path in fetch(name).items():
@@ -171,37 +262,39 @@ def _build(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict:
         near_threshold=args.near_threshold,
         clean=CleanSettings(tuple(args.skip), tuple(args.also), args.words, args.max_characters),
     )
-    processes = args.processes
-    if processes is None:
-        is_small = sum(path.stat().st_size for path in list_files(paths["train"])) < 4 << 20
-        processes = (
-            1 if is_small else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        )
+    processes = args.processes or _default_processes(paths["train"])
     return build(paths["train"], args.output, settings, args.overwrite, processes, paths["valid"], paths["test"])
 
 
-def _list_rules() -> int:
+def _default_processes(inputs: Sequence[str]) -> int:
+    """Return the number of cores that this process may use, or 1 for small inputs."""
+    from data_prep.reading.files import list_files
+
+    if sum(path.stat().st_size for path in list_files(inputs)) < SMALL_BYTES:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _list_of_rules() -> str:
     from data_prep.pipeline import all_rules
 
-    for rule in all_rules():
-        print(f"{rule.name:20} {'on ' if rule.is_on else 'off'}  {rule.says}")
-    return 0
+    return "\n".join(f"{rule.name:20} {'on ' if rule.is_on else 'off'}  {rule.summary}" for rule in all_rules())
 
 
-def _summary(output: str, manifest: dict) -> str:
+def _summary(output: str, manifest: dict[str, Any]) -> str:
     counts = manifest["dialogues"]
     lines = [
         f"{output}: {counts['read']} dialogues read, {counts['kept_whole']} kept whole, {counts['split']} split,"
-        f" {counts['dropped']} dropped; vocabulary {manifest['vocab_size']}"
+        f" {counts['dropped']} dropped; vocabulary of {manifest['vocab_size']}"
     ]
     for name, split in manifest["splits"].items():
         per_unit = split["tokens"] / max(split["units"], 1)
         lines.append(
             f"  {name}: {split['dialogues']} dialogues, {split['turns']} turns, {split['tokens']} tokens,"
-            f" {split['units']} units ({per_unit:.2f} tokens a unit)"
+            f" {split['units']} units ({per_unit:.2f} tokens per unit)"
         )
     lines += [f"  dropped {count}: {reason}" for reason, count in manifest["dropped"].items()]
-    lines.append(f"  what went, and why: {output}/report/report.md")
+    lines.append(f"  removed turns and dialogues, with reasons: {output}/report/report.md")
     return "\n".join(lines)
 
 

@@ -1,58 +1,57 @@
-"""Building a prepared set: clean, count, cut, deduplicate, split, tokenise, write; in parallel, and all or nothing.
+"""Building a prepared set: clean, count, cut, deduplicate, split, tokenize, write; in parallel, and all or nothing.
 
-    inputs -> blocks -> [clean_block] -> units, by bucket -> find_frequent -> [cut_unit] -> (near-duplicates)
-           -> tokenizer -> [write_shard] of each bucket -> the set
+    inputs -> blocks -> [clean_block] -> pieces, by bucket -> find_frequent -> [cut_block]
+           -> ([sign_bucket] -> find_near) -> make_tokenizer -> [write_shard] of each bucket -> assemble
 
-Steps in brackets run in several processes. Every result is a file of the work folder, so that a killed build goes on
+* A *block* is a part of an input file, of some megabytes.
+* A *piece* is a clean dialogue: a raw dialogue or a part of one.
+* A *bucket* is a part of all pieces, by the hash of their content.
+* A *shard* is the part of a split that one bucket holds.
+
+Stages in brackets run in several processes. Every result is a file of the work folder, so that a killed build continues
 where it was, and depends on the inputs and the settings alone, so that it ends with the same bytes. Memory holds a few
-blocks or buckets and 32 bytes a reply. The folder that comes out is described in `chatbot.text.dialogue_files`.
+blocks or buckets, and 32 bytes per reply. The result is described in `chatbot.text.dialogue_files`.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-import chatbot.text.dialogue
-import chatbot.text.tokenizer
-from chatbot.checkpoint.location import locate
-from chatbot.errors import FileError, XianliaoError
+from chatbot.errors import FileError
 from chatbot.storage import read_json, write_json
+from chatbot.text.packed_files import PACKED_SUFFIXES, PackedFile
 from chatbot.text.prepared_set import MANIFEST, is_prepared_set, load_manifest
-from chatbot.text.tokenizer import DialogueTokenizer
 from data_prep.cleaning import cleaner
 from data_prep.cleaning.ledger import Ledger
-from data_prep.cleaning.rules import Rule
+from data_prep.cleaning.rule import Rule
 from data_prep.corpus.content_hash import SPLITS
 from data_prep.corpus.frequent_turns import FREQUENCY_RULES, FrequentTurns, find_frequent
-from data_prep.reading.files import PACKED_SUFFIXES, Reader, list_files, sha256_of
+from data_prep.fingerprint import fingerprint_of
+from data_prep.reading.files import list_files, sha256_of
 from data_prep.reading.formats import Block, read_blocks, records
+from data_prep.reading.records import Record
 from data_prep.settings import PrepareSettings
-from data_prep.stages import clean_block, cut_frequent, write_shard
-from data_prep.stages.arrow_files import texts_of
-from data_prep.stages.assemble import Input, assemble, tokenizer_hash
-from data_prep.stages.clean_block import Unit
-from data_prep.stages.parallel import WorkerError, run_tasks
-from data_prep.stages.work_folder import WorkFolder, work_path
+from data_prep.stages import clean_block, cut_frequent, mark_near, write_shard
+from data_prep.stages.assemble import Input, assemble
+from data_prep.stages.block_id import BlockId
+from data_prep.stages.make_tokenizer import make_tokenizer
+from data_prep.stages.parallel import run_tasks
+from data_prep.stages.work_folder import WorkFolder, open_work_folder, work_path
 
 BUCKET_BYTES = 32 << 20
-"""Bytes of input for which there is a bucket; it takes about three times as much memory in a process."""
-
-PACKED = 4
-"""How much larger packed text is taken to be than its file."""
-
+"""Bytes of input per bucket; a process needs about three times as much memory for one."""
+MAX_BUCKETS = 4096
+PACKED_RATIO = 4
+"""Assumed ratio of the size of the content of a compressed file to the size of the file."""
 TOP_REPLIES = 30
 
 
@@ -64,20 +63,20 @@ def build(
     processes: int = 1,
     valid: Sequence[str] = (),
     test: Sequence[str] = (),
-) -> dict:
-    """Builds the prepared set and returns its manifest; an existing one with the same content is kept as it is.
+) -> dict[str, Any]:
+    """Build a prepared set and return its manifest; an existing set with the same content is left as it is.
 
     Args:
         inputs: Files and folders.
-        output: The set; beside it a work folder, `.NAME.building`, which is gone at the end.
-        settings: What decides the content.
-        overwrite: Replace another set.
-        processes: How many work; more than one start as the `spawn` method of multiprocessing does.
-        valid: Files of the valid split, instead of a share of the inputs.
-        test: Files of a test split; no dialogue of theirs is in the other splits.
+        output: Folder of the set. Beside it a work folder, `.NAME.building`, exists during the build.
+        settings: Everything else that decides the content.
+        overwrite: Whether to replace a set with other content.
+        processes: Number of worker processes; with 1 the work is done in this one. Workers are started by `spawn`.
+        valid: Files of the valid split, in place of a share of the inputs.
+        test: Files of a test split; its dialogues are in no other split.
 
     Raises:
-        FileError: An input cannot be read, nothing is left after cleaning, the output is taken or the disk is full.
+        FileError: An input cannot be read, no dialogue is left after cleaning, the output exists or the disk is full.
     """
     output = Path(output).resolve()
     files = [
@@ -86,77 +85,54 @@ def build(
         for path in list_files(names)
         if not _is_within(path, output)
     ]
-    fingerprint = _fingerprint(files, settings)
+    fingerprint = fingerprint_of(files, settings)
     if output.exists() and not _is_empty_folder(output):
-        if not _is_ours(output):
-            raise FileError(f"{output} exists and is no prepared set, or more than one; give another --output.")
+        if not _is_only_a_set(output):
+            raise FileError(f"{output} exists and is not a prepared set, or holds other files. Give another --output.")
         manifest = load_manifest(output)
         if manifest["fingerprint"] == fingerprint and not overwrite:
             print(f"{output} is up to date: same inputs, same settings", file=sys.stderr)
-            if work_path(output).exists():  # of a build that was killed as it ended
+            if work_path(output).exists():  # left by a build that was killed at its very end
                 WorkFolder(output, fingerprint).release(keep=False)
             return manifest
         if not overwrite:
-            raise FileError(f"{output} holds a set made from other inputs; give --overwrite or another --output.")
+            raise FileError(f"{output} holds a set made from other inputs. Add --overwrite or give another --output.")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with _work_folder(output, fingerprint) as work:
+    with open_work_folder(output, fingerprint) as work:
         return Build(work, files, settings, processes).run(output, fingerprint)
 
 
-@contextmanager
-def _work_folder(output: Path, fingerprint: str) -> Iterator[WorkFolder]:
-    """The work folder; it stays when the build can go on from it."""
-    work = WorkFolder(output, fingerprint)
-    keep = True
-    try:
-        if work.is_resumed:
-            print(f"going on with the build of {output} that was stopped", file=sys.stderr)
-        yield work
-        keep = False
-    except WorkerError:
-        raise
-    except XianliaoError:
-        keep = False
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise FileError(f"The disk with {output} is full; make room and run again to go on from here.") from None
-        raise
-    finally:
-        work.release(keep)
-
-
 class Build:
-    """One build, step by step.
+    """One build, stage by stage.
 
     Args:
-        work: Where its files are.
-        files: What it reads.
-        settings: What decides the content.
-        processes: How many work.
+        work: The work folder.
+        files: The input files, those for train first.
+        settings: Everything else that decides the content.
+        processes: Number of worker processes.
     """
 
     def __init__(self, work: WorkFolder, files: Sequence[Input], settings: PrepareSettings, processes: int):
         self.work, self.files, self.settings, self.processes = work, files, settings, processes
-        size = sum(file.path.stat().st_size * (PACKED if file.path.suffix in PACKED_SUFFIXES else 1) for file in files)
-        self.buckets = min(size // BUCKET_BYTES + 1, 4096)
-        given = any(file.split == "valid" for file in files)
-        self.valid_share = 0.0 if given else settings.valid_share
-        self.units: list[Unit] = []
+        self.buckets = min(sum(_content_bytes(file.path) for file in files) // BUCKET_BYTES + 1, MAX_BUCKETS)
+        has_valid_files = any(file.split == "valid" for file in files)
+        self.valid_share = 0.0 if has_valid_files else settings.valid_share
+        self.blocks: list[BlockId] = []
 
-    def run(self, output: Path, fingerprint: str) -> dict:
-        """All steps; returns the manifest of the set, which then stands in `output`."""
+    def run(self, output: Path, fingerprint: str) -> dict[str, Any]:
+        """Run all stages, move the set to `output` and return its manifest."""
         started = time.perf_counter()
-        write_shard.forget()
+        forget_work_folders()
         self._clean()
-        ledgers = self._ledgers()
-        self._check_left(ledgers)
+        ledgers = self._read_ledgers()
+        self._check_dialogues_left(ledgers)
         frequent = self._cut()
         self._find_near()
-        self._make_tokenizer()
-        self._shards(frequent)
-        about = {"fingerprint": fingerprint, "settings": asdict(self.settings)}
-        manifest = assemble(self.work, self.files, self.units, self.buckets, ledgers, about)
+        if not (self.work / "tokenizer").exists():
+            make_tokenizer(self.work.path, self.blocks, self.buckets, self.valid_share, self.settings)
+        self._write_shards(frequent)
+        header = {"fingerprint": fingerprint, "settings": asdict(self.settings)}
+        manifest = assemble(self.work, self.files, self.blocks, self.buckets, ledgers, header)
         _replace(self.work / "set", output)
         minutes, seconds = divmod(round(time.perf_counter() - started), 60)
         print(f"{manifest['dialogues']['read']:,} dialogues in {minutes} min {seconds} s", file=sys.stderr)
@@ -168,188 +144,137 @@ class Build:
         total = sum(file.path.stat().st_size for file in self.files)
         done = self.work / "cleaned.json"
         if done.exists():
-            self.units = [self._unit(*place) for place in read_json(done)["units"]]
+            self.blocks = [self._block_id(file, index) for file, index in read_json(done)["blocks"]]
             return
         with tqdm(desc="cleaning", total=total, unit="B", unit_scale=True, mininterval=1, file=sys.stderr) as bar:
-            for _ in run_tasks(clean_block.clean_block, self._blocks(bar), self.processes):
+            for _ in run_tasks(clean_block.clean_block, self._clean_tasks(bar), self.processes):
                 pass
             bar.update(total - bar.n)
-        write_json(done, {"units": [unit.place for unit in self.units]}, durable=False)
+        write_json(done, {"blocks": [(block.file, block.index) for block in self.blocks]}, durable=False)
 
-    def _blocks(self, bar: tqdm) -> Iterator[tuple]:
-        """Arguments of `clean_block` for each block that has not been cleaned."""
-        room = self.settings.max_dialogues
+    def _clean_tasks(self, bar: tqdm) -> Iterator[tuple[Path, BlockId, Block, Any, int]]:
+        """Yield the arguments of `clean_block` for each block that has not been cleaned, and list all blocks."""
+        records_left = self.settings.max_dialogues
         for number, file in enumerate(self.files):
             if file.split != "train":
-                room = None  # train comes first
-            elif room == 0:
+                records_left = None  # the train files come first
+            elif records_left == 0:
                 continue
-            reader = Reader(file.path)
+            packed = PackedFile(file.path)
             before = bar.n
-            for index, block in enumerate(read_blocks(reader, self.settings.form)):
-                if room is not None:
-                    block, taken = _first_records(block, room)
-                    room -= taken
-                unit = self._unit(number, index)
-                self.units.append(unit)
-                if not (self.work / f"{unit.name}.json").exists():
-                    yield self.work.path, unit, block, self.settings.clean, self.buckets
-                bar.update(before + reader.packed_bytes - bar.n)
-                if room == 0:
+            for index, block in enumerate(read_blocks(packed, self.settings.form)):
+                if records_left is not None:
+                    block, count = _first_records(block, records_left)
+                    records_left -= count
+                block_id = self._block_id(number, index)
+                self.blocks.append(block_id)
+                if not (self.work / f"{block_id.name}.json").exists():
+                    yield self.work.path, block_id, block, self.settings.clean, self.buckets
+                bar.update(before + packed.read_bytes - bar.n)
+                if records_left == 0:
                     break
             else:
-                reader.check(file.sha256)
+                packed.check_unchanged(file.sha256)
 
-    def _unit(self, file: int, index: int) -> Unit:
-        return Unit((file, index), self.files[file].path.name, self.files[file].split)
+    def _block_id(self, file: int, index: int) -> BlockId:
+        return BlockId(file, index, self.files[file].path.name, self.files[file].split)
 
-    def _ledgers(self) -> list[Ledger]:
-        """What became of the dialogues of each file, in cleaning."""
+    def _read_ledgers(self) -> list[Ledger]:
+        """Return the counts of each file after cleaning."""
         ledgers = [Ledger() for _ in self.files]
-        for unit in self.units:
-            ledgers[unit.file].add(Ledger.from_json(read_json(self.work / f"{unit.name}.json")))
+        for block in self.blocks:
+            ledgers[block.file].add(Ledger.from_json(read_json(self.work / f"{block.name}.json")))
         return ledgers
 
-    def _check_left(self, ledgers: Sequence[Ledger]) -> None:
+    def _check_dialogues_left(self, ledgers: Sequence[Ledger]) -> None:
         total = Ledger()
         for file, ledger in zip(self.files, ledgers, strict=True):
             if file.split == "train":
                 total.add(ledger)
         if not total.pieces:
-            why = ", ".join(f"{reason} {count}" for reason, count in total.dropped.most_common())
+            reasons = ", ".join(f"{reason} {count}" for reason, count in total.dropped.most_common())
             raise FileError(
-                f"No dialogue is left to train on out of {total.dialogues['read']} read ({why}); give more or other data."
+                f"No dialogue is left to train on: all {total.dialogues['read']} were dropped ({reasons})."
+                " Give more or other data."
             )
 
     # --- across dialogues ---
 
     def _cut(self) -> FrequentTurns:
-        """Finds what is too frequent and takes it out of the units."""
+        """Find the turns that are too frequent in the train files, and cut dialogues at them."""
         path = self.work / "frequent.npz"
-        train = [unit for unit in self.units if unit.split == "train"]
-        on = {rule.name for rule in FREQUENCY_RULES if self.settings.clean.is_on(rule)}
+        blocks = [block for block in self.blocks if block.split == "train"]
+        rules = {rule.name for rule in FREQUENCY_RULES if self.settings.clean.is_on(rule)}
         if not path.exists():
-            hashes = (clean_block.turn_hashes(self.work / f"{unit.name}.arrow") for unit in train)
-            find_frequent(hashes, self.settings.frequency, on, TOP_REPLIES).save(path)
+            hashes = (clean_block.read_turn_hashes(self.work / f"{block.name}.arrow") for block in blocks)
+            find_frequent(hashes, self.settings.frequency, rules, TOP_REPLIES).save(path)
         frequent = FrequentTurns.load(path)
         if len(frequent):
-            waiting = [unit for unit in train if not (self.work / f"{unit.name}-cut.npy").exists()]
-            tasks = [(self.work.path, unit, path, self.buckets) for unit in waiting]
-            self._in_parallel("cutting", cut_frequent.cut_unit, tasks)
+            waiting = [block for block in blocks if not (self.work / f"{block.name}-cut.npy").exists()]
+            tasks = [(self.work.path, block, path, self.buckets) for block in waiting]
+            self._run("cutting", cut_frequent.cut_block, tasks)
         return frequent
 
     def _find_near(self) -> None:
         settings = self.settings
-        if settings.near_duplicates == "off" or (self.work / "near.npy").exists():
+        if settings.near_duplicates == "off" or (self.work / mark_near.NEAR_FILE).exists():
             return
         waiting = [bucket for bucket in range(self.buckets) if not (self.work / f"near-{bucket:05}.npz").exists()]
-        tasks = [(self.work.path, self.units, bucket, self.valid_share) for bucket in waiting]
-        self._in_parallel("comparing", write_shard.sign_bucket, tasks)
-        write_shard.find_near(
-            self.work.path, self.buckets, settings.near_threshold, settings.near_duplicates == "held-out"
-        )
+        tasks = [(self.work.path, self.blocks, bucket, self.valid_share) for bucket in waiting]
+        self._run("comparing", mark_near.sign_bucket, tasks)
+        held_out_only = settings.near_duplicates == "held-out"
+        mark_near.find_near(self.work.path, self.buckets, settings.near_threshold, held_out_only)
 
-    def _make_tokenizer(self) -> None:
-        folder, settings = self.work / "tokenizer", self.settings
-        if folder.exists():
-            return
-        if settings.tokenizer is not None:
-            tokenizer = DialogueTokenizer.load(locate(settings.tokenizer))
-        else:
-            started = time.perf_counter()
-            texts = self._sample()
-            tokenizer = DialogueTokenizer.train(texts, settings.vocab_size, word_count=settings.word_count)
-            seconds = time.perf_counter() - started
-            print(f"tokenizer trained on {sum(map(len, texts)):,} characters in {seconds:.0f} s", file=sys.stderr)
-        part = self.work / "tokenizer.part"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        tokenizer.save(part)
-        os.replace(part, folder)
-
-    def _sample(self) -> list[str]:
-        """Turns of the train split: a random sample, for what bucket a dialogue is in depends on its hash."""
-        texts, room = [], self.settings.tokenizer_characters
-        for bucket in range(self.buckets):
-            found = write_shard.read_bucket(self.work.path, self.units, bucket, self.valid_share)
-            train = found.rank == SPLITS.index("train")
-            for turns, is_train in zip(texts_of(found.rows.column("turns")), train.tolist(), strict=True):
-                if is_train:
-                    texts += turns
-                    if room is not None and (room := room - sum(map(len, turns))) <= 0:
-                        return texts
-        if not texts:
-            raise FileError("No dialogue is left to train on: all are held out; give more data or lower --valid-share.")
-        return texts
-
-    def _shards(self, frequent: FrequentTurns) -> None:
+    def _write_shards(self, frequent: FrequentTurns) -> None:
         top = frozenset(frequent.top.tolist())
         waiting = [bucket for bucket in range(self.buckets) if not (self.work / f"shard-{bucket:05}.json").exists()]
         seed = self.settings.seed
-        tasks = [(self.work.path, self.units, bucket, self.valid_share, seed, top) for bucket in waiting]
+        tasks = [(self.work.path, self.blocks, bucket, self.valid_share, seed, top) for bucket in waiting]
         started = time.perf_counter()
-        self._in_parallel("tokenising", write_shard.write_shard, tasks)
+        self._run("tokenizing", write_shard.write_shard, tasks)
         seconds = max(time.perf_counter() - started, 1e-3)
-        done = [read_json(self.work / f"shard-{bucket:05}.json") for bucket in waiting]
-        characters = sum(split["characters"] for shard in done for split in shard.values())
-        print(
-            f"tokenised {characters:,} characters, {characters / seconds / 1e6:.2f} million a second", file=sys.stderr
-        )
+        statistics = [read_json(self.work / f"shard-{bucket:05}.json") for bucket in waiting]
+        characters = sum(split["characters"] for shard in statistics for split in shard.values())
+        speed = characters / seconds / 1e6
+        print(f"tokenized {characters:,} characters, {speed:.2f} million per second", file=sys.stderr)
 
-    def _in_parallel(self, name: str, function, tasks: list[tuple]) -> None:
+    def _run(self, name: str, function: Callable[..., None], tasks: Sequence[tuple]) -> None:
         with tqdm(desc=name, total=len(tasks), mininterval=1, file=sys.stderr) as bar:
             for _ in run_tasks(function, tasks, self.processes):
                 bar.update()
 
 
 def all_rules() -> tuple[Rule, ...]:
-    """All rules that can be switched."""
+    """Return all rules that can be switched."""
     return (*cleaner.RULES.values(), *FREQUENCY_RULES)
 
 
-def _first_records(block: Block, room: int) -> tuple[Block, int]:
-    """A block with at most `room` records, and how many it has."""
-    first = []
+def forget_work_folders() -> None:
+    """Clear the caches of files of work folders: another build in this process can have a folder of the same name."""
+    cut_frequent.read_frequent.cache_clear()
+    mark_near.near_keys.cache_clear()
+    write_shard.forget_tokenizer()
+
+
+def _content_bytes(path: Path) -> int:
+    """Return the approximate size of a file's content."""
+    return path.stat().st_size * (PACKED_RATIO if path.suffix in PACKED_SUFFIXES else 1)
+
+
+def _first_records(block: Block, count: int) -> tuple[Block, int]:
+    """Return a block with the first `count` records of a block, and the number it has."""
+    first: list[Record] = []
     for record in records(block):
-        if len(first) == room:
+        if len(first) == count:
             break
         first.append(record)
     return Block(block.first, records=tuple(first)), len(first)
 
 
-def _fingerprint(files: Sequence[Input], settings: PrepareSettings) -> str:
-    """Hash of everything that decides the content: files, settings, tokenizer, word list, and this program's rules."""
-    parts = [f"{file.split} {file.path.name} {file.sha256}" for file in files]
-    parts += [json.dumps(asdict(settings), sort_keys=True), _program_hash()]
-    if settings.clean.words is not None:
-        parts.append(sha256_of(Path(settings.clean.words)))
-    if settings.tokenizer is not None:
-        parts.append(tokenizer_hash(DialogueTokenizer.load(locate(settings.tokenizer))))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-@cache
-def _program_hash() -> str:
-    """Hash of the code that decides the content: sets of another version are not taken for this one's."""
-    ours = Path(__file__).parent
-    parts = (
-        "settings.py",
-        "pipeline.py",
-        "reading/*.py",
-        "cleaning/*.py",
-        "cleaning/*.txt",
-        "corpus/*.py",
-        "stages/*.py",
-    )
-    paths = [path for part in parts for path in sorted(ours.glob(part))]
-    paths += [Path(module.__file__) for module in (chatbot.text.dialogue, chatbot.text.tokenizer)]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether a folder is a prepared set and holds nothing else, so that replacing it loses nothing."""
-    written = {MANIFEST, "tokenizer.json", "tokenizer_config.json", "report", *SPLITS}
-    return is_prepared_set(folder) and {path.name for path in folder.iterdir()} <= written
+def _is_only_a_set(folder: Path) -> bool:
+    """Whether a folder is a prepared set without other files, so that it can be replaced without loss."""
+    names = {MANIFEST, "tokenizer.json", "tokenizer_config.json", "report", *SPLITS}
+    return is_prepared_set(folder) and {path.name for path in folder.iterdir()} <= names
 
 
 def _is_within(path: Path, output: Path) -> bool:
@@ -363,7 +288,7 @@ def _is_empty_folder(path: Path) -> bool:
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Puts `source` in the place of `target`; the old one is gone only when the new one stands there."""
+    """Rename a folder to `target`; an old folder of that name is deleted only after the new one has its place."""
     if not target.exists():
         os.rename(source, target)
         return

@@ -1,4 +1,4 @@
-"""Showing a person what the model is trained on: speakers, tokens, and which of them carry loss."""
+"""Preview of a prepared set: what the model is trained on, with speakers, tokens, and which tokens carry loss."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ _NO_LOSS, _RESET = "\033[2m", "\033[0m"
 
 
 def preview(folder: str | Path, count: int, colour: bool | None = None) -> str:
-    """The first `count` samples of a prepared set's train split, a line a turn.
+    """Return the first samples of the train split, one line per turn, with `|` between tokens.
 
-    Tokens are parted by `|`; the colour is the speaker's, dim tokens carry no loss.
+    Args:
+        folder: The prepared set.
+        count: Number of samples.
+        colour: Whether to colour tokens by speaker and dim those without loss; None: if the output is a terminal.
     """
     colour = sys.stdout.isatty() if colour is None else colour
     tokenizer = DialogueTokenizer.load(folder)
@@ -25,13 +28,13 @@ def preview(folder: str | Path, count: int, colour: bool | None = None) -> str:
     for number, turns in enumerate(load_split(folder, "train")[:count]["turns"], 1):
         sample = layout.lay_out(turns)
         lines.append(f"sample {number}: {len(turns)} turns, {len(sample.input_ids)} tokens")
-        before = None
+        last_speaker = None
         for token, speaker, label in zip(sample.input_ids, sample.speaker_ids, sample.labels, strict=True):
-            if speaker != before:
+            if speaker != last_speaker:
                 lines.append(f"  speaker {speaker}: ")
-                before = speaker
+                last_speaker = speaker
             text = tokenizer.decode([token]) if token not in tokenizer.special_ids else tokenizer.tokens([token])[0]
-            text = text.replace("\n", "⏎")  # of a chat template
+            text = text.replace("\n", "⏎")  # chat templates write line ends
             style = _NO_LOSS if label == IGNORED_LABEL else _SPEAKER_COLOURS[speaker]
             lines[-1] += f"{style}{text}{_RESET}|" if colour else f"{text}|"
     return "\n".join(line.removesuffix("|") for line in lines)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from data_prep.cleaning.rules import Rule
+if TYPE_CHECKING:  # the rules take time to import, and the command's --help needs the defaults only
+    from data_prep.cleaning.rule import Rule
+
+FORMS = ("array", "jsonl", "tsv", "text", "chatlog")
+"""Forms of input files; see `data_prep.reading.formats`."""
 
 
 @dataclass(frozen=True)
 class CleanSettings:
-    """What decides how dialogues are cleaned.
+    """How turns are cleaned.
 
     Attributes:
-        skip: Names of rules that are on by default and are not to run.
-        also: Names of rules that are off by default and are to run.
-        words: A file of blocked words, one a line, instead of the list that comes with the package.
-        max_characters: The longest turn, in characters.
+        skip: Names of default rules to switch off.
+        also: Names of further rules to switch on.
+        words: File of blocked words, one per line, in place of the list of the package.
+        max_characters: Longest turn, in characters.
     """
 
     skip: tuple[str, ...] = ()
@@ -24,18 +29,19 @@ class CleanSettings:
     max_characters: int = 512
 
     def is_on(self, rule: Rule) -> bool:
+        """Whether a rule is to be applied."""
         return rule.name in self.also or (rule.is_on and rule.name not in self.skip)
 
 
 @dataclass(frozen=True)
 class FrequencySettings:
-    """Thresholds.
+    """Thresholds for frequent turns, as shares of all (turn, reply) pairs.
 
     Attributes:
-        generic_share: A short reply may answer at most this share of all turns that are answered ...
-        copied_share: ... a long one this share ...
-        hot_share: ... and a long turn may have at most this share of all replies.
-        least: No threshold is below this number.
+        generic_share: Largest share that a short reply may answer.
+        copied_share: Largest share that a long reply may answer.
+        hot_share: Largest share of replies that a long turn may have.
+        least: Smallest threshold, in pairs.
     """
 
     generic_share: float = 5e-4
@@ -46,21 +52,23 @@ class FrequencySettings:
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """What decides the content of a prepared set, beside the input files.
+    """Everything besides the input files that decides the content of a prepared set.
 
     Attributes:
-        tokenizer: Folder whose tokenizer is taken; None trains one on the train split.
-        vocab_size: Most ids of a tokenizer trained here.
-        word_count: A tokenizer trained here has the words that were seen so often as tokens; None has pairs merged.
-        tokenizer_characters: It is trained on a random sample of about so many characters; None is all.
-        valid_share: Share of the dialogues held out, 0 to 1, where no files are given for validation.
-        max_dialogues: Stop reading inputs after so many raw dialogues; None reads all. Held-out files are read whole.
-        form: Form of the input files, one of `data_prep.reading.formats.FORMS`, or auto.
-        seed: Of the order of the dialogues.
-        near_duplicates: `off`; `held-out` drops those of train that are near one held out; `all` also near each other.
-        near_threshold: Jaccard similarity of trigrams from which two dialogues are near.
+        tokenizer: Folder of an existing tokenizer; None trains one on the train split.
+        vocab_size: Largest number of ids of a tokenizer trained here.
+        word_count: Build a vocabulary of characters and the words seen at least so often; None merges pairs.
+        tokenizer_characters: Size of the random sample that the tokenizer is trained on; None uses all text.
+        valid_share: Share of the dialogues held out, 0 to 1, if no files are given for validation.
+        max_dialogues: Number of raw dialogues after which to stop reading inputs; None reads all. Held-out files are
+            always read whole.
+        form: Form of the input files, one of `FORMS`, or `auto`.
+        seed: Seed of the order of the dialogues.
+        near_duplicates: `off`; `held-out` drops train dialogues that are near a held-out one; `all` also those that are
+            near each other.
+        near_threshold: Jaccard similarity of trigrams from which two dialogues are near, 0 to 1.
         clean: How turns are cleaned.
-        frequency: When a text is too frequent.
+        frequency: Thresholds for frequent turns.
     """
 
     tokenizer: str | None = None

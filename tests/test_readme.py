@@ -70,7 +70,7 @@ def test_the_data_page_lists_the_rules_as_they_are():
 
     text = (ROOT / "data_prep" / "README.md").read_text(encoding="utf-8")
     for rule in all_rules():
-        assert f"| `{rule.name}` | {'on' if rule.is_on else 'off'} | {rule.says} |" in text
+        assert f"| `{rule.name}` | {'on' if rule.is_on else 'off'} | {rule.summary} |" in text
     known = build_prepare_parser().format_help() + "--kill --flops"  # of the benchmarks
     assert all(flag in known for flag in re.findall(r"--[a-z-]{3,}", text))
 

@@ -32,6 +32,7 @@ from chatbot.evaluation.run import replies_of
 from chatbot.model.scoring import score_turns
 from chatbot.text.dialogue import count_units, join_spaces
 from chatbot.text.dialogue_files import read_dialogues
+from chatbot.text.word_lists import read_word_list
 
 PROBES = Path(__file__).with_name("probes")
 HISTORIES = ("full", "last", "none")
@@ -47,8 +48,7 @@ ABOUT_YOU = re.compile("你.{0,3}(是|像).{0,4}(机器|程序|AI|ai|模型)|[�
 
 def probe(name: str) -> list[str]:
     """The lines of a list in chatbot/evaluation/probes, without comments."""
-    lines = (PROBES / f"{name}.txt").read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return read_word_list(PROBES / f"{name}.txt")
 
 
 def finder(name: str) -> re.Pattern:

@@ -1,4 +1,4 @@
-"""Token vectors of a checkpoint: a vector for each token, and texts as bags of them."""
+"""Token vectors of a checkpoint, and texts as bags of them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ VECTORS_FILE = "vectors.safetensors"
 
 
 class TokenVectors:
-    """A vector for each token.
+    """One vector per token.
 
     Args:
-        vectors: `[V, D]`; a token without a vector has zeros.
+        vectors: Vectors `[V, D]`; zeros for a token without a vector.
+
+    Attributes:
+        vectors: Vectors, float32 `[V, D]`.
+        norms: Euclidean norms, float64 `[V]`.
     """
 
     def __init__(self, vectors: np.ndarray):
@@ -26,26 +30,30 @@ class TokenVectors:
 
     @classmethod
     def load(cls, folder: str | Path, vocab_size: int) -> TokenVectors:
-        """Reads vectors.safetensors of a checkpoint folder whose tokenizer has `vocab_size` tokens.
+        """Read vectors.safetensors of a checkpoint.
+
+        Args:
+            folder: Folder of the checkpoint.
+            vocab_size: Number of tokens of its tokenizer.
 
         Raises:
-            CheckpointError: The file is missing, damaged or of another tokenizer.
+            CheckpointError: The file is missing or damaged, or belongs to a tokenizer of another size.
         """
         from safetensors.numpy import load_file
 
         path = Path(folder) / VECTORS_FILE
         if not path.is_file():
-            raise CheckpointError(f"There is no {VECTORS_FILE} in {folder}; make it with python -m chatbot.similarity.")
+            raise CheckpointError(f"{folder} has no {VECTORS_FILE}. Train vectors with python -m chatbot.similarity.")
         try:
             vectors = load_file(path)["vectors"]
             if vectors.ndim != 2 or len(vectors) != vocab_size or not np.isfinite(vectors).all():
                 raise ValueError(f"it does not hold finite vectors of {vocab_size} tokens")
             return cls(vectors)
         except Exception as error:  # safetensors raises its own kinds
-            raise CheckpointError(f"{path} cannot be read ({first_line(error)}); copy or make it again.") from None
+            raise CheckpointError(f"{path} cannot be read ({first_line(error)}). Copy or train it again.") from None
 
     def bag(self, token_ids: Sequence[int], kind: Kind) -> Bag:
-        """Tokens of a text with their masses; equal tokens are one, tokens without a vector none."""
+        """Return the tokens of a text with their masses; tokens without a vector are left out."""
         ids, counts = np.unique(np.asarray(token_ids, np.int64), return_counts=True)
         has_vector = self.norms[ids] > 0
         ids, counts = ids[has_vector], counts[has_vector].astype(np.float64)
@@ -56,9 +64,7 @@ class TokenVectors:
         return Bag(points, counts / counts.sum() if len(ids) else counts)
 
     def mean(self, token_ids: Sequence[int]) -> np.ndarray:
-        """Mean vector of a text, float64 `[D]`: "embedding average" (Liu et al., arXiv 1603.08023)."""
-        return (
-            self.vectors[np.asarray(token_ids, np.int64)].mean(0, dtype=np.float64)
-            if len(token_ids)
-            else np.zeros(self.vectors.shape[1])
-        )
+        """Return the mean vector of a text, float64 `[D]`: "embedding average" (Liu et al., arXiv 1603.08023)."""
+        if not len(token_ids):
+            return np.zeros(self.vectors.shape[1])
+        return self.vectors[np.asarray(token_ids, np.int64)].mean(0, dtype=np.float64)

@@ -1,63 +1,66 @@
-"""Vectors of tokens from the dialogues they stand in, for `chatbot.similarity.token_vectors`.
+"""Training token vectors for `chatbot.similarity.token_vectors` from the dialogues that the tokens occur in.
 
     python -m chatbot.similarity --data PREPARED_SET --checkpoint FOLDER
 
-Positive pointwise mutual information of tokens within a window of a turn, with the context distribution smoothed (power
-.75), and its truncated singular value decomposition: W = U S^1/2 (Levy, Goldberg & Dagan, TACL 2015, equations 3, 6
-and 7; what skip-gram with negative sampling factors implicitly). Small, deterministic, and its norms say how much a
-token tells: those of tokens that stand beside anything are small, which is what WRD takes for importance.
+The vectors factor the positive pointwise mutual information of tokens within a window of a turn,
+
+    PPMI_wc = max(0, log p(w, c) / (p(w) p_s(c))),     p_s(c) proportional to count(c)^.75,
+
+by its truncated singular value decomposition U S V^T: W = U S^1/2 (Levy, Goldberg & Dagan, TACL 2015, equations 3, 6
+and 7; skip-gram with negative sampling factors the same matrix implicitly). This is small and deterministic. Tokens
+that occur beside any other token, and so say little, get small norms, and WRD takes the norm as importance.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chatbot.errors import XianliaoError, explain_faults
 from chatbot.similarity.token_vectors import VECTORS_FILE
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
 WINDOW = 5
 SMOOTHING = 0.75
-MOST_TOKENS = 20_000_000
-"""Of the data, in the order in which they come: more change little."""
+MAX_TOKENS = 20_000_000
+"""Number of tokens of the data that are used, from its beginning: more change little."""
+_PART_TOKENS = 1_000_000
 
 
 class VectorsError(XianliaoError):
-    """Data that no vectors can be made of."""
+    """Vectors cannot be trained on the data."""
 
 
 def train_vectors(turns: Iterable[Sequence[int]], vocab_size: int, dimensions: int = 64, seed: int = 0) -> np.ndarray:
-    """float32 `[V, dimensions]`; a token that was not seen has zeros.
+    """Train a vector for each token.
 
     Args:
         turns: Token ids of each turn.
-        vocab_size: V.
-        dimensions: Of a vector; at most the number of different tokens less one.
-        seed: Of the start of the decomposition.
+        vocab_size: Number of tokens V.
+        dimensions: Length of a vector. With few different tokens the last components are zeros.
+        seed: Seed of the start vector of the decomposition.
+
+    Returns:
+        Vectors, float32 `[V, dimensions]`; zeros for a token that does not occur.
 
     Raises:
-        VectorsError: There are too few different tokens.
+        VectorsError: The data has too few different tokens.
     """
-    from scipy.sparse import coo_matrix
     from scipy.sparse.linalg import svds
 
-    counts = _cooccurrences(turns, vocab_size)
+    counts = _count_pairs(turns, vocab_size)
     totals = np.asarray(counts.sum(1)).ravel()
     seen = int((totals > 0).sum())
     if seen < 3:
-        raise VectorsError("The data has too few different tokens for vectors; give more dialogues.")
-    smoothed = totals**SMOOTHING
-    smoothed /= smoothed.sum()
-    pairs = counts.tocoo()
-    information = np.log(pairs.data / totals[pairs.row] / smoothed[pairs.col])
-    positive = information > 0
-    kept = (information[positive], (pairs.row[positive], pairs.col[positive]))
-    matrix = coo_matrix(kept, shape=(vocab_size, vocab_size), dtype=np.float64).tocsr()
+        raise VectorsError("The data has too few different tokens for vectors. Give more dialogues.")
     start = np.random.default_rng(seed).standard_normal(vocab_size)
-    left, values, _ = svds(matrix, k=min(dimensions, seen - 1, vocab_size - 1), v0=start)
+    left, values, _ = svds(_ppmi(counts, totals), k=min(dimensions, seen - 1, vocab_size - 1), v0=start)
     order = np.argsort(-values)
     left, values = left[:, order], values[order]
     left *= np.sign(left[np.abs(left).argmax(0), np.arange(left.shape[1])])  # the sign is arbitrary: fix it
@@ -67,55 +70,76 @@ def train_vectors(turns: Iterable[Sequence[int]], vocab_size: int, dimensions: i
     return vectors
 
 
-def _cooccurrences(turns: Iterable[Sequence[int]], vocab_size: int):
-    """How often two tokens stand within the window in a turn, csr `[V, V]`, symmetric."""
+def _ppmi(counts: csr_matrix, totals: np.ndarray) -> csr_matrix:
+    """Return the positive pointwise mutual information of the module docstring, csr `[V, V]`."""
+    from scipy.sparse import coo_matrix
+
+    smoothed = totals**SMOOTHING
+    smoothed /= smoothed.sum()
+    pairs = counts.tocoo()
+    information = np.log(pairs.data / totals[pairs.row] / smoothed[pairs.col])
+    positive = information > 0
+    entries = (information[positive], (pairs.row[positive], pairs.col[positive]))
+    return coo_matrix(entries, shape=counts.shape, dtype=np.float64).tocsr()
+
+
+def _count_pairs(turns: Iterable[Sequence[int]], vocab_size: int) -> csr_matrix:
+    """Return how often two tokens occur within the window of a turn, csr `[V, V]`, symmetric."""
     from scipy.sparse import coo_matrix, csr_matrix
 
     total = csr_matrix((vocab_size, vocab_size), dtype=np.float64)
-    for ids, owner in _parts(turns):
+    for ids, turn_numbers in _parts(turns):
         rows, columns = [], []
         for gap in range(1, WINDOW + 1):
-            together = owner[gap:] == owner[:-gap]
-            rows.append(ids[gap:][together])
-            columns.append(ids[:-gap][together])
+            is_one_turn = turn_numbers[gap:] == turn_numbers[:-gap]
+            rows.append(ids[gap:][is_one_turn])
+            columns.append(ids[:-gap][is_one_turn])
         row, column = np.concatenate(rows), np.concatenate(columns)
         total += coo_matrix((np.ones(len(row)), (row, column)), shape=total.shape).tocsr()
     return total + total.T
 
 
-def _parts(turns: Iterable[Sequence[int]], tokens: int = 1_000_000) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    """Ids of many turns after each other, with the number of the turn each is of."""
+def _parts(turns: Iterable[Sequence[int]], part_tokens: int = _PART_TOKENS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the ids of many turns, one after the other, and the number of the turn of each id; both int64 `[tokens]`."""
     ids: list[int] = []
     lengths: list[int] = []
     for turn in turns:
         ids += turn
         lengths.append(len(turn))
-        if len(ids) >= tokens:
-            yield np.array(ids), np.repeat(np.arange(len(lengths)), lengths)
+        if len(ids) >= part_tokens:
+            yield np.array(ids, np.int64), np.repeat(np.arange(len(lengths)), lengths)
             ids, lengths = [], []
     yield np.array(ids, np.int64), np.repeat(np.arange(len(lengths)), lengths)
 
 
-def _turns(data: str) -> Iterable[list[int]]:
+def _turns(data: str) -> Iterator[list[int]]:
+    """Yield the turns of the train split, `MAX_TOKENS` or a few more."""
     from chatbot.text.prepared_set import load_split
 
-    room = MOST_TOKENS
+    tokens = 0
     for row in load_split(data, "train"):
         for turn in row["turns"]:
             yield turn
-            room -= len(turn)
-        if room <= 0:
+            tokens += len(turn)
+        if tokens >= MAX_TOKENS:
             return
 
 
 @explain_faults
 def main(argv: list[str] | None = None) -> int:
+    """Train vectors for a checkpoint; `argv` None takes the command line of the process."""
     parser = argparse.ArgumentParser(
-        prog="python -m chatbot.similarity", description="Make vectors of tokens for WMD and WRD."
+        prog="python -m chatbot.similarity", description="Train token vectors for WMD and WRD on a prepared set."
     )
-    parser.add_argument("--data", required=True, metavar="DIR", help="a prepared set with the checkpoint's tokenizer")
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help=f"where {VECTORS_FILE} goes")
-    parser.add_argument("--dimensions", type=int, default=64, help="of a vector (default %(default)s)")
+    parser.add_argument(
+        "--data", required=True, metavar="DIR", help="prepared set, made with the tokenizer of the checkpoint"
+    )
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help=f"checkpoint folder; {VECTORS_FILE} is written to it"
+    )
+    parser.add_argument(
+        "--dimensions", type=int, default=64, metavar="N", help="length of a vector (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     from safetensors.numpy import save_file
 
@@ -124,7 +148,8 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer, other = DialogueTokenizer.load(args.data), DialogueTokenizer.load(args.checkpoint)
     if tokenizer.to_json() != other.to_json():
         raise VectorsError(
-            f"{args.data} was prepared with another tokenizer than {args.checkpoint}'s; prepare it with that."
+            f"{args.data} was prepared with another tokenizer than that of {args.checkpoint}."
+            f" Prepare it with --tokenizer {args.checkpoint}."
         )
     vectors = train_vectors(_turns(args.data), tokenizer.vocab_size, args.dimensions)
     path = Path(args.checkpoint) / VECTORS_FILE

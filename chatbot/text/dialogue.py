@@ -1,14 +1,14 @@
-"""Turns of text to model input: the one place that knows the sample layout and speaker parity.
+"""Turns of a dialogue: their text, speakers, units, and the window of turns that a model sees.
 
 The `dialogpt` layout (苏剑林, "动手做个DialoGPT", kexue.fm/archives/7718) is
 
     [CLS] u0 [SEP] u1 [SEP] ... u_{m-1} [SEP]
 
-Turn i is spoken by speaker `i mod 2`; the [SEP] that closes a turn belongs to it, and [CLS] takes the speaker of the
+Turn i is spoken by speaker `i mod 2`; the [SEP] that closes a turn belongs to it, and [CLS] has the speaker of the
 turn that follows it. Every turn and every [SEP] carries loss, [CLS] does not. When old turns are dropped, speaker ids
 still follow the absolute turn index.
 
-The `chat_template` layout is that of a chat model's own template.
+The `chat_template` layout is the one of a chat model's template. `chatbot.text.layouts` has both.
 
 Needs neither torch nor transformers.
 """
@@ -37,17 +37,17 @@ _SPACE_BESIDE_CJK = re.compile(f"(?<=[{_CJK}]) +| +(?=[{_CJK}])")
 
 
 class DialogueError(XianliaoError):
-    """A dialogue that cannot be laid out; the message is one sentence for the person who typed it."""
+    """A dialogue cannot be laid out; the message is for the person who typed it."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One laid out dialogue; the three lists have the same length T.
+    """One dialogue as model input; the three lists have the same length T.
 
     Attributes:
         input_ids: Token ids.
         speaker_ids: 0 or 1 for every token (transformers calls them token_type_ids).
-        labels: The token id where it carries loss, `IGNORED_LABEL` elsewhere. Not shifted: the logits at position t-1
+        labels: The token id if the token carries loss, else `IGNORED_LABEL`. Not shifted: the logits at position t-1
             predict `labels[t]`.
     """
 
@@ -58,13 +58,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A laid out history that waits for its next turn.
+    """A history as model input, up to the first token of the reply.
 
     Attributes:
-        pieces: One (input_ids, speaker_id) pair a turn; the first starts with [CLS] or what else opens a dialogue, each
-            ends with [SEP] or what else leads on. Kept apart so that a session can remember the state after each turn.
+        pieces: One (input_ids, speaker_id) pair per turn; the first starts with [CLS] or the opening of the template,
+            each ends with [SEP] or the marks of the template. They are separate so that a session can remember the
+            state after each turn.
         reply_speaker: Speaker id of the reply, `1 - last speaker`.
-        first_turn: Absolute index of the first turn kept.
+        first_turn: Absolute index of the first turn that was not dropped.
     """
 
     pieces: tuple[tuple[tuple[int, ...], int], ...]
@@ -73,20 +74,22 @@ class Prompt:
 
     @property
     def input_ids(self) -> list[int]:
+        """Token ids of all pieces."""
         return [token for ids, _ in self.pieces for token in ids]
 
     @property
     def speaker_ids(self) -> list[int]:
+        """Speaker id of each token."""
         return [speaker for ids, speaker in self.pieces for _ in ids]
 
 
 def valid_text(text: str) -> str:
-    """Text with lone surrogates, which are not text and cannot be stored as UTF-8, replaced by U+FFFD."""
+    """Return a text with U+FFFD for lone surrogates, which are not text and cannot be stored as UTF-8."""
     return _SURROGATE.sub("\ufffd", text)
 
 
 def join_spaces(text: str) -> str:
-    """Drops the spaces that touch a CJK character, so spaced corpora read as Chinese and English words stay apart.
+    """Remove the spaces that touch a CJK character, as in spaced corpora; spaces between English words are kept.
 
     >>> join_spaces("我 爱 New York 啊")
     '我爱New York啊'
@@ -95,31 +98,35 @@ def join_spaces(text: str) -> str:
 
 
 def clean_turn(text: str) -> str:
-    """A turn as the model sees it, the same for training, chat and evaluation: valid, trimmed, spaces joined."""
+    """Return a turn as the model sees it, the same for training, chat and evaluation: valid, trimmed, spaces joined."""
     return join_spaces(valid_text(text).strip())
 
 
 def count_units(turns: Sequence[str]) -> int:
-    """Units of nats/unit: the characters of the turns after space joining, plus one end of turn for each."""
+    """Return the number of units of nats/unit: characters after `join_spaces`, plus one end of turn for each turn.
+
+    Units do not depend on the tokenizer, so losses in nats/unit compare across tokenizers.
+    """
     return sum(len(join_spaces(turn)) + 1 for turn in turns)
 
 
 def speaker_of(turn_index: int) -> int:
-    """Speaker id (0 or 1) of the turn with this absolute index."""
+    """Return the speaker id (0 or 1) of the turn with this absolute index."""
     return turn_index % 2
 
 
 def fit(turn_tokens: Sequence[int], context_tokens: int, opening_tokens: int = 1) -> int:
-    """Absolute index of the first turn that the model still sees.
+    """Return the absolute index of the first turn that the model still sees.
 
-    Turns are appended one by one; whenever the laid out history ([CLS], turns, [SEP]s) is longer than `context_tokens`,
-    the oldest turns are dropped until it is at most half as long. So the answer is a pure function of the dialogue, and
-    the cost of a turn is, amortised, constant. The newest turn is always kept.
+    Turns are appended one by one; whenever the history ([CLS], turns, [SEP]s) is longer than `context_tokens`, the
+    oldest turns are dropped until it is at most half as long. So the result is a pure function of the dialogue, and the
+    cost of a turn is, amortised, constant: the state of the kept turns is computed again only after half a window of
+    new tokens. The newest turn is always kept.
 
     Args:
-        turn_tokens: Number of tokens of each turn, [SEP] not counted.
-        context_tokens: Longest history in tokens.
-        opening_tokens: Tokens before the first turn.
+        turn_tokens: Number of tokens of each turn, without [SEP].
+        context_tokens: Longest history, in tokens.
+        opening_tokens: Number of tokens before the first turn.
     """
     first, total = 0, opening_tokens
     for index, tokens in enumerate(turn_tokens):

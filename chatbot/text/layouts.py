@@ -1,15 +1,15 @@
-"""Layouts: how the turns of a dialogue become token ids, speaker ids and labels."""
+"""Layouts: how the turns of a dialogue become token ids, speaker ids and labels; see `chatbot.text.dialogue`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from chatbot.text.dialogue import DialogueError, Prompt, Sample, fit, speaker_of
 
 IGNORED_LABEL = -100
-"""Label of a position that carries no loss (the value that torch's cross entropy ignores)."""
+"""Label of a token without loss (the value that torch's cross entropy ignores)."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class TurnMarks:
     """Ids that a chat template writes around the contents of turns; see `chatbot.text.chat_template`.
 
     Attributes:
-        opening: Before the first content, which is the person's.
-        to_bot: From the end of a person's content to the start of the bot's.
-        to_person: From the end of the bot's content to the start of the person's.
+        opening: Ids before the first content, which is the person's.
+        to_bot: Ids from the end of a person's content to the start of the bot's.
+        to_person: Ids from the end of the bot's content to the start of the person's.
     """
 
     opening: tuple[int, ...]
@@ -28,7 +28,13 @@ class TurnMarks:
 
 
 class SpecialIds(Protocol):
-    """What the layouts need of a tokenizer; `marks` is None where it has no chat template."""
+    """Ids that the layouts need of a tokenizer.
+
+    Attributes:
+        cls_id: Id that opens a sample.
+        sep_id: Id that ends a turn.
+        marks: Ids around turns, or None if the tokenizer has no chat template.
+    """
 
     cls_id: int
     sep_id: int
@@ -36,11 +42,12 @@ class SpecialIds(Protocol):
 
 
 class DialogptLayout:
-    """The layout of the module docstring.
+    """Layout `[CLS] u0 [SEP] u1 [SEP] …` of `chatbot.text.dialogue`.
 
     Attributes:
-        opening_tokens: Tokens before the first turn of a sample.
-        turn_tokens: Tokens that a turn takes beside its own.
+        opening_tokens: Number of tokens before the first turn of a sample.
+        turn_tokens: Number of tokens that a turn takes besides its content.
+        end_of_turn_id: Id that ends a turn.
     """
 
     name = "dialogpt"
@@ -52,7 +59,7 @@ class DialogptLayout:
         self.end_of_turn_id = special.sep_id
 
     def lay_out(self, turns: Sequence[Sequence[int]], first_turn: int = 0) -> Sample:
-        """Lays out a whole dialogue for training or scoring.
+        """Return a whole dialogue as model input, for training or scoring.
 
         Args:
             turns: Token ids of each turn, without special tokens.
@@ -68,13 +75,16 @@ class DialogptLayout:
         return Sample(input_ids, speaker_ids, labels)
 
     def prompt(self, turns: Sequence[Sequence[int]], context_tokens: int) -> Prompt:
-        """Lays out a history, fitted to `context_tokens`, for the reply that follows its last turn.
+        """Return a history as model input, for the reply that follows its last turn.
+
+        Args:
+            turns: Token ids of each turn, without special tokens.
+            context_tokens: Longest history, in tokens; older turns are dropped, see `fit`.
 
         Raises:
-            DialogueError: There is no turn to reply to.
+            DialogueError: The history is empty.
         """
-        if not turns:
-            raise DialogueError("There is nothing to reply to: give at least one turn.")
+        _check_not_empty(turns)
         first = fit([len(ids) for ids in turns], context_tokens)
         pieces = tuple((tuple(ids), speaker) for ids, speaker in self._pieces(turns[first:], first))
         return Prompt(pieces, speaker_of(len(turns)), first)
@@ -87,28 +97,29 @@ class DialogptLayout:
 
 
 class ChatTemplateLayout:
-    """The layout of a chat model, as its template writes it: speaker 0 is the user, speaker 1 the assistant.
+    """Layout of a chat model, as its template writes it: speaker 0 is the user, speaker 1 the assistant.
 
-    Every content and the id that closes it carry loss, the other ids of the template do not. Where the first turn is the
-    bot's, an empty turn of the person comes before it, because many templates know no other beginning.
+    Every content and the id that closes it carry loss, the other ids of the template do not. A sample that begins with
+    a turn of the bot gets an empty turn of the person before it, because many templates allow no other beginning.
 
     Attributes:
-        opening_tokens: The most tokens before the first turn of a sample.
-        turn_tokens: The most tokens that a turn takes beside its own.
+        opening_tokens: Largest number of tokens before the first turn of a sample.
+        turn_tokens: Largest number of tokens that a turn takes besides its content.
+        end_of_turn_id: Id that ends a turn of the bot.
     """
 
     name = "chat_template"
 
     def __init__(self, special: SpecialIds):
         if special.marks is None:
-            raise DialogueError("The tokenizer has no chat template; give the folder of a chat model.")
+            raise DialogueError("The tokenizer has no chat template. Give the folder of a chat model.")
         self._opening, self._after = special.marks.opening, (special.marks.to_bot, special.marks.to_person)
         self.end_of_turn_id = special.marks.to_person[0]
         self.opening_tokens = len(self._opening) + len(special.marks.to_bot)
         self.turn_tokens = max(map(len, self._after))
 
     def lay_out(self, turns: Sequence[Sequence[int]], first_turn: int = 0) -> Sample:
-        """Lays out a whole dialogue for training or scoring; see `DialogptLayout.lay_out`."""
+        """Return a whole dialogue as model input, for training or scoring; see `DialogptLayout.lay_out`."""
         sample = Sample([], [], [])
         for before, content, after, speaker in self._pieces(turns, first_turn):
             ids = [*before, *content, *after]
@@ -119,25 +130,41 @@ class ChatTemplateLayout:
         return sample
 
     def prompt(self, turns: Sequence[Sequence[int]], context_tokens: int) -> Prompt:
-        """Lays out a history, fitted to `context_tokens`, for a reply of the bot; roles alternate backwards from it.
+        """Return a history as model input, for a reply of the bot; roles alternate backwards from the reply.
+
+        Args:
+            turns: Token ids of each turn, without special tokens.
+            context_tokens: Longest history, in tokens; older turns are dropped, see `fit`.
 
         Raises:
-            DialogueError: There is no turn to reply to.
+            DialogueError: The history is empty.
         """
-        if not turns:
-            raise DialogueError("There is nothing to reply to: give at least one turn.")
+        _check_not_empty(turns)
         first = fit([len(ids) + self.turn_tokens - 1 for ids in turns], context_tokens, self.opening_tokens)
         pieces = self._pieces(turns[first:], first + len(turns) + 1)
         return Prompt(tuple(((*before, *ids, *after), speaker) for before, ids, after, speaker in pieces), 1, first)
 
-    def _pieces(self, turns: Sequence[Sequence[int]], first_turn: int):
-        """Ids before a turn's content, the content, ids after it, and its speaker."""
+    def _pieces(self, turns: Sequence[Sequence[int]], first_turn: int) -> Iterator[_TemplatePiece]:
         before = self._opening + self._after[0] * speaker_of(first_turn)
         for index, ids in enumerate(turns, first_turn):
-            yield before, ids, self._after[speaker_of(index)], speaker_of(index)
+            yield _TemplatePiece(before, ids, self._after[speaker_of(index)], speaker_of(index))
             before = ()
+
+
+class _TemplatePiece(NamedTuple):
+    """Ids before the content of a turn, the content, ids after it, and its speaker."""
+
+    before: tuple[int, ...]
+    content: Sequence[int]
+    after: tuple[int, ...]
+    speaker: int
+
+
+def _check_not_empty(turns: Sequence[Sequence[int]]) -> None:
+    if not turns:
+        raise DialogueError("The history is empty: give at least one turn.")
 
 
 Layout = DialogptLayout | ChatTemplateLayout
 LAYOUTS = {layout.name: layout for layout in (DialogptLayout, ChatTemplateLayout)}
-"""Layouts by the name that a checkpoint's config.json gives."""
+"""Layouts by the name in the config.json of a checkpoint."""

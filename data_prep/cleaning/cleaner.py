@@ -1,8 +1,8 @@
-"""From a raw dialogue to clean ones: the rules of `data_prep.cleaning.rules` to a fixed point, and what becomes of the rest.
+"""From a raw dialogue to clean ones: applies the rules of `data_prep.cleaning.rules` until no rule changes anything.
 
-A turn that a filter meets is dirty. It goes, and the dialogue is cut there: what lies between two dirty turns is a
-dialogue of its own if it has two turns or more, so one bad line does not cost a long conversation, and no turn is made
-the answer to something it does not answer. Every dialogue read is exactly one of kept whole, split and dropped.
+A turn that a filter matches is dirty. It is removed and the dialogue is cut there: the turns between two dirty turns
+are kept as a dialogue if they are two or more. So one bad line does not cost a long conversation, and no turn becomes
+the answer to a turn that it does not answer. Every dialogue read is exactly one of kept whole, split and dropped.
 """
 
 from __future__ import annotations
@@ -11,33 +11,28 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import ahocorasick
-
-from chatbot.errors import FileError, first_line
 from chatbot.text.dialogue import clean_turn
+from data_prep.cleaning.blocked_words import WORDS, BlockedWords
+from data_prep.cleaning.characters import HAN
 from data_prep.cleaning.ledger import Ledger
-from data_prep.cleaning.rules import FILTERS, HAN, NORMALISERS, Rule
+from data_prep.cleaning.rule import Filter, Normaliser, Rule
+from data_prep.cleaning.rules import FILTERS, NORMALISERS
 from data_prep.settings import CleanSettings
 
-WORDS = Path(__file__).with_name("words.txt")
 NOTHING_LEFT, TOO_LONG, BLOCKED, ECHO = "nothing_left", "too_long", "blocked_words", "echo"
 ONE_TURN = "fewer_than_two_turns"
 ECHO_CHARACTERS = 5
 """Shorter turns are often answered in kind: 晚安, 晚安."""
 
 DIALOGUE_RULES = (
-    Rule(BLOCKED, "turns with a word of the list"),
-    Rule(ECHO, "a turn of five characters and more that repeats the one before it"),
+    Rule(BLOCKED, "remove turns with a word of the list"),
+    Rule(ECHO, "remove a turn of 5 or more characters that repeats the turn before it"),
 )
-RULES = {rule.name: rule for rule in (*NORMALISERS, *FILTERS, *DIALOGUE_RULES)}
-"""All rules that can be switched, by name."""
+RULES: dict[str, Rule] = {rule.name: rule for rule in (*NORMALISERS, *FILTERS, *DIALOGUE_RULES)}
+"""Rules for single dialogues, by name."""
 
-
-# Text that no normaliser but `repeats` touches once its spaces are joined: most of LCCC, on a short way.
-_PLAIN = re.compile("[，。！？、；：《》～…“”]*[\u4e00-\u9fff][\u4e00-\u9fff，。！？、；：《》～…“”]*")
-_NOT_CJK = re.compile("[…“”]")
 _REPEATS = "repeats"
-_NEED_SPACES = (
+_SPACE_RULES = (
     "control_characters",
     "spaced_letters",
     "full_width",
@@ -48,158 +43,131 @@ _NEED_SPACES = (
     "mentions",
     "hashtags",
 )
-"""Rules for which a space says where a name or an address ends: they come before spaces beside Chinese are joined."""
+"""Rules for which a space ends a name or an address: they run before the spaces beside Chinese are removed."""
 
+_PLAIN = re.compile("[，。！？、；：《》～…“”]*[\u4e00-\u9fff][\u4e00-\u9fff，。！？、；：《》～…“”]*")
+"""Text that no normaliser but `repeats` changes once its spaces are removed: most of LCCC."""
+_NOT_CJK = re.compile("[…“”]")
 _LOOSE_SPACE = re.compile("(?<![A-Za-z0-9]) +| +(?![A-Za-z0-9])")
 _HAN_PAIR, _SPACED_PAIR = re.compile(f"[{HAN}][{HAN}]"), re.compile(f"[{HAN}] +[{HAN}]")
 
 
 class Cleaner:
-    """The rules that are on, ready to run.
+    """The rules that are switched on, ready to run.
 
     Args:
-        settings: Which.
-        short_way: Take the short way where a turn allows it; the result is the same.
+        settings: Switches and limits.
+        has_shortcut: Whether to skip rules that cannot change plain Chinese text; the result is the same.
 
     Raises:
-        FileError: The word list cannot be read or holds no word, or a rule needs a library that is not there.
+        FileError: The word list cannot be read or is empty, or a rule needs a library that is not installed.
     """
 
-    def __init__(self, settings: CleanSettings, short_way: bool = True):
-        self.settings = settings
+    def __init__(self, settings: CleanSettings, has_shortcut: bool = True):
+        self._max_characters = settings.max_characters
         self._normalisers = [(rule.name, rule.apply) for rule in NORMALISERS if settings.is_on(rule)]
-        self._spaced = [(name, rule) for name, rule in self._normalisers if name in _NEED_SPACES]
-        self._filters = [(rule.name, rule.apply) for rule in FILTERS if settings.is_on(rule)]
-        self._plain_filters = [(name, rule) for name, rule in self._filters if name != "no_chinese"]
-        names = dict(self._normalisers)
-        self._repeats = names.get(_REPEATS)
-        self._short_way = short_way and "traditional" not in names
-        self._no_echo = settings.is_on(RULES[ECHO])
-        self._words = None
+        self._space_rules = [(name, apply) for name, apply in self._normalisers if name in _SPACE_RULES]
+        self._filters = [(rule.name, rule.matches) for rule in FILTERS if settings.is_on(rule)]
+        self._plain_filters = [(name, matches) for name, matches in self._filters if name != "no_chinese"]
+        by_name = dict(self._normalisers)
+        self._repeats = by_name.get(_REPEATS)
+        self._has_shortcut = has_shortcut and "traditional" not in by_name
+        self._removes_echoes = settings.is_on(RULES[ECHO])
+        self._blocked_words: BlockedWords | None = None
         if settings.is_on(RULES[BLOCKED]):
-            self._words = _automaton(_read_words(Path(settings.words) if settings.words else WORDS))
-        if "traditional" in names:
-            names["traditional"]("")  # says now that OpenCC is missing
+            self._blocked_words = BlockedWords(Path(settings.words) if settings.words else WORDS)
+        if "traditional" in by_name:
+            by_name["traditional"]("")  # raises now, not in a worker, if OpenCC is not installed
 
     def pieces(self, turns: Sequence[str], ledger: Ledger) -> tuple[list[list[str]], list[tuple[int, str]]]:
-        """The clean dialogues in a raw one, in order, each of two turns or more, and (index, reason) of dirty turns.
+        """Clean a dialogue.
 
         Args:
-            turns: Of one dialogue.
-            ledger: Takes the counts.
+            turns: Turns of the raw dialogue.
+            ledger: Counts are added to it.
+
+        Returns:
+            The clean dialogues, in order, each of two or more turns; and (index, reason) of every dirty turn.
         """
         pieces: list[list[str]] = [[]]
         dirty: list[tuple[int, str]] = []
         for index, turn in enumerate(turns):
             text, reason = self.turn(turn, ledger)
-            if (
-                reason is None
-                and self._no_echo
-                and pieces[-1]
-                and len(text) >= ECHO_CHARACTERS
-                and pieces[-1][-1] == text
-            ):
+            if reason is None and self._is_echo(text, pieces[-1]):
                 reason = ECHO
             if reason is None:
                 pieces[-1].append(text)
             else:
                 dirty.append((index, reason))
                 ledger.dirty[reason] += 1
-                ledger.show(reason, turn)
+                ledger.add_sample(reason, turn)
                 pieces.append([])
         pieces = [piece for piece in pieces if len(piece) > 1]
         ledger.pieces += len(pieces)
-        if not pieces:
-            ledger.drop(dirty[0][1] if dirty else ONE_TURN)
-        else:
+        if pieces:
             ledger.dialogues["read"] += 1
             ledger.dialogues["split" if dirty else "kept_whole"] += 1
+        else:
+            ledger.drop(dirty[0][1] if dirty else ONE_TURN)
         return pieces, dirty
 
+    def _is_echo(self, text: str, before: Sequence[str]) -> bool:
+        return self._removes_echoes and len(text) >= ECHO_CHARACTERS and bool(before) and before[-1] == text
+
     def turn(self, turn: str, ledger: Ledger) -> tuple[str, str | None]:
-        """The turn as it is kept, and None or the reason why it is not."""
-        if len(turn) > 16 * self.settings.max_characters:  # not worth reading
+        """Clean a turn; return its text, and the reason for which it is dirty or None."""
+        if len(turn) > 16 * self._max_characters:  # too long to search
             return "", TOO_LONG
-        if self._short_way:
+        if self._has_shortcut:
             text = turn.replace(" ", "")
             if _PLAIN.fullmatch(text) and (len(text) == len(turn) or not _NOT_CJK.search(text) or _is_spaced(turn)):
-                if self._repeats is not None:
-                    before, text = text, self._repeats(text)
-                    if text != before:
-                        ledger.changed[_REPEATS] += 1
-                        ledger.show(_REPEATS, before, text)
-                return text, self._reason(text, self._plain_filters)
-        text = self._normalised(turn, ledger)
+                return self._plain_turn(text, ledger)
+        text = self._normalise(turn, ledger)
         return text, self._reason(text, self._filters)
 
-    def _normalised(self, turn: str, ledger: Ledger) -> str:
-        changed: dict[str, tuple[str, str]] = {}
-        text = self._apply(self._spaced, turn, changed)
+    def _plain_turn(self, text: str, ledger: Ledger) -> tuple[str, str | None]:
+        if self._repeats is not None:
+            before, text = text, self._repeats(text)
+            if text != before:
+                ledger.changed[_REPEATS] += 1
+                ledger.add_sample(_REPEATS, before, text)
+        return text, self._reason(text, self._plain_filters)
+
+    def _normalise(self, turn: str, ledger: Ledger) -> str:
+        changes: dict[str, tuple[str, str]] = {}
+        text = _apply(self._space_rules, turn, changes)
         text = _LOOSE_SPACE.sub("", text) if _is_spaced(turn) else text
         before, text = None, clean_turn(text)
         while text != before:
-            before, text = text, clean_turn(self._apply(self._normalisers, text, changed))
-        for name, (was, became) in changed.items():
+            before, text = text, clean_turn(_apply(self._normalisers, text, changes))
+        for name, (old, new) in changes.items():
             ledger.changed[name] += 1
-            ledger.show(name, was, became)
+            ledger.add_sample(name, old, new)
         return text
 
-    @staticmethod
-    def _apply(rules: Iterable, text: str, changed: dict[str, tuple[str, str]]) -> str:
-        for name, rule in rules:
-            after = rule(text)
-            if after != text:
-                changed.setdefault(name, (text, after))
-                text = after
-        return text
-
-    def _reason(self, text: str, filters: Iterable) -> str | None:
+    def _reason(self, text: str, filters: Iterable[tuple[str, Filter]]) -> str | None:
         if not text:
             return NOTHING_LEFT
-        if len(text) > self.settings.max_characters:
+        if len(text) > self._max_characters:
             return TOO_LONG
-        if self._words is not None and _has_word(self._words, text):
+        if self._blocked_words is not None and self._blocked_words.is_in(text):
             return BLOCKED
-        for name, meets in filters:
-            if meets(text):
+        for name, matches in filters:
+            if matches(text):
                 return name
         return None
 
 
+def _apply(rules: Iterable[tuple[str, Normaliser]], text: str, changes: dict[str, tuple[str, str]]) -> str:
+    """Return the text after the rules; the first change by each rule is added to `changes`: text before and after."""
+    for name, apply in rules:
+        changed = apply(text)
+        if changed != text:
+            changes.setdefault(name, (text, changed))
+            text = changed
+    return text
+
+
 def _is_spaced(text: str) -> bool:
-    """Whether there is a space between every two characters, as in LCCC, so that spaces say nothing."""
+    """Whether every two Chinese characters have a space between them, as in LCCC, so that spaces have no meaning."""
     return _SPACED_PAIR.search(text) is not None and _HAN_PAIR.search(text) is None
-
-
-def _read_words(path: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"The word list {path} cannot be read ({first_line(error)}); give a file in UTF-8.") from None
-    words = [line.lower() for line in lines if line and not line.startswith("#")]
-    if not words:
-        raise FileError(f"{path} holds no word; write one a line, or skip the rule {BLOCKED}.")
-    return words
-
-
-def _automaton(words: Iterable[str]) -> ahocorasick.Automaton:
-    automaton = ahocorasick.Automaton()
-    for word in words:
-        automaton.add_word(word, word)
-    automaton.make_automaton()
-    return automaton
-
-
-def _has_word(automaton: ahocorasick.Automaton, text: str) -> bool:
-    """Whether a word of the list is in the text; one that begins or ends with a letter or digit only as a whole word."""
-    text = text.lower()
-    for end, word in automaton.iter(text):
-        start = end + 1 - len(word)
-        if not (_goes_on(text, start - 1, start) or _goes_on(text, end, end + 1)):
-            return True
-    return False
-
-
-def _goes_on(text: str, left: int, right: int) -> bool:
-    """Whether the characters at two neighbouring places belong to one English word."""
-    return left >= 0 and right < len(text) and all(text[at].isascii() and text[at].isalnum() for at in (left, right))

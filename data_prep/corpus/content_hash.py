@@ -1,4 +1,4 @@
-"""What makes two dialogues equal: their content hash."""
+"""Content hash of a dialogue, which decides whether two dialogues are equal and which split a dialogue belongs to."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+SPLITS = ("test", "valid", "train")
+"""In the order of precedence: a dialogue that is in several splits is kept in the first of them."""
+
 
 def content_hash(turns: Sequence[str]) -> bytes:
-    """16 bytes that depend on the turns and where they begin, and on nothing else."""
+    """Return 16 bytes that depend only on the turns and where they begin."""
     parts = []
     for turn in turns:
         data = turn.encode("utf-8", "surrogatepass")
@@ -19,15 +22,16 @@ def content_hash(turns: Sequence[str]) -> bytes:
     return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
 
 
-SPLITS = ("test", "valid", "train")
-"""In the order in which they claim a dialogue that several have."""
+def are_valid(heads: np.ndarray, valid_share: float) -> np.ndarray:
+    """Return which dialogues belong to the validation split: those with the smallest hashes.
 
+    Args:
+        heads: First 8 bytes of each content hash as a little-endian number, uint64 `[N]`.
+        valid_share: Approximate share of the split, 0 to 1.
 
-def is_valid(key: bytes, valid_share: float) -> bool:
-    """Whether the dialogue with this content hash belongs to the validation split of about `valid_share` (0 to 1)."""
-    return int.from_bytes(key[:8], "little") < valid_share * 2**64
-
-
-def is_valid_key(low: np.ndarray, valid_share: float) -> np.ndarray:
-    """`is_valid` for many: the first 8 bytes of each hash as a number, uint64 `[N]`."""
-    return low < np.uint64(min(math.ceil(valid_share * 2**64), 2**64 - 1)) if valid_share else np.zeros(len(low), bool)
+    Returns:
+        bool `[N]`.
+    """
+    if not valid_share:
+        return np.zeros(len(heads), bool)
+    return heads < np.uint64(min(math.ceil(valid_share * 2**64), 2**64 - 1))

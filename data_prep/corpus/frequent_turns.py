@@ -1,44 +1,44 @@
-"""Generic replies, advertisements and hot posts: found by counting, because one text alone does not show it.
+"""Generic replies, advertisements and hot posts: texts that are too frequent, found by counting over the whole corpus.
 
-Following Zhang et al. (DialoGPT, arXiv 1911.00536) and Wang et al. (EMNLP 2013, D13-1096): a text that answers very many
-different turns is generic when it is short and an advertisement when it is long, and a long turn with very many
-different answers, a hot post, would teach little else. Thresholds are shares of all replies, so they hold for any size
-of corpus.
+Following Zhang et al. (DialoGPT, arXiv 1911.00536) and Wang et al. (EMNLP 2013, D13-1096): a text that answers very
+many different turns is generic if it is short and an advertisement if it is long; a long turn with very many different
+answers is a hot post, and a model trained on it learns little else. Thresholds are shares of all replies, so they hold
+for a corpus of any size.
 
-Generic replies and the answers of a hot post are thinned out: as many as the threshold stay, chosen by content alone,
-so "哈哈" is still learnt, in measure. Advertisements go altogether.
+Generic replies and the answers to a hot post are thinned out: as many as the threshold are kept, chosen by content
+alone, so that "哈哈" is still learnt, in proportion. Advertisements are removed altogether.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from chatbot.storage import write_stream
-from data_prep.cleaning.rules import Rule
+from data_prep.cleaning.rule import Rule
 from data_prep.settings import FrequencySettings
 
 GENERIC, COPIES, HOT = "generic_replies", "copied_replies", "hot_posts"
-FREQUENCY_RULES = (
-    Rule(GENERIC, "short replies to very many turns are thinned out"),
-    Rule(COPIES, "long replies to very many turns go: advertisements"),
-    Rule(HOT, "the replies to a long turn with very many of them are thinned out"),
-)
 REASONS = (GENERIC, COPIES, HOT)
+FREQUENCY_RULES = (
+    Rule(GENERIC, "thin out short replies to very many turns"),
+    Rule(COPIES, "remove long replies to very many turns: advertisements"),
+    Rule(HOT, "thin out the replies to a long turn with very many replies"),
+)
 
 
 @dataclass(frozen=True)
 class FrequentTurns:
-    """What is thinned out: N texts, first replies, then turns with replies.
+    """Texts that are too frequent: N texts, replies first, then turns that are replied to.
 
     Attributes:
-        hashes: uint64 `[N]`, `turn_hash` of the texts.
-        reasons: int64 `[N]`, index into `REASONS`; `HOT` is of turns, the others of replies.
-        kept: float64 `[N]`, share of its (turn, reply) pairs that stays.
-        top: uint64, hashes of the most frequent replies.
+        hashes: `turn_hash` of the texts, uint64 `[N]`.
+        reasons: Index into `REASONS`, int64 `[N]`; `HOT` is for turns, the others for replies.
+        kept: Share of the (turn, reply) pairs with this text that is kept, float64 `[N]`.
+        top: Hashes of the most frequent replies, uint64 `[at most the number asked for]`.
     """
 
     hashes: np.ndarray
@@ -54,83 +54,108 @@ class FrequentTurns:
 
     @classmethod
     def load(cls, path: Path) -> FrequentTurns:
-        with np.load(path) as found:
-            return cls(**found)
+        with np.load(path) as arrays:
+            return cls(**arrays)
 
-    def dirty(self, turns: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """For each turn the index of the reason why it goes, or -1; int64 `[T]`.
+    def find_dirty(self, turns: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Return for each turn the index of the reason for which it is removed, or -1; int64 `[T]`.
 
         Args:
-            turns: uint64 `[T]`, hashes of the turns of all dialogues, one after the other.
-            starts: int64 `[dialogues + 1]`, where dialogues begin.
+            turns: Hashes of the turns of all dialogues, one after the other, uint64 `[T]`.
+            starts: Index of the first turn of each dialogue, and T, int64 `[dialogues + 1]`.
         """
-        reason = np.full(len(turns), -1)
-        replies = reply_places(starts)
-        draw = _mixed(turns[replies - 1], turns[replies]) / 2.0**64  # the same wherever the pair stands
-        is_turn = self.reasons == REASONS.index(HOT)
-        for chosen, texts in ((is_turn, turns[replies - 1]), (~is_turn, turns[replies])):
-            hashes, reasons, kept = self.hashes[chosen], self.reasons[chosen], self.kept[chosen]
+        dirty = np.full(len(turns), -1)
+        replies = reply_indices(starts)
+        asked, answers = turns[replies - 1], turns[replies]
+        draw = _pair_hash(asked, answers) / 2.0**64  # in [0, 1), and the same wherever the pair occurs
+        is_hot = self.reasons == REASONS.index(HOT)
+        for selected, texts in ((is_hot, asked), (~is_hot, answers)):
+            hashes, reasons, kept = self.hashes[selected], self.reasons[selected], self.kept[selected]
             if len(hashes):
                 order = np.argsort(hashes)
-                at = order[np.searchsorted(hashes[order], texts).clip(max=len(hashes) - 1)]
-                goes = (hashes[at] == texts) & (draw >= kept[at])
-                reason[replies[goes]] = reasons[at[goes]]
-        return reason
+                row = order[np.searchsorted(hashes[order], texts).clip(max=len(hashes) - 1)]
+                is_removed = (hashes[row] == texts) & (draw >= kept[row])
+                dirty[replies[is_removed]] = reasons[row[is_removed]]
+        return dirty
 
 
-def reply_places(starts: np.ndarray) -> np.ndarray:
-    """Places of the turns that answer another, given where dialogues begin and the last one ends."""
+def reply_indices(starts: np.ndarray) -> np.ndarray:
+    """Return the indices of all turns but the first ones of dialogues; `starts` is as in `FrequentTurns.find_dirty`."""
     is_reply = np.ones(int(starts[-1]) if len(starts) else 0, bool)
     is_reply[starts[:-1][starts[:-1] < starts[1:]]] = False
     return np.flatnonzero(is_reply)
 
 
 def find_frequent(
-    parts: Iterable[tuple[np.ndarray, np.ndarray]], settings: FrequencySettings, on: set[str], top: int
+    parts: Iterable[tuple[np.ndarray, np.ndarray]], settings: FrequencySettings, rules: Set[str], top: int
 ) -> FrequentTurns:
-    """Counts all replies; takes about 32 bytes of memory for each.
+    """Count all replies; takes about 32 bytes of memory per reply.
 
     Args:
-        parts: (turns, starts) of each part of the corpus, as in `FrequentTurns.dirty`.
+        parts: (turns, starts) of each part of the corpus, as in `FrequentTurns.find_dirty`.
         settings: Thresholds.
-        on: Names of the rules that are on.
-        top: How many of the most frequent replies to remember.
+        rules: Names of the rules that are switched on.
+        top: Number of the most frequent replies to remember.
     """
-    pairs = [(turns[places - 1], turns[places]) for turns, starts in parts if len(places := reply_places(starts))]
-    asked, replies = [np.concatenate(column) for column in zip(*pairs, strict=True)] or [np.zeros(0, np.uint64)] * 2
-    count = len(replies)
-    del pairs
-    found = []
+    asked_parts, reply_parts = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
+    for turns, starts in parts:
+        indices = reply_indices(starts)
+        asked_parts.append(turns[indices - 1])
+        reply_parts.append(turns[indices])
+    asked, replies = np.concatenate(asked_parts), np.concatenate(reply_parts)
+    del asked_parts, reply_parts
     generic, copied, hot = (
-        max(settings.least, share * count)
+        max(settings.least, share * len(replies))
         for share in (settings.generic_share, settings.copied_share, settings.hot_share)
     )
-    for texts, others, is_reply in ((replies, asked, True), (asked, replies, False)):
-        hashes, counts = np.unique(texts, return_counts=True)
-        if is_reply:
-            most_frequent = hashes[np.lexsort((hashes, -counts))[:top]]
-        hashes = hashes[counts > (min(generic, copied) if is_reply else hot)]  # few: only these are looked at closely
-        hashes, different = _different(hashes, texts, others)
-        is_long = (hashes & np.uint64(1)).astype(bool)
-        rules = ((COPIES, is_long, copied), (GENERIC, ~is_long, generic)) if is_reply else ((HOT, is_long, hot),)
-        for rule, chosen, most in rules:
-            chosen = chosen & (different > most) & (rule in on)
-            kept = np.zeros(chosen.sum()) if rule == COPIES else most / different[chosen]
-            found.append((hashes[chosen], np.full(chosen.sum(), REASONS.index(rule)), kept))
-    return FrequentTurns(*(np.concatenate(column) for column in zip(*found, strict=True)), most_frequent)
+    hashes, counts = np.unique(replies, return_counts=True)
+    most_frequent = hashes[np.lexsort((hashes, -counts))[:top]]
+    hashes, counts = _count_different(hashes[counts > min(generic, copied)], replies, asked)
+    texts = [
+        _above(hashes, counts, COPIES, _is_long(hashes) & (COPIES in rules), copied),
+        _above(hashes, counts, GENERIC, ~_is_long(hashes) & (GENERIC in rules), generic),
+    ]
+    hashes, counts = np.unique(asked, return_counts=True)
+    hashes, counts = _count_different(hashes[counts > hot], asked, replies)
+    texts.append(_above(hashes, counts, HOT, _is_long(hashes) & (HOT in rules), hot))
+    return FrequentTurns(
+        hashes=np.concatenate([hashes for hashes, _, _ in texts]),
+        reasons=np.concatenate([reasons for _, reasons, _ in texts]),
+        kept=np.concatenate([kept for _, _, kept in texts]),
+        top=most_frequent,
+    )
 
 
-def _different(hashes: np.ndarray, texts: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The hashes again, with how many different others each stands with."""
+def _above(
+    hashes: np.ndarray, counts: np.ndarray, reason: str, is_candidate: np.ndarray, threshold: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return hashes, reasons and kept shares of the candidates that occur with more other texts than the threshold."""
+    selected = is_candidate & (counts > threshold)
+    kept = np.zeros(selected.sum()) if reason == COPIES else threshold / counts[selected]
+    return hashes[selected], np.full(selected.sum(), REASONS.index(reason)), kept
+
+
+def _is_long(hashes: np.ndarray) -> np.ndarray:
+    """Return which texts are long: the last bit of `turn_hash` says so."""
+    return (hashes & np.uint64(1)).astype(bool)
+
+
+def _count_different(hashes: np.ndarray, texts: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the hashes, sorted, and for each the number of different texts that it is paired with.
+
+    Args:
+        hashes: Texts to count for; few, because all pairs with them are sorted.
+        texts, others: The pairs, uint64 `[pairs]`.
+    """
     if not len(hashes):
         return hashes, np.zeros(0, np.int64)
-    places = np.flatnonzero(np.isin(texts, hashes))
-    pairs = np.unique(np.stack([texts[places], others[places]], 1), axis=0)
+    selected = np.isin(texts, hashes)
+    pairs = np.unique(np.stack([texts[selected], others[selected]], 1), axis=0)
     return np.unique(pairs[:, 0], return_counts=True)
 
 
-def _mixed(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """A hash of pairs of hashes, uint64 (the finaliser of SplitMix64)."""
+def _pair_hash(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return a hash of each pair of hashes, uint64: the finaliser of SplitMix64 (Steele, Lea & Flood 2014)."""
     mixed = left * np.uint64(0x9E3779B97F4A7C15) + right
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)

@@ -1,13 +1,15 @@
-"""Clean dialogues on their way through a build: Arrow files, a record batch a bucket.
+"""Clean dialogues on their way through a build: Arrow files with one record batch per bucket.
 
-A dialogue's bucket is decided by its content, so equal dialogues meet in one, and each bucket can be worked on alone.
+The bucket of a dialogue is decided by its content, so equal dialogues meet in one bucket, and each bucket can be
+processed alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, starmap
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,55 +21,65 @@ from data_prep.corpus.content_hash import content_hash
 SCHEMA = pa.schema(
     {
         "turns": pa.list_(pa.string()),
-        "hashes": pa.list_(pa.uint64()),  # of the turns
+        "hashes": pa.list_(pa.uint64()),  # turn_hash of each turn
         "key": pa.binary(16),  # content_hash
-        "origin": pa.int64(),  # number of the dialogue it comes from: file and line
-        "siblings": pa.int32(),  # pieces that came of that dialogue
-        "whole": pa.bool_(),  # whether it is all of it
+        "origin": pa.int64(),  # see Provenance
+        "siblings": pa.int32(),
+        "whole": pa.bool_(),
     }
 )
 FILE_SHIFT = 40
-
-
-def origin_of(file: int, number: int) -> int:
-    """One number for a record of a file."""
-    return file << FILE_SHIFT | number
-
-
+"""Number of bits for a record in an origin; the bits above are the number of the file."""
 LONG_CHARACTERS = 12
+"""Length from which a turn is long, in characters."""
+
+
+class Provenance(NamedTuple):
+    """Raw dialogue that a piece was cut from.
+
+    Attributes:
+        origin: Number of the raw dialogue; see `origin_of`.
+        siblings: Number of pieces that the raw dialogue was cut into when it was cleaned.
+        whole: Whether the piece is the whole raw dialogue.
+    """
+
+    origin: int
+    siblings: int
+    whole: bool
+
+
+def origin_of(file: int, record: int) -> int:
+    """Return one number for a record of a file."""
+    return file << FILE_SHIFT | record
+
+
+def file_and_record(origin: int) -> tuple[int, int]:
+    """Return the number of the file and of the record in it that `origin_of` was called with."""
+    return origin >> FILE_SHIFT, origin & ((1 << FILE_SHIFT) - 1)
 
 
 def turn_hash(turn: str) -> int:
-    """64 bits that depend on the text alone; the last one says whether it has `LONG_CHARACTERS` or more."""
+    """Return 64 bits that depend on the text alone; the last bit says whether it has `LONG_CHARACTERS` or more."""
     return xxhash.xxh3_64_intdigest(turn.encode()) & ~1 | (len(turn) >= LONG_CHARACTERS)
 
 
-def keys_of(batch: pa.RecordBatch) -> np.ndarray:
-    """Content hashes as two numbers each, uint64 `[N, 2]`."""
-    column = batch.column("key")
-    if not len(column):
-        return np.zeros((0, 2), np.uint64)
-    flat = np.frombuffer(column.buffers()[1], dtype="<u8")
-    return flat.reshape(-1, 2)[column.offset : column.offset + len(column)]
-
-
-class PieceWriter:
-    """Collects the clean dialogues of a block and writes them by bucket.
+class PieceCollector:
+    """Collects clean dialogues and sorts them into buckets.
 
     Args:
-        buckets: How many there are.
+        buckets: Number of buckets.
     """
 
     def __init__(self, buckets: int):
         self._buckets = buckets
         self._rows: list[tuple] = []
 
-    def add(self, turns: Sequence[str], origin: int, siblings: int, whole: bool) -> None:
+    def add(self, turns: Sequence[str], provenance: Provenance) -> None:
         hashes = [turn_hash(turn) for turn in turns]
-        self._rows.append((turns, hashes, content_hash(turns), origin, siblings, whole))
+        self._rows.append((turns, hashes, content_hash(turns), *provenance))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """One for each bucket, empty where there are no dialogues."""
+        """Yield the dialogues of each bucket, in the order of the buckets."""
         columns = zip(*self._rows, strict=True) if self._rows else [[] for _ in SCHEMA]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
         table = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
@@ -79,7 +91,7 @@ class PieceWriter:
 
 
 def save_buckets(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
-    """Writes a batch for each bucket."""
+    """Write a file with one batch for each bucket."""
 
     def write(part: Path) -> None:
         with pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
@@ -90,14 +102,57 @@ def save_buckets(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
 
 
 def open_buckets(path: Path, columns: Sequence[str] | None = None) -> pa.RecordBatchFileReader:
-    """The file mapped into memory; `get_batch(bucket)` gives the dialogues of a bucket."""
-    chosen = None if columns is None else [SCHEMA.get_field_index(name) for name in columns]
-    return pa.ipc.open_file(pa.memory_map(str(path)), options=pa.ipc.IpcReadOptions(included_fields=chosen))
+    """Return the file, mapped into memory; `get_batch(bucket)` returns the dialogues of a bucket.
+
+    Args:
+        path: File written by `save_buckets`.
+        columns: Names of the columns to read; None reads all.
+    """
+    fields = None if columns is None else [SCHEMA.get_field_index(name) for name in columns]
+    return pa.ipc.open_file(pa.memory_map(str(path)), options=pa.ipc.IpcReadOptions(included_fields=fields))
 
 
-def texts_of(column: pa.ListArray) -> list[list[str]]:
-    """Turns of each dialogue of the column `turns`."""
+def concatenate(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """Return one batch with the rows of all batches."""
+    return pa.concat_batches(batches) if batches else pa.RecordBatch.from_arrays([[]] * len(SCHEMA), schema=SCHEMA)
+
+
+# --- columns of a batch ---
+
+
+def texts_of(batch: pa.RecordBatch) -> list[list[str]]:
+    """Return the turns of each dialogue."""
+    column = batch.column("turns")
     flat = column.flatten().to_numpy(zero_copy_only=False).tolist()
-    bounds = column.offsets.to_numpy()
-    bounds = (bounds - bounds[:1]).tolist()
-    return [flat[start:stop] for start, stop in pairwise(bounds)]
+    return [flat[start:stop] for start, stop in pairwise(turn_starts(batch).tolist())]
+
+
+def turn_starts(batch: pa.RecordBatch) -> np.ndarray:
+    """Return the index of the first turn of each dialogue, counted over the batch, and the number of turns; `[N + 1]`.
+
+    A batch can be a slice of a larger one, whose offsets do not begin at 0.
+    """
+    if not len(batch):
+        return np.zeros(1, np.int64)
+    offsets = batch.column("turns" if "turns" in batch.schema.names else "hashes").offsets.to_numpy().astype(np.int64)
+    return offsets - offsets[0]
+
+
+def hashes_of(batch: pa.RecordBatch) -> np.ndarray:
+    """Return the hashes of all turns, one dialogue after the other, uint64 `[T]`."""
+    return batch.column("hashes").flatten().to_numpy()
+
+
+def keys_of(batch: pa.RecordBatch) -> np.ndarray:
+    """Return the content hashes as two numbers each, uint64 `[N, 2]`."""
+    column = batch.column("key")
+    if not len(column):
+        return np.zeros((0, 2), np.uint64)
+    flat = np.frombuffer(column.buffers()[1], dtype="<u8")
+    return flat.reshape(-1, 2)[column.offset : column.offset + len(column)]
+
+
+def provenances_of(batch: pa.RecordBatch) -> list[Provenance]:
+    """Return the provenance of each dialogue."""
+    columns = [batch.column(name).to_pylist() for name in Provenance._fields]
+    return list(starmap(Provenance, zip(*columns, strict=True)))

@@ -1,4 +1,4 @@
-"""The last step of a build: shards, counts and report become the folder of a prepared set."""
+"""Stage 6: put shards, counts and report together as the folder of a prepared set."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +21,9 @@ from data_prep.cleaning.ledger import Ledger
 from data_prep.corpus.content_hash import SPLITS
 from data_prep.report import write_report
 from data_prep.stages.arrow_files import FILE_SHIFT
-from data_prep.stages.clean_block import Unit
-from data_prep.stages.losses import final_count
+from data_prep.stages.block_id import BlockId
+from data_prep.stages.losses import apply_losses
+from data_prep.stages.make_tokenizer import ALL_HELD_OUT
 from data_prep.stages.work_folder import WorkFolder
 
 
@@ -30,9 +32,9 @@ class Input:
     """A file to read.
 
     Attributes:
-        path: Where it is.
-        split: What it is for.
-        sha256: Of its bytes.
+        path: The file.
+        split: Split that it is given for.
+        sha256: Hash of its bytes.
     """
 
     path: Path
@@ -43,38 +45,112 @@ class Input:
 def assemble(
     work: WorkFolder,
     files: Sequence[Input],
-    units: Sequence[Unit],
+    blocks: Sequence[BlockId],
     buckets: int,
     ledgers: Sequence[Ledger],
-    about: dict,
-) -> dict:
-    """Puts the set together in the work folder and returns its manifest.
+    header: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write the set to the folder `set` of the work folder and return its manifest.
 
     Args:
-        work: Holds what the steps made.
-        files: What was read.
-        units: Its blocks.
-        buckets: How many shards there are.
-        ledgers: What became of the dialogues of each file in cleaning; brought up to what became of them in the end.
-        about: What the manifest begins with.
+        work: The work folder, with the results of all stages.
+        files: The input files.
+        blocks: All blocks.
+        buckets: Number of buckets, and of shards.
+        ledgers: Counts for each file after cleaning; changed to those of the finished set.
+        header: First entries of the manifest.
 
     Raises:
-        FileError: Nothing is left in the train split.
+        FileError: No dialogue is left in the train split.
     """
     target = work / "set"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     tokenizer = DialogueTokenizer.load(work / "tokenizer")
     tokenizer.save(target)
-    shards = [read_json(work / f"shard-{bucket:05}.json") for bucket in range(buckets)]
+    statistics = [read_json(work / f"shard-{bucket:05}.json") for bucket in range(buckets)]
     names = [split for split in SPLITS[::-1] if split != "test" or any(file.split == "test" for file in files)]
-    of_split = {name: [shard[name] for shard in shards] for name in names}
-    splits = {name: _assemble_split(work, target / name, of_split[name]) for name in names}
+    shards = {name: [shard[name] for shard in statistics] for name in names}
+    splits = {name: _assemble_split(work, target / name, shards[name]) for name in names}
     if not splits["train"]["dialogues"]:
-        raise FileError("No dialogue is left to train on: all are held out; give more data or lower --valid-share.")
-    total = _count(work, units, buckets, ledgers)
+        raise FileError(ALL_HELD_OUT)
+    total = _finish_counts(work, blocks, buckets, ledgers)
     manifest = {
-        **about,
+        **header,
+        **_manifest_of_counts(files, ledgers, total),
+        "vocab_size": tokenizer.vocab_size,
+        "tokenizer_hash": tokenizer_hash(tokenizer),
+        "splits": splits,
+    }
+    write_report(target / "report", manifest, total, tokenizer, shards)
+    _join_files(_removed_files(work, blocks, buckets), target / "report" / "dropped.jsonl.gz")
+    text = json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
+    (target / MANIFEST).write_text(text, encoding="utf-8")
+    return load_manifest(target)
+
+
+def _assemble_split(work: WorkFolder, folder: Path, shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Link the shards of a split that are not empty, with the files that `datasets.load_from_disk` needs.
+
+    `Dataset.save_to_disk` would write them, but it copies all tokens, which takes as long as an eighth of a whole
+    build, and its fingerprint depends on the times of files. A test compares these files with those that it writes.
+
+    Returns:
+        Counts and content hash for the manifest.
+    """
+    folder.mkdir()
+    sources = [work / f"{folder.name}-{bucket:05}.arrow" for bucket, shard in enumerate(shards) if shard["dialogues"]]
+    names = [f"data-{index:05}-of-{len(sources):05}.arrow" for index in range(len(sources))]
+    for source, name in zip(sources, names, strict=True):
+        _link(source, folder / name)
+    content = hashlib.sha256("".join(shard["content_hash"] for shard in shards).encode()).hexdigest()[:16]
+    int32 = {"dtype": "int32", "_type": "Value"}
+    turns = {"feature": {"feature": int32, "_type": "List"}, "_type": "List"}
+    write_json(folder / "dataset_info.json", {"features": {"turns": turns, "units": int32}}, durable=False)
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": name} for name in names],
+        "_fingerprint": content,
+        "_split": None,
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+    }
+    write_json(folder / "state.json", state, durable=False)
+    counts = {name: sum(shard[name] for shard in shards) for name in ("dialogues", "turns", "tokens", "units")}
+    return {**counts, "content_hash": content}
+
+
+def _finish_counts(work: WorkFolder, blocks: Sequence[BlockId], buckets: int, ledgers: Sequence[Ledger]) -> Ledger:
+    """Apply the losses after cleaning to the ledger of each file; return the sum of the ledgers."""
+    paths = [path for block in blocks if (path := work / f"{block.name}-cut.npy").exists()]
+    paths += [work / f"shard-{bucket:05}.npy" for bucket in range(buckets)]
+    losses = np.concatenate([np.load(path) for path in paths])
+    total = Ledger()
+    for number, ledger in enumerate(ledgers):
+        apply_losses(losses[losses["origin"] >> FILE_SHIFT == number], ledger)
+        total.add(ledger)
+    return total
+
+
+def _removed_files(work: WorkFolder, blocks: Sequence[BlockId], buckets: int) -> Iterator[Path]:
+    for block in blocks:
+        yield work / f"{block.name}.gz"
+        if (cut := work / f"{block.name}-cut.gz").exists():
+            yield cut
+    for bucket in range(buckets):
+        yield work / f"shard-{bucket:05}.gz"
+
+
+def _join_files(paths: Iterator[Path], target: Path) -> None:
+    with target.open("wb") as joined:
+        for path in paths:
+            with path.open("rb") as file:
+                shutil.copyfileobj(file, joined)
+
+
+def _manifest_of_counts(files: Sequence[Input], ledgers: Sequence[Ledger], total: Ledger) -> dict[str, Any]:
+    return {
         "dialogues": _counts(total),
         "dropped": dict(total.dropped.most_common()),
         "dirty_turns": dict(total.dirty.most_common()),
@@ -83,57 +159,7 @@ def assemble(
             {"file": file.path.name, "sha256": file.sha256, "for": file.split, **_counts(ledger)}
             for file, ledger in zip(files, ledgers, strict=True)
         ],
-        "vocab_size": tokenizer.vocab_size,
-        "tokenizer_hash": tokenizer_hash(tokenizer),
-        "splits": splits,
     }
-    write_report(target / "report", manifest, total, tokenizer, of_split)
-    with (target / "report" / "dropped.jsonl.gz").open("wb") as gone:
-        for path in _gone_files(work, units, buckets):
-            with path.open("rb") as part:
-                shutil.copyfileobj(part, gone)
-    text = json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
-    (target / MANIFEST).write_text(text, encoding="utf-8")
-    return load_manifest(target)
-
-
-def _assemble_split(work: WorkFolder, folder: Path, shards: Sequence[dict]) -> dict:
-    """The folder of a split, as `datasets` writes it, of the shards that are not empty."""
-    folder.mkdir()
-    found = [work / f"{folder.name}-{bucket:05}.arrow" for bucket, shard in enumerate(shards) if shard["dialogues"]]
-    files = [f"data-{index:05}-of-{len(found):05}.arrow" for index in range(len(found))]
-    for path, name in zip(found, files, strict=True):
-        _link(path, folder / name)
-    content = hashlib.sha256("".join(shard["content_hash"] for shard in shards).encode()).hexdigest()[:16]
-    of_int32 = {"dtype": "int32", "_type": "Value"}
-    turns = {"feature": {"feature": of_int32, "_type": "List"}, "_type": "List"}
-    write_json(folder / "dataset_info.json", {"features": {"turns": turns, "units": of_int32}}, durable=False)
-    state = {"_data_files": [{"filename": name} for name in files], "_fingerprint": content, "_split": None}
-    state |= {"_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False}
-    write_json(folder / "state.json", state, durable=False)
-    counts = {name: sum(shard[name] for shard in shards) for name in ("dialogues", "turns", "tokens", "units")}
-    return {**counts, "content_hash": content}
-
-
-def _count(work: WorkFolder, units: Sequence[Unit], buckets: int, ledgers: Sequence[Ledger]) -> Ledger:
-    """Takes what was lost after cleaning into each file's ledger; returns the sum."""
-    paths = [path for unit in units if (path := work / f"{unit.name}-cut.npy").exists()]
-    paths += [work / f"shard-{bucket:05}.npy" for bucket in range(buckets)]
-    rows = np.concatenate([np.load(path) for path in paths])
-    total = Ledger()
-    for number, ledger in enumerate(ledgers):
-        final_count(rows[rows[:, 0] >> FILE_SHIFT == number], ledger)
-        total.add(ledger)
-    return total
-
-
-def _gone_files(work: WorkFolder, units: Sequence[Unit], buckets: int) -> Iterator[Path]:
-    for unit in units:
-        yield work / f"{unit.name}.gz"
-        if (cut := work / f"{unit.name}-cut.gz").exists():
-            yield cut
-    for bucket in range(buckets):
-        yield work / f"shard-{bucket:05}.gz"
 
 
 def _counts(ledger: Ledger) -> dict[str, int]:
@@ -141,7 +167,7 @@ def _counts(ledger: Ledger) -> dict[str, int]:
 
 
 def tokenizer_hash(tokenizer: DialogueTokenizer) -> str:
-    """16 hexadecimal digits that are equal for equal tokenizers."""
+    """Return 16 hexadecimal digits that are equal for equal tokenizers."""
     return hashlib.sha256(tokenizer.to_json().encode()).hexdigest()[:16]
 
 

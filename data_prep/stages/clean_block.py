@@ -1,7 +1,7 @@
-"""What worker processes do with a block: it is cleaned, and its frequent turns are cut.
+"""Stage 1: clean the dialogues of a block.
 
-Each step reads files of the work folder and writes whole files to it, and what it writes depends on its arguments
-alone; a file that is there is not made again.
+A stage is a function that reads files of the work folder and writes whole files to it. What it writes depends on its
+arguments alone, and a file that exists is not made again.
 """
 
 from __future__ import annotations
@@ -9,45 +9,27 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from chatbot.storage import write_json, write_whole
+from chatbot.storage import replacing, write_json
 from data_prep.cleaning.cleaner import ONE_TURN, Cleaner
 from data_prep.cleaning.ledger import Ledger
 from data_prep.reading.formats import Block, records
 from data_prep.settings import CleanSettings
-from data_prep.stages.arrow_files import PieceWriter, open_buckets, origin_of, save_buckets
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A block on its way.
-
-    Attributes:
-        place: Number of the input file, and of the block in it.
-        source: Name of the input file.
-        split: `train`, or the split that the file was given for.
-    """
-
-    place: tuple[int, int]
-    source: str
-    split: str
-
-    @property
-    def file(self) -> int:
-        return self.place[0]
-
-    @property
-    def name(self) -> str:
-        """Of its files."""
-        return "unit-{:05}-{:06}".format(*self.place)
-
-
-# --- cleaning ---
+from data_prep.stages.arrow_files import (
+    PieceCollector,
+    Provenance,
+    hashes_of,
+    open_buckets,
+    origin_of,
+    save_buckets,
+    turn_starts,
+)
+from data_prep.stages.block_id import BlockId
 
 
 @cache
@@ -55,42 +37,55 @@ def _cleaner(settings: CleanSettings) -> Cleaner:
     return Cleaner(settings)
 
 
-def clean_block(folder: Path, unit: Unit, block: Block, settings: CleanSettings, buckets: int) -> None:
-    """Writes NAME.arrow, the clean dialogues; NAME.gz, what went; NAME.json, the counts, which comes last."""
-    cleaner, ledger, writer = _cleaner(settings), Ledger(), PieceWriter(buckets)
-    gone = []
+def clean_block(folder: Path, block_id: BlockId, block: Block, settings: CleanSettings, buckets: int) -> None:
+    """Write NAME.arrow, the clean dialogues; NAME.gz, the removed turns; and last NAME.json, the counts.
+
+    Args:
+        folder: The work folder.
+        block_id: Gives the NAME.
+        block: Records to clean.
+        settings: Switches and limits of cleaning.
+        buckets: Number of buckets.
+    """
+    cleaner, ledger, pieces = _cleaner(settings), Ledger(), PieceCollector(buckets)
+    removed: list[dict[str, Any]] = []
     for number, turns, reason in records(block):
-        entry = {"file": unit.source, "record": number}
+        entry = {"file": block_id.source, "record": number}
         if turns is None:
+            reason = reason or "unknown"
             ledger.drop(reason)
-            gone.append({**entry, "reason": reason})
+            removed.append({**entry, "reason": reason})
             continue
-        pieces, dirty = cleaner.pieces(turns, ledger)
-        gone += [{**entry, "turn": index, "reason": why, "text": turns[index][:200]} for index, why in dirty]
-        if not pieces and not dirty:
-            gone.append({**entry, "reason": ONE_TURN})
-        origin = origin_of(unit.file, number)
-        for piece in pieces:
-            writer.add(piece, origin, len(pieces), not dirty)
-    save_buckets(folder / f"{unit.name}.arrow", writer.batches())
-    write_gone(folder / f"{unit.name}.gz", gone)
-    write_json(folder / f"{unit.name}.json", ledger.to_json(), durable=False)
+        clean, dirty = cleaner.pieces(turns, ledger)
+        removed += [{**entry, "turn": index, "reason": why, "text": turns[index][:200]} for index, why in dirty]
+        if not clean and not dirty:
+            removed.append({**entry, "reason": ONE_TURN})
+        provenance = Provenance(origin_of(block_id.file, number), len(clean), whole=not dirty)
+        for piece in clean:
+            pieces.add(piece, provenance)
+    save_buckets(folder / f"{block_id.name}.arrow", pieces.batches())
+    write_removed(folder / f"{block_id.name}.gz", removed)
+    write_json(folder / f"{block_id.name}.json", ledger.to_json(), durable=False)
 
 
-def write_gone(path: Path, gone: Iterable[dict]) -> None:
-    """A line for each turn and dialogue that went, gzip without a time stamp; such files can be joined end to end."""
-    data = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in gone).encode("utf-8", "replace")
-    write_whole(path, lambda part: part.write_bytes(gzip.compress(data, 3, mtime=0) if data else b""))
+def write_removed(path: Path, entries: Iterable[dict[str, Any]]) -> None:
+    """Write JSONL for removed turns and dialogues, as gzip without a time stamp; the files can be joined end to end."""
+    data = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode("utf-8", "replace")
+    with replacing(path, durable=False) as temporary:
+        temporary.write_bytes(gzip.compress(data, 3, mtime=0) if data else b"")
 
 
-# --- frequent turns ---
+def read_turn_hashes(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the hashes of all turns of a block, and where dialogues begin.
 
+    Args:
+        path: NAME.arrow.
 
-def turn_hashes(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of all turns of a unit, uint64 `[T]`, and where dialogues begin, int64 `[dialogues + 1]`."""
+    Returns:
+        uint64 `[T]`, and int64 `[dialogues + 1]` as in `FrequentTurns.find_dirty`.
+    """
     file = open_buckets(path, ["hashes"])
-    columns = [file.get_batch(index).column(0) for index in range(file.num_record_batches)]
-    turns = [column.flatten().to_numpy() for column in columns]
-    lengths = [np.diff(column.offsets.to_numpy()) for column in columns if len(column)]
-    starts = np.concatenate([[0], np.cumsum(np.concatenate([*lengths, np.zeros(0, np.int32)]))])
-    return np.concatenate([*turns, np.zeros(0, np.uint64)]), starts.astype(np.int64)
+    batches = [file.get_batch(bucket) for bucket in range(file.num_record_batches)]
+    hashes = [np.zeros(0, np.uint64), *map(hashes_of, batches)]
+    lengths = [np.zeros(0, np.int64), *(np.diff(turn_starts(batch)) for batch in batches)]
+    return np.concatenate(hashes), np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)

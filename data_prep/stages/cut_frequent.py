@@ -10,8 +10,17 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.corpus.frequent_turns import REASONS, FrequentTurns
-from data_prep.stages.arrow_files import SCHEMA, PieceWriter, open_buckets, save_buckets, texts_of
-from data_prep.stages.clean_block import Unit
+from data_prep.stages.arrow_files import (
+    PieceCollector,
+    concatenate,
+    hashes_of,
+    open_buckets,
+    provenances_of,
+    save_buckets,
+    texts_of,
+    turn_starts,
+)
+from data_prep.stages.block_id import BlockId
 from data_prep.stages.losses import Losses
 
 
@@ -20,47 +29,54 @@ def read_frequent(path: Path) -> FrequentTurns:
     return FrequentTurns.load(path)
 
 
-def cut_unit(folder: Path, unit: Unit, table: Path, buckets: int) -> None:
-    """Writes NAME-cut.arrow, the unit without the turns that are too frequent, with its losses beside it."""
-    frequent, writer = read_frequent(table), PieceWriter(buckets)
-    file = open_buckets(folder / f"{unit.name}.arrow")
-    stay, losses = [], Losses(unit)
-    for bucket in range(buckets):
-        batch = file.get_batch(bucket)
-        column = batch.column("hashes")
-        starts = column.offsets.to_numpy().astype(np.int64) if len(column) else np.zeros(1, np.int64)
-        reasons = frequent.dirty(column.flatten().to_numpy(), starts - starts[0])
-        dirty = np.flatnonzero(np.add.reduceat(reasons >= 0, starts[:-1] - starts[0])) if len(column) else []
-        rows = batch.take(pa.array(dirty, pa.int64()))
-        for turns, place, *about in zip(
-            texts_of(rows.column("turns")),
-            dirty,
-            *(rows.column(name).to_pylist() for name in SCHEMA.names[3:]),
-            strict=True,
-        ):
-            start = starts[place] - starts[0]
-            why = reasons[start : start + len(turns)].tolist()
-            pieces: list[list[str]] = [[]]
-            for turn, reason in zip(turns, why, strict=True):
-                if reason < 0:
-                    pieces[-1].append(turn)
-                else:
-                    pieces.append([])
-                    losses.tell(about[0], REASONS[reason], turn)
-            pieces = [piece for piece in pieces if len(piece) > 1]
-            losses.count(*about, len(pieces) - 1, REASONS[max(why)])
-            for piece in pieces:
-                writer.add(piece, about[0], about[1], False)
-        is_clean = np.ones(len(batch), bool)
-        is_clean[dirty] = False
-        stay.append(is_clean)
-    new = writer.batches()
-    save_buckets(
-        folder / f"{unit.name}-cut.arrow",
-        (joined([file.get_batch(bucket).filter(pa.array(stay[bucket])), next(new)]) for bucket in range(buckets)),
-    )
-    losses.save(folder / f"{unit.name}-cut")
+def cut_block(folder: Path, block_id: BlockId, frequent_path: Path, buckets: int) -> None:
+    """Write NAME-cut.arrow, the block without the turns that are too frequent, and its losses.
+
+    Args:
+        folder: The work folder.
+        block_id: Gives the NAME.
+        frequent_path: File of a `FrequentTurns`.
+        buckets: Number of buckets.
+    """
+    frequent = read_frequent(frequent_path)
+    file = open_buckets(folder / f"{block_id.name}.arrow")
+    new_pieces, losses = PieceCollector(buckets), Losses([block_id])
+    untouched = [
+        _cut_batch(file.get_batch(bucket), frequent, new_pieces, losses) for bucket in range(buckets)
+    ]  # a cut changes the bucket of a dialogue, so all new pieces are needed before a bucket can be written
+    batches = (concatenate([old, new]) for old, new in zip(untouched, new_pieces.batches(), strict=True))
+    save_buckets(folder / f"{block_id.name}-cut.arrow", batches)
+    losses.save(folder / f"{block_id.name}-cut")
 
 
-def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    return pa.concat_batches(batches) if batches else pa.RecordBatch.from_arrays([[]] * len(SCHEMA), schema=SCHEMA)
+def _cut_batch(
+    batch: pa.RecordBatch, frequent: FrequentTurns, new_pieces: PieceCollector, losses: Losses
+) -> pa.RecordBatch:
+    """Cut the dialogues of a batch; return those without a frequent turn."""
+    starts = turn_starts(batch)
+    reasons = frequent.find_dirty(hashes_of(batch), starts)
+    is_cut = np.zeros(len(batch), bool)
+    is_cut[np.searchsorted(starts, np.flatnonzero(reasons >= 0), "right") - 1] = True
+    cut = batch.filter(pa.array(is_cut))
+    dialogues = zip(np.flatnonzero(is_cut).tolist(), texts_of(cut), provenances_of(cut), strict=True)
+    for row, turns, provenance in dialogues:
+        turn_reasons = reasons[starts[row] : starts[row + 1]].tolist()
+        pieces = _cut(turns, turn_reasons)
+        for turn, reason in zip(turns, turn_reasons, strict=True):
+            if reason >= 0:
+                losses.describe(provenance, REASONS[reason], turn)
+        losses.add(provenance, len(pieces) - 1, REASONS[max(turn_reasons)])
+        for piece in pieces:
+            new_pieces.add(piece, provenance._replace(whole=False))
+    return batch.filter(pa.array(~is_cut))
+
+
+def _cut(turns: Sequence[str], reasons: Sequence[int]) -> list[list[str]]:
+    """Return the parts of a dialogue between the turns that have a reason (0 or more), each of two or more turns."""
+    pieces: list[list[str]] = [[]]
+    for turn, reason in zip(turns, reasons, strict=True):
+        if reason < 0:
+            pieces[-1].append(turn)
+        else:
+            pieces.append([])
+    return [piece for piece in pieces if len(piece) > 1]

@@ -1,70 +1,95 @@
-"""Record of dialogues lost after cleaning: duplicates, near-duplicates, and training dialogues that repeat held-out ones."""
+"""Record of clean dialogues that are dropped or cut, because of frequent turns or as copies of other dialogues."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from chatbot.storage import write_stream
 from data_prep.cleaning.ledger import Ledger
 from data_prep.corpus.frequent_turns import REASONS
-from data_prep.stages.arrow_files import FILE_SHIFT
-from data_prep.stages.clean_block import Unit, write_gone
+from data_prep.stages.arrow_files import Provenance, file_and_record
+from data_prep.stages.block_id import BlockId
+from data_prep.stages.clean_block import write_removed
 
 DUPLICATE, NEAR = "duplicate", "near_duplicate"
 LEAKS = {"test": "also_in_test", "valid": "also_in_valid"}
+"""Reasons for a dialogue that is in a held-out split too, by that split."""
 LOSSES = (*REASONS, DUPLICATE, NEAR, *LEAKS.values())
-"""Reasons for which a dialogue that is clean does not stay as it is."""
+"""Reasons for which a clean dialogue is dropped or cut."""
+
+LOSS = np.dtype(
+    [
+        ("origin", np.int64),  # raw dialogue, see Provenance
+        ("siblings", np.int64),  # pieces that it was cut into when it was cleaned
+        ("whole", np.bool_),  # whether it was kept whole then
+        ("change", np.int64),  # change of its number of pieces: -1 for a piece that is dropped
+        ("reason", np.int64),  # index into LOSSES
+    ]
+)
+"""One loss: a piece that is dropped or cut."""
 
 
 class Losses:
-    """Clean dialogues that do not stay as they are, with what they come from, for the final count.
+    """Losses of some blocks.
 
     Args:
-        units: That of the dialogues, or all, by number of the file.
+        blocks: The blocks that the pieces come from.
     """
 
-    def __init__(self, *units: Unit):
-        self._source = {unit.file: unit.source for unit in units}
-        self._rows: list[tuple[int, int, bool, int, int]] = []
-        self._told: list[dict] = []
+    def __init__(self, blocks: Sequence[BlockId]):
+        self._sources = {block.file: block.source for block in blocks}
+        self._losses: list[tuple[int, int, bool, int, int]] = []
+        self._removed: list[dict[str, Any]] = []
 
-    def count(self, origin: int, siblings: int, whole: bool, more: int, reason: str) -> None:
-        """Of the `siblings` pieces of a dialogue there are now `more` more."""
-        self._rows.append((origin, siblings, whole, more, LOSSES.index(reason)))
+    def add(self, provenance: Provenance, change: int, reason: str) -> None:
+        """Count a loss.
 
-    def tell(self, origin: int, reason: str, text: str | Sequence[str]) -> None:
-        file, record = origin >> FILE_SHIFT, origin & ((1 << FILE_SHIFT) - 1)
-        self._told.append({"file": self._source[file], "record": record, "reason": reason, "text": text})
+        Args:
+            provenance: Raw dialogue that the piece was cut from.
+            change: Number of pieces that are left of it, less one.
+            reason: One of `LOSSES`.
+        """
+        self._losses.append((*provenance, change, LOSSES.index(reason)))
+
+    def describe(self, provenance: Provenance, reason: str, text: str | Sequence[str]) -> None:
+        """Add a line to the list of removed turns and dialogues."""
+        file, record = file_and_record(provenance.origin)
+        self._removed.append({"file": self._sources[file], "record": record, "reason": reason, "text": text})
 
     def save(self, path: Path) -> None:
-        """Writes PATH.gz and, last, PATH.npy, int64 `[N, 5]`."""
-        write_gone(path.with_name(f"{path.name}.gz"), self._told)
-        rows = np.array(self._rows, np.int64).reshape(-1, 5)
-        write_stream(path.with_name(f"{path.name}.npy"), lambda file: np.save(file, rows))
+        """Write PATH.gz, the removed turns and dialogues, and last PATH.npy, a `LOSS` array."""
+        write_removed(path.with_name(f"{path.name}.gz"), self._removed)
+        losses = np.array(self._losses, LOSS)
+        write_stream(path.with_name(f"{path.name}.npy"), lambda file: np.save(file, losses))
 
 
-def final_count(rows: np.ndarray, ledger: Ledger) -> None:
-    """Moves the dialogues with losses in the ledger to what they are in the end.
+def apply_losses(losses: np.ndarray, ledger: Ledger) -> None:
+    """Move the dialogues with losses in a ledger from what they were after cleaning to what they are in the set.
+
+    A raw dialogue that loses all its pieces is dropped, for the reason of its first loss; one that was whole and keeps
+    a piece is split.
 
     Args:
-        rows: Of all `Losses`, int64 `[N, 5]`, in the order of the steps.
-        ledger: That of cleaning.
+        losses: `LOSS` array `[N]`, in the order of the stages.
+        ledger: Counts after cleaning.
     """
-    if not len(rows):
+    if not len(losses):
         return
-    rows = rows[np.argsort(rows[:, 0], kind="stable")]
-    starts = np.flatnonzero(np.diff(rows[:, 0], prepend=-1))
-    left = rows[starts, 1] + np.add.reduceat(rows[:, 3], starts)
-    was_whole = np.maximum.reduceat(rows[:, 2], starts).astype(bool)
-    is_gone = left <= 0
+    losses = losses[np.argsort(losses["origin"], kind="stable")]
+    firsts = np.flatnonzero(np.diff(losses["origin"], prepend=-1))  # first loss of each raw dialogue
+    pieces_left = losses["siblings"][firsts] + np.add.reduceat(losses["change"], firsts)
+    was_whole = np.logical_or.reduceat(losses["whole"], firsts)
+    is_dropped = pieces_left <= 0
     counts = ledger.dialogues
     counts["kept_whole"] -= int(was_whole.sum())
-    counts["split"] += int((was_whole & ~is_gone).sum()) - int((~was_whole & is_gone).sum())
-    counts["dropped"] += int(is_gone.sum())
-    for reason, count in enumerate(np.bincount(rows[starts, 4][is_gone], minlength=len(LOSSES)).tolist()):
+    counts["split"] += int((was_whole & ~is_dropped).sum()) - int((~was_whole & is_dropped).sum())
+    counts["dropped"] += int(is_dropped.sum())
+    dropped = np.bincount(losses["reason"][firsts][is_dropped], minlength=len(LOSSES))
+    for reason, count in zip(LOSSES, dropped.tolist(), strict=True):
         if count:
-            ledger.dropped[LOSSES[reason]] += count
-    ledger.pieces += int(rows[:, 3].sum())
+            ledger.dropped[reason] += count
+    ledger.pieces += int(losses["change"].sum())

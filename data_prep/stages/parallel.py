@@ -6,32 +6,35 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from chatbot.errors import FileError
 
 
 class WorkerError(FileError):
-    """A worker process died; what is done stays done."""
+    """A worker process died; finished results are kept."""
 
 
-def run_tasks(function: Callable, tasks: Iterable[tuple], processes: int) -> Iterator[None]:
-    """Calls the function with each task's arguments; yields when one is done, in the order of the tasks.
+def run_tasks(function: Callable[..., None], tasks: Iterable[tuple], processes: int) -> Iterator[None]:
+    """Call a function with the arguments of each task; yield when a task is done, in the order of the tasks.
 
-    With one process it runs here; otherwise few tasks wait at a time, so that their arguments stay few in memory.
+    Args:
+        function: Called in this process if `processes` is 1, otherwise in workers.
+        tasks: Arguments; at most `processes` + 2 tasks are held in memory.
+        processes: Number of worker processes.
 
     Raises:
-        WorkerError: A worker died, as it does when the system runs out of memory.
+        WorkerError: A worker died, for example because the system ran out of memory.
     """
     if processes == 1:
         for task in tasks:
             function(*task)
             yield
         return
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _quiet)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker)
     try:
-        waiting: deque = deque()
+        waiting: deque[Future[None]] = deque()
         for task in tasks:
             waiting.append(pool.submit(function, *task))
             if len(waiting) > processes + 1:
@@ -42,19 +45,20 @@ def run_tasks(function: Callable, tasks: Iterable[tuple], processes: int) -> Ite
             yield
     except BrokenProcessPool:
         raise WorkerError(
-            "A worker process died, perhaps for want of memory; run again, with fewer --processes, to go on from here."
+            "A worker process died, perhaps because memory ran out. Run the command again with fewer --processes;"
+            " it continues from here."
         ) from None
     except BaseException:
-        for worker in multiprocessing.active_children():  # what they were at is not there, or whole
-            worker.kill()
+        for worker in list((pool._processes or {}).values()):  # kill_workers, from Python 3.14 on
+            worker.kill()  # it leaves whole files or none
         raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _quiet() -> None:
-    """What a worker process sets: the cores are shared by processes already."""
+def _start_worker() -> None:
+    """Prepare a worker process: the processes share the cores, and an interrupt is the parent's to handle."""
     import signal
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,30 +1,35 @@
-"""The folder a build works in, and running its tasks: each result is whole or not there, so a killed build goes on."""
+"""Work folder of a build: results so far, each file whole or absent, so that a killed build can continue."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from chatbot.errors import FileError
-from chatbot.storage import write_whole
+from chatbot.errors import FileError, XianliaoError
+from chatbot.storage import replacing
+from data_prep.stages.parallel import WorkerError
 
 _KEY = "fingerprint"
 
 
 def work_path(output: Path) -> Path:
-    """Where the work folder of a set is."""
+    """Return the path of the work folder of a set: `.NAME.building` beside it."""
     return output.with_name(f".{output.name}.building")
 
 
 def _acquire(output: Path) -> FileLock:
     """Lock a set for building.
 
-    The lock file is removed when a build ends. A process that waited for that file then holds the lock of a file that is
-    gone, while a third one locks a new file of the same name, so the lock counts only if the name still means its file.
+    The lock file is removed when a build ends. A process that waited for that file then holds the lock of a file that
+    is gone, while a third one locks a new file of the same name, so the lock counts only if the name still means its
+    file.
 
     Raises:
         FileError: Another process builds the same set.
@@ -35,21 +40,26 @@ def _acquire(output: Path) -> FileLock:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise FileError(f"Another process is building {output}; wait for it, or give another --output.") from None
+            raise FileError(f"Another process is building {output}. Wait for it, or give another --output.") from None
+        descriptor = lock._context.lock_file_fd
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock._context.lock_file_fd), path.stat()):
+            if descriptor is not None and os.path.samestat(os.fstat(descriptor), path.stat()):
                 return lock
         lock.release()
 
 
 class WorkFolder:
-    """Results so far of one build, beside its output: `.NAME.building`.
+    """The work folder of one build, locked for this process.
 
-    Another build's results (other inputs, other settings) are thrown away, never taken.
+    Results of a build with other inputs or settings are deleted, never used.
 
     Args:
-        output: The set to be built.
-        fingerprint: Of everything that decides its content.
+        output: The set to build.
+        fingerprint: Hash of everything that decides its content.
+
+    Attributes:
+        path: The folder.
+        is_resumed: Whether it holds results of an earlier build with the same fingerprint.
 
     Raises:
         FileError: Another process builds the same set.
@@ -57,7 +67,7 @@ class WorkFolder:
 
     def __init__(self, output: Path, fingerprint: str):
         self.path = work_path(output)
-        output.with_name(f".{output.name}.lock").open("a").close()  # says what is wrong with the place, if anything
+        output.with_name(f".{output.name}.lock").open("a").close()  # raises an OSError if the folder is not writable
         self._lock = _acquire(output)
         key = self.path / _KEY
         if not key.is_file() or key.read_text() != fingerprint:
@@ -65,20 +75,50 @@ class WorkFolder:
         self.is_resumed = key.is_file()
         if not self.is_resumed:
             self.path.mkdir(parents=True)
-            write_whole(key, lambda part: part.write_text(fingerprint))
+            with replacing(key, durable=False) as temporary:
+                temporary.write_text(fingerprint)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
     def _remove(self) -> None:
-        """The key goes first, so that a folder which is half removed is not taken for one to go on from."""
+        """Delete the folder; the key first, so that a folder that is deleted by half is not resumed."""
         (self.path / _KEY).unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
     def release(self, keep: bool) -> None:
-        """Lets go of the folder; without `keep` it is removed."""
+        """Unlock the folder, and delete it unless `keep` is set."""
         if not keep:
             self._remove()
-        with suppress(OSError):  # Windows removes no open file; it stays there, empty
+        with suppress(OSError):  # Windows cannot remove an open file; an empty lock file is left there
             Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
+
+
+@contextmanager
+def open_work_folder(output: Path, fingerprint: str) -> Iterator[WorkFolder]:
+    """Yield the work folder; it is kept if the build was interrupted and can continue from it.
+
+    Raises:
+        FileError: Another process builds the same set, or the disk is full.
+    """
+    work = WorkFolder(output, fingerprint)
+    keep = True
+    try:
+        if work.is_resumed:
+            print(f"continuing the build of {output} that was interrupted", file=sys.stderr)
+        yield work
+        keep = False
+    except WorkerError:
+        raise
+    except XianliaoError:  # running again would fail again
+        keep = False
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise FileError(
+                f"The disk with {output} is full. Free some space and run the command again; it continues from here."
+            ) from None
+        raise
+    finally:
+        work.release(keep)

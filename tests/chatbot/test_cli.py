@@ -145,7 +145,7 @@ def test_an_unwritable_output_is_one_sentence(checkpoint, tmp_path, capsys):
     output = str(tmp_path / "file" / "report")
     assert evaluate(["--checkpoint", str(checkpoint), "--data", str(SAMPLES), "--output", output]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: The system refused")
+    assert error.startswith("error: Cannot open ")
     assert (tmp_path / "file").read_text() == "precious"
 
 

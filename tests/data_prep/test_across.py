@@ -1,4 +1,4 @@
-"""What is found by looking at many dialogues: frequent turns and near-duplicates."""
+"""Frequent turns and near-duplicates, which only many dialogues together show."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.corpus.frequent_turns import COPIES, GENERIC, HOT, REASONS, find_frequent, reply_places
-from data_prep.corpus.near_duplicates import PLACES, near_duplicates, signatures
+from data_prep.corpus.frequent_turns import COPIES, GENERIC, HOT, REASONS, find_frequent, reply_indices
+from data_prep.corpus.near_duplicates import HASHES, near_duplicates, signatures
 from data_prep.settings import FrequencySettings
 from data_prep.stages.arrow_files import turn_hash
 
@@ -26,7 +26,7 @@ def arrays(dialogues: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
 def losses(dialogues, settings=FEW, on=ALL) -> dict[str, int]:
     parts = [arrays(dialogues[: len(dialogues) // 2]), arrays(dialogues[len(dialogues) // 2 :])]
     frequent = find_frequent(parts, settings, on, top=5)
-    found = [REASONS[reason] for turns, starts in parts for reason in frequent.dirty(turns, starts) if reason >= 0]
+    found = [REASONS[reason] for turns, starts in parts for reason in frequent.find_dirty(turns, starts) if reason >= 0]
     return {reason: found.count(reason) for reason in set(found)}
 
 
@@ -40,7 +40,7 @@ def corpus() -> list[list[str]]:
     ]
 
 
-def test_generic_replies_are_thinned_out_advertisements_go_hot_posts_are_limited():
+def test_generic_replies_are_thinned_out_advertisements_removed_hot_posts_limited():
     found = losses(corpus())
     assert found[COPIES] == 30
     assert 35 <= 100 - found[GENERIC] <= 60  # 10 % of 470 replies may be the same
@@ -59,14 +59,14 @@ def test_thresholds_are_shares_of_the_corpus_and_never_below_the_least():
     assert losses(corpus()[-45:-25], FrequencySettings()) == {}
 
 
-def test_copies_of_one_dialogue_are_no_frequent_reply():
+def test_copies_of_one_dialogue_are_not_a_frequent_reply():
     assert losses([*corpus()[:300], *[["同一个问题", "哈哈"]] * 200]) == {}
 
 
-def test_which_ones_stay_depends_on_their_content_alone():
+def test_which_replies_are_kept_depends_on_their_content_alone():
     def gone(dialogues):
         turns, starts = arrays(dialogues)
-        dirty = find_frequent([(turns, starts)], FEW, ALL, 5).dirty(turns, starts)
+        dirty = find_frequent([(turns, starts)], FEW, ALL, 5).find_dirty(turns, starts)
         return {
             tuple(dialogues[int(np.searchsorted(starts, place, "right")) - 1]) for place in np.flatnonzero(dirty >= 0)
         }
@@ -76,12 +76,12 @@ def test_which_ones_stay_depends_on_their_content_alone():
 
 
 @given(st.lists(st.integers(0, 5), max_size=12))
-def test_reply_places_are_all_but_first_turns(lengths):
+def test_reply_indices_are_all_but_first_turns(lengths):
     starts = np.cumsum([0, *lengths])
     expected = [
         int(start) + index for start, length in zip(starts, lengths, strict=False) for index in range(1, length)
     ]
-    assert reply_places(starts).tolist() == expected
+    assert reply_indices(starts).tolist() == expected
 
 
 def jaccard(left: list[str], right: list[str]) -> float:
@@ -118,12 +118,12 @@ def test_the_estimate_is_right_on_average():
 
 
 def test_a_short_dialogue_has_a_signature_too():
-    assert signatures([["a", ""], ["b"]]).shape == (2, PLACES)
-    assert signatures([]).shape == (0, PLACES)
+    assert signatures([["a", ""], ["b"]]).shape == (2, HASHES)
+    assert signatures([]).shape == (0, HASHES)
 
 
 @pytest.mark.parametrize(("held_out_only", "expected"), [(False, [0, 0, 1, 1, 0]), (True, [0, 0, 1, 0, 0])])
-def test_near_rows_go_and_held_out_ones_stay(held_out_only, expected):
+def test_near_rows_are_removed_and_held_out_ones_kept(held_out_only, expected):
     base = "昨天我和朋友一起去看了那部新上映的电影，真的特别好看"
     second = "周末打算带孩子去动物园玩一整天，听说来了两只大熊猫"
     dialogues = [
@@ -134,5 +134,5 @@ def test_near_rows_go_and_held_out_ones_stay(held_out_only, expected):
         ["完全不同的一句话", "是"],
     ]
     rank = np.array([0, 2, 2, 2, 2])
-    goes = near_duplicates(signatures(dialogues), rank, 0.8, held_out_only)
-    assert goes.astype(int).tolist() == expected
+    is_removed = near_duplicates(signatures(dialogues), rank, 0.8, held_out_only)
+    assert is_removed.astype(int).tolist() == expected

@@ -11,7 +11,7 @@ from data_prep.cleaning.ledger import Ledger
 from data_prep.settings import CleanSettings
 from tests.data_prep.test_rules import TEXTS
 
-CLEANER, LONG_WAY = Cleaner(CleanSettings()), Cleaner(CleanSettings(), short_way=False)
+CLEANER, LONG_WAY = Cleaner(CleanSettings()), Cleaner(CleanSettings(), has_shortcut=False)
 DIALOGUES = st.lists(TEXTS, max_size=8)
 PLAIN = st.text(alphabet="你好吗哈的，。！？…“”～《》 ", max_size=30)
 

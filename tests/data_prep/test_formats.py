@@ -5,14 +5,17 @@ import gzip
 import json
 import lzma
 import random
+import time
+import tracemalloc
 
 import pytest
 import zstandard
 
 from chatbot.errors import FileError
-from data_prep.reading import formats as sources
-from data_prep.reading import records as forms
-from data_prep.reading.files import Reader, list_files, sha256_of
+from chatbot.text.packed_files import PackedFile
+from data_prep.reading import chat_logs, formats
+from data_prep.reading import records as record_reading
+from data_prep.reading.files import list_files, sha256_of
 from data_prep.reading.formats import read_blocks, read_records, records
 from data_prep.reading.records import merge_speakers
 
@@ -160,13 +163,11 @@ def test_text_without_gaps_is_cut_and_a_bad_line_ends_a_dialogue(tmp_path, monke
         None,
         ["乙答"],
     ]
-    monkeypatch.setattr(forms, "MOST_TURNS", 3)
+    monkeypatch.setattr(record_reading, "MAX_TURNS", 3)
     assert turns_of(write(tmp_path / "x", "一\n二\n三\n四")) == [["一", "二", "三"], ["四"]]
 
 
 def test_a_huge_element_of_an_array_is_one_sentence_and_soon(tmp_path):
-    import time
-
     path = write(tmp_path / "x", b'[["a", "b"], ["' + b"x" * (40 << 20) + b'", "y"]]')
     start = time.process_time()
     with pytest.raises(FileError, match="element of more than 16 million"):
@@ -180,6 +181,29 @@ def test_what_one_speaker_says_in_a_row_is_one_turn():
         "在。 怎么",
         "",
     ]
+
+
+@pytest.mark.parametrize(
+    ("clocks", "hours"),
+    [
+        (("11:50 PM", "12:10 AM"), (23, 0)),
+        (("11:50 AM", "12:10 PM"), (11, 12)),
+        (("上午11:50", "上午12:10"), (11, 0)),
+        (("下午 11:50", "凌晨12:10"), (23, 0)),
+        (("中午12:10", "下午1:10"), (12, 13)),
+        (("晚上11:50", "晚上12:10"), (23, 0)),
+        (("下午14:30", "晚上0:10"), (14, 0)),
+        (("9:05", "23:59:59"), (9, 23)),
+    ],
+)
+def test_clocks_of_twelve_hours(clocks, hours):
+    times = [chat_logs.parse_time(f"2026/11/20 {clock}") for clock in clocks]
+    assert [time.hour for time in times] == list(hours)
+
+
+def test_midnight_is_not_a_silence_of_half_a_day(tmp_path):
+    log = "2026/11/20 11:50 PM - 小明: 在吗\n2026/11/21 12:10 AM - 小红: 在\n2026/11/21 12:11 AM - 小明: 睡了吗\n"
+    assert turns_of(write(tmp_path / "x", log)) == [["在吗", "在", "睡了吗"]]
 
 
 def test_the_form_can_be_said(tmp_path):
@@ -199,7 +223,7 @@ def test_a_large_file_comes_in_blocks_that_lose_nothing(tmp_path, form):
         "tsv": "".join("\t".join(turns) + "\n" for turns in dialogues),
     }[form]
     path = write(tmp_path / "x", content)
-    blocks = list(read_blocks(Reader(path), block_bytes=100_000))
+    blocks = list(read_blocks(PackedFile(path), block_bytes=100_000))
     found = [record for block in blocks for record in records(block)]
     assert len(blocks) > 5
     assert [turns for _, turns, _ in found] == dialogues
@@ -245,6 +269,66 @@ def test_a_line_of_50_mb_is_a_counted_skip(tmp_path):
     assert found == [(1, ["a", "b"], None), (2, None, "line_too_long"), (3, ["c", "d"], None)]
 
 
+@pytest.mark.parametrize("form", ["jsonl", "text", "chatlog"])
+@pytest.mark.parametrize("pack", [bz2.compress, zstandard.compress], ids=["bz2", "zst"])
+def test_a_line_without_end_stops_the_build_soon_and_in_bounded_memory(tmp_path, pack, form):
+    """Some kilobytes that hold 4 GB."""
+    path = write(tmp_path / "x", pack(b'["a", "b"]\n') + pack(b"a" * (40 << 20)) * 100)
+    tracemalloc.start()
+    start = time.process_time()
+    with pytest.raises(FileError, match="has a line of more than 256 MB"):
+        list(read_blocks(PackedFile(path), form))
+    assert time.process_time() - start < 20
+    assert tracemalloc.get_traced_memory()[1] < 120 << 20
+    tracemalloc.stop()
+
+
+def test_white_space_without_end_is_one_sentence(tmp_path):
+    path = write(tmp_path / "x", gzip.compress(b" \n" * (20 << 20)))
+    with pytest.raises(FileError, match="begins with more than 16 MB of white space"):
+        turns_of(path)
+
+
+LOG = "小明 2026-11-20 09:00\n在吗\n小红 2026-11-20 09:01\n在\n小明 2026-11-20 09:02\n"
+AFTER = "小红 2026-11-20 09:03\n好\n小明 2026-11-20 09:04\n再见\n"
+
+
+def test_a_chat_log_without_headers_is_read_in_linear_time(tmp_path):
+    lines = "这一行没有名字也没有时间\n" * 300_000
+    path = write(tmp_path / "x", LOG + lines + AFTER)
+    start = time.process_time()
+    (record,) = read_records(path, "chatlog")
+    assert time.process_time() - start < 10  # 0.5 s; quadratic time would be minutes
+    assert [len(turn) for turn in record.turns] == [2, 1, 300_000 * 13 - 1, 1, 2]
+
+
+def test_messages_and_dialogues_without_end_are_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_reading, "MAX_DIALOGUE_CHARACTERS", 100)
+    path = write(tmp_path / "x", LOG + "一二三四\n" * 30 + AFTER)
+    assert [(turns, reason) for _, turns, reason in read_records(path, "chatlog")] == [
+        (["在吗", "在"], None),
+        (None, "line_too_long"),
+        (["好", "再见"], None),
+    ]
+    path = write(tmp_path / "x", LOG.replace("在吗", "一" * 99) + AFTER)
+    assert [len(turns) for _, turns, _ in read_records(path, "chatlog")] == [2, 3]
+    path = write(tmp_path / "x", "".join(f"{'字' * 60}\n" for _ in range(5)))
+    assert [len(turns) for _, turns, _ in read_records(path, "text")] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("text", ["a" + " " * (1 << 20), "2026-11-20 09:00" + " " * (1 << 20) + "a", " " * (1 << 20)])
+def test_white_space_does_not_slow_the_search_for_headers(text):
+    start = time.process_time()
+    chat_logs.parse_header(text)
+    assert time.process_time() - start < 1
+
+
+def test_a_long_message_on_the_line_of_its_header_is_read():
+    header = chat_logs.parse_header("2026-11-20 09:00 小明: " + "好" * 2000)
+    assert (header.name, len(header.text)) == ("小明", 2000)
+    assert chat_logs.parse_header("2026-11-20 09:00 小明" + " " * 600 + "好") is None
+
+
 def test_a_dialogue_of_10_000_turns_is_one_record(tmp_path):
     turns = [f"第{number}句" for number in range(10_000)]
     assert turns_of(write(tmp_path / "x.jsonl", lines([turns]))) == [turns]
@@ -275,9 +359,9 @@ BAD = {
     "one list": (b'[\n "a",\n "b"\n]', "one JSON list"),
     "deep": (b"[" * 100_000, "too deeply"),
     "mixed array": ('[["你好", "'.encode("gb18030") + b"\xff" * 9 + b'"]]', "neither UTF-8 nor GB18030"),
-    "zip": (b"PK\x03\x04" + bytes(99), "is no text"),
-    "packed twice": (gzip.compress(gzip.compress(MANY)), "is no text"),
-    "UTF-16 without a mark": ("你好\tok".encode("utf-16-le") * 9, "is no text"),
+    "zip": (b"PK\x03\x04" + bytes(99), "is not text"),
+    "packed twice": (gzip.compress(gzip.compress(MANY)), "is not text"),
+    "UTF-16 without a mark": ("你好\tok".encode("utf-16-le") * 9, "is not text"),
     "half of UTF-16": (b"\xff\xfe" + "你好".encode("utf-16-le")[:-1], "UTF-16"),
 }
 
@@ -293,14 +377,14 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, name):
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path):
     path = write(tmp_path / "x.jsonl", MANY * 40)
-    reader, before = Reader(path), sha256_of(path)
-    blocks = read_blocks(reader)
+    file, before = PackedFile(path), sha256_of(path)
+    blocks = read_blocks(file)
     next(blocks)
-    with path.open("r+b") as file:
-        file.truncate(len(MANY) * 30)
+    with path.open("r+b") as writer:
+        writer.truncate(len(MANY) * 30)
     list(blocks)
     with pytest.raises(FileError, match="changed while it was read"):
-        reader.check(before)
+        file.check_unchanged(before)
 
 
 def test_list_files_takes_folders_and_refuses_what_is_not_there(tmp_path):
@@ -311,7 +395,7 @@ def test_list_files_takes_folders_and_refuses_what_is_not_there(tmp_path):
     with pytest.raises(FileError, match="does not exist"):
         list_files([tmp_path / "nothing"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileError, match="neither a file nor a folder"):
+    with pytest.raises(FileError, match="not a regular file or folder"):
         list_files(["/dev/null"])
     with pytest.raises(FileError, match="holds no file"):
         list_files([tmp_path / "empty"])
@@ -319,14 +403,12 @@ def test_list_files_takes_folders_and_refuses_what_is_not_there(tmp_path):
 
 def test_memory_holds_a_block_and_not_the_file(tmp_path):
     """An array of 24 MB on one line, read with a peak far below its size."""
-    import tracemalloc
-
     path = tmp_path / "big.json.gz"
     one = json.dumps([["你 好 " * 50, "好 " * 50]] * 1000, ensure_ascii=False)[1:-1]
     path.write_bytes(gzip.compress(f"[{','.join([one] * 30)}]".encode(), 1))
     tracemalloc.start()
-    count = sum(len(list(records(block))) for block in read_blocks(Reader(path)))
+    count = sum(len(list(records(block))) for block in read_blocks(PackedFile(path)))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 30_000
-    assert peak < 5 * sources.BLOCK_BYTES
+    assert peak < 5 * formats.BLOCK_BYTES

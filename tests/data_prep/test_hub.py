@@ -15,7 +15,7 @@ from data_prep.reading import hub
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A cache that holds LCCC-base, small; nothing else can be had, for the tests are offline."""
+    """Cache with a small LCCC-base; other files cannot be downloaded, because the tests are offline."""
     from huggingface_hub import constants
 
     folder = tmp_path / "cache" / "datasets--silver--lccc"
@@ -56,12 +56,12 @@ def test_another_file_under_the_name_is_refused(cache, tmp_path, capsys, split):
     assert not (tmp_path / "set").exists()
 
 
-def test_what_cannot_be_fetched_is_one_sentence(cache, capsys, tmp_path):
+def test_a_failed_download_is_one_sentence(cache, capsys, tmp_path):
     assert main(["--input", "lccc:large", "--output", str(tmp_path / "set")]) == 1
     error = capsys.readouterr().err.strip()
-    assert error.startswith("error: lccc:large cannot be fetched (")
+    assert error.startswith("error: Cannot download lccc:large (")
     assert "lccc_large.jsonl.gz" in error
-    with pytest.raises(FileError, match="no corpus"):
+    with pytest.raises(FileError, match="Unknown corpus lccc:huge"):
         hub.fetch("lccc:huge")
 
 

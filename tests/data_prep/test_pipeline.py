@@ -1,4 +1,4 @@
-"""From files to a prepared set: what is in it, that it adds up, and that no accident leaves half of one."""
+"""From files to a prepared set: its content, counts that add up, and no half of a set after an accident."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,15 +24,14 @@ from chatbot.errors import FileError
 from chatbot.text.dialogue_files import read_dialogues
 from chatbot.text.prepared_set import load_manifest, load_split
 from chatbot.text.tokenizer import DialogueTokenizer
-from data_prep import pipeline as building
+from data_prep import fingerprint, pipeline
 from data_prep.cli import main
-from data_prep.corpus.content_hash import content_hash, is_valid
+from data_prep.corpus.content_hash import are_valid, content_hash
 from data_prep.pipeline import build
 from data_prep.preview import preview
-from data_prep.reading import formats as sources
+from data_prep.reading import formats
 from data_prep.settings import CleanSettings, PrepareSettings
-from data_prep.stages import clean_block as steps
-from data_prep.stages import write_shard as shards
+from data_prep.stages import clean_block, cut_frequent, mark_near, write_shard
 from tests.benchmarks.prepare_speed import digest, generate
 from tests.conftest import ROOT, SAMPLES
 
@@ -74,7 +74,11 @@ def check_that_it_adds_up(manifest: dict) -> None:
         assert counts[name] == sum(source.get(name, 0) for source in manifest["sources"])
 
 
-# --- what is in it ---
+def is_valid(key: bytes, valid_share: float) -> bool:
+    return bool(are_valid(np.frombuffer(key[:8], "<u8"), valid_share)[0])
+
+
+# --- content ---
 
 
 def test_prepared_set(prepared, dialogues):
@@ -143,7 +147,7 @@ def test_every_dropped_dialogue_is_counted_and_told(tmp_path):
     assert all((tmp_path / "set" / "report" / name).stat().st_size > 1000 for name in ("turns.png", "tokens.png"))
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="LCCC lies beside the project only where it is built")
+@pytest.mark.skipif(not SHARED.exists(), reason="LCCC is not at hand")
 @pytest.mark.slow
 def test_each_dialogue_of_lccc_is_kept_whole_split_or_dropped(tmp_path):
     manifest = build([str(SHARED)], tmp_path / "set", PrepareSettings(tokenizer="default", valid_share=0.0))
@@ -167,6 +171,22 @@ def test_any_arrow_reader_can_open_it(prepared):
     found = datasets.load_from_disk(str(prepared / "train"))
     assert found.features["turns"] == datasets.List(datasets.List(datasets.Value("int32")))
     assert len(found) == load_manifest(prepared)["splits"]["train"]["dialogues"]
+
+
+def test_the_files_of_a_split_are_those_that_datasets_writes(prepared, tmp_path):
+    """All but the fingerprint, which depends on the times of files there and on the content here."""
+    import datasets
+
+    shards = len(list((prepared / "train").glob("*.arrow")))
+    datasets.load_from_disk(str(prepared / "train")).save_to_disk(tmp_path / "train", num_shards=shards)
+    assert {path.name for path in (tmp_path / "train").iterdir()} == {
+        path.name for path in (prepared / "train").iterdir()
+    }
+    theirs, ours = (json.loads((path / "train" / "state.json").read_text()) for path in (tmp_path, prepared))
+    assert len(ours["_fingerprint"]) == len(theirs["_fingerprint"])
+    assert {**ours, "_fingerprint": ""} == {**theirs, "_fingerprint": ""}
+    theirs, ours = (json.loads((path / "train" / "dataset_info.json").read_text()) for path in (tmp_path, prepared))
+    assert ours["features"] == theirs["features"]
 
 
 # --- splits, duplicates and leaks ---
@@ -260,17 +280,23 @@ def test_near_duplicates_are_an_option(tmp_path, mode, gone):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    """Blocks and buckets so small that a few hundred dialogues have many."""
-    monkeypatch.setattr(building, "BUCKET_BYTES", 10_000)
-    read = sources.read_blocks
-    monkeypatch.setattr(building, "read_blocks", lambda reader, form: read(reader, form, block_bytes=7_000))
+    """Blocks and buckets so small that a few hundred dialogues fill many."""
+    monkeypatch.setattr(pipeline, "BUCKET_BYTES", 10_000)
+    read = formats.read_blocks
+    monkeypatch.setattr(pipeline, "read_blocks", lambda reader, form: read(reader, form, block_bytes=7_000))
 
 
 class Killed(BaseException):
     """As abrupt as a signal, in one process."""
 
 
-STEPS = {"clean_block": steps, "cut_unit": steps, "sign_bucket": shards, "find_near": shards, "write_shard": shards}
+STEPS = {
+    "clean_block": clean_block,
+    "cut_block": cut_frequent,
+    "sign_bucket": mark_near,
+    "find_near": mark_near,
+    "write_shard": write_shard,
+}
 FREQUENT = ["哈哈"] * 300
 
 
@@ -280,7 +306,7 @@ def frequent_corpus(path) -> str:
 
 
 @pytest.mark.slow
-def test_a_stopped_build_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypatch, small_parts, capsys):
+def test_a_stopped_build_continues_and_ends_with_the_same_bytes(tmp_path, monkeypatch, small_parts, capsys):
     source = frequent_corpus(tmp_path / "x.jsonl")
     settings = PrepareSettings(vocab_size=400, near_duplicates="all")
     whole = build([source], tmp_path / "whole", settings)
@@ -320,20 +346,20 @@ def test_a_stopped_build_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypa
     run(None, False)  # what was done before is not done again
     assert (
         counts["clean_block"]
-        == counts["cut_unit"]
+        == counts["cut_block"]
         == counts["find_near"]
         == 0
         < counts["write_shard"]
         < totals["write_shard"]
     )
     assert digest(tmp_path / "stopped") == expected
-    assert "going on with the build" in capsys.readouterr().err
+    assert "continuing the build" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"x.jsonl", "whole", "stopped"}
 
 
 def test_a_stopped_build_is_not_taken_for_another(tmp_path, monkeypatch):
     source = write(tmp_path / "x.jsonl", many(50))
-    monkeypatch.setattr(shards, "write_shard", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(write_shard, "write_shard", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         build([source], tmp_path / "set", SMALL)
     monkeypatch.undo()
@@ -353,14 +379,14 @@ def test_two_processes_write_the_bytes_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_by_the_system_it_goes_on_and_ends_with_the_same_bytes(tmp_path):
+def test_a_build_killed_by_the_system_continues_and_ends_with_the_same_bytes(tmp_path):
     source = tmp_path / "x.jsonl.gz"
     generate(source, 60_000, [SHARED if SHARED.exists() else SAMPLES / "everyday.jsonl"])
     command = [sys.executable, "-m", "data_prep", "--input", str(source), "--tokenizer", "default", "--processes", "2"]
     started = time.perf_counter()
     subprocess.run([*command, "--output", str(tmp_path / "whole")], check=True, capture_output=True)
     seconds = time.perf_counter() - started
-    for share in (0.3, 0.25, 0.2):  # each goes on from the one before, so together they stay short of the end
+    for share in (0.3, 0.25, 0.2):  # each build continues the one before, and together they do not reach the end
         process = subprocess.Popen(
             [*command, "--output", str(tmp_path / "killed")], stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -376,7 +402,7 @@ def test_killed_by_the_system_it_goes_on_and_ends_with_the_same_bytes(tmp_path):
 # --- accidents ---
 
 
-def test_a_full_disk_is_one_sentence_and_the_build_goes_on_from_there(tmp_path):
+def test_a_full_disk_is_one_sentence_and_the_build_continues_from_there(tmp_path):
     source = write(tmp_path / "x.jsonl", many(3000))
     program = (
         "import resource, signal, sys; from data_prep.cli import main;"
@@ -394,16 +420,16 @@ def test_a_full_disk_is_one_sentence_and_the_build_goes_on_from_there(tmp_path):
 
 def test_an_input_that_shrinks_while_it_is_read_leaves_no_set(tmp_path, monkeypatch):
     source = write(tmp_path / "x.jsonl", many(20_000))
-    original = steps.clean_block
+    original = clean_block.clean_block
 
     def shrinking(*args):
         original(*args)
         with open(source, "r+b") as file:
             file.truncate(Path(source).stat().st_size // 2)
 
-    monkeypatch.setattr(steps, "clean_block", shrinking)
-    read = sources.read_blocks
-    monkeypatch.setattr(building, "read_blocks", lambda reader, form: read(reader, form, block_bytes=100_000))
+    monkeypatch.setattr(clean_block, "clean_block", shrinking)
+    read = formats.read_blocks
+    monkeypatch.setattr(pipeline, "read_blocks", lambda reader, form: read(reader, form, block_bytes=100_000))
     with pytest.raises(FileError, match="changed while it was read"):
         build([source], tmp_path / "set", SMALL)
     assert {path.name for path in tmp_path.iterdir()} == {"x.jsonl"}
@@ -432,7 +458,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, name):
     assert [path for path in tmp_path.iterdir() if path != source] == []
 
 
-def test_a_work_folder_that_is_half_removed_is_not_gone_on_from(tmp_path, monkeypatch):
+def test_a_work_folder_that_is_half_removed_is_not_resumed(tmp_path, monkeypatch):
     source = write(tmp_path / "x.jsonl", many(200))
     expected = build([source], tmp_path / "set", SMALL)
     original = shutil.rmtree
@@ -461,7 +487,7 @@ def test_a_work_folder_that_is_half_removed_is_not_gone_on_from(tmp_path, monkey
 
 def test_the_output_may_lie_in_the_input_folder(tmp_path, monkeypatch):
     write(tmp_path / "x.jsonl", many(50))
-    monkeypatch.setattr(shards, "write_shard", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(write_shard, "write_shard", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         build([str(tmp_path)], tmp_path / "set", SMALL)
     monkeypatch.undo()
@@ -507,13 +533,13 @@ def test_another_word_list_or_program_makes_another_set(tmp_path, monkeypatch):
     (tmp_path / "words").write_text("今天\n", encoding="utf-8")
     with pytest.raises(FileError, match="other inputs"):
         build([source], tmp_path / "set", settings)
-    monkeypatch.setattr(building, "_program_hash", lambda: "another")
+    monkeypatch.setattr(fingerprint, "program_hash", lambda: "another")
     (tmp_path / "words").write_text("香菜\n", encoding="utf-8")
     with pytest.raises(FileError, match="other inputs"):
         build([source], tmp_path / "set", settings)
 
 
-def test_a_folder_that_is_no_prepared_set_is_never_replaced(tmp_path, capsys):
+def test_a_folder_that_is_not_a_prepared_set_is_never_replaced(tmp_path, capsys):
     (tmp_path / "home").mkdir()
     precious = tmp_path / "home" / "letters.txt"
     precious.write_text("x")
@@ -524,7 +550,7 @@ def test_a_folder_that_is_no_prepared_set_is_never_replaced(tmp_path, capsys):
     assert precious.read_text() == "x"
 
 
-def test_a_link_as_output_stays_a_link(tmp_path):
+def test_a_link_as_output_is_kept(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     build([str(SAMPLES)], tmp_path / "link", SMALL)
@@ -597,8 +623,8 @@ def test_usage_faults_exit_with_2_and_are_said_at_once(capsys):
         main(["--skip", "repeat", "--max-characters", "0", "--near-threshold", "2"])
     error = capsys.readouterr().err
     for part in (
-        "--output is needed",
-        "--input is needed",
+        "--output is missing",
+        "--input is missing",
         "did you mean repeats",
         "--max-characters",
         "--near-threshold",
@@ -609,14 +635,12 @@ def test_usage_faults_exit_with_2_and_are_said_at_once(capsys):
 def test_rules_are_listed(capsys):
     assert main(["--list-rules"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(building.all_rules())
+    assert len(lines) == len(pipeline.all_rules())
     assert sum(" off " in line for line in lines) == 3
 
 
 def test_the_lock_of_a_removed_file_does_not_count(tmp_path, monkeypatch):
-    """A ends and removes the file that B has open; C locks a new file of that name; B must not build beside C."""
-    import os
-
+    """A ends and removes the file that B has open; C locks a new file of that name; B must not build at the same time."""
     from data_prep.stages import work_folder
 
     first = work_folder.WorkFolder(tmp_path / "set", "a")

@@ -87,7 +87,7 @@ def test_every_file_of_small_talk_is_checked():
 
 @pytest.mark.parametrize("name", TALK)
 def test_small_talk_is_about_the_other_one(name):
-    """The bot speaks of neither programs nor a life of its own, and prescribes nothing."""
+    """The bot speaks of neither programs nor a life that it does not have, and prescribes no medicine."""
     found = ours("talk", name, 250, most_turns=8)
     said = [turn for turns in found for turn in turns[1::2]]
     assert all(turn and turn.strip() == turn and len(turn) <= 60 for turn in said)

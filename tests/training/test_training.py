@@ -309,9 +309,9 @@ def test_command_line(prepared, tmp_path, capsys):
     assert main([*call, "--resume"]) == 0
     assert yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["row_tokens"] == 64
     assert main(["--data", str(prepared), "--output", str(config / "run"), "--config", str(config)]) == 1
-    assert "error: The system refused" in capsys.readouterr().err
+    assert "error: Cannot open " in capsys.readouterr().err
     assert main(["--data", str(tmp_path), "--output", str(tmp_path / "no")]) == 1
-    assert "no prepared set" in capsys.readouterr().err
+    assert "is not a prepared set" in capsys.readouterr().err
 
 
 def test_every_fault_comes_at_once_with_the_nearest_name(prepared, tmp_path, capsys):

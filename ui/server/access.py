@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from chatbot.errors import XianliaoError
+from chatbot.text.word_lists import read_word_list
 
 
 class Access:
@@ -100,7 +101,7 @@ def _lines_of(value: str, option: str) -> list[str] | None:
     try:
         if not Path(value).is_file():
             return None
-        lines = [line.strip() for line in Path(value).read_text(encoding="utf-8-sig").splitlines()]
+        return read_word_list(Path(value))
     except UnicodeDecodeError:
         raise XianliaoError(f"The file of {option} is not text in UTF-8.") from None
     except OSError as error:
@@ -109,4 +110,3 @@ def _lines_of(value: str, option: str) -> list[str] | None:
         raise XianliaoError(f"The file of {option} cannot be read ({error.strerror}).") from None
     except ValueError:  # no file is called so
         return None
-    return [line for line in lines if line and not line.startswith("#")]

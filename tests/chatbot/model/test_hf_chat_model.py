@@ -382,7 +382,7 @@ class TestFaults:
             ("{% for m in messages | reverse %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}", "word for word"),
             ("{% for m in messages %}<|im_start|>{{ m.content * 2 }}<|im_end|>{% endfor %}", "word for word|twice"),
             ("{% for m in messages %}{{ loop.index }}{{ m.content }}<|im_end|>{% endfor %}", "same way"),
-            ("{% for m in messages %}|{{ m.content }}{% endfor %}|", "no special token"),
+            ("{% for m in messages %}|{{ m.content }}{% endfor %}|", "does not end the turns .* with a special token"),
             ("{{ raise_exception('no') }}", "cannot be rendered"),
             ("{% for", "cannot be rendered"),
         ],

@@ -1,0 +1,273 @@
+"""Content of text files, plain or compressed, in one pass and in bounded memory.
+
+Compressed data is recognised by its first bytes and decompressed in pieces of at most `CONTENT_BYTES`, because a file
+of some kilobytes can hold gigabytes. UTF-16 with a byte order mark becomes UTF-8.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import hashlib
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import zstandard
+
+from chatbot.errors import FileError
+from chatbot.text.dialogue import valid_text
+
+PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
+FILE_BYTES = 1 << 14
+"""Number of bytes read from a file at a time."""
+CONTENT_BYTES = 1 << 20
+"""Largest piece of decompressed content, except for zstd: see `_Zstd`."""
+MAX_LINE_BYTES = 16 << 20
+"""Longest line that can be a dialogue."""
+_XZ_MEMORY_BYTES = 512 << 20
+"""Memory that one xz stream may ask for: eight times what `xz -9` uses."""
+_NOT_TEXT = (b"PK\x03\x04", b"\x1f\x8b", b"\xfd7zXZ", b"BZh9", b"\x28\xb5\x2f\xfd", b"PAR1", b"Rar!", b"%PDF")
+
+
+class PackedFile:
+    """Decompressed bytes of a file, in UTF-8 where the file is UTF-16, to be read once.
+
+    Args:
+        path: File: plain, gzip, bzip2, xz or zstd.
+
+    Attributes:
+        path: The file.
+        read_bytes: Number of bytes of the file, before decompression, that have been read.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.read_bytes = 0
+        self._digest = hashlib.sha256()
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the content in order, in chunks of any length, without a byte order mark.
+
+        Raises:
+            FileError: The file cannot be read, is cut short, damaged or not text.
+        """
+        try:
+            content = _as_utf8(_decompressed(self._file_chunks()))
+            first = next(content, b"")
+            if first.startswith(_NOT_TEXT) or first.count(0) * 10 > len(first):
+                raise FileError(f"{self.path} is not text. Unpack it, or convert it to UTF-8, first.")
+            yield first
+            yield from content
+        except (EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
+            raise FileError(f"{self.path} is cut short or damaged ({error}). Download or compress it again.") from None
+        except UnicodeDecodeError:
+            raise FileError(f"{self.path} begins like UTF-16 but is not UTF-16. Convert it to UTF-8.") from None
+        except OSError as error:
+            if error.errno is None:  # bz2 raises OSError for damaged data
+                raise FileError(f"{self.path} is damaged ({error}). Download or compress it again.") from None
+            raise FileError(f"Cannot read {self.path}: {error.strerror}. Check the path.") from None
+
+    def check_unchanged(self, sha256: str) -> None:
+        """Compare the bytes that `chunks` read with the hash of the file taken before.
+
+        Raises:
+            FileError: The file changed while it was read.
+        """
+        if self._digest.hexdigest() != sha256:
+            raise FileError(f"{self.path} changed while it was read. Run again when no program writes to it.")
+
+    def _file_chunks(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            while chunk := file.read(FILE_BYTES):
+                self.read_bytes += len(chunk)
+                self._digest.update(chunk)
+                yield chunk
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a file, in UTF-8 or GB18030, without their line ends.
+
+    Raises:
+        FileError: The file is empty or cannot be read, or a line is longer than `MAX_LINE_BYTES` or is not text.
+    """
+    is_empty = True
+    for number, line in enumerate(_split_lines(PackedFile(path)), 1):
+        is_empty = is_empty and not line
+        text = decode_line(line)
+        if text is None:
+            raise FileError(f"Line {number} of {path} is neither UTF-8 nor GB18030. Convert the file to UTF-8.")
+        yield text.removesuffix("\r")
+    if is_empty:
+        raise FileError(f"{path} is empty. Give a file with dialogues.")
+
+
+def decode_line(line: bytes) -> str | None:
+    """Return the text of a line in UTF-8 or else GB18030, with U+FFFD for lone surrogates; None if it is neither."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        pass
+    for encoding, errors in (("utf-8", "surrogatepass"), ("gb18030", "strict")):
+        try:
+            return valid_text(line.decode(encoding, errors))
+        except UnicodeDecodeError:
+            continue
+    return None
+
+
+def _split_lines(file: PackedFile) -> Iterator[bytes]:
+    held = bytearray()
+    for chunk in file.chunks():
+        held += chunk
+        if b"\n" in chunk:
+            *lines, rest = bytes(held).split(b"\n")
+            yield from lines
+            held = bytearray(rest)
+        if len(held) > MAX_LINE_BYTES:
+            limit = f"{MAX_LINE_BYTES >> 20} MB"
+            raise FileError(f"{file.path} has a line of more than {limit}. Give a file with one dialogue per line.")
+    if held:
+        yield bytes(held)
+
+
+# --- decompression ---
+
+
+class _Decompressor(Protocol):
+    """Decompressor of one member of a file, with the interface of `bz2.BZ2Decompressor` and `lzma.LZMADecompressor`."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the end of the member has been reached."""
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether more content needs more compressed data."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """Compressed data behind the end of the member."""
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        """Return at most `max_length` bytes of content; the rest waits for the next call."""
+
+
+class _Gzip:
+    """Decompressor of a gzip member."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj(wbits=31)  # 15 bits of window, + 16 for a gzip header
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._stream.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._stream.unused_data
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        return self._stream.decompress(self._stream.unconsumed_tail + data, max(max_length, 0))
+
+
+class _Zstd:
+    """Decompressor of a zstd frame.
+
+    The library cannot stop at a length, so the frame is fed in steps of 128 bytes. A block takes at least 4 bytes and
+    holds at most 128 KiB, so that a step yields at most 4 MiB. Frames with a window above 128 MiB are refused by zstd.
+    """
+
+    _STEP = 128
+
+    def __init__(self) -> None:
+        self._stream = zstandard.ZstdDecompressor().decompressobj()
+        self._waiting = b""
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._waiting
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._stream.unused_data + self._waiting
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        data = self._waiting + data
+        parts: list[bytes] = []
+        size = position = 0
+        while position < len(data) and not self._stream.eof and not 0 <= max_length <= size:
+            parts.append(self._stream.decompress(data[position : position + self._STEP]))
+            position += self._STEP
+            size += len(parts[-1])
+        self._waiting = data[position:]
+        return b"".join(parts)
+
+
+_DECOMPRESSORS: dict[bytes, Callable[[], _Decompressor]] = {
+    b"\x1f\x8b": _Gzip,
+    b"BZh": bz2.BZ2Decompressor,
+    b"\xfd7zXZ": lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY_BYTES),
+    b"\x28\xb5\x2f\xfd": _Zstd,
+}
+"""Decompressors by the first bytes of the file."""
+
+
+def _decompressed(packed: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the content of compressed data of one or more members, or data that is not compressed as it is."""
+    data = next(packed, b"")
+    new = next((new for magic, new in _DECOMPRESSORS.items() if data.startswith(magic)), None)
+    if new is None:
+        if data:
+            yield data
+        yield from packed
+        return
+    member = new()
+    while True:
+        if content := member.decompress(data, CONTENT_BYTES):
+            yield content
+        data = b""
+        if member.eof:
+            data = _without_padding(member.unused_data, packed)
+            if not data:
+                return
+            member = new()
+        elif member.needs_input:
+            data = next(packed, b"")
+            if not data:
+                raise EOFError("the end is missing")
+
+
+def _without_padding(data: bytes, packed: Iterator[bytes]) -> bytes:
+    """Return the data behind the zeros that may fill the space between two members; empty at the end of the file."""
+    data = data.lstrip(b"\0")
+    while not data:
+        chunk = next(packed, b"")
+        if not chunk:
+            break
+        data = chunk.lstrip(b"\0")
+    return data
+
+
+def _as_utf8(content: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield UTF-16 with a byte order mark as UTF-8, anything else as it is; the mark is removed."""
+    first = next(content, b"")
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        decoder = codecs.getincrementaldecoder("utf-16")()
+        yield decoder.decode(first).encode("utf-8", "surrogatepass")
+        for chunk in content:
+            yield decoder.decode(chunk).encode("utf-8", "surrogatepass")
+        yield decoder.decode(b"", final=True).encode()
+        return
+    yield first.removeprefix(codecs.BOM_UTF8)
+    yield from content

@@ -1,0 +1,21 @@
+"""Word lists: text files in UTF-8 with one entry per line; blank lines and lines that begin with # are skipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def parse_word_list(text: str) -> list[str]:
+    """Return the entries of a list, without the white space around them."""
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def read_word_list(path: Path) -> list[str]:
+    """Return the entries of the list in a file; a byte order mark is skipped.
+
+    Raises:
+        OSError: The file cannot be read.
+        UnicodeDecodeError: The file is not UTF-8.
+    """
+    return parse_word_list(path.read_text(encoding="utf-8-sig"))
