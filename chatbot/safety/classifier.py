@@ -24,7 +24,9 @@ from chatbot.safety.folding import CLAUSE, SENTENCE, Folded, fold
 BUCKETS = 1 << 16
 LONGEST_NGRAM = 4
 SHORT_LETTERS = 12
-"""Parts of fewer letters are scored together with their neighbour."""
+"""Parts of fewer letters are scored together with their neighbour; in shorter messages a phrase cannot be vetoed."""
+FEWEST_LETTERS = 6
+"""Messages of fewer letters are left to the phrases: their n-grams say too little."""
 MAX_LETTERS = 4000
 """Letters of a message that are scored; the rest is scored as if the message ended there."""
 
@@ -92,4 +94,7 @@ class NeedClassifier:
             message: What the person wrote.
             has_phrase: Whether the phrase list finds it.
         """
+        letters = len(fold(message[:MAX_LETTERS]).text)
+        if letters < FEWEST_LETTERS or (has_phrase and letters < SHORT_LETTERS):
+            return has_phrase
         return self.score(message) >= (min(self.veto, self.threshold) if has_phrase else self.threshold)

@@ -91,22 +91,22 @@ def main() -> None:
     weights, bias = fit([message for part in train for message in part], labels, importance)
     scale = float(weights.abs().max()) / 127
     classifier = NeedClassifier((weights / scale).round().numpy().astype(np.int8), scale, bias, 0.0, VETO)
-    parts = ([m for m in part if held_out(m)] for part in (need, harmless, common))
-    held = [(np.array([classifier.score(m) for m in part]), np.array([m in CRISIS for m in part])) for part in parts]
+    held = [[(m, m in CRISIS) for m in part if held_out(m)] for part in (need, harmless, common)]
 
     def share(number: int, threshold: float) -> float:
-        scores, by_phrase = held[number]
-        return float(np.where(by_phrase, scores >= min(VETO, threshold), scores >= threshold).mean())
+        classifier.threshold = threshold
+        return sum(classifier.finds(*pair) for pair in held[number]) / len(held[number])
 
-    grid = np.arange(-2, 4, 0.05)
+    grid = np.arange(0, 2, 0.1)
     classifier.threshold = float(
         next(t for t in grid if share(1, t) <= FALSE_ALARMS and share(2, t) <= EVERYDAY_FALSE_ALARMS)
     )
     classifier.save(FOLDER / "need.npz")
     for number, (name, part) in enumerate((("need", need), ("harmless", harmless), ("everyday", common))):
         print(
-            f"{name}: {len(part)} sentences, {len(held[number][0])} held out: found by phrases"
-            f" {held[number][1].mean():.1%}, with the classifier {share(number, classifier.threshold):.1%}"
+            f"{name}: {len(part)} sentences, {len(held[number])} held out: found by phrases"
+            f" {sum(found for _, found in held[number]) / len(held[number]):.1%},"
+            f" with the classifier {share(number, classifier.threshold):.1%}"
         )
     print(f"threshold {classifier.threshold:.2f}, {(FOLDER / 'need.npz').stat().st_size} bytes")
 
