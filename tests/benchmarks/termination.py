@@ -20,7 +20,7 @@ from chatbot.checkpoint.folder import resolve
 from chatbot.decoding.settings import ReplySettings
 from chatbot.evaluation import intervals, metrics
 from chatbot.evaluation.answering import Answer, answer_all, make_contexts
-from chatbot.evaluation.cache import Store
+from chatbot.evaluation.cache import ResultCache
 from chatbot.model.scoring import score_dialogues
 from chatbot.text.dialogue import count_units, join_spaces
 from chatbot.text.dialogue_files import read_dialogues
@@ -104,7 +104,7 @@ def answers(name: str, args: argparse.Namespace, own: ReplySettings) -> dict[str
             base = replace(own, temperature=1.0, keep_eos=keep_eos, **without, **changes)
             unbounded = {"floor_start_tokens": None, "max_reply_tokens": max(args.lengths)}
             wanted[f"{column}/{decoder}"] = base if floor else replace(base, **unbounded)
-    found, _ = answer_all(bot, contexts, wanted, args.seed, Store(Path(args.output)))
+    found, _ = answer_all(bot, contexts, wanted, args.seed, ResultCache(Path(args.output)))
     result: dict = {}
     for key, each in found.items():
         column, decoder = key.split("/")
