@@ -27,7 +27,6 @@ def hash_after(package, name, addition):
     """Append a text to a file of the copy and return the hash of its code."""
     with (package / name).open("a", encoding="utf-8") as file:
         file.write(addition)
-    code_hash.cache_clear()
     return code_hash(package)
 
 
