@@ -1,4 +1,4 @@
-"""The cache of an evaluation: what is computed once, and what makes it out of date."""
+"""The cache of an evaluation: results are computed once, and again when the code has changed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_changed_decoder_is_measured_again(bot, dialogues, package, tmp_path, 
 
     monkeypatch.setattr(answering, "decode", says_nothing)
     assert mean_characters("report") > 0  # the files are as before, so the cached replies are used
-    hash_after(package, "decoding/loop.py", "CHANGED = 1\n")  # such a change is seen on disk
+    hash_after(package, "decoding/loop.py", "CHANGED = 1\n")  # a change of the code is seen on disk
     monkeypatch.setattr(cache, "PACKAGE", package)
     assert mean_characters("report") == 0
     assert mean_characters("fresh") == 0
