@@ -31,7 +31,8 @@ from chatbot.text.tokenizer import DialogueTokenizer
 def copy(source: str | Path, target: str | Path, int8: bool = False, layer_types: Sequence[str] = ("softmax",)) -> None:
     """Copy a checkpoint into a new folder and convert it.
 
-    A GPT-2 folder becomes a checkpoint of this project. A LoRA adapter becomes a chat model that does not need its base.
+    A GPT-2 folder becomes a checkpoint of this project. A LoRA adapter becomes a chat model that does not need its
+    base.
 
     Args:
         source: A checkpoint folder, `default`, a GPT-2 folder, a chat model's folder or a LoRA adapter's folder.

@@ -11,8 +11,8 @@ Three other kinds of folder can be loaded:
   instead of config.json and model.safetensors.
 
 Weights are read from safetensors only. `python -m chatbot.checkpoint SOURCE TARGET` converts a GPT-2 that has a
-pytorch_model.bin. With --int8 it stores every matrix as int8 with one fp32 scale per row (absolute maximum / 127), which
-loading turns into floats again.
+pytorch_model.bin. With --int8 it stores every matrix as int8 with one fp32 scale per row (absolute maximum / 127),
+which loading turns into floats again.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Import of a transformers GPT-2 folder as a model of this project.
 
 With softmax layers the imported model computes the same function as transformers' GPT-2. With other mixers the shared
-weights are an initialisation for fine-tuning. The architecture is that of thu-coai/CDial-GPT2 and uer/gpt2-chinese, which
-have BERT's vocabulary. If the vocabulary has speaker tokens, the speaker embeddings are their rows, because CDial-GPT2 adds
-these through token_type_ids; otherwise the speaker embeddings are zero.
+weights are an initialisation for fine-tuning. The architecture is that of thu-coai/CDial-GPT2 and uer/gpt2-chinese,
+which have BERT's vocabulary. If the vocabulary has speaker tokens, the speaker embeddings are their rows, because
+CDial-GPT2 adds these through token_type_ids; otherwise the speaker embeddings are zero.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NAMES = {
     ".mlp.c_fc.": ".feed_forward.up_proj.",
     ".mlp.c_proj.": ".feed_forward.down_proj.",
 }
-"""Names of parameters: GPT-2's part and ours. A part that begins with a dot can be anywhere, others are at the start."""
+"""Parts of parameter names: GPT-2's and ours. A part that begins with a dot can be anywhere, others are at the start."""
 _TRANSPOSED = re.compile(r"\.(qkv_proj|o_proj|up_proj|down_proj)\.weight$")
 _BUFFERS = re.compile(r"\.attn\.(masked_)?bias$")
 

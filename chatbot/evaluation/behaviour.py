@@ -3,10 +3,11 @@
     python -m chatbot.evaluation.behaviour --data runs/recipe/lccc --long runs/recipe/long runs/recipe/smile
     python -m chatbot.evaluation.behaviour --checkpoint runs/mine --data chats.jsonl
 
-The replies come from the decoder alone, without the page's filters. The authors of the lists in chatbot/evaluation/probes
-had seen neither the training data nor the page's lists. By coincidence ten of the 20 questions of who.txt and 13 of the 60
-messages of everyday.txt begin a dialogue of the training data. who_wide.txt and medical_wide.txt are longer lists in more
-roundabout words, by language models that had seen neither. The output is Markdown.
+The replies come from the decoder alone, without the page's filters. The authors of the lists in
+chatbot/evaluation/probes had seen neither the training data nor the page's lists. By coincidence ten of the 20
+questions of who.txt and 13 of the 60 messages of everyday.txt begin a dialogue of the training data. who_wide.txt and
+medical_wide.txt are longer lists in more roundabout words, by language models that had seen neither. The output is
+Markdown.
 """
 
 from __future__ import annotations
@@ -203,8 +204,8 @@ def measure_replies(bot: Chatbot, dialogues: Sequence[Sequence[str]], count: int
     """Answer held-out contexts with the checkpoint's settings, context i with seed i, and measure the replies.
 
     Returns:
-        `bot`, `people`: metrics as in report.json, with Dist-2 over the same number of pairs. `profane`: replies with an
-        entry of profanity.txt. `texts`: all replies.
+        `bot`, `people`: metrics as in report.json, with Dist-2 over the same number of pairs. `profane`: replies with
+        an entry of profanity.txt. `texts`: all replies.
     """
     contexts, grid = make_contexts(dialogues, count), Grid((64, 128), {"default": {}})
     with TemporaryDirectory() as folder:

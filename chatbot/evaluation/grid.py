@@ -60,7 +60,8 @@ class Grid:
         for name in methods:
             if not name.strip() or len(name) > MAX_NAME_CHARACTERS or valid_text(name) != name:
                 raise GridError(
-                    f"Grid {path}: a method needs a name of at most {MAX_NAME_CHARACTERS} characters, got {name[:80]!r}."
+                    f"Grid {path}: a method needs a name of at most {MAX_NAME_CHARACTERS} characters,"
+                    f" got {name[:80]!r}."
                 )
         return cls(tuple(sorted(set(lengths))), methods, **_numbers(content, path))
 

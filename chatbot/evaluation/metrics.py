@@ -39,8 +39,8 @@ def distinct_share(items: Sequence[Hashable]) -> float:
 def entropy(items: Iterable[Hashable]) -> float:
     """Return the entropy of the histogram of items, in nats.
 
-    For n-grams this is Ent-n (Zhang et al., NeurIPS 2018, "Generating Informative and Diverse Conversational Responses").
-    Unlike Dist-n it depends on how often each n-gram occurs.
+    For n-grams this is Ent-n (Zhang et al., NeurIPS 2018, "Generating Informative and Diverse Conversational
+    Responses"). Unlike Dist-n it depends on how often each n-gram occurs.
     """
     counts = Counter(items)
     total = counts.total()
@@ -48,7 +48,7 @@ def entropy(items: Iterable[Hashable]) -> float:
 
 
 def repetition_n(reply: Sequence[Hashable], n: int) -> float:
-    """Return rep-n of one reply (Welleck et al., arXiv 1908.04319): 1 - distinct / total n-grams; 0 if it is too short."""
+    """Return rep-n of one reply (Welleck et al., arXiv 1908.04319): 1 - distinct / total n-grams; 0 if too short."""
     grams = ngrams(reply, n)
     return 1 - distinct_share(grams) if grams else 0.0
 

@@ -1,8 +1,8 @@
 """Cost of decoding rules on the replies that people gave.
 
-Rules against repetition, banned words, the EOS floor and length limits change the model's probabilities. What they add to
-the nats of human replies shows what they do to good replies. Temperature and truncation are left out: they are meant to
-change probabilities.
+Rules against repetition, banned words, the EOS floor and length limits change the model's probabilities. What they add
+to the nats of human replies shows what they do to good replies. Temperature and truncation are left out: they are meant
+to change probabilities.
 """
 
 from __future__ import annotations

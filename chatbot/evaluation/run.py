@@ -107,6 +107,18 @@ def evaluate(
     return {"report": report, "timing": timing}
 
 
+def _header(data: Path, inputs: _Inputs) -> Report:
+    """Return the first entries of a report: data, seed and sizes."""
+    return {
+        "data": data.name + (" (valid split)" if is_prepared_set(data) else ""),
+        "seed": inputs.seed,
+        "dialogues": len(inputs.dialogues),
+        "contexts": len(inputs.contexts),
+        "units": sum(map(count_units, inputs.dialogues)),
+        "lengths": list(inputs.grid.lengths),
+    }
+
+
 def _read(bots: Sequence[Chatbot], data: str | Path, max_dialogues: int | None) -> tuple[list[list[str]], int]:
     """Return the dialogues that every bot can score, and the number of dialogues that were left out.
 

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.bakeoff --data runs/bakeoff_chat runs/bakeoff_long --output runs/bakeoff
 
-Each run is `xianliao-train` with the shape below; the feed-forward width compensates for the parameters of the mixer. Rows
-have 256 tokens, and long dialogues are also scored far beyond that. Finished runs are skipped, so the command can be stopped
-and started again. It writes table.md at the end.
+Each run is `xianliao-train` with the shape below; the feed-forward width compensates for the parameters of the mixer.
+Rows have 256 tokens, and long dialogues are also scored far beyond that. Finished runs are skipped, so the command can
+be stopped and started again. It writes table.md at the end.
 """
 
 from __future__ import annotations

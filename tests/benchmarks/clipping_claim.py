@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.clipping_claim --data runs/prepared --output runs/clipping
 
-It minimises theta^4 (from 10, rate 0.1, gamma 1: the example of the post), and trains a tiny GPT at a good learning rate and
-at ten times that rate. It writes clipping.json and clipping.png.
+It minimises theta^4 (from 10, rate 0.1, gamma 1: the example of the post), and trains a tiny GPT at a good learning
+rate and at ten times that rate. It writes clipping.json and clipping.png.
 """
 
 from __future__ import annotations

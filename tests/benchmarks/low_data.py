@@ -2,13 +2,14 @@
 
     xianliao-prepare --input dgk_subtitles.jsonl.xz --tokenizer default --output runs/low/general
     xianliao-train --data runs/low/general --output runs/low/base --model.hidden_size 128 --model.num_hidden_layers 3 \\
-        --model.num_attention_heads 2 --model.intermediate_size 512 --max_steps 300 --optimizer muon --learning_rate 5e-3
+        --model.num_attention_heads 2 --model.intermediate_size 512 --max_steps 300 --optimizer muon \\
+        --learning_rate 5e-3
     xianliao-prepare --input LCCC-base_valid.json --tokenizer default --max-dialogues 10000 --valid-share 0.95 \\
         --output runs/low/chat
     python -m tests.benchmarks.low_data --init runs/low/base --data runs/low/chat --output runs/low/table
 
-All candidates see the same dialogues in the same order; the seed changes order and noise. The table has the best validation
-of a run, which is that of the checkpoint, and the last, which shows the overfitting.
+All candidates see the same dialogues in the same order; the seed changes order and noise. The table has the best
+validation of a run, which is that of the checkpoint, and the last, which shows the overfitting.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.prepare_speed --dialogues 6800000 --kill
 
-It recombines clauses of available corpora into a .jsonl.gz like LCCC's (spaced characters, numbers and lengths of turns),
-with a few percent of dirt for the cleaning rules. Then it runs xianliao-prepare with default settings and reports time,
-resident memory (sum over the processes), input, tokens and dropped dialogues. `--kill` kills a second build half-way,
-continues it, and compares the bytes.
+It recombines clauses of available corpora into a .jsonl.gz like LCCC's (spaced characters, numbers and lengths of
+turns), with a few percent of dirt for the cleaning rules. Then it runs xianliao-prepare with default settings and
+reports time, resident memory (sum over the processes), input, tokens and dropped dialogues. `--kill` kills a second
+build half-way, continues it, and compares the bytes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _DIRT = (
 
 
 def pool(paths: Sequence[Path]) -> tuple[list[str], list[tuple[int, ...]]]:
-    """Return the clauses of the corpora, spaced like LCCC's, and the numbers of clauses in the turns of each dialogue."""
+    """Return the clauses of the corpora, spaced like LCCC's, and the numbers of clauses per turn of each dialogue."""
     clauses, shapes = [], []
     for path in paths:
         for _, turns, _ in read_records(path):

@@ -6,8 +6,8 @@
         --output runs/recipe/lccc-$n; done      # for the rows with these names
     python -m tests.benchmarks.recipe --sets runs/recipe --output runs/recipe_table
 
-Every run has the same number of operations (6 per weight and token) and is scored on the validation splits of LCCC and of
-the long dialogues. Finished runs are skipped.
+Every run has the same number of operations (6 per weight and token) and is scored on the validation splits of LCCC and
+of the long dialogues. Finished runs are skipped.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.termination --data runs/lccc --output runs/termination
 
-It follows the tables of the papers (Welleck et al., arXiv 2002.02492, table 3; Choi et al., arXiv 2210.00660, table 2). The
-bundled bot is trained further for the same number of steps with its softmax, with NMST, with ST, and with an NMST whose
-bound is that of the EOS floor, one token earlier. Then all models answer the same contexts, at temperature 1 as in the
-papers. Finished runs are skipped.
+It follows the tables of the papers (Welleck et al., arXiv 2002.02492, table 3; Choi et al., arXiv 2210.00660, table 2).
+The bundled bot is trained further for the same number of steps with its softmax, with NMST, with ST, and with an NMST
+whose bound is that of the EOS floor, one token earlier. Then all models answer the same contexts, at temperature 1 as
+in the papers. Finished runs are skipped.
 """
 
 from __future__ import annotations
