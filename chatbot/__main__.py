@@ -1,7 +1,7 @@
-"""python -m chatbot is xianliao-chat."""
+"""`python -m chatbot` runs xianliao-chat."""
 
 import sys
 
 from chatbot.cli import chat
 
-sys.exit(chat())
+sys.exit(chat(None))

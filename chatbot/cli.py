@@ -1,41 +1,50 @@
-"""xianliao-chat and xianliao-evaluate."""
+"""The commands xianliao-chat and xianliao-evaluate."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from threading import Event
+from typing import TYPE_CHECKING, Any
 
 from chatbot.errors import XianliaoError, explain_faults
 
+if TYPE_CHECKING:  # importing torch takes seconds, which --help does not need
+    from chatbot.chat.session import ChatSession
+
 DECODING = (
-    ("temperature", float, "divides the logits"),
-    ("top_p", float, "probability mass of the nucleus"),
-    ("top_k", int, "tokens kept"),
-    ("min_p", float, "keep tokens with this share of the best one's probability"),
-    ("typical_p", float, "mass of the tokens nearest to the expected information"),
-    ("repetition_penalty", float, "on tokens that have been said"),
-    ("no_repeat_ngram", int, "length of the pieces that should not come again"),
-    ("repeat_cost", float, "nats that such a piece costs for each time it was said; inf forbids it"),
-    ("candidates", int, "answers to choose the best of"),
+    ("temperature", float, "divide the logits by this number when sampling"),
+    ("top_p", float, "nucleus sampling: keep the most likely tokens of this total probability; 1 keeps all"),
+    ("top_k", int, "keep this many of the most likely tokens; 0 keeps all"),
+    ("min_p", float, "keep tokens with at least this share of the highest probability; 0 keeps all"),
+    ("typical_p", float, "typical sampling: keep the tokens nearest to the expected information; 1 keeps all"),
+    ("repetition_penalty", float, "penalty on tokens of the reply and of the last replies; 1 is off"),
+    ("no_repeat_ngram", int, "length in tokens of pieces that should not be repeated; 0 is off"),
+    ("repeat_cost", float, "nats subtracted for each earlier use of a piece of that length; inf forbids it"),
+    ("candidates", int, "number of sampled replies to choose the best from"),
     ("rank_backward", float, "weight of the backward model in that choice"),
-    ("rank_similarity", float, "weight of being like what was just said, taken off in that choice"),
-    ("floor_start_tokens", int, "tokens after which a reply is pressed to end"),
-    ("floor_delta_tokens", int, "tokens after those until it ends at least every other time"),
-    ("max_reply_tokens", int, "most tokens"),
+    ("rank_similarity", float, "weight subtracted in that choice for likeness to the last messages"),
+    ("floor_start_tokens", int, "tokens after which the probability of the end of turn begins to rise"),
+    ("floor_delta_tokens", int, "further tokens until the end of turn has a probability of at least 1/2"),
+    ("max_reply_tokens", int, "maximum length of a reply in tokens"),
+    ("min_reply_tokens", int, "minimum length of a reply in tokens"),
 )
-"""Fields of ReplySettings that are options; written down here, because --help loads no torch."""
+"""Fields of `ReplySettings` that are options: name, type, help text. They are listed here because --help loads no torch."""
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The options that every command with a model has."""
+    """Add the options of every command that loads a model."""
     parser.add_argument(
-        "--checkpoint", default="default", metavar="DIR", help="checkpoint folder (default: the bundled one)"
+        "--checkpoint", default="default", metavar="DIR", help="checkpoint folder (default: the bundled bot)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
     parser.add_argument(
-        "--dtype", default="auto", help="auto, float32, float16, bfloat16 or int8 (default %(default)s)"
+        "--dtype", default="auto", help="auto, float32, float16, bfloat16 or int8 (default: %(default)s)"
     )
 
 
@@ -51,35 +60,37 @@ def add_safety_option(parser: argparse.ArgumentParser) -> None:
 
 
 def build_chat_parser() -> argparse.ArgumentParser:
+    """Return the argument parser of xianliao-chat."""
     parser = argparse.ArgumentParser(prog="xianliao-chat", description="Chat in the terminal.")
     add_model_options(parser)
     add_safety_option(parser)
     add = parser.add_argument
-    add("--message", nargs="+", metavar="TEXT", help="say these one after the other, print the replies and end")
-    add("--seed", type=int, help="of every reply; the same history and seed give the same reply (default: random)")
-    decoding = parser.add_argument_group("decoding", "each is the checkpoint's by default")
+    add("--message", nargs="+", metavar="TEXT", help="send these messages in order, print the replies and exit")
+    add("--seed", type=int, help="seed of every reply; the same history and seed give the same reply (default: random)")
+    decoding = parser.add_argument_group("decoding", "defaults come from the checkpoint")
     for name, kind, text in DECODING:
         decoding.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper()[0], help=text)
-    decoding.add_argument("--banned-words", nargs="+", metavar="WORD", help="never said")
-    either = decoding.add_mutually_exclusive_group()
-    either.add_argument("--greedy", action="store_true", help="always take the most likely token")
-    either.add_argument("--beams", type=int, metavar="I", help="beam search that keeps so many hypotheses")
-    add("--json", action="store_true", help="one JSON object a reply: text, stop_reason, seed, tokens, log_prob")
+    decoding.add_argument("--banned-words", nargs="+", metavar="WORD", help="words that no reply contains")
+    method = decoding.add_mutually_exclusive_group()
+    method.add_argument("--greedy", action="store_true", help="always take the most likely token")
+    method.add_argument("--beams", type=int, metavar="I", help="beam search with this many hypotheses")
+    add("--json", action="store_true", help="print a JSON object per reply: text, stop_reason, seed, tokens, log_prob")
     return parser
 
 
 @explain_faults
 def chat(argv: list[str] | None = None) -> int | None:
+    """Run xianliao-chat."""
     args = build_chat_parser().parse_args(argv)
     from chatbot.chat.bot import Chatbot
     from chatbot.chat.session import ChatSession
 
-    changes = {name: getattr(args, name) for name, *_ in DECODING}
+    changes: dict[str, Any] = {name: getattr(args, name) for name, *_ in DECODING}
     changes |= {"banned_words": args.banned_words, "beams": args.beams}
     changes["method"] = "greedy" if args.greedy else "beam" if args.beams is not None else None
     bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype, args.safety)
     session = ChatSession(bot, **changes)
-    bot.settings.with_changes(**changes)  # what is wrong with them is said before anything else
+    bot.settings.with_changes(**changes)  # report wrong settings before the first message
     if args.message is None:
         return _converse(session, args)
     for message in args.message:
@@ -88,17 +99,25 @@ def chat(argv: list[str] | None = None) -> int | None:
     return 0
 
 
-def _show(session, as_json: bool) -> None:
+def _show(session: ChatSession, as_json: bool) -> None:
+    """Print the last reply as text or as a JSON object."""
     reply = session.last_reply
+    assert reply is not None
     if not as_json:
         print(reply.text, flush=True)
         return
-    shown = {"text": reply.text, "stop_reason": reply.stop_reason, "seed": reply.seed, "tokens": len(reply.token_ids)}
-    print(json.dumps({**shown, "log_prob": reply.log_prob}, ensure_ascii=False), flush=True)
+    shown = {
+        "text": reply.text,
+        "stop_reason": reply.stop_reason,
+        "seed": reply.seed,
+        "tokens": len(reply.token_ids),
+        "log_prob": reply.log_prob,
+    }
+    print(json.dumps(shown, ensure_ascii=False), flush=True)
 
 
-def _converse(session, args) -> int:
-    """The interactive chat: a line is a message, a line that starts with / is a command."""
+def _converse(session: ChatSession, args: argparse.Namespace) -> int:
+    """Run the interactive chat: a line is a message, a line that begins with / is a command."""
     print("/retry 换个说法  /undo 撤回  /clear 重新开始  /quit 退出", file=sys.stderr)
     while True:
         try:
@@ -113,7 +132,7 @@ def _converse(session, args) -> int:
             elif line == "/clear":
                 session.clear()
             elif line == "/retry":
-                _say(session, session.undo(), None)
+                _retry(session)
             elif line.startswith("/"):
                 print(f"没有 {line} 这个命令", file=sys.stderr)
             else:
@@ -122,25 +141,62 @@ def _converse(session, args) -> int:
             print(error, file=sys.stderr)
 
 
-def _say(session, message: str, seed: int | None) -> None:
-    """Prints the reply as it grows; Ctrl+C stops it and keeps what was said."""
-    printed = None
-    stream = session.stream(message, seed)
+def _retry(session: ChatSession) -> None:
+    """Answer the last message again; the former exchange is restored if no new reply came."""
+    turns, last_reply = session.turns, session.last_reply
+    message = session.undo()
     try:
-        for text in stream:
-            sys.stdout.write("闲聊: " + text if printed is None else text[len(printed) :])
-            sys.stdout.flush()
-            printed = text
+        _say(session, message, None)
+    finally:
+        if len(session.turns) < len(turns):
+            session.turns, session.last_reply = turns, last_reply
+
+
+def _say(session: ChatSession, message: str, seed: int | None) -> None:
+    """Print the reply as it grows. Ctrl+C stops it and keeps the text so far in the history."""
+    printed: str | None = None
+    is_stopped = False
+    stream: Any = session.stream(message, seed)  # a generator
+    try:
+        with _first_interrupt() as interrupted:
+            for text in stream:
+                sys.stdout.write("闲聊: " + text if printed is None else text[len(printed) :])
+                sys.stdout.flush()
+                printed = text
+                if interrupted.is_set():
+                    is_stopped = True
+                    stream.close()  # the session remembers the reply so far
     except KeyboardInterrupt:
-        stream.close()
-    reason = session.last_reply.stop_reason if session.last_reply else "stopped"
+        is_stopped = True
+    reason = "stopped" if is_stopped or session.last_reply is None else session.last_reply.stop_reason
     print(f"  [{reason}]" if reason != "eos" else "")
 
 
+@contextmanager
+def _first_interrupt() -> Iterator[Event]:
+    """Yield an event that the first Ctrl+C sets; a second one raises KeyboardInterrupt.
+
+    An exception would be raised within the generator of the reply, which then could not be closed in order.
+    """
+    pressed = Event()
+    handler = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+
+    def press(*_: object) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, handler)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def build_evaluate_parser() -> argparse.ArgumentParser:
+    """Return the argument parser of xianliao-evaluate."""
     parser = argparse.ArgumentParser(
         prog="xianliao-evaluate",
-        description="Measure checkpoints: nats/unit and decoding methods, as report.json, report.md and report.html.",
+        description="Measure checkpoints and decoding methods; write report.json, report.md and report.html.",
     )
     add_model_options(parser)
     add = parser.add_argument
@@ -148,28 +204,31 @@ def build_evaluate_parser() -> argparse.ArgumentParser:
         "--data",
         required=True,
         metavar="PATH",
-        help="dialogue JSONL, a folder of it, or a prepared set (its valid split)",
+        help="dialogue JSONL, a folder of such files, or a prepared set (its valid split)",
     )
-    add("--output", required=True, metavar="DIR", help="folder for the report; one that was stopped goes on")
+    add("--output", required=True, metavar="DIR", help="folder for the report; a stopped evaluation continues in it")
     add(
         "--baseline",
         nargs="?",
         const="",
         metavar="PATH",
-        help="add unigram and Witten-Bell trigram, trained on PATH (default: the train split of --data)",
+        help="add a unigram and a Witten-Bell trigram baseline, trained on PATH (default: the train split of --data)",
     )
-    add("--compare", nargs="+", default=[], metavar="DIR", help="more checkpoints for the same report")
-    add("--grid", metavar="FILE", help="decoding methods, YAML (default: chatbot/evaluation/grid.yaml)")
-    add("--vectors", metavar="DIR", help="checkpoint folder whose vectors measure likeness (default: the first's)")
-    add("--contexts", type=int, default=1000, help="most contexts that are answered (default %(default)s)")
-    add("--max-dialogues", type=int, help="most dialogues that are scored (default: all)")
-    add("--seed", type=int, default=0)
-    add("--json", action="store_true", help="print the report as JSON instead of a table")
+    add("--compare", nargs="+", default=[], metavar="DIR", help="further checkpoints for the same report")
+    add("--grid", metavar="FILE", help="YAML file of decoding methods (default: chatbot/evaluation/grid.yaml)")
+    add(
+        "--vectors", metavar="DIR", help="checkpoint folder with the token vectors for likeness (default: --checkpoint)"
+    )
+    add("--contexts", type=int, default=1000, help="maximum number of contexts to answer (default: %(default)s)")
+    add("--max-dialogues", type=int, help="maximum number of dialogues to read (default: all)")
+    add("--seed", type=int, default=0, help="seed of the first context (default: %(default)s)")
+    add("--json", action="store_true", help="print the report as JSON instead of tables")
     return parser
 
 
 @partial(explain_faults, extra="eval")
 def evaluate(argv: list[str] | None = None) -> int | None:
+    """Run xianliao-evaluate."""
     parser = build_evaluate_parser()
     args = parser.parse_args(argv)
     for name in ("contexts", "max_dialogues"):
@@ -188,7 +247,7 @@ def evaluate(argv: list[str] | None = None) -> int | None:
     baseline = args.baseline
     if baseline == "":
         if not is_prepared_set(Path(args.data)):
-            parser.error("--baseline needs a PATH to learn from, because --data is no prepared set")
+            parser.error("--baseline needs a PATH, because --data is not a prepared set")
         baseline = args.data
     grid = Grid.read(args.grid)
     bots = [Chatbot.from_pretrained(path, args.device, args.dtype) for path in (args.checkpoint, *args.compare)]
@@ -211,4 +270,4 @@ def evaluate(argv: list[str] | None = None) -> int | None:
 
 
 if __name__ == "__main__":
-    sys.exit(chat())
+    sys.exit(chat(None))

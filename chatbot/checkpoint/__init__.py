@@ -1,0 +1,1 @@
+"""Checkpoint folders: find, load, save, convert from and to other projects."""

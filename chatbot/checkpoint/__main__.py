@@ -1,7 +1,7 @@
-"""python -m chatbot.checkpoint converts checkpoints."""
+"""`python -m chatbot.checkpoint` converts checkpoints."""
 
 import sys
 
 from chatbot.checkpoint.convert import main
 
-sys.exit(main())
+sys.exit(main(None))

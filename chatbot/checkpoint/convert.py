@@ -1,4 +1,4 @@
-"""Convert checkpoints: copy, store as int8, import GPT-2, merge LoRA adapters."""
+"""Conversion of checkpoints: copy, store as int8, import GPT-2, merge LoRA adapters."""
 
 from __future__ import annotations
 
@@ -29,33 +29,35 @@ from chatbot.text.tokenizer import DialogueTokenizer
 
 
 def copy(source: str | Path, target: str | Path, int8: bool = False, layer_types: Sequence[str] = ("softmax",)) -> None:
-    """Copies a checkpoint or a GPT-2 folder into our form, or a LoRA adapter into a chat model that needs no other.
+    """Copy a checkpoint into a new folder and convert it.
+
+    A GPT-2 folder becomes a checkpoint of this project. A LoRA adapter becomes a chat model that does not need its
+    base.
 
     Args:
-        source: A checkpoint folder, `default`, a GPT-2 folder, or one of a chat model or of an adapter to it.
+        source: A checkpoint folder, `default`, a GPT-2 folder, a chat model's folder or a LoRA adapter's folder.
         target: A new or empty folder.
         int8: Store matrices as int8.
-        layer_types: Mixers of an imported model.
+        layer_types: Mixers of an imported GPT-2.
 
     Raises:
-        CheckpointError, ImportedModelError, TokenizerError: What is wrong with the source or the target.
+        CheckpointError, ImportedModelError, TokenizerError: The source cannot be read, or the target is not empty.
     """
-    if Path(target).exists() and (not Path(target).is_dir() or any(Path(target).iterdir())):
-        raise CheckpointError(f"{target} exists and is not empty; give another folder.")
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CheckpointError(f"{target} exists and is not empty. Give another folder.")
     path = locate(source)
-    pickled = (path / PICKLED).is_file() and not (path / WEIGHTS).is_file()
-    if not pickled:
+    is_pickled = (path / PICKLED).is_file() and not (path / WEIGHTS).is_file()
+    if not is_pickled:
         path = resolve(source)
-    if not pickled and is_chat_model(path):
+    if not is_pickled and is_chat_model(path):
         if int8:
-            raise CheckpointError(
-                f"{path} holds a chat model of another project, which has no int8 form; leave it out."
-            )
+            raise CheckpointError(f"{path} holds a chat model of another project, which has no int8 form. Omit --int8.")
         model = load_model(path)
-        generation, training = (read_json(p) if p.is_file() else {} for p in (path / GENERATION, path / TRAINING))
-        training = training or {"imported_from": path.name}
+        generation = _read_if_there(path / GENERATION)
+        training = _read_if_there(path / TRAINING) or {"imported_from": path.name}
     elif is_foreign(path):
-        model = import_gpt2(path, layer_types, pickled)
+        model = import_gpt2(path, layer_types, is_pickled)
         generation, training = {}, {"imported_from": path.name, "mixers": list(layer_types)}
     else:
         model, generation, training = load_model(path), read_json(path / GENERATION), read_json(path / TRAINING)
@@ -64,26 +66,35 @@ def copy(source: str | Path, target: str | Path, int8: bool = False, layer_types
     save(target, model, DialogueTokenizer.load(path), generation, training, int8=int8)
     for name in ("README.md", VECTORS_FILE):
         if (path / name).is_file():
-            shutil.copy(path / name, Path(target) / name)
+            shutil.copy(path / name, target / name)
     if (path / BACKWARD).is_dir():
-        copy(path / BACKWARD, Path(target) / BACKWARD, int8)
+        copy(path / BACKWARD, target / BACKWARD, int8)
+
+
+def _read_if_there(path: Path) -> dict:
+    """Return the content of a JSON file, or an empty dict if the file does not exist."""
+    return read_json(path) if path.is_file() else {}
 
 
 @explain_faults
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m chatbot.checkpoint", description=copy.__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m chatbot.checkpoint",
+        description="Copy a checkpoint into a new folder: as int8, from GPT-2, or with its LoRA adapter merged.",
+    )
     parser.add_argument(
-        "source", help="checkpoint folder, `default`, a transformers GPT-2 or chat model folder, or a LoRA adapter's"
+        "source",
+        help="checkpoint folder, `default`, folder of a transformers GPT-2 or chat model, or of a LoRA adapter",
     )
     parser.add_argument("target", help="new folder")
-    parser.add_argument("--int8", action="store_true", help="int8 matrices with a scale per row")
+    parser.add_argument("--int8", action="store_true", help="store matrices as int8 with one scale per row")
     parser.add_argument(
         "--layer_types",
         nargs="+",
         choices=LAYER_TYPES,
         default=["softmax"],
         metavar="MIXER",
-        help="mixers of an imported GPT-2, repeated over its layers; softmax computes what it computed",
+        help="mixers of an imported GPT-2, repeated over its layers; softmax keeps its function (default: softmax)",
     )
     args = parser.parse_args(argv)
     copy(args.source, args.target, args.int8, args.layer_types)

@@ -1,15 +1,15 @@
-"""Importing GPT-2: a transformers GPT-2 folder as one of our models.
+"""Import of a transformers GPT-2 folder as a model of this project.
 
-With softmax layers the imported model computes what transformers' GPT-2 computes; with other mixers the weights it shares
-with them are an initialisation to fine-tune. The architecture is that of thu-coai/CDial-GPT2 and uer/gpt2-chinese, whose
-vocabulary is BERT's. Where the vocabulary has speaker tokens, the speaker embeddings are their rows, as CDial-GPT2 adds
-them through token_type_ids; elsewhere they are zero.
+With softmax layers the imported model computes the same function as transformers' GPT-2. With other mixers the shared
+weights are an initialisation for fine-tuning. The architecture is that of thu-coai/CDial-GPT2 and uer/gpt2-chinese,
+which have BERT's vocabulary. If the vocabulary has speaker tokens, the speaker embeddings are their rows, because
+CDial-GPT2 adds these through token_type_ids; otherwise the speaker embeddings are zero.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +22,13 @@ from chatbot.text.tokenizer import DialogueTokenizer
 
 SPEAKER_TOKENS = ("[speaker1]", "[speaker2]")
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new"}
+SUPPORTED = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+"""Only supported value of each option; also its value if config.json does not have it."""
 NAMES = {
     "wte.weight": "token_embedding.weight",
     "wpe.weight": "position_embedding.weight",
@@ -34,51 +41,35 @@ NAMES = {
     ".mlp.c_fc.": ".feed_forward.up_proj.",
     ".mlp.c_proj.": ".feed_forward.down_proj.",
 }
+"""Parts of parameter names: GPT-2's and ours. A part that begins with a dot can be anywhere, others are at the start."""
 _TRANSPOSED = re.compile(r"\.(qkv_proj|o_proj|up_proj|down_proj)\.weight$")
 _BUFFERS = re.compile(r"\.attn\.(masked_)?bias$")
 
+Tensors = dict[str, torch.Tensor]
+
 
 class ImportedModelError(CheckpointError):
-    """A foreign checkpoint that cannot become one of our models."""
+    """A model of another project that cannot be imported."""
 
 
 def to_config(settings: dict, tokenizer: DialogueTokenizer, layer_types: Sequence[str]) -> XianliaoConfig:
-    """Our config from a GPT-2 config.json.
+    """Return our config for a GPT-2 config.json.
 
     Args:
         settings: Content of config.json.
-        tokenizer: The folder's own.
+        tokenizer: Tokenizer of the folder.
         layer_types: Mixers, repeated until every layer has one.
 
     Raises:
-        ImportedModelError: The model has something that ours has not.
+        ImportedModelError: The model is not a GPT-2, or has an option that our model does not support.
     """
-    kind = settings.get("model_type")
-    if kind == "openai-gpt":
-        raise ImportedModelError(
-            "This is a GPT-1 model (openai-gpt): it normalises after its layers, which our model cannot do; import a"
-            " GPT-2 one, for example CDial-GPT2 instead of CDial-GPT."
-        )
-    if kind != "gpt2":
-        raise ImportedModelError(f"A model of type {kind!r} cannot be imported; give a GPT-2 folder or one of ours.")
+    _check_supported(settings)
     heads, width, layers = settings.get("n_head", 12), settings.get("n_embd", 768), settings.get("n_layer", 12)
     activation = settings.get("activation_function", "gelu_new")
-    odd = [
-        name
-        for name, usual in {
-            "scale_attn_weights": True,
-            "scale_attn_by_inverse_layer_idx": False,
-            "add_cross_attention": False,
-            "tie_word_embeddings": True,
-        }.items()
-        if settings.get(name, usual) != usual
-    ]
-    if odd:
-        raise ImportedModelError(f"This GPT-2 has an unusual {' and '.join(odd)}, which our model has not.")
     positions = settings.get("n_positions", settings.get("n_ctx", 1024))
     try:
         return XianliaoConfig(
-            vocab_size=tokenizer.vocab_size,  # rows beyond it have no token
+            vocab_size=tokenizer.vocab_size,  # GPT-2 may have more rows, which have no token
             hidden_size=width,
             num_hidden_layers=layers,
             num_attention_heads=heads,
@@ -98,64 +89,101 @@ def to_config(settings: dict, tokenizer: DialogueTokenizer, layer_types: Sequenc
             eos_token_id=tokenizer.sep_id,
             context_tokens=min(1024, positions // 2),
         )
-    except Exception as error:  # a missing key or the strict validators' many kinds
-        raise ImportedModelError(f"This GPT-2 cannot be imported: {last_line(error)}") from None
+    except Exception as error:  # a missing key, or one of many types from the strict validators
+        raise ImportedModelError(f"Cannot import this GPT-2: {last_line(error)}") from None
 
 
-def to_model(config: XianliaoConfig, tensors: dict[str, torch.Tensor], tokenizer: DialogueTokenizer):
-    """Our model with GPT-2's tensors; parameters that GPT-2 has not are newly drawn.
+def _check_supported(settings: dict) -> None:
+    """Check the type and the options of a model.
 
     Raises:
-        ImportedModelError: Tensors are missing, unknown or of another shape.
+        ImportedModelError: The model cannot be imported.
     """
-    torch.manual_seed(0)
-    model = XianliaoForCausalLM(config)
-    ours = dict(_renamed(tensors))
-    embedding = ours.get("token_embedding.weight")
-    if embedding is None:
-        raise ImportedModelError("The weights have no wte.weight; this is no GPT-2 language model.")
-    if len(embedding) < tokenizer.vocab_size:
+    model_type = settings.get("model_type")
+    if model_type == "openai-gpt":
         raise ImportedModelError(
-            f"The tokenizer has {tokenizer.vocab_size} tokens but the model {len(embedding)}; they do not belong together."
+            "Cannot import a GPT-1 model (openai-gpt): it normalises after its layers, which is not supported."
+            " Import a GPT-2 model, for example CDial-GPT2 instead of CDial-GPT."
         )
-    ours["token_embedding.weight"] = embedding = embedding[: tokenizer.vocab_size].contiguous()
-    speakers = [tokenizer.id_of(token) for token in SPEAKER_TOKENS]
-    known = None not in speakers
-    ours["speaker_embedding.weight"] = embedding[speakers].clone() if known else torch.zeros_like(embedding[:2])
-    ours["lm_head.weight"] = embedding
+    if model_type != "gpt2":
+        raise ImportedModelError(
+            f"A model of type {model_type!r} cannot be imported. Give a GPT-2 folder or a checkpoint of this project."
+        )
+    wrong = [name for name, value in SUPPORTED.items() if settings.get(name, value) != value]
+    if wrong:
+        name = wrong[0]
+        raise ImportedModelError(f"Cannot import this GPT-2: {name} = {settings[name]!r} is not supported.")
+
+
+def to_model(config: XianliaoConfig, tensors: Tensors, tokenizer: DialogueTokenizer) -> XianliaoForCausalLM:
+    """Return our model with GPT-2's tensors; parameters that GPT-2 does not have are drawn with seed 0.
+
+    Raises:
+        ImportedModelError: Tensors are missing, unknown or have another shape.
+    """
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers do not change
+        torch.manual_seed(0)
+        model = XianliaoForCausalLM(config)
+    layer_types = config.layer_types or []
     expected = model.state_dict()
+    ours = _with_embeddings(dict(_renamed(tensors)), tokenizer)
     for name in [name for name in ours if ".mixer." in name and name in expected]:
-        if config.layer_types[int(name.split(".")[1])] != "softmax" and ours[name].shape != expected[name].shape:
-            del ours[name]  # a mixer of other widths begins anew
+        if layer_types[int(name.split(".")[1])] != "softmax" and ours[name].shape != expected[name].shape:
+            del ours[name]  # a mixer of another width starts from new parameters
     unknown = sorted(ours.keys() - expected.keys())
-    odd = sorted(name for name in ours.keys() & expected.keys() if ours[name].shape != expected[name].shape)
-    plain = all(kind == "softmax" for kind in config.layer_types)
-    missing = sorted(name for name in expected.keys() - ours.keys() if plain or ".mixer." not in name)
-    if unknown or odd or missing:
-        what = [f"unknown {name}" for name in unknown[:1]]
-        what += [f"{name} of shape {list(ours[name].shape)}" for name in odd[:1]]
-        what += [f"no {name}" for name in missing[:1]]
-        raise ImportedModelError(f"The weights do not fit this GPT-2's config.json: {', '.join(what)}.")
+    misshaped = sorted(name for name in ours.keys() & expected.keys() if ours[name].shape != expected[name].shape)
+    is_plain = all(kind == "softmax" for kind in layer_types)
+    missing = sorted(name for name in expected.keys() - ours.keys() if is_plain or ".mixer." not in name)
+    faults = [f"unknown {name}" for name in unknown[:1]]
+    faults += [f"{name} of shape {list(ours[name].shape)}" for name in misshaped[:1]]
+    faults += [f"missing {name}" for name in missing[:1]]
+    if faults:
+        raise ImportedModelError(f"The weights do not fit this GPT-2's config.json: {', '.join(faults)}.")
     model.load_state_dict(ours, strict=False)
     return model
 
 
-def _renamed(tensors: dict[str, torch.Tensor]):
+def _with_embeddings(tensors: Tensors, tokenizer: DialogueTokenizer) -> Tensors:
+    """Return the tensors with one embedding row per token, speaker embeddings and a tied output head.
+
+    Raises:
+        ImportedModelError: The token embedding is missing or smaller than the vocabulary.
+    """
+    embedding = tensors.get("token_embedding.weight")
+    if embedding is None:
+        raise ImportedModelError("The weights have no wte.weight, so they are not those of a GPT-2 language model.")
+    if len(embedding) < tokenizer.vocab_size:
+        raise ImportedModelError(
+            f"The tokenizer has {tokenizer.vocab_size} tokens but the model only {len(embedding)}:"
+            " they do not belong together."
+        )
+    embedding = embedding[: tokenizer.vocab_size].contiguous()
+    speakers = [token for token in map(tokenizer.id_of, SPEAKER_TOKENS) if token is not None]
+    is_known = len(speakers) == len(SPEAKER_TOKENS)
+    return tensors | {
+        "token_embedding.weight": embedding,
+        "speaker_embedding.weight": embedding[speakers].clone() if is_known else torch.zeros_like(embedding[:2]),
+        "lm_head.weight": embedding,
+    }
+
+
+def _renamed(tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield name and value of each parameter in our names and layout."""
     for name, tensor in tensors.items():
         if name == "lm_head.weight" or _BUFFERS.search(name):
             continue
         name = name.removeprefix("transformer.")
-        for theirs, mine in NAMES.items():
+        for theirs, ours in NAMES.items():
             if theirs.startswith("."):
-                name = name.replace(theirs, mine)
+                name = name.replace(theirs, ours)
             elif name.startswith(theirs):
-                name = mine + name.removeprefix(theirs)
-        # GPT-2's Conv1D holds its matrices as [in, out].
+                name = ours + name.removeprefix(theirs)
+        # GPT-2's Conv1D stores its matrices as [in, out].
         yield name, (tensor.t() if _TRANSPOSED.search(name) else tensor).float().contiguous()
 
 
-def read_bin(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a pytorch_model.bin, unpickled with weights_only: nothing in it is run.
+def read_bin(path: Path) -> Tensors:
+    """Return the tensors of a pytorch_model.bin, unpickled with weights_only: no code in the file is run.
 
     Raises:
         ImportedModelError: The file is damaged or holds more than tensors.
@@ -167,5 +195,5 @@ def read_bin(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()
     ):
-        raise ImportedModelError(f"{path} holds more than named tensors; give the state_dict of the model alone.")
+        raise ImportedModelError(f"{path} holds more than named tensors. Give only the state_dict of the model.")
     return tensors

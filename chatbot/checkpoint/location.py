@@ -1,4 +1,4 @@
-"""Where the bundled checkpoint lies, in a checkout or installed as package data."""
+"""Location of the bundled checkpoint, in a checkout or installed as package data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ DEFAULT = "default"
 
 
 def locate(checkpoint: str | Path) -> Path:
-    """The path of a checkpoint folder; `default` stands for the bundled one."""
+    """Return the path of a checkpoint folder; `default` is the bundled checkpoint."""
     if str(checkpoint) == DEFAULT:
         return Path(__file__).resolve().parents[2] / "checkpoints" / DEFAULT
     return Path(checkpoint)

@@ -2,61 +2,64 @@
 
     adapter_config.json (names the base model's folder)  adapter_model.safetensors
 
-are peft's own files, read by whatever reads LoRA adapters. For serving the adapter is merged into the weights.
+These are peft's own files, which other programs can read. For serving, the adapter is merged into the weights.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import safetensors.torch
+import torch
 
 from chatbot.errors import CheckpointError, first_line
 from chatbot.model.hf_chat_model import HfChatModel
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TARGETS = "all-linear"
-"""Every linear layer but the output head (peft's name for it)."""
+"""peft's name for every linear layer except the output head."""
 
 
-def import_peft():
-    """The peft package.
+def import_peft() -> ModuleType:
+    """Return the package peft.
 
     Raises:
-        CheckpointError: It is not installed.
+        CheckpointError: peft is not installed.
     """
     try:
         import peft
     except ImportError:
-        raise CheckpointError("LoRA needs the package peft; install it with: pip install peft") from None
+        raise CheckpointError("LoRA needs the package peft. Install it: pip install peft") from None
     return peft
 
 
 def base_of(folder: Path) -> Path:
-    """The base model's folder that an adapter folder names.
+    """Return the base model's folder of an adapter, from its adapter_config.json.
 
     Raises:
-        CheckpointError: adapter_config.json is damaged or no LoRA, or the base model is gone.
+        CheckpointError: adapter_config.json is damaged or not a LoRA, or the base model's folder does not exist.
     """
     path = folder / ADAPTER_CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         kind, base = content["peft_type"], content["base_model_name_or_path"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({first_line(error)}); copy it again.") from None
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)}). Copy it again.") from None
     if kind != "LORA":
-        raise CheckpointError(f"{folder} holds an adapter of kind {kind}; only LoRA ones can be read.")
+        raise CheckpointError(f"{folder} holds an adapter of kind {kind}. Only LoRA adapters can be read.")
     if not base or not (Path(base).is_dir() or (folder / base).is_dir()):
         raise CheckpointError(
-            f"The base model {base} of {folder} is not there; put it back, or write its folder as"
+            f"Cannot find the base model {base} of the adapter {folder}. Restore its folder, or write its new path as"
             f" base_model_name_or_path into {path}."
         )
     return Path(base) if Path(base).is_dir() else folder / base
 
 
 def attach(model: HfChatModel, rank: int, alpha: float) -> None:
-    """Freezes the model and gives its linear layers new adapters, which change nothing until they are trained."""
+    """Freeze a model and add new adapters to its linear layers; they have no effect before training."""
     peft = import_peft()
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, target_modules=TARGETS)
     config.base_model_name_or_path = str(model.source.resolve())
@@ -64,7 +67,7 @@ def attach(model: HfChatModel, rank: int, alpha: float) -> None:
 
 
 def load_adapter(folder: Path, model: HfChatModel) -> None:
-    """Puts the adapter of a folder on its base model; it can be trained on.
+    """Add the adapter of a folder to its base model, separate from the weights and trainable.
 
     Raises:
         CheckpointError: The adapter is damaged or does not fit the model.
@@ -76,33 +79,39 @@ def load_adapter(folder: Path, model: HfChatModel) -> None:
         config.base_model_name_or_path = str(model.source.resolve())
         network = peft.get_peft_model(model.network, config)
         tensors = safetensors.torch.load_file(folder / ADAPTER_WEIGHTS)
-    except Exception as error:  # peft, safetensors and json raise many kinds
-        raise CheckpointError(f"The adapter in {folder} cannot be read ({first_line(error)}); copy it again.") from None
-    expected = peft.get_peft_model_state_dict(network, save_embedding_layers=False)
-    shapes, found = ({name: tuple(t.shape) for name, t in part.items()} for part in (expected, tensors))
-    wrong = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
+    except Exception as error:  # peft, safetensors and json raise many types
+        raise CheckpointError(f"The adapter in {folder} cannot be read ({first_line(error)}). Copy it again.") from None
+    expected = _shapes(peft.get_peft_model_state_dict(network, save_embedding_layers=False))
+    actual = _shapes(tensors)
+    wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
     if wrong:
         raise CheckpointError(
-            f"The adapter in {folder} does not fit the model in {model.source} ({wrong[0]}); copy both again."
+            f"The adapter in {folder} does not fit the model in {model.source} ({wrong[0]}). Copy both again."
         )
     peft.set_peft_model_state_dict(network, tensors)
     model.network, model.has_adapter = network, True
 
 
+def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
 def merge(model: HfChatModel) -> None:
-    """Adds the adapter to the weights and takes it off.
+    """Add the adapter to the weights and remove it.
 
     Raises:
-        CheckpointError: The sum is not a number.
+        CheckpointError: The merged weights are not finite.
     """
+    adapted: Any = model.network  # a peft model
     try:
-        model.network, model.has_adapter = model.network.merge_and_unload(safe_merge=True), False
+        network = adapted.merge_and_unload(safe_merge=True)
     except ValueError as error:
-        raise CheckpointError(f"The adapter cannot be merged ({first_line(error)}); train it again.") from None
+        raise CheckpointError(f"The adapter cannot be merged ({first_line(error)}). Train it again.") from None
+    model.network, model.has_adapter = network, False
 
 
 def save_adapter(model: HfChatModel, folder: Path) -> None:
-    """Writes the two files of the adapter into a folder."""
+    """Write the two files of the adapter into a folder."""
     tensors = import_peft().get_peft_model_state_dict(model.network, save_embedding_layers=False)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     safetensors.torch.save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})

@@ -1,1 +1,1 @@
-"""Measuring a checkpoint: quality in nats/unit, an n-gram baseline, decoding methods, the report."""
+"""Evaluation of checkpoints and decoding methods: nats/unit, n-gram baselines, metrics of replies, the report."""

@@ -1,7 +1,7 @@
-"""python -m chatbot.evaluation is xianliao-evaluate."""
+"""`python -m chatbot.evaluation` runs xianliao-evaluate."""
 
 import sys
 
 from chatbot.cli import evaluate
 
-sys.exit(evaluate())
+sys.exit(evaluate(None))

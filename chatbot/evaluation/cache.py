@@ -1,30 +1,48 @@
-"""What an evaluation has worked out so far, on disk, so that a killed one goes on where it was."""
+"""Results of an evaluation on disk, so that a stopped evaluation continues where it was."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
-from chatbot import __version__
 from chatbot.chat.bot import Chatbot
 from chatbot.decoding.settings import ReplySettings
 
 FOLDER = "replies"
+"""Folder of the cache files within the folder of the report."""
+
+PACKAGE = Path(__file__).resolve().parents[1]
+DECIDING = (
+    "text",
+    "native",
+    "model",
+    "similarity",
+    "decoding",
+    "checkpoint",
+    "chat",
+    "evaluation/answering.py",
+    "evaluation/references.py",
+    "evaluation/quality.py",
+)
+"""Folders and modules of `chatbot` whose code decides a cached number."""
 
 
-class Store:
-    """Lines of JSON in a file of their own for each thing that is worked out; from a damaged line on they are dropped.
+class ResultCache:
+    """Cache files of one report folder, one for each kind of result.
 
-    The name of a file ends with the hash of everything its content depends on, so what is found is what is wanted, and
-    another evaluation in the same folder begins anew.
+    The name of a file ends with a hash of everything that its content depends on: the code, the model, the settings and
+    the data. A file with the right name therefore holds the right results, and a changed input starts a new file.
 
     Args:
-        folder: Of the report.
+        folder: Folder of the report; the files are in `replies/` within it.
     """
 
     def __init__(self, folder: Path):
@@ -32,50 +50,108 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._used: set[Path] = set()
 
-    def open(self, name: str, identity: object) -> Lines:
-        """What there is of `name`, to read and to go on with."""
-        digest = hash_of({"version": __version__, "name": name, "identity": identity})[:10]
+    def open(self, name: str, identity: object) -> CacheFile:
+        """Return the cache file for a result, with the rows that a former run has written.
+
+        Args:
+            name: Readable beginning of the file name.
+            identity: JSON value of the inputs that the result depends on, besides the code.
+        """
+        digest = hash_of({"code": code_hash(PACKAGE), "name": name, "identity": identity})[:10]
         path = self.folder / f"{re.sub('[^A-Za-z0-9.-]+', '-', name).strip('-')[:60]}-{digest}.jsonl"
         self._used.add(path)
-        return Lines(path)
+        return CacheFile(path)
 
-    def remove_others(self) -> None:
-        """Removes what no part of this evaluation asked for."""
+    def remove_unused(self) -> None:
+        """Delete the cache files that this evaluation did not open."""
         for path in self.folder.glob("*.jsonl"):
             if path not in self._used:
                 path.unlink()
 
 
-class Lines:
-    """The lines of one file."""
+class CacheFile:
+    """JSON lines of one file; a damaged line and all lines after it are dropped.
+
+    Attributes:
+        rows: Rows in the order in which they were added.
+    """
 
     def __init__(self, path: Path):
-        self.path, self.rows = path, []
-        whole = 0
+        self.path = path
+        self.rows: list[dict] = []
+        valid_bytes = 0
         if path.is_file():
             for line in path.read_bytes().splitlines(keepends=True):
-                try:
-                    row = json.loads(line) if line.endswith(b"\n") else None
-                except ValueError:
-                    row = None
-                if not isinstance(row, dict):
+                row = _parse(line)
+                if row is None:
                     break
                 self.rows.append(row)
-                whole += len(line)
-            os.truncate(path, whole)
+                valid_bytes += len(line)
+            os.truncate(path, valid_bytes)
 
     def add(self, row: dict) -> None:
+        """Append a row to the file and to `rows`."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self.rows.append(row)
 
 
+def _parse(line: bytes) -> dict | None:
+    """Return the JSON object of a whole line, or None."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
 def hash_of(value: object) -> str:
+    """Return the SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode("utf-8", "replace")).hexdigest()
 
 
+@lru_cache(maxsize=4)
+def code_hash(package: Path) -> str:
+    """Return a hash of the code that decides cached numbers, without comments, docstrings and formatting.
+
+    Args:
+        package: Folder of the package `chatbot`.
+    """
+    digest = hashlib.sha256()
+    for path in _deciding_files(package):
+        digest.update(path.relative_to(package).as_posix().encode())
+        digest.update(_meaning(path))
+    return digest.hexdigest()
+
+
+def _deciding_files(package: Path) -> Iterator[Path]:
+    for name in DECIDING:
+        path = package / name
+        files = [path] if path.is_file() else path.rglob("*")
+        yield from sorted(file for file in files if file.suffix in (".py", ".c", ".h"))
+
+
+def _meaning(path: Path) -> bytes:
+    """Return the syntax tree of a Python file without docstrings, or the bytes of another file."""
+    if path.suffix != ".py":
+        return path.read_bytes()
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]  # it has a body
+    return ast.dump(tree).encode()
+
+
+def _is_text(node: ast.AST) -> bool:
+    """Whether a statement is a lone string: a docstring of a module, class, function or constant."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
 def identity_of(bot: Chatbot) -> dict:
-    """What a bot's numbers depend on, its settings left out: weights, tokenizer, and how they are computed."""
+    """Return what a bot's numbers depend on besides its settings: weights, tokenizer, context length and arithmetic."""
     native = getattr(bot.model, "native", None)
     return {
         "model": _hash_model(bot.model),
@@ -87,7 +163,7 @@ def identity_of(bot: Chatbot) -> dict:
 
 
 def identity_of_ranker(bot: Chatbot, settings: ReplySettings) -> dict:
-    """What the choice among candidates depends on beside the bot; nothing where there is no choice."""
+    """Return what the choice among candidates depends on besides the bot; empty if there is only one candidate."""
     if settings.candidates == 1:
         return {}
     ranker = bot.ranker(settings)
@@ -96,8 +172,11 @@ def identity_of_ranker(bot: Chatbot, settings: ReplySettings) -> dict:
 
 
 def _hash_model(model: torch.nn.Module) -> str:
-    config = model.config.to_dict() if hasattr(model.config, "to_dict") else vars(model.config)
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    """Return a hash of a model's config and parameters."""
+    config: object = model.config
+    to_dict = getattr(config, "to_dict", None)
+    settings = to_dict() if callable(to_dict) else vars(config)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, parameter in model.named_parameters():
         digest.update(name.encode())
         digest.update(str(parameter.dtype).encode())

@@ -1,10 +1,11 @@
-"""Which decoding methods are compared, from a YAML file; grid.yaml beside this module is the default."""
+"""Decoding methods to compare, from a YAML file; grid.yaml beside this module is the default."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -13,8 +14,11 @@ from chatbot.errors import XianliaoError, first_line
 from chatbot.text.dialogue import valid_text
 
 DEFAULT = Path(__file__).with_name("grid.yaml")
-MOST = 100_000
-NUMBERS = ("budget", "subsets", "resamples", "examples")
+MAX_NUMBER = 100_000
+MAX_NAME_CHARACTERS = 60
+LEAST = {"budget": 1, "subsets": 20, "resamples": 20, "examples": 1}
+"""Smallest value of each number in a grid."""
+KEYS = ("lengths", "methods", *LEAST)
 
 
 class GridError(XianliaoError):
@@ -23,10 +27,10 @@ class GridError(XianliaoError):
 
 @dataclass(frozen=True)
 class Grid:
-    """See grid.yaml."""
+    """Decoding methods to compare and how to measure them; grid.yaml explains the fields."""
 
     lengths: tuple[int, ...]
-    methods: dict[str, dict] = field(default_factory=dict)
+    methods: dict[str, Any] = field(default_factory=dict)
     budget: int = 4000
     subsets: int = 100
     resamples: int = 1000
@@ -34,74 +38,89 @@ class Grid:
 
     @classmethod
     def read(cls, path: str | Path | None = None) -> Grid:
-        """The grid of a file; None is the default one.
+        """Read a grid from a YAML file; None reads the default grid.
 
         Raises:
-            GridError: The file cannot be read or asks for what there is not.
+            GridError: The file cannot be read, or a key or value cannot be used.
         """
         path = DEFAULT if path is None else Path(path)
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            raise GridError(f"The grid {path} cannot be read ({first_line(error)}).") from None
+            raise GridError(f"The grid {path} cannot be read ({first_line(error)}). Check --grid.") from None
         if not isinstance(content, dict) or not isinstance(content.get("methods"), dict) or not content["methods"]:
-            raise GridError(f"The grid {path} has no methods; see {DEFAULT.name} of chatbot/evaluation.")
-        unknown = sorted(set(content) - {"lengths", "methods", *NUMBERS})
+            raise GridError(f"The grid {path} has no methods. See {DEFAULT.name} of chatbot/evaluation.")
+        unknown = sorted(str(key) for key in content if key not in KEYS)
         if unknown:
-            raise GridError(f"The grid {path} has {', '.join(map(str, unknown))}, which is nothing of a grid.")
+            raise GridError(f"Unknown key {', '.join(unknown)} in grid {path}. Allowed keys: {', '.join(KEYS)}.")
         lengths = content.get("lengths", [128])
-        if not isinstance(lengths, list) or not lengths or not all(_whole(length) for length in lengths):
-            raise GridError(f"The grid {path}: lengths must be a list of whole numbers above 0, got {lengths!r}.")
-        for name in NUMBERS:
-            least = 20 if name in ("subsets", "resamples") else 1
-            if name in content and not (_whole(content[name]) and least <= content[name] <= MOST):
-                raise GridError(
-                    f"The grid {path}: {name} must be a whole number from {least} to {MOST}, got {content[name]!r}."
-                )
+        if not isinstance(lengths, list) or not lengths or not all(_is_whole(length) for length in lengths):
+            raise GridError(f"Grid {path}: lengths must be a list of whole numbers above 0, got {lengths!r}.")
         methods = {str(name): {} if changes is None else changes for name, changes in content["methods"].items()}
         for name in methods:
-            if not name.strip() or len(name) > 60 or valid_text(name) != name:
-                raise GridError(f"The grid {path}: a method needs a name of at most 60 characters, got {name[:80]!r}.")
-        numbers = {name: content[name] for name in NUMBERS if name in content}
-        return cls(tuple(sorted(set(lengths))), methods, **numbers)
+            if not name.strip() or len(name) > MAX_NAME_CHARACTERS or valid_text(name) != name:
+                raise GridError(
+                    f"Grid {path}: a method needs a name of at most {MAX_NAME_CHARACTERS} characters,"
+                    f" got {name[:80]!r}."
+                )
+        return cls(tuple(sorted(set(lengths))), methods, **_numbers(content, path))
 
     def settings(
-        self, own: ReplySettings, within: Callable[[ReplySettings], ReplySettings]
+        self, defaults: ReplySettings, limit: Callable[[ReplySettings], ReplySettings]
     ) -> dict[str, ReplySettings]:
-        """Settings of every method for a checkpoint.
+        """Return the settings of every method for a checkpoint.
 
         Args:
-            own: The checkpoint's.
-            within: Keeps settings within the lengths that its model has.
+            defaults: Settings of the checkpoint.
+            limit: Function that keeps settings within the lengths of the checkpoint's model.
 
         Raises:
             GridError: A base or a setting is unknown or cannot be used.
         """
-        found = {}
+        result = {}
         for name, changes in self.methods.items():
             if not isinstance(changes, dict):
                 raise GridError(f"The grid: method {name!r} must have settings, got {changes!r}.")
             changes = dict(changes)
             base = changes.pop("base", "checkpoint")
             try:
-                own.with_changes(**dict.fromkeys(map(str, changes)))  # are they settings at all?
-                settings = replace(self._base(base, own), **changes)
+                defaults.with_changes(**dict.fromkeys(map(str, changes)))  # raises if a name is not a setting
+                settings = replace(self._base(base, defaults), **changes)
             except XianliaoError as error:
                 reason = first_line(error).rstrip(".")
                 raise GridError(f"The grid: method {name!r} cannot be used ({reason}).") from None
-            found[name] = within(settings)
-        return found
+            result[name] = limit(settings)
+        return result
 
-    def _base(self, name: str, own: ReplySettings) -> ReplySettings:
-        if name == "checkpoint":
-            return own
-        floor = replace(own, repetition_penalty=1.0, no_repeat_ngram=0, repeat_cost=None, candidates=1)
-        unfloored = replace(floor, floor_start_tokens=None, max_reply_tokens=max(self.lengths))
-        known = {"floor": floor, "consistent": unfloored, "plain": replace(unfloored, keep_eos=False)}
-        if name not in known:
-            raise GridError(f"there is no base {name!r}; take checkpoint, {', '.join(known)}")
-        return known[name]
+    def _base(self, name: str, defaults: ReplySettings) -> ReplySettings:
+        """Return the settings that a method starts from; see grid.yaml."""
+        floor = replace(defaults, repetition_penalty=1.0, no_repeat_ngram=0, repeat_cost=None, candidates=1)
+        consistent = replace(floor, floor_start_tokens=None, max_reply_tokens=max(self.lengths))
+        bases = {
+            "checkpoint": defaults,
+            "floor": floor,
+            "consistent": consistent,
+            "plain": replace(consistent, keep_eos=False),
+        }
+        if name not in list(bases):  # a list, because YAML can give a name that cannot be hashed
+            raise GridError(f"unknown base {name!r}; use {', '.join(bases)}")
+        return bases[name]
 
 
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST
+def _numbers(content: dict, path: Path) -> dict[str, int]:
+    """Return the numbers that a grid sets.
+
+    Raises:
+        GridError: A number is out of range.
+    """
+    numbers = {name: content[name] for name in LEAST if name in content}
+    for name, value in numbers.items():
+        if not _is_whole(value) or value < LEAST[name]:
+            raise GridError(
+                f"Grid {path}: {name} must be a whole number from {LEAST[name]} to {MAX_NUMBER}, got {value!r}."
+            )
+    return numbers
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_NUMBER

@@ -1,12 +1,12 @@
-"""n-gram baselines in nats/unit: what a model has to beat to have learnt anything.
+"""n-gram baselines in nats/unit: a model that does not beat them has learnt nothing useful.
 
 Interpolated Witten-Bell smoothing (Bell, Witten & Cleary 1990; Chen & Goodman 1998, section 2.5) over characters and
 end-of-turn marks:
 
     p(c | h) = (count(h c) + T(h) p(c | h')) / (count(h) + T(h)),      T(h) distinct units seen after h
 
-down to a uniform distribution over the characters of the training data and one for all others. Letting all unseen
-characters share one symbol understates the baseline's nats, so beating it is not made easier.
+down to a uniform distribution over the characters of the training data and one symbol for all other characters. Sharing
+one symbol understates the baseline's nats, so the baseline is not easier to beat.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from collections.abc import Iterable, Sequence
 from chatbot.text.dialogue import join_spaces
 
 END_OF_TURN = "\n\n"
-"""A unit that no single character can be."""
+"""Unit of the end of a turn; it cannot be confused with a character."""
 
 
 class WittenBell:
-    """A character n-gram model of dialogues; contexts reach back over turns and start empty with each dialogue.
+    """Character n-gram model of dialogues; contexts reach across turns and are empty at the start of each dialogue.
 
     Args:
         order: 1 is a unigram model, 3 a trigram model.
-        dialogues: Training dialogues, lists of turns.
+        dialogues: Training dialogues, each a list of turns.
     """
 
     def __init__(self, order: int, dialogues: Iterable[Sequence[str]]):
@@ -43,7 +43,7 @@ class WittenBell:
         self._totals = [{context: sum(after.values()) for context, after in level.items()} for level in self._after]
 
     def probability(self, unit: str, context: Sequence[str]) -> float:
-        """p(unit | the last order - 1 units of context)."""
+        """Return p(unit | the last `order - 1` units of the context)."""
         p = self._uniform
         for length in range(min(self.order - 1, len(context)) + 1):
             key = tuple(context[len(context) - length :])
@@ -55,7 +55,7 @@ class WittenBell:
         return p
 
     def nats_per_unit(self, dialogues: Iterable[Sequence[str]]) -> float:
-        """-sum log p / units, the same unit as the models'."""
+        """Return -sum log p / units, in the same units as the models."""
         nats, count = 0.0, 0
         for turns in dialogues:
             units = to_units(turns)
@@ -67,5 +67,5 @@ class WittenBell:
 
 
 def to_units(turns: Sequence[str]) -> list[str]:
-    """Characters after space joining, and an end-of-turn mark after each turn."""
+    """Return the characters after space joining, with an end-of-turn mark after each turn."""
     return [unit for turn in turns for unit in (*join_spaces(turn), END_OF_TURN)]

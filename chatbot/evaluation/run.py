@@ -1,6 +1,6 @@
 """One evaluation: checkpoints x dialogues x decoding methods, as report.json, report.md and report.html.
 
-Nothing in the report was produced by a clock; times are in timing.json beside it.
+The report does not depend on a clock: the same inputs and seed give the same bytes. Times are in timing.json beside it.
 """
 
 from __future__ import annotations
@@ -8,31 +8,44 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from chatbot.chat.bot import Chatbot
 from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import FileError
-from chatbot.evaluation import intervals
-from chatbot.evaluation.answering import Answer, Context, answer_all, make_contexts, reference_nats
-from chatbot.evaluation.cache import FOLDER, Store, hash_of, identity_of
+from chatbot.evaluation.answering import Answer, Context, answer_all, make_contexts
+from chatbot.evaluation.cache import FOLDER, ResultCache
 from chatbot.evaluation.grid import Grid
 from chatbot.evaluation.likeness import Likeness
-from chatbot.evaluation.measure import Replies, common_budgets, measure
-from chatbot.evaluation.ngram import WittenBell
+from chatbot.evaluation.metrics import Replies, common_budgets, measure
+from chatbot.evaluation.quality import measure_baselines, measure_quality
+from chatbot.evaluation.references import MODEL_ALONE, reference_nats
 from chatbot.evaluation.report.html import to_html
 from chatbot.evaluation.report.markdown import to_markdown
-from chatbot.model.scoring import score_turns
 from chatbot.storage import exclusive, replacing, write_json
-from chatbot.text.dialogue import clean_turn, count_units, join_spaces
+from chatbot.text.dialogue import count_units, join_spaces
 from chatbot.text.dialogue_files import read_dialogues
 from chatbot.text.prepared_set import is_prepared_set
 
 REPORT, MARKDOWN, PAGE, TIMING = "report.json", "report.md", "report.html", "timing.json"
-TURNS = 6
-"""Turns that nats/unit is told apart for; those after them are one."""
+SHOWN_SETTINGS = ("method", "temperature", "top_p", "floor_start_tokens", "floor_delta_tokens")
+"""Settings that a report shows even if they have their default values."""
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What all checkpoints of a report share."""
+
+    dialogues: list[list[str]]
+    contexts: list[Context]
+    grid: Grid
+    seed: int
+    cache: ResultCache
 
 
 def evaluate(
@@ -45,210 +58,222 @@ def evaluate(
     max_dialogues: int | None = None,
     seed: int = 0,
     vectors: str | Path | None = None,
-) -> dict:
-    """Measures checkpoints on dialogues and writes the report; one that was stopped goes on.
+) -> dict[str, Any]:
+    """Measure checkpoints on dialogues and write the report; a stopped evaluation continues.
 
     Args:
-        bots: The checkpoints, all on the same dialogues.
+        bots: The checkpoints, all measured on the same dialogues.
         data: Dialogue JSONL, a folder of such files, or a prepared set (its valid split).
-        output: Folder for the reports and what has been worked out so far (`replies/`).
-        baseline: Where the n-gram baselines learn from (a prepared set's train split, or JSONL); None leaves them out.
-        grid: The decoding methods; None is the default one.
-        max_contexts: Most contexts that are answered.
-        max_dialogues: Most dialogues that are scored; None scores all.
-        seed: Context i is answered with seed + i.
-        vectors: A checkpoint folder whose token vectors measure likeness; None is the first one's, if it has any.
+        output: Folder for the reports and the cache (`replies/`).
+        baseline: Training data of the n-gram baselines (a prepared set's train split, or JSONL); None for no baselines.
+        grid: The decoding methods; None for the default grid.
+        max_contexts: Maximum number of contexts to answer.
+        max_dialogues: Maximum number of dialogues to read; None reads all.
+        seed: Context i is answered with seed `seed + i`.
+        vectors: Checkpoint folder with token vectors for likeness; None takes those of the first checkpoint, if any.
+
+    Returns:
+        `report`, the content of report.json, and `timing`, the content of timing.json.
 
     Raises:
-        FileError, GridError, CheckpointError: What the person has to change, in one sentence.
+        FileError, GridError, CheckpointError: An input cannot be used; the message says what to change.
     """
     output, grid = Path(output), grid or Grid.read()
     methods = [grid.settings(bot.settings, bot.within_limits) for bot in bots]
-    found = _scorable(list(islice(read_dialogues(data), max_dialogues)), data)
-    dialogues = [turns for turns in found if all(_fits(bot, turns) for bot in bots)]
+    dialogues, left_out = _read(bots, data, max_dialogues)
     contexts = make_contexts(dialogues, max_contexts)
     if not contexts:
-        raise FileError(f"{data} holds no dialogue of two turns and more to answer; give a file with one.")
-    likeness = _likeness(bots, vectors)
+        raise FileError(f"{data} has no dialogue of at least two turns to answer. Check --data.")
+    likeness, vectors_name = _load_likeness(bots, vectors)
     output.mkdir(parents=True, exist_ok=True)
-    error = FileError(f"Another evaluation is writing to {output}; wait for it or give another --output.")
+    error = FileError(f"Another evaluation is writing to {output}. Wait for it or give another --output.")
     with exclusive(output / FOLDER, error):
-        store = Store(output)
-        report: dict = {
+        inputs = _Inputs(dialogues, contexts, grid, seed, ResultCache(output))
+        report: Report = {
             "data": Path(data).name + (" (valid split)" if is_prepared_set(Path(data)) else ""),
             "seed": seed,
             "dialogues": len(dialogues),
-            "left_out": len(found) - len(dialogues),
+            "left_out": left_out,
             "contexts": len(contexts),
             "units": sum(map(count_units, dialogues)),
             "lengths": list(grid.lengths),
-            "vectors": None if likeness is None else Path(vectors or bots[0].folder).name,
+            "vectors": vectors_name,
         }
         if baseline is not None:
-            report["baselines"] = _baselines(baseline, dialogues)
-        report["checkpoints"], timing, answers = [], {}, []
-        for name, bot, settings in zip(_names(bots), bots, methods, strict=True):
-            part, spent, replies = _checkpoint(name, bot, settings, dialogues, contexts, grid, seed, store)
-            report["checkpoints"].append(part)
-            answers.append(replies)
-            timing[name] = spent
-        _measure(report, answers, contexts, grid, likeness)
+            report["baselines"] = measure_baselines(baseline, dialogues)
+        timing = _add_checkpoints(report, bots, methods, inputs, likeness)
         _write(output, report, timing)
-        store.remove_others()
+        inputs.cache.remove_unused()
     return {"report": report, "timing": timing}
 
 
+def _header(data: Path, inputs: _Inputs) -> Report:
+    """Return the first entries of a report: data, seed and sizes."""
+    return {
+        "data": data.name + (" (valid split)" if is_prepared_set(data) else ""),
+        "seed": inputs.seed,
+        "dialogues": len(inputs.dialogues),
+        "contexts": len(inputs.contexts),
+        "units": sum(map(count_units, inputs.dialogues)),
+        "lengths": list(inputs.grid.lengths),
+    }
+
+
+def _read(bots: Sequence[Chatbot], data: str | Path, max_dialogues: int | None) -> tuple[list[list[str]], int]:
+    """Return the dialogues that every bot can score, and the number of dialogues that were left out.
+
+    Raises:
+        FileError: The data cannot be read or has no dialogue.
+    """
+    dialogues = [list(turns) for turns in islice(read_dialogues(data), max_dialogues) if turns]
+    if not dialogues:
+        raise FileError(f"{data} has no dialogue to evaluate on. Check --data.")
+    fitting = [turns for turns in dialogues if all(_fits(bot, turns) for bot in bots)]
+    return fitting, len(dialogues) - len(fitting)
+
+
 def _fits(bot: Chatbot, turns: Sequence[str]) -> bool:
-    """Whether a model of limited length can score a dialogue, and read it to answer with half of its length left."""
-    if bot.model.max_tokens is None:
+    """Whether a model of limited length can score a dialogue, and can answer it with half of its positions left."""
+    limit = bot.model.max_tokens
+    if limit is None:
         return True
     ids = [bot.tokenizer.encode(join_spaces(turn)) for turn in turns]
     longest = max(map(len, ids)) + bot.layout.opening_tokens + bot.layout.turn_tokens
-    return len(bot.layout.lay_out(ids).input_ids) <= bot.model.max_tokens and longest <= bot.model.max_tokens // 2
+    return len(bot.layout.lay_out(ids).input_ids) <= limit and longest <= limit // 2
 
 
-def _checkpoint(
-    name: str,
-    bot: Chatbot,
-    methods: dict[str, ReplySettings],
-    dialogues: Sequence[Sequence[str]],
-    contexts: Sequence[Context],
-    grid: Grid,
-    seed: int,
-    store: Store,
-) -> tuple[dict, dict, dict[str, Replies]]:
-    """A checkpoint's part of the report, its times, and its replies."""
-    part = {"name": name, "settings": _shown(bot.settings), "quality": _quality(bot, dialogues, grid, store)}
-    found, spent = answer_all(bot, contexts, methods, seed, store)
-    nats = reference_nats(bot, contexts, methods, seed, store)
-    part["decoding"] = {key: _about(one, bot, contexts, nats, key) for key, one in methods.items()}
-    times = {
-        key: {**asdict(each), "tokens_per_second": each.tokens / max(each.seconds, 1e-9)} for key, each in spent.items()
+def _load_likeness(bots: Sequence[Chatbot], vectors: str | Path | None) -> tuple[Likeness | None, str | None]:
+    """Return the likeness to measure with and the name of its folder; None without vectors.
+
+    Raises:
+        CheckpointError, TokenizerError: The vectors or the tokenizer are missing or damaged.
+    """
+    if vectors is not None:
+        return Likeness.load(vectors), Path(vectors).name
+    folder = bots[0].folder
+    if folder is None or not Likeness.is_in(folder):
+        return None, None
+    return Likeness.load(folder), folder.name
+
+
+def _add_checkpoints(
+    report: Report,
+    bots: Sequence[Chatbot],
+    methods: Sequence[dict[str, ReplySettings]],
+    inputs: _Inputs,
+    likeness: Likeness | None,
+) -> dict[str, Any]:
+    """Add quality, metrics and examples of all checkpoints to the report and return the times."""
+    timing: dict[str, Any] = {}
+    replies: list[dict[str, Replies]] = []
+    report["checkpoints"] = []
+    for name, bot, settings in zip(_unique_names(bots), bots, methods, strict=True):
+        part, timing[name], answered = _evaluate_checkpoint(name, bot, settings, inputs)
+        report["checkpoints"].append(part)
+        replies.append(answered)
+    _add_metrics(report, replies, inputs, likeness)
+    _add_examples(report, replies, inputs)
+    return timing
+
+
+def _unique_names(bots: Sequence[Chatbot]) -> list[str]:
+    """Return the names of the checkpoints; equal names get their number."""
+    names = [bot.name for bot in bots]
+    return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, 1)]
+
+
+def _evaluate_checkpoint(
+    name: str, bot: Chatbot, methods: dict[str, ReplySettings], inputs: _Inputs
+) -> tuple[Report, dict[str, Any], dict[str, Replies]]:
+    """Return a checkpoint's part of the report without metrics of the replies, its times, and its replies."""
+    contexts, cache = inputs.contexts, inputs.cache
+    part: Report = {
+        "name": name,
+        "settings": _shown(bot.settings),
+        "quality": measure_quality(bot, inputs.dialogues, inputs.grid.resamples, cache),
     }
-    return part, times, {key: replies_of(bot, contexts, each) for key, each in found.items()}
+    answers, costs = answer_all(bot, contexts, methods, inputs.seed, cache)
+    nats = reference_nats(bot, contexts, methods, cache)
+    part["decoding"] = {
+        method: {
+            "settings": _shown(settings),
+            "bound_tokens": settings.bound_tokens,
+            **_cost_on_references(contexts, nats[MODEL_ALONE], nats[method]),
+        }
+        for method, settings in methods.items()
+    }
+    times = {
+        method: {**asdict(cost), "tokens_per_second": cost.tokens / max(cost.seconds, 1e-9)}
+        for method, cost in costs.items()
+    }
+    return part, times, {method: replies_of(bot, contexts, given) for method, given in answers.items()}
 
 
-def _write(output: Path, report: dict, timing: dict) -> None:
+def _shown(settings: ReplySettings) -> dict[str, Any]:
+    """Return the settings in `SHOWN_SETTINGS` and all settings that differ from the defaults."""
+    defaults = {field.name: field.default for field in fields(ReplySettings)}
+    values = asdict(settings)
+    shown = {name: values[name] for name in SHOWN_SETTINGS}
+    return shown | {name: value for name, value in values.items() if value != defaults[name]}
+
+
+def _cost_on_references(contexts: Sequence[Context], alone: list[float], ruled: list[float]) -> dict[str, Any]:
+    """Return what a method's rules add to the nats/unit of the references.
+
+    Args:
+        contexts: Contexts with the references.
+        alone: Nats of each reference under the model.
+        ruled: Nats of each reference under the method's rules; infinite if it is forbidden.
+    """
+    units = [count_units([context.reference]) for context in contexts]
+    allowed = [index for index, value in enumerate(ruled) if value != math.inf]
+    added = sum(ruled[index] - alone[index] for index in allowed)
+    cost = added / max(1, sum(units[index] for index in allowed))
+    return {
+        "forbidden_references": 1 - len(allowed) / len(contexts),
+        "reference_nats_per_unit": sum(alone) / sum(units),
+        "reference_cost_nats_per_unit": cost if len(allowed) == len(contexts) else None,
+    }
+
+
+def replies_of(bot: Chatbot, contexts: Sequence[Context], answers: Sequence[Answer]) -> Replies:
+    """Return a method's answers as texts, as a person sees them."""
+    texts = [bot.tokenizer.decode_complete(answer.token_ids).strip() for answer in answers]
+    return Replies(texts, contexts, answers)
+
+
+def _add_metrics(report: Report, replies: list[dict[str, Replies]], inputs: _Inputs, likeness: Likeness | None) -> None:
+    """Add the metrics of people's and all methods' replies, with common budgets for diversity."""
+    contexts, grid = inputs.contexts, inputs.grid
+    people = Replies([context.reference for context in contexts], contexts)
+    of_methods = [one for by_method in replies for one in by_method.values()]
+    report["budgets"] = budgets = common_budgets([people, *of_methods], grid)
+    print(f"measuring {len(of_methods)} times {len(contexts)} replies", file=sys.stderr)
+    report["reference"] = measure(people, grid, budgets, likeness)
+    for part, by_method in zip(report["checkpoints"], replies, strict=True):
+        for method, one in by_method.items():
+            part["decoding"][method] |= measure(one, grid, budgets, likeness)
+
+
+def _add_examples(report: Report, replies: list[dict[str, Replies]], inputs: _Inputs) -> None:
+    """Add some contexts with the replies of all checkpoints and methods."""
+    contexts, count = inputs.contexts, inputs.grid.examples
+    names = [part["name"] for part in report["checkpoints"]]
+    report["examples"] = []
+    for index in range(0, len(contexts), max(1, len(contexts) // count))[:count]:
+        shown = []
+        for name, by_method in zip(names, replies, strict=True):
+            for method, one in by_method.items():
+                stop_reason = one.answers[index].stop_reason if one.answers is not None else ""
+                shown.append([name, method, one.texts[index], stop_reason])
+        context = contexts[index]
+        example = {"context": list(context.turns), "reference": context.reference, "replies": shown}
+        report["examples"].append(example)
+
+
+def _write(output: Path, report: Report, timing: dict[str, Any]) -> None:
     write_json(output / REPORT, report)
     write_json(output / TIMING, timing)
     for name, text in ((MARKDOWN, to_markdown(report)), (PAGE, to_html(report))):
         with replacing(output / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-
-def _names(bots: Sequence[Chatbot]) -> list[str]:
-    names = [bot.name for bot in bots]
-    return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, 1)]
-
-
-def _scorable(dialogues: Sequence[Sequence[str]], data: str | Path) -> list[list[str]]:
-    kept = [list(turns) for turns in dialogues if turns]
-    if not kept:
-        raise FileError(f"{data} holds no dialogue to evaluate on; give a file with at least one.")
-    return kept
-
-
-def _likeness(bots: Sequence[Chatbot], vectors: str | Path | None) -> Likeness | None:
-    if vectors is not None:
-        return Likeness.load(vectors)
-    return Likeness.load(bots[0].folder) if Likeness.is_in(bots[0].folder) else None
-
-
-def _shown(settings: ReplySettings) -> dict:
-    """The settings that are not the defaults, and the limits that always matter."""
-    default = {field.name: field.default for field in fields(ReplySettings)}
-    changed = {name: value for name, value in asdict(settings).items() if value != default[name]}
-    always = ("method", "temperature", "top_p", "floor_start_tokens", "floor_delta_tokens")
-    return {**{name: getattr(settings, name) for name in always}, **changed}
-
-
-def _quality(bot: Chatbot, dialogues: Sequence[Sequence[str]], grid: Grid, store: Store) -> dict:
-    """Nothing is dropped, cut or normalised away but the spaces beside CJK characters."""
-    lines = store.open(f"{bot.name}-quality", {"bot": identity_of(bot), "dialogues": hash_of(dialogues)})
-    ids = [[bot.tokenizer.encode(join_spaces(turn)) for turn in turns] for turns in dialogues]
-    if not lines.rows:
-        print(f"{bot.name}: scoring {len(dialogues)} dialogues", file=sys.stderr)
-        lines.add({"nats": score_turns(bot.model, bot.layout, ids)})
-    nats = lines.rows[0]["nats"]
-    units = [[count_units([turn]) for turn in turns] for turns in dialogues]
-    tokens = sum(len(turn) + 1 for turns in ids for turn in turns)
-    total, value = sum(map(sum, nats)), sum(map(sum, nats)) / sum(map(sum, units))
-    by_turn = []
-    for turn in range(TURNS + 1):
-        part = slice(turn, turn + 1 if turn < TURNS else None)
-        above, below = [sum(each[part]) for each in nats], [sum(each[part]) for each in units]
-        if sum(below):
-            name = str(turn + 1) if turn < TURNS else f"{TURNS + 1} and later"
-            entry = {"turn": name, "units": sum(below), "nats_per_unit": sum(above) / sum(below)}
-            by_turn.append({**entry, "interval": list(intervals.ratio(above, below, grid.resamples))})
-    return {
-        "nats_per_unit": value,
-        "interval": list(intervals.ratio(list(map(sum, nats)), list(map(sum, units)), grid.resamples)),
-        "perplexity_per_unit": math.exp(value),
-        "nats_per_token": total / tokens,
-        "units": sum(map(sum, units)),
-        "tokens": tokens,
-        "dialogues": len(dialogues),
-        "by_turn": by_turn,
-    }
-
-
-def _baselines(source: str | Path, dialogues: Sequence[Sequence[str]]) -> dict:
-    held_out = {tuple(map(clean_turn, turns)) for turns in dialogues}
-    training = [turns for turns in read_dialogues(source, "train") if tuple(map(clean_turn, turns)) not in held_out]
-    if not training:
-        raise FileError(f"{source} holds no dialogue for the baselines that is not evaluated on; give other data.")
-    names = {1: "unigram", 3: "witten_bell_trigram"}
-    result: dict = {"trained_on": Path(source).name, "dialogues": len(training)}
-    for order, name in names.items():
-        print(f"baseline: {name} on {len(training)} dialogues", file=sys.stderr)
-        result[name] = WittenBell(order, training).nats_per_unit(dialogues)
-    return result
-
-
-def _about(
-    settings: ReplySettings, bot: Chatbot, contexts: Sequence[Context], nats: dict[str, list[float]], name: str
-) -> dict:
-    """A method's settings, its bound, and what it makes of the references' probability."""
-    units = [count_units([context.reference]) for context in contexts]
-    own, ruled = nats[""], nats[name]
-    allowed = [place for place, value in enumerate(ruled) if value != math.inf]
-    row = {"settings": _shown(settings), "bound_tokens": settings.bound_tokens}
-    row["forbidden_references"] = 1 - len(allowed) / len(contexts)
-    cost = sum(ruled[place] - own[place] for place in allowed) / max(1, sum(units[place] for place in allowed))
-    row["reference_nats_per_unit"] = sum(own) / sum(units)
-    row["reference_cost_nats_per_unit"] = cost if len(allowed) == len(contexts) else None
-    return row
-
-
-def replies_of(bot: Chatbot, contexts: Sequence[Context], answers: Sequence[Answer]) -> Replies:
-    """A method's answers as a person sees them."""
-    texts = [bot.tokenizer.decode_complete(answer.token_ids).strip() for answer in answers]
-    return Replies(texts, contexts, answers)
-
-
-def _measure(
-    report: dict, answers: list[dict[str, Replies]], contexts: Sequence[Context], grid: Grid, likeness: Likeness | None
-) -> None:
-    """Adds the numbers, which share their budgets, and the examples."""
-    people = Replies([context.reference for context in contexts], contexts)
-    everyone = [people, *(replies for each in answers for replies in each.values())]
-    report["budgets"] = budgets = common_budgets(everyone, grid)
-    print(f"measuring {len(everyone) - 1} times {len(contexts)} replies", file=sys.stderr)
-    report["reference"] = measure(people, grid, budgets, likeness)
-    for part, found in zip(report["checkpoints"], answers, strict=True):
-        for name, replies in found.items():
-            part["decoding"][name] |= measure(replies, grid, budgets, likeness)
-    stride = max(1, len(contexts) // grid.examples)
-    report["examples"] = [
-        {
-            "context": list(contexts[place].turns),
-            "reference": contexts[place].reference,
-            "replies": [
-                [part["name"], name, replies.texts[place], replies.answers[place].stop_reason]
-                for part, found in zip(report["checkpoints"], answers, strict=True)
-                for name, replies in found.items()
-            ],
-        }
-        for place in range(0, len(contexts), stride)[: grid.examples]
-    ]

@@ -1,1 +1,1 @@
-"""What `make bench` runs: our parts beside their peers, alternating, medians and ratios."""
+"""Benchmarks: speed beside other projects (`make bench`), and experiments behind the defaults."""

@@ -1,4 +1,4 @@
-"""make bench: one table of ratios, all sides run in turn on one thread."""
+"""`make bench`: one table of speed ratios; both sides run alternately on one thread."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ PARTS = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(prog="make bench", description="Compare speed with other projects.")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds to take the median of (default: %(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()

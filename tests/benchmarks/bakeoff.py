@@ -1,10 +1,10 @@
-"""The bake-off: every mixer at equal parameters, equal tokens and the same batches, on dialogues.
+"""Bake-off of the mixers on dialogues, at equal parameters, equal tokens and with the same batches.
 
     python -m tests.benchmarks.bakeoff --data runs/bakeoff_chat runs/bakeoff_long --output runs/bakeoff
 
-Each run is `xianliao-train` with the shape below, whose feed-forward width makes up for what the mixer needs. The rows
-are 256 tokens, and long dialogues are also scored far beyond that. A run that is there is not made again, so the
-command can be stopped and started; it ends by writing table.md and results.json.
+Each run is `xianliao-train` with the shape below; the feed-forward width compensates for the parameters of the mixer.
+Rows have 256 tokens, and long dialogues are also scored far beyond that. Finished runs are skipped, so the command can
+be stopped and started again. It writes table.md at the end.
 """
 
 from __future__ import annotations
@@ -50,31 +50,33 @@ HYBRIDS = {
     for share in (3, 1)
 } | {"sliding first 1:1": ["sliding_softmax", "linear_gated"]}
 ROTATED = ("linear_elu1", "linear_softmax_feat", "linear_taylor1", "linear_taylor2")
-"""Have no order of their own when they are alone: their queries and keys are rotated."""
+"""Mixers without any sense of order; if a model has no other mixer, their queries and keys are rotated."""
 STRETCHES = {"early": (0, 64), "late": (64, ROW), "beyond": (ROW, 4 * ROW)}
-"""Turns by the position of their first token in the dialogue."""
+"""Groups of turns by the position of their first token in the dialogue."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One line of the table: mixers and extras."""
+    """Row of the table: mixers and extras."""
 
     name: str
     model: ModelSettings
 
 
 def candidates() -> dict[str, Candidate]:
-    """All that can be compared: a mixer or hybrid (`rope`: its linear layers are rotated), then `+conv`, `+gate` or both."""
+    """Return all candidates: a mixer or hybrid (`rope`: rotated linear layers), then `+conv`, `+gate` or both."""
     bases = {name: replace(SHAPE, layer_types=[name], linear_rope=name in ROTATED) for name in LAYER_TYPES}
     bases |= {name: replace(SHAPE, layer_types=mixers) for name, mixers in HYBRIDS.items()}
     bases |= {f"{name} rope": replace(bases[name], linear_rope=True) for name in HYBRIDS if name.startswith(ROTATED)}
     extras = {**EXTRAS, "+conv+gate": {**EXTRAS["+conv"], **EXTRAS["+gate"]}}
-    found = {base + suffix: replace(shape, **more) for base, shape in bases.items() for suffix, more in extras.items()}
-    return {name: Candidate(name, shape) for name, shape in found.items()}
+    shapes = {
+        base + suffix: replace(shape, **changes) for base, shape in bases.items() for suffix, changes in extras.items()
+    }
+    return {name: Candidate(name, shape) for name, shape in shapes.items()}
 
 
 def with_equal_parameters(model: ModelSettings, tokenizer: DialogueTokenizer) -> ModelSettings:
-    """The shape with the feed-forward width that gives it as many parameters as plain softmax has, to 1 %."""
+    """Return the shape with the feed-forward width that gives it as many parameters as plain softmax, to 1 %."""
 
     def parameters(shape: ModelSettings) -> int:
         return build_model(shape, tokenizer).num_parameters()
@@ -82,11 +84,14 @@ def with_equal_parameters(model: ModelSettings, tokenizer: DialogueTokenizer) ->
     wanted = parameters(replace(SHAPE, layer_types=["softmax"]))
     width = model.intermediate_size + (wanted - parameters(model)) // (2 * SHAPE.hidden_size * SHAPE.num_hidden_layers)
     if width < 16:
-        raise SystemExit(f"{model.layer_types} has too many parameters for this size.")
+        raise SystemExit(
+            f"{model.layer_types} has too many parameters for this size. Choose another mixer with --only."
+        )
     return replace(model, intermediate_size=width)
 
 
 def settings_of(candidate: Candidate, seed: int, args: argparse.Namespace) -> TrainSettings:
+    """Return the training settings of a run."""
     tokens = ROW * args.batch_rows
     return TrainSettings(
         data=args.data,
@@ -109,37 +114,38 @@ def settings_of(candidate: Candidate, seed: int, args: argparse.Namespace) -> Tr
     )
 
 
-def score(checkpoint: str, folder: str, dialogues: int, most_tokens: int) -> dict[str, list[float]]:
-    """Nats and units of the validation dialogues of a prepared set, in all and by stretch."""
+def score(checkpoint: str, folder: str, dialogues: int, max_tokens: int) -> dict[str, list[float]]:
+    """Return nats and units of the validation dialogues of a prepared set, in total and by stretch."""
     model, tokenizer = load_model(checkpoint), DialogueTokenizer.load(folder)
     store = TurnStore([folder], "valid")
     chosen = [store.turns(index) for index in range(min(dialogues, len(store)))]
-    limited = any(name.startswith("synthesizer") for name in model.config.layer_types)
-    chosen = [_first_turns(turns, ROW if limited else most_tokens) for turns in chosen]
+    is_limited = any(name.startswith("synthesizer") for name in model.config.layer_types)
+    chosen = [_first_turns(turns, ROW if is_limited else max_tokens) for turns in chosen]
     sums = {name: [0.0, 0] for name in ("all", *STRETCHES)}
     for turns, nats in zip(chosen, score_turns(model, LAYOUTS["dialogpt"](tokenizer), chosen), strict=True):
         start = 1
         for turn, value in zip(turns, nats, strict=True):
             units = count_units([tokenizer.decode(turn)])
-            places = [name for name, (low, high) in STRETCHES.items() if low <= start < high]
-            for name in ["all", *places]:
+            stretches = [name for name, (low, high) in STRETCHES.items() if low <= start < high]
+            for name in ["all", *stretches]:
                 sums[name] = [sums[name][0] + value, sums[name][1] + units]
             start += len(turn) + 1
     return sums
 
 
-def _first_turns(turns: list[list[int]], most_tokens: int) -> list[list[int]]:
-    total, kept = 1, []
+def _first_turns(turns: list[list[int]], max_tokens: int) -> list[list[int]]:
+    """Return the first turns that fit into a number of tokens."""
+    total, fitting = 1, []
     for turn in turns:
         total += len(turn) + 1
-        if total > most_tokens:
+        if total > max_tokens:
             break
-        kept.append(turn)
-    return kept
+        fitting.append(turn)
+    return fitting
 
 
 def run(candidate: Candidate, seed: int, args: argparse.Namespace) -> None:
-    """Trains and scores one candidate; its result.json is what makes it done."""
+    """Train and score one candidate; a run with a result.json is finished."""
     settings = settings_of(candidate, seed, args)
     done = Path(settings.output) / "result.json"
     if done.is_file():
@@ -158,9 +164,9 @@ def _ratio(pair: list[float]) -> float | None:
 
 
 def measure(output: Path, data: list[str], batch_rows: int, rounds: int = 5) -> dict[str, dict[str, float]]:
-    """Training tokens per CPU second on one thread, and state bytes after a row, of every candidate that has a result.
+    """Measure training tokens per CPU second on one thread and state bytes after a row, for every finished candidate.
 
-    Shapes alternate, medians; for a quiet machine. Written to speed.json.
+    The candidates alternate, and medians are written to speed.json. Run it on a quiet machine.
     """
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -175,13 +181,13 @@ def measure(output: Path, data: list[str], batch_rows: int, rounds: int = 5) -> 
         model.zero_grad()
 
     seconds = alternate({name: lambda model=model: step(model) for name, model in models.items()}, rounds)
-    found = {}
+    speeds = {}
     for name, model in models.items():
         with torch.inference_mode():
             state = model(ids[:1], use_cache=True).past_key_values
-        found[name] = {"tokens_per_second": ids.numel() / seconds[name], "state_bytes": state.nbytes()}
-    (output / "speed.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    return found
+        speeds[name] = {"tokens_per_second": ids.numel() / seconds[name], "state_bytes": state.nbytes()}
+    (output / "speed.json").write_text(json.dumps(speeds, indent=1), encoding="utf-8")
+    return speeds
 
 
 def _results(output: Path) -> list[dict]:
@@ -189,7 +195,7 @@ def _results(output: Path) -> list[dict]:
 
 
 def table(output: Path, data: list[str]) -> str:
-    """Markdown: one line a candidate, means over the seeds, best first."""
+    """Return the Markdown table: one row per candidate, means over the seeds, best first."""
     runs: dict[str, list[dict]] = {}
     for result in _results(output):
         runs.setdefault(result["name"], []).append(result)
@@ -219,7 +225,7 @@ def table(output: Path, data: list[str]) -> str:
 
 
 def _both(scores: dict[str, dict]) -> float:
-    """nats/unit over all held-out dialogues, chat and long."""
+    """Return nats/unit over all held-out dialogues, chat and long."""
     pairs = [score["all"] for score in scores.values()]
     return sum(nats for nats, _ in pairs) / sum(units for _, units in pairs)
 
@@ -236,7 +242,9 @@ def main() -> int:
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--dialogues", type=int, default=1000, help="validation dialogues of each set")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--measure", action="store_true", help="train nothing; measure the speed of what is there")
+    parser.add_argument(
+        "--measure", action="store_true", help="measure the speed of the finished candidates instead of training"
+    )
     args = parser.parse_args()
     if args.measure:
         measure(Path(args.output), args.data, args.batch_rows)

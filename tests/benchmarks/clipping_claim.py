@@ -1,8 +1,9 @@
-"""Gradient clipping speeds training up, as kexue.fm/archives/7469 claims: theta^4, and a tiny GPT at ten times its rate.
+"""Test of the claim of kexue.fm/archives/7469 that gradient clipping speeds training up.
 
     python -m tests.benchmarks.clipping_claim --data runs/prepared --output runs/clipping
 
-Writes clipping.json and clipping.png. theta^4 from 10, rate 0.1, gamma 1, is the example of the post.
+It minimises theta^4 (from 10, rate 0.1, gamma 1: the example of the post), and trains a tiny GPT at a good learning
+rate and at ten times that rate. It writes clipping.json and clipping.png.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from training.setup import build_model
 
 KINDS = ("none", "norm", "soft")
 DIVERGED = 20.0
-"""nats/token, twice what an even guess over the vocabulary costs."""
+"""Loss in nats/token at which a run has diverged: twice that of a uniform guess."""
 SHAPE = ModelSettings(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, head_dim=64, intermediate_size=512)
 
 
 def descend(kind: str, steps: int = 400, rate: float = 0.1, start: float = 10.0, gamma: float = 1.0) -> list[float]:
-    """theta of plain gradient descent on theta^4, fp64; stops when it is beyond 1e20."""
+    """Return theta after each step of plain gradient descent on theta^4, in fp64; stop beyond 1e20."""
     theta = torch.nn.Parameter(torch.tensor([start], dtype=torch.float64))
     path = [start]
     for _ in range(steps):
@@ -46,13 +47,13 @@ def descend(kind: str, steps: int = 400, rate: float = 0.1, start: float = 10.0,
 
 
 OPTIMIZERS = {
-    "sgd": partial(torch.optim.SGD, momentum=0.9),  # whose steps are as long as the gradient is
+    "sgd": partial(torch.optim.SGD, momentum=0.9),  # its steps are proportional to the gradient
     "adamw": partial(torch.optim.AdamW, betas=(0.9, 0.95), fused=True),
 }
 
 
 def learn(kind: str, seed: int, rate: float, args: argparse.Namespace, data: PackedData, tokenizer: DialogueTokenizer):
-    """Training loss in nats/token after each step; ends early where it diverges."""
+    """Train a tiny GPT and return the loss in nats/token after each step; stop if it diverges."""
     torch.manual_seed(seed)
     model = build_model(SHAPE, tokenizer).train()
     optimizer = OPTIMIZERS[args.optimizer](model.parameters(), lr=rate)
@@ -72,7 +73,7 @@ def learn(kind: str, seed: int, rate: float, args: argparse.Namespace, data: Pac
 
 
 def describe(runs: list[list[float]], steps: int) -> str:
-    """Where the seeds ended."""
+    """Return the final loss over the seeds, in words."""
     ends = [statistics.mean(losses[-10:]) for losses in runs if len(losses) == steps and losses[-1] < DIVERGED]
     lost = len(runs) - len(ends)
     text = f"{statistics.mean(ends):.3f} nats/token over the last 10 steps" if ends else "no loss"
@@ -81,7 +82,7 @@ def describe(runs: list[list[float]], steps: int) -> str:
 
 
 def draw(paths: dict, runs: dict, rates: tuple[float, float], optimizer: str, file: Path) -> None:
-    """Two plots side by side: theta^4, and the tiny GPT's loss (thin lines are seeds)."""
+    """Draw two plots side by side: theta^4, and the loss of the tiny GPT, one line per seed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -111,7 +112,9 @@ def main() -> int:
     parser.add_argument("--data", required=True, help="a prepared set")
     parser.add_argument("--output", required=True)
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
-    parser.add_argument("--rate", type=float, default=0.1, help="a rate that is good without clipping")
+    parser.add_argument(
+        "--rate", type=float, default=0.1, help="learning rate that is good without clipping (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Decoding beside transformers' generate and CTranslate2, beside the memory floor, at long contexts, and int8's price."""
+"""Decoding speed beside transformers' generate, CTranslate2 and the memory bound; long contexts; the cost of int8."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.text.dialogue import count_units
 from chatbot.text.dialogue_files import read_dialogues
 from chatbot.text.layouts import IGNORED_LABEL
-from tests.benchmarks.measure import Row, alternate, faster, reading_seconds
+from tests.benchmarks.measure import Row, alternate, latency_row, reading_seconds
 from tests.benchmarks.peers import VOCABULARY, ctranslate2_generator, gpt2, multiplied, ours
 from tests.conftest import SAMPLES
 
@@ -27,7 +27,7 @@ SETTINGS = ReplySettings("greedy", floor_start_tokens=REPLY, max_reply_tokens=RE
 
 @torch.inference_mode()
 def decode_ours(model, rows: int = 1) -> None:
-    """Prompt and 64 greedy tokens, floor and token choice included."""
+    """Read a prompt and decode 64 tokens greedily, with EOS floor and choice of the token."""
     prompt = torch.randint(3, VOCABULARY, (rows, PROMPT)).tolist()
     steps = start_steps(model, rows)
     logits = steps.read(prompt, [[0] * PROMPT] * rows)
@@ -36,13 +36,14 @@ def decode_ours(model, rows: int = 1) -> None:
 
 
 def generate(model, rows: int = 1) -> None:
+    """Do the same with `generate` of transformers."""
     prompt = torch.randint(3, VOCABULARY, (rows, PROMPT))
     lengths = {"max_new_tokens": REPLY, "min_new_tokens": REPLY}
     model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, pad_token_id=0, **lengths)
 
 
 def single_rows(rounds: int = 5) -> list[Row]:
-    """Batch 1, one thread: fp32 and int8 against generate, CTranslate2 and the time to read the weights once."""
+    """Compare fp32 and int8 at batch size 1 with generate, CTranslate2 and the time to read the weights once."""
     peer = gpt2(positions=1024).eval()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -59,17 +60,18 @@ def single_rows(rounds: int = 5) -> list[Row]:
             if generator is not None:
                 works["CTranslate2"] = lambda generator=generator: generate_ctranslate2(generator)
             seconds = {name: value / REPLY for name, value in alternate(works, rounds).items()}
-            what = f"greedy 12M, batch 1, {kind}{'' if compiled else ' (not compiled)'}"
-            rows.append(faster(what, "generate, GPT-2 fp32", seconds["ours"], seconds["generate"], wanted[0]))
+            task = f"greedy 12M, batch 1, {kind}{'' if compiled else ' (not compiled)'}"
+            rows.append(latency_row(task, "generate, GPT-2 fp32", seconds["ours"], seconds["generate"], wanted[0]))
             if generator is not None:
                 name = f"CTranslate2, GPT-2 {kind}"
-                rows.append(faster(what, name, seconds["ours"], seconds["CTranslate2"], wanted[1]))
+                rows.append(latency_row(task, name, seconds["ours"], seconds["CTranslate2"], wanted[1]))
             floor = reading_seconds(multiplied(model), int8)
-            rows.append(faster(what, "reading the weights", seconds["ours"], floor, 0.5 if int8 else None))
+            rows.append(latency_row(task, "reading the weights", seconds["ours"], floor, 0.5 if int8 else None))
     return rows
 
 
 def generate_ctranslate2(generator, rows: int = 1) -> None:
+    """Do the same with CTranslate2."""
     prompt = [["的"] * PROMPT for _ in range(rows)]
     lengths = {"max_length": REPLY, "min_length": REPLY, "include_prompt_in_result": False}
     result = generator.generate_batch(prompt, sampling_topk=1, **lengths)
@@ -77,19 +79,19 @@ def generate_ctranslate2(generator, rows: int = 1) -> None:
 
 
 def batch_row(rounds: int = 3, rows: int = 16) -> Row:
-    """30M, batch 16: int8 where it is compiled, against generate."""
+    """Compare 30M parameters at batch size 16 with generate: int8 if the compiled network is available."""
     model, peer = ours("30M").eval(), gpt2("30M", positions=1024).eval()
     compiled = make_native(model, int8=True)
     seconds = alternate({"ours": lambda: decode_ours(model, rows), "generate": lambda: generate(peer, rows)}, rounds)
     kind = "int8" if compiled else "fp32 (not compiled)"
     per_token = {name: value / REPLY / rows for name, value in seconds.items()}
-    what = f"greedy 30M, batch {rows}, {kind}"
-    return faster(what, "generate, GPT-2 fp32", per_token["ours"], per_token["generate"], 4.5)
+    task = f"greedy 30M, batch {rows}, {kind}"
+    return latency_row(task, "generate, GPT-2 fp32", per_token["ours"], per_token["generate"], 4.5)
 
 
 @torch.inference_mode()
 def context_rows(rounds: int = 5, contexts: tuple[int, ...] = (256, 1024, 4096, 16384)) -> list[Row]:
-    """One step after a long history: ours against softmax with a KV cache; state in MB in the text."""
+    """Compare one step after a long history with softmax and a KV cache; the row names the state in MB."""
     model = ours().eval()
     make_native(model)
     softmax = ours(layer_types=["softmax"] * 6, short_conv=0, output_gate=False).eval()
@@ -112,29 +114,30 @@ def context_rows(rounds: int = 5, contexts: tuple[int, ...] = (256, 1024, 4096, 
 
         seconds = alternate({"ours": run_ours, "softmax": run_softmax}, rounds)
         ours_mb, peer_mb = steps.nbytes() / 1e6, state.nbytes() / 1e6
-        what = f"step at context {length:,} ({ours_mb:.2f} MB; softmax {peer_mb:.1f} MB)"
-        rows.append(faster(what, "softmax, KV cache", seconds["ours"] / 16, seconds["softmax"] / 16))
+        task = f"step at context {length:,} ({ours_mb:.2f} MB; softmax {peer_mb:.1f} MB)"
+        rows.append(latency_row(task, "softmax, KV cache", seconds["ours"] / 16, seconds["softmax"] / 16))
         first = first or seconds["ours"]
-    what = f"step at context {contexts[-1]:,} against {contexts[0]}"
-    rows.append(faster(what, f"ours at {contexts[0]}", seconds["ours"] / 16, first / 16, 1 / 1.1))
+    task = f"step at context {contexts[-1]:,} against {contexts[0]}"
+    rows.append(latency_row(task, f"ours at {contexts[0]}", seconds["ours"] / 16, first / 16, 1 / 1.1))
     return rows
 
 
 @torch.inference_mode()
 def int8_price(checkpoint: str = "default", dialogues: list[list[str]] | None = None) -> str:
-    """nats/unit of step-by-step scoring in fp32 and int8, on dialogues the bundled model was not trained on to suit."""
+    """Return the difference in nats/unit between fp32 and int8, both scored step by step."""
     bot = Chatbot.from_pretrained(checkpoint)
     texts = dialogues or list(islice(read_dialogues(SAMPLES), 100))
     samples = [bot.layout.lay_out([bot.tokenizer.encode(turn) for turn in turns]) for turns in texts]
-    found = {}
+    nats = {}
     for int8 in (False, True):
         if not make_native(bot.model, int8):
             return "int8: not compiled here"
-        found[int8] = sum(_step_nats(bot.model, sample) for sample in samples) / sum(map(count_units, texts))
-    return f"int8 costs {found[True] - found[False]:+.4f} nats/unit ({found[False]:.4f} in fp32; wanted: at most +0.01)"
+        nats[int8] = sum(_step_nats(bot.model, sample) for sample in samples) / sum(map(count_units, texts))
+    return f"int8 costs {nats[True] - nats[False]:+.4f} nats/unit ({nats[False]:.4f} in fp32; wanted: at most +0.01)"
 
 
 def _step_nats(model, sample) -> float:
+    """Return the nats of a dialogue, read token by token."""
     steps, nats = start_steps(model), 0.0
     logits = steps.read([sample.input_ids[:1]], [sample.speaker_ids[:1]])
     for token, speaker, label in zip(sample.input_ids[1:], sample.speaker_ids[1:], sample.labels[1:], strict=True):

@@ -1,4 +1,4 @@
-"""Which regularizer helps when there are 500 dialogues: fine-tuning a small pretrained model, every option by itself.
+"""Comparison of regularizers on 500 dialogues: a small pretrained model is fine-tuned with one option at a time.
 
     xianliao-prepare --input dgk_subtitles.jsonl.xz --tokenizer default --output runs/low/general
     xianliao-train --data runs/low/general --output runs/low/base --model.hidden-size 128 --model.num-hidden-layers 3 \\
@@ -7,8 +7,8 @@
         --output runs/low/chat
     python -m tests.benchmarks.low_data --init runs/low/base --data runs/low/chat --output runs/low/table
 
-Every run sees the same dialogues in the same order; seeds change order and noise. The table has the best validation of a
-run (as a checkpoint has it) and the last (what regularization is to hold down).
+All candidates see the same dialogues in the same order; the seed changes order and noise. The table has the best
+validation of a run, which is that of the checkpoint, and the last, which shows the overfitting.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CANDIDATES = {
 
 
 def run(name: str, seed: int, args: argparse.Namespace) -> list[float]:
-    """Validation in nats/unit after each epoch; a finished run is read again."""
+    """Train a candidate unless its run is finished, and return its validation in nats/unit, oldest first."""
     output = Path(args.output) / f"{name.replace(' ', '_')}-{seed}"
     options = dict(CANDIDATES[name])
     weight_decay = options.pop("weight_decay", 0.05)

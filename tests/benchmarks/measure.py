@@ -1,6 +1,6 @@
-"""How speed is measured: process CPU time on one thread, sides in turn, medians.
+"""Measurement of speed: CPU time of the process on one thread, alternating sides, medians.
 
-CPU seconds of one thread repeat to a few percent where wall times swing with the machine's other work.
+CPU seconds of one thread repeat to a few percent. Wall times depend on the machine's other work.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import torch
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """Row of the table.
 
     Attributes:
-        what: What was done.
-        unit: Of both numbers.
-        ours, peer: Medians.
-        peer_name: Who the peer is.
-        ratio: How many times better ours is; above 1 is ahead.
-        target: The least ratio wanted, None when there is none.
+        task: The measured task.
+        unit: Unit of both medians.
+        ours, peer: Medians of our side and of the peer.
+        peer_name: Name of the peer.
+        ratio: Factor by which our side is better; above 1 is ahead.
+        target: Smallest ratio wanted, or None.
     """
 
-    what: str
+    task: str
     unit: str
     ours: float
     peer: float
@@ -35,18 +35,20 @@ class Row:
     target: float | None = None
 
 
-def faster(what: str, peer_name: str, ours: float, peer: float, target: float | None = None) -> Row:
-    """A row from seconds per token, shown as milliseconds."""
-    return Row(what, "ms/token", ours * 1e3, peer * 1e3, peer_name, peer / ours, target)
+def latency_row(task: str, peer_name: str, ours: float, peer: float, target: float | None = None) -> Row:
+    """Return a row from seconds per token, shown as milliseconds."""
+    return Row(task, "ms/token", ours * 1e3, peer * 1e3, peer_name, peer / ours, target)
 
 
-def more(what: str, peer_name: str, tokens: int, ours: float, peer: float, target: float | None = None) -> Row:
-    """A row from seconds for so many tokens, shown as tokens per CPU second."""
-    return Row(what, "tokens / CPU s", tokens / ours, tokens / peer, peer_name, peer / ours, target)
+def throughput_row(
+    task: str, peer_name: str, tokens: int, ours: float, peer: float, target: float | None = None
+) -> Row:
+    """Return a row from the seconds for a number of tokens, shown as tokens per CPU second."""
+    return Row(task, "tokens / CPU s", tokens / ours, tokens / peer, peer_name, peer / ours, target)
 
 
 def alternate(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each, run in turn after a warm-up."""
+    """Return the median CPU seconds of each work; all run once per round, after a warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
         for name, work in works.items():
@@ -58,13 +60,16 @@ def alternate(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 
 def matmul_peak(rounds: int = 7) -> float:
-    """FLOP/s of a large fp32 matrix product."""
+    """Return the FLOP/s of a large fp32 matrix product."""
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
     return 2 * 1024**3 / alternate({"matmul": lambda: a @ b}, rounds)["matmul"]
 
 
 def reading_seconds(weights: int, int8: bool, rounds: int = 15) -> float:
-    """CPU seconds to read so many weights once: the floor of a decoding step at batch 1, by a matrix-vector product."""
+    """Return the CPU seconds of a matrix-vector product: the time to read the weights once.
+
+    It is the lower bound of a decoding step at batch size 1.
+    """
     columns = 512
     if int8:
         matrix = torch.ones(weights // columns, columns, dtype=torch.int8)
@@ -75,12 +80,12 @@ def reading_seconds(weights: int, int8: bool, rounds: int = 15) -> float:
 
 
 def to_markdown(rows: list[Row]) -> str:
-    """The table; a row that misses its target says so."""
-    lines = ["| what | unit | xianliao | peer | | ratio | wanted |", "|---|---|--:|--:|---|--:|--:|"]
+    """Return the table; a row that misses its target is marked."""
+    lines = ["| task | unit | xianliao | peer | | ratio | wanted |", "|---|---|--:|--:|---|--:|--:|"]
     for row in rows:
         wanted = "" if row.target is None else f"≥ {row.target:g}{'' if row.ratio >= row.target else ' ✗'}"
         numbers = f"{_short(row.ours)} | {_short(row.peer)}"
-        lines.append(f"| {row.what} | {row.unit} | {numbers} | {row.peer_name} | {row.ratio:.2f} | {wanted} |")
+        lines.append(f"| {row.task} | {row.unit} | {numbers} | {row.peer_name} | {row.ratio:.2f} | {wanted} |")
     return "\n".join(lines)
 
 

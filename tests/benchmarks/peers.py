@@ -1,4 +1,4 @@
-"""What we are measured against, at our size: transformers' GPT-2, a nanoGPT-style model, CTranslate2."""
+"""The peers of the speed comparison, at our size: transformers' GPT-2, a nanoGPT-style model, CTranslate2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ SIZES = {"12M": (384, 6), "30M": (512, 8)}
 
 
 def ours(size: str = "12M", **changes) -> XianliaoForCausalLM:
-    """Our default model; its feed-forward layers are narrower where the mixers need more."""
+    """Return our default model with as many multiplied parameters as GPT-2.
+
+    Its feed-forward layers are narrower, because its mixers have more parameters.
+    """
     width, layers = SIZES[size]
     torch.manual_seed(0)
 
@@ -34,6 +37,7 @@ def ours(size: str = "12M", **changes) -> XianliaoForCausalLM:
 
 
 def gpt2(size: str = "12M", positions: int = 32_768) -> GPT2LMHeadModel:
+    """Return a GPT-2 of transformers without dropout."""
     width, layers = SIZES[size]
     torch.manual_seed(0)
     dropouts = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -43,7 +47,10 @@ def gpt2(size: str = "12M", positions: int = 32_768) -> GPT2LMHeadModel:
 
 
 def multiplied(model: nn.Module) -> int:
-    """Parameters that multiply activations, the output head included: all matrices but the input embeddings."""
+    """Return the number of parameters that multiply activations: all matrices except the input embeddings.
+
+    The output head counts even if it is tied to the input embedding.
+    """
     embeddings = ("token_embedding", "speaker_embedding", "position_embedding", "wte", "wpe")
     matrices = sum(
         p.numel() for name, p in model.named_parameters() if p.ndim == 2 and name.split(".")[-2] not in embeddings
@@ -52,6 +59,8 @@ def multiplied(model: nn.Module) -> int:
 
 
 class NanoBlock(nn.Module):
+    """Transformer block of `NanoGPT`."""
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -66,7 +75,7 @@ class NanoBlock(nn.Module):
 
 
 class NanoGPT(nn.Module):
-    """A GPT in the manner of nanoGPT: learned positions, SDPA, exact GELU, no biases, tied embeddings."""
+    """GPT like nanoGPT's: learned positions, SDPA, exact GELU, no biases, tied embeddings."""
 
     def __init__(self, size: str = "12M", positions: int = 4096):
         super().__init__()
@@ -85,7 +94,7 @@ class NanoGPT(nn.Module):
 
 
 def ctranslate2_generator(model: GPT2LMHeadModel, folder: Path, compute_type: str):
-    """The same GPT-2 in CTranslate2 on one thread, or None where that is not installed (it is for benchmarks only)."""
+    """Return the same GPT-2 in CTranslate2 on one thread, or None if CTranslate2 is not installed."""
     try:
         import ctranslate2
     except ImportError:
@@ -97,7 +106,7 @@ def ctranslate2_generator(model: GPT2LMHeadModel, folder: Path, compute_type: st
     converter = ctranslate2.converters.TransformersConverter(str(source))
     converter.convert(str(target), quantization=compute_type, force=True)
     settings = json.loads((target / "config.json").read_text(encoding="utf-8"))
-    known = {name: value for name, value in settings.items() if value is not None}  # it takes no null
-    named = {"unk_token": "[PAD]", **known}  # and wants an [UNK]
+    known = {name: value for name, value in settings.items() if value is not None}  # CTranslate2 does not accept null
+    named = {"unk_token": "[PAD]", **known}  # and needs an unknown token
     (target / "config.json").write_text(json.dumps(named), encoding="utf-8")
     return ctranslate2.Generator(str(target), device="cpu", intra_threads=1, inter_threads=1, compute_type=compute_type)

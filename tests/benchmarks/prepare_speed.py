@@ -1,10 +1,11 @@
-"""LCCC at full size: what preparing it takes, on a corpus of its shape that a script recombines from those at hand.
+"""Time and memory of preparing LCCC at full size, on a synthetic corpus of its shape.
 
     python -m tests.benchmarks.prepare_speed --dialogues 6800000 --kill
 
-Writes a .jsonl.gz of dialogues as LCCC's are (spaced characters, its numbers of turns and lengths of turns), with a few
-percent of what cleaning is for, runs xianliao-prepare on it with default settings and reports time, memory (resident, the
-sum over its processes), input, tokens and drops. `--kill` kills a second build half-way, goes on, and compares the bytes.
+It recombines clauses of available corpora into a .jsonl.gz like LCCC's (spaced characters, numbers and lengths of
+turns), with a few percent of dirt for the cleaning rules. Then it runs xianliao-prepare with default settings and
+reports time, resident memory (sum over the processes), input, tokens and dropped dialogues. `--kill` kills a second
+build half-way, continues it, and compares the bytes.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _DIRT = (
 
 
 def pool(paths: Sequence[Path]) -> tuple[list[str], list[tuple[int, ...]]]:
-    """Clauses of the corpora, spaced as LCCC spaces them, and for each dialogue how many clauses its turns have."""
+    """Return the clauses of the corpora, spaced like LCCC's, and the numbers of clauses per turn of each dialogue."""
     clauses, shapes = [], []
     for path in paths:
         for _, turns, _ in read_records(path):
@@ -71,7 +72,7 @@ def _start(paths: Sequence[Path]) -> None:
 
 
 def _part(number: int, count: int, dirt: float) -> bytes:
-    """Some dialogues as a gzip member: each clause of each turn from a random place, 1 % copies of one before."""
+    """Return some dialogues as a gzip member: random clauses in each turn; 1 % are copies of an earlier dialogue."""
     clauses, shapes = _POOL
     draw = random.Random(number)
     lines: list[str] = []
@@ -82,14 +83,14 @@ def _part(number: int, count: int, dirt: float) -> bytes:
         shape = shapes[int(draw.random() * len(shapes))]
         turns = [" ".join([clauses[int(draw.random() * len(clauses))] for _ in range(size)]) for size in shape]
         if draw.random() < dirt:
-            place = draw.randrange(len(turns))
-            turns[place] = draw.choice(_DIRT).format(draw.randrange(10**6), turns[place])
+            index = draw.randrange(len(turns))
+            turns[index] = draw.choice(_DIRT).format(draw.randrange(10**6), turns[index])
         lines.append(json.dumps(turns, ensure_ascii=False))
     return gzip.compress(("\n".join(lines) + "\n").encode(), 4, mtime=0)
 
 
 def generate(path: Path, dialogues: int, corpora: Sequence[Path], dirt: float = 0.05) -> None:
-    """Writes the corpus, the same for the same arguments."""
+    """Write the corpus; the same arguments give the same bytes."""
     parts = [(number, min(PART, dialogues - number * PART), dirt) for number in range(-(-dialogues // PART))]
     with (
         ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _start, (corpora,)) as workers,
@@ -101,22 +102,22 @@ def generate(path: Path, dialogues: int, corpora: Sequence[Path], dirt: float = 
 
 
 def watch(command: Sequence[str], stop_after: float | None = None) -> tuple[float, float, int]:
-    """Runs a command; returns its seconds, the most resident bytes of all its processes together, and its exit code.
+    """Run a command and return its seconds, the peak of resident bytes over all its processes, and its exit code.
 
     Args:
-        command: What to run.
-        stop_after: Kill all of it after so many seconds.
+        command: Command and arguments.
+        stop_after: Kill all processes after this many seconds; None lets them finish.
     """
-    started, most = time.perf_counter(), 0
+    started, peak = time.perf_counter(), 0
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         family = [process, *process.children(recursive=True)]
-        most = max(most, sum(_resident(member) for member in family))
+        peak = max(peak, sum(_resident(member) for member in family))
         if stop_after is not None and time.perf_counter() - started > stop_after:
             for member in family:
                 member.send_signal(signal.SIGKILL)
         time.sleep(0.1)
-    return time.perf_counter() - started, most, process.returncode
+    return time.perf_counter() - started, peak, process.returncode
 
 
 def _resident(process: psutil.Process) -> int:
@@ -127,16 +128,16 @@ def _resident(process: psutil.Process) -> int:
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 over the names and bytes of all files."""
-    found = hashlib.sha256()
+    """Return the SHA-256 of the names and bytes of all files in a folder."""
+    hasher = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        found.update(str(path.relative_to(folder)).encode() + path.read_bytes())
-    return found.hexdigest()
+        hasher.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return hasher.hexdigest()
 
 
-def measure(source: Path, output: Path, kill: bool, more: Sequence[str] = ()) -> dict:
-    """Builds the set and says what it took; with `kill` builds it again, killed half-way."""
-    command = [sys.executable, "-m", "data_prep", "--input", str(source), *more, "--output"]
+def measure(source: Path, output: Path, kill: bool, options: Sequence[str] = ()) -> dict:
+    """Build the set and return time, memory and counts; with `kill` build it again, killed half-way."""
+    command = [sys.executable, "-m", "data_prep", "--input", str(source), *options, "--output"]
     seconds, memory, code = watch([*command, str(output)])
     if code:
         raise SystemExit(f"the build failed with exit code {code}")
@@ -146,7 +147,7 @@ def measure(source: Path, output: Path, kill: bool, more: Sequence[str] = ()) ->
         "dialogues": counts["read"],
         "input_mb": round(source.stat().st_size / 1e6, 1),
         "minutes": round(seconds / 60, 2),
-        "most_resident_mb": round(memory / 1e6),
+        "peak_resident_mb": round(memory / 1e6),
         "tokens_written": sum(split["tokens"] for split in manifest["splits"].values()),
         "survived": round(1 - counts["dropped"] / counts["read"], 4),
         "split": round(counts["split"] / counts["read"], 4),
@@ -170,12 +171,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--dialogues", type=int, default=6_800_000)
     parser.add_argument(
-        "--corpora", nargs="+", type=Path, help="files and folders to recombine (default: those at hand)"
+        "--corpora",
+        nargs="+",
+        type=Path,
+        help="files and folders to recombine (default: shared corpora or the samples)",
     )
     parser.add_argument(
-        "--folder", type=Path, default=Path("runs/prepare_speed"), help="where the corpus and the set go"
+        "--folder", type=Path, default=Path("runs/prepare_speed"), help="folder for the corpus and the set"
     )
-    parser.add_argument("--kill", action="store_true", help="build a second time, killed half-way")
+    parser.add_argument(
+        "--kill", action="store_true", help="build a second time, killed half-way, and compare the bytes"
+    )
     args = parser.parse_args()
     names = ("LCCC-base_valid.json", "cdial_toy_train.txt")
     corpora = args.corpora or [CORPORA / name for name in names if (CORPORA / name).exists()] or [SAMPLES]

@@ -1,13 +1,13 @@
-"""Small runs behind the recipe of the bundled bot: which data in which order, what size, which schedule.
+"""Small runs behind the recipe of the bundled bot: data, their order, size and schedule.
 
     sh checkpoints/recipe/make.sh CORPORA runs/recipe data      # the prepared sets
     for n in 590 2360; do xianliao-prepare --input CORPORA/LCCC-base_valid.json --max-dialogues $n \\
         --tokenizer runs/recipe/tokens --words checkpoints/recipe/words.txt \\
-        --output runs/recipe/lccc-$n; done      # for the rows that name them
+        --output runs/recipe/lccc-$n; done      # for the rows with these names
     python -m tests.benchmarks.recipe --sets runs/recipe --output runs/recipe_table
 
-Every run spends the same operations (6 a weight and token) and is scored on the validation splits of LCCC and of the long
-dialogues. A run that is there is not made again.
+Every run has the same number of operations (6 per weight and token) and is scored on the validation splits of LCCC and
+of the long dialogues. Finished runs are skipped.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from training.setup import build_model
 
 SHAPE = ModelSettings(hidden_size=128, num_hidden_layers=4, num_attention_heads=2, head_dim=64, intermediate_size=512)
 MIXED = ["chat:2", "dgk", "long", "smile:0.5"]
-"""Shares of the first stage: all of it is seen at about its size but the model-written counselling, half."""
+"""Mixture of the first stage: all sets in about their size, and half of the model-written counselling (smile)."""
 
 
 def stages(*parts: tuple[list[str], float, float, float]) -> list[dict]:
-    """(sets, share of the operations, peak rate, share of it at the end) of each stage."""
+    """Return the stages from (sets, share of the operations, peak learning rate, final share of the rate)."""
     return [
         dict(zip(("data", "share", "learning_rate", "final_learning_rate_share"), part, strict=True)) for part in parts
     ]
@@ -76,6 +76,7 @@ REFERENCE = "everything 80 %, then chat 20 %"
 
 
 def settings_of(name: str, args: argparse.Namespace) -> TrainSettings:
+    """Return the training settings of a candidate."""
     candidate = {**CANDIDATES[REFERENCE], **CANDIDATES[name]}
     sets = Path(args.sets)
     tokenizer = DialogueTokenizer.load(str(sets / "chat"))
@@ -117,7 +118,7 @@ def settings_of(name: str, args: argparse.Namespace) -> TrainSettings:
 
 
 def run(name: str, args: argparse.Namespace) -> dict:
-    """Trains and scores one candidate; its result.json is what makes it done."""
+    """Train and score one candidate; a run with a result.json is finished."""
     settings = settings_of(name, args)
     done = Path(settings.output) / "result.json"
     if not done.is_file():
@@ -131,10 +132,12 @@ def run(name: str, args: argparse.Namespace) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sets", required=True, help="folder with the prepared sets that the candidates name")
+    parser.add_argument("--sets", required=True, help="folder of the prepared sets that the candidates use")
     parser.add_argument("--output", required=True)
     parser.add_argument("--only", nargs="+", default=list(CANDIDATES))
-    parser.add_argument("--flops", type=float, default=6e12, help="operations of a run, 6 a weight and token")
+    parser.add_argument(
+        "--flops", type=float, default=6e12, help="floating-point operations per run, 6 per weight and token"
+    )
     parser.add_argument("--row_tokens", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

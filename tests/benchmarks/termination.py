@@ -1,11 +1,11 @@
-"""The termination table: does every reply end, by way of ending and way of decoding?
+"""The termination table: share of replies that do not end, by model head and decoding method.
 
     python -m tests.benchmarks.termination --data runs/lccc --output runs/termination
 
-The shape of the papers' tables (Welleck et al., arXiv 2002.02492, table 3; Choi et al., arXiv 2210.00660, table 2) on our
-models: the bundled bot, trained on for as many steps with the softmax it has, with NMST, ST, and with NMST whose bound
-is the floor's, a token earlier; then the same contexts answered by all. Sampling is at temperature 1, as in the papers.
-What is there is not made again.
+It follows the tables of the papers (Welleck et al., arXiv 2002.02492, table 3; Choi et al., arXiv 2210.00660, table 2).
+The bundled bot is trained further for the same number of steps with its softmax, with NMST, with ST, and with an NMST
+whose bound is that of the EOS floor, one token earlier. Then all models answer the same contexts, at temperature 1 as
+in the papers. Finished runs are skipped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from chatbot.checkpoint.folder import resolve
 from chatbot.decoding.settings import ReplySettings
 from chatbot.evaluation import intervals, metrics
 from chatbot.evaluation.answering import Answer, answer_all, make_contexts
-from chatbot.evaluation.cache import Store
+from chatbot.evaluation.cache import ResultCache
 from chatbot.model.scoring import score_dialogues
 from chatbot.text.dialogue import count_units, join_spaces
 from chatbot.text.dialogue_files import read_dialogues
@@ -56,7 +56,7 @@ COLUMNS = {  # heading: model, whether truncation keeps EOS, whether the floor i
 
 
 def train_model(name: str, args: argparse.Namespace, floor: ReplySettings) -> None:
-    """The bundled bot, trained on with a way of ending."""
+    """Train the bundled bot further with one of the heads, unless that is done."""
     output = Path(args.output) / name
     settings = {"termination_epsilon": EPSILON, **MODELS[name]}
     if name == "nmst_floor":
@@ -89,32 +89,32 @@ def train_model(name: str, args: argparse.Namespace, floor: ReplySettings) -> No
     )
 
 
-def answers(name: str, args: argparse.Namespace, own: ReplySettings) -> dict[str, dict[str, list[Answer]]]:
-    """Answers of a model by column and decoder."""
+def answer_contexts(name: str, args: argparse.Namespace, defaults: ReplySettings) -> dict[str, dict[str, list[Answer]]]:
+    """Return the answers of a model and their texts, by column and decoder."""
     bot = Chatbot.from_pretrained(Path(args.output) / name)
     contexts = make_contexts(list(read_dialogues(args.data)), args.contexts)
-    wanted = {}
+    methods = {}
     for column, (model, keep_eos, floor) in COLUMNS.items():
         if model != name:
             continue
         for decoder, changes in DECODERS.items():
             if column == "consistent" and changes.get("method", "sample") != "sample":
-                continue  # nothing is truncated: it would be plain
+                continue  # these methods do not truncate, so the column would repeat "plain"
             without = {"repetition_penalty": 1.0, "no_repeat_ngram": 0, "repeat_cost": None}
-            base = replace(own, temperature=1.0, keep_eos=keep_eos, **without, **changes)
+            base = replace(defaults, temperature=1.0, keep_eos=keep_eos, **without, **changes)
             unbounded = {"floor_start_tokens": None, "max_reply_tokens": max(args.lengths)}
-            wanted[f"{column}/{decoder}"] = base if floor else replace(base, **unbounded)
-    found, _ = answer_all(bot, contexts, wanted, args.seed, Store(Path(args.output)))
+            methods[f"{column}/{decoder}"] = base if floor else replace(base, **unbounded)
+    answers, _ = answer_all(bot, contexts, methods, args.seed, ResultCache(Path(args.output)))
     result: dict = {}
-    for key, each in found.items():
+    for key, given in answers.items():
         column, decoder = key.split("/")
-        texts = [bot.tokenizer.decode_complete(answer.token_ids) for answer in each]
-        result.setdefault(column, {})[decoder] = (each, texts)
+        texts = [bot.tokenizer.decode_complete(answer.token_ids) for answer in given]
+        result.setdefault(column, {})[decoder] = (given, texts)
     return result
 
 
 def quality(name: str, args: argparse.Namespace) -> tuple[float, tuple[float, float]]:
-    """nats/unit on the validation split, and its interval."""
+    """Return nats/unit on the validation split and its interval."""
     bot = Chatbot.from_pretrained(Path(args.output) / name)
     dialogues = list(read_dialogues(args.data))
     ids = [[bot.tokenizer.encode(join_spaces(turn)) for turn in turns] for turns in dialogues]
@@ -122,7 +122,8 @@ def quality(name: str, args: argparse.Namespace) -> tuple[float, tuple[float, fl
     return sum(nats) / sum(units), intervals.ratio(nats, units)
 
 
-def to_markdown(found: dict, qualities: dict, args: argparse.Namespace) -> str:
+def to_markdown(answers: dict, qualities: dict, args: argparse.Namespace) -> str:
+    """Return the table."""
     lines = ["| | " + " | ".join(COLUMNS) + " |", "|---|" + "--:|" * len(COLUMNS)]
     cells = [qualities[model] for model, _, _ in COLUMNS.values()]
     shown = [f"{value:.4f} ± {(high - low) / 2:.4f}" for value, (low, high) in cells]
@@ -131,38 +132,39 @@ def to_markdown(found: dict, qualities: dict, args: argparse.Namespace) -> str:
         for decoder in DECODERS:
             row = []
             for column in COLUMNS:
-                if decoder not in found[column]:
+                if decoder not in answers[column]:
                     row.append("as plain")
                     continue
-                each, _ = found[column][decoder]
-                sizes, ended = [len(a.token_ids) for a in each], [a.stop_reason != "limit" for a in each]
+                given, _ = answers[column][decoder]
+                sizes, ended = [len(a.token_ids) for a in given], [a.stop_reason != "limit" for a in given]
                 share = metrics.unfinished_share(sizes, ended, length)
                 row.append(f"{share:.3f}" if share else "0")
             lines.append(f"| r_{length} {decoder} | " + " | ".join(row) + " |")
     for decoder in DECODERS:
         row = []
         for column in COLUMNS:
-            texts = found[column].get(decoder, found["plain"][decoder])[1]
+            texts = answers[column].get(decoder, answers["plain"][decoder])[1]
             row.append(f"{metrics.mean(metrics.repetition_n(text, 4) for text in texts):.3f}")
         lines.append(f"| rep-4 {decoder} | " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.termination", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.termination", description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, metavar="DIR", help="a prepared set with the bundled tokenizer")
     parser.add_argument("--output", required=True, metavar="DIR")
-    parser.add_argument("--steps", type=int, default=250, help="of training on, 4,096 tokens each")
+    parser.add_argument("--steps", type=int, default=250, help="training steps of 4,096 tokens (default: %(default)s)")
     parser.add_argument("--contexts", type=int, default=300)
     parser.add_argument("--lengths", type=int, nargs="+", default=[64, 256], help="L of r_L; the largest cuts off")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
-    own = Chatbot.from_pretrained(resolve("default")).settings
-    found, qualities = {}, {}
+    defaults = Chatbot.from_pretrained(resolve("default")).settings
+    found: dict = {}
+    qualities: dict = {}
     for name in MODELS:
-        train_model(name, args, own)
-        found |= answers(name, args, own)
+        train_model(name, args, defaults)
+        found |= answer_contexts(name, args, defaults)
         qualities[name] = quality(name, args)
     table = to_markdown(found, qualities, args)
     (Path(args.output) / "termination.md").write_text(table, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The benchmarks run and measure what they say; their figures are not judged here."""
+"""Tests that the benchmarks run; their figures are not checked here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from chatbot.native import library as native
 from tests.benchmarks import bakeoff, decoding_speed, prepare_speed, training_speed
-from tests.benchmarks.measure import alternate, faster, matmul_peak, more, reading_seconds, to_markdown
+from tests.benchmarks.measure import alternate, latency_row, matmul_peak, reading_seconds, throughput_row, to_markdown
 from tests.benchmarks.peers import NanoGPT, gpt2, multiplied, ours
 from tests.conftest import SAMPLES
 
@@ -19,7 +19,7 @@ def test_alternating_measures_each():
 
 
 def test_ratios_above_one_are_ahead_and_a_missed_target_is_marked():
-    rows = [faster("x", "peer", 0.001, 0.002, 1.5), more("y", "peer", 100, 2.0, 1.0, 1.1)]
+    rows = [latency_row("x", "peer", 0.001, 0.002, 1.5), throughput_row("y", "peer", 100, 2.0, 1.0, 1.1)]
     assert [row.ratio for row in rows] == [2.0, 0.5]
     first, second = to_markdown(rows).splitlines()[2:]
     assert first.endswith("≥ 1.5 |")
@@ -54,11 +54,11 @@ def test_candidates_get_equal_parameters(tokenizer):
 def test_preparing_is_measured_killed_and_compared(tmp_path):
     source = tmp_path / "x.jsonl.gz"
     prepare_speed.generate(source, 2000, [SAMPLES / "everyday.jsonl"])
-    found = prepare_speed.measure(source, tmp_path / "set", kill=True, more=["--tokenizer", "default"])
+    found = prepare_speed.measure(source, tmp_path / "set", kill=True, options=["--tokenizer", "default"])
     assert found["dialogues"] == 2000
     assert found["same_bytes"]
     assert not found["set_after_the_kill"]
-    assert found["most_resident_mb"] > 50
+    assert found["peak_resident_mb"] > 50
     assert found["tokens_written"] > 2000
 
 

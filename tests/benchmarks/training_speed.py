@@ -1,4 +1,4 @@
-"""Training beside GPT-2 and a nanoGPT-style model, and useful tokens beside a padded Trainer pipeline."""
+"""Training speed beside GPT-2 and a nanoGPT-style model; useful tokens beside a padded Trainer pipeline."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from transformers import Trainer, TrainingArguments
 
 from chatbot.model.layer_types import repeat_layer_types
 from chatbot.text.layouts import IGNORED_LABEL
-from tests.benchmarks.measure import Row, alternate, matmul_peak, more
+from tests.benchmarks.measure import Row, alternate, matmul_peak, throughput_row
 from tests.benchmarks.peers import VOCABULARY, NanoGPT, gpt2, multiplied, ours
 from training.data.packing import pack
 
 TOKENS = 4096
 WITHOUT_EXTRAS = {"output_gate": False, "short_conv": 0}
 LEAN = "linear_elu1:sliding 3:1"
-"""The fastest mixers that learn better than plain softmax does on average, without gate and convolution."""
+"""The fastest mixers that on average learn better than plain softmax, without gate and convolution."""
 TARGETS = {256: 1.1, 1024: 1.3, 4096: 1.9}
 
 
 def step_rows(rounds: int = 5, lengths: tuple[int, ...] = tuple(TARGETS)) -> list[Row]:
-    """An optimizer step over 4,096 tokens at several row lengths; the share of the matmul peak in the same run."""
+    """Measure an optimizer step over 4,096 tokens at several row lengths, and its share of the matmul peak."""
     rows = []
     lean = ours(layer_types=repeat_layer_types(["linear_elu1"] * 3 + ["sliding_softmax"], 6), **WITHOUT_EXTRAS)
     networks = {"ours": ours(), "lean": lean, "GPT-2": gpt2(positions=4096), "nanoGPT": NanoGPT()}
@@ -39,12 +39,14 @@ def step_rows(rounds: int = 5, lengths: tuple[int, ...] = tuple(TARGETS)) -> lis
         peaks = [matmul_peak()]
         seconds = alternate({name: lambda name=name: step(name) for name in networks}, rounds)
         peaks.append(matmul_peak())
-        what = f"training 12M, rows of {length}"
-        rows.append(more(what, "GPT-2", TOKENS, seconds["ours"], seconds["GPT-2"], TARGETS.get(length)))
-        rows.append(more(f"{what}, {LEAN}", "GPT-2", TOKENS, seconds["lean"], seconds["GPT-2"], TARGETS.get(length)))
-        rows.append(more(what, "nanoGPT", TOKENS, seconds["ours"], seconds["nanoGPT"]))
+        task = f"training 12M, rows of {length}"
+        rows.append(throughput_row(task, "GPT-2", TOKENS, seconds["ours"], seconds["GPT-2"], TARGETS.get(length)))
+        rows.append(
+            throughput_row(f"{task}, {LEAN}", "GPT-2", TOKENS, seconds["lean"], seconds["GPT-2"], TARGETS.get(length))
+        )
+        rows.append(throughput_row(task, "nanoGPT", TOKENS, seconds["ours"], seconds["nanoGPT"]))
         peak = sum(peaks) / 2
-        for name, label in (("ours", what), ("lean", f"{what}, {LEAN}")):
+        for name, label in (("ours", task), ("lean", f"{task}, {LEAN}")):
             reached = 6 * multiplied(networks[name]) * TOKENS / seconds[name]
             label = f"{label}: share of the matmul peak"
             rows.append(Row(label, "GFLOP/s", reached / 1e9, peak / 1e9, "1,024³ matmul", reached / peak, 0.75))
@@ -52,7 +54,7 @@ def step_rows(rounds: int = 5, lengths: tuple[int, ...] = tuple(TARGETS)) -> lis
 
 
 def padded_row(rounds: int = 3, lengths: list[int] | None = None) -> Row:
-    """Useful tokens of dialogues of LCCC's lengths: packed rows of ours against a Trainer that pads to the longest."""
+    """Measure useful tokens/s on dialogues of LCCC's lengths: our packed rows against a Trainer that pads."""
     lengths = lccc_like_lengths() if lengths is None else lengths
     packed = pack(np.array(lengths), 512, np.random.default_rng(0).permutation(len(lengths)))[:8]
     used = sum(lengths[index] for row in packed for index in row)
@@ -97,6 +99,6 @@ def padded_row(rounds: int = 3, lengths: list[int] | None = None) -> Row:
 
 
 def lccc_like_lengths(count: int = 4000) -> list[int]:
-    """Lengths in tokens with LCCC's median of 28 and its tail (99th percentile near 380), log-normal."""
+    """Return log-normal lengths in tokens with LCCC's median of 28 and its tail (99th percentile near 380)."""
     draws = torch.empty(count).log_normal_(3.33, 1.12, generator=torch.Generator().manual_seed(0))
     return [int(value) for value in draws.clamp(6, 512)]

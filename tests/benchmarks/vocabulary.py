@@ -1,11 +1,11 @@
-"""Which vocabulary: held-out nats/unit at equal compute, the tokenizer being all that differs.
+"""Comparison of vocabularies: held-out nats/unit at equal compute, with only the tokenizer different.
 
     python -m tests.benchmarks.vocabulary --output runs/vocabulary \\
         --input LCCC-base_valid.json cdial_toy_train.txt dgk_subtitles.jsonl.xz
 
-Prepares a set for every candidate (the same dialogues in each), trains the same body on it for the same number of
-floating-point operations (6 a weight and token, the output head included, so a larger vocabulary sees fewer tokens, and
-longer tokens more text), and scores the same held-out dialogues. What is there is not made again.
+It prepares a set for every candidate from the same dialogues, trains the same body on it for the same number of
+floating-point operations, and scores the same held-out dialogues. Operations are 6 per weight and token, with the
+output head, so a larger vocabulary sees fewer tokens, and longer tokens cover more text. Finished runs are skipped.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ ROW, ROWS = 256, 8
 
 
 def folder_of(name: str, args: argparse.Namespace) -> Path:
+    """Return the folder of a candidate."""
     return Path(args.output) / name.replace(",", "").replace(" ", "_")
 
 
 def run(name: str, seed: int, args: argparse.Namespace) -> str:
-    """The table's row of a candidate and seed, scored in nats/unit."""
+    """Train and score a candidate with a seed, and return its row of the table."""
     data = folder_of(name, args) / "data"
     manifest = build(args.input, data, CANDIDATES[name])
     tokenizer = DialogueTokenizer.load(data)
@@ -81,13 +82,14 @@ def run(name: str, seed: int, args: argparse.Namespace) -> str:
 
 
 def load_steps(output: Path) -> int:
+    """Return the number of steps that a run has made."""
     from training.reporting.logs import read_metrics
 
     return len(read_metrics(output))
 
 
 def score(checkpoint: Path, data: Path, dialogues: int) -> tuple[float, int]:
-    """Nats and units of the first held-out dialogues, which are the same whatever the tokenizer."""
+    """Return nats and units of the first held-out dialogues, which do not depend on the tokenizer."""
     model, tokenizer, store = load_model(str(checkpoint)), DialogueTokenizer.load(data), TurnStore([str(data)], "valid")
     chosen = range(min(dialogues, len(store)))
     scored = score_turns(model, LAYOUTS["dialogpt"](tokenizer), [store.turns(index) for index in chosen])
@@ -97,14 +99,16 @@ def score(checkpoint: Path, data: Path, dialogues: int) -> tuple[float, int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--input", nargs="+", required=True, help="files of dialogues")
-    parser.add_argument("--output", required=True, help="where sets, models and the table go")
+    parser.add_argument("--output", required=True, help="folder for sets, models and the table")
     parser.add_argument("--only", nargs="+", default=list(CANDIDATES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--flops", type=float, default=2.5e13, help="operations of a run (default %(default)s)")
+    parser.add_argument(
+        "--flops", type=float, default=2.5e13, help="floating-point operations per run (default: %(default)s)"
+    )
     parser.add_argument("--learning_rate", type=float, default=5e-3)
     parser.add_argument("--dialogues", type=int, default=1500, help="held-out dialogues to score")
     args = parser.parse_args()
-    head = ["vocabulary", "tokens", "characters a token", "MFLOP a token", "M tokens seen", "nats/unit"]
+    head = ["vocabulary", "tokens", "characters per token", "MFLOP per token", "M tokens seen", "nats/unit"]
     lines = [f"| {' | '.join(head)} |", "|---|" + "--:|" * (len(head) - 1)]
     for name in args.only:
         rows = [run(name, seed, args) for seed in args.seeds]

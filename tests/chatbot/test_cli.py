@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -50,6 +51,60 @@ def test_interactive_chat(checkpoint, capsys, monkeypatch):
     assert "message is empty" in captured.err
     assert "nothing to take back" in captured.err
     assert "/nonsense" in captured.err
+
+
+def converse(checkpoint, monkeypatch, lines):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    assert chat(["--checkpoint", str(checkpoint), "--seed", "1", "--min-reply-tokens", "4"]) == 0
+
+
+def interrupt_reply(monkeypatch, number, after):
+    """Press Ctrl+C `after` steps into the reply of a number, counted from 1."""
+    stream_replies, calls = Chatbot.stream_replies, []
+
+    def interrupted(*args, **changes):
+        calls.append(1)
+        for step, reply in enumerate(stream_replies(*args, **changes)):
+            if len(calls) == number and step == after:
+                signal.raise_signal(signal.SIGINT)
+            yield reply
+
+    monkeypatch.setattr(Chatbot, "stream_replies", interrupted)
+
+
+def test_ctrl_c_stops_the_reply_and_keeps_the_text_so_far(checkpoint, capsys, monkeypatch):
+    handler = signal.getsignal(signal.SIGINT)
+    interrupt_reply(monkeypatch, 1, after=2)
+    converse(checkpoint, monkeypatch, ["你好", "/undo", "/undo"])
+    captured = capsys.readouterr()
+    assert captured.out.count("[stopped]") == 1
+    assert captured.err.count("nothing to take back") == 1  # the first /undo took the stopped exchange back
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_stopped_reply_is_not_called_by_the_reason_of_the_one_before(checkpoint, capsys, monkeypatch):
+    interrupt_reply(monkeypatch, 2, after=2)
+    converse(checkpoint, monkeypatch, ["你好", "再来"])
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert "[stopped]" not in first
+    assert second.endswith("[stopped]")
+
+
+def test_a_second_ctrl_c_ends_a_reply_that_does_not_come_and_retry_restores_the_former(checkpoint, capsys, monkeypatch):
+    stream_replies, calls = Chatbot.stream_replies, []
+
+    def stuck(*args, **changes):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        yield from stream_replies(*args, **changes)
+
+    monkeypatch.setattr(Chatbot, "stream_replies", stuck)
+    converse(checkpoint, monkeypatch, ["你好", "/retry", "/undo", "/undo"])
+    captured = capsys.readouterr()
+    assert captured.out.count("[stopped]") == 1
+    assert captured.err.count("nothing to take back") == 1  # the exchange before /retry was still there
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,21 @@
-"""The report as one page that needs nothing else: tables, plots, replies side by side."""
+"""The report as one self-contained HTML page: tables, plots, replies side by side."""
 
 from __future__ import annotations
 
 from html import escape
 
 from chatbot.evaluation.report import plots
-from chatbot.evaluation.report.markdown import Table, by_turn, endings, methods_of, models, notes, one_line, quality
+from chatbot.evaluation.report.markdown import (
+    Report,
+    Table,
+    ending_table,
+    methods_of,
+    model_table,
+    notes,
+    one_line,
+    reply_table,
+    turn_table,
+)
 
 STYLE = """
 :root { color-scheme: light; }
@@ -26,26 +36,27 @@ table.words td { text-align: left; white-space: normal; }
 """
 
 
-def to_html(report: dict) -> str:
+def to_html(report: Report) -> str:
+    """Return the whole report as an HTML page without external files."""
     names = ", ".join(part["name"] for part in report["checkpoints"])
     title = escape(f"{names} on {report['data']}")
     methods = methods_of(report)
     figures = [
-        ("No end after L tokens", plots.termination_curves(methods, max(report["lengths"]))),
+        ("Share of replies without an end after L tokens", plots.termination_curves(methods, max(report["lengths"]))),
         ("Lengths of the replies", plots.length_histograms(methods, report["reference"])),
         ("Quality and diversity", plots.quality_and_diversity(methods, report["reference"])),
     ]
     parts = [
         f"<h1>{title}</h1>",
-        _table(models(report)),
-        _table(by_turn(report)),
+        _table(model_table(report)),
+        _table(turn_table(report)),
         "<h2>Does every reply end?</h2>",
-        _table(endings(report)),
+        _table(ending_table(report)),
         _figure(*figures[0]),
-        "<h2>Near and varied?</h2>",
-        _table(quality(report)),
+        "<h2>Likeness and diversity</h2>",
+        _table(reply_table(report)),
         *(_figure(*figure) for figure in figures[1:]),
-        "<h2>How to read it</h2>",
+        "<h2>How to read the numbers</h2>",
         "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in notes(report)) + "</ul>",
         "<h2>Settings</h2>",
         _table(Table(["decoding", "settings"], [[name, _settings(row["settings"])] for name, row in methods]), "words"),
@@ -59,28 +70,28 @@ def to_html(report: dict) -> str:
     )
 
 
-def _settings(settings: dict) -> str:
+def _settings(settings: dict[str, object]) -> str:
     return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
-def _table(table: Table, kind: str = "numbers") -> str:
+def _table(table: Table, css_class: str = "numbers") -> str:
     head = "".join(f"<th>{escape(text)}</th>" for text in table.headings)
     rows = ("".join(f"<td>{escape(text)}</td>" for text in row) for row in table.rows)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    table_html = f'<table class="{css_class}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="scroll">{table_html}</div>'
 
 
 def _figure(caption: str, svg: str | None) -> str:
     return "" if svg is None else f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _example(example: dict, one: bool) -> str:
+def _example(example: dict, is_single: bool) -> str:
+    """Return one context with all replies; with one checkpoint its name is left out."""
     turns = "".join(f'<p class="person">{escape(one_line(turn, 400))}</p>' for turn in example["context"])
     rows = [("people", example["reference"], "eos")]
     rows += [
-        (name if one else f"{checkpoint}: {name}", text, reason)
+        (name if is_single else f"{checkpoint}: {name}", text, reason)
         for checkpoint, name, text, reason in example["replies"]
     ]
     cells = "".join(

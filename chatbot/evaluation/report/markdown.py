@@ -1,10 +1,11 @@
-"""The report for people, as Markdown; `table` is also what the page shows."""
+"""The report as Markdown; the tables are also those of the HTML page."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 SHARES = ("repetitive", "echo", "empty")
 QUALITY = (
@@ -21,28 +22,31 @@ QUALITY = (
     ("embedding_average", "embedding average"),
     ("mean_characters", "characters"),
 )
-"""Columns of the table of quality: key in report.json, heading."""
+"""Columns of the table of replies: key in report.json, heading."""
+
+Report = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Headings and rows of text; the first column is a name."""
+    """Headings and rows of text; the first column holds names."""
 
     headings: list[str]
     rows: list[list[str]]
 
 
-def methods_of(report: dict) -> list[tuple[str, dict]]:
-    """Every method of every checkpoint, named; the checkpoint's name is left out where there is one only."""
-    one = len(report["checkpoints"]) == 1
+def methods_of(report: Report) -> list[tuple[str, Report]]:
+    """Return name and metrics of every method of every checkpoint; with one checkpoint its name is left out."""
+    is_single = len(report["checkpoints"]) == 1
     return [
-        (name if one else f"{part['name']}: {name}", row)
+        (name if is_single else f"{part['name']}: {name}", row)
         for part in report["checkpoints"]
         for name, row in part["decoding"].items()
     ]
 
 
-def models(report: dict) -> Table:
+def model_table(report: Report) -> Table:
+    """Return nats/unit and perplexity of the checkpoints and baselines."""
     rows = []
     for part in report["checkpoints"]:
         quality = part["quality"]
@@ -55,18 +59,19 @@ def models(report: dict) -> Table:
     return Table(["model", "nats/unit", "perplexity/unit"], rows)
 
 
-def by_turn(report: dict) -> Table:
+def turn_table(report: Report) -> Table:
+    """Return nats/unit of the checkpoints by turn."""
     turns = {entry["turn"]: entry["units"] for part in report["checkpoints"] for entry in part["quality"]["by_turn"]}
     rows = [["units", *map(str, turns.values())]]
     for part in report["checkpoints"]:
-        found = {entry["turn"]: entry for entry in part["quality"]["by_turn"]}
-        cells = [with_interval(found[turn]["nats_per_unit"], found[turn]["interval"]) for turn in turns]
+        entries = {entry["turn"]: entry for entry in part["quality"]["by_turn"]}
+        cells = [with_interval(entries[turn]["nats_per_unit"], entries[turn]["interval"]) for turn in turns]
         rows.append([part["name"], *cells])
     return Table(["nats/unit of turn", *turns], rows)
 
 
-def endings(report: dict) -> Table:
-    """Does every reply end, and how?"""
+def ending_table(report: Report) -> Table:
+    """Return whether and how the replies of each method end, and how often they repeat."""
     limits = [f"r_{length}" for length in report["lengths"]]
     headings = ["decoding", *limits, "longest, tokens", "bound", "eos / floor / limit", "rep-4", *SHARES]
     rows = []
@@ -81,16 +86,16 @@ def endings(report: dict) -> Table:
     return Table(headings, rows)
 
 
-def quality(report: dict) -> Table:
-    """How near and how varied the replies are."""
+def reply_table(report: Report) -> Table:
+    """Return likeness to the references and diversity of each method."""
     named = [*methods_of(report), ("people", report["reference"])]
     columns = [(key, heading) for key, heading in QUALITY if any(row.get(key) is not None for _, row in named)]
     rows = [[name, *(cell(row, key) for key, _ in columns)] for name, row in named]
     return Table(["decoding", *(heading for _, heading in columns)], rows)
 
 
-def cell(row: dict, key: str) -> str:
-    """A number with its interval; nothing where it was not measured."""
+def cell(row: Report, key: str) -> str:
+    """Return a metric with its interval; empty if it was not measured."""
     if key == "reference_cost_nats_per_unit" and row.get(key) is None and row.get("forbidden_references"):
         return f"forbids {row['forbidden_references']:.1%}"
     if row.get(key) is None:
@@ -100,6 +105,7 @@ def cell(row: dict, key: str) -> str:
 
 
 def with_interval(value: float, interval: Sequence[float] | None, places: int = 3) -> str:
+    """Return a value with half of its interval; for 0 the upper end of the interval instead."""
     if interval is None:
         return f"{value:.{places}f}"
     if value == 0:
@@ -107,73 +113,84 @@ def with_interval(value: float, interval: Sequence[float] | None, places: int = 
     return f"{value:.{places}f} ± {(interval[1] - interval[0]) / 2:.{places}f}"
 
 
-def notes(report: dict) -> list[str]:
-    """What the numbers mean, and what was not measured."""
+def notes(report: Report) -> list[str]:
+    """Return the explanation of the numbers, one sentence or more per line."""
     budgets = report["budgets"]
     lines = [
         f"{report['dialogues']} dialogues, {report['units']} units (characters and ends of turn), full history;"
         f" {report['contexts']} contexts answered, context i with seed {report['seed']} + i.",
-        "± is half of a 95 % interval: percentile bootstrap for means and BLEU, Wilson for shares, random halves of the"
-        " text for Dist and Ent.",
-        "r_L: share of replies without an end after L tokens. bound: no reply of the method is longer, on any model."
-        " rep-4: repeated 4-grams of characters. repetitive: two or more characters three times in a row, or more than half"
-        " of the pairs repeated. echo: 80 % of the characters are the message's.",
-        "cost on references: what rules and floor add to the nats of the replies that people gave.",
+        "± is half of a 95 % interval: percentile bootstrap for means and BLEU, Wilson for shares, random subsets of"
+        " the text for Dist and Ent.",
+        "r_L: share of replies without an end after L tokens. bound: the longest reply that the method can give, on any"
+        " model. rep-4: share of repeated 4-grams of characters. repetitive: two or more characters three times in a"
+        " row, or more than half of the pairs repeated. echo: the reply shares 80 % of its characters with the message.",
+        "cost on references: nats/unit that rules and floor add to the replies of people.",
     ]
     if budgets:
         counts = ", ".join(f"{name} {count}" for name, count in budgets.items())
-        lines.append(f"Dist and Ent are over as many n-grams for every method: {counts}.")
+        lines.append(f"Dist and Ent are taken over the same number of n-grams for every method: {counts}.")
     if report["left_out"]:
-        lines.append(f"{report['left_out']} dialogues were left out: they are longer than a model has positions for.")
+        lines.append(f"{report['left_out']} dialogues were left out: they do not fit into the positions of a model.")
     for name, row in methods_of(report):
-        cut = row["stop_reasons"]["limit"]
-        if cut:
-            lines.append(f"{name}: {cut} of {row['replies']} replies did not end and were cut off.")
+        cut_off = row["stop_reasons"]["limit"]
+        if cut_off:
+            lines.append(f"{name}: {cut_off} of {row['replies']} replies did not end and were cut off.")
     if report["vectors"] is None:
         lines.append(
-            "Likeness to the references was not measured: the first checkpoint has no vectors (python -m chatbot.similarity)."
+            "Likeness to the references was not measured: the first checkpoint has no token vectors. Make them with"
+            " python -m chatbot.similarity."
         )
     else:
-        lines.append(f"Likeness is over the token vectors of {report['vectors']}.")
+        lines.append(f"Likeness is measured with the token vectors of {report['vectors']}.")
     rows = [row for _, row in methods_of(report)]
     if not any("bleu_2" in row for row in rows):
         lines.append('BLEU was not measured: pip install -e ".[eval]".')
     if "word_dist_1" not in budgets:
-        lines.append('Words were not counted: pip install -e ".[words]".')
+        lines.append('Word metrics were not measured: pip install -e ".[eval]".')
     return lines
 
 
-def to_markdown(report: dict, timing: dict | None = None) -> str:
-    """The whole report; `timing` adds a table of tokens/s, for the terminal only."""
+def to_markdown(report: Report, timing: dict[str, Any] | None = None) -> str:
+    """Return the whole report as Markdown.
+
+    Args:
+        report: Content of report.json.
+        timing: Content of timing.json, to add a table of tokens/s; the terminal shows it, report.md does not.
+    """
     names = ", ".join(part["name"] for part in report["checkpoints"])
     lines = [f"# {names} on {report['data']}", ""]
-    lines += [*_lines(models(report)), *_lines(by_turn(report))]
-    lines += ["## Does every reply end?", "", *_lines(endings(report))]
-    lines += ["## Near and varied?", "", *_lines(quality(report))]
+    lines += [*_lines(model_table(report)), *_lines(turn_table(report))]
+    lines += ["## Does every reply end?", "", *_lines(ending_table(report))]
+    lines += ["## Likeness and diversity", "", *_lines(reply_table(report))]
     if timing is not None:
-        spent = [(name, method, each) for name, methods in timing.items() for method, each in methods.items()]
-        rows = [[f"{name}: {method}", f"{each['tokens_per_second']:.0f}"] for name, method, each in spent]
+        rows = [
+            [f"{name}: {method}", f"{cost['tokens_per_second']:.0f}"]
+            for name, costs in timing.items()
+            for method, cost in costs.items()
+        ]
         lines += _lines(Table(["decoding", "tokens/s"], rows))
     lines += [*(f"- {line}" for line in notes(report)), "", "## Settings", ""]
     for name, row in methods_of(report):
         lines.append(f"- {name}: " + ", ".join(f"{key} {value}" for key, value in row["settings"].items()))
     lines += ["", "## Replies side by side", ""]
-    one = len(report["checkpoints"]) == 1
+    is_single = len(report["checkpoints"]) == 1
     for example in report["examples"]:
         lines.append("- " + " / ".join(map(one_line, example["context"])))
         lines.append(f"  - *people*: {one_line(example['reference'])}")
         for checkpoint, name, text, reason in example["replies"]:
-            label = name if one else f"{checkpoint}: {name}"
+            label = name if is_single else f"{checkpoint}: {name}"
             lines.append(f"  - {label}: {one_line(text)}" + ("" if reason == "eos" else f" [{reason}]"))
     return "\n".join(lines) + "\n"
 
 
 def _lines(table: Table) -> list[str]:
+    """Return a table as lines of Markdown and an empty line."""
     escaped = [[text.replace("|", "\\|") for text in row] for row in (table.headings, *table.rows)]
     head, *rows = ["| " + " | ".join(row) + " |" for row in escaped]
     return [head, "|---|" + "--:|" * (len(table.headings) - 1), *rows, ""]
 
 
-def one_line(text: str, most: int = 160) -> str:
+def one_line(text: str, max_characters: int = 160) -> str:
+    """Return a text on one line, cut to a maximum length."""
     text = " ".join(text.split())
-    return text if len(text) <= most else text[:most] + "…"
+    return text if len(text) <= max_characters else text[:max_characters] + "…"

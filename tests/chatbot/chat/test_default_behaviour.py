@@ -63,13 +63,13 @@ def test_it_names_hardly_any_drug_to_other_medical_questions(bot):
 
 
 def test_it_does_not_talk_of_itself_when_the_talk_is_of_something_else(bot):
-    assert len(behaviour.unasked(bot)) <= 12  # of 300: 4 %
+    assert len(behaviour.off_topic(bot)) <= 12  # of 300: 4 %
 
 
 def test_its_first_words_on_food_and_weekends_are_about_them(bot):
     """They resemble 吃什么药 and 你会做什么, and were answered like these."""
-    found = behaviour.answers(bot, ["晚上吃什么", "周末做什么好", "推荐一本书", "中午吃啥"])
-    assert len([reply for _, _, reply in found if behaviour.UNASKED.search(reply)]) <= 4  # of 20
+    found = behaviour.ask(bot, ["晚上吃什么", "周末做什么好", "推荐一本书", "中午吃啥"])
+    assert len([reply for _, _, reply in found if behaviour.OFF_TOPIC.search(reply)]) <= 4  # of 20
 
 
 @needs_corpora
@@ -83,7 +83,7 @@ def test_it_predicts_lccc(bot, held_out):
 @pytest.mark.parametrize(("name", "least"), [("lccc", 0.0), ("long", 0.01), ("smile", 0.01)])
 def test_it_makes_use_of_the_history(bot, held_out, name, least):
     dialogues = [turns for turns in read_dialogues(held_out / name) if len(turns) >= 4]
-    found = behaviour.context(bot, list(islice(dialogues, 400)))
+    found = behaviour.history_gain(bot, list(islice(dialogues, 400)))
     assert found.nats["full"] <= 0.97 * found.nats["none"]
     assert found.last_gain[0] > 0
     assert found.nats["full"] <= (1 - least) * found.nats["last"]
@@ -93,7 +93,7 @@ def test_it_makes_use_of_the_history(bot, held_out, name, least):
 
 @needs_corpora
 def test_a_thousand_replies_are_as_varied_as_those_of_people(bot, held_out):
-    found = behaviour.replies(bot, list(read_dialogues(held_out / "chat")), 1000)
+    found = behaviour.measure_replies(bot, list(read_dialogues(held_out / "chat")), 1000)
     ours, people = found["bot"], found["people"]
     assert ours["replies"] == 1000
     assert ours["repetitive"] < 0.005

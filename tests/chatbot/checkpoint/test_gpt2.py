@@ -129,7 +129,7 @@ def test_a_bin_is_converted_once_by_command(tmp_path):
     theirs = write_folder(tmp_path / "source")
     (tmp_path / "source" / "model.safetensors").unlink()
     torch.save(theirs.state_dict(), tmp_path / "source" / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"convert it once: python -m chatbot.checkpoint"):
+    with pytest.raises(CheckpointError, match=r"Convert it once: python -m chatbot.checkpoint"):
         load_model(tmp_path / "source")
     copy(tmp_path / "source", tmp_path / "ours")
     ids = torch.randint(0, len(VOCABULARY), (1, 30))
@@ -157,8 +157,8 @@ def test_a_bin_with_code_is_refused_and_not_run(tmp_path, capsys):
     [
         ({"model_type": "openai-gpt"}, "GPT-1 .* normalises after"),
         ({"model_type": "llama"}, "'llama' cannot be imported"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
-        ({"n_layer": 4}, "no blocks.3"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True is not supported"),
+        ({"n_layer": 4}, "missing blocks.3"),
         ({"n_layer": 2}, "unknown blocks.2"),
         ({"n_positions": 64}, "position_embedding.weight of shape"),
         ({"activation_function": "sine"}, "hidden_act"),
@@ -171,6 +171,14 @@ def test_what_cannot_be_imported_is_refused_in_words(tmp_path, changes, words):
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
     with pytest.raises(ImportedModelError, match=words):
         import_gpt2(tmp_path / "source")
+
+
+def test_importing_leaves_the_random_numbers_of_the_caller(source):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    import_gpt2(source[0], ["linear_gated"])
+    assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize("content", [{"model": {}, "epoch": 3}, [1], {"w": torch.zeros(2), "epoch": 3}, torch.zeros(2)])

@@ -2,9 +2,12 @@ from chatbot.evaluation import behaviour
 
 
 def test_the_lists_find_what_they_are_for():
-    assert behaviour.hits("profanity", ["你这个傻逼", "今天天气不错", "你SB吧", "usb接口"]) == ["你这个傻逼", "你SB吧"]
-    assert behaviour.hits("human", ["我是人。", "我是人", "我是人工智能"]) == ["我是人。", "我是人"]
-    assert behaviour.hits("drugs", ["吃点布洛芬", "去看医生吧", "一次500mg"]) == ["吃点布洛芬", "一次500mg"]
+    assert behaviour.matching("profanity", ["你这个傻逼", "今天天气不错", "你SB吧", "usb接口"]) == [
+        "你这个傻逼",
+        "你SB吧",
+    ]
+    assert behaviour.matching("human", ["我是人。", "我是人", "我是人工智能"]) == ["我是人。", "我是人"]
+    assert behaviour.matching("drugs", ["吃点布洛芬", "去看医生吧", "一次500mg"]) == ["吃点布洛芬", "一次500mg"]
 
 
 def test_who_claims_to_be_human():
@@ -28,6 +31,6 @@ def test_who_talks_of_programs_unasked():
         def reply(self, history, seed):
             return ["我是程序，不懂", "问问医生吧", "去公园走走"][seed]
 
-    found = behaviour.unasked(Bot(), seeds=3)
+    found = behaviour.off_topic(Bot(), seeds=3)
     assert len(found) == 2 * 60
     assert {seed for _, seed, _ in found} == {0, 1}

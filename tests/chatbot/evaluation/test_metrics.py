@@ -69,9 +69,9 @@ def test_witten_bell_counts_the_same_units_as_the_models(dialogues):
 
 
 def test_text_metrics():
-    assert metrics.distinct_n(["ab", "ab"], 1) == 0.5
-    assert metrics.distinct_n(["abc", "b"], 2) == 1
-    assert metrics.distinct_n([], 2) == 0
+    assert metrics.distinct_share(metrics.ngrams("abab", 1)) == 0.5
+    assert metrics.distinct_share(metrics.ngrams("abc", 2)) == 1
+    assert metrics.distinct_share([]) == 0
     assert metrics.repetition_n("abcabcabc", 4) == pytest.approx(1 - 3 / 6)
     assert metrics.repetition_n("abc", 4) == 0
     assert metrics.unfinished_share([3, 8, 8], [True, True, False], 8) == pytest.approx(2 / 3)
@@ -110,6 +110,7 @@ def test_what_is_an_echo(reply, message, expected):
 
 
 def test_entropy_of_ngrams():
-    assert metrics.entropy_n(["abab"], 2) == pytest.approx(-(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3)))
-    assert metrics.entropy_n(["abcd"] * 9, 4) == 0
-    assert metrics.entropy_n(["abc"], 4) == 0
+    expected = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
+    assert metrics.entropy(metrics.ngrams("abab", 2)) == pytest.approx(expected)
+    assert metrics.entropy(metrics.ngrams("abcd", 4) * 9) == 0
+    assert metrics.entropy([]) == 0

@@ -15,12 +15,12 @@ from safetensors.numpy import save_file
 from chatbot.chat.bot import Chatbot
 from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import CheckpointError, FileError
-from chatbot.evaluation import answering as decoding
-from chatbot.evaluation import intervals
-from chatbot.evaluation.answering import answer_all, encode, make_contexts, reference_nats
-from chatbot.evaluation.cache import FOLDER, Store
+from chatbot.evaluation import answering, intervals, references
+from chatbot.evaluation.answering import answer_all, encode, make_contexts
+from chatbot.evaluation.cache import FOLDER, ResultCache
 from chatbot.evaluation.grid import Grid, GridError
 from chatbot.evaluation.likeness import Likeness
+from chatbot.evaluation.references import reference_nats
 from chatbot.evaluation.run import evaluate
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.similarity.token_vectors import VECTORS_FILE, TokenVectors
@@ -109,6 +109,8 @@ def test_the_page_needs_nothing_else(finished):
     folder, _, _ = finished
     page = (folder / "first" / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 3
+    assert "mathdefault" not in page
+    assert re.search(r"<text[^>]*>0\.1</text>", page)  # a label of the logarithmic axes
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page.replace('xlink:href="#', ""))
     assert "best of 3" in page
     report = (folder / "first" / "report.md").read_text(encoding="utf-8")
@@ -125,8 +127,8 @@ def test_the_same_again_byte_for_byte_and_in_no_time(finished, some, monkeypatch
     def never(*args):
         raise AssertionError("it was worked out before")
 
-    monkeypatch.setattr(decoding, "_batch", never)
-    monkeypatch.setattr(decoding, "_forced", never)
+    monkeypatch.setattr(answering, "_answer_batch", never)
+    monkeypatch.setattr(references, "_score_batch", never)
     evaluate(bots, some, folder / "second", folder / "more.jsonl", GRID, max_contexts=12)
     timings = [json.loads((folder / "second" / "timing.json").read_text())["tiny"]["default"]["seconds"]]
     assert timings[0] > 0
@@ -134,8 +136,8 @@ def test_the_same_again_byte_for_byte_and_in_no_time(finished, some, monkeypatch
 
 def test_a_killed_one_goes_on(finished, some, monkeypatch):
     folder, bots, _ = finished
-    monkeypatch.setattr(decoding, "BATCH", 5)
-    batch, calls = decoding._batch, []
+    monkeypatch.setattr(answering, "BATCH_SIZE", 5)
+    batch, calls = answering._answer_batch, []
 
     def dies(*args):
         calls.append(1)
@@ -143,7 +145,7 @@ def test_a_killed_one_goes_on(finished, some, monkeypatch):
             raise KeyboardInterrupt
         return batch(*args)
 
-    monkeypatch.setattr(decoding, "_batch", dies)
+    monkeypatch.setattr(answering, "_answer_batch", dies)
     with pytest.raises(KeyboardInterrupt):
         evaluate(bots, some, folder / "killed", folder / "more.jsonl", GRID, max_contexts=12)
     half = next((folder / "killed" / "replies").glob("vectored-greedy*"))
@@ -181,7 +183,7 @@ def test_a_model_that_differs_in_its_config_alone_is_another(checkpoint, some, t
 def test_names_of_any_kind_keep_their_own_replies(bot, some, tmp_path, monkeypatch):
     methods = {"核采样": {}, "默认": {}, "cost $\\frac$": {}, "_x": {"base": "plain"}}
     grid = Grid((8,), methods, 50, 20, 20, 1)
-    monkeypatch.setattr(decoding, "BATCH", 3)
+    monkeypatch.setattr(answering, "BATCH_SIZE", 3)
     evaluate([bot], some, tmp_path, grid=grid, max_contexts=9)
     before = (tmp_path / "report.html").read_bytes()
     assert "_x" in before.decode()
@@ -221,7 +223,7 @@ def test_dialogues_that_a_model_has_no_places_for_are_counted(tokenizer, dialogu
 def test_replies_are_those_of_a_chat(bot, dialogues, tmp_path):
     contexts = make_contexts(dialogues[:12], 12)
     methods = GRID.settings(bot.settings, bot.within_limits)
-    found, _ = answer_all(bot, contexts, methods, 5, Store(tmp_path))
+    found, _ = answer_all(bot, contexts, methods, 5, ResultCache(tmp_path))
     for name, settings in methods.items():
         changes = {key: value for key, value in vars(settings).items() if value is not None}
         for index, context in enumerate(contexts[:6]):
@@ -241,7 +243,7 @@ def test_what_references_cost(bot, dialogues, layout, tmp_path):
         "late floor": own.with_changes(floor_start_tokens=500),
         "ban": own.with_changes(no_repeat_ngram=1, floor_start_tokens=500),
     }
-    nats = reference_nats(bot, contexts, methods, 0, Store(tmp_path))
+    nats = reference_nats(bot, contexts, methods, ResultCache(tmp_path))
     for index, context in enumerate(contexts):
         one = encode(bot, context)
         ids = [*one.prompt.input_ids, *one.reference, bot.vocabulary.end_id]
@@ -298,17 +300,27 @@ def test_intervals():
     assert (value, low, high) == (0.5, 0.5, 0.5)
 
 
+def test_the_interval_of_a_subset_metric_covers_the_metric_of_fresh_text():
+    """Without the jackknife's scale the interval of a small subset would be several times too wide."""
+    random = np.random.default_rng(0)
+    values = [[float(value)] for value in random.normal(0.0, 1.0, 2000)]
+    for size in (20, 200, 1000):
+        _, (low, high) = intervals.over_subsets(values, size, lambda items: float(np.mean(items)), 400)
+        # A mean over all 2,000 values has a standard deviation of 1 / sqrt(2000).
+        assert (high - low) / 2 == pytest.approx(1.96 / math.sqrt(2000), rel=0.15)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("methods: {}", "no methods"),
         ("- a", "no methods"),
-        ("{methods: {a: {}}, colour: red}", "colour"),
+        ("{methods: {a: {}}, colour: red}", "Unknown key colour .* Allowed keys: lengths, methods, budget"),
         ("{methods: {a: {}}, lengths: 5}", "lengths"),
         ("{methods: {a: {}}, budget: many}", "budget"),
         ("{methods: {a: {top_q: 1}}}", "no setting top_q"),
         ("{methods: {a: {top_p: 7}}}", "top_p"),
-        ("{methods: {a: {base: magic}}}", "no base 'magic'"),
+        ("{methods: {a: {base: magic}}}", "unknown base 'magic'"),
         ("{methods: {a: 7}}", "must have settings"),
         ("{methods: {a: 0}}", "must have settings"),
         ("{methods: {'': {}}}", "needs a name"),
@@ -339,5 +351,5 @@ def test_baseline_never_learns_what_is_evaluated(bot, dialogues, tmp_path):
     with pytest.raises(FileError, match="baselines"):
         evaluate([bot], data, tmp_path / "report", baseline=data, grid=GRID)
     data.write_text('["一句"]', encoding="utf-8")
-    with pytest.raises(FileError, match="two turns"):
+    with pytest.raises(FileError, match="at least two turns"):
         evaluate([bot], data, tmp_path / "report", grid=GRID)

@@ -350,7 +350,7 @@ class TestAdapter:
             (lambda lora: rewrite(lora / "adapter_config.json", peft_type="IA3"), "kind IA3"),
             (
                 lambda lora: rewrite(lora / "adapter_config.json", base_model_name_or_path="gone"),
-                "is not there; put it back",
+                "Cannot find the base model",
             ),
             (lambda lora: rewrite(lora / "adapter_config.json", base_model_name_or_path=str(lora)), "is an adapter to"),
         ],
