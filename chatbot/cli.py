@@ -7,25 +7,11 @@ import json
 import sys
 from functools import partial
 
+from chatbot.decoding.settings import OPTIONS
 from chatbot.errors import XianliaoError, explain_faults
 
-DECODING = (
-    ("temperature", float, "divides the logits"),
-    ("top_p", float, "probability mass of the nucleus"),
-    ("top_k", int, "tokens kept"),
-    ("min_p", float, "keep tokens with this share of the best one's probability"),
-    ("typical_p", float, "mass of the tokens nearest to the expected information"),
-    ("repetition_penalty", float, "on tokens that have been said"),
-    ("no_repeat_ngram", int, "length of the pieces that should not come again"),
-    ("repeat_cost", float, "nats that such a piece costs for each time it was said; inf forbids it"),
-    ("candidates", int, "answers to choose the best of"),
-    ("rank_backward", float, "weight of the backward model in that choice"),
-    ("rank_similarity", float, "weight of being like what was just said, taken off in that choice"),
-    ("floor_start_tokens", int, "tokens after which a reply is pressed to end"),
-    ("floor_delta_tokens", int, "tokens after those until it ends at least every other time"),
-    ("max_reply_tokens", int, "most tokens"),
-)
-"""Fields of ReplySettings that are options; written down here, because --help loads no torch."""
+DECODING = tuple((option.name, option.kind, option.help) for option in OPTIONS if option.name != "beams")
+"""Fields of ReplySettings that are options of their name."""
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +63,7 @@ def chat(argv: list[str] | None = None) -> int | None:
     changes = {name: getattr(args, name) for name, *_ in DECODING}
     changes |= {"banned_words": args.banned_words, "beams": args.beams}
     changes["method"] = "greedy" if args.greedy else "beam" if args.beams is not None else None
+    changes = {name: value for name, value in changes.items() if value is not None}
     bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype, args.safety)
     session = ChatSession(bot, **changes)
     bot.settings.with_changes(**changes)  # what is wrong with them is said before anything else
@@ -113,19 +100,18 @@ def _converse(session, args) -> int:
             elif line == "/clear":
                 session.clear()
             elif line == "/retry":
-                _say(session, session.undo(), None)
+                _say(session, session.stream_retry())
             elif line.startswith("/"):
                 print(f"没有 {line} 这个命令", file=sys.stderr)
             else:
-                _say(session, line, args.seed)
+                _say(session, session.stream(line, args.seed))
         except XianliaoError as error:
             print(error, file=sys.stderr)
 
 
-def _say(session, message: str, seed: int | None) -> None:
-    """Prints the reply as it grows; Ctrl+C stops it and keeps what was said."""
-    printed = None
-    stream = session.stream(message, seed)
+def _say(session, stream) -> None:
+    """Print a reply as it grows; Ctrl+C stops it, and the session keeps the text that was printed."""
+    printed, stopped = None, False
     try:
         for text in stream:
             sys.stdout.write("闲聊: " + text if printed is None else text[len(printed) :])
@@ -133,7 +119,8 @@ def _say(session, message: str, seed: int | None) -> None:
             printed = text
     except KeyboardInterrupt:
         stream.close()
-    reason = session.last_reply.stop_reason if session.last_reply else "stopped"
+        stopped = True
+    reason = "stopped" if stopped else session.last_reply.stop_reason
     print(f"  [{reason}]" if reason != "eos" else "")
 
 

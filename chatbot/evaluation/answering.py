@@ -11,9 +11,9 @@ import torch
 from tqdm import tqdm
 
 from chatbot.chat.bot import REMEMBERED_REPLIES, Chatbot, candidate_seeds
-from chatbot.decoding.batch import Steps
+from chatbot.decoding.batch import DialogueBatch
 from chatbot.decoding.candidates import Draft, next_candidates
-from chatbot.decoding.loop import decode, prefill, repeated
+from chatbot.decoding.loop import decode, prefill, repeat_rows
 from chatbot.decoding.rerank import Answered
 from chatbot.decoding.settings import ReplySettings
 from chatbot.evaluation.cache import Lines, Store, identity_of, identity_of_ranker
@@ -129,7 +129,7 @@ def _in_order(lines: Lines, count: int) -> list[Answer]:
 
 def _batch(
     bot: Chatbot,
-    steps: Steps,
+    steps: DialogueBatch,
     logits: torch.Tensor,
     batch: Sequence[Encoded],
     rows: Sequence[int],
@@ -159,7 +159,7 @@ def _batch(
 
 def choose(
     bot: Chatbot,
-    steps: Steps,
+    steps: DialogueBatch,
     logits: torch.Tensor,
     batch: Sequence[Encoded],
     settings: ReplySettings,
@@ -167,9 +167,9 @@ def choose(
 ) -> list[tuple[list[Draft], int]]:
     """The candidates of every context and the place of the best: the replies that `Chatbot.respond` gives one by one."""
     count = settings.candidates
-    logits = repeated(steps, logits, count)
+    logits = repeat_rows(steps, logits, count)
     speakers = [one.prompt.reply_speaker for one in batch for _ in range(count)]
-    earlier = [one.answered.own for one in batch for _ in range(count)]
+    earlier = [one.answered.earlier_replies for one in batch for _ in range(count)]
     drawn = [each for seed in seeds for each in candidate_seeds(seed, count)]
     *_, drafts = decode(steps, logits, speakers, settings, bot.vocabulary, drawn, earlier)
     groups = [drafts[start : start + count] for start in range(0, len(drafts), count)]
@@ -227,7 +227,7 @@ def _forced(bot: Chatbot, batch: Sequence[Encoded], kinds: Sequence[ReplySetting
     for emitted in range(max(len(one.reference) for one in batch) + 1):
         said = [batch[i].reference[:emitted] for i in alive]
         targets = [batch[i].reference[emitted] if emitted < len(batch[i].reference) else end_id for i in alive]
-        earlier = [batch[i].answered.own for i in alive]
+        earlier = [batch[i].answered.earlier_replies for i in alive]
         for kind, sums in zip(kinds, nats, strict=True):
             found = next_candidates(logits, kind, bot.vocabulary, said, earlier)
             log_p = found.ruled.log_softmax(-1)

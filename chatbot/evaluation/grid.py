@@ -84,8 +84,7 @@ class Grid:
             changes = dict(changes)
             base = changes.pop("base", "checkpoint")
             try:
-                own.with_changes(**dict.fromkeys(map(str, changes)))  # are they settings at all?
-                settings = replace(self._base(base, own), **changes)
+                settings = self._base(base, own).with_changes(**{str(field): value for field, value in changes.items()})
             except XianliaoError as error:
                 reason = first_line(error).rstrip(".")
                 raise GridError(f"The grid: method {name!r} cannot be used ({reason}).") from None

@@ -322,7 +322,7 @@ def test_bots_that_are_asked_in_every_way_say_the_same(bot):
     turns = [CRISIS]
     reply = bot.respond(turns, seed=3)
     assert (reply.text, reply.stop_reason, reply.token_ids, reply.seed) == (bot.safety.crisis_reply, "safety", (), 3)
-    worker = Worker(bot, most_waiting=0)
+    worker = Worker(bot, max_waiting=0)
     try:
         for history in (turns, [*turns, reply.text, "嗯"]):
             expected = bot.reply(history, seed=3)
