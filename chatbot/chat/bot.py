@@ -121,11 +121,12 @@ class Chatbot:
             )
         if reads_backwards(model):
             raise CheckpointError(
-                f"{path} reads dialogues backwards, to rank replies; put it into the folder {BACKWARD}/ of a checkpoint."
+                f"{path} reads dialogues backwards, to rank replies; put it into {BACKWARD}/ of a checkpoint folder."
             )
         if not make_native(model, int8) and int8:
             warnings.warn(
-                "int8 needs the CPU, a C compiler, linear or sliding-window layers and no end head: going on in float32.",
+                "int8 needs the CPU, a C compiler, linear or sliding-window layers and no end head:"
+                " going on in float32.",
                 stacklevel=2,
             )
         return cls(model, tokenizer, settings, path.name, path, rules)
@@ -265,7 +266,7 @@ class Chatbot:
         return self._ranker
 
     def within_limits(self, settings: ReplySettings) -> ReplySettings:
-        """Return the settings with replies of at most half of a limited model's length; the prompt has the other half."""
+        """Return the settings with at most half of a limited model's length for the reply; the prompt has the rest."""
         limit = self.max_model_tokens
         if limit is None or settings.limit_tokens <= limit // 2:
             return settings

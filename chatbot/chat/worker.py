@@ -1,10 +1,10 @@
 """Continuous batching: one worker thread decodes for all conversations, which join and leave at any step.
 
-Every tick of the worker reads, all together, the next turn of every new conversation and the last token of every reply in
-progress, and then chooses the next token of these replies. The state of a conversation has a constant size and a slot, so
-joining copies a few hundred kilobytes, and leaving copies no state. In the compiled library the numbers of a row do not
-depend on the other rows, so a reply is the same as alone with the same seed. Without the library, and for beam search,
-every conversation steps by itself: slower, and again with the same reply.
+Every tick of the worker reads, all together, the next turn of every new conversation and the last token of every reply
+in progress, and then chooses the next token of these replies. The state of a conversation has a constant size and a
+slot, so joining copies a few hundred kilobytes, and leaving copies no state. In the compiled library the numbers of a
+row do not depend on the other rows, so a reply is the same as alone with the same seed. Without the library, and for
+beam search, every conversation steps by itself: slower, and again with the same reply.
 """
 
 from __future__ import annotations

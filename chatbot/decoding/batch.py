@@ -69,11 +69,11 @@ class TorchBatch:
             past_key_values=self.state,
             logits_to_keep=1,
         )
-        return output.logits[:, -1].float()
+        return _next_logits(output.logits)
 
     def __call__(self, ids: torch.Tensor, speakers: torch.Tensor) -> torch.Tensor:
         output = self.model(ids[:, None], token_type_ids=speakers[:, None], past_key_values=self.state)
-        return output.logits[:, -1].float()
+        return _next_logits(output.logits)
 
     def select(self, rows: torch.Tensor) -> None:
         self.state.select(rows)
@@ -83,6 +83,12 @@ class TorchBatch:
 
     def nbytes(self) -> int:
         return self.state.nbytes()
+
+
+def _next_logits(logits: torch.Tensor | None) -> torch.Tensor:
+    """Return the logits fp32 `[B, V]` of the last position of `[B, T, V]`."""
+    assert logits is not None  # only the type of transformers' output allows None
+    return logits[:, -1].float()
 
 
 def native_network(model: DialogueModel) -> NativeNetwork | None:

@@ -24,8 +24,8 @@ class Hypothesis:
 
     Attributes:
         token_ids: Tokens without EOS.
-        score: Sum of log p with the rules and the floor, by which hypotheses are compared; it is not divided by a length,
-            which would undo the bound.
+        score: Sum of log p with the rules and the floor, by which hypotheses are compared. It is not divided by a
+            length, which would undo the bound.
         log_prob: See `Draft`.
         row: Its row in the batch; meaningless once it has ended.
         stop_reason: None while it is unfinished.

@@ -1,4 +1,4 @@
-"""Sampling of the next token by the compiled library, for the usual settings; `chatbot.decoding.sampler` does the rest."""
+"""Sampling of the next token by the compiled library, for the usual settings; see `chatbot.decoding.sampler`."""
 
 from __future__ import annotations
 

@@ -2,11 +2,11 @@
 
     score(r) = log p(r | c) / tokens of r  +  w_b log p(c | r) / tokens of c  -  w_s max over s of likeness(r, s)
 
-log p(r | c) is that of the model itself. log p(c | r) is that of a model trained on dialogues backwards (`xianliao-train
---direction backward`): maximum mutual information, which penalises replies that fit every message (Li et al., arXiv
-1510.03055; DialoGPT, arXiv 1911.00536, section 2.3). s are the bot's last replies and the message. Likeness is 1 - WRD
-(`chatbot.similarity.token_vectors`) over the checkpoint's vectors, and the share of common tokens without vectors.
-Candidates that are nearly equal to a likelier one are removed first.
+log p(r | c) is that of the model itself. log p(c | r) is that of a model trained on dialogues backwards
+(`xianliao-train --direction backward`): maximum mutual information, which penalises replies that fit every message
+(Li et al., arXiv 1510.03055; DialoGPT, arXiv 1911.00536, section 2.3). s are the bot's last replies and the message.
+Likeness is 1 - WRD (`chatbot.similarity.token_vectors`) over the checkpoint's vectors, and the share of common tokens
+without vectors. Candidates that are nearly equal to a likelier one are removed first.
 """
 
 from __future__ import annotations

@@ -169,8 +169,8 @@ class Safety:
         The last turn is the person's, and so is every second one before it. The conversation is in need from a message
         with a crisis phrase until the person says that it is over (kind `better` of care.yaml), or until
         `Care.ordinary_messages` consecutive ordinary messages: messages of some length without a word about means,
-        leaving or distress. Messages that are too short to judge change nothing. All replies in that time, and the reply
-        to the message that ends it, are fixed.
+        leaving or distress. Messages that are too short to judge change nothing. All replies in that time, and the
+        reply to the message that ends it, are fixed.
 
         Args:
             turns: The history, oldest turn first.

@@ -18,9 +18,9 @@ UNFINISHED_BYTES = 8
 class BannedWords:
     """Logits rule that forbids the tokens that would complete a banned word.
 
-    It works on the bytes of the text: UTF-8 never contains a character inside another one, and a word is recognised even
-    if its characters are spelled byte by byte. ASCII letters match in both cases; other letters match as written, in
-    lower case, in upper case and capitalised.
+    It works on the bytes of the text: UTF-8 never contains a character inside another one, and a word is recognised
+    even if its characters are spelled byte by byte. ASCII letters match in both cases; other letters match as written,
+    in lower case, in upper case and capitalised.
 
     An exception (`!妈妈的` for 妈的) allows the word where the reply ends with the whole exception. A word with exceptions
     therefore needs a look at the text before it; only the tokens that would complete the word are examined.
@@ -51,7 +51,7 @@ class BannedWords:
         self._guarded_completing = _tokens_completing(self._guarded, order, ordered)
 
     def apply(self, logits: torch.Tensor, replies: Sequence[Sequence[int]]) -> None:
-        """Set the logits `[B, V]` of tokens that would complete a word after each of the B replies to -inf, in place."""
+        """Set logits `[B, V]` of tokens that would complete a word after each of the B replies to -inf, in place."""
         logits[:, self._always.to(logits.device)] = -torch.inf
         for row, reply in enumerate(replies):
             end = self._last_bytes(reply)

@@ -335,7 +335,7 @@ def test_bots_that_are_asked_in_every_way_say_the_same(bot):
 
 
 def test_a_fixed_reply_has_no_steps_to_look_at(bot):
-    with pytest.raises(XianliaoError, match="beforehand"):
+    with pytest.raises(XianliaoError, match="fixed text"):
         list(trace(bot, bot.request([CRISIS])))
 
 
