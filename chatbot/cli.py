@@ -6,35 +6,20 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from chatbot.decoding.settings import OPTIONS
 from chatbot.errors import XianliaoError, explain_faults
 
 if TYPE_CHECKING:  # importing torch takes seconds, which --help does not need
     from chatbot.chat.session import ChatSession
 
-DECODING = (
-    ("temperature", float, "divide the logits by this number when sampling"),
-    ("top_p", float, "nucleus sampling: keep the most likely tokens of this total probability; 1 keeps all"),
-    ("top_k", int, "keep this many of the most likely tokens; 0 keeps all"),
-    ("min_p", float, "keep tokens with at least this share of the highest probability; 0 keeps all"),
-    ("typical_p", float, "typical sampling: keep the tokens nearest to the expected information; 1 keeps all"),
-    ("repetition_penalty", float, "penalty on tokens of the reply and of the last replies; 1 is off"),
-    ("no_repeat_ngram", int, "length in tokens of pieces that should not be repeated; 0 is off"),
-    ("repeat_cost", float, "nats subtracted for each earlier use of a piece of that length; inf forbids it"),
-    ("candidates", int, "number of sampled replies to choose the best from"),
-    ("rank_backward", float, "weight of the backward model in that choice"),
-    ("rank_similarity", float, "weight subtracted in that choice for likeness to the last messages"),
-    ("floor_start_tokens", int, "tokens after which the probability of the end of turn begins to rise"),
-    ("floor_delta_tokens", int, "further tokens until the end of turn has a probability of at least 1/2"),
-    ("max_reply_tokens", int, "maximum length of a reply in tokens"),
-    ("min_reply_tokens", int, "minimum length of a reply in tokens"),
-)
-"""Fields of `ReplySettings` that are options: name, type, help text. They are listed here because --help loads no torch."""
+DECODING = tuple((option.name, option.kind, option.help) for option in OPTIONS if option.name != "beams")
+"""Fields of ReplySettings that are options of their name."""
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +73,7 @@ def chat(argv: list[str] | None = None) -> int | None:
     changes: dict[str, Any] = {name: getattr(args, name) for name, *_ in DECODING}
     changes |= {"banned_words": args.banned_words, "beams": args.beams}
     changes["method"] = "greedy" if args.greedy else "beam" if args.beams is not None else None
+    changes = {name: value for name, value in changes.items() if value is not None}
     bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype, args.safety)
     session = ChatSession(bot, **changes)
     bot.settings.with_changes(**changes)  # report wrong settings before the first message
@@ -132,31 +118,19 @@ def _converse(session: ChatSession, args: argparse.Namespace) -> int:
             elif line == "/clear":
                 session.clear()
             elif line == "/retry":
-                _retry(session)
+                _say(session, session.stream_retry())
             elif line.startswith("/"):
                 print(f"没有 {line} 这个命令", file=sys.stderr)
             else:
-                _say(session, line, args.seed)
+                _say(session, session.stream(line, args.seed))
         except XianliaoError as error:
             print(error, file=sys.stderr)
 
 
-def _retry(session: ChatSession) -> None:
-    """Answer the last message again; the former exchange is restored if no new reply came."""
-    turns, last_reply = session.turns, session.last_reply
-    message = session.undo()
-    try:
-        _say(session, message, None)
-    finally:
-        if len(session.turns) < len(turns):
-            session.turns, session.last_reply = turns, last_reply
-
-
-def _say(session: ChatSession, message: str, seed: int | None) -> None:
-    """Print the reply as it grows. Ctrl+C stops it and keeps the text so far in the history."""
+def _say(session: ChatSession, stream: Generator[str, None, None]) -> None:
+    """Print a reply as it grows. Ctrl+C stops it, and the session keeps the text that was printed."""
     printed: str | None = None
     is_stopped = False
-    stream: Any = session.stream(message, seed)  # a generator
     try:
         with _first_interrupt() as interrupted:
             for text in stream:
@@ -167,6 +141,7 @@ def _say(session: ChatSession, message: str, seed: int | None) -> None:
                     is_stopped = True
                     stream.close()  # the session remembers the reply so far
     except KeyboardInterrupt:
+        stream.close()
         is_stopped = True
     reason = "stopped" if is_stopped or session.last_reply is None else session.last_reply.stop_reason
     print(f"  [{reason}]" if reason != "eos" else "")

@@ -37,6 +37,7 @@ TEXT_MODULES = (
     "chatbot.text.tokenizer",
     "chatbot.text.dialogue_files",
     "chatbot.safety",
+    "chatbot.decoding.settings",
     "data_prep.reading.formats",
     "data_prep.cleaning.rules",
     "data_prep.cleaning.cleaner",

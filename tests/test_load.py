@@ -234,7 +234,7 @@ def test_memory_is_flat_over_two_thousand_turns(server):
     shown = httpx.get(address + "/metrics").text
     kept = next(float(line.split()[1]) for line in shown.splitlines() if line.startswith("xianliao_remembered_bytes"))
     print("\nmegabytes after each 200 turns:", " ".join(f"{value:.0f}" for value in measured))
-    assert 0.9 * bot.snapshots.most_bytes < kept <= bot.snapshots.most_bytes
+    assert 0.9 * bot.snapshots.max_bytes < kept <= bot.snapshots.max_bytes
     assert measured[-1] < measured[3] + 30
 
 

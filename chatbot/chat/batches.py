@@ -1,93 +1,103 @@
-"""Rows that step together: all whose conversations can share one lane, or those of one conversation in a lane of its own."""
+"""Batches of the worker: the rows of many conversations in one batch, or those of one conversation alone."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 
-from chatbot.chat.bot import Chatbot, Reply, Request, candidate_seeds
-from chatbot.decoding.loop import repeated
+from chatbot.chat.bot import Chatbot, Request, candidate_seeds
+from chatbot.chat.snapshots import Pieces
+from chatbot.decoding.batch import native_network
+from chatbot.decoding.loop import repeat_rows
+from chatbot.decoding.native_batch import NativeBatch
 from chatbot.decoding.native_slots import Slots
-from chatbot.decoding.sampler import Live
+from chatbot.decoding.sampler import LiveReply
 from chatbot.text.layouts import DialogptLayout
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
 class Job:
-    """A reply that somebody waits for.
+    """A reply in progress.
 
     Attributes:
-        request: What is asked for.
-        deliver: Called in the worker's thread with the reply so far after every step, then with None at the end, or with
-            the error that ended it.
-        cancelled: Set by whoever no longer waits.
-        alone: Keeps it apart from others, after it may have been the cause of a failure.
-        delivered: Steps whose reply was delivered.
+        request: The request.
+        deliver: Called in the worker's thread with the reply so far after every step, then with None at the end, or
+            with the exception that ended it.
+        cancelled: Whether the caller has cancelled it.
+        alone: Whether it is decoded in a batch of its conversation alone, because it may have caused a failure.
+        delivered: Number of steps whose reply was delivered.
         rows: Its candidates, from the first token on.
-        walk: Something else to go through in its place, a step a tick, and to deliver as it is, a None not at all.
+        generator: Optional generator to run instead of decoding: it is advanced one item per tick, and items that are
+            not None are delivered unchanged.
     """
 
     request: Request
-    deliver: Callable[[Reply | BaseException | None], None]
+    deliver: Callable[[Any], None]  # Reply, an item of the generator, BaseException or None
     cancelled: bool = False
     alone: bool = False
     delivered: int = 0
-    rows: list[Live] = field(default_factory=list)
-    walk: Callable[[], Iterator] | None = None
+    rows: list[LiveReply] = field(default_factory=list)
+    generator: Callable[[], Iterator[Any]] | None = None
 
     def cancel(self) -> None:
-        """Frees its place; nothing more is delivered after the step under way."""
+        """Stop the reply; at most the step in progress is still delivered."""
         self.cancelled = True
 
-    def begin(self) -> list[Live]:
-        """Its rows, from the beginning."""
-        seeds = candidate_seeds(self.request.seed, self.request.settings.candidates)
-        self.rows = [Live(self.request.settings, random.Random(seed), self.request.answered.own) for seed in seeds]
+    def begin(self) -> list[LiveReply]:
+        """Return new rows for its candidates."""
+        settings, earlier = self.request.settings, self.request.answered.earlier_replies
+        seeds = candidate_seeds(self.request.seed, settings.candidates)
+        self.rows = [LiveReply(settings, random.Random(seed), earlier) for seed in seeds]
         return self.rows
 
 
-class OwnLane:
-    """The rows of one job. Every tick of a lane is `read`, then a choice of `tokens`, then `keep`.
+class ExclusiveBatch:
+    """Rows of one job, in any model. In every tick the worker calls `read`, sets `tokens`, and calls `keep`.
 
     Args:
-        bot: Whose replies they are.
-        job: Whose prompt is read at once.
+        bot: Bot whose model decodes.
+        job: The job; its whole prompt is read at once.
 
     Attributes:
-        logits: `[B, V]`, of the next token of each row.
-        rows, owners: The B replies under way, and whose they are.
-        tokens: What was chosen for each, to be read next.
+        logits: Logits `[B, V]` of the next token of each row.
+        rows, owners: The B replies in progress and their jobs.
+        tokens: Chosen token of each row, to be read next.
     """
 
     def __init__(self, bot: Chatbot, job: Job):
-        self._steps, logits = bot.steps_after(job.request.prompt)
+        self._batch, logits = bot.read_prompt(job.request.prompt)
         self.rows = list(job.begin())
         self.owners = [job] * len(self.rows)
         self.tokens: list[int] = []
-        self.logits = repeated(self._steps, logits, len(self.rows))
+        self.logits = repeat_rows(self._batch, logits, len(self.rows))
 
     def __len__(self) -> int:
-        """Replies in it."""
+        """Number of replies in the batch."""
         return len(self.rows)
 
     @property
     def jobs(self) -> list[Job]:
+        """Jobs in the batch."""
         return list(dict.fromkeys(self.owners))
 
     def read(self) -> None:
-        """Makes `logits` those of what follows `tokens`."""
+        """Read `tokens` and update `logits`."""
         if self.tokens:
             tokens = torch.tensor(self.tokens, device=self.logits.device)
-            self.logits = self._steps(tokens, torch.full_like(tokens, self.owners[0].request.prompt.reply_speaker))
+            self.logits = self._batch(tokens, torch.full_like(tokens, self.owners[0].request.prompt.reply_speaker))
 
-    def keep(self, places: Sequence[int]) -> None:
-        """Keeps these rows and drops the others."""
-        if 0 < len(places) < len(self.rows):
-            self._steps.select(torch.tensor(places, device=self.logits.device))
-        self.rows, self.owners, self.tokens = _chosen(places, self.rows, self.owners, self.tokens)
+    def keep(self, indices: Sequence[int]) -> None:
+        """Keep these rows and remove the others."""
+        if 0 < len(indices) < len(self.rows):
+            self._batch.select(torch.tensor(indices, device=self.logits.device))
+        self.rows, self.owners = _selected(self.rows, indices), _selected(self.owners, indices)
+        self.tokens = _selected(self.tokens, indices)
 
 
 @dataclass
@@ -95,128 +105,150 @@ class Entering:
     """A job whose prompt is being read.
 
     Attributes:
-        place: Of its state.
-        done: Pieces of its prompt that have been read.
-        logits: `[1, V]` of what follows them, None before the first.
+        slot: Slot of its state.
+        done: Number of prompt pieces that have been read.
+        logits: Logits `[1, V]` after these pieces; None before the first piece.
     """
 
     job: Job
-    place: int
+    slot: int
     done: int
     logits: torch.Tensor | None
 
     @property
-    def unread(self) -> tuple[tuple[tuple[int, ...], int], ...]:
+    def unread(self) -> Pieces:
+        """Pieces that have not been read."""
         return self.job.request.prompt.pieces[self.done :]
 
 
 @dataclass
 class Closing:
-    """A reply that has ended, whose end of turn is still to be read: then its state is the one the next turn goes on from.
+    """A finished reply whose end of turn has not been read yet; after that its state is cached for the next turn.
 
     Attributes:
-        place: Of its state.
-        pieces: Of the prompt and the reply.
+        slot: Slot of its state.
+        pieces: Pieces of the prompt and the reply.
     """
 
-    place: int
-    pieces: tuple[tuple[tuple[int, ...], int], ...]
+    slot: int
+    pieces: Pieces
 
 
-class SharedLane:
-    """The rows of all jobs whose states are in `Slots`; like `OwnLane`, and others enter at any tick.
+class SharedBatch:
+    """Rows of many jobs whose states are in `Slots`; like `ExclusiveBatch`, and jobs can enter at any tick.
 
-    A tick reads one token for each row under way, a piece of the prompt for each job that enters, and the end of turn of
-    each reply that has ended, all together. A state is remembered where the next message of the person goes on from it.
+    One tick reads together: one token of each reply in progress, one prompt piece of each entering job, and the end of
+    turn of each finished reply. A state is cached where the next message of the person continues from it.
+
+    Args:
+        bot: Bot whose compiled model decodes.
     """
 
     def __init__(self, bot: Chatbot):
-        self._closes = isinstance(bot.layout, DialogptLayout)  # whose replies end with the token that ends the turn
-        self._snapshots, self._slots = bot.snapshots, Slots(bot.model.native)
+        network = native_network(bot.model)
+        if network is None:
+            raise ValueError("A shared batch needs the compiled library.")
+        self._ends_with_turn = isinstance(bot.layout, DialogptLayout)  # the last token of a reply ends the turn
+        self._snapshots, self._slots = bot.snapshots, Slots(network)
         self.logits = torch.empty(0, bot.model.config.vocab_size)
-        self.rows: list[Live] = []
+        self.rows: list[LiveReply] = []
         self.owners: list[Job] = []
         self.tokens: list[int] = []
-        self._places: list[int] = []
+        self._row_slots: list[int] = []
         self._entering: list[Entering] = []
         self._closing: list[Closing] = []
 
     def __len__(self) -> int:
-        """Replies in it, those that enter and those that have just ended included."""
-        entering = sum(each.job.request.settings.candidates for each in self._entering)
+        """Number of replies in the batch, with entering jobs and replies that have just ended."""
+        entering = sum(entry.job.request.settings.candidates for entry in self._entering)
         return len(self.rows) + entering + len(self._closing)
 
     @property
     def jobs(self) -> list[Job]:
-        return list(dict.fromkeys([*self.owners, *(each.job for each in self._entering)]))
+        """Jobs in the batch."""
+        return list(dict.fromkeys([*self.owners, *(entry.job for entry in self._entering)]))
 
     def enter(self, job: Job) -> None:
-        """Gives a job a place, with what is remembered of its prompt."""
-        done, steps, logits = self._snapshots.longest(job.request.prompt.pieces)
-        self._entering.append(Entering(job, self._slots.enter(steps), done, logits))
+        """Give a job a slot with the longest cached prefix of its prompt."""
+        done, batch, logits = self._snapshots.longest(job.request.prompt.pieces)
+        if isinstance(batch, NativeBatch):
+            self._entering.append(Entering(job, self._slots.enter(batch), done, logits))
+        else:
+            self._entering.append(Entering(job, self._slots.enter(None), 0, None))
 
     def read(self) -> None:
-        """Makes `logits` those of what follows `tokens`, and adds rows for the jobs whose prompts have been read."""
-        reading, closing = [each for each in self._entering if each.unread], self._closing
-        tokens = [(token,) for token in self.tokens]
-        speakers = [job.request.prompt.reply_speaker for job in self.owners]
-        tokens += [each.unread[0][0] for each in reading] + [each.pieces[-1][0][-1:] for each in closing]
-        speakers += [each.unread[0][1] for each in reading] + [each.pieces[-1][1] for each in closing]
-        places = [*self._places, *(each.place for each in [*reading, *closing])]
-        logits = self._slots.read_at(places, tokens, speakers) if tokens else self.logits
-        row = len(self.rows)
-        for each in reading:
-            each.done, each.logits = each.done + 1, logits[row : row + 1].clone()
-            row += 1
-            prompt = each.job.request.prompt
-            if prompt.pieces[each.done - 1][1] == prompt.reply_speaker or not self._closes:
-                self._snapshots.keep(prompt.pieces[: each.done], self._slots.copy_of(each.place), each.logits)
-        for each in closing:
-            self._snapshots.keep(each.pieces, self._slots.copy_of(each.place), logits[row : row + 1].clone())
-            self._slots.leave(each.place)
-            row += 1
-        self._closing = []
-        ready = [each for each in self._entering if not each.unread]
-        self._entering = [each for each in self._entering if each.unread]
-        parts = [logits[: len(self.rows)]]
-        for each in ready:
-            parts += [each.logits] * self._begin(each)
+        """Read `tokens`, prompt pieces and ends of turns, update `logits`, and add the rows of jobs that are ready."""
+        prompts = [entry for entry in self._entering if entry.unread]
+        closing, self._closing = self._closing, []
+        pieces: list[tuple[tuple[int, ...], int]] = [
+            *(
+                ((token,), job.request.prompt.reply_speaker)
+                for token, job in zip(self.tokens, self.owners, strict=True)
+            ),
+            *(entry.unread[0] for entry in prompts),
+            *((entry.pieces[-1][0][-1:], entry.pieces[-1][1]) for entry in closing),
+        ]
+        slots = [*self._row_slots, *(entry.slot for entry in prompts), *(entry.slot for entry in closing)]
+        logits = self._read(slots, pieces) if pieces else self.logits[:0]
+        of_rows, of_prompts, of_closing = logits.split([len(self.rows), len(prompts), len(closing)])
+        for index, entry in enumerate(prompts):
+            self._advance(entry, of_prompts[index : index + 1].clone())
+        for index, closed in enumerate(closing):
+            after = of_closing[index : index + 1].clone()
+            self._snapshots.add(closed.pieces, self._slots.copy_of(closed.slot), after)
+            self._slots.leave(closed.slot)
+        parts = [of_rows]
+        for entry in self._entering:
+            if not entry.unread and entry.logits is not None:
+                parts += [entry.logits] * self._begin(entry)
+        self._entering = [entry for entry in self._entering if entry.unread]
         self.logits = torch.cat(parts)
 
-    def _begin(self, entered: Entering) -> int:
-        """Adds the rows of a job, the first where its prompt was read; how many."""
-        rows = entered.job.begin()
+    def _read(self, slots: list[int], pieces: Pieces | list[tuple[tuple[int, ...], int]]) -> torch.Tensor:
+        tokens = [ids for ids, _ in pieces]
+        return self._slots.read_rows(slots, tokens, [[speaker] * len(ids) for ids, speaker in pieces])
+
+    def _advance(self, entry: Entering, logits: torch.Tensor) -> None:
+        """Record that a prompt piece was read, and cache the state if a later message can continue from it."""
+        entry.done, entry.logits = entry.done + 1, logits
+        prompt = entry.job.request.prompt
+        if prompt.pieces[entry.done - 1][1] == prompt.reply_speaker or not self._ends_with_turn:
+            self._snapshots.add(prompt.pieces[: entry.done], self._slots.copy_of(entry.slot), logits)
+
+    def _begin(self, entry: Entering) -> int:
+        """Add the rows of a job whose prompt has been read, the first in its slot; return their number."""
+        rows = entry.job.begin()
         self.rows += rows
-        self.owners += [entered.job] * len(rows)
-        self._places.append(entered.place)
+        self.owners += [entry.job] * len(rows)
+        self._row_slots.append(entry.slot)
         if len(rows) > 1:
-            state = self._slots.copy_of(entered.place)
-            self._places += [self._slots.enter(state) for _ in rows[1:]]
+            state = self._slots.copy_of(entry.slot)
+            self._row_slots += [self._slots.enter(state) for _ in rows[1:]]
         return len(rows)
 
-    def keep(self, places: Sequence[int]) -> None:
-        """Keeps these rows and drops the others, and who enters and was cancelled."""
-        kept = set(places)
-        for row, place in enumerate(self._places):
+    def keep(self, indices: Sequence[int]) -> None:
+        """Keep these rows and remove the others and the cancelled jobs that are entering."""
+        kept = set(indices)
+        for row, slot in enumerate(self._row_slots):
             if row not in kept:
-                self._end(row, place)
-        lists = (self.rows, self.owners, self.tokens, self._places)
-        self.rows, self.owners, self.tokens, self._places = _chosen(places, *lists)
-        for each in self._entering:
-            if each.job.cancelled:
-                self._slots.leave(each.place)
-        self._entering = [each for each in self._entering if not each.job.cancelled]
+                self._end(row, slot)
+        self.rows, self.owners = _selected(self.rows, indices), _selected(self.owners, indices)
+        self.tokens, self._row_slots = _selected(self.tokens, indices), _selected(self._row_slots, indices)
+        for entry in self._entering:
+            if entry.job.cancelled:
+                self._slots.leave(entry.slot)
+        self._entering = [entry for entry in self._entering if not entry.job.cancelled]
 
-    def _end(self, row: int, place: int) -> None:
-        """Lets a row go; the state of a reply that is whole is for the next turn."""
+    def _end(self, row: int, slot: int) -> None:
+        """Free the slot of a row, or, for a finished reply, use its state for the next turn first."""
         job, draft = self.owners[row], self.rows[row].draft
-        if not self._closes or job.cancelled or draft.stop_reason is None or len(job.rows) > 1:
-            self._slots.leave(place)
+        if not self._ends_with_turn or job.cancelled or draft.stop_reason is None or len(job.rows) > 1:
+            self._slots.leave(slot)
             return
         prompt = job.request.prompt
         reply = ((*draft.token_ids, self.tokens[row]), prompt.reply_speaker)
-        self._closing.append(Closing(place, (*prompt.pieces, reply)))
+        self._closing.append(Closing(slot, (*prompt.pieces, reply)))
 
 
-def _chosen(places: Sequence[int], *lists: list) -> list[list]:
-    return [[values[place] for place in places] for values in lists]
+def _selected(values: Sequence[T], indices: Sequence[int]) -> list[T]:
+    return [values[index] for index in indices]

@@ -1,105 +1,59 @@
-"""Chatbot: a loaded checkpoint that answers histories. Terminal, page, API and evaluation all go through it."""
+"""Chatbot: a loaded checkpoint that replies to histories. Terminal, page, API and evaluation all use it."""
 
 from __future__ import annotations
 
 import copy
-import random
 import secrets
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 
+from chatbot.chat.ranking import load_backward, load_ranker, reads_backwards
+from chatbot.chat.request import MAX_SEED, REMEMBERED_REPLIES, Reply, Request, answered_by, candidate_seeds
 from chatbot.chat.snapshots import Snapshots
 from chatbot.checkpoint.folder import BACKWARD, GENERATION, load_model, resolve
 from chatbot.checkpoint.location import DEFAULT
-from chatbot.decoding.batch import Steps, make_native, start_steps
+from chatbot.decoding.batch import DialogueBatch, make_native, start_batch
 from chatbot.decoding.candidates import Draft
-from chatbot.decoding.loop import decode, repeated
+from chatbot.decoding.loop import decode, repeat_rows
 from chatbot.decoding.rerank import Answered, Ranker
-from chatbot.decoding.rules.eos_floor import StopReason
 from chatbot.decoding.settings import ReplySettings, settings_from
 from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.errors import CheckpointError, XianliaoError
 from chatbot.model.device import pick_device
 from chatbot.model.protocol import DialogueModel
 from chatbot.safety import Fixed, Safety, default_safety, named_safety
-from chatbot.similarity.token_vectors import VECTORS_FILE, TokenVectors
 from chatbot.storage import read_json
 from chatbot.text.dialogue import DialogueError, Prompt, clean_turn
-from chatbot.text.layouts import LAYOUTS
+from chatbot.text.layouts import LAYOUTS, SpecialIds
 from chatbot.text.tokenizer import DialogueTokenizer
 
-REMEMBERED_BYTES = 256 * 2**20
-"""Most memory of the states kept after turns."""
+__all__ = ["MAX_SEED", "REMEMBERED_REPLIES", "Chatbot", "Reply", "Request", "candidate_seeds"]
 
-REMEMBERED_REPLIES = 3
-"""The bot's last replies that the rules against repetition know of."""
+SNAPSHOT_BYTES = 256 * 2**20
+"""Maximum size in bytes of the states that are cached after turns."""
 
-ENCODED_TURNS = 8192
-"""Turns whose tokens are remembered: a request brings all that has been said again."""
+CACHED_TURNS = 8192
+"""Number of turns whose tokens are cached, because every request contains the whole history."""
 
-MAX_SEED = 2**31 - 1
-"""The largest seed that may be asked for."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A reply, whole or as far as it got.
-
-    Attributes:
-        text: Whole characters only.
-        token_ids: Tokens before the end of turn.
-        stop_reason: See `chatbot.decoding.rules.eos_floor.StopReason`.
-        log_prob: See `chatbot.decoding.candidates.Draft`.
-        seed: Gives the same reply again for the same history and settings.
-        seconds: From the call to the last token.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    stop_reason: StopReason
-    log_prob: float
-    seed: int
-    seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        return (len(self.token_ids) + 1) / max(self.seconds, 1e-9)
-
-
-@dataclass(frozen=True)
-class Request:
-    """A reply that is asked for.
-
-    Attributes:
-        prompt: The history as the model sees it.
-        answered: The history as ids.
-        settings: How to decode.
-        seed: Of its random numbers.
-        started: When it was asked for, by `time.perf_counter`.
-        fixed: The text to deliver instead of a reply of the model, or None. A request with one has an empty prompt.
-    """
-
-    prompt: Prompt
-    answered: Answered
-    settings: ReplySettings
-    seed: int
-    started: float
-    fixed: Fixed | None = None
+CACHED_TURN_CHARACTERS = 1000
+"""Longer turns are not cached."""
 
 
 class Chatbot:
     """A model with its tokenizer and decoding settings.
 
     Attributes:
-        safety: The rules for people in need and for words that must not come in; None switches them off.
+        safety: Rules for people in need and for words in messages; None switches them off.
+        context_tokens: Maximum length of the history in tokens; older turns are dropped.
+        max_message_tokens: Maximum length of a message in tokens.
 
     >>> bot = Chatbot.from_pretrained("default")
     >>> bot.reply(["你好", "你好呀", "今天心情不太好"], seed=0)  # doctest: +SKIP
@@ -115,17 +69,19 @@ class Chatbot:
         safety: Safety | Literal["default"] | None = "default",
     ):
         self.safety = default_safety() if safety == "default" else safety
-        self.model, self.tokenizer, self.settings, self.name, self.folder = model, tokenizer, settings, name, folder
-        self.layout = LAYOUTS[model.config.layout](tokenizer)
+        self.model, self.tokenizer, self.name, self.folder = model, tokenizer, name, folder
+        self.layout = LAYOUTS[model.config.layout](cast(SpecialIds, tokenizer))
         self.context_tokens = model.config.context_tokens
+        self.max_model_tokens = model.max_tokens
+        if self.max_model_tokens is not None:
+            self.context_tokens = min(self.context_tokens, self.max_model_tokens // 2 - 1)
         self.settings = self.within_limits(settings)
-        if model.max_tokens is not None:
-            self.context_tokens = min(self.context_tokens, model.max_tokens // 2 - 1)
         self.max_message_tokens = self.context_tokens // 2
-        banned = tokenizer.special_ids - {self.layout.end_of_turn_id}
-        self.vocabulary = Vocabulary(self.layout.end_of_turn_id, tuple(sorted(banned)), tokenizer.token_bytes())
-        self.snapshots = Snapshots(REMEMBERED_BYTES)
-        self._encode_short = lru_cache(ENCODED_TURNS)(self._encode)
+        end_id = self.layout.end_of_turn_id
+        banned = sorted(token for token in tokenizer.special_ids if token is not None and token != end_id)
+        self.vocabulary = Vocabulary(end_id, tuple(banned), tokenizer.token_bytes())
+        self.snapshots = Snapshots(SNAPSHOT_BYTES)
+        self._encode_cached = lru_cache(CACHED_TURNS)(self._encode)
         self._reading = threading.Lock()
         self._ranker: Ranker | None = None
 
@@ -137,20 +93,21 @@ class Chatbot:
         dtype: str = "auto",
         safety: Safety | str | Path | None = "default",
     ) -> Chatbot:
-        """Loads a checkpoint folder; `default` is the bundled one.
+        """Load a checkpoint folder.
 
         Args:
-            checkpoint: A folder, or `default`.
+            checkpoint: A folder, or `default` for the bundled checkpoint.
             device: auto, cpu, cuda or mps.
             dtype: auto, float32, float16, bfloat16 or int8; auto is float32 on CPU and bfloat16 on CUDA. int8 reads
-                and decodes with int8 products on the CPU; where that cannot be it warns and takes float32.
-            safety: A folder of safety files, or rules that are loaded; `default` takes those of the package, None none.
+                and decodes with int8 products on the CPU; if that is not possible, it warns and uses float32.
+            safety: A folder of safety files, or loaded rules; `default` uses those of the package, None switches them
+                off.
 
         Raises:
-            CheckpointError, TokenizerError: What is missing or damaged.
+            CheckpointError, TokenizerError: A file of the checkpoint is missing or damaged.
             SafetyError: The safety files cannot be used.
         """
-        safety = safety if isinstance(safety, Safety) else named_safety(safety)
+        rules = safety if isinstance(safety, Safety) else named_safety(safety)
         path = resolve(checkpoint)
         int8 = dtype == "int8"
         device, torch_dtype = pick_device("cpu" if int8 and device == "auto" else device, "float32" if int8 else dtype)
@@ -162,48 +119,55 @@ class Chatbot:
                 f"{path} has a tokenizer of {tokenizer.vocab_size} tokens but a model of {model.config.vocab_size};"
                 " copy or train the checkpoint again."
             )
-        if model.config.direction == "backward":
+        if reads_backwards(model):
             raise CheckpointError(
-                f"{path} reads dialogues backwards, to rank replies; put it into the folder {BACKWARD}/ of a checkpoint."
+                f"{path} reads dialogues backwards, to rank replies; put it into {BACKWARD}/ of a checkpoint folder."
             )
         if not make_native(model, int8) and int8:
             warnings.warn(
-                "int8 needs the CPU, a C compiler, linear or sliding-window layers and no end head: going on in float32.",
+                "int8 needs the CPU, a C compiler, linear or sliding-window layers and no end head:"
+                " going on in float32.",
                 stacklevel=2,
             )
-        return cls(model, tokenizer, settings, path.name, path, safety)
+        return cls(model, tokenizer, settings, path.name, path, rules)
 
-    def reply(self, turns: Sequence[str], seed: int | None = None, **changes) -> str:
-        """The reply to a history, oldest turn first; `changes` are fields of `ReplySettings`.
+    def reply(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> str:
+        """Return the text of the reply to a history.
+
+        Args:
+            turns: The history, oldest turn first; the last turn is the message.
+            seed: Seed of the random numbers; None draws one.
+            changes: Fields of `ReplySettings` for this reply; None switches a setting off.
 
         Raises:
             DialogueError: The history is empty, or its last turn empty or too long.
+            ReplySettingsError: A setting is unknown, or its value cannot be used.
         """
         return self.respond(turns, seed, **changes).text
 
-    def respond(self, turns: Sequence[str], seed: int | None = None, **changes) -> Reply:
-        """`reply` with why it stopped, its log-probability and its seed."""
+    def respond(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Reply:
+        """Return the reply with its stop reason, log-probability and seed; arguments as for `reply`."""
         *_, reply = self.stream_replies(turns, seed, **changes)
         return reply
 
-    def stream(self, turns: Sequence[str], seed: int | None = None, **changes) -> Iterator[str]:
-        """The text so far, again after each token; it only grows and never shows a part of a character."""
+    def stream(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Iterator[str]:
+        """Yield the text so far after each token; it only grows and never ends in part of a character."""
         for reply in self.stream_replies(turns, seed, **changes):
             yield reply.text
 
-    def stream_replies(self, turns: Sequence[str], seed: int | None = None, **changes) -> Iterator[Reply]:
-        """The reply so far, again after each token; its reason is `stopped` until the last, which is whole."""
+    def stream_replies(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Iterator[Reply]:
+        """Yield the reply so far after each token; its stop reason is `stopped` until the last yield."""
         request = self.request(turns, seed, **changes)
         if request.fixed is not None:
-            yield self.show_fixed(request)
+            yield self.show_fixed(request, request.fixed)
             return
         with self._reading:
-            steps, logits = self.steps_after(request.prompt)
-        for draft in self.drafts(request, steps, logits):
+            batch, logits = self.read_prompt(request.prompt)
+        for draft in self.drafts(request, batch, logits):
             yield self.show(request, draft)
 
-    def request(self, turns: Sequence[str], seed: int | None = None, **changes) -> Request:
-        """What is asked for, checked.
+    def request(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Request:
+        """Return a checked request; arguments as for `reply`.
 
         Raises:
             DialogueError, XianliaoError, ReplySettingsError: The history, the seed or a setting cannot be used.
@@ -211,121 +175,132 @@ class Chatbot:
         started = time.perf_counter()
         seed = secrets.randbelow(MAX_SEED) if seed is None else seed
         if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-            raise XianliaoError(f"A seed is a whole number from 0 to {MAX_SEED}, got {seed!r}.")
+            raise XianliaoError(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
         settings = self.within_limits(self.settings.with_changes(**changes))
         self._check_turns(turns)
         if self.safety is not None:
             if (fixed := self.safety.answer(turns)) is not None:
-                nothing = Prompt((), 1 - (len(turns) - 1) % 2, 0)
-                return Request(nothing, Answered([], []), settings, seed, started, fixed)
+                prompt = Prompt((), 1 - (len(turns) - 1) % 2, 0)
+                return Request(prompt, Answered([], []), settings, seed, started, fixed)
             turns = self.safety.prompt(turns)
             if words := self.safety.banned_words:
                 settings = settings.with_changes(banned_words=tuple(dict.fromkeys((*settings.banned_words, *words))))
         ids = self.encode_turns(turns)
-        answered = Answered(ids, ids[-2::-2][:REMEMBERED_REPLIES])  # the bot's last turns
+        answered = answered_by(ids)
         return Request(self.layout.prompt(ids, self.context_tokens), answered, settings, seed, started)
 
     def show(self, request: Request, draft: Draft) -> Reply:
-        """A draft as the person sees it."""
+        """Return a draft as text, with its seed and time."""
         text = self.tokenizer.decode_complete(draft.token_ids).strip()
         seconds = time.perf_counter() - request.started
         reason = draft.stop_reason or "stopped"
         return Reply(text, tuple(draft.token_ids), reason, draft.log_prob, request.seed, seconds)
 
-    def show_fixed(self, request: Request) -> Reply:
-        """The reply of a request with a fixed text."""
-        return Reply(request.fixed.text, (), "safety", 0.0, request.seed, time.perf_counter() - request.started)
+    def show_fixed(self, request: Request, fixed: Fixed) -> Reply:
+        """Return the reply of a request that a fixed text answers."""
+        return Reply(fixed.text, (), "safety", 0.0, request.seed, time.perf_counter() - request.started)
 
     def fixed_answer(self, turns: Sequence[str]) -> Fixed | None:
-        """The fixed text that answers a history, or None where the model answers."""
+        """Return the fixed text that answers a history, or None if the model answers."""
         return None if self.safety is None else self.safety.answer(turns)
 
     def with_safety(self, safety: Safety | None) -> Chatbot:
-        """A bot with other rules that shares the model and what it remembers; this one stays as it is."""
+        """Return a bot with other rules that shares the model and its cached states; this bot is unchanged."""
         bot = copy.copy(self)
         bot.safety = safety
         return bot
 
-    def drafts(self, request: Request, steps: Steps, logits: torch.Tensor) -> Iterator[Draft]:
-        """The reply after each step; where the best of several is taken it is empty until all have ended.
+    def drafts(self, request: Request, batch: DialogueBatch, logits: torch.Tensor) -> Iterator[Draft]:
+        """Yield the reply after each step; with several candidates it is empty until all have ended.
 
         Args:
-            request: What is asked for.
-            steps: After its prompt; used up.
-            logits: `[1, V]` of the first token.
+            request: The request.
+            batch: The dialogue after the prompt, one row; decoding uses it up.
+            logits: Logits `[1, V]` of the first token.
         """
-        settings, answered = request.settings, request.answered
-        count = settings.candidates
-        logits = repeated(steps, logits, count)
+        settings, count = request.settings, request.settings.candidates
+        logits = repeat_rows(batch, logits, count)
         speakers, seeds = [request.prompt.reply_speaker] * count, candidate_seeds(request.seed, count)
-        for drafts in decode(steps, logits, speakers, settings, self.vocabulary, seeds, [answered.own] * count):
-            ended = all(draft.stop_reason is not None for draft in drafts)
-            if count > 1 and not ended:
-                yield Draft()
-            elif count == 1:
-                yield drafts[0]
-        if count > 1:
-            yield drafts[self.ranker(settings).best([answered], [drafts], settings)[0]]
+        earlier = [request.answered.earlier_replies] * count
+        for candidates in decode(batch, logits, speakers, settings, self.vocabulary, seeds, earlier):
+            yield self.best_draft(request, candidates)
+
+    def best_draft(self, request: Request, candidates: Sequence[Draft]) -> Draft:
+        """Return the draft to show: a single candidate, or the best one once all have ended and an empty draft before.
+
+        Raises:
+            CheckpointError, XianliaoError: The backward model or the vectors of the checkpoint cannot be used.
+        """
+        if len(candidates) > 1 and any(draft.stop_reason is None for draft in candidates):
+            return Draft()
+        return candidates[self.best_of([request.answered], [candidates], request.settings)[0]]
+
+    def best_of(
+        self, answered: Sequence[Answered], candidates: Sequence[Sequence[Draft]], settings: ReplySettings
+    ) -> list[int]:
+        """Return, for each history, the index of its best candidate.
+
+        Args:
+            answered: The histories.
+            candidates: Finished candidates of each history, `settings.candidates` each.
+            settings: Settings of all of them.
+
+        Raises:
+            CheckpointError, XianliaoError: The backward model or the vectors of the checkpoint cannot be used.
+        """
+        if settings.candidates == 1:
+            return [0] * len(candidates)
+        return self.ranker(settings).best(answered, candidates, settings)
 
     def ranker(self, settings: ReplySettings) -> Ranker:
-        """Chooses among candidates, with the checkpoint's vectors and, where the settings ask for it, backward model.
+        """Return the ranker, with the checkpoint's vectors and, if the settings use it, the backward model.
 
         Raises:
-            CheckpointError, XianliaoError: The backward model or the vectors are there and cannot be used.
+            CheckpointError, XianliaoError: The backward model or the vectors of the checkpoint cannot be used.
         """
-        if self._ranker is None and self.folder is not None and (self.folder / VECTORS_FILE).is_file():
-            self._ranker = Ranker(self.layout, TokenVectors.load(self.folder, self.tokenizer.vocab_size))
-        elif self._ranker is None:
-            self._ranker = Ranker(self.layout)
-        has_backward = self.folder is not None and (self.folder / BACKWARD).is_dir()
-        if settings.rank_backward and self._ranker.backward is None and has_backward:
-            self._ranker = replace(self._ranker, backward=self._load_backward())
+        if self._ranker is None:
+            self._ranker = load_ranker(self.folder, self.layout, self.tokenizer.vocab_size)
+        if settings.rank_backward and self._ranker.backward is None:
+            backward = load_backward(self.folder, self.tokenizer, str(self.model.device))
+            self._ranker = replace(self._ranker, backward=backward)
         return self._ranker
 
-    def _load_backward(self) -> DialogueModel:
-        path = self.folder / BACKWARD
-        model = load_model(path, str(self.model.device))
-        if model.config.direction != "backward":
-            raise CheckpointError(f"{path} holds no backward model; train it with xianliao-train --direction backward.")
-        if DialogueTokenizer.load(path).to_json() != self.tokenizer.to_json():
-            raise CheckpointError(
-                f"{path} has another tokenizer than {self.folder}; train it on the same prepared sets."
-            )
-        return model
-
     def within_limits(self, settings: ReplySettings) -> ReplySettings:
-        """Settings whose replies have places in a model of limited length: half of it, the prompt has the other."""
-        most = self.model.max_tokens
-        if most is None or settings.limit_tokens <= most // 2:
+        """Return the settings with at most half of a limited model's length for the reply; the prompt has the rest."""
+        limit = self.max_model_tokens
+        if limit is None or settings.limit_tokens <= limit // 2:
             return settings
-        return settings.with_changes(max_reply_tokens=most // 2)
+        return settings.with_changes(max_reply_tokens=limit // 2)
 
     def encode_turns(self, turns: Sequence[str]) -> list[list[int]]:
-        """Token ids of the turns, as the model sees them.
+        """Return the token ids of the turns, as the model sees them.
 
         Raises:
-            DialogueError: There are no turns, or the last one is empty or too long.
+            DialogueError: The history is empty, or its last turn empty or too long.
         """
         self._check_turns(turns)
-        ids = [list((self._encode_short if len(turn) < 1000 else self._encode)(turn)) for turn in turns]
+        ids = [
+            list(self._encode_cached(turn) if len(turn) < CACHED_TURN_CHARACTERS else self._encode(turn))
+            for turn in turns
+        ]
         if len(ids[-1]) > self.max_message_tokens:
             raise DialogueError(
-                f"The message is too long: {len(turns[-1])} characters make {len(ids[-1])} tokens,"
-                f" the most is {self.max_message_tokens}; send it in parts."
+                f"The message is too long: {len(turns[-1])} characters are {len(ids[-1])} tokens, and the maximum is"
+                f" {self.max_message_tokens}. Send it in parts."
             )
         return ids
 
     @staticmethod
     def _check_turns(turns: Sequence[str]) -> None:
-        """Refuses what is no history.
+        """Check that a history can be answered.
 
         Raises:
-            DialogueError: There are no turns, or the last one is empty.
+            DialogueError: It is empty, or its last turn is.
         """
         if isinstance(turns, str) or not all(isinstance(turn, str) for turn in turns):
             raise DialogueError("The history must be a list of strings, oldest turn first.")
         if not turns:
-            raise DialogueError("There is nothing to reply to: give at least one turn.")
+            raise DialogueError("The history is empty: give at least one turn.")
         if not clean_turn(turns[-1]):
             raise DialogueError("The message is empty; type something to talk about.")
 
@@ -333,26 +308,25 @@ class Chatbot:
         return tuple(self.tokenizer.encode(clean_turn(turn)))
 
     def count_tokens(self, message: str) -> int:
-        """Tokens of a message, as `max_message_tokens` counts them."""
+        """Return the number of tokens of a message, as `max_message_tokens` counts them."""
         return len(self.tokenizer.encode(clean_turn(message)))
 
     @torch.inference_mode()
-    def steps_after(self, prompt: Prompt) -> tuple[Steps, torch.Tensor]:
-        """What is remembered of a prompt and the next logits `[1, V]`, from the longest remembered beginning.
+    def read_prompt(self, prompt: Prompt) -> tuple[DialogueBatch, torch.Tensor]:
+        """Read a prompt after its longest cached prefix.
 
-        Each turn is read by itself, whether the state is carried along or rebuilt from the text, so both give the same
-        bits. The caller may use the steps up.
+        Each turn is read by itself, whether the state is cached or rebuilt from the text, so both give the same bits.
+
+        Returns:
+            The dialogue as a batch of one row, which the caller can use up, and the next logits `[1, V]`.
         """
         pieces = prompt.pieces
-        done, steps, logits = self.snapshots.find(pieces)
-        steps = start_steps(self.model) if steps is None else steps
+        done, batch, logits = self.snapshots.find(pieces)
+        batch = start_batch(self.model) if batch is None else batch
         for count in range(done, len(pieces)):
             tokens, speaker = pieces[count]
-            logits = steps.read([tokens], [[speaker] * len(tokens)])
-            self.snapshots.keep(pieces[: count + 1], steps.clone(), logits)
-        return steps, logits
-
-
-def candidate_seeds(seed: int, count: int) -> list[int]:
-    """Seeds of the candidates of a reply; the first is its own, so that one candidate is the reply without a choice."""
-    return [seed, *(random.Random(f"{seed}/{number}").randrange(MAX_SEED) for number in range(1, count))]
+            logits = batch.read([tokens], [[speaker] * len(tokens)])
+            self.snapshots.add(pieces[: count + 1], batch.clone(), logits)
+        if logits is None:
+            raise DialogueError("The prompt is empty: give at least one turn.")
+        return batch, logits

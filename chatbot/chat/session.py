@@ -1,8 +1,9 @@
-"""ChatSession: one conversation between a person and a bot, that can be taken back, changed and tried again."""
+"""ChatSession: one conversation between a person and a bot, with undo, retry and edit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
 
 from chatbot.chat.bot import Chatbot, Reply
 from chatbot.chat.worker import Worker
@@ -10,56 +11,57 @@ from chatbot.text.dialogue import DialogueError
 
 
 class ChatSession:
-    """History in, replies out. The person speaks first, the bot second, in turn.
+    """A conversation. The person speaks first, the bot second, in turn.
 
-    Whose replies they are is a `Chatbot`, or a `chatbot.chat.worker.Worker` that decodes for many sessions at once.
+    Replies come from a `Chatbot`, or from a `chatbot.chat.worker.Worker` that decodes for many sessions together.
 
     Attributes:
-        turns: All turns so far, oldest first; the bot's have odd indices.
+        turns: All turns so far, oldest first; those of the bot have odd indices.
         last_reply: The newest `Reply`, or None.
     """
 
-    def __init__(self, bot: Chatbot | Worker, turns: Sequence[str] = (), **changes):
-        """Starts a conversation, or continues one from its turns; `changes` are fields of `ReplySettings`."""
+    def __init__(self, bot: Chatbot | Worker, turns: Sequence[str] = (), **changes: Any):
+        """Start a conversation, or continue one from its turns; `changes` are fields of `ReplySettings`."""
         self.bot, self.turns, self.changes = bot, list(turns), changes
         self.last_reply: Reply | None = None
 
     def reply(self, message: str, seed: int | None = None) -> str:
-        """Says `message` and returns the answer; both join the history.
+        """Return the reply to `message`, and add both to the history.
 
         Raises:
-            DialogueError: The message is empty or too long; the history stays as it was.
+            DialogueError: The message is empty or too long; the history is unchanged.
         """
-        text = ""
-        for text in self.stream(message, seed):  # noqa: B007
-            pass
-        return text
+        return _last(self.stream(message, seed))
 
-    def stream(self, message: str, seed: int | None = None) -> Iterator[str]:
-        """`reply` as it grows.
+    def stream(self, message: str, seed: int | None = None) -> Generator[str, None, None]:
+        """Yield the reply to `message` as it grows, and add both to the history at the end.
 
-        A stream that is closed early keeps what was said so far, with reason `stopped`; one that fails, or is closed
-        before anything was said, changes nothing.
+        A stream that is closed or interrupted (Ctrl+C) early adds the text shown so far, with stop reason `stopped`. A
+        stream that fails, or ends before the first token, changes nothing.
         """
-        history = [*self.turns, message]
-        reply = None
+        return self._stream([*self.turns, message], seed)
+
+    def _stream(self, history: list[str], seed: int | None) -> Generator[str, None, None]:
+        shown = None
         try:
             for reply in self.bot.stream_replies(history, seed, **self.changes):
+                shown = reply
                 yield reply.text
-        except GeneratorExit:
-            if reply is not None and (reply.token_ids or reply.stop_reason == "safety"):
-                self._remember(history, reply)
+        except (GeneratorExit, KeyboardInterrupt):
+            if shown is not None and (shown.token_ids or shown.stop_reason == "safety"):
+                self._remember(history, shown)
             raise
-        self._remember(history, reply)
+        if shown is not None:
+            self._remember(history, shown)
 
     def _remember(self, history: list[str], reply: Reply) -> None:
         self.turns, self.last_reply = [*history, reply.text], reply
 
     def undo(self) -> str:
-        """Takes the last exchange back and returns the message it began with.
+        """Remove the last exchange and return its message.
 
         Raises:
-            DialogueError: Nothing has been said.
+            DialogueError: The history is empty.
         """
         if len(self.turns) < 2:
             raise DialogueError("There is nothing to take back yet.")
@@ -68,26 +70,41 @@ class ChatSession:
         return message
 
     def retry(self, seed: int | None = None) -> str:
-        """Another answer to the last message."""
-        if len(self.turns) < 2:
-            raise DialogueError("There is nothing to try again yet.")
-        return self.edit(len(self.turns) - 2, self.turns[-2], seed)
-
-    def edit(self, index: int, message: str, seed: int | None = None) -> str:
-        """Changes the person's turn `index`, forgets what came after it, and answers anew; a failure changes nothing.
+        """Return another reply to the last message, in place of the last one.
 
         Raises:
-            DialogueError: `index` is not a turn of the person, or the message is empty or too long.
+            DialogueError: The history is empty.
         """
+        return _last(self.stream_retry(seed))
+
+    def stream_retry(self, seed: int | None = None) -> Generator[str, None, None]:
+        """Yield another reply to the last message as it grows; see `stream` for its end and `retry` for errors."""
+        if len(self.turns) < 2:
+            raise DialogueError("There is nothing to try again yet.")
+        return self.stream_edit(len(self.turns) - 2, self.turns[-2], seed)
+
+    def edit(self, index: int, message: str, seed: int | None = None) -> str:
+        """Replace the person's turn `index`, remove the turns after it, and return the new reply.
+
+        Raises:
+            DialogueError: `index` is not a turn of the person, or the message is empty or too long; the history is
+                unchanged.
+        """
+        return _last(self.stream_edit(index, message, seed))
+
+    def stream_edit(self, index: int, message: str, seed: int | None = None) -> Generator[str, None, None]:
+        """Yield the reply of `edit` as it grows; see `stream` for its end and `edit` for errors."""
         if index % 2 or not 0 <= index < len(self.turns):
             raise DialogueError(f"Turn {index} is not one of yours; yours are 0, 2, … below {len(self.turns)}.")
-        before, self.turns = self.turns, self.turns[:index]
-        try:
-            return self.reply(message, seed)
-        except BaseException:
-            self.turns = before
-            raise
+        return self._stream([*self.turns[:index], message], seed)
 
     def clear(self) -> None:
-        """Starts over."""
+        """Remove all turns."""
         self.turns, self.last_reply = [], None
+
+
+def _last(texts: Iterator[str]) -> str:
+    text = ""
+    for text in texts:  # noqa: B007
+        pass
+    return text

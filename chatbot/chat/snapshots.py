@@ -1,61 +1,66 @@
-"""What a model remembered after each turn of the conversations it has seen, so that a new turn costs only its own tokens."""
+"""Cache of model states after each turn of recent conversations, so that a new turn costs only its own tokens."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import torch
 
-from chatbot.decoding.batch import Steps
+from chatbot.decoding.batch import DialogueBatch
 
-Pieces = Sequence[tuple[tuple[int, ...], int]]
+Pieces = tuple[tuple[tuple[int, ...], int], ...]
+"""Parts of a prompt with their speakers; see `chatbot.text.dialogue.Prompt`."""
 
 
 class Snapshots:
-    """States by the pieces of the prompt that led to them, least recently used ones forgotten first.
+    """States by the prompt pieces that led to them; the least recently used states are evicted first.
 
-    A forgotten one is rebuilt from the text, bit for bit: every piece is read by itself either way.
+    An evicted state is rebuilt from the text, bit for bit, because every piece is read by itself either way.
 
     Args:
-        most_bytes: Of states and logits.
+        max_bytes: Maximum size of all states and logits in bytes.
     """
 
-    def __init__(self, most_bytes: int):
-        self.most_bytes, self.bytes = most_bytes, 0
-        self._kept: OrderedDict[tuple, tuple[Steps, torch.Tensor, int]] = OrderedDict()
+    def __init__(self, max_bytes: int):
+        self.max_bytes, self.bytes = max_bytes, 0
+        self._entries: OrderedDict[Pieces, tuple[DialogueBatch, torch.Tensor, int]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
-    def find(self, pieces: Pieces) -> tuple[int, Steps | None, torch.Tensor | None]:
-        """`longest`, with a copy of the state."""
-        count, steps, logits = self.longest(pieces)
-        return count, None if steps is None else steps.clone(), logits
+    def find(self, pieces: Pieces) -> tuple[int, DialogueBatch | None, torch.Tensor | None]:
+        """Return the same as `longest`, with a copy of the state that the caller can change."""
+        count, batch, logits = self.longest(pieces)
+        return count, None if batch is None else batch.clone(), logits
 
-    def longest(self, pieces: Pieces) -> tuple[int, Steps | None, torch.Tensor | None]:
-        """How many of the pieces, from the first, are remembered together, and the state and logits after them, to read."""
+    def longest(self, pieces: Pieces) -> tuple[int, DialogueBatch | None, torch.Tensor | None]:
+        """Find the longest cached prefix of a prompt.
+
+        Returns:
+            Number of pieces in the prefix, and the state and logits `[1, V]` after it, which must not be changed.
+        """
         for count in range(len(pieces), 0, -1):
-            found = self._kept.get(pieces[:count])
-            if found is not None:
-                self._kept.move_to_end(pieces[:count])
-                return count, found[0], found[1]
+            entry = self._entries.get(pieces[:count])
+            if entry is not None:
+                self._entries.move_to_end(pieces[:count])
+                return count, entry[0], entry[1]
         return 0, None, None
 
-    def keep(self, pieces: Pieces, steps: Steps, logits: torch.Tensor) -> None:
-        """Remembers what is there after the pieces; the caller must not go on with these steps."""
-        self._drop(pieces)
-        size = steps.nbytes() + logits.nbytes
-        self._kept[pieces] = (steps, logits, size)
+    def add(self, pieces: Pieces, batch: DialogueBatch, logits: torch.Tensor) -> None:
+        """Cache the state and logits after the pieces; the caller must not change them afterwards."""
+        self._remove(pieces)
+        size = batch.nbytes() + logits.nbytes
+        self._entries[pieces] = (batch, logits, size)
         self.bytes += size
-        while self.bytes > self.most_bytes and len(self._kept) > 1:
-            self._drop(next(iter(self._kept)))
+        while self.bytes > self.max_bytes and len(self._entries) > 1:
+            self._remove(next(iter(self._entries)))
 
     def clear(self) -> None:
-        self._kept.clear()
+        """Remove all states."""
+        self._entries.clear()
         self.bytes = 0
 
-    def _drop(self, pieces: Pieces) -> None:
-        found = self._kept.pop(pieces, None)
-        if found is not None:
-            self.bytes -= found[2]
+    def _remove(self, pieces: Pieces) -> None:
+        entry = self._entries.pop(pieces, None)
+        if entry is not None:
+            self.bytes -= entry[2]

@@ -1,4 +1,4 @@
-"""How a reply was chosen, token by token: what the rules kept, with which probability, and where the end stood."""
+"""Trace of a reply, token by token: the candidates with their probabilities, and the probability of the end."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 import torch
 
 from chatbot.chat.bot import Chatbot, Request
-from chatbot.decoding.candidates import Candidates, next_candidates
-from chatbot.decoding.rules.truncation import truncation
+from chatbot.decoding.candidates import Candidates, Draft, next_candidates
+from chatbot.decoding.rules.truncation import truncate
 from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import XianliaoError
 
-MOST_SHOWN = 8
-"""Candidates that are named; all are counted."""
+MAX_SHOWN = 8
+"""Maximum number of candidates that are listed; all are counted."""
 
 
 @dataclass(frozen=True)
 class TracedStep:
-    """One choice.
+    """Choice of one token.
 
     Attributes:
-        token: Text of the token that was chosen; empty for the end of the turn.
-        probability: With which it was drawn; 1 where the hard limit or a search over whole replies took it.
-        kept: The most likely candidates that were kept, text and probability; the end is the empty text.
-        count: How many were kept.
-        end: Probability of the end after rules and temperature, before the floor and the truncation.
-        end_kept: The same as it was drawn.
-        floor: What the floor asks of the end there.
+        token: Text of the chosen token; empty for the end of the turn.
+        probability: Probability of the chosen token; 1 if the hard limit or a search over whole replies chose it.
+        kept: Most likely candidates after truncation, text and probability; the end is the empty text.
+        count: Number of candidates after truncation.
+        end: Probability of the end after rules and temperature, before floor and truncation.
+        end_kept: Probability of the end after floor and truncation.
+        floor: Least probability of the end by the floor.
     """
 
     token: str
@@ -42,46 +42,47 @@ class TracedStep:
 
 @torch.inference_mode()
 def trace(bot: Chatbot, request: Request) -> Iterator[TracedStep | None]:
-    """Decodes a reply (None for each step of that), then goes through it again and says what was there to choose from.
+    """Decode a reply, yielding None per step, then read it again and yield the candidates of every step.
 
-    Both use the same state, rules and seed, so it is the reply that `Chatbot.respond` gives. For beam search and best of
-    several it shows what the reply that won had to choose from.
+    Both passes use the same state, rules and seed, so it is the reply of `Chatbot.respond`. For beam search and best of
+    several candidates, the steps show the alternatives of the chosen reply.
 
     Raises:
-        XianliaoError: The reply is a fixed text that no model made.
+        XianliaoError: The reply is a fixed text.
     """
     if request.fixed is not None:
-        raise XianliaoError("This reply was written beforehand; the model chose nothing.")
-    for draft in bot.drafts(request, *bot.steps_after(request.prompt)):  # noqa: B007
+        raise XianliaoError("This reply is a fixed text; the model did not choose its words.")
+    draft = Draft()
+    for draft in bot.drafts(request, *bot.read_prompt(request.prompt)):  # noqa: B007
         yield None
-    steps, logits = bot.steps_after(request.prompt)
+    batch, logits = bot.read_prompt(request.prompt)
     speaker = torch.tensor([request.prompt.reply_speaker], device=logits.device)
     tokens = [*draft.token_ids, bot.vocabulary.end_id]
-    for place, token in enumerate(tokens):
-        found = next_candidates(logits, request.settings, bot.vocabulary, [tokens[:place]], [request.answered.own])
-        yield _step(bot, request.settings, found, token, draft.stop_reason == "limit" and place == len(tokens) - 1)
-        if place < len(tokens) - 1:
-            logits = steps(torch.tensor([token], device=logits.device), speaker)
+    earlier = [request.answered.earlier_replies]
+    for emitted, token in enumerate(tokens):
+        candidates = next_candidates(logits, request.settings, bot.vocabulary, [tokens[:emitted]], earlier)
+        is_last = emitted == len(tokens) - 1
+        yield _step(bot, request.settings, candidates, token, draft.stop_reason == "limit" and is_last)
+        if not is_last:
+            logits = batch(torch.tensor([token], device=logits.device), speaker)
 
 
-def _step(bot: Chatbot, settings: ReplySettings, found: Candidates, token: int, forced: bool) -> TracedStep:
+def _step(bot: Chatbot, settings: ReplySettings, candidates: Candidates, token: int, forced: bool) -> TracedStep:
     end_id = bot.vocabulary.end_id
     sampled = settings.method == "sample"
-    heated = (found.ruled / (settings.temperature if sampled else 1)).log_softmax(-1)
-    floored = heated if found.floor is None else found.floor.apply(heated, found.emitted, end_id)
-    shares = truncation(settings, end_id)(None, floored).softmax(-1)[0]
-    kept = shares.topk(min(MOST_SHOWN, int((shares > 0).sum())))
-    texts = [bot.tokenizer.decode([each]) if each != end_id else "" for each in (token, *kept.indices.tolist())]
-    floor = 0.0
-    if settings.floor is not None:
-        late = max(0, int(found.emitted[0]) - settings.floor.start_tokens)
-        floor = 1 - 0.5 ** (late / settings.floor.delta_tokens)
+    heated = (candidates.ruled / (settings.temperature if sampled else 1)).log_softmax(-1)
+    floor = candidates.floor
+    floored = heated if floor is None else floor.apply(heated, candidates.emitted, end_id)
+    shares = truncate(floored, settings, end_id).softmax(-1)[0]
+    count = int((shares > 0).sum())
+    kept = shares.topk(min(MAX_SHOWN, count))
+    texts = ["" if i == end_id else bot.tokenizer.decode([i]) for i in (token, *kept.indices.tolist())]
     return TracedStep(
         token=texts[0],
         probability=1.0 if forced or not sampled else float(shares[token]),
         kept=tuple(zip(texts[1:], kept.values.tolist(), strict=True)),
-        count=int((shares > 0).sum()),
+        count=count,
         end=float(heated[0, end_id].exp()),
         end_kept=1.0 if forced else float(shares[end_id]),
-        floor=floor,
+        floor=0.0 if floor is None else float(floor.mass(candidates.emitted)[0]),
     )

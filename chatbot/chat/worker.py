@@ -1,10 +1,10 @@
-"""Continuous batching: one worker decodes for all conversations at once; they join and leave at any step.
+"""Continuous batching: one worker thread decodes for all conversations, which join and leave at any step.
 
-Every tick of the worker reads, all together, the next turn of all that are new and the last token of all whose reply is
-under way, and then chooses the next token of these. A conversation's state has a constant size and a place of its own, so
-entering is copying a few hundred kilobytes, and leaving nothing. With the compiled network a row's numbers do not depend on
-the other rows, so a reply is the one that the same seed gives alone. Without it, and for beam search, every conversation
-steps by itself: slower, and again exactly its own reply.
+Every tick of the worker reads, all together, the next turn of every new conversation and the last token of every reply
+in progress, and then chooses the next token of these replies. The state of a conversation has a constant size and a
+slot, so joining copies a few hundred kilobytes, and leaving copies no state. In the compiled library the numbers of a
+row do not depend on the other rows, so a reply is the same as alone with the same seed. Without the library, and for
+beam search, every conversation steps by itself: slower, and again with the same reply.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
-from chatbot.chat.batches import Job, OwnLane, SharedLane
+from chatbot.chat.batches import ExclusiveBatch, Job, SharedBatch
 from chatbot.chat.bot import Chatbot, Reply, Request
 from chatbot.chat.trace import TracedStep, trace
-from chatbot.decoding.candidates import Draft
+from chatbot.decoding.batch import native_network
 from chatbot.decoding.sampler import choose
 from chatbot.errors import XianliaoError
 
-END = object()
-"""Of what is gone through."""
+SHUTTING_DOWN = "The server is shutting down; try again when it is back."
 
 
 class BusyError(XianliaoError):
-    """Too many conversations wait already."""
+    """The queue is full."""
 
 
 class WorkerError(XianliaoError):
@@ -37,211 +37,210 @@ class WorkerError(XianliaoError):
 
 
 class Worker:
-    """Decodes for many conversations in a thread of its own.
+    """Thread that decodes for many conversations.
 
     Args:
-        bot: Whose replies they are; nobody else may use its model while the worker runs.
-        most_rows: Replies that are decoded at the same time; more wait.
-        most_waiting: Replies that may wait; more are refused.
+        bot: Bot that replies; no other thread may use its model while the worker runs.
+        max_rows: Maximum number of replies that are decoded at the same time; more wait in the queue.
+        max_waiting: Maximum number of replies in the queue; more are refused.
+
+    Attributes:
+        waiting: Queue of jobs.
+        batches: Batches that are being decoded.
+        generators: Jobs that are decoded by a generator (beam search), or run one instead of decoding.
     """
 
-    def __init__(self, bot: Chatbot, most_rows: int = 64, most_waiting: int = 256):
-        self.bot, self.most_rows, self.most_waiting = bot, most_rows, most_waiting
+    def __init__(self, bot: Chatbot, max_rows: int = 64, max_waiting: int = 256):
+        self.bot, self.max_rows, self.max_waiting = bot, max_rows, max_waiting
         self.waiting: deque[Job] = deque()
-        self.lanes: list[OwnLane | SharedLane] = []
-        self.searches: list[tuple[Job, Iterator[Draft]]] = []
-        self._shared: SharedLane | None = None  # kept when it is empty, for its memory
+        self.batches: list[ExclusiveBatch | SharedBatch] = []
+        self.generators: list[tuple[Job, Iterator[Any]]] = []
+        self._shared: SharedBatch | None = None  # kept while it is empty, for its memory
         self._changed = threading.Condition()
-        self._stopping, self._deadline = False, 0.0
+        self._stopping, self._grace_seconds = False, 0.0
         self._threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
 
     @property
     def busy_rows(self) -> int:
-        """Replies under way."""
-        return sum(map(len, self.lanes)) + len(self.searches)
+        """Number of replies in progress."""
+        return sum(map(len, self.batches)) + len(self.generators)
 
     def submit(
         self,
         request: Request,
         deliver: Callable[[Reply | BaseException | None], None],
-        walk: Callable[[], Iterator] | None = None,
     ) -> Job:
-        """Puts a reply, or something else to go through, in the queue; see `Job`.
+        """Queue a reply; see `Job` for the arguments.
 
         Raises:
             BusyError: The queue is full.
             WorkerError: The worker has stopped.
         """
-        job = Job(request, deliver, walk=walk)
-        if request.fixed is not None and walk is None:  # needs no decoding, so it never waits and is never refused
-            deliver(self.bot.show_fixed(request))
+        job = Job(request, deliver)
+        if request.fixed is not None:  # needs no decoding, so it never waits and is never refused
+            deliver(self.bot.show_fixed(request, request.fixed))
             deliver(None)
-            return job
+        else:
+            self._queue(job)
+        return job
+
+    def _queue(self, job: Job) -> None:
         with self._changed:
             if self._stopping:
-                raise WorkerError("The server is shutting down; try again when it is back.")
-            if sum(not waiting.cancelled for waiting in self.waiting) >= self.most_waiting:
+                raise WorkerError(SHUTTING_DOWN)
+            if sum(not waiting.cancelled for waiting in self.waiting) >= self.max_waiting:
                 raise BusyError("Too many people are chatting right now; try again in a moment.")
             self.waiting.append(job)
             self._changed.notify()
-        return job
 
-    def stream_replies(self, turns: Sequence[str], seed: int | None = None, **changes) -> Iterator[Reply]:
-        """What `Chatbot.stream_replies` yields, decoded together with others; closing it early frees the place."""
-        yield from self._arriving(self.bot.request(turns, seed, **changes))
-
-    def trace(self, turns: Sequence[str], seed: int, **changes) -> Iterator[TracedStep]:
-        """How the reply of this seed is chosen, step by step; see `chatbot.chat.trace`."""
+    def stream_replies(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Iterator[Reply]:
+        """Yield the same as `Chatbot.stream_replies`, decoded together with others; closing it early cancels it."""
         request = self.bot.request(turns, seed, **changes)
-        yield from self._arriving(request, lambda: trace(self.bot, request))
+        arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        yield from _received(self.submit(request, arrived.put), arrived)
 
-    def _arriving(self, request: Request, walk: Callable[[], Iterator] | None = None) -> Iterator:
-        """What is delivered, for whoever waits in a thread."""
-        arrived: queue.SimpleQueue = queue.SimpleQueue()
-        job = self.submit(request, arrived.put, walk)
-        try:
-            while (what := arrived.get()) is not None:
-                if isinstance(what, BaseException):
-                    raise what
-                yield what
-        finally:
-            job.cancel()
+    def trace(self, turns: Sequence[str], seed: int, **changes: Any) -> Iterator[TracedStep]:
+        """Yield the steps of the reply of this seed; see `chatbot.chat.trace`."""
+        request = self.bot.request(turns, seed, **changes)
+        arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        job = Job(request, arrived.put, generator=lambda: trace(self.bot, request))
+        self._queue(job)
+        yield from _received(job, arrived)
 
     def close(self, seconds: float = 2.0) -> None:
-        """Lets what is under way end for so long, then stops; what still waits gets an error."""
+        """Stop the worker: replies in progress may end within `seconds`, then all jobs get an error."""
         with self._changed:
-            self._stopping, self._deadline = True, seconds
+            self._stopping, self._grace_seconds = True, seconds
             self._changed.notify()
         self._thread.join(seconds + 2)
 
-    # The worker's thread, from here on.
+    # Methods below run in the worker's thread.
 
     @torch.inference_mode()
     def _run(self) -> None:
-        # The compiled step shares its rows out itself; what torch does beside it is too small to be shared.
-        torch.set_num_threads(1 if self.bot.model.native is not None else self._threads)
-        until = None
+        # The compiled library splits its rows over threads; what torch does beside it is too small to be split.
+        torch.set_num_threads(1 if native_network(self.bot.model) is not None else self._threads)
+        deadline = None
         while True:
             with self._changed:
-                while not self._stopping and not self.waiting and not self.lanes and not self.searches:
+                while not self._stopping and not self.waiting and not self.batches and not self.generators:
                     self._changed.wait()
-                if self._stopping and until is None:
-                    until = time.monotonic() + self._deadline
-            if until is not None and (time.monotonic() > until or not (self.lanes or self.searches or self.waiting)):
+                if self._stopping and deadline is None:
+                    deadline = time.monotonic() + self._grace_seconds
+            is_idle = not (self.batches or self.generators or self.waiting)
+            if deadline is not None and (time.monotonic() > deadline or is_idle):
                 break
             self._tick()
-        self._fail(WorkerError("The server is shutting down; try again when it is back."))
+        self._fail(WorkerError(SHUTTING_DOWN))
 
     def _tick(self) -> None:
-        """One step for everybody."""
+        """Advance every reply by one step."""
         self._drop_cancelled()
         try:
             self._admit()
         except Exception as error:
             self._fail(error)
-        for lane in list(self.lanes):
+        for batch in list(self.batches):
             try:
-                self._step(lane)
+                self._step(batch)
             except Exception as error:
-                self._suspect(lane, error)
-        for search in list(self.searches):
-            self._search(search)
+                self._isolate(batch, error)
+        for entry in list(self.generators):
+            self._advance(entry)
 
     def _drop_cancelled(self) -> None:
         with self._changed:
             self.waiting = deque(job for job in self.waiting if not job.cancelled)
-        self.searches = [(job, drafts) for job, drafts in self.searches if not job.cancelled]
-        for lane in self.lanes:
-            if any(job.cancelled for job in lane.jobs):
-                lane.keep([row for row, job in enumerate(lane.owners) if not job.cancelled])
-        self.lanes = [lane for lane in self.lanes if len(lane)]
+        self.generators = [(job, items) for job, items in self.generators if not job.cancelled]
+        for batch in self.batches:
+            if any(job.cancelled for job in batch.jobs):
+                batch.keep([row for row, job in enumerate(batch.owners) if not job.cancelled])
+        self.batches = [batch for batch in self.batches if len(batch)]
 
     def _admit(self) -> None:
-        """Takes jobs from the queue, in order, as long as there is room, reads their prompts and gives them rows."""
-        taken: list[Job] = []
-        room = self.most_rows - self.busy_rows
+        """Start jobs from the queue, in order, while there are free rows."""
+        admitted: list[Job] = []
+        free_rows = self.max_rows - self.busy_rows
         with self._changed:
             while self.waiting:
-                wanted = self.waiting[0].request.settings.candidates
-                if wanted > room and (self.busy_rows or taken):  # one that never fits comes when nothing else runs
+                needed = self.waiting[0].request.settings.candidates
+                # a job that needs more rows than there are starts when no other job runs
+                if needed > free_rows and (self.busy_rows or admitted):
                     break
-                taken.append(self.waiting.popleft())
-                room -= wanted
-        for job in taken:
+                admitted.append(self.waiting.popleft())
+                free_rows -= needed
+        for job in admitted:
             try:
-                self._enter(job)
+                self._start(job)
             except Exception as error:
                 _deliver(job, error)
 
-    def _enter(self, job: Job) -> None:
-        """Gives a job its place in the shared lane, a lane of its own, or a search."""
-        native = self.bot.model.native
-        if job.walk is not None:
-            self.searches.append((job, job.walk()))
+    def _start(self, job: Job) -> None:
+        """Add a job to the shared batch, to a batch of its conversation alone, or to the generators."""
+        if job.generator is not None:
+            self.generators.append((job, job.generator()))
         elif job.request.settings.method == "beam":
-            self.searches.append((job, self.bot.drafts(job.request, *self.bot.steps_after(job.request.prompt))))
-        elif native is None or job.alone:
-            self.lanes.append(OwnLane(self.bot, job))
+            self.generators.append((job, self.bot.drafts(job.request, *self.bot.read_prompt(job.request.prompt))))
+        elif job.alone or native_network(self.bot.model) is None:
+            self.batches.append(ExclusiveBatch(self.bot, job))
         else:
             if self._shared is None:
-                self._shared = SharedLane(self.bot)
+                self._shared = SharedBatch(self.bot)
             self._shared.enter(job)
-            if self._shared not in self.lanes:
-                self.lanes.append(self._shared)
+            if self._shared not in self.batches:
+                self.batches.append(self._shared)
 
-    def _step(self, lane: OwnLane | SharedLane) -> None:
-        """Reads what was chosen last, chooses a token for every row, delivers, and drops the rows that ended."""
-        lane.read()
-        if lane.rows:
-            lane.tokens = choose(lane.logits, lane.rows, self.bot.vocabulary)
-            for job in dict.fromkeys(lane.owners):
+    def _step(self, batch: ExclusiveBatch | SharedBatch) -> None:
+        """Read the last tokens, choose a token for every row, deliver, and remove the rows that have ended."""
+        batch.read()
+        if batch.rows:
+            batch.tokens = choose(batch.logits, batch.rows, self.bot.vocabulary)
+            for job in dict.fromkeys(batch.owners):
                 self._show(job)
-            going = [place for place, row in enumerate(lane.rows) if row.draft.stop_reason is None]
-            if len(going) < len(lane.rows):
-                lane.keep(going)
-        if not len(lane):
-            self.lanes.remove(lane)
+            unfinished = [index for index, row in enumerate(batch.rows) if row.draft.stop_reason is None]
+            if len(unfinished) < len(batch.rows):
+                batch.keep(unfinished)
+        if not len(batch):
+            self.batches.remove(batch)
 
     def _show(self, job: Job) -> None:
-        """Delivers what there is; of several candidates the best when all have ended."""
-        drafts = [row.draft for row in job.rows]
-        ended = all(draft.stop_reason is not None for draft in drafts)
-        draft = drafts[0] if len(drafts) == 1 else Draft()
-        if ended and len(drafts) > 1:
-            ranker = self.bot.ranker(job.request.settings)
-            draft = drafts[ranker.best([job.request.answered], [drafts], job.request.settings)[0]]
-        steps = max(len(each.token_ids) for each in drafts) + ended
-        if steps > job.delivered and not job.cancelled:  # one that was begun anew says nothing twice
+        """Deliver the reply so far; see `Chatbot.best_draft`."""
+        candidates = [row.draft for row in job.rows]
+        draft = self.bot.best_draft(job.request, candidates)
+        has_ended = all(candidate.stop_reason is not None for candidate in candidates)
+        steps = max(len(candidate.token_ids) for candidate in candidates) + has_ended
+        if steps > job.delivered and not job.cancelled:  # a job that started again does not deliver a step twice
             job.delivered = steps
             _deliver(job, self.bot.show(job.request, draft))
-            if ended:
+            if has_ended:
                 _deliver(job, None)
 
-    def _search(self, search: tuple[Job, Iterator[Draft]]) -> None:
-        """One step of a beam search, or of something else that is gone through."""
-        job, drafts = search
+    def _advance(self, entry: tuple[Job, Iterator[Any]]) -> None:
+        """Advance a generator by one item and deliver it."""
+        job, items = entry
         try:
-            draft = next(drafts, END)
+            item = next(items)
+        except StopIteration:
+            self.generators.remove(entry)
+            _deliver(job, None)
+            return
         except Exception as error:
-            self.searches.remove(search)
+            self.generators.remove(entry)
             _deliver(job, error)
             return
-        if draft is END:
-            _deliver(job, None)
-            self.searches.remove(search)
-        elif draft is not None:
-            _deliver(job, draft if job.walk is not None else self.bot.show(job.request, draft))
+        if item is not None:
+            _deliver(job, item if job.generator is not None else self.bot.show(job.request, item))
 
-    def _suspect(self, lane: OwnLane | SharedLane, error: Exception) -> None:
-        """After a failure every job of the lane begins anew by itself; the one that fails again was the cause.
+    def _isolate(self, batch: ExclusiveBatch | SharedBatch, error: Exception) -> None:
+        """After a failure, start every job of the batch again by itself; the job that fails again was the cause.
 
-        Replies are a function of history, settings and seed, so the others say what they would have said.
+        Replies are a function of history, settings and seed, so the other jobs give the same replies as without it.
         """
-        self.lanes.remove(lane)
-        self._shared = None if lane is self._shared else self._shared
-        for job in lane.jobs:
+        self.batches.remove(batch)
+        self._shared = None if batch is self._shared else self._shared
+        for job in batch.jobs:
             if job.alone:
                 _deliver(job, error)
                 continue
@@ -250,19 +249,30 @@ class Worker:
                 self.waiting.appendleft(job)
 
     def _fail(self, error: Exception) -> None:
-        """Ends everything with an error."""
+        """End all jobs with an error."""
         with self._changed:
             jobs = list(self.waiting)
             self.waiting.clear()
-        jobs += [job for lane in self.lanes for job in lane.jobs] + [job for job, _ in self.searches]
-        self.lanes, self.searches, self._shared = [], [], None
+        jobs += [job for batch in self.batches for job in batch.jobs] + [job for job, _ in self.generators]
+        self.batches, self.generators, self._shared = [], [], None
         for job in dict.fromkeys(jobs):
             _deliver(job, error)
 
 
-def _deliver(job: Job, what: Reply | BaseException | None) -> None:
-    """Whoever waits may be gone; that is no reason to stop for the others."""
+def _received(job: Job, arrived: queue.SimpleQueue[Any]) -> Iterator[Any]:
+    """Yield the items of a job in the caller's thread, and cancel it at the end."""
     try:
-        job.deliver(what)
+        while (item := arrived.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        job.cancel()
+
+
+def _deliver(job: Job, item: Reply | TracedStep | BaseException | None) -> None:
+    """Deliver an item; an exception of the receiver cancels its job and does not stop the others."""
+    try:
+        job.deliver(item)
     except Exception:
         job.cancel()

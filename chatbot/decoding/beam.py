@@ -1,4 +1,4 @@
-"""Beam search whose replies end within the floor's bound."""
+"""Beam search whose replies end within the bound of the EOS floor."""
 
 from __future__ import annotations
 
@@ -8,116 +8,126 @@ from itertools import takewhile
 
 import torch
 
-from chatbot.decoding.batch import Steps
+from chatbot.decoding.batch import DialogueBatch
 from chatbot.decoding.candidates import Candidates, Draft, next_candidates
 from chatbot.decoding.rules.eos_floor import StopReason
 from chatbot.decoding.settings import ReplySettings
 from chatbot.decoding.vocabulary import Vocabulary
 
-LEAST = -1e30
-"""Less is no probability at all."""
+MIN_LOG_PROB = -1e30
+"""Lower log-probabilities count as probability 0."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A reply that beam search keeps.
+    """A reply in the beam.
 
     Attributes:
-        token_ids: EOS not included.
-        score: Sum of log p with the rules and the floor, what hypotheses are compared by; not divided by a length, which
-            would undo the bound.
+        token_ids: Tokens without EOS.
+        score: Sum of log p with the rules and the floor, by which hypotheses are compared. It is not divided by a
+            length, which would undo the bound.
         log_prob: See `Draft`.
-        place: Its row in the batch; of one that has ended no meaning.
-        stop_reason: None while it goes on.
+        row: Its row in the batch; meaningless once it has ended.
+        stop_reason: None while it is unfinished.
     """
 
     token_ids: tuple[int, ...] = ()
     score: float = 0.0
     log_prob: float = 0.0
-    place: int = 0
+    row: int = 0
     stop_reason: StopReason | None = None
 
 
 def beam_search(
-    steps: Steps,
+    batch: DialogueBatch,
     logits: torch.Tensor,
     reply_speakers: Sequence[int],
     settings: ReplySettings,
     vocabulary: Vocabulary,
-    said: Sequence[Sequence[Sequence[int]]],
+    earlier: Sequence[Sequence[Sequence[int]]],
 ) -> Iterator[list[Draft]]:
-    """Keeps the `settings.beams` best of the ended and the going hypotheses; a row is done when its best has ended.
+    """Keep the `settings.beams` best finished and unfinished hypotheses of each reply; it ends when the best has ended.
 
-    A score only falls, so nothing could overtake that one. From t0 + delta on EOS has half of the mass or more: the end of
-    the best going hypothesis is then no worse than any other continuation, which is why no reply is longer than that
-    and one. Until a row is done its draft holds what all its hypotheses begin with, so it only grows.
+    A score only falls, so no other hypothesis could overtake that one. From t0 + delta on EOS has half of the mass or
+    more: the end of the best unfinished hypothesis is then no worse than any other continuation, so no reply is longer
+    than t0 + delta + 1. Until a reply has ended, its draft is the common beginning of its hypotheses, so it only grows.
 
     Args and yields: see `chatbot.decoding.loop.decode`.
     """
-    beams = [[Hypothesis(place=row)] for row in range(len(reply_speakers))]
+    beams = [[Hypothesis(row=row)] for row in range(len(reply_speakers))]
     drafts = [Draft() for _ in beams]
     speakers = torch.tensor(reply_speakers, device=logits.device)
     for emitted in range(settings.limit_tokens + 1):
-        going = [hypothesis for beam in beams for hypothesis in beam if hypothesis.stop_reason is None]
-        before = [said[row] for row, beam in enumerate(beams) for h in beam if h.stop_reason is None]
-        found = next_candidates(logits, settings, vocabulary, [h.token_ids for h in going], before)
-        places = dict(zip(map(id, going), range(len(going)), strict=True))
-        tops = _Tops(found, settings, vocabulary.end_id)
-        for row, beam in enumerate(beams):
-            if drafts[row].stop_reason is None:
-                beams[row] = _end(beam) if emitted >= settings.limit_tokens else tops.extend(beam, places)
-                drafts[row] = _draft(beams[row])
-                if drafts[row].stop_reason is not None:
-                    beams[row] = []
+        unfinished = [(index, hypothesis) for index, beam in enumerate(beams) for hypothesis in _unfinished(beam)]
+        replies, last_replies = [h.token_ids for _, h in unfinished], [earlier[index] for index, _ in unfinished]
+        candidates = next_candidates(logits, settings, vocabulary, replies, last_replies)
+        continuations = _Continuations(candidates, settings, vocabulary.end_id)
+        first_row = 0  # row in `logits` of the first unfinished hypothesis of this beam
+        for index, beam in enumerate(beams):
+            count = len(_unfinished(beam))
+            if drafts[index].stop_reason is None:
+                at_limit = emitted >= settings.limit_tokens
+                beams[index] = _cut_off(beam) if at_limit else continuations.extend(beam, first_row)
+                drafts[index] = _draft(beams[index])
+                if drafts[index].stop_reason is not None:
+                    beams[index] = []
+            first_row += count
         yield drafts
-        going = [hypothesis for beam in beams for hypothesis in beam if hypothesis.stop_reason is None]
-        if not going:
+        remaining = [hypothesis for beam in beams for hypothesis in _unfinished(beam)]
+        if not remaining:
             return
-        kept = torch.tensor([hypothesis.place for hypothesis in going], device=logits.device)
-        steps.select(kept)
-        speakers = speakers[kept]
-        logits = steps(torch.tensor([hypothesis.token_ids[-1] for hypothesis in going], device=logits.device), speakers)
+        rows = torch.tensor([hypothesis.row for hypothesis in remaining], device=logits.device)
+        batch.select(rows)
+        speakers = speakers[rows]
+        logits = batch(torch.tensor([h.token_ids[-1] for h in remaining], device=logits.device), speakers)
 
 
-class _Tops:
-    """The best continuations of every hypothesis of a step, with and without the floor."""
+class _Continuations:
+    """Best continuations of every unfinished hypothesis in one step, with and without the floor."""
 
-    def __init__(self, found: Candidates, settings: ReplySettings, end_id: int):
+    def __init__(self, candidates: Candidates, settings: ReplySettings, end_id: int):
         self.beams, self.end_id = settings.beams, end_id
-        self.own = found.own
-        unfloored = found.ruled.log_softmax(-1)
-        floored = unfloored if found.floor is None else found.floor.apply(unfloored, found.emitted, end_id)
+        self.model_log_probs = candidates.model_log_probs
+        unfloored = candidates.ruled.log_softmax(-1)
+        floor = candidates.floor
+        floored = unfloored if floor is None else floor.apply(unfloored, candidates.emitted, end_id)
         best = floored.topk(min(self.beams, floored.shape[-1]))
         self.values, self.tokens = best.values.tolist(), best.indices.tolist()
         self.unfloored_end = unfloored[:, end_id].tolist()
         self.unfloored_best = unfloored.topk(min(self.beams, floored.shape[-1])).values.tolist()
 
-    def extend(self, beam: list[Hypothesis], places: dict[int, int]) -> list[Hypothesis]:
-        """The best of the hypotheses that have ended and of the continuations of the others."""
+    def extend(self, beam: list[Hypothesis], first_row: int) -> list[Hypothesis]:
+        """Return the best of the finished hypotheses and of the continuations of the others.
+
+        Args:
+            beam: Hypotheses of one reply.
+            first_row: Row of its first unfinished hypothesis; the others follow.
+        """
         pool = [hypothesis for hypothesis in beam if hypothesis.stop_reason is not None]
-        for hypothesis in beam:
-            if hypothesis.stop_reason is not None:
-                continue
-            place = places[id(hypothesis)]
-            for value, token in zip(self.values[place], self.tokens[place], strict=True):
+        for row, hypothesis in enumerate(_unfinished(beam), first_row):
+            for value, token in zip(self.values[row], self.tokens[row], strict=True):
                 score = hypothesis.score + value
-                if value < LEAST:
+                if value < MIN_LOG_PROB:
                     continue
-                log_prob = hypothesis.log_prob + self.own[place, token].item()
+                log_prob = hypothesis.log_prob + self.model_log_probs[row, token].item()
                 if token == self.end_id:
-                    reason = "eos" if self._ends_anyway(place) else "floor"
-                    pool.append(Hypothesis(hypothesis.token_ids, score, log_prob, place, reason))
+                    reason: StopReason = "eos" if self._ends_without_floor(row) else "floor"
+                    pool.append(Hypothesis(hypothesis.token_ids, score, log_prob, row, reason))
                 else:
-                    pool.append(Hypothesis((*hypothesis.token_ids, token), score, log_prob, place))
+                    pool.append(Hypothesis((*hypothesis.token_ids, token), score, log_prob, row))
         return sorted(pool, key=lambda h: -h.score)[: self.beams]
 
-    def _ends_anyway(self, place: int) -> bool:
-        """Whether EOS is among the best continuations without the floor, too."""
-        return self.unfloored_end[place] >= max(self.unfloored_best[place][-1], LEAST)
+    def _ends_without_floor(self, row: int) -> bool:
+        """Whether EOS is among the best continuations even without the floor."""
+        return self.unfloored_end[row] >= max(self.unfloored_best[row][-1], MIN_LOG_PROB)
 
 
-def _end(beam: list[Hypothesis]) -> list[Hypothesis]:
-    """At the limit: the best hypothesis ends where it is."""
+def _unfinished(beam: list[Hypothesis]) -> list[Hypothesis]:
+    return [hypothesis for hypothesis in beam if hypothesis.stop_reason is None]
+
+
+def _cut_off(beam: list[Hypothesis]) -> list[Hypothesis]:
+    """End the best hypothesis at the limit."""
     best = beam[0]
     return [best if best.stop_reason is not None else replace(best, stop_reason="limit")]
 

@@ -1,4 +1,4 @@
-"""What may come next in a reply: the bans, checks and rules of one step, the same for every way to choose."""
+"""Candidates for the next token: bans, checks and rules of one step, the same for every decoding method."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class GenerationError(XianliaoError):
 
 @dataclass
 class Draft:
-    """A reply in the making.
+    """An unfinished or finished reply.
 
     Attributes:
-        token_ids: Tokens so far, EOS not included.
-        log_prob: Sum of log p, in nats, of the tokens and of an EOS that was not forced, under the model's own
-            distribution over the tokens allowed there (no [PAD], no [CLS], no EOS before min_reply_tokens, no banned word).
-        stop_reason: None while the reply goes on.
+        token_ids: Tokens so far, without EOS.
+        log_prob: Sum of log p, in nats, of the tokens and of an EOS that was not forced, under the model's distribution
+            over the allowed tokens (no [PAD], no [CLS], no EOS before min_reply_tokens, no banned word).
+        stop_reason: Why the reply ended; None while it is unfinished.
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -36,13 +36,13 @@ class Draft:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What may come next, for each of B replies; all `[B, V]`.
+    """Logits of the next token of each of B replies.
 
     Attributes:
-        allowed: The model's logits, -inf for what is not allowed.
-        ruled: Logits after the rules against repetition, before temperature and floor.
-        emitted: Tokens that each reply has, int64 `[B]`.
-        floor: The floor where it is at work in some reply, else None.
+        allowed: The model's logits `[B, V]`, -inf for tokens that are not allowed.
+        ruled: Logits `[B, V]` after the rules against repetition, before temperature and floor.
+        emitted: Number of tokens of each reply so far, int64 `[B]`.
+        floor: The floor, or None where it changes no row yet.
     """
 
     allowed: torch.Tensor
@@ -51,8 +51,8 @@ class Candidates:
     floor: EosFloor | None
 
     @property
-    def own(self) -> torch.Tensor:
-        """Log-probabilities of the model's own distribution over the tokens that are allowed."""
+    def model_log_probs(self) -> torch.Tensor:
+        """Log-probabilities `[B, V]` of the model's distribution over the allowed tokens."""
         return self.allowed.log_softmax(-1)
 
 
@@ -61,16 +61,16 @@ def next_candidates(
     settings: ReplySettings,
     vocabulary: Vocabulary,
     replies: Sequence[Sequence[int]],
-    said: Sequence[Sequence[Sequence[int]]],
+    earlier: Sequence[Sequence[Sequence[int]]],
 ) -> Candidates:
-    """Bans, checks and rules of one step.
+    """Return the candidates of one step after bans, checks and rules.
 
     Args:
-        logits: `[B, V]`; left as they are.
-        settings: How to decode.
-        vocabulary: The tokens.
-        replies: Tokens of each reply so far.
-        said: Token ids of the last replies in each conversation.
+        logits: The model's logits `[B, V]`; they are not changed.
+        settings: Decoding settings of all rows.
+        vocabulary: Properties of the tokens.
+        replies: Token ids of each of the B replies so far.
+        earlier: Token ids of the last replies in each conversation, for the rules against repetition.
 
     Raises:
         GenerationError: The logits are NaN or +inf, or leave no token to choose.
@@ -85,15 +85,15 @@ def next_candidates(
     emitted = torch.tensor([len(reply) for reply in replies], device=logits.device)
     logits[:, end_id].masked_fill_(emitted < settings.min_reply_tokens, -math.inf)
     largest = logits.amax(-1)
-    if settings.banned_words and (largest == -math.inf).any():  # no word is left that may be said: end early
+    if settings.banned_words and (largest == -math.inf).any():  # banned words leave no other token: allow EOS early
         logits[:, end_id] = torch.where(largest == -math.inf, end, logits[:, end_id])
         largest = logits.amax(-1)
     _check(largest.tolist())
     ruled = logits
     if (repetition := settings.repetition(end_id)) is not None:
         ruled = logits.clone()
-        repetition.apply(ruled, replies, said)
-        stuck = ruled.amax(-1) == -math.inf  # all has been said, and it is too early to end
+        repetition.apply(ruled, replies, earlier)
+        stuck = ruled.amax(-1) == -math.inf  # every token would repeat, and EOS is not allowed yet
         ruled[stuck] = logits[stuck]
     floor = settings.floor
     if floor is not None and int(emitted.max()) <= floor.start_tokens:
@@ -102,10 +102,12 @@ def next_candidates(
 
 
 def _check(largest: list[float]) -> None:
-    """Refuses what cannot be decoded; the largest logit of a row shows a NaN, an infinity and that nothing is left."""
+    """Refuse logits that cannot be decoded; the largest of a row shows NaN, infinity and rows without a token."""
     if any(math.isnan(value) or value == math.inf for value in largest):
-        raise GenerationError("The model's output is not a number; the checkpoint is damaged or its training diverged.")
+        raise GenerationError(
+            "The model's output is not a number: the checkpoint is damaged or its training diverged. Use another one."
+        )
     if -math.inf in largest:
         raise GenerationError(
-            "The model leaves no token to choose; the checkpoint is damaged or its training diverged."
+            "The model leaves no token to choose: the checkpoint is damaged or its training diverged. Use another one."
         )

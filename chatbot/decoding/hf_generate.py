@@ -23,11 +23,11 @@ from chatbot.decoding.vocabulary import Vocabulary
 
 
 class EosFloorProcessor(LogitsProcessor):
-    """The floor and the hard limit for transformers' `generate()`.
+    """EOS floor and hard limit for `generate()` of transformers.
 
-    Hand it over in one list with temperature before it and truncation after it, and call `generate()` with
-    temperature=1, top_p=1, top_k=0: transformers runs custom processors before its own, which would break the bound.
-    `chatbot.decoding.hf_generate.reply_processors` makes that list.
+    Pass it in one list with temperature before it and truncation after it, and call `generate()` with temperature=1,
+    top_p=1, top_k=0: transformers runs custom processors before its own, which would break the bound.
+    `chatbot.decoding.hf_generate.reply_processors` builds that list.
     """
 
     def __init__(self, floor: EosFloor | None, eos_id: int, prompt_tokens: int, limit_tokens: int):
@@ -44,7 +44,7 @@ class EosFloorProcessor(LogitsProcessor):
 
 
 class RepetitionProcessor(LogitsProcessor):
-    """`RepetitionRules` for transformers' `generate()`; the prompt is not counted, `earlier` is."""
+    """`RepetitionRules` for `generate()` of transformers; they apply to the reply and `earlier`, not to the prompt."""
 
     def __init__(self, rules: RepetitionRules, prompt_tokens: int, earlier: Sequence[Sequence[int]] = ()):
         self.rules, self.prompt_tokens, self.earlier = rules, prompt_tokens, earlier
@@ -57,7 +57,7 @@ class RepetitionProcessor(LogitsProcessor):
 
 
 class BannedWordsProcessor(LogitsProcessor):
-    """`BannedWords` for transformers' `generate()`; the prompt may hold them."""
+    """`BannedWords` for `generate()` of transformers; the prompt may contain them."""
 
     def __init__(self, words: BannedWords, prompt_tokens: int):
         self.words, self.prompt_tokens = words, prompt_tokens
@@ -71,14 +71,14 @@ class BannedWordsProcessor(LogitsProcessor):
 def reply_processors(
     settings: ReplySettings, vocabulary: Vocabulary, prompt_tokens: int, earlier: Sequence[Sequence[int]] = ()
 ) -> LogitsProcessorList:
-    """Our decoding for transformers' `generate(logits_processor=…, temperature=1, top_p=1, top_k=0)`.
+    """Return our decoding rules for `generate(logits_processor=…, temperature=1, top_p=1, top_k=0)`.
 
-    One list in the right order; with `do_sample=False` it gives the very reply of `chatbot.decoding.loop.decode`.
+    With `do_sample=False` the list gives the same reply as `chatbot.decoding.loop.decode`.
 
     Args:
-        settings: How to decode.
-        vocabulary: Special ids.
-        prompt_tokens: Where the reply begins.
+        settings: Decoding settings.
+        vocabulary: Properties of the tokens.
+        prompt_tokens: Number of tokens of the prompt.
         earlier: Token ids of the bot's last replies, for the rules against repetition.
     """
     rules = LogitsProcessorList()
@@ -89,8 +89,8 @@ def reply_processors(
     if (repetition := settings.repetition(vocabulary.end_id)) is not None:
         rules.append(RepetitionProcessor(repetition, prompt_tokens, earlier))
     if settings.min_reply_tokens:
-        least = settings.min_reply_tokens
-        rules.append(MinNewTokensLengthLogitsProcessor(prompt_tokens, least, vocabulary.end_id))
+        minimum = settings.min_reply_tokens
+        rules.append(MinNewTokensLengthLogitsProcessor(prompt_tokens, minimum, vocabulary.end_id))
     if settings.method == "sample" and settings.temperature != 1:
         rules.append(TemperatureLogitsWarper(settings.temperature))
     rules.append(EosFloorProcessor(settings.floor, vocabulary.end_id, prompt_tokens, settings.limit_tokens))

@@ -1,4 +1,4 @@
-"""The one decode loop: everything that produces replies goes through `decode`."""
+"""Decode loop: reads prompts and decodes one reply per row of a batch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from chatbot.decoding.batch import Steps, start_steps
+from chatbot.decoding.batch import DialogueBatch, start_batch
 from chatbot.decoding.beam import beam_search
 from chatbot.decoding.candidates import Draft
-from chatbot.decoding.sampler import Live, choose
+from chatbot.decoding.sampler import LiveReply, choose
 from chatbot.decoding.settings import ReplySettings
 from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.model.protocol import DialogueModel
@@ -18,28 +18,32 @@ from chatbot.text.dialogue import Prompt
 
 
 @torch.inference_mode()
-def prefill(model: DialogueModel, prompts: Sequence[Prompt]) -> tuple[Steps, torch.Tensor]:
-    """Reads several prompts together.
+def prefill(model: DialogueModel, prompts: Sequence[Prompt]) -> tuple[DialogueBatch, torch.Tensor]:
+    """Read several prompts together.
 
     Returns:
-        What is remembered of them and the logits `[B, V]` of the first reply tokens.
+        The batch of dialogues after the prompts, and the logits `[B, V]` of the first reply tokens.
     """
-    steps = start_steps(model, len(prompts))
-    return steps, steps.read([p.input_ids for p in prompts], [p.speaker_ids for p in prompts])
+    batch = start_batch(model, len(prompts))
+    return batch, batch.read([prompt.input_ids for prompt in prompts], [prompt.speaker_ids for prompt in prompts])
 
 
-def repeated(steps: Steps, logits: torch.Tensor, count: int) -> torch.Tensor:
-    """Makes `count` rows of each, one after the other, for as many candidates; the logits of all, `[B count, V]`."""
+def repeat_rows(batch: DialogueBatch, logits: torch.Tensor, count: int) -> torch.Tensor:
+    """Repeat every row of a batch `count` times, one after the other, for as many candidates.
+
+    Returns:
+        The logits of all rows, `[B count, V]`.
+    """
     if count == 1:
         return logits
     rows = torch.arange(len(logits), device=logits.device).repeat_interleave(count)
-    steps.select(rows)
+    batch.select(rows)
     return logits[rows]
 
 
 @torch.inference_mode()
 def decode(
-    steps: Steps,
+    batch: DialogueBatch,
     logits: torch.Tensor,
     reply_speakers: Sequence[int],
     settings: ReplySettings,
@@ -47,39 +51,39 @@ def decode(
     seeds: Sequence[int],
     earlier: Sequence[Sequence[Sequence[int]]] | None = None,
 ) -> Iterator[list[Draft]]:
-    """Decodes one reply a row and yields all drafts after every step; the last yield has every stop reason set.
+    """Decode one reply per row and yield all drafts after every step; in the last yield all have a stop reason.
 
-    Rows draw from random numbers of their own and leave the batch when they end, so a reply does not depend on its
-    neighbours beyond the rounding of a batched matrix product (about 2e-6 on logits; none in the compiled step).
+    Every row has its random numbers and leaves the batch when it ends, so a reply does not depend on its neighbours
+    beyond the rounding of a batched matrix product (about 2e-6 on logits; none in the compiled library).
 
     Args:
-        steps: After the prompts; used up.
-        logits: `[B, V]`, of the first reply tokens.
+        batch: Dialogues after the prompts; decoding uses them up.
+        logits: Logits `[B, V]` of the first reply tokens.
         reply_speakers: Speaker id of each reply.
-        settings: One for all rows.
-        vocabulary: Special ids.
-        seeds: One a row.
+        settings: Settings of all rows.
+        vocabulary: Properties of the tokens.
+        seeds: One seed per row.
         earlier: Token ids of the last replies in each row's conversation, for the rules against repetition.
 
     Raises:
         GenerationError: The model's logits are NaN or +inf, or leave no token to choose.
     """
-    said = [()] * len(seeds) if earlier is None else earlier
+    last_replies = [()] * len(seeds) if earlier is None else earlier
     if settings.method == "beam":
-        yield from beam_search(steps, logits, reply_speakers, settings, vocabulary, said)
+        yield from beam_search(batch, logits, reply_speakers, settings, vocabulary, last_replies)
         return
-    rows = [Live(settings, random.Random(seed), each) for seed, each in zip(seeds, said, strict=True)]
+    rows = [LiveReply(settings, random.Random(seed), texts) for seed, texts in zip(seeds, last_replies, strict=True)]
     drafts = [row.draft for row in rows]
     speakers = torch.tensor(reply_speakers, device=logits.device)
     while True:
         tokens = choose(logits, rows, vocabulary)
-        going = [place for place, row in enumerate(rows) if row.draft.stop_reason is None]
+        unfinished = [index for index, row in enumerate(rows) if row.draft.stop_reason is None]
         yield drafts
-        if not going:
+        if not unfinished:
             return
-        if len(going) < len(rows):
-            kept = torch.tensor(going, device=logits.device)
-            steps.select(kept)
+        if len(unfinished) < len(rows):
+            kept = torch.tensor(unfinished, device=logits.device)
+            batch.select(kept)
             speakers = speakers[kept]
-            tokens, rows = [tokens[place] for place in going], [rows[place] for place in going]
-        logits = steps(torch.tensor(tokens, device=logits.device), speakers)
+            tokens, rows = [tokens[index] for index in unfinished], [rows[index] for index in unfinished]
+        logits = batch(torch.tensor(tokens, device=logits.device), speakers)

@@ -1,16 +1,19 @@
-"""A model's weights as the compiled step reads them, and decoding runs over them."""
+"""A model's weights as the compiled library reads them, and batches of dialogues that it decodes."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from ctypes import POINTER, c_float, c_int64, c_void_p
+from ctypes import c_int64, c_void_p
+from typing import cast
 
 import torch
 from torch import nn
 
+from chatbot.decoding.native_structs import Layer, Matrix, Network, State
+from chatbot.model.config import XianliaoConfig
 from chatbot.model.int8 import round_rows
-from chatbot.model.network import XianliaoForCausalLM
+from chatbot.model.network import Block, XianliaoForCausalLM
 from chatbot.model.state import check_positions
 from chatbot.native.library import library
 
@@ -18,51 +21,21 @@ KINDS = {"linear_decay": 0, "linear_gated": 1, "gated_delta": 2, "sliding_softma
 ACTIVATIONS = {"gelu": 0, "gelu_new": 1, "relu": 2, "silu": 3}
 
 
-class Matrix(ctypes.Structure):
-    _fields_ = [
-        *((name, c_void_p) for name in ("weight", "packed", "scale", "sums", "bias")),
-        *((name, c_int64) for name in ("rows", "columns", "stride")),
-    ]
-
-
-class Layer(ctypes.Structure):
-    _fields_ = [
-        ("kind", c_int64),
-        *((name, c_void_p) for name in ("norm", "norm_bias", "norm2", "norm2_bias")),
-        *((name, Matrix) for name in ("qkv", "out", "gate", "output_gate", "up", "down")),
-        *((name, c_void_p) for name in ("conv", "rate")),
-    ]
-
-
-class State(ctypes.Structure):
-    _fields_ = [(name, c_void_p) for name in ("recurrent", "normalizer", "inputs", "keys", "values")]
-
-
-class Network(ctypes.Structure):
-    _fields_ = [
-        *((name, c_int64) for name in ("layers", "width", "heads", "head", "inner", "window")),
-        *((name, c_int64) for name in ("taps", "activation", "rotates", "rotates_linear")),
-        *((name, c_float) for name in ("eps", "theta")),
-        *((name, c_void_p) for name in ("tokens", "speakers", "positions", "norm", "norm_bias")),
-        ("head_matrix", Matrix),
-        ("layer", POINTER(Layer)),
-    ]
-
-
 class NativeNetwork:
-    """The weights of a model, laid out for the compiled step; make it anew when they change.
+    """Weights of a model in the layout of the compiled library; create a new one when the weights change.
 
     Args:
         model: An XianliaoForCausalLM in fp32 on the CPU.
-        int8: Multiply in int8: weights rounded with one scale a row, activations with one scale a row of the batch.
+        int8: Multiply in int8: weights rounded with one scale per row, activations with one scale per row of the batch.
     """
 
     def __init__(self, model: XianliaoForCausalLM, int8: bool = False):
-        self.config, self.int8 = model.config, int8
-        self.group = c_int64.in_dll(library(), "xianliao_group").value  # matrix rows that lie side by side
-        self._kept: list[torch.Tensor] = []  # the memory that the pointers below point into
-        config = model.config
-        self._layers = (Layer * config.num_hidden_layers)(*(self._layer(block) for block in model.blocks))
+        self.config = cast(XianliaoConfig, model.config)
+        self.int8 = int8
+        self.group = c_int64.in_dll(_library(), "xianliao_group").value  # rows of a matrix that are interleaved
+        self._owned: list[torch.Tensor] = []  # the memory that the pointers below point into
+        config = self.config
+        self._layers = (Layer * config.num_hidden_layers)(*[self._layer(cast(Block, block)) for block in model.blocks])
         positions = model.position_embedding
         self.network = Network(
             layers=config.num_hidden_layers,
@@ -88,29 +61,29 @@ class NativeNetwork:
 
     @staticmethod
     def supports(model: XianliaoForCausalLM) -> bool:
-        """Whether the compiled step can stand for this model here."""
-        config = model.config
-        plain = next(model.parameters())
-        if config.termination != "softmax":
+        """Whether the compiled library can run this model on this machine."""
+        config = cast(XianliaoConfig, model.config)
+        weight = next(model.parameters())
+        if getattr(config, "termination", "softmax") != "softmax":
             return False
-        known = set(config.layer_types) <= set(KINDS) and config.hidden_act in ACTIVATIONS
-        return known and plain.device.type == "cpu" and plain.dtype == torch.float32 and library() is not None
+        known = set(_layer_types(config)) <= set(KINDS) and config.hidden_act in ACTIVATIONS
+        return known and weight.device.type == "cpu" and weight.dtype == torch.float32 and library() is not None
 
-    def start(self, rows: int = 1) -> NativeSteps:
-        """Empty dialogues."""
-        return NativeSteps(self, rows)
+    def start(self, rows: int = 1) -> NativeBatch:
+        """Return a batch of empty dialogues."""
+        return NativeBatch(self, rows)
 
     def __deepcopy__(self, memo: dict) -> None:
-        """A copy of the model has weights of its own: it starts without the compiled step."""
+        """Return None: a copy of the model has other weights, so it starts without the compiled library."""
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()
 
     def _point(self, tensor: torch.Tensor | None) -> int | None:
         if tensor is None:
             return None
         tensor = tensor.detach().contiguous()
-        self._kept.append(tensor)
+        self._owned.append(tensor)
         return tensor.data_ptr()
 
     def _matrix(self, linear: nn.Linear | None, float_only: bool = False) -> Matrix:
@@ -135,9 +108,9 @@ class NativeNetwork:
             stride=packed.shape[1],
         )
 
-    def _layer(self, block: nn.Module) -> Layer:
+    def _layer(self, block: Block) -> Layer:
         mixer, feed_forward = block.mixer, block.feed_forward
-        kind = KINDS[self.config.layer_types[block.index]]
+        kind = KINDS[_layer_types(self.config)[block.index]]
         rate = getattr(mixer, "log_rate", None)
         return Layer(
             kind=kind,
@@ -156,110 +129,167 @@ class NativeNetwork:
         )
 
 
-class NativeSteps:
-    """`chatbot.decoding.batch.Steps` through the compiled network; the rows' states are updated in place.
+class NativeBatch:
+    """`chatbot.decoding.batch.DialogueBatch` through the compiled library; states are updated in place.
 
-    Which tokens are read together changes no bit of the result.
+    Tokens can be read in any number of calls, alone or with other rows: no bit of the result depends on it.
+
+    Attributes:
+        layers: State tensors of every layer by name, `[B, ...]`.
+        positions: Number of tokens that each row has read, int64 `[B]`.
     """
 
     def __init__(self, network: NativeNetwork, rows: int):
-        self.network, config = network, network.config
-        self.layers = [_empty(kind, config, rows) for kind in config.layer_types]
+        self.network = network
+        self.layers = [_empty_state(kind, network.config, rows) for kind in _layer_types(network.config)]
         self.positions = torch.zeros(rows, dtype=torch.int64)
         self._point_at_layers()
 
     def _point_at_layers(self) -> None:
-        pointers = [State(**{name: t.data_ptr() for name, t in layer.items()}) for layer in self.layers]
+        pointers = [State(**{name: tensor.data_ptr() for name, tensor in layer.items()}) for layer in self.layers]
         self._states = (State * len(pointers))(*pointers)
 
-    def clone(self) -> NativeSteps:
+    def replace(self, other: NativeBatch) -> None:
+        """Take over the rows of another batch."""
+        self.layers, self.positions, self._states = other.layers, other.positions, other._states
+
+    def clone(self) -> NativeBatch:
         return self._copy(lambda tensor: tensor.clone())
 
     def select(self, rows: torch.Tensor) -> None:
-        chosen = self.take(rows)
-        self.layers, self.positions, self._states = chosen.layers, chosen.positions, chosen._states
+        self.replace(self.copy_rows(rows))
 
-    def _copy(self, change: Callable[[torch.Tensor], torch.Tensor]) -> NativeSteps:
-        other = object.__new__(NativeSteps)
-        other.network = self.network
-        other.layers = [{name: change(tensor) for name, tensor in layer.items()} for layer in self.layers]
-        other.positions = change(self.positions)
-        other._point_at_layers()
-        return other
-
-    def take(self, rows: torch.Tensor) -> NativeSteps:
-        """A copy of these rows; `rows` int64 `[B']`."""
+    def copy_rows(self, rows: torch.Tensor) -> NativeBatch:
+        """Return a copy of these rows; `rows` int64 `[B']`."""
         return self._copy(lambda tensor: tensor.index_select(0, rows))
 
+    def _copy(self, change: Callable[[torch.Tensor], torch.Tensor]) -> NativeBatch:
+        layers = [{name: change(tensor) for name, tensor in layer.items()} for layer in self.layers]
+        return self._of(self.network, layers, change(self.positions))
+
     @staticmethod
-    def join(parts: Sequence[NativeSteps]) -> NativeSteps:
-        """The rows of several, of one network, one after the other; they are copied."""
-        if len(parts) == 1:
-            return parts[0].clone()
-        other = object.__new__(NativeSteps)
-        other.network = parts[0].network
-        layers = zip(*(part.layers for part in parts), strict=True)
-        other.layers = [{name: torch.cat([part[name] for part in each]) for name in each[0]} for each in layers]
-        other.positions = torch.cat([part.positions for part in parts])
-        other._point_at_layers()
-        return other
+    def concatenate(batches: Sequence[NativeBatch]) -> NativeBatch:
+        """Return a copy of the rows of several batches of one network, in order."""
+        layers = [
+            {name: torch.cat([layer[name] for layer in parts]) for name in parts[0]}
+            for parts in zip(*(batch.layers for batch in batches), strict=True)
+        ]
+        return NativeBatch._of(batches[0].network, layers, torch.cat([batch.positions for batch in batches]))
+
+    @staticmethod
+    def _of(network: NativeNetwork, layers: list[dict[str, torch.Tensor]], positions: torch.Tensor) -> NativeBatch:
+        batch = object.__new__(NativeBatch)
+        batch.network, batch.layers, batch.positions = network, layers, positions
+        batch._point_at_layers()
+        return batch
 
     def nbytes(self) -> int:
         return sum(tensor.nbytes for layer in self.layers for tensor in layer.values())
 
     def read(self, ids: Sequence[Sequence[int]], speakers: Sequence[Sequence[int]]) -> torch.Tensor:
-        counts = torch.tensor([len(row) for row in ids])
-        if not counts.all():
-            raise ValueError("Every row has to read at least one token.")
-        rows = torch.arange(len(ids)).repeat_interleave(counts)
-        ends = counts.cumsum(0)
-        offsets = torch.arange(len(rows)) - (ends - counts)[rows]
-        wanted = torch.full((len(rows),), -1)
-        wanted[ends - 1] = torch.arange(len(ids))
-        flat = [torch.tensor([token for row in values for token in row]) for values in (ids, speakers)]
-        logits = self._read(rows, *flat, self.positions[rows] + offsets, wanted, len(ids))
-        self.positions += counts
-        return logits
+        self._check_count(len(ids))
+        return self.read_rows(range(len(ids)), ids, speakers)
 
     def __call__(self, ids: torch.Tensor, speakers: torch.Tensor) -> torch.Tensor:
+        self._check_count(len(ids))
         rows = torch.arange(len(ids))
         logits = self._read(rows, ids.contiguous(), speakers.contiguous(), self.positions, rows, len(ids))
         self.positions += 1
         return logits
 
-    def _read(self, rows, ids, speakers, positions, wanted, count: int) -> torch.Tensor:
+    def read_rows(
+        self, rows: Sequence[int], ids: Sequence[Sequence[int]], speakers: Sequence[Sequence[int]]
+    ) -> torch.Tensor:
+        """Read the next tokens of some rows, at least one per row.
+
+        Args:
+            rows: Different rows of the batch, N of them.
+            ids: Token ids of each of them.
+            speakers: Speaker ids of these tokens.
+
+        Returns:
+            Logits fp32 `[N, V]` of the token that follows each of these rows.
+        """
+        counts = torch.tensor([len(tokens) for tokens in ids])
+        if not counts.all() or not len(set(rows)) == len(rows) == len(ids):
+            raise ValueError("Every row must be named once and read at least one token.")
+        read_by = torch.tensor(rows).repeat_interleave(counts)  # the row that reads each token
+        ends = counts.cumsum(0)
+        offsets = torch.arange(len(read_by)) - (ends - counts).repeat_interleave(counts)
+        wanted = torch.full((len(read_by),), -1)  # output row of each token, -1 for tokens whose logits are not needed
+        wanted[ends - 1] = torch.arange(len(ids))
+        tokens, roles = (torch.tensor([value for row in values for value in row]) for values in (ids, speakers))
+        in_range = 0 <= min(rows) <= max(rows) < len(self.positions)
+        positions = self.positions[read_by] + offsets if in_range else read_by  # _read refuses other rows
+        logits = self._read(read_by, tokens, roles, positions, wanted, len(ids))
+        self.positions[list(rows)] += counts
+        return logits
+
+    def _check_count(self, count: int) -> None:
+        if count != len(self.positions):
+            raise ValueError(f"The batch has {len(self.positions)} rows, got tokens for {count}.")
+
+    def _read(
+        self,
+        rows: torch.Tensor,
+        ids: torch.Tensor,
+        speakers: torch.Tensor,
+        positions: torch.Tensor,
+        wanted: torch.Tensor,
+        count: int,
+    ) -> torch.Tensor:
+        """Check the arguments and call the compiled library, which would read foreign memory if one were wrong.
+
+        Args:
+            rows, ids, speakers, positions, wanted: For each token its row, id, speaker, position and output row,
+                int64 `[T]`.
+            count: Number of output rows N.
+
+        Returns:
+            Logits fp32 `[N, V]`.
+        """
         network, config = self.network.network, self.network.config
-        if count != len(self.positions) or not len(ids) == len(speakers) == len(rows):
-            raise ValueError(f"There are {len(self.positions)} rows, got ids {len(ids)} and speakers {len(speakers)}.")
-        for values, size in ((ids, config.vocab_size), (speakers, config.num_speakers)):
+        if not len(rows) == len(ids) == len(speakers):
+            raise ValueError(f"Got {len(ids)} ids and {len(speakers)} speakers for {len(rows)} tokens.")
+        limits = ((rows, len(self.positions)), (ids, config.vocab_size), (speakers, config.num_speakers))
+        for values, size in limits:
             if values.dtype != torch.int64 or not 0 <= values.min() <= values.max() < size:
-                raise IndexError(f"Ids must be int64 and from 0 to {size - 1}.")  # C would read foreign memory
+                raise IndexError(f"Rows, ids and speakers must be int64, these from 0 to {size - 1}.")
         if config.positions == "learned":
             check_positions(positions, config.max_position_embeddings)
         logits = torch.empty(count, network.head_matrix.rows)
-        failed = library().xianliao_read(
-            ctypes.byref(network), self._states, c_int64(len(rows)),
-            *(c_void_p(tensor.data_ptr()) for tensor in (rows, ids, speakers, positions, wanted, logits)),
-        )  # fmt: skip
-        if failed:
-            raise MemoryError("There is no memory left to read on.")
+        pointers = [c_void_p(tensor.data_ptr()) for tensor in (rows, ids, speakers, positions, wanted, logits)]
+        if _library().xianliao_read(ctypes.byref(network), self._states, c_int64(len(rows)), *pointers):
+            raise MemoryError("Out of memory while reading tokens.")
         return logits
 
 
+def _layer_types(config: XianliaoConfig) -> list[str]:
+    return list(config.layer_types or [])
+
+
+def _library() -> ctypes.CDLL:
+    """Return the compiled library of a machine that has it."""
+    compiled = library()
+    if compiled is None:
+        raise RuntimeError("The compiled library is not available; see NativeNetwork.supports.")
+    return compiled
+
+
 def _padded(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    """x with zeros after its first dimension, up to a multiple."""
+    """Return x with zeros after its first dimension, up to a multiple."""
     return torch.cat([x, x.new_zeros(-len(x) % multiple, *x.shape[1:])])
 
 
-def _empty(kind: str, config, rows: int) -> dict[str, torch.Tensor]:
-    """The state of a mixer before the first token; keys and values are a ring, position p at p mod W."""
+def _empty_state(kind: str, config: XianliaoConfig, rows: int) -> dict[str, torch.Tensor]:
+    """Return the state of a mixer before the first token; keys and values are rings, position p at index p mod W."""
     heads, head = config.num_attention_heads, config.head_dim
     if kind == "sliding_softmax":
-        found = {name: torch.zeros(rows, config.sliding_window, heads, head) for name in ("keys", "values")}
+        state = {name: torch.zeros(rows, config.sliding_window, heads, head) for name in ("keys", "values")}
     else:
-        found = {"recurrent": torch.zeros(rows, heads, head, head)}
+        state = {"recurrent": torch.zeros(rows, heads, head, head)}
     if kind == "linear_elu1":
-        found["normalizer"] = torch.zeros(rows, heads, head)
+        state["normalizer"] = torch.zeros(rows, heads, head)
     if config.short_conv:
-        found["inputs"] = torch.zeros(rows, config.short_conv - 1, 3 * heads * head)
-    return found
+        state["inputs"] = torch.zeros(rows, config.short_conv - 1, 3 * heads * head)
+    return state

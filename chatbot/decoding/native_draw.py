@@ -1,4 +1,4 @@
-"""The draw of the next token in C, for the settings that chats have; `chatbot.decoding.loop` draws for the others."""
+"""Sampling of the next token by the compiled library, for the usual settings; see `chatbot.decoding.sampler`."""
 
 from __future__ import annotations
 
@@ -12,37 +12,43 @@ from chatbot.native.library import call, library
 
 
 def can_draw(logits: torch.Tensor, settings: ReplySettings) -> bool:
-    """Whether `draw` can choose among these logits."""
-    plain = settings.method == "sample" and not settings.top_k and settings.typical_p == 1 and settings.min_p == 0
-    return plain and logits.device.type == "cpu" and library() is not None
+    """Whether `draw` supports these settings, on this device."""
+    is_plain = settings.method == "sample" and not settings.top_k and settings.typical_p == 1 and settings.min_p == 0
+    return is_plain and logits.device.type == "cpu" and library() is not None
 
 
 def draw(
-    found: Candidates, settings: ReplySettings, end_id: int, uniform: Sequence[float]
+    candidates: Candidates, settings: ReplySettings, end_id: int, uniform: Sequence[float]
 ) -> tuple[list[int], list[bool], list[float]]:
-    """Draws a token for each of B rows from numbers in [0, 1): temperature, EOS floor, nucleus, EOS first.
+    """Sample a token for each of B rows, with temperature, EOS floor and nucleus; EOS is the first in the order.
+
+    Args:
+        candidates: Candidates of the rows.
+        settings: Settings for which `can_draw` is true.
+        end_id: Id of the end of turn.
+        uniform: One random number in [0, 1) per row.
 
     Returns:
-        The tokens, whether each is EOS by the floor alone, and their log-probabilities under the model's own distribution.
+        Tokens, whether each is EOS because of the floor alone, and log-probabilities under the model's distribution.
     """
-    rows, size = found.allowed.shape
-    left = torch.ones(rows, dtype=torch.float64)
-    if found.floor is not None:
-        left = ((found.emitted - found.floor.start_tokens).clamp_min(0) * found.floor.log_keep).double().exp()
+    rows, size = candidates.allowed.shape
+    rest = torch.ones(rows, dtype=torch.float64)  # 1 - f(t)
+    if candidates.floor is not None:
+        rest = candidates.floor.log_rest(candidates.emitted).double().exp()
     options = torch.tensor([settings.temperature, settings.top_p], dtype=torch.float64)
     numbers = torch.tensor(uniform, dtype=torch.float64)
     tokens, by_floor = torch.empty(2, rows, dtype=torch.int64)
     log_probs = torch.empty(rows, dtype=torch.float64)
     tensors = (
-        found.allowed.contiguous(),
-        found.ruled.contiguous(),
+        candidates.allowed.contiguous(),
+        candidates.ruled.contiguous(),
         options,
-        left,
+        rest,
         numbers,
         tokens,
         by_floor,
         log_probs,
     )
     if call("xianliao_draw", tensors, (rows, size, end_id, settings.keep_eos)):
-        raise MemoryError("There is no memory left to choose a token.")
+        raise MemoryError("Out of memory while sampling a token.")
     return tokens.tolist(), [value != 0 for value in by_floor.tolist()], log_probs.tolist()

@@ -1,12 +1,12 @@
-"""The best of several replies: likely, worth the message, and nothing that has just been said.
+"""Ranking of candidate replies: likely, related to the message, and different from the last replies.
 
     score(r) = log p(r | c) / tokens of r  +  w_b log p(c | r) / tokens of c  -  w_s max over s of likeness(r, s)
 
-log p(r | c) is the model's own. log p(c | r) is that of a model trained on dialogues backwards (`xianliao-train --direction
-backward`): maximum mutual information, which punishes what answers everything (Li et al., arXiv 1510.03055; DialoGPT,
-arXiv 1911.00536, section 2.3). s are the bot's last replies and the message it answers; likeness is 1 - WRD
-(`chatbot.similarity.token_vectors`) over the checkpoint's vectors, without any the share of common characters. Candidates that are as
-good as equal to a likelier one are left out before.
+log p(r | c) is that of the model itself. log p(c | r) is that of a model trained on dialogues backwards
+(`xianliao-train --direction backward`): maximum mutual information, which penalises replies that fit every message
+(Li et al., arXiv 1510.03055; DialoGPT, arXiv 1911.00536, section 2.3). s are the bot's last replies and the message.
+Likeness is 1 - WRD (`chatbot.similarity.token_vectors`) over the checkpoint's vectors, and the share of common tokens
+without vectors. Candidates that are nearly equal to a likelier one are removed first.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ from chatbot.similarity.distance import distance
 from chatbot.similarity.token_vectors import TokenVectors
 from chatbot.text.layouts import Layout
 
-SAME = 0.95
-"""Likeness from which on two candidates are one."""
+SAME_LIKENESS = 0.95
+"""Candidates that are at least this alike count as one."""
 
 CONTEXT_TURNS = 2
-"""Turns before the reply that the backward model has to guess."""
+"""Number of turns before the reply that the backward model scores."""
 
 
 class RankingError(XianliaoError):
-    """A ranking that needs what the checkpoint does not have."""
+    """A ranking that needs parts that the checkpoint does not have."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What a candidate is judged against, as token ids.
+    """History that candidates are compared with, as token ids.
 
     Attributes:
         turns: The history, oldest turn first; the last is the message.
-        own: The bot's last replies.
+        earlier_replies: The bot's last replies.
     """
 
     turns: Sequence[Sequence[int]]
-    own: Sequence[Sequence[int]]
+    earlier_replies: Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
 class Ranker:
-    """Chooses among candidates.
+    """Chooses the best of several candidate replies.
 
     Attributes:
-        layout: Of both models.
-        vectors: Of the tokens, or None.
+        layout: Layout of both models.
+        vectors: Token vectors, or None.
         backward: A model of dialogues in reverse order with the same tokenizer, or None.
     """
 
@@ -67,61 +67,61 @@ class Ranker:
     def best(
         self, answered: Sequence[Answered], drafts: Sequence[Sequence[Draft]], settings: ReplySettings
     ) -> list[int]:
-        """For each history the place of the best of its candidates; of equal ones the first.
+        """Return, for each history, the index of its best candidate; the first among equals.
 
         Args:
             answered: The histories.
-            drafts: The candidates of each, all ended.
-            settings: Their weights.
+            drafts: Finished candidates of each history.
+            settings: Weights of the score.
 
         Raises:
-            RankingError: The weights ask for a backward model and there is none.
+            RankingError: The weights need a backward model that the checkpoint does not have.
         """
-        if settings.rank_backward and self.backward is None:
-            raise RankingError(
-                "The checkpoint has no backward model; train one with xianliao-train --direction backward into its folder"
-                " backward/, or leave rank_backward out."
-            )
         kept = [self.different(candidates) for candidates in drafts]
         scores = [
-            [self._score(history, candidates[place], settings) for place in places]
-            for history, candidates, places in zip(answered, drafts, kept, strict=True)
+            [self._score(history, candidates[index], settings) for index in indices]
+            for history, candidates, indices in zip(answered, drafts, kept, strict=True)
         ]
         if settings.rank_backward:
-            backward = self._backward(answered, [[drafts[i][p] for p in places] for i, places in enumerate(kept)])
-            for row, values in zip(scores, backward, strict=True):
+            remaining = [[drafts[i][index] for index in indices] for i, indices in enumerate(kept)]
+            for row, values in zip(scores, self._backward_log_probs(answered, remaining), strict=True):
                 row[:] = [score + settings.rank_backward * value for score, value in zip(row, values, strict=True)]
-        return [places[int(np.argmax(row))] for places, row in zip(kept, scores, strict=True)]
+        return [indices[int(np.argmax(row))] for indices, row in zip(kept, scores, strict=True)]
 
     def different(self, drafts: Sequence[Draft]) -> list[int]:
-        """Places of the candidates that are not as good as equal to a likelier one, in order."""
-        order = sorted(range(len(drafts)), key=lambda place: -per_token(drafts[place]))
+        """Return the indices of the candidates that are not nearly equal to a likelier one, in order."""
+        order = sorted(range(len(drafts)), key=lambda index: -per_token(drafts[index]))
         kept: list[int] = []
-        for place in order:
-            ids = drafts[place].token_ids
-            if all(self.likeness(ids, drafts[other].token_ids) < SAME for other in kept):
-                kept.append(place)
+        for index in order:
+            ids = drafts[index].token_ids
+            if all(self.likeness(ids, drafts[other].token_ids) < SAME_LIKENESS for other in kept):
+                kept.append(index)
         return sorted(kept)
 
     def likeness(self, a: Sequence[int], b: Sequence[int]) -> float:
-        """How alike two texts are, at most 1."""
+        """Return how alike two texts are, at most 1."""
         if list(a) == list(b):
             return 1.0
         if self.vectors is not None:
-            bags = [self.vectors.bag(text, "wrd") for text in (a, b)]
-            if all(map(len, bags)):
-                return 1 - distance(*bags, "wrd")
+            bag_a, bag_b = self.vectors.bag(a, "wrd"), self.vectors.bag(b, "wrd")
+            if len(bag_a) and len(bag_b):
+                return 1 - distance(bag_a, bag_b, "wrd")
         return (Counter(a) & Counter(b)).total() / max(len(a), len(b), 1)
 
     def _score(self, history: Answered, draft: Draft, settings: ReplySettings) -> float:
         score = per_token(draft)
-        said = [*history.own, *history.turns[-1:]]
-        if settings.rank_similarity and said:
-            score -= settings.rank_similarity * max(self.likeness(draft.token_ids, text) for text in said)
+        compared = [*history.earlier_replies, *history.turns[-1:]]
+        if settings.rank_similarity and compared:
+            score -= settings.rank_similarity * max(self.likeness(draft.token_ids, text) for text in compared)
         return score
 
-    def _backward(self, answered: Sequence[Answered], drafts: Sequence[Sequence[Draft]]) -> list[list[float]]:
-        """log p of the last turns given each candidate, in nats per token and end."""
+    def _backward_log_probs(self, answered: Sequence[Answered], drafts: Sequence[Sequence[Draft]]) -> list[list[float]]:
+        """Return log p of the last turns given each candidate, in nats per token, with the ends of the turns."""
+        if self.backward is None:
+            raise RankingError(
+                "The checkpoint has no backward model. Train one into its folder backward/ with xianliao-train"
+                " --direction backward, or remove rank_backward."
+            )
         dialogues, sizes = [], []
         for history, candidates in zip(answered, drafts, strict=True):
             before = [list(turn) for turn in reversed(history.turns[-CONTEXT_TURNS:])]
@@ -133,5 +133,5 @@ class Ranker:
 
 
 def per_token(draft: Draft) -> float:
-    """log p in nats per token; an end counts that the model came to itself."""
+    """Return log p in nats per token; EOS counts as a token unless it was forced."""
     return draft.log_prob / max(1, len(draft.token_ids) + (draft.stop_reason != "limit"))

@@ -1,98 +1,160 @@
-"""How a reply is decoded: the settings, checked; their numbers come from a checkpoint's generation_config.json."""
+"""Decoding settings: fields, defaults, ranges and help texts, for Python, the command line and checkpoints.
+
+Importing this module needs neither torch nor transformers, so that `--help` answers quickly.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from chatbot.decoding.rules.eos_floor import EosFloor
-from chatbot.decoding.rules.repetition import RepetitionRules
 from chatbot.errors import XianliaoError
 from chatbot.safety.words import lost_exceptions
 from chatbot.text.dialogue import valid_text
 
+if TYPE_CHECKING:
+    from chatbot.decoding.rules.eos_floor import EosFloor
+    from chatbot.decoding.rules.repetition import RepetitionRules
+
 Method = Literal["sample", "greedy", "beam"]
+
+MAX_NUMBER = 10**6
+"""Maximum of settings without a natural maximum."""
 
 
 class ReplySettingsError(XianliaoError):
     """Decoding settings that cannot be used."""
 
 
+class Unchanged(Enum):
+    """Type of `UNCHANGED`."""
+
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED = Unchanged.UNCHANGED
+"""Value of a change that leaves the setting as it is; None switches a setting off."""
+
+
+def _described(help: str, minimum: float | None = None, maximum: float | None = None) -> dict[str, Any]:
+    """Return the metadata of a field: its help text and, for a number, its range."""
+    return {"help": help, "minimum": minimum, "maximum": maximum}
+
+
 @dataclass(frozen=True)
 class ReplySettings:
-    """How a reply is decoded.
+    """Decoding settings of a reply; `OPTIONS` lists the numbers with their ranges.
 
-    Attributes:
-        method: `sample`, `greedy`, or `beam`.
-        beams: Hypotheses that beam search keeps.
-        candidates: Replies that are sampled to choose the best of (`chatbot.decoding.rerank`); 1 takes what comes.
-        rank_backward: Weight of log p(context | reply), in nats per token of the context, in that choice.
-        rank_similarity: Weight of the likeness to the bot's last replies and to the message, taken off in that choice.
-        temperature: Divides the logits when sampling.
-        top_k: Candidates kept when sampling; 0 keeps all.
-        top_p: Probability mass of the nucleus when sampling; 1 keeps all.
-        min_p: Keep tokens with at least this share of the best one's probability when sampling; 0 keeps all.
-        typical_p: Mass of the tokens nearest to the expected information when sampling; 1 keeps all.
-        repetition_penalty, no_repeat_ngram, repeat_cost: See `chatbot.decoding.rules.repetition.RepetitionRules`; 1 and 0 switch them
-            off; repeat_cost infinite, or None, forbids.
-        banned_words: Never said, whatever tokens spell them; letters of both cases. An entry that begins with `!` is an
-            exception: it ends with a banned word, which may be said at the end of it (妈的 and !妈妈的).
-        keep_eos: Whether truncation always keeps EOS.
-        floor_start_tokens, floor_delta_tokens: t0 and delta of `chatbot.decoding.rules.eos_floor`; t0 None switches the floor off.
-        max_reply_tokens: Force EOS after so many tokens; None is t0 + 2 delta.
-        min_reply_tokens: EOS is not allowed before so many tokens.
+    The help text of each field says what it does. Switched off are `floor_start_tokens` and `max_reply_tokens` by None,
+    `repetition_penalty`, `top_p` and `typical_p` by 1, and `no_repeat_ngram`, `top_k` and `min_p` by 0. `repeat_cost`
+    None, or infinite, forbids repeated n-grams. `max_reply_tokens` None means t0 + 2 delta
+    (`chatbot.decoding.rules.eos_floor`).
+
+    An entry of `banned_words` that begins with `!` is an exception: it ends with a banned word, which is allowed at the
+    end of it (妈的 and !妈妈的).
     """
 
-    method: Method = "sample"
-    beams: int = 4
-    candidates: int = 1
-    rank_backward: float = 0.0
-    rank_similarity: float = 0.0
-    temperature: float = 0.7
-    top_k: int = 0
-    top_p: float = 0.9
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram: int = 0
-    repeat_cost: float | None = None
-    banned_words: tuple[str, ...] = ()
-    keep_eos: bool = True
-    floor_start_tokens: int | None = 64
-    floor_delta_tokens: int = 32
-    max_reply_tokens: int | None = None
-    min_reply_tokens: int = 1
+    method: Method = field(default="sample", metadata=_described("sample, greedy or beam"))
+    beams: int = field(default=4, metadata=_described("hypotheses that beam search keeps", 1, 64))
+    candidates: int = field(
+        default=1, metadata=_described("replies to sample, of which the best is chosen (1: no choice)", 1, 64)
+    )
+    rank_backward: float = field(
+        default=0.0,
+        metadata=_described(
+            "weight of log p(context | reply), by the backward model, in the choice of the best reply", 0, MAX_NUMBER
+        ),
+    )
+    rank_similarity: float = field(
+        default=0.0,
+        metadata=_described(
+            "penalty in that choice on likeness to the message and to the bot's last replies", 0, MAX_NUMBER
+        ),
+    )
+    temperature: float = field(default=0.7, metadata=_described("divides the logits when sampling", 0.01, 100))
+    top_k: int = field(
+        default=0, metadata=_described("keep the K most likely tokens when sampling (0: all)", 0, MAX_NUMBER)
+    )
+    top_p: float = field(
+        default=0.9, metadata=_described("probability mass of the nucleus when sampling (1: all tokens)", 0, 1)
+    )
+    min_p: float = field(
+        default=0.0,
+        metadata=_described(
+            "keep tokens with at least this share of the highest probability when sampling (0: all)", 0, 1
+        ),
+    )
+    typical_p: float = field(
+        default=1.0,
+        metadata=_described("mass of the tokens nearest to the expected information when sampling (1: all)", 0, 1),
+    )
+    repetition_penalty: float = field(
+        default=1.0,
+        metadata=_described("divides the logits of tokens of this reply and of the last ones (1: off)", 1, 10),
+    )
+    no_repeat_ngram: int = field(
+        default=0, metadata=_described("length of the n-grams that should not occur twice (0: off)", 0, MAX_NUMBER)
+    )
+    repeat_cost: float | None = field(
+        default=None,
+        metadata=_described(
+            "nats that a token loses for each earlier time that it completed the n-gram (inf: never again)", 0, inf
+        ),
+    )
+    banned_words: tuple[str, ...] = field(
+        default=(), metadata=_described("words that no reply contains; !WORD is an exception")
+    )
+    keep_eos: bool = field(
+        default=True, metadata=_described("keep the end of turn among the candidates in every truncation")
+    )
+    floor_start_tokens: int | None = field(
+        default=64,
+        metadata=_described("t0: tokens after which the probability of the end is raised, see delta", 0, MAX_NUMBER),
+    )
+    floor_delta_tokens: int = field(
+        default=32,
+        metadata=_described("delta: tokens after t0 until the end has at least half of the probability", 1, MAX_NUMBER),
+    )
+    max_reply_tokens: int | None = field(
+        default=None,
+        metadata=_described("tokens after which the reply is cut off (default: t0 + 2 delta)", 1, MAX_NUMBER),
+    )
+    min_reply_tokens: int = field(
+        default=1, metadata=_described("tokens before which the reply cannot end", 0, MAX_NUMBER)
+    )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "banned_words", _words(self.banned_words))
-        if self.repeat_cost == float("inf"):  # one way to say it
+        object.__setattr__(self, "banned_words", _checked_words(self.banned_words))
+        if self.repeat_cost == inf:  # equal settings must compare equal
             object.__setattr__(self, "repeat_cost", None)
-        for find in (self._wrong_kinds, self._wrong_values, self._wrong_together):
-            if faults := find():
+        for check in (self._wrong_kinds, self._wrong_values, self._wrong_together):
+            if faults := check():
                 raise ReplySettingsError("Decoding: " + "; ".join(faults) + ".")
 
     def _wrong_kinds(self) -> list[str]:
         faults = [] if isinstance(self.keep_eos, bool) else [f"keep_eos must be true or false, got {self.keep_eos!r}"]
-        for name in RANGES:
-            value = getattr(self, name)
-            whole = name in WHOLE
-            right = _is_whole(value) if whole else _is_number(value)
-            if not right and not (value is None and name in OPTIONAL):
-                faults.append(f"{name} must be a {'whole ' * whole}number, got {value!r}")
+        for option in OPTIONS:
+            value = getattr(self, option.name)
+            is_right = _is_whole(value) if option.kind is int else _is_number(value)
+            if not is_right and not (value is None and option.can_be_off):
+                kind = "whole number" if option.kind is int else "number"
+                faults.append(f"{option.name} must be a {kind}, got {value!r}")
         return faults
 
     def _wrong_values(self) -> list[str]:
         faults = []
         if self.method not in get_args(Method):
-            faults.append(f"method is sample, greedy or beam, not {self.method}")
-        for name, (least, most) in RANGES.items():
-            value = getattr(self, name)
-            if value is None or least <= value <= most:
+            faults.append(f"method must be sample, greedy or beam, got {self.method}")
+        for option in OPTIONS:
+            value = getattr(self, option.name)
+            if value is None or option.minimum <= value <= option.maximum:
                 continue
-            hint = " (use greedy for 0)" if name == "temperature" else ""
-            wanted = f"at least {least}" if most == float("inf") else f"between {least} and {most}"
-            wanted = f"at least {least} and at most {most}" if most == _MANY else wanted
-            faults.append(f"{name} must be {wanted}, got {value}{hint}")
+            hint = " (use greedy for 0)" if option.name == "temperature" else ""
+            faults.append(f"{option.name} must be {option.range}, got {value}{hint}")
         faults += [f"{name} must be above 0, got 0" for name in ("top_p", "typical_p") if getattr(self, name) == 0]
         return faults
 
@@ -101,83 +163,141 @@ class ReplySettings:
         if self.floor_start_tokens is not None and self.floor_start_tokens < self.min_reply_tokens:
             faults.append(f"floor_start_tokens ({self.floor_start_tokens}) must not be below min_reply_tokens")
         if self.floor_start_tokens is None and self.max_reply_tokens is None:
-            faults.append("without a floor, max_reply_tokens must be given: a reply might never end")
+            faults.append("without a floor a reply might never end: give max_reply_tokens")
         if self.max_reply_tokens is not None and self.max_reply_tokens < self.min_reply_tokens:
             faults.append(f"max_reply_tokens must be at least min_reply_tokens, got {self.max_reply_tokens}")
         if self.candidates > 1 and self.method != "sample":
-            faults.append(f"candidates are sampled: leave them out with method {self.method}")
+            faults.append(f"candidates are sampled: remove candidates or method {self.method}")
         return faults
 
     @property
     def floor(self) -> EosFloor | None:
+        """EOS floor, or None where it is off."""
+        from chatbot.decoding.rules.eos_floor import EosFloor  # needs torch
+
         if self.floor_start_tokens is None:
             return None
         return EosFloor(self.floor_start_tokens, self.floor_delta_tokens)
 
     def repetition(self, end_id: int) -> RepetitionRules | None:
-        """The rules against repetition, or None where they are off."""
+        """Return the rules against repetition, or None where they are off."""
+        from chatbot.decoding.rules.repetition import RepetitionRules  # needs torch
+
         if self.repetition_penalty == 1 and not self.no_repeat_ngram:
             return None
-        cost = float("inf") if self.repeat_cost is None else self.repeat_cost
+        cost = inf if self.repeat_cost is None else self.repeat_cost
         return RepetitionRules(self.repetition_penalty, self.no_repeat_ngram, end_id, cost)
 
     @property
     def limit_tokens(self) -> int:
-        """The most tokens a reply has before EOS is forced; never beyond the floor's own limit."""
-        limits = [self.max_reply_tokens, self.floor.limit_tokens if self.floor else None]
+        """Maximum number of tokens of a reply before EOS is forced; at most t0 + 2 delta."""
+        limits = [self.max_reply_tokens, None if (floor := self.floor) is None else floor.limit_tokens]
         return min(limit for limit in limits if limit is not None)
 
     @property
     def bound_tokens(self) -> int:
-        """The most tokens a reply has: greedy and beam search end by t0 + delta + 1 on their own."""
-        if self.method == "sample" or self.floor is None:
+        """Maximum number of tokens of a reply; greedy and beam search end by t0 + delta + 1 without the limit."""
+        if self.method == "sample" or self.floor_start_tokens is None:
             return self.limit_tokens
         return min(self.limit_tokens, self.floor_start_tokens + self.floor_delta_tokens + 1)
 
-    def with_changes(self, **changes) -> ReplySettings:
-        """A copy in which the given settings, those that are not None, differ.
+    def with_changes(self, **changes: Any) -> ReplySettings:
+        """Return a copy with these settings; None switches a setting off, and `UNCHANGED` leaves it as it is.
 
         Raises:
             ReplySettingsError: A setting is unknown, or its value cannot be used.
         """
-        unknown = sorted(set(changes) - {field.name for field in fields(self)})
-        if unknown:
-            raise ReplySettingsError(f"Decoding: there is no setting {', '.join(unknown)}.")
-        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+        check_names(changes)
+        return replace(self, **{name: value for name, value in changes.items() if value is not UNCHANGED})
 
 
-_MANY = 10**6
-RANGES: dict[str, tuple[float, float]] = {
-    **{"beams": (1, 64), "candidates": (1, 64), "rank_backward": (0, _MANY), "rank_similarity": (0, _MANY)},
-    **{"temperature": (0.01, 100), "top_k": (0, _MANY), "top_p": (0, 1), "min_p": (0, 1), "typical_p": (0, 1)},
-    **{"repetition_penalty": (1, 10), "no_repeat_ngram": (0, _MANY), "repeat_cost": (0, float("inf"))},
-    **{"floor_start_tokens": (0, _MANY), "floor_delta_tokens": (1, _MANY)},
-    **{"max_reply_tokens": (1, _MANY), "min_reply_tokens": (0, _MANY)},
-}
-"""Least and most of each number."""
-WHOLE = {"beams", "candidates", "top_k", "no_repeat_ngram", "floor_start_tokens", "floor_delta_tokens"}
-WHOLE |= {"max_reply_tokens", "min_reply_tokens"}
-OPTIONAL = {"floor_start_tokens", "max_reply_tokens", "repeat_cost"}
+@dataclass(frozen=True)
+class Option:
+    """A number among the settings.
+
+    Attributes:
+        name: Field of `ReplySettings`.
+        kind: Type of the value.
+        help: What it does, in one line.
+        minimum, maximum: Range of the value.
+        can_be_off: Whether None is a value, too.
+    """
+
+    name: str
+    kind: type[int] | type[float]
+    help: str
+    minimum: float
+    maximum: float
+    can_be_off: bool
+
+    @property
+    def range(self) -> str:
+        """Allowed values, in words."""
+        if self.maximum == inf:
+            return f"at least {self.minimum}"
+        if self.maximum == MAX_NUMBER:
+            return f"at least {self.minimum} and at most {self.maximum}"
+        return f"between {self.minimum} and {self.maximum}"
 
 
-def settings_from(generation: dict) -> ReplySettings:
-    """`ReplySettings` from the content of generation_config.json; keys of transformers' own are passed over."""
-    known = {field.name for field in fields(ReplySettings)} - {"method", "keep_eos", "max_reply_tokens"}
-    return ReplySettings(**{name: value for name, value in generation.items() if name in known and value is not None})
+NAMES = tuple(entry.name for entry in fields(ReplySettings))
+OPTIONS = tuple(
+    Option(
+        entry.name,
+        int if str(entry.type).startswith("int") else float,
+        entry.metadata["help"],
+        entry.metadata["minimum"],
+        entry.metadata["maximum"],
+        "None" in str(entry.type),
+    )
+    for entry in fields(ReplySettings)
+    if entry.metadata["minimum"] is not None
+)
+"""Settings that are numbers, in the order of the fields."""
 
 
-def _words(words: object) -> tuple[str, ...]:
-    def is_word(word: object) -> bool:
-        return isinstance(word, str) and bool(word.strip()) and valid_text(word) == word
+def check_names(names: Iterable[str]) -> None:
+    """Check that all names are settings.
 
-    if not isinstance(words, (list, tuple)) or not all(map(is_word, words)):
+    Raises:
+        ReplySettingsError: A name is unknown; the message suggests the nearest one.
+    """
+    if unknown := sorted(set(names) - set(NAMES)):
+        nearest = difflib.get_close_matches(unknown[0], NAMES, 1, cutoff=0)[0]
+        raise ReplySettingsError(f"Decoding: no setting {', '.join(unknown)}; did you mean {nearest}?")
+
+
+def settings_from(generation: Mapping[str, Any]) -> ReplySettings:
+    """Return the settings in the content of generation_config.json; keys that only transformers knows are ignored.
+
+    Null switches a setting off if that is possible, and means the default otherwise.
+
+    Raises:
+        ReplySettingsError: A value cannot be used.
+    """
+    can_be_off = {option.name for option in OPTIONS if option.can_be_off}
+    return ReplySettings(
+        **{
+            name: value
+            for name, value in generation.items()
+            if name in NAMES and (value is not None or name in can_be_off)
+        }
+    )
+
+
+def _checked_words(words: object) -> tuple[str, ...]:
+    if not isinstance(words, Sequence) or isinstance(words, str) or not all(map(_is_word, words)):
         raise ReplySettingsError(f"Decoding: banned_words must be a list of words, got {words!r}.")
-    words = tuple(word.strip() for word in words)
-    if lost := lost_exceptions(words):
+    stripped = tuple(word.strip() for word in words)
+    if lost := lost_exceptions(stripped):
         raise ReplySettingsError(
-            f"Decoding: banned_words has the exception {lost[0]!r}, which ends with no banned word."
+            f"Decoding: the exception {lost[0]!r} in banned_words does not end with a banned word."
         )
-    return words
+    return stripped
+
+
+def _is_word(word: object) -> bool:
+    return isinstance(word, str) and bool(word.strip()) and valid_text(word) == word
 
 
 def _is_number(value: object) -> bool:

@@ -11,9 +11,9 @@ import torch
 from tqdm import tqdm
 
 from chatbot.chat.bot import REMEMBERED_REPLIES, Chatbot, candidate_seeds
-from chatbot.decoding.batch import Steps
+from chatbot.decoding.batch import DialogueBatch
 from chatbot.decoding.candidates import Draft
-from chatbot.decoding.loop import decode, prefill, repeated
+from chatbot.decoding.loop import decode, prefill, repeat_rows
 from chatbot.decoding.rerank import Answered
 from chatbot.decoding.settings import ReplySettings
 from chatbot.evaluation.cache import CacheFile, ResultCache, identity_of, identity_of_ranker
@@ -170,7 +170,7 @@ def _in_order(file: CacheFile, count: int) -> list[Answer]:
 
 def _answer_batch(
     bot: Chatbot,
-    steps: Steps,
+    steps: DialogueBatch,
     logits: torch.Tensor,
     batch: Sequence[EncodedContext],
     indices: Sequence[int],
@@ -211,7 +211,7 @@ def _answer_batch(
 
 def decode_candidates(
     bot: Chatbot,
-    steps: Steps,
+    steps: DialogueBatch,
     logits: torch.Tensor,
     batch: Sequence[EncodedContext],
     settings: ReplySettings,
@@ -230,9 +230,9 @@ def decode_candidates(
         seeds: One seed per context.
     """
     count = settings.candidates
-    logits = repeated(steps, logits, count)
+    logits = repeat_rows(steps, logits, count)
     speakers = [context.prompt.reply_speaker for context in batch for _ in range(count)]
-    earlier = [context.answered.own for context in batch for _ in range(count)]
+    earlier = [context.answered.earlier_replies for context in batch for _ in range(count)]
     all_seeds = [candidate_seed for seed in seeds for candidate_seed in candidate_seeds(seed, count)]
     *_, drafts = decode(steps, logits, speakers, settings, bot.vocabulary, all_seeds, earlier)
     groups = [drafts[start : start + count] for start in range(0, len(drafts), count)]

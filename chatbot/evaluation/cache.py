@@ -10,11 +10,13 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from chatbot.chat.bot import Chatbot
 from chatbot.decoding.settings import ReplySettings
+from chatbot.model.protocol import DialogueModel
 
 FOLDER = "replies"
 """Folder of the cache files within the folder of the report."""
@@ -171,13 +173,13 @@ def identity_of_ranker(bot: Chatbot, settings: ReplySettings) -> dict:
     return {"vectors": vectors, "backward": None if ranker.backward is None else _hash_model(ranker.backward)}
 
 
-def _hash_model(model: torch.nn.Module) -> str:
+def _hash_model(model: DialogueModel) -> str:
     """Return a hash of a model's config and parameters."""
     config: object = model.config
     to_dict = getattr(config, "to_dict", None)
     settings = to_dict() if callable(to_dict) else vars(config)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, parameter in model.named_parameters():
+    for name, parameter in cast(torch.nn.Module, model).named_parameters():
         digest.update(name.encode())
         digest.update(str(parameter.dtype).encode())
         digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -84,8 +84,9 @@ class Grid:
             changes = dict(changes)
             base = changes.pop("base", "checkpoint")
             try:
-                defaults.with_changes(**dict.fromkeys(map(str, changes)))  # raises if a name is not a setting
-                settings = replace(self._base(base, defaults), **changes)
+                settings = self._base(base, defaults).with_changes(
+                    **{str(field): value for field, value in changes.items()}
+                )
             except XianliaoError as error:
                 reason = first_line(error).rstrip(".")
                 raise GridError(f"The grid: method {name!r} cannot be used ({reason}).") from None

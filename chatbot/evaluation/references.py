@@ -103,7 +103,7 @@ def _score_batch(bot: Chatbot, batch: Sequence[EncodedContext], kinds: Sequence[
     for position in range(max(map(len, targets))):
         replies = [targets[i][:position] for i in active]
         next_ids = [targets[i][position] for i in active]
-        earlier = [batch[i].answered.own for i in active]
+        earlier = [batch[i].answered.earlier_replies for i in active]
         for kind, sums in zip(kinds, nats, strict=True):
             log_probs = _target_log_probs(bot, logits, kind, replies, earlier, next_ids)
             for i, log_prob in zip(active, log_probs, strict=True):

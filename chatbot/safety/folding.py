@@ -1,22 +1,23 @@
-"""Folding: one spelling for the many ways to write a sentence, with a map back to the original characters."""
+"""Folding: one spelling for the many ways to write a sentence, with the positions of the original characters."""
 
 from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 NONE, SPACE, CLAUSE, SENTENCE = range(4)
-"""What separates two letters: nothing; a space, symbol or emoji; the end of a clause; the end of a sentence."""
+"""Separators of two letters: none; a space, symbol or emoji; the end of a clause; the end of a sentence."""
 
 _CLAUSE, _SENTENCE = frozenset("，,、：:；;"), frozenset("。！？!?…\n\r\u2028\u2029")
 _SAME = {
     **dict(zip("妳您喫著牠祂佢", "你你吃着它他他", strict=True)),
     **dict(zip("唔冇嘅咗哋喺攰瞓嚟畀睇", "不没的了们在累睡来给看", strict=True)),
 }
-"""Variants that OpenCC keeps apart, and Cantonese words with one plain counterpart."""
+"""Variants that OpenCC does not unify, and Cantonese words with one counterpart in written Chinese."""
 _FILLER = 2
-"""Latin letters, digits and 〇 in a row between two Chinese characters that may be left out."""
+"""Maximum number of Latin letters, digits and 〇 between two Chinese characters that can be removed."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,10 @@ class Folded:
     """A text without its separators.
 
     Attributes:
-        text: Letters and digits alone: compatibility forms and marks resolved (NFKD), simplified, in lower case.
-        places: For each of its characters, the index of the original character.
-        breaks: For each of its characters, what separates it from the one before, and one entry more for the end:
-            `NONE`, `SPACE`, `CLAUSE` or `SENTENCE`. Both ends of the text are ends of a sentence.
+        text: Letters and digits: compatibility forms and marks resolved (NFKD), simplified, in lower case.
+        places: Index of the original character of each character.
+        breaks: Separator before each character, and after the last one: `NONE`, `SPACE`, `CLAUSE` or `SENTENCE`. Both
+            ends of the text are ends of a sentence.
     """
 
     text: str
@@ -35,7 +36,7 @@ class Folded:
     breaks: tuple[int, ...]
 
     def without_fillers(self) -> Folded:
-        """The text without one or two Latin letters or digits between two Chinese characters (自x杀, 自1杀)."""
+        """Return the text without one or two Latin letters or digits between two Chinese characters (自x杀, 自1杀)."""
         kept: list[int] = []
         place, size = 0, len(self.text)
         while place < size:
@@ -51,15 +52,15 @@ class Folded:
         if len(kept) == size:
             return self
         breaks = [max(self.breaks[a + 1 : b + 1]) for a, b in zip([-1, *kept], [*kept, size], strict=True)]
-        text = "".join(self.text[each] for each in kept)
-        return Folded(text, tuple(self.places[each] for each in kept), tuple(breaks))
+        text = "".join(self.text[index] for index in kept)
+        return Folded(text, tuple(self.places[index] for index in kept), tuple(breaks))
 
 
 def fold(text: str) -> Folded:
     """Fold a text for matching.
 
-    Separators, underscores, emoji and characters without a width are removed; full-width letters, Kangxi radicals and
-    the like become ordinary ones, traditional characters simplified ones, capitals small ones.
+    Separators, underscores, emoji and characters of zero width are removed; full-width letters and Kangxi radicals
+    become ordinary characters, traditional characters simplified ones, and capitals lower case.
 
     >>> fold("我想自_殺").text
     '我想自杀'
@@ -81,16 +82,16 @@ def fold(text: str) -> Folded:
 
 @lru_cache(1 << 16)
 def _fold(character: str) -> tuple[str, int]:
-    """Letters of a character, and how far it separates its neighbours."""
+    """Return the letters of a character, and the separator that it is."""
     if character in _SENTENCE or character == ".":
         return "", SENTENCE
     if character in _CLAUSE:
         return "", CLAUSE
     letters = []
-    for each in unicodedata.normalize("NFKD", character):
-        category = unicodedata.category(each)
+    for part in unicodedata.normalize("NFKD", character):
+        category = unicodedata.category(part)
         if category[0] in "LN":
-            letters.append(_simplified(each).lower())
+            letters.append(_simplified(part).lower())
         elif category[0] != "M" and category != "Cf":
             letters.append(" ")
     folded = "".join(letters).replace(" ", "")
@@ -118,7 +119,7 @@ def _simplified(letter: str) -> str:
 
 
 @lru_cache(1)
-def _converter():
-    import opencc  # only when a text is folded: --help stays quick
+def _converter() -> Any:
+    import opencc  # imported when a text is folded, so that --help answers quickly
 
     return opencc.OpenCC("t2s")

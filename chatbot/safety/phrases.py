@@ -1,4 +1,4 @@
-"""Lists of phrases and where a text has one of them."""
+"""Lists of phrases, and their occurrences in a text."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from chatbot.errors import XianliaoError
 from chatbot.safety.folding import CLAUSE, NONE, SENTENCE, Folded, fold, is_latin
 
 GAP, LATIN_GAP = 8, 32
-"""Most letters that `*` stands for, and where all of them are Latin letters."""
+"""Maximum number of letters that `*` matches, and the same if all of them are Latin letters."""
 SPELLED_OUT = 5
-"""Letters that a Latin phrase needs at least so that spaces between them do not hide it (s u i c i d e)."""
-MOST_READINGS = 5000
+"""Minimum number of letters of a Latin phrase that also matches with spaces between its letters (s u i c i d e)."""
+MAX_READINGS = 5000
+"""Maximum number of readings of a part of a line."""
 _NOT_IN_HARMLESS_GAP = frozenset("我想要")
 _TITLE = re.compile("《([^《》]*)》")
 Span = tuple[int, int]
@@ -29,19 +30,19 @@ class SafetyError(XianliaoError):
 
 
 class Phrases:
-    """A list of phrases that is found in one pass (Aho and Corasick 1975), however the text is spelled.
+    """List of phrases that are matched in one pass (Aho and Corasick 1975), in all spellings of a text.
 
     Lines and texts are folded (`chatbot.safety.folding`). In a line
 
-    * `(a|b|)` stands for a, b or nothing;
-    * `*` stands for at most `GAP` letters of the same sentence, or `LATIN_GAP` Latin ones;
-    * `^` before and `$` after a part or alternative stand for an edge: punctuation, a space or the end of the text;
+    * `(a|b|)` matches a, b or no letter;
+    * `*` matches at most `GAP` letters of the same sentence, or `LATIN_GAP` Latin letters;
+    * `^` before and `$` after a part or alternative match an edge: punctuation, a space or the end of the text;
     * `a & b` needs both phrases, anywhere in the text;
-    * `!` at the beginning makes a harmless phrase: a phrase inside it does not count, one beside it does. The letters
-      that `*` stands for in it are of the same clause, and not 我, 想 or 要.
+    * `!` at the beginning marks a harmless phrase: a phrase inside it does not count, one beside it does. The letters
+      that `*` matches in it are of the same clause, and not 我, 想 or 要.
 
-    A phrase may run over the end of a clause only if one of the two clauses is inside it: 自。杀 is found, 他来自。杀了鸡
-    is not. A phrase that begins or ends with a Latin letter or digit does not touch another one there.
+    A phrase can cross the end of a clause only if one of the two clauses is inside it: 自。杀 matches, 他来自。杀了鸡
+    does not. A phrase that begins or ends with a Latin letter or digit does not match next to another one.
 
     Args:
         lines: The phrases.
@@ -62,8 +63,8 @@ class Phrases:
             parts = [part for phrase in phrases for part in phrase]
             self._patterns.append((line.startswith("!"), list(accumulate(map(len, phrases)))))
             for index, literals in enumerate(parts):
-                for text, *edges in literals:
-                    uses[text].add((number, index, *edges))
+                for text, begins, ends in literals:
+                    uses[text].add((number, index, begins, ends))
         self._automaton = ahocorasick.Automaton()
         for text, entries in uses.items():
             self._automaton.add_word(text, (len(text), sorted(entries) if len(entries) > 1 else list(entries)))
@@ -71,15 +72,15 @@ class Phrases:
             self._automaton.make_automaton()
 
     def __contains__(self, text: str) -> bool:
-        """Whether the text has one of the phrases."""
+        """Whether the text contains one of the phrases."""
         return bool(self.find(text))
 
     def find(self, text: str) -> list[Span]:
-        """Where the text has phrases, (start, end) of the original text; harmless ones are left out."""
+        """Return the spans (start, end) of phrases in the original text, without harmless ones."""
         return [(places[0], places[-1] + 1) for places in self.places(text)]
 
     def places(self, text: str) -> list[tuple[int, ...]]:
-        """The indices of the letters of each phrase, without what is between them."""
+        """Return the indices of the letters of each phrase, without the characters between them."""
         if not len(self._automaton):
             return []
         plain = fold(text)
@@ -91,11 +92,11 @@ class Phrases:
         return list(found)
 
     def _hits(self, folded: Folded, titles: Sequence[Span]) -> list[Span]:
-        """Spans of the folded text that count."""
+        """Return the spans of phrases in the folded text, without harmless ones."""
         found: defaultdict[tuple[int, int], list[Span]] = defaultdict(list)
         for last, (size, entries) in self._automaton.iter(folded.text):
             span = (last + 1 - size, last + 1)
-            if _stands(folded, span):
+            if _is_apart(folded, span):
                 for number, index, begins, ends in entries:
                     at_edges = (not begins or folded.breaks[span[0]] > NONE) and (
                         not ends or folded.breaks[span[1]] > NONE
@@ -125,7 +126,7 @@ class Phrases:
 
     @staticmethod
     def _joined(folded: Folded, parts: Sequence[Sequence[Span]], harmless: bool) -> list[Span]:
-        """Spans of whole phrases from those of their parts, which are sorted by their ends."""
+        """Return the spans of whole phrases, from the spans of their parts sorted by their ends."""
         spans = set(parts[0])
         for part in parts[1:]:
             following = sorted(part)
@@ -143,15 +144,15 @@ class Phrases:
 
 
 def _titles(text: str, folded: Folded) -> list[Span]:
-    """Spans of the folded text that are titles."""
+    """Return the spans of titles in the folded text."""
     return [
         (bisect_left(folded.places, title.start(1)), bisect_left(folded.places, title.end(1)))
         for title in _TITLE.finditer(text)
     ]
 
 
-def _stands(folded: Folded, span: Span) -> bool:
-    """Whether a literal stands at a span as words do, and not across the words or clauses of somebody else."""
+def _is_apart(folded: Folded, span: Span) -> bool:
+    """Whether a span consists of whole words and clauses, and is not part of other words or across other clauses."""
     (start, end), text, breaks = span, folded.text, folded.breaks
     inner = [place for place in range(start + 1, end) if breaks[place] != NONE]
     if is_latin(text[start]) and start and breaks[start] == NONE and is_latin(text[start - 1]):
@@ -170,7 +171,7 @@ def _stands(folded: Folded, span: Span) -> bool:
 
 
 def _parts(line: str) -> list[set[tuple[str, bool, bool]]]:
-    """The literals that each part of a line, between its gaps, may have, and whether they begin and end at an edge."""
+    """Return the possible literals of each part of a line, and whether each needs an edge before and after it."""
     parts = []
     for part in line.split("*"):
         texts = _readings(part, line)
@@ -182,20 +183,20 @@ def _parts(line: str) -> list[set[tuple[str, bool, bool]]]:
 
 
 def _readings(part: str, line: str) -> list[str]:
-    """All readings of a part of a line, folded."""
+    """Return all readings of a part of a line, folded."""
     pieces = re.split(r"\(([^()]*)\)", part)
     if any(mark in piece for piece in pieces[::2] for mark in "()|"):
         raise SafetyError(f"The phrase {line!r} has a bracket or | without its counterpart; write (a|b).")
     choices = [piece.split("|") if at % 2 else [piece] for at, piece in enumerate(pieces)]
-    if prod(map(len, choices)) > MOST_READINGS:
+    if prod(map(len, choices)) > MAX_READINGS:
         raise SafetyError(
-            f"The phrase {line!r} has more than {MOST_READINGS:,} readings in a part; write * or two lines."
+            f"The phrase {line!r} has more than {MAX_READINGS:,} readings in a part; write * or two lines."
         )
     return ["".join(chosen) for chosen in product(*([_folded(text, line) for text in texts] for texts in choices))]
 
 
 def _folded(text: str, line: str) -> str:
-    """A piece of a line, folded, with its edges."""
+    """Return a piece of a line, folded, with its marks for edges."""
     inner = text.removeprefix("^").removesuffix("$")
     folded = fold(inner).text
     if (inner.strip() and not folded) or "^" in inner or "$" in inner:
@@ -204,6 +205,6 @@ def _folded(text: str, line: str) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a list; comments, which begin with #, and empty ones are left out."""
+    """Return the lines of a list without empty lines and comments, which begin with #."""
     lines = [line.strip() for line in text.splitlines()]
     return [line for line in lines if line and not line.startswith("#") and line != "!"]

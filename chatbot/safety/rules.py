@@ -1,13 +1,13 @@
-"""What is answered with fixed words instead of a reply of the model; all words are in files of the operator.
+"""Rules for the messages that get a fixed reply instead of one of the model; all texts are in files of the operator.
 
 A message that mentions suicide or self-harm gets a fixed reply with the help line. From then on the conversation is in
 need, and every reply is fixed, until the talk has clearly moved on (`Safety.answer`). The answer depends on the history
-alone, so page, API, terminal and Python agree, and nothing is stored.
+alone, so page, API, terminal and Python agree, and no state is stored.
 
-A folder has crisis.txt, crisis_reply.txt, words_in.txt and settings.yaml, and may have care.yaml and words_out.txt.
-`files/` is the folder that comes with the package; a folder without care.yaml takes that file from there, and one without
-words_out.txt adds no words. need.npz, if a folder has it, is a classifier that finds sentences which no phrase foresees
-(`chatbot.safety.classifier`).
+A folder contains crisis.txt, crisis_reply.txt, words_in.txt and settings.yaml, and optionally care.yaml and
+words_out.txt. `files/` is the folder of the package; its care.yaml is used for a folder without that file. Without
+words_out.txt no words are banned. need.npz, if a folder has it, is a
+classifier that finds sentences which no phrase foresees (`chatbot.safety.classifier`).
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ NEEDED = ("crisis.txt", "crisis_reply.txt", "words_in.txt", "settings.yaml")
 CLASSIFIER = "need.npz"
 MODES = ("refuse", "replace", "off")
 ASKING = ("means", "leaving", "distress", "better")
-"""Kinds of messages in need that have phrases, in the order in which they are looked for."""
+"""Kinds of messages in need that have phrases, in the order in which they are tried."""
 KINDS = ("again", *ASKING, "short", "ordinary")
 REMEMBERED_MESSAGES = 4096
 SHORT_MESSAGE = 1000
-"""Longer messages, in characters, are not remembered with their kind."""
+"""The kinds of longer messages, in characters, are not cached."""
 
 Kind = Literal["crisis", "care", "refused"]
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """A reply that no model made.
+    """A reply with a fixed text.
 
     Attributes:
         kind: `crisis` to a message that mentions suicide or self-harm, `care` to the messages after it, `refused` to a
             message with a word of words_in.txt.
-        text: What is said.
+        text: The reply.
     """
 
     kind: Kind
@@ -57,13 +57,13 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Care:
-    """What is said to somebody in need, and when the state of need ends; see care.yaml.
+    """Replies to a person in need, and the end of the state of need; see care.yaml.
 
     Attributes:
         replies: Texts by kind of message.
         phrases: Phrases by kind of message.
-        ordinary_messages: Ordinary messages in a row that end the state of need.
-        ordinary_letters: Letters that an ordinary message has at least.
+        ordinary_messages: Number of consecutive ordinary messages that end the state of need.
+        ordinary_letters: Minimum number of letters of an ordinary message.
     """
 
     replies: Mapping[str, Sequence[str]]
@@ -73,7 +73,7 @@ class Care:
 
     @classmethod
     def read(cls, text: str) -> Care:
-        """The content of care.yaml.
+        """Return the content of care.yaml.
 
         Raises:
             SafetyError: It cannot be used.
@@ -89,7 +89,7 @@ class Care:
             if not isinstance(part, dict) or set(part) != set(names):
                 raise SafetyError(f"care.yaml: {kind} needs {' and '.join(names)}.")
             for name in names:
-                if not isinstance(part[name], list) or not all(isinstance(each, str) and each for each in part[name]):
+                if not isinstance(part[name], list) or not all(isinstance(text, str) and text for text in part[name]):
                     raise SafetyError(f"care.yaml: {name} of {kind} must be a list of texts.")
             if len(set(part["replies"])) < 2:
                 raise SafetyError(f"care.yaml: {kind} needs at least two replies, so that they can take turns.")
@@ -100,7 +100,7 @@ class Care:
         return cls(replies, {kind: Phrases(content[kind]["phrases"]) for kind in ASKING}, *counts)
 
     def kind_of(self, message: str) -> str:
-        """The kind of a message without a crisis phrase."""
+        """Return the kind of a message without a crisis phrase."""
         for kind in ASKING:
             if message in self.phrases[kind]:
                 return kind
@@ -112,8 +112,9 @@ class Safety:
 
     Attributes:
         crisis: Phrases that mention suicide or self-harm.
-        classifier: Finds messages by people in need that have no such phrase; None relies on the phrases alone.
-        banned_words: Words that no reply has, beside those of the checkpoint's settings; from words_out.txt.
+        classifier: Finds messages by people in need that contain no such phrase; None relies on the phrases alone.
+        banned_words: Words that no reply contains, in addition to those of the checkpoint's settings; from
+            words_out.txt.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class Safety:
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> Safety:
-        """The files of a folder; None takes those of the package.
+        """Read the files of a folder; None means those of the package.
 
         Raises:
             SafetyError: A file is missing or cannot be used.
@@ -142,12 +143,12 @@ class Safety:
         folder = FOLDER if folder is None else Path(folder)
         try:
             texts = {name: (folder / name).read_text(encoding="utf-8-sig") for name in NEEDED}
-            care = folder / "care.yaml"
-            texts["care.yaml"] = (care if care.is_file() else FOLDER / "care.yaml").read_text(encoding="utf-8-sig")
-            banned = folder / "words_out.txt"
-            texts["words_out.txt"] = banned.read_text(encoding="utf-8-sig") if banned.is_file() else ""
+            care_file = folder / "care.yaml" if (folder / "care.yaml").is_file() else FOLDER / "care.yaml"
+            texts["care.yaml"] = care_file.read_text(encoding="utf-8-sig")
+            banned_file = folder / "words_out.txt"
+            texts["words_out.txt"] = banned_file.read_text(encoding="utf-8-sig") if banned_file.is_file() else ""
             settings = yaml.safe_load(texts["settings.yaml"])
-            if isinstance(settings, dict) and settings.get("words_in") is False:  # what YAML makes of off
+            if isinstance(settings, dict) and settings.get("words_in") is False:  # YAML reads off as false
                 settings["words_in"] = "off"
             care = Care.read(texts["care.yaml"])
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -164,7 +165,7 @@ class Safety:
         banned = lines_of(texts["words_out.txt"])
         if lost := lost_exceptions(banned):
             raise SafetyError(
-                f"{folder / 'words_out.txt'}: {lost[0]!r} is an exception that ends with no word of the list."
+                f"{folder / 'words_out.txt'}: the exception {lost[0]!r} does not end with a word of the list."
             )
         weights = folder / CLASSIFIER
         try:
@@ -175,13 +176,13 @@ class Safety:
         return cls(phrases, reply, care, Phrases(words_in), settings, banned, classifier)
 
     def answer(self, turns: Sequence[str]) -> Fixed | None:
-        """What to say instead of a reply of the model, or None where the model may answer.
+        """Return the fixed reply to a history, or None if the model may answer.
 
         The last turn is the person's, and so is every second one before it. The conversation is in need from a message
-        with a crisis phrase until the person says that it is over (kind `better` of care.yaml), or until so many
-        ordinary messages in a row as care.yaml says: messages of some length without a word about means, leaving or
-        distress. Messages that are too short to tell change nothing. All replies in that time, and the one that answers
-        the message that ends it, are fixed.
+        with a crisis phrase until the person says that it is over (kind `better` of care.yaml), or until
+        `Care.ordinary_messages` consecutive ordinary messages: messages of some length without a word about means,
+        leaving or distress. Messages that are too short to judge change nothing. All replies in that time, and the
+        reply to the message that ends it, are fixed.
 
         Args:
             turns: The history, oldest turn first.
@@ -211,12 +212,12 @@ class Safety:
         return reply
 
     def _turn(self, kind: str, number: int) -> str:
-        """The reply to the message of this number since the first in need."""
+        """Return the reply to the message with this number, counted from the first in need."""
         replies = self.care.replies[kind]
         return replies[number % len(replies)]
 
     def _kinds_since_talk_was_ordinary(self, messages: Sequence[str]) -> list[str]:
-        """Kinds of the last messages, from a place on where the conversation was not in need."""
+        """Return the kinds of the last messages, from a point where the conversation was not in need."""
         kinds, ordinary = [self._kind(messages[-1])], 0
         for message in reversed(messages[:-1]):
             kind = self._kind(message)
@@ -236,13 +237,14 @@ class Safety:
         return "crisis" if found else self.care.kind_of(message)
 
     def prompt(self, turns: Sequence[str]) -> list[str]:
-        """The turns as the model sees them: in the person's, words of words_in.txt are replaced by ＊, where
-        settings.yaml says so.
+        """Return the turns as the model sees them.
+
+        In mode `replace` of settings.yaml, words of words_in.txt in the person's turns become ＊.
         """
         if self.mode != "replace":
             return list(turns)
-        hers = (len(turns) - 1) % 2
-        return [self._cleaned(turn) if place % 2 == hers else turn for place, turn in enumerate(turns)]
+        persons = (len(turns) - 1) % 2
+        return [self._cleaned(turn) if index % 2 == persons else turn for index, turn in enumerate(turns)]
 
     def _cleaned(self, message: str) -> str:
         characters = list(message)
@@ -253,12 +255,12 @@ class Safety:
 
 @lru_cache(1)
 def default_safety() -> Safety:
-    """The rules that come with the package."""
+    """Return the rules of the package."""
     return Safety.load()
 
 
 def named_safety(name: str | Path | None) -> Safety | None:
-    """The rules of a command line: `default`, `off` (None), or a folder.
+    """Return the rules of a command line argument: `default`, `off` (None), or a folder.
 
     Raises:
         SafetyError: The folder cannot be used.

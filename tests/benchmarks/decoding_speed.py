@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from chatbot.chat.bot import Chatbot
-from chatbot.decoding.batch import make_native, start_steps
+from chatbot.decoding.batch import make_native, start_batch
 from chatbot.decoding.loop import decode
 from chatbot.decoding.settings import ReplySettings
 from chatbot.decoding.vocabulary import Vocabulary
@@ -29,7 +29,7 @@ SETTINGS = ReplySettings("greedy", floor_start_tokens=REPLY, max_reply_tokens=RE
 def decode_ours(model, rows: int = 1) -> None:
     """Read a prompt and decode 64 tokens greedily, with EOS floor and choice of the token."""
     prompt = torch.randint(3, VOCABULARY, (rows, PROMPT)).tolist()
-    steps = start_steps(model, rows)
+    steps = start_batch(model, rows)
     logits = steps.read(prompt, [[0] * PROMPT] * rows)
     for _ in decode(steps, logits, [1] * rows, SETTINGS, Vocabulary(2, (0, 1)), range(rows)):
         pass
@@ -99,7 +99,7 @@ def context_rows(rounds: int = 5, contexts: tuple[int, ...] = (256, 1024, 4096, 
     token, speaker = torch.tensor([5]), torch.tensor([1])
     for length in contexts:
         ids = torch.randint(3, VOCABULARY, (1, length))
-        steps = start_steps(model)
+        steps = start_batch(model)
         steps.read(ids.tolist(), [[0] * length])
         state = softmax(ids, use_cache=True, logits_to_keep=1).past_key_values
 
@@ -138,7 +138,7 @@ def int8_price(checkpoint: str = "default", dialogues: list[list[str]] | None = 
 
 def _step_nats(model, sample) -> float:
     """Return the nats of a dialogue, read token by token."""
-    steps, nats = start_steps(model), 0.0
+    steps, nats = start_batch(model), 0.0
     logits = steps.read([sample.input_ids[:1]], [sample.speaker_ids[:1]])
     for token, speaker, label in zip(sample.input_ids[1:], sample.speaker_ids[1:], sample.labels[1:], strict=True):
         if label != IGNORED_LABEL:

@@ -75,12 +75,13 @@ class Completion(Asked):
     def changes(self) -> dict:
         """Fields of `ReplySettings` that the request sets."""
         greedy = self.temperature is not None and self.temperature < 0.01
-        return {
+        changes = {
             "method": "greedy" if greedy else None,
             "temperature": None if greedy else self.temperature,
             "top_p": self.top_p,
             "max_reply_tokens": self.max_completion_tokens or self.max_tokens,
         }
+        return {name: value for name, value in changes.items() if value is not None}
 
 
 class Usage(BaseModel):

@@ -42,7 +42,8 @@ class Wish:
     @property
     def changes(self) -> dict:
         """Fields of `ReplySettings`."""
-        return {"temperature": self.temperature, "top_p": self.top_p}
+        changes = {"temperature": self.temperature, "top_p": self.top_p}
+        return {name: value for name, value in changes.items() if value is not None}
 
     @classmethod
     def of(cls, seed: object, temperature: object, top_p: object) -> Wish:
@@ -66,7 +67,7 @@ class Wish:
         return {
             "seed": seed,
             "model": model,
-            **{name: value for name, value in self.changes.items() if value is not None},
+            **self.changes,
         }
 
 

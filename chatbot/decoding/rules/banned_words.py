@@ -1,123 +1,132 @@
-"""Words that a reply never says, whatever tokens would spell them, but where what stands before makes them harmless."""
+"""Banned words: tokens that would complete a banned word are forbidden, unless the text before makes it harmless."""
 
 from __future__ import annotations
 
 import codecs
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
 from chatbot.safety.words import split_words
 
+UNFINISHED_BYTES = 8
+"""Extra bytes of a reply to look at, because bytes of an unfinished character are dropped."""
+
 
 class BannedWords:
-    """Knows which tokens would complete a banned word.
+    """Logits rule that forbids the tokens that would complete a banned word.
 
-    Works on the bytes of the text: UTF-8 never finds a character inside another one, and a word is found even where its
-    characters are spelled byte by byte. ASCII letters match in both cases, other words as they stand, in small letters, in
-    capitals and with a capital at the start.
+    It works on the bytes of the text: UTF-8 never contains a character inside another one, and a word is recognised
+    even if its characters are spelled byte by byte. ASCII letters match in both cases; other letters match as written,
+    in lower case, in upper case and capitalised.
 
-    An exception (`!妈妈的` for 妈的) allows the word where the reply ends with the whole exception, so a word with
-    exceptions takes a look at the text before it; only the tokens that would complete the word are looked at.
+    An exception (`!妈妈的` for 妈的) allows the word where the reply ends with the whole exception. A word with exceptions
+    therefore needs a look at the text before it; only the tokens that would complete the word are examined.
 
     Args:
-        words: What must not be said, and exceptions that begin with `!`.
-        pieces: The bytes of each token, `[V]`; special tokens have none, so the end of turn is never touched. Where no
-            token has a space (WordPiece, which puts them in when it shows a text) those of the words do not count.
+        words: Banned words, and exceptions that begin with `!`.
+        pieces: Bytes of each token, `[V]`; empty for special tokens, so EOS is never forbidden. If no token contains a
+            space (WordPiece, which adds spaces for display), spaces in the words are ignored.
     """
 
     def __init__(self, words: Sequence[str], pieces: Sequence[bytes]):
         self.pieces = [piece.lower() for piece in pieces]
         spaced = any(b" " in piece for piece in self.pieces)
         banned, exceptions = split_words(words)
-        every, harmless = _spelled(banned, spaced), _spelled(exceptions, spaced)
-        harmless_of = {word: frozenset(each for each in harmless if _makes_harmless(each, word)) for word in every}
-        self._guarded = {word: exceptions for word, exceptions in harmless_of.items() if exceptions}
-        spelled = sorted(set(every) - set(self._guarded))
-        self.longest = max(map(len, [*every, *harmless]), default=0) - 1
-        self._always = torch.tensor(_holding(spelled, self.pieces), dtype=torch.int64)
-        self._perhaps = _holding(self._guarded, self.pieces)
+        forms, harmless = _spellings(banned, spaced), _spellings(exceptions, spaced)
+        harmless_of = {
+            word: frozenset(exception for exception in harmless if _is_exception_of(exception, word)) for word in forms
+        }
+        self._guarded = {word: matching for word, matching in harmless_of.items() if matching}
+        unguarded = sorted(set(forms) - set(self._guarded))
+        self.max_prefix_bytes = max(map(len, [*forms, *harmless]), default=0) - 1
+        self._always = torch.tensor(_tokens_containing(unguarded, self.pieces), dtype=torch.int64)
+        self._guarded_inside = _tokens_containing(self._guarded, self.pieces)
         order = sorted(range(len(self.pieces)), key=self.pieces.__getitem__)
         ordered = [self.pieces[token] for token in order]
-        after = _completing(spelled, order, ordered)
-        self._after = {said: torch.tensor(sorted(tokens)) for said, tokens in after.items()}
-        self._perhaps_after = _completing(self._guarded, order, ordered)
+        completing = _tokens_completing(unguarded, order, ordered)
+        self._completing = {prefix: torch.tensor(sorted(tokens)) for prefix, tokens in completing.items()}
+        self._guarded_completing = _tokens_completing(self._guarded, order, ordered)
 
     def apply(self, logits: torch.Tensor, replies: Sequence[Sequence[int]]) -> None:
-        """Sets the logits `[B, V]` of what would complete a word after each of the B replies to -inf, in place."""
+        """Set logits `[B, V]` of tokens that would complete a word after each of the B replies to -inf, in place."""
         logits[:, self._always.to(logits.device)] = -torch.inf
         for row, reply in enumerate(replies):
-            end = self._end(reply)
+            end = self._last_bytes(reply)
             if self._guarded:
-                logits[row, self._said(end).to(logits.device)] = -torch.inf
+                logits[row, self._harmful_tokens(end).to(logits.device)] = -torch.inf
             for tail in _tails(end):
-                for length in range(1, min(len(tail), self.longest) + 1):
-                    tokens = self._after.get(tail[-length:])
+                for length in range(1, min(len(tail), self.max_prefix_bytes) + 1):
+                    tokens = self._completing.get(tail[-length:])
                     if tokens is not None:
                         logits[row, tokens.to(logits.device)] = -torch.inf
 
-    def _said(self, end: bytes) -> torch.Tensor:
-        """The tokens after which a word with exceptions would be said where none of them makes it harmless."""
-        tokens = set(self._perhaps)
+    def _harmful_tokens(self, end: bytes) -> torch.Tensor:
+        """Return the tokens that would complete a guarded word after `end` without an exception, int64 `[N]`."""
+        tokens = set(self._guarded_inside)
         for tail in _tails(end):
-            for length in range(1, min(len(tail), self.longest) + 1):
-                tokens |= self._perhaps_after.get(tail[-length:], set())
+            for length in range(1, min(len(tail), self.max_prefix_bytes) + 1):
+                tokens |= self._guarded_completing.get(tail[-length:], set())
         shown = len(end.decode("utf-8", "ignore").encode())
-        return torch.tensor(
-            sorted(token for token in tokens if self._harms((end + self.pieces[token]), shown)), dtype=torch.int64
-        )
+        harmful = sorted(token for token in tokens if self._is_harmful(end + self.pieces[token], shown))
+        return torch.tensor(harmful, dtype=torch.int64)
 
-    def _harms(self, text: bytes, shown: int) -> bool:
-        """Whether a text, of which so many bytes have been said already, ends a guarded word that is not harmless."""
+    def _is_harmful(self, text: bytes, shown: int) -> bool:
+        """Whether a guarded word ends after the first `shown` bytes of the text and is not part of an exception."""
         text = text.decode("utf-8", "ignore").encode()
         for word, exceptions in self._guarded.items():
-            place = text.find(word, max(0, shown - len(word) + 1))
-            while place >= 0:
-                end = place + len(word)
+            start = text.find(word, max(0, shown - len(word) + 1))
+            while start >= 0:
+                end = start + len(word)
                 if not any(
                     text[end - size : end] in exceptions
-                    for size in range(len(word) + 1, min(end, self.longest + 1) + 1)
+                    for size in range(len(word) + 1, min(end, self.max_prefix_bytes + 1) + 1)
                 ):
                     return True
-                place = text.find(word, place + 1)
+                start = text.find(word, start + 1)
         return False
 
-    def _end(self, reply: Sequence[int]) -> bytes:
-        """The last bytes of a reply, as many as matter."""
+    def _last_bytes(self, reply: Sequence[int]) -> bytes:
+        """Return the last bytes of a reply, as many as a word or exception can need."""
         tail = b""
         for token in reversed(reply):
-            if len(tail) >= self.longest + 8:  # a few more, for bytes that are dropped
+            if len(tail) >= self.max_prefix_bytes + UNFINISHED_BYTES:
                 break
             tail = self.pieces[token] + tail
         return tail
 
 
 def _tails(end: bytes) -> set[bytes]:
-    """How a reply may end: bytes of an unfinished character are shown if the next token goes on with it, else not."""
+    """Return the possible ends of a reply: with and without the bytes of an unfinished character.
+
+    These bytes are shown only if the next token continues the character.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")("ignore")
-    whole = decoder.decode(end).encode()
-    return {whole, whole + decoder.getstate()[0]}
+    complete = decoder.decode(end).encode()
+    return {complete, complete + decoder.getstate()[0]}
 
 
-def _spelled(words: Sequence[str], spaced: bool) -> list[bytes]:
-    """The bytes of words in their forms."""
+def _spellings(words: Sequence[str], spaced: bool) -> list[bytes]:
+    """Return the bytes of all forms of the words: as written, lower case, upper case, capitalised."""
     forms = {form for word in words for form in (word, word.lower(), word.upper(), word.capitalize())}
     return sorted({(form if spaced else form.replace(" ", "")).encode().lower() for form in forms} - {b""})
 
 
-def _makes_harmless(exception: bytes, word: bytes) -> bool:
+def _is_exception_of(exception: bytes, word: bytes) -> bool:
     return len(exception) > len(word) and exception.endswith(word)
 
 
-def _completing(words: Sequence[bytes], order: Sequence[int], ordered: Sequence[bytes]) -> dict[bytes, set[int]]:
-    """The tokens that complete a word, by its part that has been said.
+def _tokens_completing(
+    words: Collection[bytes], order: Sequence[int], ordered: Sequence[bytes]
+) -> dict[bytes, set[int]]:
+    """Return the tokens that begin with the rest of a word, by the prefix of the word that comes before them.
 
     Args:
         words: The words.
-        order: Tokens in the order of their bytes.
-        ordered: Their bytes.
+        order: Token ids sorted by their bytes.
+        ordered: The bytes of these tokens.
     """
     completing: defaultdict[bytes, set[int]] = defaultdict(set)
     for word in words:
@@ -128,13 +137,13 @@ def _completing(words: Sequence[bytes], order: Sequence[int], ordered: Sequence[
     return dict(completing)
 
 
-def _holding(words: Sequence[bytes], pieces: Sequence[bytes]) -> list[int]:
-    """Places of the pieces that hold one of the words."""
+def _tokens_containing(words: Collection[bytes], pieces: Sequence[bytes]) -> list[int]:
+    """Return the ids of the tokens whose bytes contain one of the words."""
     known = set(words)
     sizes = sorted({len(word) for word in words})
     return [
-        place
-        for place, piece in enumerate(pieces)
+        token
+        for token, piece in enumerate(pieces)
         if any(
             piece[start : start + size] in known
             for size in sizes

@@ -1,13 +1,13 @@
-"""Making every reply end: the delayed EOS floor ("根本停不下来", kexue.fm/archives/7500; Welleck et al., arXiv 2002.02492).
+"""Delayed EOS floor: a lower bound on the probability of EOS, so that every reply ends.
 
-A decoder that can leave EOS out of its candidates, or a model that never wants it, may run for ever. With t reply tokens
-already emitted, the floor gives EOS at least the mass
+A decoder that can leave EOS out of its candidates, or a model that never wants it, may run for ever ("根本停不下来",
+kexue.fm/archives/7500; Welleck et al., arXiv 2002.02492). After t reply tokens, the floor gives EOS at least the mass
 
     f(t) = 1 - (1 - eps)^max(0, t - t0),        eps = 1 - 2^(-1/delta)
 
-that is log p'(v) = log p(v) + max(0, t - t0) log(1 - eps) for v != EOS. It is NMST's bound (Choi et al., arXiv
-2210.00660, eq. 10) delayed to t0, the 99th percentile of reply length, so it costs nothing before. Greedy and beam search
-emit at most t0 + delta + 1 tokens before EOS; for sampling P(length > t0 + m) <= (1 - eps)^(m(m+1)/2), and at
+that is log p'(v) = log p(v) + max(0, t - t0) log(1 - eps) for v != EOS. It is the bound of NMST (Choi et al., arXiv
+2210.00660, eq. 10) delayed to t0, the 99th percentile of reply length, so it costs nothing before t0. Greedy and beam
+search emit at most t0 + delta + 1 tokens before EOS; for sampling P(length > t0 + m) <= (1 - eps)^(m(m+1)/2), and at
 t0 + 2 delta a hard limit forces EOS.
 """
 
@@ -20,17 +20,18 @@ from typing import Literal
 import torch
 
 StopReason = Literal["eos", "floor", "limit", "stopped", "safety"]
-"""Why a reply ended: `eos` the model ended it; `floor` the same random draw would not have been EOS without the floor;
-`limit` EOS was forced; `stopped` by the user; `safety` it is a fixed text that no model made (`chatbot.safety`)."""
+"""Why a reply ended: `eos` the model ended it; `floor` without the floor the same random draw would not have been EOS;
+`limit` EOS was forced; `stopped` the user stopped it; `safety` it is a fixed text and not of the model
+(`chatbot.safety`)."""
 
 
 @dataclass(frozen=True)
 class EosFloor:
-    """The floor's two numbers.
+    """The two parameters of the floor.
 
     Attributes:
-        start_tokens: t0, reply tokens that cost nothing.
-        delta_tokens: delta, tokens after t0 until EOS has half of the mass.
+        start_tokens: t0, number of reply tokens without a floor.
+        delta_tokens: delta, number of tokens after t0 until EOS has half of the mass.
     """
 
     start_tokens: int
@@ -43,22 +44,30 @@ class EosFloor:
 
     @property
     def limit_tokens(self) -> int:
-        """t0 + 2 delta: the most tokens a reply has before EOS is forced."""
+        """t0 + 2 delta: maximum number of tokens of a reply before EOS is forced."""
         return self.start_tokens + 2 * self.delta_tokens
 
+    def log_rest(self, emitted: torch.Tensor) -> torch.Tensor:
+        """Return log(1 - f(t)) for `emitted` reply tokens; 0 up to t0."""
+        return (emitted - self.start_tokens).clamp_min(0) * self.log_keep
+
+    def mass(self, emitted: torch.Tensor) -> torch.Tensor:
+        """Return f(t) in fp64, the least probability of EOS after `emitted` reply tokens."""
+        return -torch.expm1(self.log_rest(emitted).double())
+
     def apply(self, log_probs: torch.Tensor, emitted: torch.Tensor | int, eos_id: int) -> torch.Tensor:
-        """Raises EOS to the floor.
+        """Return the log-probabilities with EOS raised to the floor.
 
         Args:
             log_probs: Normalised log-probabilities `[B, V]`, after temperature, before top-k and top-p.
-            emitted: Reply tokens already emitted, int64 `[B]` or one number for all rows.
+            emitted: Number of reply tokens so far, int64 `[B]` or one number for all rows.
             eos_id: Id of the end of turn.
 
         Returns:
             Normalised log-probabilities `[B, V]`.
         """
         emitted = torch.as_tensor(emitted, device=log_probs.device).expand(log_probs.shape[0])
-        log_rest = (emitted - self.start_tokens).clamp_min(0) * self.log_keep  # log (1 - f(t)), [B]
+        log_rest = self.log_rest(emitted)  # [B]
         floored = log_probs + log_rest[:, None]
         # p'(eos) = 1 - (1 - p(eos)) (1 - f) = p(eos) (1 - f) + f
         floor = torch.log(-torch.expm1(log_rest))  # log f(t); -inf before t0

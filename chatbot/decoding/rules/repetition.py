@@ -1,7 +1,8 @@
-"""Rules against replies that repeat themselves or the replies before; none of them ever touches the end of turn.
+"""Rules against replies that repeat themselves or the replies before; none of them changes the logit of EOS.
 
-They change the logits before temperature and floor, so the bound on a reply's length is as it was: what they take from
-other tokens can only bring the end nearer. (transformers' own rules of these names count the prompt and penalise EOS.)
+They change the logits before temperature and floor, so the bound on the length of a reply holds: probability that they
+take from other tokens can only bring the end nearer. (The rules of these names in transformers count the prompt as well
+and penalise EOS.)
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ import torch
 
 @dataclass(frozen=True)
 class RepetitionRules:
-    """What counts as said: the reply so far and the bot's last replies.
+    """Penalties on tokens of the reply so far and of the bot's last replies.
 
     Attributes:
-        penalty: Logits of tokens that have been said are divided by it, negative ones multiplied (CTRL, Keskar et al.,
+        penalty: Positive logits of these tokens are divided by it, negative ones are multiplied (CTRL, Keskar et al.,
             arXiv 1909.05858, section 4.1); 1 changes nothing.
-        ngram: No n tokens that have been said one after the other are said again (Paulus et al., arXiv 1705.04304,
-            section 2.5); 0 allows all.
-        end_id: The end of turn.
-        cost: Nats that a token loses for each time that it completed these n tokens before; infinity forbids it. A
-            finite cost lets "哈哈哈哈哈" be and still breaks loops, which pay it again at every turn of theirs.
+        ngram: Length of the n-grams that should not occur twice (Paulus et al., arXiv 1705.04304, section 2.5); 0
+            switches the rule off.
+        end_id: Id of the end of turn.
+        cost: Nats that a token loses for each earlier time that it completed the same n-gram; infinity forbids it. A
+            finite cost allows "哈哈哈哈哈" and still breaks loops, which pay it again in every round.
     """
 
     penalty: float
@@ -36,27 +37,28 @@ class RepetitionRules:
     def apply(
         self, logits: torch.Tensor, replies: Sequence[Sequence[int]], earlier: Sequence[Sequence[Sequence[int]]]
     ) -> None:
-        """Changes the logits `[B, V]` in place.
+        """Change the logits in place.
 
         Args:
-            logits: Of the next token of each reply.
-            replies: Tokens so far of each, B of them.
-            earlier: The last replies in each conversation, B lists of them.
+            logits: Logits `[B, V]` of the next token of each reply.
+            replies: Token ids of each of the B replies so far.
+            earlier: Token ids of the last replies in each of the B conversations.
         """
         for row, (reply, before) in enumerate(zip(replies, earlier, strict=True)):
-            said = {token for text in (reply, *before) for token in text} - {self.end_id}
-            if self.penalty != 1 and said:
-                places = torch.tensor(sorted(said), device=logits.device)
-                values = logits[row, places]
-                logits[row, places] = torch.where(values > 0, values / self.penalty, values * self.penalty)
-            times = self._completing(reply, before)
+            used = {token for text in (reply, *before) for token in text} - {self.end_id}
+            if self.penalty != 1 and used:
+                tokens = torch.tensor(sorted(used), device=logits.device)
+                values = logits[row, tokens]
+                logits[row, tokens] = torch.where(values > 0, values / self.penalty, values * self.penalty)
+            times = self._times_completed(reply, before)
             if times:
-                places = torch.tensor(list(times), device=logits.device)
-                logits[row, places] -= self.cost * torch.tensor(list(times.values()), device=logits.device)
+                tokens = torch.tensor(list(times), device=logits.device)
+                logits[row, tokens] -= self.cost * torch.tensor(list(times.values()), device=logits.device)
 
-    def _completing(self, reply: Sequence[int], before: Sequence[Sequence[int]]) -> Counter[int]:
-        """Tokens that would make an n-gram which has been said, and how often it has; the end is none of them."""
-        size, times = self.ngram, Counter()
+    def _times_completed(self, reply: Sequence[int], before: Sequence[Sequence[int]]) -> Counter[int]:
+        """Return the tokens, without EOS, that would complete an earlier n-gram, with its number of occurrences."""
+        size = self.ngram
+        times: Counter[int] = Counter()
         if not size or len(reply) < size - 1:
             return times
         last = tuple(reply[len(reply) - size + 1 :])

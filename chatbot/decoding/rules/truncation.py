@@ -1,8 +1,8 @@
-"""From logits to the distribution a reply token is drawn from; every rule also works in transformers' `generate()`.
+"""Truncation rules: the distribution that a reply token is drawn from; each rule also works in `generate()`.
 
-Order: banned tokens and words, rules against repetition, temperature, EOS floor, truncation. Consistent truncation
-(Welleck et al., arXiv 2002.02492, definitions 4 and 5) keeps EOS among the candidates, so a sampled reply ends with
-probability one.
+Order of all rules: banned tokens and words, rules against repetition, temperature, EOS floor, truncation. Consistent
+truncation (Welleck et al., arXiv 2002.02492, definitions 4 and 5) keeps EOS among the candidates, so a sampled reply
+ends with probability one.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import math
 
 import numpy as np
 import torch
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-)
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from chatbot.decoding.settings import ReplySettings
 
+NUCLEUS_SEARCH_TOKENS = 1024
+"""Number of best tokens that are sorted first to find a nucleus; all tokens are sorted if they do not suffice."""
+
 
 class ConsistentTopK(LogitsProcessor):
-    """Keeps the k best tokens and EOS: q(v) is proportional to p(v) 1[v in V_k or v = eos]."""
+    """Keep the k best tokens and EOS: q(v) is proportional to p(v) 1[v in V_k or v = eos]."""
 
     def __init__(self, top_k: int, eos_id: int | None):
         self.top_k, self.eos_id = top_k, eos_id
@@ -34,7 +34,7 @@ class ConsistentTopK(LogitsProcessor):
 
 
 class ConsistentMinP(LogitsProcessor):
-    """Keeps tokens with p(v) >= min_p max p (Nguyen et al., arXiv 2407.01082), and EOS."""
+    """Keep tokens with p(v) >= min_p max p (Nguyen et al., arXiv 2407.01082), and EOS."""
 
     def __init__(self, min_p: float, eos_id: int | None):
         self.log_share, self.eos_id = math.log(min_p), eos_id
@@ -49,8 +49,8 @@ class ConsistentMinP(LogitsProcessor):
 class ConsistentTypical(LogitsProcessor):
     """Locally typical sampling (Meister et al., arXiv 2202.00666, equation 10), and EOS.
 
-    Keeps the tokens whose information -log p is nearest to the entropy, the fewest whose mass reaches typical_p; of
-    equally near ones those with lower ids come first.
+    Keeps the tokens whose information -log p is nearest to the entropy: the smallest set whose mass reaches typical_p.
+    Among equally near tokens, those with lower ids come first.
     """
 
     def __init__(self, typical_p: float, eos_id: int | None):
@@ -70,9 +70,9 @@ class ConsistentTypical(LogitsProcessor):
 
 
 class ConsistentTopP(LogitsProcessor):
-    """Keeps the smallest set of best tokens whose mass reaches top_p, and EOS (`eos_id` None: plain nucleus).
+    """Keep the smallest set of best tokens whose mass reaches top_p, and EOS (`eos_id` None: plain nucleus).
 
-    Of equal tokens the ones with lower ids come first.
+    Among equal tokens, those with lower ids come first.
     """
 
     def __init__(self, top_p: float, eos_id: int | None):
@@ -80,13 +80,14 @@ class ConsistentTopP(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
         probabilities = scores.softmax(-1)
-        ordered = _largest(probabilities, HEAD)
+        ordered = _largest(probabilities, NUCLEUS_SEARCH_TOKENS)
         mass = ordered.cumsum(-1)
         if bool((mass[:, -1] < self.top_p).any()):
             ordered = _largest(probabilities, scores.shape[-1])
             mass = ordered.cumsum(-1)
         last = ordered.shape[-1] - 1
-        needed = torch.searchsorted(mass, mass.new_full((len(mass), 1), self.top_p)).clamp_max(last)  # of them less one
+        # index of the last token of the nucleus in `ordered`
+        needed = torch.searchsorted(mass, mass.new_full((len(mass), 1), self.top_p)).clamp_max(last)
         least = ordered.gather(-1, needed)
         kept = probabilities >= least
         tied = (ordered.gather(-1, (needed + 1).clamp_max(last)) == least)[:, 0] & (needed[:, 0] < last)
@@ -98,12 +99,8 @@ class ConsistentTopP(LogitsProcessor):
         return torch.where(kept, scores, -math.inf)
 
 
-HEAD = 1024
-"""Tokens among which a nucleus is looked for first."""
-
-
 def _largest(x: torch.Tensor, count: int) -> torch.Tensor:
-    """The largest values of each row in descending order; on CPUs by NumPy, which is ten times faster."""
+    """Return the `count` largest values of each row in descending order; NumPy is ten times faster on the CPU."""
     count = min(count, x.shape[-1])
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return x.sort(descending=True).values[:, :count]
@@ -111,7 +108,7 @@ def _largest(x: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def truncation(settings: ReplySettings, eos_id: int) -> LogitsProcessorList:
-    """The truncation rules of the settings: top-k, nucleus, typical, min-p, those that are on, in this order."""
+    """Return the truncation rules that the settings switch on, in the order top-k, nucleus, typical, min-p."""
     kept = eos_id if settings.keep_eos else None
     rules = LogitsProcessorList()
     if settings.method == "sample" and settings.top_k:
@@ -123,3 +120,10 @@ def truncation(settings: ReplySettings, eos_id: int) -> LogitsProcessorList:
     if settings.method == "sample" and settings.min_p > 0:
         rules.append(ConsistentMinP(settings.min_p, kept))
     return rules
+
+
+def truncate(scores: torch.Tensor, settings: ReplySettings, eos_id: int) -> torch.Tensor:
+    """Return the scores `[B, V]` after the truncation rules, -inf for removed tokens."""
+    for rule in truncation(settings, eos_id):
+        scores = rule(None, scores)
+    return scores

@@ -37,9 +37,9 @@ def test_carried_state_is_bit_equal_to_the_rebuilt_one(bot):
     turns = [bot.tokenizer.encode(text) for text in [*MESSAGES, "好的"]]
     prompts = [bot.layout.prompt(turns[:end], 1000) for end in (1, 3, 5)]
     for prompt in prompts:
-        carried, logits = bot.steps_after(prompt)
+        carried, logits = bot.read_prompt(prompt)
     fresh = Chatbot(bot.model, bot.tokenizer, bot.settings)
-    rebuilt, logits_again = fresh.steps_after(prompts[-1])
+    rebuilt, logits_again = fresh.read_prompt(prompts[-1])
     assert torch.equal(logits, logits_again)
     for _ in range(3):
         assert torch.equal(carried.read([[5, 6]], [[0, 0]]), rebuilt.read([[5, 6]], [[0, 0]]))
@@ -47,7 +47,7 @@ def test_carried_state_is_bit_equal_to_the_rebuilt_one(bot):
 
 def test_old_turns_are_forgotten_in_time_and_memory_stays_bounded(model, tokenizer, bot):
     bot.context_tokens = 60
-    bot.snapshots.most_bytes = 400_000
+    bot.snapshots.max_bytes = 400_000
     session = ChatSession(bot)
     for number in range(60):
         session.reply(f"第{number}句话", seed=1)

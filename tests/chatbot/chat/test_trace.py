@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chatbot.chat.trace import MOST_SHOWN, trace
+from chatbot.chat.trace import MAX_SHOWN, trace
 from chatbot.chat.worker import Worker
 from chatbot.decoding.settings import ReplySettings
 
@@ -22,7 +22,7 @@ def test_the_steps_are_those_of_the_reply(bot, changes):
         for step in steps:
             assert 0 < step.probability <= 1 + 1e-6
             assert sum(share for _, share in step.kept) <= 1 + 1e-5
-            assert len(step.kept) == min(step.count, MOST_SHOWN)
+            assert len(step.kept) == min(step.count, MAX_SHOWN)
         if changes == {}:
             assert any(step.count < bot.tokenizer.vocab_size // 2 for step in steps)
 

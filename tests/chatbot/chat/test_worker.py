@@ -13,6 +13,7 @@ import torch
 from chatbot.chat.bot import Chatbot
 from chatbot.chat.worker import BusyError, Worker, WorkerError
 from chatbot.decoding.candidates import GenerationError
+from chatbot.decoding.native_slots import Slots
 from chatbot.decoding.settings import ReplySettingsError
 
 MESSAGES = ["你好", "今天吃什么", "我昨天去爬山了，好累", "哈哈哈", "你叫什么名字？", "晚安", "周末有空吗"]
@@ -38,7 +39,7 @@ def bot(request, checkpoint):
 
 @pytest.fixture
 def worker(bot):
-    worker = Worker(bot, most_rows=8)
+    worker = Worker(bot, max_rows=8)
     yield worker
     worker.close(0)
 
@@ -79,7 +80,7 @@ def test_replies_are_those_alone(bot, worker):
 def test_five_hundred_at_once(checkpoint):
     for dtype in ("float32", "int8"):
         bot = Chatbot.from_pretrained(checkpoint, dtype=dtype)
-        worker = Worker(bot, most_rows=128, most_waiting=500)
+        worker = Worker(bot, max_rows=128, max_waiting=500)
         conversations = list(asked(500, seed=1))
         found = together(worker, conversations)
         worker.close(0)
@@ -115,7 +116,7 @@ def test_cancelled_is_gone_within_two_steps(bot):
 
 
 def test_a_full_queue_is_said(bot):
-    worker = Worker(bot, most_rows=1, most_waiting=2)
+    worker = Worker(bot, max_rows=1, max_waiting=2)
     long = {"floor_start_tokens": 500, "min_reply_tokens": 400}
     jobs = [worker.submit(bot.request(["你好"], 1, **long), lambda reply: None)]
     while not worker.busy_rows:
@@ -137,7 +138,7 @@ def test_what_cannot_be_asked_is_said_at_once(worker):
 
 def test_one_that_fails_takes_nobody_with_it(bot, monkeypatch):
     """A conversation whose logits turn to NaN, in the middle of others; those say what they say alone."""
-    worker = Worker(bot, most_rows=8)
+    worker = Worker(bot, max_rows=8)
     poison = bot.tokenizer.encode("毒")
     import chatbot.chat.worker as batching
 
@@ -145,7 +146,7 @@ def test_one_that_fails_takes_nobody_with_it(bot, monkeypatch):
 
     def fails(logits, rows, vocabulary):
         for place, row in enumerate(rows):
-            if row.said and list(row.said[0]) == poison and len(row.draft.token_ids) == 2:
+            if row.earlier and list(row.earlier[0]) == poison and len(row.draft.token_ids) == 2:
                 logits = logits.clone()
                 logits[place] = torch.nan
         return real(logits, rows, vocabulary)
@@ -180,7 +181,7 @@ def test_a_listener_that_breaks_is_left_alone(worker):
 
 
 def test_closing_ends_what_waits_with_a_sentence(bot):
-    worker = Worker(bot, most_rows=1)
+    worker = Worker(bot, max_rows=1)
     arrived = []
     long = bot.request(["你好"], 1, floor_start_tokens=5000, min_reply_tokens=4000)
     for _ in range(3):
@@ -192,3 +193,54 @@ def test_closing_ends_what_waits_with_a_sentence(bot):
     assert sum(isinstance(reply, WorkerError) for reply in arrived) == 3
     with pytest.raises(WorkerError, match="shutting down"):
         worker.submit(long, arrived.append)
+
+
+@pytest.mark.parametrize(("changes", "together_at_most"), [({}, 3), ({"candidates": 2}, 2), ({"candidates": 5}, 5)])
+def test_no_more_rows_than_allowed_are_decoded_together(bot, changes, together_at_most):
+    """With three rows: three replies, one reply of two candidates, or alone one of more candidates than rows."""
+    worker = Worker(bot, max_rows=3)
+    worker.close(0)
+    worker._stopping = False
+    settings = {"floor_start_tokens": 500, "min_reply_tokens": 400, **changes}
+    jobs = [worker.submit(bot.request(["你好"], seed, **settings), lambda reply: None) for seed in range(5)]
+    with torch.inference_mode():
+        for _ in range(4):
+            worker._tick()
+    assert worker.busy_rows == together_at_most
+    waiting = len(jobs) - together_at_most // changes.get("candidates", 1)
+    assert len(worker.waiting) == waiting
+    jobs[0].cancel()
+    with torch.inference_mode():
+        worker._tick()
+        worker._tick()
+    assert (worker.busy_rows, len(worker.waiting)) == (together_at_most, waiting - 1)
+
+
+def test_a_turn_reads_only_its_message(checkpoint, monkeypatch):
+    """The state after a served reply is cached, with its end of turn: turn 8 costs as many tokens as turn 1."""
+    bot = Chatbot.from_pretrained(checkpoint)
+    if bot.model.native is None:
+        pytest.skip("no C compiler here")
+    read = []
+    original = Slots.read_rows
+
+    def counting(slots, rows, ids, speakers):
+        read.append(sum(map(len, ids)))
+        return original(slots, rows, ids, speakers)
+
+    monkeypatch.setattr(Slots, "read_rows", counting)
+    worker = Worker(bot)
+    turns, message = [], bot.tokenizer.encode("今天吃什么")
+    encode, ids_of_replies = bot._encode_cached, {}  # what a random model says would be encoded to other tokens
+    monkeypatch.setattr(bot, "_encode_cached", lambda turn: ids_of_replies.get(turn) or encode(turn))
+    for number in range(8):
+        turns.append("今天吃什么")
+        read.clear()
+        reply = whole(worker, turns, number, {})
+        while worker.busy_rows:  # the end of turn is read after the reply was delivered
+            time.sleep(0.001)
+        opening = 1 if number == 0 else 0  # [CLS]
+        assert sum(read) == opening + len(message) + 1 + len(reply.token_ids) + 1
+        turns.append(reply.text)
+        ids_of_replies[reply.text] = reply.token_ids
+    worker.close(0)

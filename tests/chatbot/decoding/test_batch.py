@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from chatbot.chat.bot import Chatbot
-from chatbot.decoding.batch import ModelSteps, make_native, start_steps
+from chatbot.decoding.batch import TorchBatch, make_native, start_batch
 from chatbot.decoding.candidates import GenerationError
 from chatbot.decoding.loop import decode, prefill
 from chatbot.decoding.native_batch import NativeNetwork
+from chatbot.decoding.native_slots import INITIAL_SLOTS, Slots
 from chatbot.decoding.settings import ReplySettings
 from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.model.network import XianliaoForCausalLM
@@ -72,7 +73,7 @@ def both(model, ids, int8=False, rows=None):
     speakers = torch.arange(ids.shape[1]).expand_as(ids) // 7 % 2
     starts = [30 - 6 * row for row in range(len(ids))]
     results = []
-    for run in (start_steps(model, len(ids)), ModelSteps(model, model.new_state())):
+    for run in (start_batch(model, len(ids)), TorchBatch(model, model.new_state())):
         now = torch.arange(len(ids))
         parts = [[values[row, :end].tolist() for row, end in enumerate(starts)] for values in (ids, speakers)]
         logits = [run.read(*parts)]
@@ -116,10 +117,10 @@ def test_a_row_does_not_depend_on_its_neighbours_bit_for_bit(tokenizer, int8):
     model = build(tokenizer, "hybrid")
     model.token_embedding.weight.data[5] *= 50  # a loud neighbour
     make_native(model, int8)
-    alone = start_steps(model)
+    alone = start_batch(model)
     expected = [alone(torch.tensor([9]), torch.tensor([1])) for _ in range(8)]
     for size in (2, 3, 4, 5, 6, 7, 12, 17):
-        run = start_steps(model, size)
+        run = start_batch(model, size)
         for value in expected:
             ids = torch.full((size,), 5)
             ids[size // 2] = 9
@@ -133,14 +134,14 @@ def test_the_parts_in_which_a_row_is_read_change_no_bit(tokenizer, int8):
     model = build(tokenizer, "elu1")
     make_native(model, int8)
     ids = torch.randint(3, tokenizer.vocab_size, (200,), generator=torch.Generator().manual_seed(0)).tolist()
-    whole = start_steps(model).read([ids], [[1] * 200])
+    whole = start_batch(model).read([ids], [[1] * 200])
     for sizes in ([1] * 200, [63, 64, 65, 8], [130, 70]):
-        run, start = start_steps(model), 0
+        run, start = start_batch(model), 0
         for size in sizes:
             logits = run.read([ids[start : start + size]], [[1] * size])
             start += size
         assert torch.equal(logits, whole)
-    beside = start_steps(model, 3)
+    beside = start_batch(model, 3)
     rows = [ids[:90], ids, ids[:5]]
     assert torch.equal(beside.read(rows, [[1] * len(row) for row in rows])[1], whole[0])
 
@@ -158,7 +159,7 @@ def test_threads_change_no_bit(tokenizer, int8):
     threads = ctypes.c_int64.in_dll(native.library(), "xianliao_threads")
     before = threads.value
     for threads.value in (1, 2, 3, 7, 100):
-        run = start_steps(model, len(rows))
+        run = start_batch(model, len(rows))
         logits = [run.read(rows, [[1] * len(row) for row in rows])]
         logits += [run(torch.full((len(rows),), 9), torch.ones(len(rows), dtype=torch.int64)) for _ in range(3)]
         found.append(torch.stack(logits))
@@ -174,9 +175,9 @@ def test_what_cannot_be_read_is_refused_before_it_touches_memory(tokenizer, kind
         pytest.skip("no C compiler here")
     for ids, speakers in ([tokenizer.vocab_size], [0]), ([-1], [0]), ([5], [2]), ([5], [-1]):
         with pytest.raises(IndexError):
-            start_steps(model).read([ids], [speakers])
+            start_batch(model).read([ids], [speakers])
     if kind == "compiled":
-        run = start_steps(model)
+        run = start_batch(model)
         for ids, speakers in ([[5], [6]], [[0], [0]]), ([[]], [[]]), ([[5, 6]], [[0]]):
             with pytest.raises((ValueError, IndexError)):
                 run.read(ids, speakers)
@@ -187,8 +188,36 @@ def test_what_cannot_be_read_is_refused_before_it_touches_memory(tokenizer, kind
 
 @needs_compiler
 @torch.inference_mode()
+def test_slots_refuse_what_they_cannot_read(tokenizer):
+    """One function reads for all batches, so slots have the same checks; a slot must exist and be named once."""
+    slots = Slots(compiled(tokenizer, "learned").native)
+    slot = slots.enter(None)
+    logits = slots.read_rows([slot], [[5, 6]], [[0, 0]])
+    assert torch.equal(logits, start_batch(compiled(tokenizer, "learned")).read([[5, 6]], [[0, 0]]))
+    size = tokenizer.vocab_size
+    for rows, ids, speakers in (
+        ([slot], [[size]], [[0]]),
+        ([slot], [[-1]], [[0]]),
+        ([slot], [[5]], [[2]]),
+        ([slot], [[5]], [[-1]]),
+        ([slot], [[5, 6]], [[0]]),
+        ([slot], [[]], [[]]),
+        ([slot, slot], [[5], [6]], [[0], [0]]),
+        ([slot], [[5], [6]], [[0], [0]]),
+        ([INITIAL_SLOTS], [[5]], [[0]]),
+        ([-1], [[5]], [[0]]),
+    ):
+        with pytest.raises((ValueError, IndexError)):
+            slots.read_rows(rows, ids, speakers)
+    with pytest.raises(DialogueError, match="positions"):
+        slots.read_rows([slot], [[5] * 5000], [[0] * 5000])
+    assert slots.positions[slot] == 2  # a refused call changes no state
+
+
+@needs_compiler
+@torch.inference_mode()
 def test_a_copy_goes_its_own_way(tokenizer):
-    run = start_steps(compiled(tokenizer, "hybrid"))
+    run = start_batch(compiled(tokenizer, "hybrid"))
     run.read([[9] * 20], [[1] * 20])
     other, nine, speaker = run.clone(), torch.tensor([9]), torch.tensor([1])
     first = run(nine, speaker)
@@ -216,7 +245,7 @@ def test_a_nan_is_refused(tokenizer, int8):
     start = torch.zeros(1, tokenizer.vocab_size)
     start[0, 7] = 30
     with pytest.raises(GenerationError, match="not a number"):
-        list(decode(start_steps(model), start, [1], ReplySettings("greedy"), Vocabulary(2, ()), [0]))
+        list(decode(start_batch(model), start, [1], ReplySettings("greedy"), Vocabulary(2, ()), [0]))
 
 
 @needs_compiler
@@ -246,14 +275,14 @@ def test_learned_positions_end_as_they_do_in_the_model(tokenizer):
         model.native = None
         assert not compiled or make_native(model)
         with torch.inference_mode():
-            run = start_steps(model)
+            run = start_batch(model)
             run.read([[9] * 22], [[1] * 22])
             for _ in range(2):
                 run(torch.tensor([9]), torch.tensor([1]))
             with pytest.raises(DialogueError, match="24 positions"):
                 run(torch.tensor([9]), torch.tensor([1]))
             with pytest.raises(DialogueError, match="24 positions"):
-                start_steps(model).read([[9] * 25], [[1] * 25])
+                start_batch(model).read([[9] * 25], [[1] * 25])
 
 
 @needs_compiler
@@ -267,7 +296,7 @@ def test_a_copy_of_the_model_starts_without(tokenizer):
 def test_other_mixers_and_machines_without_a_compiler_use_the_model(tokenizer, monkeypatch, tmp_path):
     softmax = XianliaoForCausalLM(tiny_config(tokenizer, layer_types=["softmax", "linear_gated"]))
     assert not make_native(softmax)
-    assert isinstance(start_steps(softmax), ModelSteps)
+    assert isinstance(start_batch(softmax), TorchBatch)
     plain = build(tokenizer, "gated")
     for change in ({"XIANLIAO_NATIVE": "0"}, {"PATH": str(tmp_path)}, {"XDG_CACHE_HOME": "/dev/null/nowhere"}):
         native.library.cache_clear()

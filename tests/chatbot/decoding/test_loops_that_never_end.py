@@ -87,12 +87,12 @@ def test_a_stop_inside_a_character_shows_whole_characters_only(model, tokenizer,
     bot = Chatbot(model, tokenizer, ReplySettings("greedy", max_reply_tokens=most))
     import chatbot.chat.bot
 
-    start = chatbot.chat.bot.start_steps
-    chatbot.chat.bot.start_steps = lambda *args: Spelling(start(*args))
+    start = chatbot.chat.bot.start_batch
+    chatbot.chat.bot.start_batch = lambda *args: Spelling(start(*args))
     try:
         replies = list(bot.stream_replies(["你"]))
     finally:
-        chatbot.chat.bot.start_steps = start
+        chatbot.chat.bot.start_batch = start
     assert replies[-1].text == "𠮷" * (most // 4)
     assert all("\ufffd" not in reply.text for reply in replies)
     assert len(replies[-1].token_ids) == most

@@ -9,7 +9,7 @@ import torch
 
 from chatbot.decoding.candidates import Draft, next_candidates
 from chatbot.decoding.native_draw import can_draw, draw
-from chatbot.decoding.sampler import Live, _draw
+from chatbot.decoding.sampler import LiveReply, _draw
 from chatbot.decoding.settings import ReplySettings
 from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.native import library as native
@@ -39,7 +39,7 @@ def found_and_rows(settings: ReplySettings, sharpness: float):
     logits[: ROWS // 4] = logits[: ROWS // 4].round()  # with many equal ones
     logits[:, END] += draw.random() * 3 * sharpness
     replies = [[draw.randrange(3, 60) for _ in range(draw.randrange(9))] for _ in range(ROWS)]
-    rows = [Live(settings, random.Random(number), (), Draft(reply)) for number, reply in enumerate(replies)]
+    rows = [LiveReply(settings, random.Random(number), (), Draft(reply)) for number, reply in enumerate(replies)]
     return next_candidates(logits, settings, VOCABULARY, replies, [()] * ROWS), rows
 
 
@@ -57,7 +57,7 @@ def test_it_draws_what_the_loop_draws(way, sharpness):
     assert [by_floor[row] for row in range(ROWS) if row not in differing] == [
         by_floor_expected[row] for row in range(ROWS) if row not in differing
     ]
-    own = found.own[torch.arange(ROWS), tokens]
+    own = found.model_log_probs[torch.arange(ROWS), tokens]
     torch.testing.assert_close(torch.tensor(log_probs).float(), own, rtol=1e-5, atol=1e-5)
 
 

@@ -106,5 +106,20 @@ def test_a_checkpoint_with_a_backward_folder(checkpoint, model, tokenizer, tmp_p
     with pytest.raises(CheckpointError, match="backwards"):
         Chatbot.from_pretrained(folder / BACKWARD)
     save(folder / BACKWARD, model, tokenizer, {}, {})
-    with pytest.raises(CheckpointError, match="no backward model"):
+    with pytest.raises(CheckpointError, match="is not a backward model"):
         Chatbot.from_pretrained(folder).reply(["你好"], seed=0, candidates=3, rank_backward=0.5)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3, 4])
+def test_the_backward_model_scores_the_last_two_turns(layout, monkeypatch, turns):
+    scored = []
+
+    def score(model, given_layout, dialogues):
+        scored.extend(dialogues)
+        return [[0.0] * len(dialogue) for dialogue in dialogues]
+
+    monkeypatch.setattr("chatbot.decoding.rerank.score_turns", score)
+    history = Answered([[10 + turn] for turn in range(turns)], [])
+    Ranker(layout, backward=object()).best([history], [[draft([5]), draft([6])]], ReplySettings(rank_backward=1.0))
+    last = [10 + turn for turn in reversed(range(turns))][:2]
+    assert scored == [[[5], *([token] for token in last)], [[6], *([token] for token in last)]]

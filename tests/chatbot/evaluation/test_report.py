@@ -263,7 +263,7 @@ def test_what_references_cost(bot, dialogues, layout, tmp_path):
             floored += math.log1p(-(1 - math.exp(value)) * math.exp(rest)) if is_end else value + rest
         assert nats["floor"][index] == pytest.approx(-floored, rel=1e-4)
         repeats = len(set(one.reference)) < len(one.reference) or any(
-            set(t) & set(one.reference) for t in one.answered.own
+            set(t) & set(one.reference) for t in one.answered.earlier_replies
         )
         assert (nats["ban"][index] == math.inf) == repeats
 

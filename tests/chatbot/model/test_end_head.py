@@ -9,7 +9,7 @@ import torch
 
 from chatbot.chat.bot import Chatbot
 from chatbot.checkpoint.folder import save
-from chatbot.decoding.batch import ModelSteps, start_steps
+from chatbot.decoding.batch import TorchBatch, start_batch
 from chatbot.decoding.rules.eos_floor import EosFloor
 from chatbot.decoding.settings import ReplySettings
 from chatbot.model.attention.tokens import Tokens
@@ -125,7 +125,7 @@ def test_padding_and_packing_change_nothing(ended, tokenizer):
     open_end = torch.tensor([first[:-1] + second])  # a dialogue that was cut inside a turn
     segments = torch.tensor([[0] * (len(first) - 1) + [1] * len(second)])
     assert (ended(open_end, segment_ids=segments).logits[0, len(first) - 1 :] - alone[1]).abs().max() < 1e-5
-    steps = ModelSteps(ended, ended.new_state())
+    steps = TorchBatch(ended, ended.new_state())
     logits = steps.read([first, second], [[0] * len(first), [0] * len(second)])
     assert (logits - torch.stack([alone[0][-1], alone[1][-1]])).abs().max() < 1e-5
     follow = steps(torch.tensor([50, 51]), torch.tensor([0, 0]))
@@ -177,7 +177,7 @@ def test_it_is_saved_loaded_and_generates(ended, tokenizer, tmp_path):
     save(tmp_path / "bot", ended, tokenizer, {"floor_start_tokens": 12}, {})
     bot = Chatbot.from_pretrained(tmp_path / "bot")
     assert bot.model.config.termination == ended.config.termination
-    assert isinstance(start_steps(bot.model), ModelSteps)  # the compiled step does not know the head
+    assert isinstance(start_batch(bot.model), TorchBatch)  # the compiled step does not know the head
     prompt = bot.layout.prompt(bot.encode_turns(["你好"]), 100)
     ids, speakers = torch.tensor([prompt.input_ids]), torch.tensor([prompt.speaker_ids])
     options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": tokenizer.sep_id, "pad_token_id": 0}

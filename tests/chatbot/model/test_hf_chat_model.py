@@ -241,12 +241,12 @@ class TestChat:
         for seed, message in enumerate(TALK):
             session.reply(message, seed)
         prompt = bot.layout.prompt(bot.encode_turns([*session.turns, "再见"]), bot.context_tokens)
-        _, carried = bot.steps_after(prompt)
+        _, carried = bot.read_prompt(prompt)
         with torch.no_grad():
             whole = bot.model(torch.tensor([prompt.input_ids])).logits[:, -1]
         torch.testing.assert_close(carried, whole, rtol=1e-4, atol=1e-4)
         bot.snapshots.clear()
-        _, fresh = bot.steps_after(prompt)
+        _, fresh = bot.read_prompt(prompt)
         assert torch.equal(fresh, carried)
 
     def test_session_replies_streams_and_takes_back(self, bot):

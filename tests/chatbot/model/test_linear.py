@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chatbot.decoding.batch import ModelSteps, make_native, start_steps
+from chatbot.decoding.batch import TorchBatch, make_native, start_batch
 from chatbot.model.attention import build_mixer
 from chatbot.model.attention.linear import MIN_DENOMINATOR, TAYLOR1_MARGIN, divide, elu1, taylor1
 from chatbot.model.attention.recurrence import chunked, chunked_fast, naive, step
@@ -82,7 +82,7 @@ def test_the_compiled_step_agrees_where_features_are_small(tokenizer, level, lin
         block.mixer.qkv_proj.bias[: 2 * 32] = level
     assert make_native(model)
     ids = torch.randint(3, tokenizer.vocab_size, (30,), generator=torch.Generator().manual_seed(2)).tolist()
-    compiled, plain = start_steps(model), ModelSteps(model, model.new_state())
+    compiled, plain = start_batch(model), TorchBatch(model, model.new_state())
     for part in (ids[:20], ids[20:21], ids[21:]):
         speakers = [[0] * len(part)]
         torch.testing.assert_close(compiled.read([part], speakers), plain.read([part], speakers), rtol=1e-3, atol=1e-4)

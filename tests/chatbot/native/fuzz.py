@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from chatbot.decoding.batch import make_native, start_steps
+from chatbot.decoding.batch import make_native, start_batch
 from chatbot.model.config import XianliaoConfig
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.native import library
@@ -65,7 +65,7 @@ def exercise(seed: int) -> int:
     with torch.inference_mode():
         for _ in range(4):
             rows = draw.choice([1, 2, 3, 5, 7, 16, 33])
-            batch = start_steps(model, rows)
+            batch = start_batch(model, rows)
             for _ in range(6):
                 lengths = [draw.choice([1, 1, 2, 17, 40]) for _ in range(rows)]
                 tokens = [[draw.randrange(vocabulary) for _ in range(length)] for length in lengths]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatbot.decoding.batch import make_native, start_steps
+from chatbot.decoding.batch import make_native, start_batch
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.native import library
 from tests.conftest import tiny_config
@@ -22,7 +22,7 @@ WITHOUT = {
 
 
 def logits_of(model: XianliaoForCausalLM, ids: torch.Tensor) -> torch.Tensor:
-    batch = start_steps(model, len(ids))
+    batch = start_batch(model, len(ids))
     speakers = torch.zeros_like(ids)
     return torch.stack([batch(ids[:, t], speakers[:, t]) for t in range(ids.shape[1])])
 

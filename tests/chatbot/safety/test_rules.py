@@ -322,7 +322,7 @@ def test_bots_that_are_asked_in_every_way_say_the_same(bot):
     turns = [CRISIS]
     reply = bot.respond(turns, seed=3)
     assert (reply.text, reply.stop_reason, reply.token_ids, reply.seed) == (bot.safety.crisis_reply, "safety", (), 3)
-    worker = Worker(bot, most_waiting=0)
+    worker = Worker(bot, max_waiting=0)
     try:
         for history in (turns, [*turns, reply.text, "嗯"]):
             expected = bot.reply(history, seed=3)
@@ -335,7 +335,7 @@ def test_bots_that_are_asked_in_every_way_say_the_same(bot):
 
 
 def test_a_fixed_reply_has_no_steps_to_look_at(bot):
-    with pytest.raises(XianliaoError, match="beforehand"):
+    with pytest.raises(XianliaoError, match="fixed text"):
         list(trace(bot, bot.request([CRISIS])))
 
 

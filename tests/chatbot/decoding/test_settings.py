@@ -1,0 +1,80 @@
+"""Settings: None switches off, UNCHANGED leaves alone, and a checkpoint decodes as its file says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+import pytest
+
+from chatbot.chat.bot import Chatbot
+from chatbot.checkpoint.folder import save
+from chatbot.cli import build_chat_parser
+from chatbot.decoding.settings import OPTIONS, UNCHANGED, ReplySettings, ReplySettingsError, settings_from
+
+RECORDED = ReplySettings(no_repeat_ngram=2, repeat_cost=4.0, floor_start_tokens=20, max_reply_tokens=30)
+
+
+def test_none_switches_off():
+    assert RECORDED.with_changes(floor_start_tokens=None).floor is None
+    assert RECORDED.with_changes(floor_start_tokens=None, max_reply_tokens=50).limit_tokens == 50
+    assert RECORDED.with_changes(repeat_cost=None).repetition(2).cost == float("inf")
+    assert RECORDED.with_changes(max_reply_tokens=None).limit_tokens == 20 + 2 * 32
+    with pytest.raises(ReplySettingsError, match="temperature must be a number, got None"):
+        RECORDED.with_changes(temperature=None)
+    with pytest.raises(ReplySettingsError, match="might never end"):
+        RECORDED.with_changes(floor_start_tokens=None, max_reply_tokens=None)
+
+
+def test_unchanged_leaves_every_setting_alone():
+    assert RECORDED.with_changes(**{field.name: UNCHANGED for field in fields(ReplySettings)}) == RECORDED
+    assert RECORDED.with_changes() == RECORDED
+
+
+def test_an_unknown_setting_names_the_nearest():
+    with pytest.raises(ReplySettingsError, match="no setting temprature; did you mean temperature"):
+        RECORDED.with_changes(temprature=1.0)
+
+
+def test_the_bot_switches_off_too(bot):
+    """A reply without a floor is as long as the limit allows."""
+    changes = {"floor_start_tokens": None, "max_reply_tokens": 100, "min_reply_tokens": 100}
+    assert len(bot.respond(["你好"], seed=0, **changes).token_ids) == 100
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [
+        {"method": "greedy"},
+        {"keep_eos": False},
+        {"max_reply_tokens": 9},
+        {"floor_start_tokens": None, "max_reply_tokens": 9},
+        {"repeat_cost": None, "no_repeat_ngram": 2},
+        {"method": "beam", "beams": 3, "min_reply_tokens": 2, "banned_words": ["词"]},
+    ],
+)
+def test_a_checkpoint_decodes_as_its_file_says(generation):
+    settings = settings_from({"do_sample": True, "max_length": 20, "eos_token_id": 2, **generation})
+    for name, value in generation.items():
+        assert getattr(settings, name) == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_null_of_a_setting_that_is_always_on_is_its_default():
+    assert settings_from({"temperature": None, "top_k": None}) == ReplySettings()
+
+
+def test_a_loaded_bot_has_the_settings_of_its_file(model, tokenizer, tmp_path):
+    generation = {"method": "greedy", "floor_start_tokens": None, "max_reply_tokens": 7}
+    save(tmp_path / "bot", model, tokenizer, generation, {})
+    assert json.loads((tmp_path / "bot" / "generation_config.json").read_text())["floor_start_tokens"] is None
+    assert Chatbot.from_pretrained(tmp_path / "bot").settings == ReplySettings(**generation)
+
+
+def test_every_number_has_a_range_and_is_an_option_of_the_terminal():
+    numbers = {field.name for field in fields(ReplySettings) if field.default.__class__ in (int, float)}
+    assert {option.name for option in OPTIONS} == numbers | {"repeat_cost", "max_reply_tokens"}
+    for option in OPTIONS:
+        default = getattr(ReplySettings(), option.name)
+        assert default is None if option.can_be_off and default is None else type(default) is option.kind
+    parsed = build_chat_parser().parse_args([])
+    assert {option.name for option in OPTIONS} <= set(vars(parsed))
