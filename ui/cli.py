@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ui.options import ServeOptions
 
 EXPOSED_RATE_LIMIT = 120
-"""Default requests per minute of one sender if other machines can reach the server. On loopback the default is no limit: the
+"""Default requests per minute of one sender if other machines can reach the server. On loopback nothing is limited: the
 sender is a script of the operator, or a proxy that sends the requests of all clients and has its own limits."""
 
 

@@ -14,7 +14,7 @@ MAX_CHARACTERS = 500_000
 """Longest conversation, in characters of all messages together."""
 
 MAX_MESSAGE_CHARACTERS = 100_000
-"""Longest message that is tokenized, whatever the model's context is."""
+"""Longest message that is tokenized, also for a model with a long context."""
 
 CHARACTERS_PER_TOKEN = 32
 """More characters than a token of ordinary text has: a text of more than 32 n characters has more than n tokens."""

@@ -182,9 +182,9 @@ def build_router(api: Api, access: Access) -> APIRouter:
         "content": {"text/event-stream": {"schema": event}},
     }
     router.get("/v1/models", response_model=ModelList, responses=ERROR_RESPONSES)(api.models)
-    router.post(
-        "/v1/chat/completions", response_model=CompletionResponse, responses={200: success, **ERROR_RESPONSES}
-    )(api.complete)
+    router.post("/v1/chat/completions", response_model=CompletionResponse, responses={200: success, **ERROR_RESPONSES})(
+        api.complete
+    )
 
     @router.get("/metrics", include_in_schema=False)
     def show_metrics() -> PlainTextResponse:

@@ -18,7 +18,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -125,15 +125,15 @@ class Origins:
 
         CORS headers of inner applications are dropped, and cookies become SameSite=Lax.
         """
-        kept = []
+        headers_out = []
         for name, value in sent:
             lower = name.lower()
-            if (lower.startswith(b"access-control-") and lower not in _PREFLIGHT_ANSWERS) or lower in _OWN:
+            if (lower.startswith(b"access-control-") and lower not in _PREFLIGHT_ANSWERS) or lower in _SECURITY:
                 continue
-            kept.append((name, lax(value) if lower == b"set-cookie" else value))
+            headers_out.append((name, lax(value) if lower == b"set-cookie" else value))
         is_page = not scope["path"].startswith(("/v1/", "/metrics", "/healthz"))
         origin = self.allowed_origin(scope, headers)
-        own = {
+        security = {
             "Content-Security-Policy": PAGE_POLICY if is_page else API_POLICY,
             "X-Frame-Options": "DENY",
             "X-Content-Type-Options": "nosniff",
@@ -142,16 +142,16 @@ class Origins:
             "Cross-Origin-Resource-Policy": "same-origin" if origin is None else "cross-origin",
         }
         if self.allowed and scope["path"].startswith("/v1/"):
-            own["Vary"] = "Origin"
+            security["Vary"] = "Origin"
         if origin is not None:
-            own |= {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": EXPOSED_HEADERS}
-        return kept + [(name.lower().encode(), value.encode("latin-1")) for name, value in own.items()]
+            security |= {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": EXPOSED_HEADERS}
+        return headers_out + [(name.lower().encode(), value.encode("latin-1")) for name, value in security.items()]
 
     def _is_own(self, origin: str, headers: Headers) -> bool:
         """Whether an Origin header names this server, as the Host header does; the scheme may be a proxy's https."""
         parts = urlsplit(origin)
-        own = headers.get("host", "").lower()
-        return parts.scheme in ("http", "https") and parts.netloc.lower() in (own, _without_default_port(own))
+        host = headers.get("host", "").lower()
+        return parts.scheme in ("http", "https") and parts.netloc.lower() in (host, _without_default_port(host))
 
 
 _PREFLIGHT_ANSWERS = {
@@ -160,7 +160,7 @@ _PREFLIGHT_ANSWERS = {
     b"access-control-max-age",
     b"access-control-allow-private-network",
 }
-_OWN = {
+_SECURITY = {
     b"content-security-policy",
     b"x-frame-options",
     b"x-content-type-options",
@@ -229,7 +229,7 @@ def read_hosts(values: Sequence[str], host: str) -> frozenset[str]:
     return frozenset(value.lower().rstrip(".") for value in (*values, host) if ":" not in value)
 
 
-def _bare(parts) -> str:
+def _bare(parts: SplitResult) -> str:
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 
