@@ -7,8 +7,10 @@ from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.routes import App
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
+from starlette.routing import Mount
 
 from chatbot.chat.worker import Worker
 from ui.options import ServeOptions
@@ -55,14 +57,18 @@ def mount_page(
     # name a file are refused earlier (ui.server.page_routes), so this is a second lock.
     blocks.has_launched = True
     functions = {index: len(function.inputs) for index, function in blocks.fns.items()}
-    return PageRules(functions, bool(options.auth), user_reader(blocks))
+    mounted = next(route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))
+    return PageRules(functions, bool(options.auth), user_reader(mounted))
 
 
-def user_reader(blocks: gr.Blocks) -> Callable[[Headers], str | None]:
-    """Return a function that reads the logged-in user of a request from Gradio's cookies."""
+def user_reader(app: App) -> Callable[[Headers], str | None]:
+    """Return a function that reads the logged-in user of a request from Gradio's cookies.
+
+    Args:
+        app: Gradio's application, which has the tokens of all log-ins.
+    """
 
     def user_of(headers: Headers) -> str | None:
-        app = blocks.app
         cookies = cookie_parser(headers.get("cookie", ""))
         for name in (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}"):
             if (user := app.tokens.get(cookies.get(name))) is not None:

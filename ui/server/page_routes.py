@@ -47,6 +47,9 @@ PUBLIC = re.compile(r"/|/login|/logout|/gradio_api/(user|login_check)")
 LOGIN_BYTES = 16 * 1024
 """Largest body of a log-in; a form this small is parsed in memory."""
 
+MAX_VALUES = 100_000
+"""Largest number of JSON values in a body: twice that of the largest conversation of the page."""
+
 FILE_KEYS = frozenset({"path", "_type", "orig_name", "is_stream"})
 """Keys of Gradio's description of a file; no value that the page sends has any of them."""
 
@@ -126,8 +129,7 @@ def checked_body(path: str, content_type: str, body: bytes, functions: Mapping[i
         value = json.loads(body)
     except (ValueError, RecursionError):
         raise ApiError(400, "The body is not JSON.", code="invalid_json") from None
-    if names_file(value):
-        raise ApiError(400, "Inputs of the page hold no files.", code="no_files")
+    check_values(value)
     if functions is not None and path.rstrip("/").endswith("/queue/join"):
         check_call(value, functions)
     try:
@@ -152,15 +154,28 @@ def check_call(value: object, functions: Mapping[int, int]) -> None:
         )
 
 
-def names_file(value: object) -> bool:
-    """Whether a JSON value has, at any depth, an object that Gradio might take for a file."""
-    waiting = [value]
+def check_values(value: object) -> None:
+    """Refuse a JSON value that names a file at any depth, or that has very many parts.
+
+    Raises:
+        ApiError: 400 or 413.
+    """
+    waiting, count = [value], 1
     while waiting:
         part = waiting.pop()
         if isinstance(part, dict):
-            if not FILE_KEYS.isdisjoint(part):
-                return True
+            if names_file(part):
+                raise ApiError(400, "Inputs of the page hold no files.", code="no_files")
             waiting += part.values()
         elif isinstance(part, list):
             waiting += part
-    return False
+        else:
+            continue
+        count += len(part)
+        if count > MAX_VALUES:
+            raise ApiError(413, f"A request of the page may have at most {MAX_VALUES} values.", code="body_too_large")
+
+
+def names_file(value: dict) -> bool:
+    """Whether Gradio might take an object for the description of a file."""
+    return not FILE_KEYS.isdisjoint(value)

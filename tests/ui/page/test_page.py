@@ -216,10 +216,10 @@ def test_other_files_are_refused_in_a_sentence(content):
 
 def test_what_comes_from_outside_is_checked():
     huge = checked({"messages": [{"role": "user", "text": "长" * 500_001}]})  # can still be exported
-    with pytest.raises(ChatError, match="too large"):
+    with pytest.raises(ChatError, match="too long"):
         from_text(to_json(huge))
-    with pytest.raises(ChatError, match="too large"):
-        within_bounds(huge)
+    with pytest.raises(ChatError, match="too long"):
+        check_room(huge)
     assert checked({"messages": [{"role": "user", "text": "\ud800你"}]})["messages"][0]["text"] == "�你"
     with pytest.raises(ChatError):
         checked(None)
@@ -229,24 +229,26 @@ def test_what_comes_from_outside_is_checked():
         "messages": [{"role": "assistant", "text": "a", "seed": "b", "x": 1}],
         "y": 2,
     }
-    assert checked(odd) == {"id": "", "title": "['x']", "persona": [], "messages": [{"role": "assistant", "text": "a"}]}
+    assert checked(odd) == {"id": "", "title": "", "persona": [], "messages": [{"role": "assistant", "text": "a"}]}
     with pytest.raises(ChatError, match="even number"):
         persona_turns("一\n\n二\n三")
 
 
 def test_feedback_is_dialogues_for_prepare(tmp_path):
-    write_feedback(tmp_path / "new", ["你好", "嗨"], "dislike")
-    write_feedback(tmp_path / "new", ["你好", "嗨"], "like", ["funny", "nonsense"], "好", {"seed": 1})
-    path = write_feedback(tmp_path / "new", ["你好", "滚"], "dislike")
+    feedback = Feedback(tmp_path / "new")
+    feedback.write(["你好", "嗨"], "dislike")
+    feedback.write(["你好", "嗨"], "like", ["funny", "nonsense"], "好", {"seed": 1})
+    feedback.write(["你好", "滚"], "dislike")
+    path = tmp_path / "new" / "feedback.jsonl"
     line = json.loads(path.read_text().splitlines()[0])
     assert (line["rating"], line["reasons"]) == ("like", ["funny"])  # the last word about a reply
     assert path.stat().st_mode & 0o77 == 0
     with pytest.raises(FeedbackError, match="like or dislike"):
-        write_feedback(tmp_path / "new", ["你好", "嗨"], "anything")
+        feedback.write(["你好", "嗨"], "anything")
     assert [record[1:] for record in read_records(path)] == [(["你好", "嗨"], None), (None, "disliked")]
     (tmp_path / "file").write_text("")
     with pytest.raises(FeedbackError, match="could not be written"):
-        write_feedback(tmp_path / "file" / "below", ["你好", "嗨"], "like")
+        Feedback(tmp_path / "file" / "below").write(["你好", "嗨"], "like")
 
 
 @pytest.mark.parametrize("text", ["<b>粗</b> &lt; 1<2 a&b <", "<img src=x onerror=alert(1)>", "你好"])
@@ -279,11 +281,11 @@ def test_fields_that_are_no_numbers_are_said(values):
 
 def test_only_what_the_model_said_can_be_rated(bot, worker):
     *_, (chat, _) = answer(worker, chat_of(("user", "你好")), PageSettings(seed=7), "zh")
-    assert rateable(chat, 1)["seed"] == 7
-    assert rateable(chat, 1)["model"] == "tiny"
-    for place, text in ((0, None), (2, None), (-1, None), (1, "别的")):
+    assert rated_turns(chat, 1) == ["你好", chat["messages"][1]["text"]]
+    assert (chat["messages"][1]["seed"], chat["messages"][1]["model"]) == (7, "tiny")
+    for index, text in ((0, None), (2, None), (-1, None), (1, "别的")):
         with pytest.raises(ChatError, match="rated"):
-            rateable(chat, place, text)
+            rated_turns(chat, index, text)
 
 
 def test_markdown_of_a_person_loses_nothing():
@@ -297,7 +299,7 @@ def test_what_goes_wrong_is_a_notice_and_prints_nothing(bot, worker, capfd, tmp_
     from ui.page.actions import Actions
 
     act = Actions({"tiny": worker}, ServeOptions(data_dir=tmp_path), None)
-    for call in (lambda: act.finished(None, "", None), lambda: act.use(new_chat(), [], 7, None)):
+    for call in (lambda: act.finish(None, "", None), lambda: act.use(new_chat(), [], 7, None)):
         with pytest.raises(gr.Error) as caught:
             call()
         assert not caught.value.print_exception
@@ -351,7 +353,7 @@ def test_a_taken_port_is_one_sentence(capsys):
         with pytest.raises(XianliaoError, match=str(port)):
             listen("127.0.0.1", port)
         assert main(["--port", str(port)]) == 1
-    assert "choose another --host or --port" in capsys.readouterr().err
+    assert "Choose another --host or --port" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
         main(["--port", "99999"])
     assert caught.value.code == 2
@@ -368,5 +370,5 @@ def test_without_feedback_there_is_no_way_to_write_it(worker, feedback, tmp_path
     page = Page({"tiny": worker}, options, gr.I18n(en=TEXT["en"], zh=TEXT["zh"]), None)
     names = {function.name for function in page.blocks.fns.values()}
     assert ("rate" in names) is feedback
-    assert ("explain" in names) is feedback
+    assert ("give_reasons" in names) is feedback
     assert "say" in names

@@ -16,7 +16,7 @@ from ui.server.origins import Origins, lax, read_hosts, read_origins
 
 HELLO = {"messages": [{"role": "user", "content": "你好"}], "seed": 5}
 APP = "https://app.example.com"
-JOIN = {"data": [], "fn_index": 0, "session_hash": "s"}
+JOIN = {"data": [None] * 3, "fn_index": 0, "session_hash": "s"}
 
 
 @contextmanager

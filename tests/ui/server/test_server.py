@@ -23,7 +23,7 @@ from ui.options import ServeOptions
 from ui.server.access import Access, read_keys, read_users
 from ui.server.app import create_app
 from ui.server.limits import MAX_SENDERS, RateLimit
-from ui.server.logs import LOGGER, MAX_WAITING_LINES, LineFormatter, BackgroundHandler
+from ui.server.logs import LOGGER, MAX_WAITING_LINES, BackgroundHandler, LineFormatter
 
 HELLO = {"messages": [{"role": "user", "content": "你好"}], "seed": 5}
 COMPLETE = "/v1/chat/completions"
@@ -192,7 +192,7 @@ def test_no_secret_stands_in_an_error(tmp_path):
         (["--host", "::1"], None),
         (["--host", "0.0.0.0"], "chat and use the API"),
         (["--host", "::"], "chat and use the API"),
-        (["--host", "0.0.0.0", "--api-key", "k"], "can chat; give --auth"),
+        (["--host", "0.0.0.0", "--api-key", "k"], "can chat. Add --auth"),
         (["--host", "0.0.0.0", "--auth", "a:b"], None),
         (["--host", "0.0.0.0", "--auth", "a:b", "--api-key", "k"], None),
     ],
@@ -306,7 +306,7 @@ def test_a_closing_server_says_so(bot):
         client.app.state.limits.closing = True
         for path in ("/v1/models", "/healthz", "/"):
             assert client.get(path).status_code == 503
-        assert "try again" in client.get("/v1/models").json()["error"]["message"]
+        assert "Try again" in client.get("/v1/models").json()["error"]["message"]
 
 
 def test_errors_are_openais_wherever_they_are_below_v1(bot):
@@ -391,7 +391,8 @@ def test_a_log_that_nobody_reads_stops_nothing():
 
 def test_the_openapi_document_names_bodies_and_errors(bot):
     with client_of(bot, api_keys=("k",)) as client:
-        document = client.get("/openapi.json").json()
+        assert client.get("/openapi.json").status_code == 401
+        document = client.get("/openapi.json", headers={"Authorization": "Bearer k"}).json()
     post = document["paths"][COMPLETE]["post"]
     assert set(post["responses"]) == {"200", "4XX", "5XX"}
     assert set(post["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
