@@ -1,4 +1,4 @@
-"""The browser chat and the API. Imports chatbot and no other package of this project; `xianliao-serve` is the command."""
+"""The browser chat and the API; `xianliao-serve` is the command. It imports `chatbot` only."""
 
 import os
 

@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int | None:
 def check_arguments(
     parser: argparse.ArgumentParser, args: argparse.Namespace
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return users, keys, host names and allowed origins. Wrong usage exits with code 2 before a checkpoint is loaded."""
+    """Return users, keys, host names and allowed origins. Wrong usage exits with code 2 before loading."""
     from ui.server.access import read_keys, read_users
     from ui.server.origins import read_hosts, read_origins
 
@@ -182,11 +182,14 @@ def serve(args: argparse.Namespace, options: ServeOptions, listener: socket.sock
 
 
 def exposure_warning(host: str, users: bool, keys: bool) -> str | None:
-    """Return a warning about what strangers can do on this server, or None if they can do nothing without a password."""
+    """Return a warning about a server that strangers can use, or None if they need a password for everything."""
     if users:
         return None
     if keys:
-        return f"listening on {host}: the API needs a key, but anyone who can reach this machine can chat. Add --auth FILE."
+        return (
+            f"listening on {host}: the API needs a key, but anyone who can reach this machine can chat."
+            " Add --auth FILE."
+        )
     return f"listening on {host}: anyone who can reach this machine can chat and use the API. Add --auth FILE."
 
 

@@ -1,8 +1,9 @@
 """API in OpenAI's format: /v1/chat/completions (whole or streamed), /v1/models, and /metrics.
 
-Messages with the roles `user` and `assistant` form the history; consecutive messages of one role are joined by a newline.
-The model has no system prompt: a `system` message is left out, and the header X-Ignored names it. To give a persona, begin
-the history with example turns. For the same history, seed and settings a reply is the same as on the page.
+Messages with the roles `user` and `assistant` form the history; consecutive messages of one role are joined by a
+newline. The model has no system prompt: a `system` message is left out, and the header X-Ignored names it. To give a
+persona, begin the history with example turns. For the same history, seed and settings a reply is the same as on the
+page.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Api:
         headers = {"X-Conversation-Id": conversation[:64].encode("ascii", "replace").decode()}
         if left_out:
             headers["X-Ignored"] = ", ".join(left_out)
-        # A thread, because tokenizing a long history takes up to a second and other requests must be answered meanwhile.
+        # In a thread: tokenizing a long history takes up to a second, and other requests must be answered meanwhile.
         prepared = await asyncio.to_thread(self._prepare, worker, body, turns)
         if prepared.fixed is not None:
             headers["X-Fixed-Reply"] = prepared.fixed.kind

@@ -121,7 +121,7 @@ class Actions:
     def answer(
         self, chat: Any, model: str, seed: Any, temperature: Any, top_p: Any, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
-        """Stream the reply to the last message. After an error the conversation is kept and the status line explains."""
+        """Stream the reply to the last message. After an error the status line explains it."""
         language = _language(request)
         try:
             checked, settings = chats.checked(chat), PageSettings.from_fields(seed, temperature, top_p)
@@ -233,8 +233,8 @@ class Actions:
 
         Args:
             chat: The conversation as the browser stored it.
-            listing: Whether the browser could store it, [title, id] of each stored conversation, and whether it was stored
-                under a new id because another tab had changed the old one.
+            listing: Whether the browser could store it, [title, id] of each stored conversation, and whether it was
+                stored under a new id because another tab had changed the old one.
             request: Request of the browser.
         """
         saved, entries, forked = listing

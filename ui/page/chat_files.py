@@ -13,7 +13,7 @@ _PERSONA = "（面具）"
 
 
 def to_json(chat: Chat) -> str:
-    """Return a JSON file with roles and contents as in the API. Signatures are left out: only this server reads them."""
+    """Return a JSON file with roles and contents as in the API. Signatures are left out."""
     messages = [
         {"content" if name == "text" else name: value for name, value in message.items() if name != "signature"}
         for message in chat["messages"]

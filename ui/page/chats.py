@@ -167,8 +167,8 @@ def too_large() -> ChatError:
 def turns_of(chat: Chat) -> list[str]:
     """Return the turns that the model reads: the persona, then the messages after the last divider.
 
-    Consecutive messages of one role become one turn, joined by a newline. Messages without text are left out, and so is an
-    assistant message before the first user message.
+    Consecutive messages of one role become one turn, joined by a newline. Messages without text are left out, and so
+    is an assistant message before the first user message.
     """
     messages = chat["messages"]
     start = max((index + 1 for index, message in enumerate(messages) if message["role"] == "divider"), default=0)

@@ -166,7 +166,7 @@ def with_user_message(bot: Chatbot, chat: Chat, text: str) -> Chat:
 
 
 def _can_be_read(bot: Chatbot, chat: Chat) -> bool:
-    """Whether the last turn gets a fixed reply, as a message of any length of a person in need does, or is short enough."""
+    """Whether the last turn is short enough, or gets a fixed reply, which a person in need gets to any message."""
     try:
         turns = bounded_turns(turns_of(chat), bot)
     except MessageTooLongError:

@@ -1,7 +1,7 @@
 """The page: Gradio's components, their layout, and the event handlers of `ui.page.actions` that they call.
 
-The browser holds the conversation as a plain value and sends it with every event. The server stores none of it, so after
-a restart the page continues, and any replica can answer.
+The browser holds the conversation as a plain value and sends it with every event. The server stores none of it, so
+after a restart the page continues, and any replica can answer.
 """
 
 from __future__ import annotations

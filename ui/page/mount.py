@@ -53,8 +53,8 @@ def mount_page(
         run_history=False,
         auth=list(options.auth) or None,
     )
-    # launch() sets this; without it Gradio does not check that a client uploaded a file before it names it. Requests that
-    # name a file are refused earlier (ui.server.page_routes), so this is a second lock.
+    # launch() sets this; without it Gradio does not check that a client uploaded a file before it names it. Requests
+    # that name a file are refused earlier (ui.server.page_routes), so this is a second lock.
     blocks.has_launched = True
     functions = {index: len(function.inputs) for index, function in blocks.fns.items()}
     mounted = next(route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))

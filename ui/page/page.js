@@ -18,13 +18,14 @@
       return chat || null;
     },
     load: (id) => { sessionStorage.setItem(OPEN, id); return window.xianliao.open(); },
-    // Returns the chat as it was saved, whether that succeeded, and whether it has a new id because another tab changed it.
+    // Returns the chat as saved, whether that succeeded, and whether it has a new id because another tab changed it.
     save: (chat) => {
       if (!chat || !chat.id) sessionStorage.removeItem(OPEN);
       if (!keep || !chat || !chat.id) return [chat, true, false];
       const old = stored(chat.id), forked = Boolean(old) && old.updated !== seen[chat.id];
       if (forked) {
-        chat = { ...chat, id: [...crypto.getRandomValues(new Uint8Array(8))].map((b) => b.toString(16).padStart(2, "0")).join("") };
+        const bytes = [...crypto.getRandomValues(new Uint8Array(8))];
+        chat = { ...chat, id: bytes.map((byte) => byte.toString(16).padStart(2, "0")).join("") };
       }
       sessionStorage.setItem(OPEN, chat.id);
       const updated = Date.now();
@@ -47,7 +48,8 @@
     removeAll: () => { entries().forEach((chat) => localStorage.removeItem(PREFIX + chat.id)); return null; },
     // Returns the text of a file that the user chooses. The browser reads it; the server never receives a file.
     pick: () => new Promise((resolve) => {
-      const input = document.querySelector("#import-file") || document.body.appendChild(document.createElement("input"));
+      const input =
+        document.querySelector("#import-file") || document.body.appendChild(document.createElement("input"));
       Object.assign(input, { id: "import-file", type: "file", accept: ".json,.md", hidden: true, value: "" });
       input.onchange = async () => {
         const file = input.files[0], read = file.size > MAX_FILE_BYTES ? "" : await file.text().catch(() => "");
@@ -90,7 +92,10 @@
     document.addEventListener(kind, (event) => {
       if (event.key !== "Enter") return;
       if (event.isComposing || event.keyCode === 229) event.stopPropagation();
-      else if (stop() && !event.shiftKey && event.target.closest("#message")) { event.preventDefault(); event.stopPropagation(); }
+      else if (stop() && !event.shiftKey && event.target.closest("#message")) {
+        event.preventDefault();
+        event.stopPropagation();
+      }
     }, true);
   }
   // A click that would change the conversation stops a reply that is being decoded first.
@@ -100,6 +105,10 @@
     event.preventDefault();
     event.stopPropagation();
     stop().click();
-    const again = setInterval(() => { if (!stop()) { clearInterval(again); setTimeout(() => wanted.click(), 300); } }, 50);
+    const again = setInterval(() => {
+      if (stop()) return;
+      clearInterval(again);
+      setTimeout(() => wanted.click(), 300);
+    }, 50);
   }, true);
 })();

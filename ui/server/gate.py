@@ -2,8 +2,8 @@
 
 Headers alone decide: the server is not closing; the request means this server and comes from its own page or an allowed
 web site (`ui.server.origins`); its route is open (`ui.server.page_routes`); its sender does not ask too often; its
-credentials are valid. Only then is the body read, within bounds on its size, its time and the size of all bodies that are
-arriving, and refused if it names a file. Each answer gets security headers here, and one line in the log.
+credentials are valid. Only then is the body read, within bounds on its size, its time and the size of all bodies that
+are arriving, and refused if it names a file. Each answer gets security headers here, and one line in the log.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The log: one line per event on stderr, JSON or text. It holds messages and replies only if the operator asks for it.
 
-A background thread writes the lines from a bounded queue. When the reader of stderr is slow and the queue is full, lines
-are dropped, so the log never delays a reply.
+A background thread writes the lines from a bounded queue. When the reader of stderr is slow and the queue is full,
+lines are dropped, so the log never delays a reply.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Which web sites may use the server, decided from a request's headers before anything else is read.
 
-A browser sends requests on behalf of every page that is open in it. Three attacks follow from that, and each has its rule:
+A browser sends requests on behalf of every page that is open in it. Three attacks follow from that, and each has its
+rule:
 
 - DNS rebinding: a foreign name that resolves to this machine makes a foreign page look like this server's own. The Host
   header must name this server (`Origins.check_host`). Numeric addresses cannot be rebound, so they are always accepted.
@@ -34,7 +35,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 PAGE_POLICY = "; ".join(
     (
         "default-src 'self'",
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",  # Gradio starts from inline scripts and compiles its handlers
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",  # Gradio uses inline scripts and compiled handlers
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data: blob:",
         "font-src 'self' data:",
@@ -72,7 +73,7 @@ class Origins:
         if name is None or not (name in LOOPBACK_NAMES or name in self.hosts or is_address(name)):
             raise ApiError(
                 421,
-                "This server does not answer to the name in the Host header. Start it with --allow-host NAME to add one.",
+                "The Host header names another server. Start this one with --allow-host NAME to add a name.",
                 code="unknown_host",
             )
 
@@ -92,7 +93,7 @@ class Origins:
             return
         raise ApiError(
             403,
-            "Requests from other web sites are refused. Start the server with --allow-origin ORIGIN to allow one for /v1.",
+            "Requests from other web sites are refused. Start the server with --allow-origin ORIGIN for /v1.",
             code="foreign_origin",
         )
 
@@ -212,7 +213,7 @@ def read_origins(values: Sequence[str]) -> frozenset[str]:
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.netloc or value.rstrip("/").lower() != _bare(parts):
             raise XianliaoError(
-                f"--allow-origin: {value!r} is not an origin. Give scheme, host and port only, as in https://app.example.com."
+                f"--allow-origin: {value!r} is not an origin. Give scheme, host and port, as in https://app.example.com."
             )
     return frozenset(value.rstrip("/").lower() for value in values)
 

@@ -307,6 +307,18 @@ def test_what_goes_wrong_is_a_notice_and_prints_nothing(bot, worker, capfd, tmp_
     assert printed.out + printed.err == ""
 
 
+def test_the_steps_of_a_reply_are_a_chart_and_a_table(bot, worker, tmp_path):
+    from ui.page.actions import Actions
+
+    act = Actions({"tiny": worker}, ServeOptions(data_dir=tmp_path), None)
+    *_, (chat, _) = answer(worker, chat_of(("user", "你好")), PageSettings(seed=7), "en")
+    chart, table = act.look_inside(chat, None)
+    tokens = len(bot.respond(["你好"], seed=7).token_ids) + 1
+    assert len(table.value["data"]) == tokens
+    assert table.value["data"][-1][0] == TEXT["en"]["end_mark"]
+    assert len(chart.value["data"]) == 4 * tokens
+
+
 def test_presets(bot):
     assert preset("balanced", bot.settings) == (bot.settings.temperature, bot.settings.top_p)
     assert preset("careful", bot.settings)[0] < preset("free", bot.settings)[0]

@@ -1,4 +1,4 @@
-"""Which hosts, origins and frames the server accepts, by headers; a real browser tries the same in test_browser_origins."""
+"""Hosts, origins and frames that the server accepts, by headers; test_browser_origins tries them in a browser."""
 
 from __future__ import annotations
 
