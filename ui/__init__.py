@@ -1,5 +1,5 @@
-"""Checkpoint to people: the browser chat. Imports chatbot only. `xianliao-serve` is the command."""
+"""The browser chat and the API; `xianliao-serve` is the command. It imports `chatbot` only."""
 
 import os
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: no telemetry, no look-ups
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: no telemetry, no version check

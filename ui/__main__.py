@@ -1,7 +1,7 @@
-"""python -m ui is xianliao-serve."""
+"""Run `xianliao-serve` as `python -m ui`."""
 
 import sys
 
 from ui.cli import main
 
-sys.exit(main())
+sys.exit(main(None))

@@ -1,4 +1,4 @@
-"""The checkpoints that a server serves, and what they are called there."""
+"""Load the checkpoints of a server and give each a unique name."""
 
 from __future__ import annotations
 
@@ -13,16 +13,24 @@ from chatbot.safety import Safety
 def load_bots(
     checkpoints: Sequence[str], device: str = "auto", dtype: str = "auto", safety: Safety | str | None = "default"
 ) -> list[Chatbot]:
-    """The bots, each with a name of its own: its folder's, with the folder above where two have the same.
+    """Load checkpoints. A bot is named after its folder, and after the parent folder too if two folders share a name.
+
+    Args:
+        checkpoints: Checkpoint folders, or `default` for the bundled one.
+        device: auto, cpu, cuda or mps.
+        dtype: As for `Chatbot.from_pretrained`.
+        safety: As for `Chatbot.from_pretrained`.
 
     Raises:
         XianliaoError: A checkpoint cannot be loaded, or is given twice.
     """
     folders = [resolve(checkpoint).resolve() for checkpoint in checkpoints]
-    if twice := [folder for folder in folders if folders.count(folder) > 1]:
-        raise XianliaoError(f"--checkpoint names {twice[0]} twice; give every checkpoint once.")
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise XianliaoError(f"--checkpoint names {folder} twice. Give every checkpoint once.")
     bots = [Chatbot.from_pretrained(checkpoint, device, dtype, safety) for checkpoint in checkpoints]
+    names = [folder.name for folder in folders]
     for bot, folder in zip(bots, folders, strict=True):
-        if [each.name for each in folders].count(folder.name) > 1:
+        if names.count(folder.name) > 1:
             bot.name = f"{folder.parent.name}/{folder.name}"
     return bots

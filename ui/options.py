@@ -1,4 +1,4 @@
-"""What whoever runs the server chooses."""
+"""Options of a server."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from pathlib import Path
 
 
 def default_data_dir() -> Path:
-    """Where the server keeps what people leave with it: $XDG_DATA_HOME/xianliao, or ~/.local/share/xianliao."""
+    """Return the folder for feedback: $XDG_DATA_HOME/xianliao, or ~/.local/share/xianliao."""
     base = os.environ.get("XDG_DATA_HOME")
     return (Path(base) if base else Path.home() / ".local" / "share") / "xianliao"
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Choices of `xianliao-serve`.
+    """Options of `xianliao-serve`.
 
     Attributes:
-        auth: (user, password) pairs that may open the page; empty lets everybody in. They open /v1 and /metrics too, as
-            HTTP basic authentication.
-        api_keys: What clients of /v1 and /metrics have to send, one of them; empty, and without `auth`, asks for nothing.
-        data_dir: Folder for feedback.jsonl.
-        feedback: Whether likes and dislikes are written down.
+        auth: (user, password) pairs that may open the page, and /v1 and /metrics by HTTP basic authentication. If it is
+            empty, everyone may open the page.
+        api_keys: Keys for /v1 and /metrics. If it and `auth` are empty, no key is needed.
+        data_dir: Folder of feedback.jsonl.
+        feedback: Whether likes and dislikes are recorded.
         saved_chats: Whether browsers keep conversations (in their own storage, never on the server).
-        hosts: Names, besides loopback names and numeric addresses, that requests may have in their Host header.
+        hosts: Names, besides loopback names and numeric addresses, that the Host header of a request may have.
         allow_origins: Origins (`https://app.example.com`) of web applications that may call /v1 from a browser.
-        rate_limit: Requests a minute that a key, a user or an address may send; 0 counts nothing.
-        body_bytes: Largest body of a request.
-        body_seconds: Longest time a request may take to arrive.
-        log_text: Whether the log shows what was said.
+        rate_limit: Requests per minute of one key, user or address; 0 for no limit.
+        body_bytes: Largest request body of a client with valid credentials.
+        anonymous_body_bytes: Largest request body of any other client.
+        arriving_bytes: Largest sum of all request bodies that are arriving at the same time.
+        body_seconds: Longest time in which a request body may arrive.
+        log_text: Whether messages and replies are logged.
     """
 
     auth: tuple[tuple[str, str], ...] = ()
@@ -41,5 +43,7 @@ class ServeOptions:
     allow_origins: tuple[str, ...] = ()
     rate_limit: int = 0
     body_bytes: int = 4 * 2**20
+    anonymous_body_bytes: int = 3 * 2**20
+    arriving_bytes: int = 64 * 2**20
     body_seconds: float = 30
     log_text: bool = False

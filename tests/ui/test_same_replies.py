@@ -11,7 +11,7 @@ from chatbot.chat.bot import Chatbot
 from chatbot.chat.session import ChatSession
 from ui.options import ServeOptions
 from ui.page.chats import new_chat, with_message
-from ui.page.handlers import Wish, answer
+from ui.page.handlers import PageSettings, answer
 from ui.server.app import create_app
 
 MESSAGES = (
@@ -56,6 +56,6 @@ def test_ninety_nine_replies(served):
         assert body["choices"][0]["message"]["content"] == expected, (turns, seed)
         chat = new_chat()
         for message in messages:
-            chat = with_message(chat, message["role"], message["content"])
-        *_, (chat, _) = answer(worker, chat, Wish(seed=seed), "zh")
+            chat = with_message(chat, {"role": message["role"], "text": message["content"]})
+        *_, (chat, _) = answer(worker, chat, PageSettings(seed=seed), "zh")
         assert chat["messages"][-1]["text"] == expected, (turns, seed)

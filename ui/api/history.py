@@ -1,40 +1,60 @@
-"""History of a request: messages as turns, and replies cut at stop sequences."""
+"""Messages of a request as turns, and replies cut at stop sequences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ui.api.schemas import ApiError, Message
-from ui.page.chats import add_turn
+from ui.turns import MAX_CHARACTERS, join_messages
 
 
 def to_turns(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
-    """The turns of a conversation, the person's first, and what was left out of it.
+    """Return the turns of a conversation, the user's first, and a description of every kind of message left out.
 
     Raises:
-        ApiError: The last message is not the person's.
+        ApiError: The last message is not the user's, or the conversation is too long.
     """
-    turns: list[str] = []
-    left_out = []
+    dialogue: list[tuple[str, str]] = []
+    left_out: list[str] = []
     for message in messages:
         if message.role in ("system", "developer"):
             left_out.append(message.role)
-        elif not add_turn(turns, message.role, message.text):
-            left_out.append("assistant before the first user")
+        else:
+            dialogue.append((message.role, message.text))
+    characters = sum(len(text) for _, text in dialogue)
+    if characters > MAX_CHARACTERS:
+        raise ApiError(
+            400,
+            f"The messages have {characters} characters together, the limit is {MAX_CHARACTERS}."
+            " Leave out the oldest messages.",
+        )
+    turns, without_user = join_messages(dialogue)
+    if without_user:
+        left_out.append("assistant before the first user")
     if not turns:
-        raise ApiError(400, "There is no user message to answer.")
+        raise ApiError(400, "The request has no user message. Send at least one.")
     if len(turns) % 2 == 0:
-        raise ApiError(400, "The last message must be the user's; there is nothing to answer after an assistant's.")
+        raise ApiError(400, "The last message must be the user's: an assistant message needs no answer.")
     return turns, list(dict.fromkeys(left_out))
 
 
 def until_stop(text: str, stops: Sequence[str], ended: bool) -> tuple[str, bool]:
-    """The text before the first stop, and whether there was one; unended, without what may be the beginning of one."""
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    if places:
-        return text[: min(places)], True
+    """Return the text before the first stop sequence, and whether the text has one.
+
+    Args:
+        text: Reply so far.
+        stops: Stop sequences.
+        ended: Whether the reply is complete. If not, an end of the text that may begin a stop sequence is left out.
+    """
+    positions = [position for stop in stops if (position := text.find(stop)) >= 0]
+    if positions:
+        return text[: min(positions)], True
     if not ended:
-        begun = (n for stop in stops for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n]))
-        held = max(begun, default=0)
-        text = text[: len(text) - held]
+        beginnings = (
+            length
+            for stop in stops
+            for length in range(1, min(len(stop), len(text) + 1))
+            if text.endswith(stop[:length])
+        )
+        text = text[: len(text) - max(beginnings, default=0)]
     return text, False

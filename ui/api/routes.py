@@ -1,8 +1,9 @@
-"""An API in OpenAI's manner: /v1/chat/completions (whole or streamed), /v1/models, and /metrics.
+"""API in OpenAI's format: /v1/chat/completions (whole or streamed), /v1/models, and /metrics.
 
-A history of `user` and `assistant` messages is a history of turns. Messages of one role in a row are joined by a newline.
-A `system` message has no place in this model: it is left out, and the header X-Ignored says so; who wants a persona gives
-opening turns. Replies are those of the page for the same history, seed and settings.
+Messages with the roles `user` and `assistant` form the history; consecutive messages of one role are joined by a
+newline. The model has no system prompt: a `system` message is left out, and the header X-Ignored names it. To give a
+persona, begin the history with example turns. For the same history, seed and settings a reply is the same as on the
+page.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from hashlib import sha256
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
@@ -26,24 +27,35 @@ from chatbot.chat.bot import Request as ReplyRequest
 from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
 from ui.api.history import to_turns
-from ui.api.schemas import ApiError, Completed, Completion, ModelList, Refusal, as_api_error, to_response
-from ui.api.streams import Answers, events
+from ui.api.schemas import (
+    ApiError,
+    CompletionRequest,
+    CompletionResponse,
+    ErrorResponse,
+    ModelList,
+    as_api_error,
+    to_response,
+)
+from ui.api.streams import Replies, events
 from ui.options import ServeOptions
 from ui.server.access import Access
 from ui.server.logs import reply_fields
 from ui.server.metrics import Metrics
+from ui.turns import bounded_turns
 
-REFUSALS = {"4XX": {"model": Refusal}, "5XX": {"model": Refusal}}
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}}
 METHODS = {"/v1/models": "GET", "/v1/chat/completions": "POST"}
 DISCONNECT_SECONDS = 0.5
-"""How often it is looked whether a client that waits for a whole answer is still there."""
+"""Interval at which the server checks whether a client that waits for a whole response is still connected."""
 
 
 class Api:
-    """The routes of one server.
+    """Routes of one server.
 
     Args:
-        workers: By the name of their checkpoint; the first is the default.
+        workers: Workers by the name of their checkpoint; the first is the default.
+        metrics: Counters of the server.
+        log_text: Whether messages and replies are logged.
     """
 
     def __init__(self, workers: Mapping[str, Worker], metrics: Metrics, log_text: bool = False):
@@ -51,26 +63,25 @@ class Api:
         self.created = int(time.time())
 
     def worker(self, model: str | None) -> Worker:
-        """The worker of a model; no name, and `default` where no checkpoint has that name, is the first.
+        """Return the worker of a model. None, and `default` if no checkpoint has that name, select the first one.
 
         Raises:
-            ApiError: There is no such model.
+            ApiError: The server has no model of this name.
         """
-        found = self.workers.get(model) if model is not None else None
-        if found is None and model in (None, "default"):
-            found = next(iter(self.workers.values()))
-        if found is None:
-            there = ", ".join(self.workers)
-            raise ApiError(404, f"There is no model {model[:100]!r} here; there is {there}.", code="model_not_found")
-        return found
+        if model is not None and model in self.workers:
+            return self.workers[model]
+        if model in (None, "default"):
+            return next(iter(self.workers.values()))
+        message = f"This server has no model {model[:100]!r}. Its models: {', '.join(self.workers)}."
+        raise ApiError(404, message, code="model_not_found")
 
     def models(self) -> dict:
-        """The checkpoints of this server, the default one first."""
+        """List the checkpoints of this server, the default one first."""
         entry = {"object": "model", "created": self.created, "owned_by": "xianliao"}
         return {"object": "list", "data": [{"id": name, **entry} for name in self.workers]}
 
-    async def complete(self, body: Completion, request: Request) -> JSONResponse | StreamingResponse:
-        """Replies to the last message, whole or as server-sent events."""
+    async def complete(self, body: CompletionRequest, request: Request) -> JSONResponse | StreamingResponse:
+        """Reply to the last message, whole or as server-sent events."""
         worker = self.worker(body.model)
         turns, left_out = to_turns(body.messages)
         conversation = request.headers.get("x-conversation-id")
@@ -78,90 +89,103 @@ class Api:
         headers = {"X-Conversation-Id": conversation[:64].encode("ascii", "replace").decode()}
         if left_out:
             headers["X-Ignored"] = ", ".join(left_out)
-        asked = await asyncio.to_thread(self._read, worker, body, turns)
-        if asked.fixed is not None:
-            headers["X-Fixed-Reply"] = asked.fixed.kind
-        answers = Answers(worker, asked, body, self.metrics)
+        # In a thread: tokenizing a long history takes up to a second, and other requests must be answered meanwhile.
+        prepared = await asyncio.to_thread(self._prepare, worker, body, turns)
+        if prepared.fixed is not None:
+            headers["X-Fixed-Reply"] = prepared.fixed.kind
+        replies = Replies(worker, prepared, body, self.metrics)
 
         def close() -> None:
-            answers.close()
-            said = turns[-1] if self.log_text else None
-            about = (worker.bot.name, list(answers.replies), answers.first_token_seconds, conversation, said)
-            request.state.record.fields = reply_fields(*about)
+            replies.close()
+            request.state.record.fields = reply_fields(
+                worker.bot.name,
+                replies.replies,
+                replies.first_token_seconds,
+                conversation,
+                turns[-1] if self.log_text else None,
+            )
 
         head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": worker.bot.name}
         if body.stream:
-            stream = _closing(events(answers, head, body), close)
+            stream = _closing(events(replies, head, body), close)
             return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
         try:
-            await wait_for(answers, request)
+            await wait_for(replies, request)
         finally:
             close()
-        return JSONResponse({**head, **whole(answers)}, headers=headers)
+        return JSONResponse({**head, **whole(replies)}, headers=headers)
 
-    def _read(self, worker: Worker, body: Completion, turns: Sequence[str]) -> ReplyRequest:
-        """What to answer with; reading a long history takes a second, in which others want to be answered."""
-        return worker.bot.request(turns, body.seed, **body.changes())
+    def _prepare(self, worker: Worker, body: CompletionRequest, turns: Sequence[str]) -> ReplyRequest:
+        return worker.bot.request(bounded_turns(turns, worker.bot), body.seed, **body.changes())
 
 
-async def wait_for(answers: Answers, request: Request) -> None:
-    """Returns when all replies have ended, or the client has left, be it from the queue.
+async def wait_for(replies: Replies, request: Request) -> None:
+    """Return when all replies are complete or the client has left, even if its request still waits in the queue.
 
     Raises:
         XianliaoError, ApiError: A reply failed.
     """
 
-    async def go_through() -> None:
-        async for _ in answers.pieces():
+    async def read_all() -> None:
+        async for _ in replies.pieces():
             pass
 
-    replies = asyncio.create_task(go_through())
+    reading = asyncio.create_task(read_all())
     try:
-        while not replies.done() and not await request.is_disconnected():
-            await asyncio.wait([replies], timeout=DISCONNECT_SECONDS)
-        if replies.done():
-            replies.result()
+        while not reading.done() and not await request.is_disconnected():
+            await asyncio.wait([reading], timeout=DISCONNECT_SECONDS)
+        if reading.done():
+            reading.result()
     finally:
-        replies.cancel()
+        reading.cancel()
 
 
-def whole(answers: Answers) -> dict:
-    """What is said of replies that have ended."""
+def whole(replies: Replies) -> dict:
+    """Return the response to a request whose replies are complete, without its head."""
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": choice.text},
-            "finish_reason": choice.finish,
+            "message": {"role": "assistant", "content": state.text},
+            "finish_reason": state.finish,
             "logprobs": None,
         }
-        for index, choice in enumerate(answers.choices)
+        for index, state in enumerate(replies.states)
     ]
-    return {"object": "chat.completion", "choices": choices, "usage": answers.usage}
+    return {"object": "chat.completion", "choices": choices, "usage": replies.usage}
 
 
-async def _closing(stream: AsyncIterator[str], close) -> AsyncIterator[str]:
+async def _closing(stream: AsyncIterator[str], close: Callable[[], None]) -> AsyncIterator[str]:
     try:
         async for event in stream:
             yield event
-    finally:  # the client may be gone: its places are free now
+    finally:  # also if the client has left
         close()
 
 
 def build_router(api: Api, access: Access) -> APIRouter:
-    """/v1/models, /v1/chat/completions and /metrics, for who may use them."""
+    """Return the routes /v1/models, /v1/chat/completions and /metrics with their check of credentials.
+
+    `ui.server.gate` refuses requests without credentials before it reads their bodies. The check here keeps the routes
+    closed if they are mounted without it, and it puts the key into the OpenAPI document.
+    """
 
     def check(
         request: Request, key: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))]
-    ) -> None:  # `key` is for the OpenAPI document: clients without a user send one
-        if access.who(request.headers.get("authorization")) is None:
-            raise ApiError(401, "The API key is missing or wrong.", code="invalid_api_key")
+    ) -> None:
+        if access.identify(request.headers.get("authorization")) is None:
+            raise access.refusal()
 
     router = APIRouter(dependencies=[] if access.is_open else [Depends(check)])
     event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
-    streamed = {"text/event-stream": {"schema": event}}
-    replied = {200: {"model": Completed, "description": "Whole, or with stream as events", "content": streamed}}
-    router.get("/v1/models", response_model=ModelList, responses=REFUSALS)(api.models)
-    router.post("/v1/chat/completions", response_model=Completed, responses={**replied, **REFUSALS})(api.complete)
+    success: dict[str, Any] = {
+        "model": CompletionResponse,
+        "description": "Whole, or with stream as events",
+        "content": {"text/event-stream": {"schema": event}},
+    }
+    router.get("/v1/models", response_model=ModelList, responses=ERROR_RESPONSES)(api.models)
+    router.post("/v1/chat/completions", response_model=CompletionResponse, responses={200: success, **ERROR_RESPONSES})(
+        api.complete
+    )
 
     @router.get("/metrics", include_in_schema=False)
     def show_metrics() -> PlainTextResponse:
@@ -170,46 +194,50 @@ def build_router(api: Api, access: Access) -> APIRouter:
     return router
 
 
-async def nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
-    """What is left below /v1."""
+async def unknown_route(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse every other path below /v1 in OpenAI's format."""
     path = scope["path"]
     if path in METHODS:
-        raise HTTPException(405, f"{path} takes {METHODS[path]}", {"Allow": METHODS[path]})
-    raise ApiError(404, f"There is no {path[:100]} here; there are {' and '.join(METHODS)}.")
+        raise HTTPException(405, f"{path} accepts {METHODS[path]} only", {"Allow": METHODS[path]})
+    raise ApiError(404, f"No route {path[:100]}. This server has {' and '.join(METHODS)}.")
 
 
 def add_api(
     app: FastAPI, workers: Mapping[str, Worker], metrics: Metrics, options: ServeOptions, access: Access
 ) -> None:
-    """Puts the API, its errors and /metrics on a server."""
+    """Add the API, its error responses and /metrics to a server."""
+    app.include_router(build_router(Api(workers, metrics, options.log_text), access))
+    app.mount("/v1", unknown_route)
+    add_error_handlers(app, metrics)
 
-    def refuse(error: ApiError) -> JSONResponse:
+
+def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+    """Make a server answer every error in OpenAI's format and count it."""
+
+    def respond(error: ApiError) -> JSONResponse:
         metrics.errors.labels(str(error.status)).inc()
         return to_response(error)
 
     @app.exception_handler(ApiError)
-    async def of_the_api(request: Request, error: ApiError) -> JSONResponse:
-        return refuse(error)
+    async def handle_api_error(request: Request, error: ApiError) -> JSONResponse:
+        return respond(error)
 
     @app.exception_handler(XianliaoError)
-    async def of_ours(request: Request, error: XianliaoError) -> JSONResponse:
-        return refuse(as_api_error(error))
+    async def handle_own_error(request: Request, error: XianliaoError) -> JSONResponse:
+        return respond(as_api_error(error))
 
     @app.exception_handler(RequestValidationError)
-    async def of_the_body(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def handle_invalid_body(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        return refuse(ApiError(400, f"{place}: {first['msg']}."))
+        field = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+        return respond(ApiError(400, f"{field}: {first['msg']}."))
 
     @app.exception_handler(HTTPException)
-    async def of_http(request: Request, error: HTTPException) -> JSONResponse:
-        response = refuse(ApiError(error.status_code, f"{error.detail}."))
+    async def handle_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        response = respond(ApiError(error.status_code, f"{error.detail}."))
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(Exception)
-    async def of_nobody(request: Request, error: Exception) -> JSONResponse:
-        return refuse(ApiError(500, "The server failed on this request; try again.", "server_error", "failed"))
-
-    app.include_router(build_router(Api(workers, metrics, options.log_text), access))
-    app.mount("/v1", nothing_here)
+    async def handle_unexpected(request: Request, error: Exception) -> JSONResponse:
+        return respond(ApiError(500, "The server failed on this request. Try again.", "server_error", "failed"))

@@ -1,8 +1,8 @@
-"""What goes over the wire at /v1, in OpenAI's shapes, and how a history of messages becomes one of turns."""
+"""Requests and responses of /v1 in OpenAI's format, and errors."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,57 +12,61 @@ from chatbot.chat.worker import BusyError, WorkerError
 from chatbot.decoding.settings import ReplySettingsError
 from chatbot.errors import XianliaoError
 from chatbot.text.dialogue import DialogueError
+from ui.turns import MAX_MESSAGE_CHARACTERS
 
-MOST_MESSAGES = 512
-MOST_CHARACTERS = 100_000
-MOST_REPLIES = 8
-MOST_STOPS = 4
-MOST_STOP_CHARACTERS = 200
+MAX_MESSAGES = 512
+MAX_PARTS = 64
+MAX_REPLIES = 8
+MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 200
 
 
-class Asked(BaseModel):
-    """What requests are made of: what OpenAI's have beyond it is passed over, and `"1"` and `true` are no numbers."""
+class RequestModel(BaseModel):
+    """Base of requests. Unknown fields are ignored, as OpenAI has many more; `"1"` and `true` are not numbers."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
-Stop = Annotated[str, Field(max_length=MOST_STOP_CHARACTERS)]
+Stop = Annotated[str, Field(max_length=MAX_STOP_CHARACTERS)]
 
 
-class Part(Asked):
-    """A piece of a message; only text can be read."""
+class Part(RequestModel):
+    """Part of a message; only text is supported."""
 
     type: Literal["text"]
-    text: str = Field(max_length=MOST_CHARACTERS)
+    text: str = Field(max_length=MAX_MESSAGE_CHARACTERS)
 
 
-class Message(Asked):
-    """A message of the history."""
+class Message(RequestModel):
+    """Message of the history."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, Field(max_length=MOST_CHARACTERS)] | Annotated[list[Part], Field(max_length=64)]
+    content: (
+        Annotated[str, Field(max_length=MAX_MESSAGE_CHARACTERS)] | Annotated[list[Part], Field(max_length=MAX_PARTS)]
+    )
 
     @property
     def text(self) -> str:
+        """The content as one text."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class StreamOptions(Asked):
-    """How to stream."""
+class StreamOptions(RequestModel):
+    """Options of a streamed response."""
 
     include_usage: bool = False
 
 
-class Completion(Asked):
-    """A request."""
+class CompletionRequest(RequestModel):
+    """Request for replies."""
 
     model: str | None = None
-    messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     stream: bool = False
     stream_options: StreamOptions | None = None
-    n: int = Field(1, ge=1, le=MOST_REPLIES)
+    n: int = Field(1, ge=1, le=MAX_REPLIES)
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
-    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1, le=10**6)
@@ -70,10 +74,12 @@ class Completion(Asked):
 
     @property
     def stops(self) -> list[str]:
-        return [text for text in ([self.stop] if isinstance(self.stop, str) else self.stop or []) if text]
+        """Stop sequences, without empty ones."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return [text for text in stops if text]
 
-    def changes(self) -> dict:
-        """Fields of `ReplySettings` that the request sets."""
+    def changes(self) -> dict[str, Any]:
+        """Return the fields of `ReplySettings` that the request sets; None leaves a field as it is."""
         greedy = self.temperature is not None and self.temperature < 0.01
         changes = {
             "method": "greedy" if greedy else None,
@@ -85,42 +91,42 @@ class Completion(Asked):
 
 
 class Usage(BaseModel):
-    """Tokens; those of replies count their ends."""
+    """Token counts; the end of a reply counts as one token."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
 
 
-class Said(BaseModel):
-    """A reply as a message."""
+class ReplyMessage(BaseModel):
+    """Reply as a message."""
 
     role: Literal["assistant"]
     content: str
 
 
-class Answer(BaseModel):
+class Choice(BaseModel):
     """One of the replies to a request."""
 
     index: int
-    message: Said
+    message: ReplyMessage
     finish_reason: Literal["stop", "length", "content_filter"] | None
     logprobs: None
 
 
-class Completed(BaseModel):
-    """The whole answer to a request."""
+class CompletionResponse(BaseModel):
+    """Whole response to a request."""
 
     id: str
     object: Literal["chat.completion"]
     created: int
     model: str
-    choices: list[Answer]
+    choices: list[Choice]
     usage: Usage
 
 
 class ModelEntry(BaseModel):
-    """A checkpoint of the server."""
+    """Checkpoint of the server."""
 
     id: str
     object: Literal["model"]
@@ -129,14 +135,14 @@ class ModelEntry(BaseModel):
 
 
 class ModelList(BaseModel):
-    """The checkpoints of the server, the default one first."""
+    """Checkpoints of the server, the default one first."""
 
     object: Literal["list"]
     data: list[ModelEntry]
 
 
-class Fault(BaseModel):
-    """Why there is no answer."""
+class ErrorBody(BaseModel):
+    """Reason why a request was refused or failed."""
 
     message: str
     type: str
@@ -144,14 +150,20 @@ class Fault(BaseModel):
     code: str | None
 
 
-class Refusal(BaseModel):
-    """An error, as OpenAI says it."""
+class ErrorResponse(BaseModel):
+    """Error in OpenAI's format."""
 
-    error: Fault
+    error: ErrorBody
 
 
 class ApiError(Exception):
-    """A request that cannot be answered."""
+    """A request that is refused or failed.
+
+    Attributes:
+        status: HTTP status.
+        content: `error` object of the response.
+        retry_after: Seconds until the client may try again; sent with 429 and 503.
+    """
 
     def __init__(
         self,
@@ -167,7 +179,7 @@ class ApiError(Exception):
 
 
 def as_api_error(error: XianliaoError) -> ApiError:
-    """One of our errors as the API says it."""
+    """Return the API error for an error of this project."""
     if isinstance(error, BusyError):
         return ApiError(429, str(error), "rate_limit_error", "busy")
     if isinstance(error, WorkerError):
@@ -178,7 +190,7 @@ def as_api_error(error: XianliaoError) -> ApiError:
 
 
 def to_response(error: ApiError, page: bool = False) -> JSONResponse:
-    """The error as a response; the page wants its words as `detail`."""
+    """Return the response for an error; the page reads its message from `detail`."""
     headers = {"Retry-After": str(error.retry_after)} if error.status in (429, 503) else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"

@@ -1,4 +1,4 @@
-"""The replies of one request of the API while they are decoded."""
+"""Replies of one API request while they are decoded."""
 
 from __future__ import annotations
 
@@ -7,26 +7,33 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from chatbot.chat.bot import Reply, Request, candidate_seeds
 from chatbot.chat.worker import Job, Worker
 from chatbot.errors import XianliaoError
 from ui.api.history import until_stop
-from ui.api.schemas import ApiError, Completion, as_api_error
+from ui.api.schemas import ApiError, CompletionRequest, as_api_error
 from ui.server.logs import LOGGER
 from ui.server.metrics import Metrics
 
 
 @dataclass
-class Choice:
-    """One of the replies of a request, as far as it is."""
+class ReplyState:
+    """One of the replies of a request while it grows.
+
+    Attributes:
+        reply: Newest state from the worker, or None before the first.
+        text: Text that was sent to the client.
+        finish: OpenAI's finish reason, or None while the reply is not complete.
+    """
 
     reply: Reply | None = None
     text: str = ""
     finish: str | None = None
 
-    def take(self, reply: Reply, ended: bool, stops: Sequence[str]) -> str:
-        """Takes the next state of the reply and returns what is new of the text."""
+    def update(self, reply: Reply, ended: bool, stops: Sequence[str]) -> str:
+        """Store the newest state of the reply and return the new part of its text."""
         self.reply = reply
         if reply.stop_reason == "safety":  # a stop sequence does not cut a help line off
             self.text, self.finish = reply.text, "content_filter"
@@ -40,91 +47,105 @@ class Choice:
         return new
 
 
-class Answers:
-    """The replies of one request; `close` frees their places.
+class Replies:
+    """Replies of one request. Call `close` when the client has them or is gone.
 
     Args:
-        worker: Who decodes them.
-        request: The first of them; the others have seeds of their own.
-        body: How many there are, and where they stop.
+        worker: Worker that decodes them.
+        request: First reply; the others differ in their seeds.
+        body: Number of replies and stop sequences.
+        metrics: Counters of the server.
 
     Attributes:
-        first_token_seconds: From the request to the first token, when there is one.
+        first_token_seconds: Seconds from the request to its first token, or None before it.
+        states: One `ReplyState` per reply.
     """
 
-    def __init__(self, worker: Worker, request: Request, body: Completion, metrics: Metrics):
+    def __init__(self, worker: Worker, request: Request, body: CompletionRequest, metrics: Metrics):
         self.stops, self.metrics, self.started = body.stops, metrics, request.started
-        self.model, self.first_token_seconds = worker.bot.name, None
-        requests = [replace(request, seed=seed) for seed in candidate_seeds(request.seed, body.n)]
+        self.model = worker.bot.name
+        self.first_token_seconds: float | None = None
         self.prompt_tokens = len(request.prompt.input_ids)
-        self.choices = [Choice() for _ in requests]
-        self._going = list(range(body.n))
+        requests = [replace(request, seed=seed) for seed in candidate_seeds(request.seed, body.n)]
+        self.states = [ReplyState() for _ in requests]
+        self._open = list(range(body.n))
         self._latest: dict[int, Reply] = {}
         self._ended: dict[int, BaseException | None] = {}
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._jobs: list[Job] = []
+
+        def deliver(index: int, item: Reply | BaseException | None) -> None:
+            loop.call_soon_threadsafe(self._receive, index, item)
+
         try:
-            for number, each in enumerate(requests):
-
-                def deliver(what, number=number):
-                    loop.call_soon_threadsafe(self._take, number, what)
-
-                self._jobs.append(worker.submit(each, deliver))
+            for index, single in enumerate(requests):
+                self._jobs.append(worker.submit(single, partial(deliver, index)))
         except XianliaoError:
             self.close()
             raise
 
-    def _take(self, number: int, what: Reply | BaseException | None) -> None:
-        """Whoever is slow gets the latest state of a reply, not every one."""
-        if isinstance(what, Reply):
-            self._latest[number] = what
+    def _receive(self, index: int, item: Reply | BaseException | None) -> None:
+        """Store what the worker delivered; a slow client gets the latest state of a reply, not every state."""
+        if isinstance(item, Reply):
+            self._latest[index] = item
         else:
-            self._ended[number] = what
-        self._news.set()
+            self._ended[index] = item
+        self._changed.set()
 
     def close(self) -> None:
-        """Frees the places, and counts the replies that the client left in the middle; those say `stopped`."""
+        """Cancel the replies that are not complete and count them with the reason `stopped`."""
         for job in self._jobs:
             job.cancel()
-        for number in self._going:
-            reply = self._latest.get(number, self.choices[number].reply)
-            if reply is not None and self._ended.get(number) is None:
+        for index in self._open:
+            reply = self._latest.get(index, self.states[index].reply)
+            if reply is not None and self._ended.get(index) is None:
                 self.metrics.count_reply(self.model, reply)
-        self._going = []
+        self._open = []
 
     async def pieces(self) -> AsyncIterator[tuple[int, str]]:
-        """(which reply, new text), until all have ended.
+        """Yield (index of a reply, new text) until all replies are complete.
 
         Raises:
             XianliaoError, ApiError: A reply failed.
         """
-        while self._going:
-            await self._news.wait()
-            self._news.clear()
-            for number in [number for number in self._going if number in self._latest or number in self._ended]:
-                if (error := self._ended.get(number)) is not None:
-                    raise _in_words(error)
-                choice, ended = self.choices[number], number in self._ended
-                reply = self._latest.pop(number, choice.reply)
-                if self.first_token_seconds is None and reply.stop_reason != "safety":
-                    self.first_token_seconds = time.perf_counter() - self.started
-                    self.metrics.first_token.observe(self.first_token_seconds)
-                new = choice.take(reply, ended, self.stops)
+        while self._open:
+            await self._changed.wait()
+            self._changed.clear()
+            for index in [index for index in self._open if index in self._latest or index in self._ended]:
+                new = self._advance(index)
                 if new:
-                    yield number, new
-                if choice.finish is not None:
-                    self._going.remove(number)
-                    self._jobs[number].cancel()
-                    self.metrics.count_reply(self.model, reply)
+                    yield index, new
+
+    def _advance(self, index: int) -> str:
+        """Bring a reply up to date and return the new part of its text.
+
+        Raises:
+            XianliaoError, ApiError: The reply failed.
+        """
+        if (error := self._ended.get(index)) is not None:
+            raise _reported(error)
+        state = self.states[index]
+        reply = self._latest.pop(index, state.reply)
+        assert reply is not None  # a worker delivers a state before the end
+        if self.first_token_seconds is None and reply.stop_reason != "safety":
+            self.first_token_seconds = time.perf_counter() - self.started
+            self.metrics.first_token.observe(self.first_token_seconds)
+        new = state.update(reply, index in self._ended, self.stops)
+        if state.finish is not None:
+            self._open.remove(index)
+            self._jobs[index].cancel()
+            self.metrics.count_reply(self.model, reply)
+        return new
 
     @property
     def replies(self) -> list[Reply]:
-        """As far as they got."""
-        return [choice.reply for choice in self.choices if choice.reply is not None]
+        """The replies so far, without those that have not begun."""
+        return [state.reply for state in self.states if state.reply is not None]
 
     @property
-    def usage(self) -> dict:
+    def usage(self) -> dict[str, int]:
+        """Token counts in OpenAI's format."""
         completion = sum(len(reply.token_ids) + 1 for reply in self.replies if reply.stop_reason != "safety")
         return {
             "prompt_tokens": self.prompt_tokens,
@@ -133,29 +154,36 @@ class Answers:
         }
 
 
-def _in_words(error: BaseException) -> Exception:
+def _reported(error: BaseException) -> Exception:
+    """Return the error that the client sees; an unexpected one is logged."""
     if isinstance(error, XianliaoError):
         return error
     LOGGER.error("a reply failed", exc_info=error)
-    return ApiError(500, "This reply failed; try again, or with other words.", "server_error", "failed")
+    return ApiError(500, "This reply failed. Try again, or rephrase the message.", "server_error", "failed")
 
 
-async def events(answers: Answers, head: dict, body: Completion) -> AsyncIterator[str]:
-    """Server-sent events of a streamed completion; an error in the middle is an event too."""
+async def events(replies: Replies, head: dict, body: CompletionRequest) -> AsyncIterator[str]:
+    """Yield the server-sent events of a streamed response; an error after the first event is an event, too.
+
+    Args:
+        replies: Replies of the request.
+        head: Fields `id`, `created` and `model` of every event.
+        body: The request.
+    """
 
     def chunk(index: int, delta: dict, finish: str | None = None) -> str:
         choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None}
         return _event({**head, "object": "chat.completion.chunk", "choices": [choice]})
 
     try:
-        for index in range(len(answers.choices)):
+        for index in range(len(replies.states)):
             yield chunk(index, {"role": "assistant", "content": ""})
-        async for index, new in answers.pieces():
+        async for index, new in replies.pieces():
             yield chunk(index, {"content": new})
-        for index, choice in enumerate(answers.choices):
-            yield chunk(index, {}, choice.finish)
+        for index, state in enumerate(replies.states):
+            yield chunk(index, {}, state.finish)
         if body.stream_options is not None and body.stream_options.include_usage:
-            yield _event({**head, "object": "chat.completion.chunk", "choices": [], "usage": answers.usage})
+            yield _event({**head, "object": "chat.completion.chunk", "choices": [], "usage": replies.usage})
         yield "data: [DONE]\n\n"
     except XianliaoError as error:
         yield _event({"error": as_api_error(error).content})

@@ -1,6 +1,6 @@
-"""What the server does when a part of the page is used: Gradio's values in and out, the work itself in `ui.page.handlers`.
+"""What the server does when a part of the page is used: Gradio's values in and out. The work is in `ui.page.handlers`.
 
-`chat` is always what the browser sends.
+Every value comes from a browser, so each conversation passes `chats.checked` first and every other value is bounded.
 """
 
 from __future__ import annotations
@@ -8,44 +8,45 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from typing import Any
 
 import gradio as gr
-import pandas as pd
 
-from chatbot.chat.trace import TracedStep
 from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
 from ui.options import ServeOptions
-from ui.page import chats, handlers
-from ui.page.feedback import REASONS, write_feedback
-from ui.page.handlers import Wish
-from ui.page.text import TEXT, language_of
+from ui.page import chat_files, chats, handlers
+from ui.page.charts import plot_steps
+from ui.page.feedback import MAX_COMMENT_CHARACTERS, REASONS, Feedback, Rating
+from ui.page.handlers import PageSettings, ReplyCallback
+from ui.page.text import PERSONAS, TEXT, language_of
 from ui.server.logs import LOGGER
 
 PRESETS = ("careful", "balanced", "free")
+MAX_LISTED_CHATS = 1_000
 
 
 @contextmanager
-def _in_words(language: str) -> Iterator[None]:
-    """What goes wrong is a notice on the page; Gradio itself would print what was said."""
+def notices(language: str) -> Iterator[None]:
+    """Turn errors into notices on the page. Without it Gradio prints a traceback with the user's messages."""
     try:
         yield
     except gr.Error:
         raise
     except XianliaoError as error:
-        raise gr.Error(handlers.in_words(error, language), print_exception=False) from None
+        raise gr.Error(handlers.explain(error, language), print_exception=False) from None
     except Exception:
         LOGGER.exception("the page failed")
         raise gr.Error(TEXT[language]["failed"], print_exception=False) from None
 
 
 def guarded(method: Callable) -> Callable:
-    """A method of `Actions` whose faults are notices."""
+    """Make a method of `Actions` show its errors as notices."""
 
     @wraps(method)
     def call(self, *values, **named):
         request = next((value for value in (*values, *named.values()) if isinstance(value, gr.Request)), None)
-        with _in_words(_language(request)):
+        with notices(_language(request)):
             return method(self, *values, **named)
 
     return call
@@ -55,203 +56,251 @@ def _language(request: gr.Request | None) -> str:
     return language_of(request.headers.get("accept-language") if request else None)
 
 
-def _shown(chat: Mapping, request: gr.Request) -> tuple:
-    """Chat, view, and what belongs to another message hidden: several replies, reasons of a rating."""
+def _index(value: object) -> int:
+    """Return the index of a message, which some of Gradio's events wrap in a pair."""
+    first = value[0] if isinstance(value, (list, tuple)) else value
+    if not isinstance(first, (int, float)):
+        raise chats.ChatError("not_a_chat")
+    return int(first)
+
+
+def _shown(chat: chats.Chat, request: gr.Request | None) -> tuple[Any, ...]:
+    """Return chat and view, and hide what belongs to another message: candidates, reasons of a rating."""
     return chat, handlers.view_of(chat, _language(request)), gr.Row(visible=False), gr.Group(visible=False)
 
 
 class Actions:
-    """The actions of a page; see `ui.page.layout.Page`."""
+    """Event handlers of a page; `ui.page.layout.Page` connects them.
 
-    def __init__(
-        self,
-        workers: Mapping[str, Worker],
-        options: ServeOptions,
-        note: Callable[..., None] | None,
-    ):
-        self.workers, self.options, self.note = workers, options, note
+    Args:
+        workers: Workers by the name of their checkpoint; the first is the default.
+        options: Options of the server.
+        on_reply: Function to call after each reply.
+    """
 
-    def worker(self, model: str | None) -> Worker:
-        """The worker of a checkpoint, of the default one where there is none of that name."""
-        return self.workers.get(model) or next(iter(self.workers.values()))
+    def __init__(self, workers: Mapping[str, Worker], options: ServeOptions, on_reply: ReplyCallback | None):
+        self.workers, self.on_reply = workers, on_reply
+        self.feedback = Feedback(options.data_dir)
 
-    # Talking.
+    def worker(self, model: object) -> Worker:
+        """Return the worker of a checkpoint, or the default one if no checkpoint has that name."""
+        first = next(iter(self.workers.values()))
+        return self.workers.get(model, first) if isinstance(model, str) else first
 
-    @guarded
-    def say(self, chat: dict, message: str, model: str, request: gr.Request):
-        chat = handlers.said(self.worker(model).bot, chats.checked(chat), message)
-        return self._prepared(chat, request, value="")
+    # Messages and replies.
 
     @guarded
-    def say_example(self, chat: dict, model: str, data: gr.SelectData, request: gr.Request):
-        return self.say(chat, data.value["text"], model, request)
+    def say(self, chat: Any, message: str, model: str, request: gr.Request) -> tuple[Any, ...]:
+        """Add a message of the user."""
+        return self._say(chats.checked(chat), message, model, request, value="")
 
     @guarded
-    def retry(self, chat: dict, request: gr.Request):
-        return self._prepared(handlers.unanswered(chats.checked(chat)), request)
+    def say_example(self, chat: Any, model: str, data: gr.SelectData, request: gr.Request) -> tuple[Any, ...]:
+        """Add an example that the user clicked."""
+        return self._say(chats.checked(chat), str(data.value["text"]), model, request, value="")
 
     @guarded
-    def edit(self, chat: dict, model: str, data: gr.EditData, request: gr.Request):
-        chat = chats.checked(chat)
-        place = data.index if isinstance(data.index, int) else data.index[0]
-        before = {**chat, "messages": chat["messages"][:place]}
-        text = handlers.as_typed(data.value if isinstance(data.value, str) else str(data.value))
-        chat = handlers.said(self.worker(model).bot, before, text)
-        return self._prepared(chat, request)
+    def retry(self, chat: Any, request: gr.Request) -> tuple[Any, ...]:
+        """Remove the last reply."""
+        return self._prepared(chats.up_to_last_user(chats.checked(chat)), request)
 
-    def _prepared(self, chat: dict, request: gr.Request, **box):
+    @guarded
+    def edit(self, chat: Any, model: str, data: gr.EditData, request: gr.Request) -> tuple[Any, ...]:
+        """Change a message of the user and remove the messages after it."""
+        checked = chats.checked(chat)
+        before: chats.Chat = {**checked, "messages": checked["messages"][: _index(data.index)]}
+        return self._say(before, handlers.unescape_markup(str(data.value)), model, request)
+
+    def _say(self, chat: chats.Chat, text: str, model: str, request: gr.Request, **box: Any) -> tuple[Any, ...]:
+        return self._prepared(handlers.with_user_message(self.worker(model).bot, chat, text), request, **box)
+
+    def _prepared(self, chat: chats.Chat, request: gr.Request, **box: Any) -> tuple[Any, ...]:
         shown, view, *hidden = _shown(chat, request)
         return shown, view, gr.Textbox(submit_btn=False, stop_btn=True, **box), *hidden
 
-    def answer(self, chat: dict, model: str, seed, temperature, top_p, request: gr.Request) -> Iterator:
+    def answer(
+        self, chat: Any, model: str, seed: Any, temperature: Any, top_p: Any, request: gr.Request
+    ) -> Iterator[tuple[Any, ...]]:
+        """Stream the reply to the last message. After an error the status line explains it."""
         language = _language(request)
         try:
-            asked, wish = chats.checked(chat), Wish.of(seed, temperature, top_p)
-            for chat, line in handlers.answer(self.worker(model), asked, wish, language, self.note):
-                yield chat, handlers.view_of(chat, language), line
+            checked, settings = chats.checked(chat), PageSettings.from_fields(seed, temperature, top_p)
         except XianliaoError as error:
-            yield chats.without_empty(chat), gr.skip(), handlers.in_words(error, language)
+            yield gr.skip(), gr.skip(), handlers.explain(error, language)
+            return
+        latest = checked
+        try:
+            for latest, line in handlers.answer(self.worker(model), checked, settings, language, self.on_reply):
+                yield latest, handlers.view_of(latest, language), line
+        except XianliaoError as error:
+            yield chats.without_empty_reply(latest), gr.skip(), handlers.explain(error, language)
         except Exception:
             LOGGER.exception("a reply of the page failed")
-            yield chats.without_empty(chat), gr.skip(), TEXT[language]["failed"]
+            yield chats.without_empty_reply(latest), gr.skip(), TEXT[language]["failed"]
 
     @guarded
-    def finished(self, chat: dict, line: str, request: gr.Request):
-        """After a reply has ended, was stopped (then there is no status line yet), or has failed."""
-        chat, language = chats.without_empty(chats.checked(chat)), _language(request)
+    def finish(self, chat: Any, line: str, request: gr.Request) -> tuple[Any, ...]:
+        """Restore the message box after a reply has ended, failed, or was stopped (then the status line is empty)."""
+        checked, language = chats.without_empty_reply(chats.checked(chat)), _language(request)
         ready = gr.Textbox(submit_btn=True, stop_btn=False)
-        return chat, handlers.view_of(chat, language), line or TEXT[language]["stopped"], ready
+        return checked, handlers.view_of(checked, language), line or TEXT[language]["stopped"], ready
 
-    # Changing what was said.
-
-    @guarded
-    def undo(self, chat: dict, draft: str, request: gr.Request):
-        chat, message = chats.without_last(chats.checked(chat))
-        return *_shown(chat, request), draft or message
+    # Changes of the conversation.
 
     @guarded
-    def divide(self, chat: dict, request: gr.Request):
-        chat = chats.checked(chat)
-        if chat["messages"] and chat["messages"][-1]["role"] != "divider":
-            chat = chats.with_message(chat, "divider")
-        return _shown(chat, request)
-
-    def more(self, chat: dict, model: str, seed, temperature, top_p, request: gr.Request) -> Iterator:
-        language = _language(request)
-        with _in_words(language):
-            chat, wish = chats.checked(chat), Wish.of(seed, temperature, top_p)
-            for found in handlers.several(self.worker(model), chat, wish, language, self.note):
-                yield gr.Row(visible=True), found, *(each["text"] for each in found)
+    def undo(self, chat: Any, draft: str, request: gr.Request) -> tuple[Any, ...]:
+        """Remove the last exchange and put its message into the message box, unless the box has a draft."""
+        shortened, message = chats.without_last_exchange(chats.checked(chat))
+        return *_shown(shortened, request), draft or message
 
     @guarded
-    def use(self, chat: dict, found: list, place: float, request: gr.Request):
-        chat = handlers.unanswered(chats.checked(chat))
-        chat = chats.checked({**chat, "messages": [*chat["messages"], {**found[int(place)], "role": "assistant"}]})
-        return *_shown(chat, request), ""
+    def divide(self, chat: Any, request: gr.Request) -> tuple[Any, ...]:
+        """Add a divider: the model does not read the messages before it."""
+        checked = chats.checked(chat)
+        if checked["messages"] and checked["messages"][-1]["role"] != "divider":
+            checked = chats.with_message(checked, {"role": "divider", "text": ""})
+        return _shown(checked, request)
+
+    def offer(
+        self, chat: Any, model: str, seed: Any, temperature: Any, top_p: Any, request: gr.Request
+    ) -> Iterator[tuple[Any, ...]]:
+        """Stream several replies to the last message."""
+        with notices(_language(request)):
+            settings = PageSettings.from_fields(seed, temperature, top_p)
+            worker = self.worker(model)
+            for messages in handlers.candidates(worker, chats.checked(chat), settings, self.on_reply):
+                yield gr.Row(visible=True), messages, *(message["text"] for message in messages)
+
+    @guarded
+    def use(self, chat: Any, candidates: Any, index: Any, request: gr.Request) -> tuple[Any, ...]:
+        """Replace the last reply by one of the offered replies."""
+        checked = chats.up_to_last_user(chats.checked(chat))
+        if not isinstance(candidates, list) or len(candidates) > handlers.CANDIDATES:
+            raise chats.ChatError("not_a_chat")
+        reply = chats.checked_message(candidates[_index(index)])
+        if reply["role"] != "assistant":
+            raise chats.ChatError("not_a_chat")
+        return *_shown(chats.checked(chats.with_message(checked, reply)), request), ""
 
     # Settings, and how a reply was chosen.
 
     @guarded
-    def greet(self, request: gr.Request):
-        words = TEXT[_language(request)]
-        presets = gr.Radio([(words[name], name) for name in PRESETS], value="balanced")
-        return presets, gr.CheckboxGroup([(words[name], name) for name in REASONS])
+    def show_choices(self, request: gr.Request) -> tuple[gr.Radio, gr.CheckboxGroup]:
+        """Return styles and reasons of a rating in the browser's language."""
+        texts = TEXT[_language(request)]
+        presets = gr.Radio([(texts[name], name) for name in PRESETS], value="balanced")
+        return presets, gr.CheckboxGroup([(texts[name], name) for name in REASONS])
 
     @guarded
-    def set_preset(self, name: str, model: str):
+    def set_preset(self, name: str, model: str) -> tuple[float, float]:
+        """Return temperature and top-p of a style."""
         return handlers.preset(name, self.worker(model).bot.settings)
 
     @guarded
-    def wear(self, chat: dict, text: str, request: gr.Request):
+    def show_persona(self, name: str) -> str:
+        """Return the lines of a ready-made persona."""
+        return "\n".join(PERSONAS.get(name, ()))
+
+    @guarded
+    def set_persona(self, chat: Any, text: str, request: gr.Request) -> chats.Chat:
+        """Set the persona of the conversation."""
         return {**chats.checked(chat), "persona": chats.persona_turns(text)}
 
     @guarded
-    def look_inside(self, chat: dict, request: gr.Request):
-        language = _language(request)
-        return draw(handlers.inside(self.worker, chats.checked(chat), language), TEXT[language])
+    def look_inside(self, chat: Any, request: gr.Request) -> tuple[gr.LinePlot, gr.Dataframe]:
+        """Show how the last reply was chosen."""
+        steps = handlers.trace_last_reply(self.worker, chats.checked(chat))
+        return plot_steps(steps, TEXT[_language(request)])
 
     # Saved conversations.
 
     @guarded
-    def begin(self, chat: dict | None, request: gr.Request):
-        """The conversation that was open before the page was loaded anew."""
-        return gr.skip() if chat is None else self.open(chat, request=request)
+    def begin(self, chat: Any, request: gr.Request) -> Any:
+        """Open the conversation that was open before the page was reloaded."""
+        return gr.skip() if chat is None else self._open(chats.checked(chat), request)
 
     @guarded
-    def open(self, chat: dict | None = None, _=None, request: gr.Request = None):
-        """Shows a conversation of the browser's, or an empty one where it has none."""
-        chat = chats.new_chat() if chat is None else chats.checked(chat)
+    def open(self, chat: Any = None, _: Any = None, request: gr.Request | None = None) -> tuple[Any, ...]:
+        """Open a conversation that the browser stores, or an empty one."""
+        return self._open(chats.new_chat() if chat is None else chats.checked(chat), request)
+
+    def _open(self, chat: chats.Chat, request: gr.Request | None) -> tuple[Any, ...]:
         return *_shown(chat, request), chat["title"], "\n".join(chat["persona"]), ""
 
     @guarded
-    def show_list(self, chat: dict, listing: list, request: gr.Request):
+    def show_list(self, chat: Any, listing: Any, request: gr.Request) -> tuple[Any, ...]:
+        """Show the stored conversations.
+
+        Args:
+            chat: The conversation as the browser stored it.
+            listing: Whether the browser could store it, [title, id] of each stored conversation, and whether it was
+                stored under a new id because another tab had changed the old one.
+            request: Request of the browser.
+        """
         saved, entries, forked = listing
         if not saved:
             gr.Warning(TEXT[_language(request)]["full"])
-        chat = chats.checked(chat)
-        listed = gr.Radio([(str(title), str(ident)) for title, ident in entries], value=chat["id"] or None)
-        return chat if forked else gr.skip(), listed, chat["title"]
+        checked = chats.checked(chat)
+        choices = [
+            (str(title)[: chats.MAX_TITLE_CHARACTERS], str(ident)[: chats.MAX_NAME_CHARACTERS])
+            for title, ident in entries[:MAX_LISTED_CHATS]
+            if isinstance(title, str) and isinstance(ident, str)
+        ]
+        return checked if forked else gr.skip(), gr.Radio(choices, value=checked["id"] or None), checked["title"]
 
     @guarded
-    def rename(self, chat: dict, title: str, request: gr.Request):
-        return chats.checked({**chat, "title": title})
+    def rename(self, chat: Any, title: str, request: gr.Request) -> chats.Chat:
+        """Rename the conversation."""
+        return chats.checked({**chats.checked(chat), "title": title})
 
     @guarded
-    def export(self, chat: dict, kind: str, request: gr.Request):
-        chat = chats.checked(chat)
-        text = chats.to_json(chat) if kind == "json" else chats.to_markdown(chat)
-        return {"name": f"xianliao-{chat['id'] or 'chat'}.{kind}", "text": text}
+    def export(self, chat: Any, kind: str, request: gr.Request) -> dict[str, str]:
+        """Return the conversation as a file: name and text."""
+        checked = chats.checked(chat)
+        text = chat_files.to_json(checked) if kind == "json" else chat_files.to_markdown(checked)
+        suffix = "json" if kind == "json" else "md"
+        return {"name": f"xianliao-{checked['id'] or 'chat'}.{suffix}", "text": text}
 
     @guarded
-    def load(self, file: dict, request: gr.Request):
-        """Open a conversation from a file that the browser has read: `{"text": ...}`."""
-        chat = chats.from_text(file.get("text") if isinstance(file, dict) else None)
+    def load(self, file: Any, request: gr.Request) -> tuple[Any, ...]:
+        """Open the conversation of a file that the browser has read: `{"text": ...}`."""
+        chat = chat_files.from_text(file.get("text") if isinstance(file, dict) else None)
         gr.Info(TEXT[_language(request)]["imported"].format(count=len(chat["messages"])))
-        return self.open(chats.with_id(chat), request=request)
+        return self._open(chats.with_new_id(chat), request)
 
     # Feedback.
 
     @guarded
-    def rate(self, chat: dict, data: gr.LikeData, request: gr.Request):
-        chat, place = chats.checked(chat), int(data.index)
-        message = chats.rateable(chat, place)
-        rated = {"place": place, "rating": "like" if data.liked is True else "dislike", "text": message["text"]}
-        self._write(chat, rated)
+    def rate(self, chat: Any, data: gr.LikeData, request: gr.Request) -> tuple[Any, ...]:
+        """Record a like or dislike and ask for reasons."""
+        checked, index = chats.checked(chat), _index(data.index)
+        rating: Rating = "like" if data.liked is True else "dislike"
+        self._record(checked, index, rating)
         gr.Info(TEXT[_language(request)]["thanks"])
+        rated = {"index": index, "rating": rating, "text": checked["messages"][index]["text"]}
         return rated, gr.Group(visible=True), [], ""
 
     @guarded
-    def explain(self, chat: dict, rated: dict, reasons: list, comment: str, request: gr.Request):
-        self._write(chats.checked(chat), rated, reasons, comment)
+    def give_reasons(self, chat: Any, rated: Any, reasons: list[str], comment: str, request: gr.Request) -> gr.Group:
+        """Record the reasons of the last rating."""
+        rating: Rating = "like" if rated["rating"] == "like" else "dislike"
+        named = [reason for reason in REASONS if reason in reasons[: len(REASONS)]]
+        comment = comment[:MAX_COMMENT_CHARACTERS]
+        self._record(chats.checked(chat), _index(rated["index"]), rating, named, comment, str(rated["text"]))
         gr.Info(TEXT[_language(request)]["thanks"])
         return gr.Group(visible=False)
 
-    def _write(self, chat: dict, rated: Mapping, reasons: Sequence[str] = (), comment: str = "") -> None:
-        message = chats.rateable(chat, int(rated["place"]), rated["text"])
-        turns = chats.turns_of({**chat, "messages": chat["messages"][: int(rated["place"]) + 1]})
-        made = {name: message[name] for name in ("model", "seed", "temperature", "top_p") if name in message}
-        write_feedback(self.options.data_dir, turns, rated["rating"], reasons, comment, made)
-
-
-def draw(steps: Sequence[TracedStep], words: Mapping[str, str]) -> tuple[gr.LinePlot, gr.Dataframe]:
-    """The steps of a reply as a chart of probabilities and a table of candidates."""
-    named = {"line_kept": "probability", "line_end": "end", "line_end_kept": "end_kept", "line_floor": "floor"}
-    lines = [
-        {"step": number, "p": getattr(step, name), "line": words[line]}
-        for number, step in enumerate(steps, 1)
-        for line, name in named.items()
-    ]
-    rows = [
-        [
-            handlers.shown_as_text(step.token) or words["end_mark"],
-            step.count,
-            "  ".join(f"{handlers.shown_as_text(text) or words['end_mark']} {share:.2f}" for text, share in step.kept),
-        ]
-        for step in steps
-    ]
-    headers = [words[name] for name in ("table_token", "table_count", "table_kept")]
-    labels = {"x_title": words["chart_step"], "y_title": words["chart_p"], "color_title": " "}
-    return (
-        gr.LinePlot(pd.DataFrame(lines), y_lim=[0, 1], visible=True, **labels),
-        gr.Dataframe(rows, headers=headers, visible=True),
-    )
+    def _record(
+        self,
+        chat: chats.Chat,
+        index: int,
+        rating: Rating,
+        reasons: Sequence[str] = (),
+        comment: str = "",
+        text: str | None = None,
+    ) -> None:
+        turns = handlers.rated_turns(chat, index, text)
+        message = chat["messages"][index]
+        fields = ("model", "seed", "temperature", "top_p")
+        generation = {name: value for name, value in message.items() if name in fields}
+        self.feedback.write(turns, rating, reasons, comment, generation)

@@ -1,31 +1,61 @@
-"""A conversation of the page: what it is, what of it the model reads, and its files (JSON, Markdown).
+"""A conversation of the page: its structure, its bounds, and the turns that the model reads.
 
-A chat is plain JSON, because the browser keeps it: `{"id", "title", "persona": [turn, …], "messages": [{"role", "text"}]}`
-with roles `user`, `assistant` and `divider`. What comes back from a browser or a file goes through `checked` first.
+A chat is plain JSON, because the browser stores it: `{"id", "title", "persona": [turn, ...], "messages": [...]}`, and a
+message is `{"role", "text"}` with the role `user`, `assistant` or `divider`. A chat from a browser or a file must pass
+`checked` before it is used.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal, NotRequired, TypedDict
 
 from chatbot.errors import XianliaoError
 from chatbot.text.dialogue import valid_text
 from ui.page.text import TEXT
+from ui.turns import MAX_CHARACTERS, join_messages
 
-ROLES = ("user", "assistant", "divider")
-MOST_MESSAGES = 4_000
-MOST_CHARACTERS = 500_000
+Role = Literal["user", "assistant", "divider"]
+ROLES: tuple[Role, ...] = ("user", "assistant", "divider")
+MAX_MESSAGES = 4_000
+SPARE_MESSAGES, SPARE_CHARACTERS = 8, 100_000
+"""A chat may exceed its bounds by this much: the last reply may, and the chat must still be exported and shortened."""
+
+MAX_PERSONA_TURNS, MAX_PERSONA_CHARACTERS = 64, 10_000
+MAX_TITLE_CHARACTERS, MAX_NAME_CHARACTERS = 100, 100
 TITLE_CHARACTERS = 20
+"""Length of a title that is made from the first message."""
+
+
+class ChatMessage(TypedDict):
+    """Message of a chat. A reply that the model completed has the four fields that reproduce it, and a signature."""
+
+    role: Role
+    text: str
+    seed: NotRequired[float]
+    temperature: NotRequired[float]
+    top_p: NotRequired[float]
+    model: NotRequired[str]
+    signature: NotRequired[str]
+
+
+class Chat(TypedDict):
+    """A conversation."""
+
+    id: str
+    title: str
+    persona: list[str]
+    messages: list[ChatMessage]
 
 
 class ChatError(XianliaoError):
     """Something that cannot be done with a conversation.
 
     Attributes:
-        name, values: Of the sentence in `ui.page.text.TEXT`, for the page's language.
+        name: Key of the message in `ui.page.text.TEXT`.
+        values: Values of the placeholders in it.
     """
 
     def __init__(self, name: str, **values: object):
@@ -33,228 +63,179 @@ class ChatError(XianliaoError):
         self.name, self.values = name, values
 
 
-def new_chat(persona: Sequence[str] = ()) -> dict:
-    """An empty conversation; it gets its id with the first message."""
+def new_chat(persona: Sequence[str] = ()) -> Chat:
+    """Return an empty conversation; it gets an id with its first message."""
     return {"id": "", "title": "", "persona": list(persona), "messages": []}
 
 
-def checked(value: object) -> dict:
-    """A conversation from outside, with the known fields alone.
+def checked(value: object) -> Chat:
+    """Return a conversation from outside with its known fields only, after checking their types and sizes.
+
+    Sizes are checked before any text is processed.
 
     Raises:
-        ChatError: It is none.
+        ChatError: The value is not a conversation, or is too large.
     """
     if not isinstance(value, Mapping) or not isinstance(value.get("messages"), list):
         raise ChatError("not_a_chat")
-    messages = [_message(each) for each in value["messages"]]
-    persona = value.get("persona") or []
-    if not isinstance(persona, list) or len(persona) % 2 or not all(isinstance(turn, str) for turn in persona):
-        raise ChatError("odd_persona")
-    ident, title = (str(value.get(name) or "") for name in ("id", "title"))
+    if len(value["messages"]) > MAX_MESSAGES + SPARE_MESSAGES:
+        raise too_large()
+    persona = checked_persona(value.get("persona") or [])
+    _check_characters(value["messages"], persona)
+    messages = [checked_message(message) for message in value["messages"]]
+    ident, title = (text if isinstance(text := value.get(name), str) else "" for name in ("id", "title"))
+    title = " ".join(title[: 10 * MAX_TITLE_CHARACTERS].split())[:MAX_TITLE_CHARACTERS]
     return {
-        "id": ident if re.fullmatch("[0-9a-f]{1,32}", ident) else "",
-        "title": valid_text(" ".join(title.split())[:100]),
-        "persona": [valid_text(turn) for turn in persona],
+        "id": ident if len(ident) <= 32 and re.fullmatch("[0-9a-f]{1,32}", ident) else "",
+        "title": valid_text(title),
+        "persona": persona,
         "messages": messages,
     }
 
 
-def _message(value: object) -> dict:
-    if not isinstance(value, Mapping) or value.get("role") not in ROLES:
+def checked_persona(turns: object) -> list[str]:
+    """Return the turns of a persona.
+
+    Raises:
+        ChatError: The value is not a list of an even number of texts, or is too large.
+    """
+    if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
+        raise ChatError("odd_persona")
+    if len(turns) > MAX_PERSONA_TURNS or sum(map(len, turns)) > MAX_PERSONA_CHARACTERS:
+        raise ChatError("persona_too_large", lines=MAX_PERSONA_TURNS, characters=MAX_PERSONA_CHARACTERS)
+    if len(turns) % 2:
+        raise ChatError("odd_persona")
+    return [valid_text(turn) for turn in turns]
+
+
+def checked_message(value: object) -> ChatMessage:
+    """Return a message with its known fields only.
+
+    Raises:
+        ChatError: The value is not a message.
+    """
+    text = _text_of(value)
+    if text is None or not isinstance(value, Mapping) or value.get("role") not in ROLES:
         raise ChatError("not_a_chat")
-    text = value.get("text", value.get("content", ""))
-    if not isinstance(text, str):
-        raise ChatError("not_a_chat")
-    message = {"role": value["role"], "text": valid_text(text) if value["role"] != "divider" else ""}
-    if value["role"] == "assistant":  # how the reply was made
-        message |= {name: value[name] for name in ("seed", "temperature", "top_p") if _is_number(value.get(name))}
-        message |= {"model": value["model"][:100]} if isinstance(value.get("model"), str) else {}
+    message: ChatMessage = {"role": value["role"], "text": valid_text(text) if value["role"] != "divider" else ""}
+    if value["role"] == "assistant":
+        for name in ("seed", "temperature", "top_p"):
+            if _is_number(value.get(name)):
+                message[name] = value[name]
+        if isinstance(value.get("model"), str):
+            message["model"] = value["model"][:MAX_NAME_CHARACTERS]
+        if isinstance(value.get("signature"), str):
+            message["signature"] = value["signature"][:MAX_NAME_CHARACTERS]
     return message
 
 
-def within_bounds(chat: Mapping, more: int = 0) -> Mapping:
-    """The conversation, when it is small enough to go on with `more` characters.
-
-    Raises:
-        ChatError: It is too large.
-    """
-    size = sum(len(message["text"]) for message in chat["messages"]) + sum(map(len, chat["persona"])) + more
-    if len(chat["messages"]) >= MOST_MESSAGES or size > MOST_CHARACTERS:
-        raise ChatError("too_large", messages=MOST_MESSAGES, characters=MOST_CHARACTERS)
-    return chat
+def _text_of(value: object) -> str | None:
+    text = value.get("text", value.get("content", "")) if isinstance(value, Mapping) else None
+    return text if isinstance(text, str) else None
 
 
-def rateable(chat: Mapping, place: int, text: str | None = None) -> Mapping:
-    """The message at a place, when it is a reply that the model made (and still says `text`).
-
-    Raises:
-        ChatError: It is none, or another by now.
-    """
-    message = chat["messages"][place] if 0 <= place < len(chat["messages"]) else {}
-    if "seed" not in message or text not in (None, message["text"]):
-        raise ChatError("not_rateable")
-    return message
+def _check_characters(messages: Sequence[object], persona: Sequence[str]) -> None:
+    characters = sum(len(_text_of(message) or "") for message in messages) + sum(map(len, persona))
+    if characters > MAX_CHARACTERS + SPARE_CHARACTERS:
+        raise too_large()
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def turns_of(chat: Mapping) -> list[str]:
-    """What the model reads: the persona, then what was said after the last divider, one turn a speaker.
-
-    Messages of one role in a row are joined by a newline; an assistant's before the first user's has no place, nor has
-    one without text.
-    """
-    messages = chat["messages"]
-    start = max((place + 1 for place, message in enumerate(messages) if message["role"] == "divider"), default=0)
-    turns = list(chat["persona"])
-    for message in filter(lambda message: message["text"], messages[start:]):
-        add_turn(turns, message["role"], message["text"], len(chat["persona"]))
-    return turns
-
-
-def add_turn(turns: list[str], role: str, text: str, fixed: int = 0) -> bool:
-    """Adds what somebody said to turns that alternate, the person's first: to the last turn, where that is hers too.
+def check_room(chat: Chat, characters: int = 0) -> None:
+    """Check that a conversation can be continued by a message.
 
     Args:
-        turns: What was said before; grows.
-        role: `user` or `assistant`.
-        text: What is added.
-        fixed: Turns at the beginning that nothing is added to.
+        chat: The conversation.
+        characters: Length of the message.
 
-    Returns:
-        Whether it has a place; an assistant's before the first user's has none.
+    Raises:
+        ChatError: It would be too large.
     """
-    speaker = 0 if role == "user" else 1
-    if len(turns) > fixed and (len(turns) - 1) % 2 == speaker:
-        turns[-1] += "\n" + text
-    elif len(turns) % 2 == speaker:
-        turns.append(text)
-    else:
-        return False
-    return True
+    characters += sum(len(message["text"]) for message in chat["messages"]) + sum(map(len, chat["persona"]))
+    if len(chat["messages"]) >= MAX_MESSAGES or characters > MAX_CHARACTERS:
+        raise too_large()
+
+
+def too_large() -> ChatError:
+    """Return the error for a conversation that is too large."""
+    return ChatError("too_large", messages=MAX_MESSAGES, characters=MAX_CHARACTERS)
+
+
+def turns_of(chat: Chat) -> list[str]:
+    """Return the turns that the model reads: the persona, then the messages after the last divider.
+
+    Consecutive messages of one role become one turn, joined by a newline. Messages without text are left out, and so
+    is an assistant message before the first user message.
+    """
+    messages = chat["messages"]
+    start = max((index + 1 for index, message in enumerate(messages) if message["role"] == "divider"), default=0)
+    texts = [(message["role"], message["text"]) for message in messages[start:] if message["text"]]
+    return join_messages(texts, chat["persona"])[0]
 
 
 def persona_turns(text: str) -> list[str]:
-    """Opening turns from lines, yours and the bot's by turns.
+    """Return the turns of a persona from its lines, the user's and the bot's alternating.
 
     Raises:
-        ChatError: The last of your lines has no answer.
+        ChatError: The last line of the user has no answer, or the text is too long.
     """
-    turns = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(turns) % 2:
-        raise ChatError("odd_persona")
-    return turns
+    if len(text) > 2 * MAX_PERSONA_CHARACTERS:
+        raise ChatError("persona_too_large", lines=MAX_PERSONA_TURNS, characters=MAX_PERSONA_CHARACTERS)
+    return checked_persona([line.strip() for line in text.splitlines() if line.strip()])
 
 
-def with_message(chat: Mapping, role: str, text: str = "", **more) -> dict:
-    """The conversation with one message more; the first gives it an id and, where it has none, a title."""
-    messages = [*chat["messages"], {"role": role, "text": text, **more}]
-    title, line = chat["title"], " ".join(text.split())
-    if not title and role == "user":
+def with_message(chat: Chat, message: ChatMessage) -> Chat:
+    """Return the conversation with one more message. The first one gives it an id and, if it has none, a title."""
+    title, line = chat["title"], " ".join(message["text"][: 10 * TITLE_CHARACTERS].split())
+    if not title and message["role"] == "user":
         title = line[:TITLE_CHARACTERS] + "…" * (len(line) > TITLE_CHARACTERS)
-    return {**chat, "id": chat["id"] or secrets.token_hex(8), "title": title, "messages": messages}
+    ident = chat["id"] or secrets.token_hex(8)
+    return {**chat, "id": ident, "title": title, "messages": [*chat["messages"], message]}
 
 
-def with_id(chat: Mapping) -> dict:
-    """The conversation as one of its own, beside the one that it was exported from."""
+def with_new_id(chat: Chat) -> Chat:
+    """Return the conversation under a new id, so that it does not replace the one that it was exported from."""
     return {**chat, "id": secrets.token_hex(8)}
 
 
-def without_empty(chat: Mapping) -> dict:
-    """The conversation without a reply that was stopped before its first character."""
+def ends_with_user(chat: Chat) -> bool:
+    """Whether the last message is the user's."""
+    return bool(chat["messages"]) and chat["messages"][-1]["role"] == "user"
+
+
+def up_to_last_user(chat: Chat) -> Chat:
+    """Return the conversation up to the last message of the user."""
+    messages = list(chat["messages"])
+    while messages and messages[-1]["role"] != "user":
+        messages.pop()
+    return {**chat, "messages": messages}
+
+
+def without_unanswered(chat: Chat) -> Chat:
+    """Return the conversation without the user messages at its end."""
+    messages = list(chat["messages"])
+    while messages and messages[-1]["role"] == "user":
+        messages.pop()
+    return {**chat, "messages": messages}
+
+
+def without_empty_reply(chat: Chat) -> Chat:
+    """Return the conversation without a reply that was stopped before its first character."""
     messages = list(chat["messages"])
     while messages and messages[-1]["role"] == "assistant" and not messages[-1]["text"]:
         messages.pop()
     return {**chat, "messages": messages}
 
 
-def without_last(chat: Mapping) -> tuple[dict, str]:
-    """The conversation before the last message of the person, and that message; a divider at the end goes by itself."""
+def without_last_exchange(chat: Chat) -> tuple[Chat, str]:
+    """Return the conversation before the last user message, and that message; a divider at the end is removed alone."""
     messages = chat["messages"]
     if messages and messages[-1]["role"] == "divider":
         return {**chat, "messages": messages[:-1]}, ""
-    place = max((place for place, message in enumerate(messages) if message["role"] == "user"), default=None)
-    if place is None:
-        return dict(chat), ""
-    return {**chat, "messages": messages[:place]}, messages[place]["text"]
-
-
-def to_json(chat: Mapping) -> str:
-    """A file that `from_text` and `xianliao-prepare` read: roles and contents as in the API."""
-    messages = [{"content" if name == "text" else name: value for name, value in m.items()} for m in chat["messages"]]
-    content = {"title": chat["title"], "persona": chat["persona"], "messages": messages}
-    return json.dumps(content, ensure_ascii=False, indent=1)
-
-
-_HEADINGS = {"user": "## 我", "assistant": "## 闲聊"}
-_PERSONA = "（面具）"
-
-
-def to_markdown(chat: Mapping) -> str:
-    """A file for people, that `from_text` reads as well; lines that would be headings are escaped by a backslash."""
-    blocks = ["# " + chat["title"]]
-    for place, turn in enumerate(chat["persona"]):
-        blocks += [_HEADINGS[ROLES[place % 2]] + _PERSONA, _escaped(turn)]
-    for message in chat["messages"]:
-        blocks += ["---"] if message["role"] == "divider" else [_HEADINGS[message["role"]], _escaped(message["text"])]
-    return "\n\n".join(blocks) + "\n"
-
-
-def _escaped(text: str) -> str:
-    return re.sub(r"^(?=[#\\]|---)", r"\\", text, flags=re.MULTILINE)
-
-
-def from_text(text: object) -> dict:
-    """Return the conversation of a file that `to_json` or `to_markdown` wrote, or of a list of messages in the API's form.
-
-    Raises:
-        ChatError: It cannot be read.
-    """
-    if not isinstance(text, str):
-        raise ChatError("not_a_file")
-    try:
-        text = text.removeprefix("\ufeff")
-        if not text.lstrip().startswith(("{", "[")):
-            return within_bounds(checked(_from_markdown(text)))
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ChatError("not_a_file") from None
-    return within_bounds(checked({"messages": value} if isinstance(value, list) else value))
-
-
-def _from_markdown(text: str) -> dict:
-    chat = new_chat()
-    for kind, lines in _blocks(text.replace("\r\n", "\n").split("\n")):
-        if kind.startswith("# "):
-            chat["title"] = kind[2:]
-        elif kind == "---":
-            chat["messages"].append({"role": "divider", "text": ""})
-        elif kind.removesuffix(_PERSONA) in _HEADINGS.values():
-            lines = lines[1:] if lines[:1] == [""] else lines  # the empty lines that stand around a text
-            lines = lines[:-1] if lines[-1:] == [""] else lines
-            body = "\n".join(line.removeprefix("\\") for line in lines)
-            role = "user" if kind.startswith(_HEADINGS["user"]) else "assistant"
-            if kind.endswith(_PERSONA):
-                chat["persona"].append(body)
-            else:
-                chat["messages"].append({"role": role, "text": body})
-        else:
-            raise ChatError("unknown_heading", heading=kind[:40])
-    if not chat["messages"] and not chat["persona"]:
-        raise ChatError("not_a_file")
-    return chat
-
-
-def _blocks(lines: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """(heading, lines below it); what stands before the first heading must be empty."""
-    blocks: list[tuple[str, list[str]]] = []
-    for line in lines:
-        if line.startswith("#") or line == "---":
-            blocks.append((line, []))
-        elif blocks:
-            blocks[-1][1].append(line)
-        elif line.strip():
-            raise ChatError("not_a_file")
-    return blocks
+    last = max((index for index, message in enumerate(messages) if message["role"] == "user"), default=None)
+    if last is None:
+        return chat, ""
+    return {**chat, "messages": messages[:last]}, messages[last]["text"]

@@ -1,11 +1,12 @@
-"""What happens when a person uses the page; knows nothing about Gradio."""
+"""What happens when a person uses the page, without Gradio."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from chatbot import Chatbot, ChatSession, Reply
 from chatbot.chat.bot import MAX_SEED, candidate_seeds
@@ -14,25 +15,56 @@ from chatbot.chat.worker import BusyError, Worker, WorkerError
 from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import XianliaoError
 from chatbot.text.dialogue import clean_turn
-from ui.page.chats import ChatError, turns_of, with_message, within_bounds, without_empty
+from ui.page.chats import (
+    Chat,
+    ChatError,
+    ChatMessage,
+    check_room,
+    ends_with_user,
+    turns_of,
+    up_to_last_user,
+    with_message,
+    without_empty_reply,
+    without_unanswered,
+)
+from ui.page.signature import is_signed, sign
 from ui.page.text import TEXT
+from ui.turns import MessageTooLongError, bounded_turns
+
+CANDIDATES = 3
+"""Number of replies that "More replies" offers."""
+
+SHOW_SECONDS = 0.05
+"""Shortest time between two updates of a growing reply; without it the browser is too busy to handle its buttons."""
 
 _MARKUP = re.compile("[<&](?=[A-Za-z/!?#])")
 _MARK_BROKEN = re.compile("(?<=[<&])\u200b(?=[A-Za-z/!?#])")
 _INVISIBLE = re.compile("[\u202a-\u202e\u2066-\u2069\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-CANDIDATES = 3
-SHOW_SECONDS = 0.05
-"""A page that is redrawn for every token of a fast bot has no time left for its buttons."""
+
+
+class ReplyCallback(Protocol):
+    """Function that is called after each reply of the page; see `ui.server.app.reply_recorder`."""
+
+    def __call__(
+        self,
+        model: str,
+        reply: Reply,
+        first_token_seconds: float | None,
+        conversation: str,
+        message: str,
+        reason: str | None = None,
+        /,
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
-class Wish:
-    """How a person wants a reply.
+class PageSettings:
+    """Settings of a reply in the page's fields.
 
     Attributes:
-        seed: None is another one every time.
-        temperature: None leaves the checkpoint's.
-        top_p: None leaves the checkpoint's.
+        seed: Seed of the reply; None chooses a new one each time.
+        temperature: None keeps the checkpoint's value.
+        top_p: None keeps the checkpoint's value.
     """
 
     seed: int | None = None
@@ -40,205 +72,266 @@ class Wish:
     top_p: float | None = None
 
     @property
-    def changes(self) -> dict:
+    def changes(self) -> dict[str, float]:
         """Fields of `ReplySettings`."""
         changes = {"temperature": self.temperature, "top_p": self.top_p}
         return {name: value for name, value in changes.items() if value is not None}
 
     @classmethod
-    def of(cls, seed: object, temperature: object, top_p: object) -> Wish:
-        """The wish of a page's fields.
+    def from_fields(cls, seed: Any, temperature: Any, top_p: Any) -> PageSettings:
+        """Return the settings for the values of the fields.
 
         Raises:
-            ChatError: They are no numbers.
+            ChatError: A value is not a number, or the seed is out of range.
         """
         try:
-            wish = cls(
-                None if seed is None else int(seed), *(None if v is None else float(v) for v in (temperature, top_p))
+            settings = cls(
+                None if seed is None else int(seed),
+                None if temperature is None else float(temperature),
+                None if top_p is None else float(top_p),
             )
         except (TypeError, ValueError, OverflowError):
-            wish = cls(-1)
-        if wish.seed is not None and not 0 <= wish.seed <= MAX_SEED:
-            raise ChatError("not_a_number", most=MAX_SEED)
-        return wish
+            settings = cls(-1)
+        if settings.seed is not None and not 0 <= settings.seed <= MAX_SEED:
+            raise ChatError("not_a_number", max_seed=MAX_SEED)
+        return settings
 
-    def record(self, seed: int, model: str) -> dict:
-        """What goes beside a reply, so that it can be had again."""
-        return {
-            "seed": seed,
-            "model": model,
-            **self.changes,
-        }
+    def message(self, text: str, seed: int, model: str) -> ChatMessage:
+        """Return a reply as a message, with the fields that reproduce it."""
+        message: ChatMessage = {"role": "assistant", "text": text, "seed": seed, "model": model}
+        if self.temperature is not None:
+            message["temperature"] = self.temperature
+        if self.top_p is not None:
+            message["top_p"] = self.top_p
+        return message
 
 
 def preset(name: str, settings: ReplySettings) -> tuple[float, float]:
-    """Temperature and top-p of a style; `balanced` is what the checkpoint records."""
+    """Return temperature and top-p of a style; `balanced` is the checkpoint's own setting."""
     return {"careful": (0.5, 0.8), "free": (1.1, 0.95)}.get(name, (settings.temperature, settings.top_p))
 
 
-def shown_as_text(text: str) -> str:
-    """A message such that a page that reads HTML shows it letter for letter.
+def escape_markup(text: str) -> str:
+    """Return a text that a page that renders HTML shows letter for letter.
 
-    A zero-width space after `<` and `&` keeps tags and entities from being any, `as_typed` takes it out again;
-    characters that turn the direction of what follows, and control characters, are shown as �.
+    A zero-width space after `<` and `&` breaks tags and entities; `unescape_markup` removes it. Control characters and
+    characters that reverse the direction of the text are shown as �.
     """
     return _MARKUP.sub("\\g<0>\u200b", _INVISIBLE.sub("�", text))
 
 
-def as_typed(text: str) -> str:
-    """What `shown_as_text` was given."""
+def unescape_markup(text: str) -> str:
+    """Return the text that `escape_markup` was given."""
     return _MARK_BROKEN.sub("", text)
 
 
-def view_of(chat: Mapping, language: str) -> list[dict]:
-    """The messages as the page shows them, one for each of the conversation."""
+def view_of(chat: Chat, language: str) -> list[dict]:
+    """Return the messages as the page shows them, one for each message of the conversation."""
     return [
         {"role": "assistant", "content": TEXT[language]["divider"]}
         if message["role"] == "divider"
-        else {"role": message["role"], "content": shown_as_text(message["text"])}
+        else {"role": message["role"], "content": escape_markup(message["text"])}
         for message in chat["messages"]
     ]
 
 
-def said(bot: Chatbot, chat: Mapping, message: str) -> dict:
-    """The conversation after the person's message; a message that was never answered stays, and is read with this one.
+def turns_for(bot: Chatbot, chat: Chat) -> list[str]:
+    """Return the turns that a bot reads, bounded before they are tokenized.
 
     Raises:
-        ChatError: It cannot be sent.
+        ChatError: The message to answer is too long.
     """
-    if not clean_turn(message):
+    try:
+        return bounded_turns(turns_of(chat), bot)
+    except MessageTooLongError as error:
+        raise ChatError("too_long", characters=error.characters, limit=error.max_tokens) from None
+
+
+def with_user_message(bot: Chatbot, chat: Chat, text: str) -> Chat:
+    """Return the conversation after a message of the user.
+
+    Messages that were never answered are kept and read together with the new one, unless that is too long.
+
+    Raises:
+        ChatError: The message is empty, or it or the conversation is too long.
+    """
+    check_room(chat, len(text))
+    if not clean_turn(text):
         raise ChatError("empty")
-    after = turns_of(with_message(without_empty(chat), "user", message))
-    if bot.fixed_answer(after) is not None:  # a person in need gets an answer to a message of any length
-        return with_message(without_empty(within_bounds(chat, len(message))), "user", message)
-    if bot.count_tokens(message) > bot.max_message_tokens:
-        raise ChatError("too_long", characters=len(message), limit=bot.max_message_tokens)
-    within_bounds(chat, len(message))
-    chat = with_message(without_empty(chat), "user", message)
-    together = bot.count_tokens(turns_of(chat)[-1])
-    if together > bot.max_message_tokens:  # the unanswered one is dropped
-        chat = {**chat, "messages": [*chat["messages"][:-2], chat["messages"][-1]]}
-    return chat
+    before = without_empty_reply(chat)
+    for start in (before, without_unanswered(before)):
+        after = with_message(start, {"role": "user", "text": text})
+        if _can_be_read(bot, after):
+            return after
+    raise ChatError("too_long", characters=len(text), limit=bot.max_message_tokens)
+
+
+def _can_be_read(bot: Chatbot, chat: Chat) -> bool:
+    """Whether the last turn is short enough, or gets a fixed reply, which a person in need gets to any message."""
+    try:
+        turns = bounded_turns(turns_of(chat), bot)
+    except MessageTooLongError:
+        return False
+    return bot.fixed_answer(turns) is not None or bot.count_tokens(turns[-1]) <= bot.max_message_tokens
 
 
 def answer(
-    worker: Worker, chat: Mapping, wish: Wish, language: str, note: Callable[..., None] | None = None
-) -> Iterator[tuple[dict, str]]:
-    """The conversation with the reply so far and the status line, again as it grows, at most every `SHOW_SECONDS`.
+    worker: Worker, chat: Chat, settings: PageSettings, language: str, on_reply: ReplyCallback | None = None
+) -> Iterator[tuple[Chat, str]]:
+    """Yield the conversation with the reply so far, and the status line, at most every `SHOW_SECONDS`.
 
-    A fixed reply (`chatbot.safety`) has no seed beside it. Closing it early frees the worker's place. `note` is told of the
-    reply when it has ended, as `ui.server.app.note_reply_in` describes.
+    The last item has the complete reply. A fixed reply (`chatbot.safety`) has no seed. Closing the iterator cancels the
+    reply.
+
+    Args:
+        worker: Worker that decodes the reply.
+        chat: Conversation that ends with a message of the user.
+        settings: Settings of the reply.
+        language: `zh` or `en`, for the status line.
+        on_reply: Function to call when the reply has ended or was cancelled.
 
     Raises:
-        XianliaoError: There is nothing to answer, or it cannot be answered.
+        XianliaoError: The conversation does not end with a message of the user, or it cannot be answered.
     """
-    if not waits(chat):
+    if not ends_with_user(chat):
         raise ChatError("nothing_to_answer")
-    *turns, message = turns_of(chat)
-    fixed = worker.bot.fixed_answer([*turns, message]) is not None
-    session = ChatSession(worker, turns, **wish.changes)
+    bot, turns = worker.bot, turns_for(worker.bot, chat)
+    fixed = bot.fixed_answer(turns) is not None
+    session = ChatSession(worker, turns[:-1], **settings.changes)
     text, shown, began, first = "", 0.0, time.monotonic(), None
-    stream = session.stream(message, wish.seed)
+    stream = session.stream(turns[-1], settings.seed)
     try:
         for text in stream:
             first = time.monotonic() - began if first is None and not fixed else first
             if text and not fixed and time.monotonic() - shown >= SHOW_SECONDS:
                 shown = time.monotonic()
-                yield with_message(chat, "assistant", text), ""
+                yield with_message(chat, {"role": "assistant", "text": text}), ""
     finally:
-        stream.close()
-        if note is not None and session.last_reply is not None:
-            note(worker.bot.name, session.last_reply, first, chat["id"], message)
+        close(stream)
+        if on_reply is not None and session.last_reply is not None:
+            on_reply(bot.name, session.last_reply, first, chat["id"], turns[-1])
     reply = session.last_reply
+    assert reply is not None  # a stream that ends without an error has one
     if fixed:
-        yield with_message(chat, "assistant", reply.text), TEXT[language]["fixed"]
+        yield with_message(chat, {"role": "assistant", "text": reply.text}), TEXT[language]["fixed"]
         return
-    yield (
-        with_message(chat, "assistant", text, **wish.record(reply.seed, worker.bot.name)),
-        status(worker.bot, reply, language),
-    )
+    message = settings.message(text, reply.seed, bot.name)
+    yield with_message(chat, signed(chat, message)), status(bot, reply, language)
 
 
-def in_words(error: XianliaoError, language: str) -> str:
-    """An error in the page's language, where it has one of ours."""
-    words = TEXT[language]
+def close(stream: Iterator) -> None:
+    """Close an iterator if it is a generator, which frees the place of its reply in the worker."""
+    if isinstance(stream, Generator):
+        stream.close()
+
+
+def signed(chat: Chat, message: ChatMessage) -> ChatMessage:
+    """Return a complete reply to a conversation with its signature."""
+    return {**message, "signature": sign([*turns_of(chat), message["text"]], message)}
+
+
+def explain(error: XianliaoError, language: str) -> str:
+    """Return the message of an error, in the page's language if it is one of the page's errors."""
+    texts = TEXT[language]
     if isinstance(error, ChatError):
-        return words[error.name].format(**error.values)
-    known = {BusyError: "busy", WorkerError: "closing"}
-    return words[known[type(error)]] if type(error) in known else str(error)
+        return texts[error.name].format(**error.values)
+    if isinstance(error, BusyError):
+        return texts["busy"]
+    return texts["closing"] if isinstance(error, WorkerError) else str(error)
 
 
-def waits(chat: Mapping) -> bool:
-    """Whether the last message is the person's."""
-    return bool(chat["messages"]) and chat["messages"][-1]["role"] == "user"
+def candidates(
+    worker: Worker, chat: Chat, settings: PageSettings, on_reply: ReplyCallback | None = None
+) -> Iterator[list[ChatMessage]]:
+    """Yield several replies to the last message of the user, again after each of their tokens.
 
-
-def unanswered(chat: Mapping) -> dict:
-    """The conversation up to the last message of the person."""
-    messages = list(chat["messages"])
-    while messages and messages[-1]["role"] != "user":
-        messages.pop()
-    return {**chat, "messages": messages}
-
-
-def several(
-    worker: Worker, chat: Mapping, wish: Wish, language: str, note: Callable[..., None] | None = None
-) -> Iterator[list[dict]]:
-    """Some replies to the last message, `{"text", "seed", …}` each, again after each token.
+    Args:
+        worker: Worker that decodes them.
+        chat: The conversation; messages after the last one of the user are ignored.
+        settings: Settings of the replies.
+        on_reply: Function to call when a reply has ended.
 
     Raises:
-        XianliaoError: There is nothing to answer, or what there is gets a fixed reply.
+        XianliaoError: The conversation has no message of the user, or that message gets a fixed reply.
     """
-    chat = unanswered(chat)
-    if not waits(chat) or worker.bot.fixed_answer(turns_of(chat)) is not None:
+    chat = up_to_last_user(chat)
+    bot = worker.bot
+    turns = turns_for(bot, chat) if ends_with_user(chat) else []
+    if not turns or bot.fixed_answer(turns) is not None:
         raise ChatError("nothing_to_answer")
-    turns = turns_of(chat)
-    first = worker.bot.request(turns, wish.seed).seed
-    seeds = candidate_seeds(first, CANDIDATES + (wish.seed is not None))[-CANDIDATES:]
-    found = [{"text": "", **wish.record(seed, worker.bot.name)} for seed in seeds]
+    first = bot.request(turns, settings.seed).seed
+    seeds = candidate_seeds(first, CANDIDATES + (settings.seed is not None))[-CANDIDATES:]
+    messages = [settings.message("", seed, bot.name) for seed in seeds]
     last: dict[int, Reply] = {}
-    streams = {place: worker.stream_replies(turns, seed, **wish.changes) for place, seed in enumerate(seeds)}
+    streams = {index: worker.stream_replies(turns, seed, **settings.changes) for index, seed in enumerate(seeds)}
     try:
         while streams:
-            for place, stream in list(streams.items()):
+            for index, stream in list(streams.items()):
                 reply = next(stream, None)
                 if reply is not None:
-                    found[place]["text"], last[place] = reply.text, reply
+                    messages[index]["text"], last[index] = reply.text, reply
                     continue
-                del streams[place]
-                if note is not None:
-                    note(worker.bot.name, last[place], None, chat["id"], turns[-1])
-            yield found
+                del streams[index]
+                messages[index] = signed(chat, messages[index])
+                if on_reply is not None:
+                    on_reply(bot.name, last[index], None, chat["id"], turns[-1])
+            yield messages
     finally:
         for stream in streams.values():
-            stream.close()
+            close(stream)
 
 
-def inside(worker_of: Callable[[str | None], Worker], chat: Mapping, language: str) -> list[TracedStep]:
-    """How the last reply was chosen, step by step, by the model that made it.
+def trace_last_reply(worker_of: Callable[[str | None], Worker], chat: Chat) -> list[TracedStep]:
+    """Return how the last reply was chosen, step by step, by the model that made it.
+
+    Args:
+        worker_of: Function that returns the worker of a checkpoint name.
+        chat: The conversation.
 
     Raises:
-        XianliaoError: There is none that the model gave.
+        XianliaoError: The conversation has no complete reply of a model.
     """
-    place = max((place for place, m in enumerate(chat["messages"]) if m["role"] == "assistant"), default=0)
-    made = chat["messages"][place] if chat["messages"] else {}
-    before = {**chat, "messages": chat["messages"][:place]}
-    if "seed" not in made or not waits(before):
+    messages = chat["messages"]
+    last = max((index for index, message in enumerate(messages) if message["role"] == "assistant"), default=0)
+    before: Chat = {**chat, "messages": messages[:last]}
+    if not messages or "seed" not in messages[last] or not ends_with_user(before):
         raise ChatError("nothing_to_look_at")
-    wish = Wish(int(made["seed"]), made.get("temperature"), made.get("top_p"))
-    worker = worker_of(made.get("model"))
-    if worker.bot.fixed_answer(turns_of(before)) is not None:
+    reply = messages[last]
+    settings = PageSettings.from_fields(reply["seed"], reply.get("temperature"), reply.get("top_p"))
+    worker = worker_of(reply.get("model"))
+    turns = turns_for(worker.bot, before)
+    if settings.seed is None or worker.bot.fixed_answer(turns) is not None:
         raise ChatError("nothing_to_look_at")
-    return list(worker.trace(turns_of(before), wish.seed, **wish.changes))
+    return list(worker.trace(turns, settings.seed, **settings.changes))
+
+
+def rated_turns(chat: Chat, index: int, text: str | None = None) -> list[str]:
+    """Return the turns up to a reply that can be rated.
+
+    Args:
+        chat: The conversation.
+        index: Index of the reply among the messages.
+        text: Text that the reply must still have.
+
+    Raises:
+        ChatError: The message is not a complete reply of this server, or the conversation was changed since.
+    """
+    message = chat["messages"][index] if 0 <= index < len(chat["messages"]) else None
+    if message is None or "seed" not in message or text not in (None, message["text"]):
+        raise ChatError("not_rateable")
+    turns = turns_of({**chat, "messages": chat["messages"][: index + 1]})
+    if not is_signed(turns, message):
+        raise ChatError("not_signed")
+    return turns
 
 
 def status(bot: Chatbot, reply: Reply, language: str) -> str:
-    """One line about a finished reply: tokens, speed, why it stopped, seed, bound."""
-    words = TEXT[language]
-    return words["status"].format(
+    """Return one line about a complete reply: tokens, speed, reason of its end, seed, and the limit."""
+    texts = TEXT[language]
+    return texts["status"].format(
         tokens=len(reply.token_ids),
         speed=reply.tokens_per_second,
-        reason=words.get(reply.stop_reason, reply.stop_reason),
+        reason=texts.get(reply.stop_reason, reply.stop_reason),
         seed=reply.seed,
         limit=bot.settings.limit_tokens,
     )

@@ -1,68 +1,108 @@
-"""The page: Gradio's parts, where they are and which of them does what; what happens then is in `ui.page.actions`.
+"""The page: Gradio's components, their layout, and the event handlers of `ui.page.actions` that they call.
 
-The conversation is a plain value that the browser holds and sends along, so the server keeps nothing of it: after a restart
-the page goes on where it was, and any replica can answer.
+The browser holds the conversation as a plain value and sends it with every event. The server stores none of it, so
+after a restart the page continues, and any replica can answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Mapping
+from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI
 
 from chatbot.chat.worker import Worker
 from ui.options import ServeOptions
 from ui.page import chats
 from ui.page.actions import Actions
-from ui.page.handlers import CANDIDATES
-from ui.page.text import EXAMPLES, PERSONAS, TEXT, TITLE
+from ui.page.handlers import CANDIDATES, ReplyCallback
+from ui.page.text import EXAMPLES, PERSONAS, TITLE
+from ui.server.logs import LOGGER
 
 CONCURRENT_CHATS = 32
-"""Replies of the page that are under way at the same time; more wait in Gradio's queue."""
+"""Number of replies of the page that are decoded at the same time; more wait in Gradio's queue."""
 
-CSS = Path(__file__).with_name("page.css")
-SCRIPT = Path(__file__).with_name("page.js")
-QUICK = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
-SLOW = {
+MAX_WAITING_EVENTS = 1_000
+"""Length of Gradio's queue; with more events waiting the page says that it is busy."""
+
+QUICK: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
+SLOW: dict[str, Any] = {
     "show_progress": "hidden",
     "api_visibility": "private",
     "concurrency_limit": CONCURRENT_CHATS,
     "concurrency_id": "chat",
 }
+STORE = "window.xianliao"
+"""Object of page.js: the browser's storage of conversations."""
 
 
-def mount_page(app: FastAPI, workers: Mapping[str, Worker], options: ServeOptions) -> FastAPI:
-    """Puts the page on a server, at /; the first of the workers is the default."""
-    chinese = ("zh", "zh-CN", "zh-TW", "zh-HK", "zh-MO", "zh-SG", "zh-Hans", "zh-Hant")
-    i18n = gr.I18n(en=TEXT["en"], **dict.fromkeys(chinese, TEXT["zh"]))
-    script = SCRIPT.read_text(encoding="utf-8").replace("KEEP_CHATS", str(options.saved_chats).lower())
-    blocks = Page(workers, options, i18n, getattr(app.state, "note_reply", None)).blocks
-    mounted = gr.mount_gradio_app(
-        app,
-        blocks,
-        path="/",
-        i18n=i18n,
-        css_paths=[CSS],
-        head=f"<script>\n{script}</script>",
-        footer_links=[],
-        enable_monitoring=False,
-        run_history=False,
-        auth=list(options.auth) or None,
-    )
-    # launch() sets this; without it Gradio skips its check that a file named by a client was uploaded by one. No request
-    # that names a file gets this far (ui.server.page_routes); this is the second lock.
-    blocks.has_launched = True
-    return mounted
+class QuietBlocks(gr.Blocks):
+    """Blocks whose errors are logged by this project's rules. Gradio would print tracebacks that quote the inputs."""
+
+    async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Run an event handler."""
+        try:
+            return await super().process_api(*args, **kwargs)
+        except gr.Error as error:
+            error.print_exception = False
+            raise
+        except Exception as error:
+            LOGGER.error("an event of the page failed", exc_info=error)
+            raise gr.Error("The server failed on this request. Reload the page.", print_exception=False) from None
+
+
+class Parts:
+    """Components of the page that events use, by name."""
+
+    chat: gr.JSON
+    listing: gr.JSON
+    file: gr.JSON
+    imported: gr.JSON
+    rated: gr.JSON
+    offered: gr.JSON
+    new: gr.Button
+    rename: gr.Button
+    delete: gr.Button
+    delete_all: gr.Button
+    export_json: gr.Button
+    export_markdown: gr.Button
+    load: gr.Button
+    send_feedback: gr.Button
+    more: gr.Button
+    divide: gr.Button
+    draw: gr.Button
+    saved: gr.Radio
+    preset: gr.Radio
+    title: gr.Textbox
+    box: gr.Textbox
+    comment: gr.Textbox
+    persona: gr.Textbox
+    reasons: gr.CheckboxGroup
+    view: gr.Chatbot
+    why: gr.Group
+    candidates: gr.Row
+    choices: list[tuple[gr.Textbox, gr.Button]]
+    status: gr.Markdown
+    seed: gr.Number
+    temperature: gr.Slider
+    top_p: gr.Slider
+    model: gr.Dropdown
+    persona_name: gr.Dropdown
+    chart: gr.LinePlot
+    table: gr.Dataframe
 
 
 class Page:
-    """The chat page of some bots; `note` is told of every reply, see `ui.page.handlers.answer`.
+    """The chat page.
+
+    Args:
+        workers: Workers by the name of their checkpoint; the first is the default.
+        options: Options of the server.
+        i18n: Texts in all languages.
+        on_reply: Function to call after each reply.
 
     Attributes:
-        blocks: What Gradio serves.
+        blocks: Gradio's object for the page.
     """
 
     def __init__(
@@ -70,13 +110,13 @@ class Page:
         workers: Mapping[str, Worker],
         options: ServeOptions,
         i18n: gr.I18n,
-        note: Callable[..., None] | None,
+        on_reply: ReplyCallback | None,
     ):
         self.workers, self.options, self.i18n = workers, options, i18n
-        self.act = Actions(workers, options, note)
-        part = self.part = SimpleNamespace()
-        with gr.Blocks(title=TITLE, fill_height=True) as self.blocks:
-            part.chat = gr.JSON(chats.new_chat(), visible=False)
+        self.act = Actions(workers, options, on_reply)
+        part = self.part = Parts()
+        with QuietBlocks(title=TITLE, fill_height=True) as self.blocks:
+            part.chat = gr.JSON({**chats.new_chat()}, visible=False)
             part.listing = gr.JSON([], visible=False)
             part.file = gr.JSON({}, visible=False)
             self._lay_out_saved()
@@ -87,8 +127,9 @@ class Page:
             self._wire_saved()
             if options.feedback:
                 self._wire_feedback()
+        self.blocks.queue(max_size=MAX_WAITING_EVENTS)
 
-    # What is where.
+    # Layout.
 
     def _lay_out_saved(self) -> None:
         part, i18n = self.part, self.i18n
@@ -117,28 +158,28 @@ class Page:
             scale=1,
             min_height="30vh",
             show_label=False,
-            render_markdown=False,  # what is said is text, never markup
+            render_markdown=False,  # messages are text, never markup
             latex_delimiters=[],
             group_consecutive_messages=False,
             editable="user",
             feedback_options=("Like", "Dislike") if self.options.feedback else None,
             buttons=["copy", "copy_all"],  # no button that shares with another host
-            placeholder=i18n("placeholder"),
+            placeholder=i18n("placeholder"),  # type: ignore[arg-type]  # Gradio translates it
             examples=[{"text": text} for text in EXAMPLES],
         )
         with gr.Group(visible=False, elem_id="why") as part.why:
             part.reasons = gr.CheckboxGroup([], label=i18n("why"), elem_id="reasons")
             with gr.Row():
                 part.comment = gr.Textbox(placeholder=i18n("comment"), show_label=False, container=False, scale=4)
-                part.explain = gr.Button(i18n("send_feedback"), size="sm", elem_id="send-feedback")
+                part.send_feedback = gr.Button(i18n("send_feedback"), size="sm", elem_id="send-feedback")
             part.rated = gr.JSON({}, visible=False)
-        with gr.Row(visible=False, elem_id="several") as part.several:
-            part.found = gr.JSON([], visible=False)
-            part.options = []
-            for place in range(CANDIDATES):
+        with gr.Row(visible=False, elem_id="several") as part.candidates:
+            part.offered = gr.JSON([], visible=False)
+            part.choices = []
+            for index in range(CANDIDATES):
                 with gr.Column(min_width=160):
                     text = gr.Textbox(show_label=False, interactive=False, lines=2, elem_classes="candidate")
-                    part.options.append((text, gr.Button(i18n("use_this"), size="sm", elem_id=f"use-{place}")))
+                    part.choices.append((text, gr.Button(i18n("use_this"), size="sm", elem_id=f"use-{index}")))
         part.box = gr.Textbox(
             elem_id="message",
             label=i18n("message"),
@@ -168,7 +209,9 @@ class Page:
             part.model = gr.Dropdown(
                 names, value=names[0], label=i18n("checkpoint"), visible=len(names) > 1, elem_id="checkpoint"
             )
-            part.mask = gr.Dropdown(["—", *PERSONAS], value="—", label=i18n("persona_preset"), elem_id="persona-preset")
+            part.persona_name = gr.Dropdown(
+                ["—", *PERSONAS], value="—", label=i18n("persona_preset"), elem_id="persona-preset"
+            )
             part.persona = gr.Textbox(label=i18n("persona"), lines=3, max_lines=8, elem_id="persona")
         with gr.Accordion(i18n("look_inside"), open=False, elem_id="inside"):
             gr.Markdown(i18n("inside_note"))
@@ -177,14 +220,18 @@ class Page:
                 x="step", y="p", color="line", height=240, visible=False, elem_id="chart", buttons=[]
             )
             part.table = gr.Dataframe(visible=False, elem_id="steps", interactive=False, wrap=True, buttons=[])
-        part.wish = [part.model, part.seed, part.temperature, part.top_p]
 
-    # What does what.
+    # Events.
+
+    @property
+    def _settings(self) -> list[Any]:
+        """Inputs with the settings of a reply."""
+        return [self.part.model, self.part.seed, self.part.temperature, self.part.top_p]
 
     def _wire_talk(self) -> None:
-        """Sending, trying again, editing: each prepares the conversation, then the reply is decoded, then it is saved."""
+        """Sending, trying again, editing: each prepares the conversation; then the reply is decoded and saved."""
         part, act = self.part, self.act
-        prepared = [part.chat, part.view, part.box, part.several, part.why]
+        prepared = [part.chat, part.view, part.box, part.candidates, part.why]
         starts = [
             part.box.submit(act.say, [part.chat, part.box, part.model], prepared, **QUICK),
             part.view.example_select(act.say_example, [part.chat, part.model], prepared, **QUICK),
@@ -192,71 +239,64 @@ class Page:
             part.view.edit(act.edit, [part.chat, part.model], prepared, **QUICK),
         ]
         outputs = [part.chat, part.view, part.status]
-        replies = [start.success(act.answer, [part.chat, *part.wish], outputs, **SLOW) for start in starts]
+        replies = [start.success(act.answer, [part.chat, *self._settings], outputs, **SLOW) for start in starts]
         for reply in replies:
-            self._saves(reply.then(act.finished, [part.chat, part.status], [*outputs, part.box], **QUICK))
+            self._save_after(reply.then(act.finish, [part.chat, part.status], [*outputs, part.box], **QUICK))
         part.box.stop(None, None, None, cancels=replies, api_visibility="private")
 
     def _wire_changes(self) -> None:
-        """Taking back, the divider, several replies, the settings."""
+        """Undo, the divider, several replies, the settings."""
         part, act = self.part, self.act
-        changed = [part.chat, part.view, part.several, part.why]
-        self._saves(part.view.undo(act.undo, [part.chat, part.box], [*changed, part.box], **QUICK))
-        self._saves(part.divide.click(act.divide, [part.chat], changed, **QUICK))
-        shown = [part.several, part.found, *(text for text, _ in part.options)]
-        part.more.click(act.more, [part.chat, *part.wish], shown, **SLOW)
-        for place, (_, button) in enumerate(part.options):
-            inputs = [part.chat, part.found, gr.Number(place, visible=False)]
-            self._saves(button.click(act.use, inputs, [*changed, part.status], **QUICK))
+        changed = [part.chat, part.view, part.candidates, part.why]
+        self._save_after(part.view.undo(act.undo, [part.chat, part.box], [*changed, part.box], **QUICK))
+        self._save_after(part.divide.click(act.divide, [part.chat], changed, **QUICK))
+        offered = [part.candidates, part.offered, *(text for text, _ in part.choices)]
+        part.more.click(act.offer, [part.chat, *self._settings], offered, **SLOW)
+        for index, (_, button) in enumerate(part.choices):
+            inputs = [part.chat, part.offered, gr.Number(index, visible=False)]
+            self._save_after(button.click(act.use, inputs, [*changed, part.status], **QUICK))
         part.draw.click(act.look_inside, [part.chat], [part.chart, part.table], **SLOW)
         for choice in (part.preset, part.model):
             choice.input(act.set_preset, [part.preset, part.model], [part.temperature, part.top_p], **QUICK)
-        part.mask.input(lambda name: "\n".join(PERSONAS.get(name, ())), [part.mask], [part.persona], **QUICK).then(
-            act.wear, [part.chat, part.persona], [part.chat], **QUICK
-        )
-        self._saves(part.persona.blur(act.wear, [part.chat, part.persona], [part.chat], **QUICK))
+        chosen = part.persona_name.input(act.show_persona, [part.persona_name], [part.persona], **QUICK)
+        chosen.then(act.set_persona, [part.chat, part.persona], [part.chat], **QUICK)
+        self._save_after(part.persona.blur(act.set_persona, [part.chat, part.persona], [part.chat], **QUICK))
 
     def _wire_saved(self) -> None:
-        """Opening, naming, deleting, files. The browser's storage is reached by the functions of page.js."""
-        part, act, store = self.part, self.act, "window.xianliao"
-        shown = [part.chat, part.view, part.several, part.why, part.title, part.persona, part.status]
-        self.blocks.load(act.greet, None, [part.preset, part.reasons], **QUICK)
-        begun = self.blocks.load(act.begin, [part.chat], shown, js=f"() => [{store}.open()]", **QUICK)
+        """Opening, naming, deleting, files. Functions of page.js read and write the browser's storage."""
+        part, act = self.part, self.act
+        shown = [part.chat, part.view, part.candidates, part.why, part.title, part.persona, part.status]
+        self.blocks.load(act.show_choices, None, [part.preset, part.reasons], **QUICK)
+        begun = self.blocks.load(act.begin, [part.chat], shown, js=f"() => [{STORE}.open()]", **QUICK)
         opened = part.saved.input(
-            act.open, [part.chat, part.saved], shown, js=f"(chat, id) => [{store}.load(id), null]", **QUICK
+            act.open, [part.chat, part.saved], shown, js=f"(chat, id) => [{STORE}.load(id), null]", **QUICK
         )
         for event in (begun, opened):
-            self._lists(event, f"(chat) => [chat, [true, {store}.list(), false]]")
-        for fresh in (part.new.click, part.view.clear):  # what is in the view stays among the saved ones
-            self._saves(fresh(act.open, None, shown, **QUICK))
-        self._saves(part.rename.click(act.rename, [part.chat, part.title], [part.chat], **QUICK))
-        for button, call in (
-            (part.delete, f"(chat) => [{store}.confirmed('delete') ? {store}.remove(chat.id) : chat]"),
-            (part.delete_all, f"(chat) => [{store}.confirmed('delete all') ? {store}.removeAll() : chat]"),
-        ):
-            self._saves(button.click(act.open, [part.chat], shown, js=call, **QUICK))
+            self._list_after(event, f"(chat) => {STORE}.listed(chat)")
+        for fresh in (part.new.click, part.view.clear):  # the conversation in view is saved already
+            self._save_after(fresh(act.open, None, shown, **QUICK))
+        self._save_after(part.rename.click(act.rename, [part.chat, part.title], [part.chat], **QUICK))
+        for button, name in ((part.delete, "removeAsked"), (part.delete_all, "removeAllAsked")):
+            js = f"(chat) => [{STORE}.{name}(chat)]"
+            self._save_after(button.click(act.open, [part.chat], shown, js=js, **QUICK))
         for button, kind in ((part.export_json, "json"), (part.export_markdown, "md")):
             made = button.click(act.export, [part.chat, gr.Textbox(kind, visible=False)], [part.file], **QUICK)
-            made.success(None, [part.file], None, js=f"(file) => {store}.download(file)", api_visibility="private")
-        self._saves(
-            part.load.click(act.load, [part.imported], shown, js=f"async () => [await {store}.pick()]", **QUICK)
-        )
+            made.success(None, [part.file], None, js=f"(file) => {STORE}.download(file)", api_visibility="private")
+        picked = f"async () => [await {STORE}.pick()]"
+        self._save_after(part.load.click(act.load, [part.imported], shown, js=picked, **QUICK))
 
     def _wire_feedback(self) -> None:
         part, act = self.part, self.act
         asked = [part.rated, part.why, part.reasons, part.comment]
         part.view.like(act.rate, [part.chat], asked, **QUICK)
         inputs = [part.chat, part.rated, part.reasons, part.comment]
-        part.explain.click(act.explain, inputs, [part.why], **QUICK)
+        part.send_feedback.click(act.give_reasons, inputs, [part.why], **QUICK)
 
-    def _saves(self, event) -> None:
-        """After this event the browser saves the conversation, and the list of them is made anew."""
-        store = "window.xianliao"
-        save = f"(chat) => {{ const [kept, done, forked] = {store}.save(chat);"
-        save += f" return [kept, [done, {store}.list(), forked]]; }}"
-        self._lists(event, save)
+    def _save_after(self, event: Any) -> None:
+        """Make the browser save the conversation after an event and show the list of conversations anew."""
+        self._list_after(event, f"(chat) => {STORE}.saved(chat)")
 
-    def _lists(self, event, js: str) -> None:
-        """After this event the list of saved conversations is made anew, from what `js` gives `Actions.show_list`."""
+    def _list_after(self, event: Any, js: str) -> None:
+        """Show the list of conversations anew after an event; `js` returns the inputs of `Actions.show_list`."""
         part = self.part
         event.then(self.act.show_list, [part.chat, part.listing], [part.chat, part.saved, part.title], js=js, **QUICK)

@@ -16,16 +16,18 @@ from chatbot.errors import XianliaoError
 from chatbot.safety import Safety
 from ui.api.routes import add_api
 from ui.options import ServeOptions
-from ui.page.layout import mount_page
+from ui.page.handlers import ReplyCallback
+from ui.page.mount import mount_page
 from ui.server.access import Access
-from ui.server.limits import Gate, Limits, RateLimit
+from ui.server.gate import Gate
+from ui.server.limits import Limits, RateLimit
 from ui.server.logs import log_event, reply_fields
 from ui.server.metrics import Metrics
 from ui.server.origins import Origins
 
 
 class Health(BaseModel):
-    """What /healthz says."""
+    """Response of /healthz."""
 
     status: Literal["ok"]
     checkpoint: str
@@ -35,14 +37,14 @@ class Health(BaseModel):
 def create_app(
     bots: Chatbot | Sequence[Chatbot], options: ServeOptions | None = None, safety: Safety | None = None
 ) -> FastAPI:
-    """The whole server: the page at /, the API at /v1, /healthz and /metrics beside them.
+    """Return the whole server as an ASGI application.
 
-    Its `state` has `workers` (by checkpoint name), `limits`, and `note_reply`, which the page calls for each of its replies.
+    Its `state` has `workers` (by checkpoint name), `limits`, and `on_reply`, which the page calls after each reply.
 
     Args:
-        bots: Whose replies they are, the default one first; from here on one worker of each decodes for everybody.
-        options: None takes the defaults.
-        safety: Rules for all bots instead of their own; None leaves each bot its own. The bots given stay as they are.
+        bots: Bots to serve, the default one first. Each gets a worker that decodes for all clients.
+        options: Options of the server; None selects the defaults.
+        safety: Rules for all bots instead of each bot's rules. The bots that you pass are not changed.
 
     Raises:
         XianliaoError: Two checkpoints have the same name.
@@ -51,8 +53,9 @@ def create_app(
     options = ServeOptions() if options is None else options
     bots = bots if safety is None else [bot.with_safety(safety) for bot in bots]
     names = [bot.name for bot in bots]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise XianliaoError(f"Two checkpoints have the name {twice[0]!r}, so nobody could choose; give each its own.")
+    for name in names:
+        if names.count(name) > 1:
+            raise XianliaoError(f"Duplicate checkpoint name {name!r}. Names must be unique.")
     workers = {bot.name: Worker(bot) for bot in bots}
     metrics, access = Metrics(workers.values()), Access(options.auth, options.api_keys)
 
@@ -64,47 +67,47 @@ def create_app(
 
     app = FastAPI(title="xianliao", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.workers = workers
-    app.state.note_reply = note_reply_in(metrics, options)
-    rate = RateLimit(options.rate_limit)
+    app.state.on_reply = reply_recorder(metrics, options)
     origins = Origins(frozenset(options.hosts), frozenset(options.allow_origins))
-    app.state.limits = Limits(access, metrics, rate, options.body_bytes, options.body_seconds, origins)
-    app.add_middleware(Gate, limits=app.state.limits)
+    limits = app.state.limits = Limits(options, access, metrics, RateLimit(options.rate_limit), origins)
+    app.add_middleware(Gate, limits=limits)
     add_api(app, workers, metrics, options, access)
 
     @app.get("/healthz")
     def healthz() -> Health:
         return Health(status="ok", checkpoint=bots[0].name, version=__version__)
 
-    return mount_page(app, workers, options)
+    limits.page = mount_page(app, workers, options, app.state.on_reply)
+    return app
 
 
-def note_reply_in(metrics: Metrics, options: ServeOptions):
-    """The function that counts and logs a reply of the page."""
+def reply_recorder(metrics: Metrics, options: ServeOptions) -> ReplyCallback:
+    """Return the function that counts and logs a reply of the page."""
 
-    def note_reply(
+    def record_reply(
         model: str,
         reply: Reply,
         first_token_seconds: float | None,
         conversation: str,
-        said: str,
+        message: str,
         reason: str | None = None,
     ) -> None:
-        """Counts a reply in /metrics and writes its line of the log.
+        """Count a reply in /metrics and write its log line.
 
         Args:
-            model: The checkpoint's name.
-            reply: As far as it got.
-            first_token_seconds: From sending to the first token.
-            conversation: What the conversation is known by, for example its first message; only a hash is written.
-            said: The message that was answered; written only when the operator asks for texts.
-            reason: Why it ended, where the reply does not know it: `stopped` by the person, say.
+            model: Name of the checkpoint.
+            reply: The reply, complete or not.
+            first_token_seconds: Seconds from the message to the first token.
+            conversation: Identity of the conversation; only a salted hash is logged.
+            message: Message that was answered; logged only with `log_text`.
+            reason: Reason of the end that replaces the reply's own reason, for example `stopped`.
         """
         metrics.count_reply(model, reply, reason)
         if first_token_seconds is not None:
             metrics.first_token.observe(first_token_seconds)
-        shown = said if options.log_text else None
-        fields = reply_fields(model, [reply], first_token_seconds, conversation, shown)
+        logged = message if options.log_text else None
+        fields = reply_fields(model, [reply], first_token_seconds, conversation, logged)
         fields |= {"stop_reason": reason or reply.stop_reason, "seconds": round(reply.seconds, 4)}
         log_event("reply", route="page", **fields)
 
-    return note_reply
+    return record_reply

@@ -1,7 +1,7 @@
-"""The log: one line an event on stderr, JSON or text; what people say is in it only when the operator asks for it.
+"""The log: one line per event on stderr, JSON or text. It holds messages and replies only if the operator asks for it.
 
-Whoever reads the lines may be slow or gone, so a thread of its own writes them, and what does not fit waits no longer
-than its queue is long: a log that nobody reads never stops the chat.
+A background thread writes the lines from a bounded queue. When the reader of stderr is slow and the queue is full,
+lines are dropped, so the log never delays a reply.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ import json
 import logging
 import os
 import queue
+import secrets
 import sys
 import threading
 import time
 import traceback
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Literal
+from typing import Any, Literal
 
 from chatbot.chat.bot import Reply
 
 LOGGER = logging.getLogger("xianliao.serve")
-MOST_WAITING = 1000
+MAX_WAITING_LINES = 1000
 LogFormat = Literal["auto", "json", "text"]
+_SALT = secrets.token_bytes(16)
 
 
 def log_event(event: str, level: str = "info", **fields: object) -> None:
-    """Writes one line; fields that are None are left out."""
+    """Write one line; fields that are None are left out."""
     known = {name: value for name, value in fields.items() if value is not None}
     LOGGER.log(getattr(logging, level.upper()), event, extra={"fields": known})
 
@@ -36,50 +38,61 @@ def reply_fields(
     replies: list[Reply],
     first_token_seconds: float | None,
     conversation: str,
-    said: str | None = None,
-) -> dict:
-    """What the log says of the replies of a request.
+    message: str | None = None,
+) -> dict[str, Any]:
+    """Return the fields of a log line about the replies to one request.
 
     Args:
-        model: The checkpoint's name.
-        replies: As far as they got.
-        first_token_seconds: From the request to its first token.
-        conversation: What the conversation is known by; only a hash of it is written.
-        said: The message that is answered; with it the texts are written too, so pass it only when `log_text` is set.
+        model: Name of the checkpoint.
+        replies: Replies, complete or not.
+        first_token_seconds: Seconds from the request to its first token.
+        conversation: Identity of the conversation; only a salted hash is logged.
+        message: Message that is answered. If it is given, it and the replies are logged; pass it only with `log_text`.
     """
-    fields = {
+    fields: dict[str, Any] = {
         "model": model,
         "tokens": sum(len(reply.token_ids) + (reply.stop_reason != "safety") for reply in replies),
         "first_token_seconds": None if first_token_seconds is None else round(first_token_seconds, 4),
         "stop_reason": ",".join(reply.stop_reason for reply in replies) or None,
-        "conversation": hashed(conversation),
+        "conversation": salted_hash(conversation),
     }
-    if said is not None:
-        fields |= {"said": said, "replies": [reply.text for reply in replies]}
+    if message is not None:
+        fields |= {"message": message, "replies": [reply.text for reply in replies]}
     return fields
 
 
-def hashed(text: str) -> str:
-    return sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
+def salted_hash(text: str) -> str:
+    """Return a hash that is the same within this process only, so that common first messages cannot be recognized."""
+    return sha256(_SALT + text.encode("utf-8", "replace")).hexdigest()[:12]
 
 
 class LineFormatter(logging.Formatter):
-    """Lines of JSON or text. Of an exception it shows the kind and the places, not the words, which may quote a text."""
+    """Formats records as lines of JSON or text.
+
+    For an exception the line has the class and the stack, not the message, which may quote a user.
+
+    Args:
+        as_json: Whether lines are JSON.
+        with_text: Whether messages of exceptions and warnings are shown.
+    """
 
     def __init__(self, as_json: bool, with_text: bool = False):
         super().__init__()
         self.as_json, self.with_text = as_json, with_text
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         event = record.getMessage()
-        if record.exc_info and record.exc_info[1] is not None and not self.with_text:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not self.with_text:
             event = str(record.msg).splitlines()[0].strip()
+        elif record.name == "py.warnings" and not self.with_text:
+            event = warning_place(event)
         fields = {"time": when, "level": record.levelname.lower(), "event": event, **getattr(record, "fields", {})}
         if record.name != LOGGER.name:
             fields["logger"] = record.name
-        if record.exc_info and record.exc_info[1] is not None:
-            error = record.exc_info[1]
+        if error is not None:
             fields["error"] = f"{type(error).__name__}: {error}" if self.with_text else type(error).__name__
             frames = traceback.extract_tb(error.__traceback__)
             fields["where"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-12:]]
@@ -90,23 +103,34 @@ class LineFormatter(logging.Formatter):
         return "".join(character if character.isprintable() else " " for character in line)  # one line, no escapes
 
 
-class PatientHandler(logging.Handler):
-    """Writes to a file descriptor from a thread of its own; lines that find the queue full are dropped and counted."""
+def warning_place(text: str) -> str:
+    """Return `file:line: Category` of a formatted Python warning; the rest may quote a user."""
+    first = text.splitlines()[0] if text else ""
+    return ": ".join(first.split(": ", 2)[:2])
+
+
+class BackgroundHandler(logging.Handler):
+    """Writes lines to a file descriptor in a background thread; lines that find the queue full are dropped and counted.
+
+    Args:
+        descriptor: Open file descriptor.
+    """
 
     def __init__(self, descriptor: int):
         super().__init__()
         self._descriptor, self._dropped = descriptor, 0
-        self._lines: queue.Queue[bytes] = queue.Queue(MOST_WAITING)
+        self._lines: queue.Queue[bytes] = queue.Queue(MAX_WAITING_LINES)
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Queue the line of a record."""
         try:
             self._lines.put_nowait((self.format(record) + "\n").encode("utf-8", "replace"))
         except queue.Full:
             self._dropped += 1
 
     def finish(self, seconds: float = 0.5) -> None:
-        """Waits so long for what is still to be written."""
+        """Wait up to `seconds` until all queued lines are written."""
         until = time.monotonic() + seconds
         while self._lines.unfinished_tasks and time.monotonic() < until:
             time.sleep(0.01)
@@ -122,20 +146,20 @@ class PatientHandler(logging.Handler):
                 while line:
                     line = line[os.write(self._descriptor, line) :]
             except OSError:
-                pass  # nobody reads it any more
+                pass  # the reader has closed stderr
             finally:
                 self._lines.task_done()
 
 
-def start_log(chosen: LogFormat = "auto", with_text: bool = False) -> PatientHandler:
-    """Sends the server's events, and the warnings of what it is built on, to stderr.
+def start_log(log_format: LogFormat = "auto", with_text: bool = False) -> BackgroundHandler:
+    """Write the server's events, and the warnings of its libraries, to stderr.
 
     Args:
-        chosen: `auto` is text on a terminal and JSON elsewhere.
-        with_text: Whether the words of exceptions are shown.
+        log_format: `auto` is text on a terminal and JSON elsewhere.
+        with_text: Whether messages of exceptions and warnings are shown.
     """
-    handler = PatientHandler(sys.stderr.fileno())
-    as_json = chosen == "json" or (chosen == "auto" and not sys.stderr.isatty())
+    handler = BackgroundHandler(sys.stderr.fileno())
+    as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     handler.setFormatter(LineFormatter(as_json, with_text))
     root = logging.getLogger()
     root.addHandler(handler)

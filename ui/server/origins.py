@@ -1,6 +1,7 @@
 """Which web sites may use the server, decided from a request's headers before anything else is read.
 
-A browser sends requests on behalf of every page that is open in it. Three attacks follow from that, and each has its rule:
+A browser sends requests on behalf of every page that is open in it. Three attacks follow from that, and each has its
+rule:
 
 - DNS rebinding: a foreign name that resolves to this machine makes a foreign page look like this server's own. The Host
   header must name this server (`Origins.check_host`). Numeric addresses cannot be rebound, so they are always accepted.
@@ -18,7 +19,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -34,7 +35,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 PAGE_POLICY = "; ".join(
     (
         "default-src 'self'",
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",  # Gradio starts from inline scripts and compiles its handlers
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",  # Gradio uses inline scripts and compiled handlers
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data: blob:",
         "font-src 'self' data:",
@@ -72,7 +73,7 @@ class Origins:
         if name is None or not (name in LOOPBACK_NAMES or name in self.hosts or is_address(name)):
             raise ApiError(
                 421,
-                "This server does not answer to the name in the Host header. Start it with --allow-host NAME to add one.",
+                "The Host header names another server. Start this one with --allow-host NAME to add a name.",
                 code="unknown_host",
             )
 
@@ -92,7 +93,7 @@ class Origins:
             return
         raise ApiError(
             403,
-            "Requests from other web sites are refused. Start the server with --allow-origin ORIGIN to allow one for /v1.",
+            "Requests from other web sites are refused. Start the server with --allow-origin ORIGIN for /v1.",
             code="foreign_origin",
         )
 
@@ -125,15 +126,15 @@ class Origins:
 
         CORS headers of inner applications are dropped, and cookies become SameSite=Lax.
         """
-        kept = []
+        headers_out = []
         for name, value in sent:
             lower = name.lower()
-            if (lower.startswith(b"access-control-") and lower not in _PREFLIGHT_ANSWERS) or lower in _OWN:
+            if (lower.startswith(b"access-control-") and lower not in _PREFLIGHT_ANSWERS) or lower in _SECURITY:
                 continue
-            kept.append((name, lax(value) if lower == b"set-cookie" else value))
+            headers_out.append((name, lax(value) if lower == b"set-cookie" else value))
         is_page = not scope["path"].startswith(("/v1/", "/metrics", "/healthz"))
         origin = self.allowed_origin(scope, headers)
-        own = {
+        security = {
             "Content-Security-Policy": PAGE_POLICY if is_page else API_POLICY,
             "X-Frame-Options": "DENY",
             "X-Content-Type-Options": "nosniff",
@@ -142,16 +143,16 @@ class Origins:
             "Cross-Origin-Resource-Policy": "same-origin" if origin is None else "cross-origin",
         }
         if self.allowed and scope["path"].startswith("/v1/"):
-            own["Vary"] = "Origin"
+            security["Vary"] = "Origin"
         if origin is not None:
-            own |= {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": EXPOSED_HEADERS}
-        return kept + [(name.lower().encode(), value.encode("latin-1")) for name, value in own.items()]
+            security |= {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": EXPOSED_HEADERS}
+        return headers_out + [(name.lower().encode(), value.encode("latin-1")) for name, value in security.items()]
 
     def _is_own(self, origin: str, headers: Headers) -> bool:
         """Whether an Origin header names this server, as the Host header does; the scheme may be a proxy's https."""
         parts = urlsplit(origin)
-        own = headers.get("host", "").lower()
-        return parts.scheme in ("http", "https") and parts.netloc.lower() in (own, _without_default_port(own))
+        host = headers.get("host", "").lower()
+        return parts.scheme in ("http", "https") and parts.netloc.lower() in (host, _without_default_port(host))
 
 
 _PREFLIGHT_ANSWERS = {
@@ -160,7 +161,7 @@ _PREFLIGHT_ANSWERS = {
     b"access-control-max-age",
     b"access-control-allow-private-network",
 }
-_OWN = {
+_SECURITY = {
     b"content-security-policy",
     b"x-frame-options",
     b"x-content-type-options",
@@ -212,7 +213,7 @@ def read_origins(values: Sequence[str]) -> frozenset[str]:
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.netloc or value.rstrip("/").lower() != _bare(parts):
             raise XianliaoError(
-                f"--allow-origin: {value!r} is not an origin. Give scheme, host and port only, as in https://app.example.com."
+                f"--allow-origin: {value!r} is not an origin. Give scheme, host and port, as in https://app.example.com."
             )
     return frozenset(value.rstrip("/").lower() for value in values)
 
@@ -229,7 +230,7 @@ def read_hosts(values: Sequence[str], host: str) -> frozenset[str]:
     return frozenset(value.lower().rstrip(".") for value in (*values, host) if ":" not in value)
 
 
-def _bare(parts) -> str:
+def _bare(parts: SplitResult) -> str:
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 

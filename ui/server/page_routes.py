@@ -1,11 +1,12 @@
-"""The part of Gradio's HTTP interface that the page uses; everything else of it is closed.
+"""The part of Gradio's HTTP interface that the page uses; the rest of it is closed.
 
 Gradio is made for applications that exchange files. A mounted Gradio application copies any file of the server that a
 client names in an input (`{"path": ..., "meta": {"_type": "gradio.FileData"}}`) into a folder that it serves, stores
 uploads on disk, and offers routes for downloads, proxying and editing. This page exchanges text only, so:
 
-- only the routes in `ROUTES` exist for clients, with the query parameters named there;
-- a request body that names a file, in whatever input, is refused before Gradio sees it;
+- clients can use only the routes in `ROUTES`, with the query parameters named there;
+- a request body that names a file in any input is refused before Gradio sees it;
+- a call must name a function of the page and have as many inputs as that function;
 - the body that Gradio reads is written anew from the value that was checked, so both cannot read it differently.
 """
 
@@ -13,12 +14,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlencode
+
+from starlette.datastructures import Headers
 
 from ui.api.schemas import ApiError
 
-OURS = ("/v1/", "/healthz", "/metrics", "/openapi.json")
-"""Beginnings of paths that belong to this project's own routes, not to Gradio."""
+KEY_ROUTES = ("/metrics", "/openapi.json")
+"""Routes besides /v1 that need credentials if there are any."""
 
 ROUTES: dict[str, tuple[re.Pattern[str], tuple[str, ...]]] = {
     "GET": (
@@ -33,20 +38,59 @@ ROUTES: dict[str, tuple[re.Pattern[str], tuple[str, ...]]] = {
 }
 """For each method the paths of the page and the query parameters that are passed on; HEAD follows GET."""
 
+FILES = re.compile(r"/(assets|static)/.+|(/gradio_api)?/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json")
+"""Paths of the files that a browser loads with the page."""
+
+PUBLIC = re.compile(r"/|/login|/logout|/gradio_api/(user|login_check)")
+"""Paths, besides the files, that a browser needs for the log-in."""
+
 LOGIN_BYTES = 16 * 1024
 """Largest body of a log-in; a form this small is parsed in memory."""
+
+MAX_VALUES = 100_000
+"""Largest number of JSON values in a body: twice that of the largest conversation of the page."""
 
 FILE_KEYS = frozenset({"path", "_type", "orig_name", "is_stream"})
 """Keys of Gradio's description of a file; no value that the page sends has any of them."""
 
 
-def is_gradio(path: str) -> bool:
+@dataclass(frozen=True)
+class PageRules:
+    """Facts about the mounted page.
+
+    Attributes:
+        functions: Number of inputs of each function, by its index.
+        needs_login: Whether the page is for logged-in users only.
+        user_of: Function that returns the logged-in user of a request, or None.
+    """
+
+    functions: Mapping[int, int] = field(default_factory=dict)
+    needs_login: bool = False
+    user_of: Callable[[Headers], str | None] = lambda headers: None
+
+
+def is_page(path: str) -> bool:
     """Whether Gradio answers a path."""
-    return not path.startswith(OURS)
+    return not path.startswith("/v1/") and path.rstrip("/") not in ("/healthz", *KEY_ROUTES)
+
+
+def needs_key(path: str) -> bool:
+    """Whether a path needs credentials of the API."""
+    return path.startswith("/v1/") or path.rstrip("/") in KEY_ROUTES
+
+
+def is_file(path: str) -> bool:
+    """Whether a path is a file that a browser loads with the page."""
+    return FILES.fullmatch(path) is not None
+
+
+def is_public(path: str) -> bool:
+    """Whether a path of the page is open before the log-in."""
+    return is_file(path) or PUBLIC.fullmatch(path.rstrip("/") or "/") is not None
 
 
 def check_route(method: str, path: str) -> None:
-    """Refuse what the page does not use.
+    """Refuse a route that the page does not use.
 
     Raises:
         ApiError: 404, the route is closed.
@@ -57,23 +101,27 @@ def check_route(method: str, path: str) -> None:
 
 
 def checked_query(method: str, query: bytes) -> bytes:
-    """Return the query string with the parameters that the page uses and no others."""
+    """Return the query string with only the parameters that the page uses."""
     _, names = ROUTES.get("GET" if method == "HEAD" else method, (None, ()))
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     return urlencode([(name, value) for name, value in pairs if name in names]).encode()
 
 
-def checked_body(path: str, content_type: str, body: bytes) -> bytes:
+def checked_body(path: str, content_type: str, body: bytes, functions: Mapping[int, int] | None = None) -> bytes:
     """Return the body of a POST as Gradio may read it.
 
+    Args:
+        path: Path of the request.
+        content_type: Value of its Content-Type header.
+        body: Body as it arrived.
+        functions: Number of inputs of each function of the page; None skips that check.
+
     Raises:
-        ApiError: 400, 413 or 415, the body is not what the page sends.
+        ApiError: 400 or 415, the page does not send this body.
     """
     if path.startswith("/login"):
-        if len(body) > LOGIN_BYTES:
-            raise ApiError(413, f"A log-in may have at most {LOGIN_BYTES} bytes.", code="body_too_large")
         if b"filename" in body:
-            raise ApiError(415, "A log-in holds a user name and a password, no file.", code="no_files")
+            raise ApiError(415, "A log-in has a user name and a password, not a file.", code="no_files")
         return body
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "Send application/json.", code="unsupported_media_type")
@@ -81,23 +129,53 @@ def checked_body(path: str, content_type: str, body: bytes) -> bytes:
         value = json.loads(body)
     except (ValueError, RecursionError):
         raise ApiError(400, "The body is not JSON.", code="invalid_json") from None
-    if names_file(value):
-        raise ApiError(400, "Inputs of the page hold no files.", code="no_files")
+    check_values(value)
+    if functions is not None and path.rstrip("/").endswith("/queue/join"):
+        check_call(value, functions)
     try:
         return json.dumps(value, allow_nan=False).encode()
     except (ValueError, RecursionError):
         raise ApiError(400, "The body is not JSON.", code="invalid_json") from None
 
 
-def names_file(value: object) -> bool:
-    """Whether a JSON value has, at any depth, an object that Gradio might take for a file."""
-    waiting = [value]
+def check_call(value: object, functions: Mapping[int, int]) -> None:
+    """Refuse a call that the page does not make; Gradio would answer it with a traceback that quotes the inputs.
+
+    Raises:
+        ApiError: 400, the function does not exist or the number of inputs is wrong.
+    """
+    index = value.get("fn_index") if isinstance(value, dict) else None
+    data = value.get("data") if isinstance(value, dict) else None
+    if type(index) is not int or index not in functions:
+        raise ApiError(400, "fn_index is not a function of this page. Reload the page.", code="unknown_function")
+    if not isinstance(data, list) or len(data) != functions[index]:
+        raise ApiError(
+            400, f"This function has {functions[index]} inputs. Reload the page.", code="wrong_number_of_inputs"
+        )
+
+
+def check_values(value: object) -> None:
+    """Refuse a JSON value that names a file at any depth, or that has very many parts.
+
+    Raises:
+        ApiError: 400 or 413.
+    """
+    waiting, count = [value], 1
     while waiting:
         part = waiting.pop()
         if isinstance(part, dict):
-            if not FILE_KEYS.isdisjoint(part):
-                return True
+            if names_file(part):
+                raise ApiError(400, "Inputs of the page hold no files.", code="no_files")
             waiting += part.values()
         elif isinstance(part, list):
             waiting += part
-    return False
+        else:
+            continue
+        count += len(part)
+        if count > MAX_VALUES:
+            raise ApiError(413, f"A request of the page may have at most {MAX_VALUES} values.", code="body_too_large")
+
+
+def names_file(value: dict) -> bool:
+    """Whether Gradio might take an object for the description of a file."""
+    return not FILE_KEYS.isdisjoint(value)

@@ -1,4 +1,4 @@
-"""The server process: HTTP with a time limit for headers, and an end within seconds."""
+"""The server process: HTTP with a time limit for headers, and a shutdown within seconds."""
 
 from __future__ import annotations
 
@@ -17,43 +17,46 @@ from chatbot.chat.worker import Worker
 from ui.server.logs import log_event
 
 DRAIN_SECONDS = 2
-"""How long replies under way may go on when the server is told to end."""
+"""Time in which replies that are being decoded may end after a signal."""
 
 HEADER_SECONDS = 15
-"""How long the headers of a request may take, from the connection or the end of the request before."""
+"""Time limit for the headers of a request, from the connection or the end of the request before."""
 
 
 class Protocol(H11Protocol):
-    """HTTP that does not wait for ever for the headers of a request.
+    """HTTP protocol with a time limit for the headers of a request.
 
-    uvicorn's own clock runs between requests and stops with the first byte of the next one; this one runs from there.
+    uvicorn's own timer runs between requests and stops at the first byte of the next one; this timer starts there.
     """
 
-    _waiting: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Start the timer."""
         super().connection_made(transport)
-        self._watch()
+        self._update_timer()
 
     def data_received(self, data: bytes) -> None:
+        """Stop the timer when the headers are complete."""
         super().data_received(data)
-        self._watch()
+        self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_watch()
+        """Stop the timer."""
+        self._stop_timer()
         super().connection_lost(exc)
 
-    def _watch(self) -> None:
-        """The clock goes on where headers are still missing: more bytes of them do not set it back."""
+    def _update_timer(self) -> None:
+        """Run the timer while headers are incomplete; more bytes do not reset it."""
         if self.conn.their_state is not h11.IDLE:
-            self._stop_watch()
-        elif self._waiting is None:
-            self._waiting = self.loop.call_later(HEADER_SECONDS, self._give_up)
+            self._stop_timer()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(HEADER_SECONDS, self._give_up)
 
-    def _stop_watch(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _give_up(self) -> None:
         if self.conn.their_state is h11.IDLE:
@@ -61,10 +64,13 @@ class Protocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Ends with exit code 0 on SIGTERM and SIGINT, within seconds, whatever is still open.
+    """uvicorn server that ends with exit code 0 within seconds of SIGTERM or SIGINT, even with open connections.
 
-    First new requests get 503 and replies under way may go on; then those left get an error in words; then streams that
-    never end, such as those of open tabs, are cut off.
+    First new requests get 503 and replies that are being decoded may end. Then the remaining replies get an error in
+    words. Then streams that never end, such as those of open tabs, are closed.
+
+    Args:
+        app: Application of `create_app`.
     """
 
     def __init__(self, app: FastAPI):
@@ -82,17 +88,19 @@ class Server(uvicorn.Server):
         super().__init__(config)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.should_exit = True  # and no more: uvicorn would raise the signal again when all is done
+        """Begin the shutdown. uvicorn's own handler would raise the signal again at the end."""
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuse new requests, let replies end, then close all connections."""
         self._limits.closing = True
         log_event("closing")
         await drain(self._workers)
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # tasks are cancelled now, as is meant
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # cancelling tasks is intended here
         await super().shutdown(sockets)
 
 
 async def drain(workers: Mapping[str, Worker]) -> None:
-    """Lets replies under way end for a while; those that have not get an error."""
+    """Give the replies that are being decoded `DRAIN_SECONDS` to end; the others get an error."""
     closing = [asyncio.to_thread(worker.close, DRAIN_SECONDS) for worker in workers.values()]
-    await asyncio.wait([asyncio.ensure_future(each) for each in closing], timeout=DRAIN_SECONDS + 0.5)
+    await asyncio.wait([asyncio.ensure_future(call) for call in closing], timeout=DRAIN_SECONDS + 0.5)

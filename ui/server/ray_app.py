@@ -1,9 +1,9 @@
 """The same server as a Ray Serve deployment: `serve run ui.server.ray_app:build checkpoint=DIR replicas=2`.
 
-A conversation stays with a replica by its X-Conversation-Id, where RAY_SERVE_SESSION_ID_HEADER_KEY says so (see
-deploy/README.md); without that, or when its replica has died, another reads it again from its text.
+If RAY_SERVE_SESSION_ID_HEADER_KEY is set (see deploy/README.md), requests with the same X-Conversation-Id are sent to
+the same replica. Without it, or when that replica has died, another replica reads the conversation again from its text.
 
-Ray reads the annotation of `build`, so annotations of this file are no strings.
+Ray evaluates the annotation of `build`, so this file does not import annotations from __future__.
 """
 
 from fastapi import FastAPI
@@ -18,16 +18,16 @@ class RaySettings(BaseModel):
     """Arguments of the deployment.
 
     Attributes:
-        checkpoint: Folders, with commas between; the first is the default.
-        replicas: Processes.
-        cpus: Processors that one of them takes.
-        gpus: GPUs that one of them takes.
+        checkpoint: Checkpoint folders separated by commas, the default one first.
+        replicas: Number of replicas.
+        cpus: CPU cores per replica.
+        gpus: GPUs per replica.
         device: auto, cpu, cuda or mps.
         dtype: As for `xianliao-serve`.
-        auth: A file of USER:PASSWORD lines.
-        api_key: A file of keys.
-        allow_host: Names under which the server is reached, with commas between.
-        rate_limit: Requests a minute of each sender, counted by every replica for itself.
+        auth: File of USER:PASSWORD lines.
+        api_key: File of keys.
+        allow_host: Names under which clients reach the server, separated by commas.
+        rate_limit: Requests per minute of each sender; each replica counts its requests.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -45,9 +45,9 @@ class RaySettings(BaseModel):
 
 
 def build(args: RaySettings) -> serve.Application:
-    """The application for Ray Serve."""
+    """Return the application for Ray Serve."""
 
-    def build_app() -> FastAPI:  # in the replica's process
+    def build_app() -> FastAPI:  # runs in the replica's process
         from ui.checkpoints import load_bots
         from ui.options import ServeOptions
         from ui.server.access import read_keys, read_users
@@ -65,7 +65,7 @@ def build(args: RaySettings) -> serve.Application:
         serve.ingress(build_app)(),
         name="xianliao",
         num_replicas=args.replicas,
-        max_ongoing_requests=512,  # the worker's own queue decides
+        max_ongoing_requests=512,  # the queue of the worker has its own limit
         ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus},
         request_router_config=RequestRouterConfig(request_router_class=ROUTER),
         graceful_shutdown_timeout_s=5,

@@ -17,29 +17,37 @@ from chatbot.errors import XianliaoError
 from data_prep.reading.formats import read_records
 from ui.cli import listen, main
 from ui.options import ServeOptions
+from ui.page.chat_files import from_text, to_json, to_markdown
 from ui.page.chats import (
     ChatError,
+    check_room,
     checked,
-    from_text,
     new_chat,
     persona_turns,
-    rateable,
-    to_json,
-    to_markdown,
     turns_of,
     with_message,
-    within_bounds,
-    without_last,
+    without_last_exchange,
 )
-from ui.page.feedback import FeedbackError, write_feedback
-from ui.page.handlers import Wish, answer, as_typed, in_words, inside, preset, said, several, shown_as_text
+from ui.page.feedback import Feedback, FeedbackError
+from ui.page.handlers import (
+    PageSettings,
+    answer,
+    candidates,
+    escape_markup,
+    explain,
+    preset,
+    rated_turns,
+    trace_last_reply,
+    unescape_markup,
+    with_user_message,
+)
 from ui.page.text import PERSONAS, TEXT, language_of
 
 
 def chat_of(*messages: tuple[str, str], persona=()) -> dict:
     chat = new_chat(persona)
     for role, text in messages:
-        chat = with_message(chat, role, text)
+        chat = with_message(chat, {"role": role, "text": text})
     return chat
 
 
@@ -51,7 +59,7 @@ def worker(bot):
 
 
 def last(worker, chat) -> tuple[str, str]:
-    *_, (chat, line) = answer(worker, chat, Wish(seed=7), "zh")
+    *_, (chat, line) = answer(worker, chat, PageSettings(seed=7), "zh")
     return chat["messages"][-1]["text"], line
 
 
@@ -74,7 +82,7 @@ def test_what_the_model_reads(messages, persona, turns):
 
 def test_the_page_gives_the_reply_that_python_gives(bot, worker):
     chat = chat_of(("user", "你好"), ("assistant", "你好呀"))
-    steps = list(answer(worker, said(bot, chat, "今天吃什么"), Wish(seed=7), "zh"))
+    steps = list(answer(worker, with_user_message(bot, chat, "今天吃什么"), PageSettings(seed=7), "zh"))
     texts = [chat["messages"][-1]["text"] for chat, _ in steps]
     assert texts[-1] == bot.reply(["你好", "你好呀", "今天吃什么"], seed=7)
     assert "种子 7" in steps[-1][1]
@@ -86,12 +94,12 @@ def test_the_page_gives_the_reply_that_python_gives(bot, worker):
 def test_every_reply_is_noted_also_one_that_was_stopped(bot, worker):
     noted = []
     chat = chat_of(("user", "你好"))
-    list(answer(worker, chat, Wish(seed=7), "zh", lambda *about: noted.append(about)))
+    list(answer(worker, chat, PageSettings(seed=7), "zh", lambda *about: noted.append(about)))
     model, reply, first, ident, message = noted.pop()
     assert (model, reply.text, ident, message) == ("tiny", bot.reply(["你好"], seed=7), chat["id"], "你好")
     assert 0 < first <= reply.seconds
     seed = next(seed for seed in range(50) if len(bot.respond(["你好"], seed=seed).token_ids) > 5)
-    steps = answer(worker, chat, Wish(seed=seed), "zh", lambda *about: noted.append(about))
+    steps = answer(worker, chat, PageSettings(seed=seed), "zh", lambda *about: noted.append(about))
     next(steps)
     steps.close()
     assert noted[0][1].stop_reason == "stopped"
@@ -104,61 +112,61 @@ def test_persona_and_divider_change_what_is_answered(bot, worker):
 
 def test_several_replies_are_those_of_their_seeds(bot, worker):
     chat = chat_of(("user", "你好"), ("assistant", "嗨"))
-    *_, found = several(worker, chat, Wish(seed=3), "zh")
+    *_, found = candidates(worker, chat, PageSettings(seed=3))
     assert [each["seed"] for each in found] == candidate_seeds(3, 4)[1:]
     assert [each["text"] for each in found] == [bot.reply(["你好"], seed=each["seed"]) for each in found]
     assert worker.busy_rows == 0
     with pytest.raises(ChatError):
-        next(several(worker, new_chat(), Wish(), "zh"))
+        next(candidates(worker, new_chat(), PageSettings()))
 
 
 def test_who_may_be_in_danger_gets_the_fixed_reply_alone(worker):
     chat = chat_of(("user", "我不想活了"))
-    steps = list(answer(worker, chat, Wish(), "zh"))
+    steps = list(answer(worker, chat, PageSettings(), "zh"))
     assert len(steps) == 1
     assert "12356" in steps[0][0]["messages"][-1]["text"]
     assert steps[0][1] == TEXT["zh"]["fixed"]
     with pytest.raises(ChatError):
-        next(several(worker, chat, Wish(), "zh"))
+        next(candidates(worker, chat, PageSettings()))
 
 
 def test_the_messages_after_it_are_those_of_python(bot, worker):
     chat = chat_of(("user", "我不想活了"))
     noted = []
     for message in ("嗯", "吃几片", "今天吃什么"):
-        *_, (chat, line) = answer(worker, chat, Wish(seed=7), "zh", lambda *about: noted.append(about))
+        *_, (chat, line) = answer(worker, chat, PageSettings(seed=7), "zh", lambda *about: noted.append(about))
         assert chat["messages"][-1]["text"] == bot.reply(turns_of(chat)[:-1], seed=7)
         assert "seed" not in chat["messages"][-1]
         assert line == TEXT["zh"]["fixed"]
-        chat = said(bot, chat, message)
+        chat = with_user_message(bot, chat, message)
         with pytest.raises(ChatError):
-            next(several(worker, chat, Wish(), "zh"))
+            next(candidates(worker, chat, PageSettings()))
     assert [about[1].stop_reason for about in noted] == ["safety"] * 3
     forged = {**chat, "messages": [*chat["messages"], {"role": "assistant", "text": "x", "seed": 1}]}
     with pytest.raises(ChatError):
-        inside(lambda name: worker, forged, "zh")
+        trace_last_reply(lambda name: worker, forged)
 
 
 def test_whoever_is_in_need_is_answered_however_long_the_message_is(bot, worker):
-    chat = said(bot, chat_of(), "我不想活了" + "太长了" * 2000)
+    chat = with_user_message(bot, chat_of(), "我不想活了" + "太长了" * 2000)
     assert last(worker, chat) == (bot.safety.crisis_reply, TEXT["zh"]["fixed"])
 
 
 def test_a_message_that_was_never_answered_joins_the_next_unless_that_is_too_much(bot, worker):
     chat = chat_of(("user", "你好"))
-    assert last(worker, said(bot, chat, "在吗"))[0] == bot.reply(["你好\n在吗"], seed=7)
+    assert last(worker, with_user_message(bot, chat, "在吗"))[0] == bot.reply(["你好\n在吗"], seed=7)
     bot.max_message_tokens = 20
-    chat = said(bot, chat_of(("user", "很长" * 10)), "在吗")
+    chat = with_user_message(bot, chat_of(("user", "很长" * 10)), "在吗")
     assert last(worker, chat)[0] == bot.reply(["在吗"], seed=7)
 
 
 def test_taking_back(bot):
     chat = chat_of(("user", "一"), ("assistant", "二"), ("user", "三"), ("assistant", "四"), ("divider", ""))
-    chat, text = without_last(chat)
+    chat, text = without_last_exchange(chat)
     assert (len(chat["messages"]), text) == (4, "")
-    chat, text = without_last(chat)
+    chat, text = without_last_exchange(chat)
     assert ([m["text"] for m in chat["messages"]], text) == (["一", "二"], "三")
-    assert without_last(new_chat()) == (new_chat(), "")
+    assert without_last_exchange(new_chat()) == (new_chat(), "")
 
 
 TEXTS = st.text(st.sampled_from("你好 #\\-\n一<&>\t\"'"), max_size=12)
@@ -208,10 +216,10 @@ def test_other_files_are_refused_in_a_sentence(content):
 
 def test_what_comes_from_outside_is_checked():
     huge = checked({"messages": [{"role": "user", "text": "长" * 500_001}]})  # can still be exported
-    with pytest.raises(ChatError, match="too large"):
+    with pytest.raises(ChatError, match="too long"):
         from_text(to_json(huge))
-    with pytest.raises(ChatError, match="too large"):
-        within_bounds(huge)
+    with pytest.raises(ChatError, match="too long"):
+        check_room(huge)
     assert checked({"messages": [{"role": "user", "text": "\ud800你"}]})["messages"][0]["text"] == "�你"
     with pytest.raises(ChatError):
         checked(None)
@@ -221,61 +229,63 @@ def test_what_comes_from_outside_is_checked():
         "messages": [{"role": "assistant", "text": "a", "seed": "b", "x": 1}],
         "y": 2,
     }
-    assert checked(odd) == {"id": "", "title": "['x']", "persona": [], "messages": [{"role": "assistant", "text": "a"}]}
+    assert checked(odd) == {"id": "", "title": "", "persona": [], "messages": [{"role": "assistant", "text": "a"}]}
     with pytest.raises(ChatError, match="even number"):
         persona_turns("一\n\n二\n三")
 
 
 def test_feedback_is_dialogues_for_prepare(tmp_path):
-    write_feedback(tmp_path / "new", ["你好", "嗨"], "dislike")
-    write_feedback(tmp_path / "new", ["你好", "嗨"], "like", ["funny", "nonsense"], "好", {"seed": 1})
-    path = write_feedback(tmp_path / "new", ["你好", "滚"], "dislike")
+    feedback = Feedback(tmp_path / "new")
+    feedback.write(["你好", "嗨"], "dislike")
+    feedback.write(["你好", "嗨"], "like", ["funny", "nonsense"], "好", {"seed": 1})
+    feedback.write(["你好", "滚"], "dislike")
+    path = tmp_path / "new" / "feedback.jsonl"
     line = json.loads(path.read_text().splitlines()[0])
     assert (line["rating"], line["reasons"]) == ("like", ["funny"])  # the last word about a reply
     assert path.stat().st_mode & 0o77 == 0
     with pytest.raises(FeedbackError, match="like or dislike"):
-        write_feedback(tmp_path / "new", ["你好", "嗨"], "anything")
+        feedback.write(["你好", "嗨"], "anything")
     assert [record[1:] for record in read_records(path)] == [(["你好", "嗨"], None), (None, "disliked")]
     (tmp_path / "file").write_text("")
     with pytest.raises(FeedbackError, match="could not be written"):
-        write_feedback(tmp_path / "file" / "below", ["你好", "嗨"], "like")
+        Feedback(tmp_path / "file" / "below").write(["你好", "嗨"], "like")
 
 
 @pytest.mark.parametrize("text", ["<b>粗</b> &lt; 1<2 a&b <", "<img src=x onerror=alert(1)>", "你好"])
 def test_markup_is_kept_from_being_markup_and_comes_back_as_it_was(text):
-    shown = shown_as_text(text)
+    shown = escape_markup(text)
     assert "<b>" not in shown
     assert "&lt;" not in shown
-    assert shown.replace("\u200b", "") == as_typed(shown) == text
+    assert shown.replace("\u200b", "") == unescape_markup(shown) == text
 
 
 def test_characters_that_turn_or_hide_text_are_shown_as_such():
-    assert shown_as_text("a\u202eb\x00c\td\n") == "a�b�c\td\n"
+    assert escape_markup("a\u202eb\x00c\td\n") == "a�b�c\td\n"
 
 
 def test_messages_that_cannot_be_sent_are_explained_in_the_pages_language(bot):
     for message, language, words in ((" \n", "zh", TEXT["zh"]["empty"]), ("长" * 100_000, "en", "100000")):
         with pytest.raises(ChatError) as caught:
-            said(bot, new_chat(), message)
-        assert words in in_words(caught.value, language)
-    assert in_words(BusyError("Too many."), "zh") == TEXT["zh"]["busy"]
-    assert in_words(XianliaoError("Other."), "zh") == "Other."
+            with_user_message(bot, new_chat(), message)
+        assert words in explain(caught.value, language)
+    assert explain(BusyError("Too many."), "zh") == TEXT["zh"]["busy"]
+    assert explain(XianliaoError("Other."), "zh") == "Other."
 
 
 @pytest.mark.parametrize("values", [(-1, 1, 1), (2**31, 1, 1), ("x", 1, 1), (1, "x", 1), (float("nan"), 1, 1)])
 def test_fields_that_are_no_numbers_are_said(values):
     with pytest.raises(ChatError, match="whole number"):
-        Wish.of(*values)
-    assert Wish.of(3.0, 0.5, None) == Wish(3, 0.5)
+        PageSettings.from_fields(*values)
+    assert PageSettings.from_fields(3.0, 0.5, None) == PageSettings(3, 0.5)
 
 
 def test_only_what_the_model_said_can_be_rated(bot, worker):
-    *_, (chat, _) = answer(worker, chat_of(("user", "你好")), Wish(seed=7), "zh")
-    assert rateable(chat, 1)["seed"] == 7
-    assert rateable(chat, 1)["model"] == "tiny"
-    for place, text in ((0, None), (2, None), (-1, None), (1, "别的")):
+    *_, (chat, _) = answer(worker, chat_of(("user", "你好")), PageSettings(seed=7), "zh")
+    assert rated_turns(chat, 1) == ["你好", chat["messages"][1]["text"]]
+    assert (chat["messages"][1]["seed"], chat["messages"][1]["model"]) == (7, "tiny")
+    for index, text in ((0, None), (2, None), (-1, None), (1, "别的")):
         with pytest.raises(ChatError, match="rated"):
-            rateable(chat, place, text)
+            rated_turns(chat, index, text)
 
 
 def test_markdown_of_a_person_loses_nothing():
@@ -289,12 +299,24 @@ def test_what_goes_wrong_is_a_notice_and_prints_nothing(bot, worker, capfd, tmp_
     from ui.page.actions import Actions
 
     act = Actions({"tiny": worker}, ServeOptions(data_dir=tmp_path), None)
-    for call in (lambda: act.finished(None, "", None), lambda: act.use(new_chat(), [], 7, None)):
+    for call in (lambda: act.finish(None, "", None), lambda: act.use(new_chat(), [], 7, None)):
         with pytest.raises(gr.Error) as caught:
             call()
         assert not caught.value.print_exception
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""
+
+
+def test_the_steps_of_a_reply_are_a_chart_and_a_table(bot, worker, tmp_path):
+    from ui.page.actions import Actions
+
+    act = Actions({"tiny": worker}, ServeOptions(data_dir=tmp_path), None)
+    *_, (chat, _) = answer(worker, chat_of(("user", "你好")), PageSettings(seed=7), "en")
+    chart, table = act.look_inside(chat, None)
+    tokens = len(bot.respond(["你好"], seed=7).token_ids) + 1
+    assert len(table.value["data"]) == tokens
+    assert table.value["data"][-1][0] == TEXT["en"]["end_mark"]
+    assert len(chart.value["data"]) == 4 * tokens
 
 
 def test_presets(bot):
@@ -343,7 +365,7 @@ def test_a_taken_port_is_one_sentence(capsys):
         with pytest.raises(XianliaoError, match=str(port)):
             listen("127.0.0.1", port)
         assert main(["--port", str(port)]) == 1
-    assert "choose another --host or --port" in capsys.readouterr().err
+    assert "Choose another --host or --port" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
         main(["--port", "99999"])
     assert caught.value.code == 2
@@ -360,5 +382,5 @@ def test_without_feedback_there_is_no_way_to_write_it(worker, feedback, tmp_path
     page = Page({"tiny": worker}, options, gr.I18n(en=TEXT["en"], zh=TEXT["zh"]), None)
     names = {function.name for function in page.blocks.fns.values()}
     assert ("rate" in names) is feedback
-    assert ("explain" in names) is feedback
+    assert ("give_reasons" in names) is feedback
     assert "say" in names

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from ui.api.schemas import ApiError
 from ui.options import ServeOptions
 from ui.server.app import create_app
-from ui.server.page_routes import ROUTES, checked_body, names_file
+from ui.server.page_routes import MAX_VALUES, ROUTES, check_values, checked_body
 
 SECRET = "canary-5f1d"
 BASIC = {"Authorization": "Basic YW5uOnB3"}
@@ -213,7 +214,18 @@ def test_state_saved_for_links_is_not_read(bot, tmp_path, cache):
     ],
 )
 def test_what_names_a_file(value, names):
-    assert names_file(value) is names
+    if not names:
+        check_values(value)
+        return
+    with pytest.raises(ApiError, match="no files"):
+        check_values(value)
+
+
+def test_a_body_of_very_many_values_is_refused():
+    check_values([0] * (MAX_VALUES - 1))
+    for value in ([0] * MAX_VALUES, [[[]] * (MAX_VALUES // 2)] * 2, {"data": [{"a": "b"}] * MAX_VALUES}):
+        with pytest.raises(ApiError, match="at most"):
+            check_values(value)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b'{"a": NaN}', b"\xff\xfe"])

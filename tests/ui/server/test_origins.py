@@ -1,4 +1,4 @@
-"""Which hosts, origins and frames the server accepts, by headers; a real browser tries the same in test_browser_origins."""
+"""Hosts, origins and frames that the server accepts, by headers; test_browser_origins tries them in a browser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ui.server.origins import Origins, lax, read_hosts, read_origins
 
 HELLO = {"messages": [{"role": "user", "content": "你好"}], "seed": 5}
 APP = "https://app.example.com"
-JOIN = {"data": [], "fn_index": 0, "session_hash": "s"}
+JOIN = {"data": [None] * 3, "fn_index": 0, "session_hash": "s"}
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from ui.cli import is_loopback, main
 from ui.options import ServeOptions
 from ui.server.access import Access, read_keys, read_users
 from ui.server.app import create_app
-from ui.server.limits import MOST_SENDERS, RateLimit
-from ui.server.logs import LOGGER, MOST_WAITING, LineFormatter, PatientHandler
+from ui.server.limits import MAX_SENDERS, RateLimit
+from ui.server.logs import LOGGER, MAX_WAITING_LINES, BackgroundHandler, LineFormatter
 
 HELLO = {"messages": [{"role": "user", "content": "你好"}], "seed": 5}
 COMPLETE = "/v1/chat/completions"
@@ -138,10 +138,10 @@ def test_users_close_the_page_too(two):
 
 def test_access_tells_who_it_is():
     access = Access((("ann", "pw"),), ("k1",))
-    assert access.who(basic("ann:pw")["Authorization"]) == "user ann"
-    assert access.who("Bearer k1").startswith("key ")
-    assert "k1" not in access.who("Bearer k1").removeprefix("key ") or len("k1") < 3
-    assert access.who("Bearer 错") is None
+    assert access.identify(basic("ann:pw")["Authorization"]) == "user ann"
+    assert access.identify("Bearer k1").startswith("key ")
+    assert "k1" not in access.identify("Bearer k1").removeprefix("key ") or len("k1") < 3
+    assert access.identify("Bearer 错") is None
     assert Access().is_open
 
 
@@ -156,7 +156,7 @@ def test_users_and_keys_come_from_files(tmp_path):
         (read_users, "nobody", "user:password"),
         (read_users, "ann:", "user:password"),
         (read_users, ":pw", "user:password"),
-        (read_keys, str(keys), "without a key"),
+        (read_keys, str(keys), "empty"),
         (read_keys, "钥匙", "ASCII"),
         (read_keys, "two words", "ASCII"),
     ):
@@ -192,7 +192,7 @@ def test_no_secret_stands_in_an_error(tmp_path):
         (["--host", "::1"], None),
         (["--host", "0.0.0.0"], "chat and use the API"),
         (["--host", "::"], "chat and use the API"),
-        (["--host", "0.0.0.0", "--api-key", "k"], "can chat; give --auth"),
+        (["--host", "0.0.0.0", "--api-key", "k"], "can chat. Add --auth"),
         (["--host", "0.0.0.0", "--auth", "a:b"], None),
         (["--host", "0.0.0.0", "--auth", "a:b", "--api-key", "k"], None),
     ],
@@ -249,19 +249,19 @@ def test_wrong_usage_ends_with_2_and_one_sentence(arguments, words, capsys):
 def test_the_rate_is_of_each_sender_and_comes_back_evenly():
     now = [0.0]
     rate = RateLimit(6, lambda: now[0])
-    assert [rate.take("ann") for _ in range(7)] == [0] * 6 + [10]
-    assert rate.take("bob") == 0
+    assert [rate.charge("ann") for _ in range(7)] == [0] * 6 + [10]
+    assert rate.charge("bob") == 0
     now[0] = 9
-    assert rate.take("ann") == 1
+    assert rate.charge("ann") == 1
     now[0] = 10
-    assert rate.take("ann") == 0
-    assert rate.take("ann", 0.1) == 1
+    assert rate.charge("ann") == 0
+    assert rate.charge("ann", 0.1) == 1
     now[0] = 10_000
-    assert [rate.take("ann") for _ in range(7)] == [0] * 6 + [10]
-    for number in range(MOST_SENDERS + 5):
-        rate.take(str(number))
-    assert len(rate._left) == MOST_SENDERS
-    assert not any(RateLimit(0).take("ann") for _ in range(1000))
+    assert [rate.charge("ann") for _ in range(7)] == [0] * 6 + [10]
+    for number in range(MAX_SENDERS + 5):
+        rate.charge(str(number))
+    assert len(rate._left) == MAX_SENDERS
+    assert not any(RateLimit(0).charge("ann") for _ in range(1000))
 
 
 def test_too_much_is_refused_as_openai_says_it(bot):
@@ -306,7 +306,7 @@ def test_a_closing_server_says_so(bot):
         client.app.state.limits.closing = True
         for path in ("/v1/models", "/healthz", "/"):
             assert client.get(path).status_code == 503
-        assert "try again" in client.get("/v1/models").json()["error"]["message"]
+        assert "Try again" in client.get("/v1/models").json()["error"]["message"]
 
 
 def test_errors_are_openais_wherever_they_are_below_v1(bot):
@@ -338,7 +338,7 @@ def test_one_line_a_request_and_no_word_of_it(bot, caplog, log_text):
         client.get("/v1/悄悄话?秘密")
         client.get("/")
         reply = bot.respond(["吃了吗"], seed=1)
-        client.app.state.note_reply("tiny", reply, 0.01, "吃了吗", "吃了吗", "stopped")
+        client.app.state.on_reply("tiny", reply, 0.01, "吃了吗", "吃了吗", "stopped")
     first, second, third, fourth = lines_of(caplog)
     assert first["event"] == second["event"] == fourth["event"] == "reply"
     assert first["tokens"] == plain["usage"]["completion_tokens"]
@@ -375,13 +375,13 @@ def test_a_log_that_nobody_reads_stops_nothing():
         while os.write(writing, b"\n" * 1000):
             pass
     os.set_blocking(writing, True)
-    handler = PatientHandler(writing)
+    handler = BackgroundHandler(writing)
     record = LOGGER.makeRecord(LOGGER.name, logging.INFO, "", 0, "长" * 1000, (), None)
     handler.emit(record)
     while handler._lines.qsize():  # until its thread is stuck on the full pipe
         time.sleep(0.01)
     started = time.monotonic()
-    for _ in range(MOST_WAITING + 200):
+    for _ in range(MAX_WAITING_LINES + 200):
         handler.emit(record)
     handler.finish(0.1)
     assert time.monotonic() - started < 2
@@ -391,7 +391,8 @@ def test_a_log_that_nobody_reads_stops_nothing():
 
 def test_the_openapi_document_names_bodies_and_errors(bot):
     with client_of(bot, api_keys=("k",)) as client:
-        document = client.get("/openapi.json").json()
+        assert client.get("/openapi.json").status_code == 401
+        document = client.get("/openapi.json", headers={"Authorization": "Bearer k"}).json()
     post = document["paths"][COMPLETE]["post"]
     assert set(post["responses"]) == {"200", "4XX", "5XX"}
     assert set(post["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}

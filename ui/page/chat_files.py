@@ -1,0 +1,94 @@
+"""Files of a conversation: JSON, which `xianliao-prepare` reads too, and Markdown."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+from ui.page.chats import ROLES, Chat, ChatError, check_room, checked, new_chat
+
+_HEADINGS = {"user": "## 我", "assistant": "## 闲聊"}
+_PERSONA = "（面具）"
+
+
+def to_json(chat: Chat) -> str:
+    """Return a JSON file with roles and contents as in the API. Signatures are left out."""
+    messages = [
+        {"content" if name == "text" else name: value for name, value in message.items() if name != "signature"}
+        for message in chat["messages"]
+    ]
+    content = {"title": chat["title"], "persona": chat["persona"], "messages": messages}
+    return json.dumps(content, ensure_ascii=False, indent=1)
+
+
+def to_markdown(chat: Chat) -> str:
+    """Return a Markdown file that `from_text` can read; a backslash escapes lines that would be headings."""
+    blocks = ["# " + chat["title"]]
+    for index, turn in enumerate(chat["persona"]):
+        blocks += [_HEADINGS[ROLES[index % 2]] + _PERSONA, _escaped(turn)]
+    for message in chat["messages"]:
+        blocks += ["---"] if message["role"] == "divider" else [_HEADINGS[message["role"]], _escaped(message["text"])]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"^(?=[#\\]|---)", r"\\", text, flags=re.MULTILINE)
+
+
+def from_text(text: object) -> Chat:
+    """Return the conversation of a file that `to_json` or `to_markdown` wrote, or of a list of messages as in the API.
+
+    Raises:
+        ChatError: The file cannot be read, or the conversation is too large.
+    """
+    if not isinstance(text, str):
+        raise ChatError("not_a_file")
+    text = text.removeprefix("\ufeff")
+    try:
+        if text.lstrip().startswith(("{", "[")):
+            value = json.loads(text)
+            chat = checked({"messages": value} if isinstance(value, list) else value)
+        else:
+            chat = checked(_from_markdown(text))
+    except (json.JSONDecodeError, RecursionError):
+        raise ChatError("not_a_file") from None
+    check_room(chat)
+    return chat
+
+
+def _from_markdown(text: str) -> Chat:
+    chat = new_chat()
+    for heading, lines in _blocks(text.replace("\r\n", "\n").split("\n")):
+        if heading.startswith("# "):
+            chat["title"] = heading[2:]
+        elif heading == "---":
+            chat["messages"].append({"role": "divider", "text": ""})
+        elif heading.removesuffix(_PERSONA) in _HEADINGS.values():
+            lines = lines[1:] if lines[:1] == [""] else lines  # `to_markdown` puts a blank line around every text
+            lines = lines[:-1] if lines[-1:] == [""] else lines
+            body = "\n".join(line.removeprefix("\\") for line in lines)
+            if heading.endswith(_PERSONA):
+                chat["persona"].append(body)
+            elif heading.startswith(_HEADINGS["user"]):
+                chat["messages"].append({"role": "user", "text": body})
+            else:
+                chat["messages"].append({"role": "assistant", "text": body})
+        else:
+            raise ChatError("unknown_heading", heading=heading[:40])
+    if not chat["messages"] and not chat["persona"]:
+        raise ChatError("not_a_file")
+    return chat
+
+
+def _blocks(lines: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """Return (heading, lines below it) of each block; text before the first heading is an error."""
+    blocks: list[tuple[str, list[str]]] = []
+    for line in lines:
+        if line.startswith("#") or line == "---":
+            blocks.append((line, []))
+        elif blocks:
+            blocks[-1][1].append(line)
+        elif line.strip():
+            raise ChatError("not_a_file")
+    return blocks

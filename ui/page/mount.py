@@ -1,0 +1,78 @@
+"""Put the page on a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import gradio as gr
+from fastapi import FastAPI
+from gradio.routes import App
+from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
+from starlette.routing import Mount
+
+from chatbot.chat.worker import Worker
+from ui.options import ServeOptions
+from ui.page.handlers import ReplyCallback
+from ui.page.layout import Page
+from ui.page.text import TEXT
+from ui.server.page_routes import PageRules
+
+CSS = Path(__file__).with_name("page.css")
+SCRIPT = Path(__file__).with_name("page.js")
+CHINESE = ("zh", "zh-CN", "zh-TW", "zh-HK", "zh-MO", "zh-SG", "zh-Hans", "zh-Hant")
+
+
+def mount_page(
+    app: FastAPI, workers: Mapping[str, Worker], options: ServeOptions, on_reply: ReplyCallback | None
+) -> PageRules:
+    """Put the page on a server, at /.
+
+    Args:
+        app: The server.
+        workers: Workers by the name of their checkpoint; the first is the default.
+        options: Options of the server.
+        on_reply: Function to call after each reply.
+
+    Returns:
+        The facts about the page that the checks of requests need.
+    """
+    i18n = gr.I18n(en=TEXT["en"], **dict.fromkeys(CHINESE, TEXT["zh"]))
+    script = SCRIPT.read_text(encoding="utf-8").replace("KEEP_CHATS", str(options.saved_chats).lower())
+    blocks = Page(workers, options, i18n, on_reply).blocks
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        i18n=i18n,
+        css_paths=[CSS],
+        head=f"<script>\n{script}</script>",
+        footer_links=[],
+        enable_monitoring=False,
+        run_history=False,
+        auth=list(options.auth) or None,
+    )
+    # launch() sets this; without it Gradio does not check that a client uploaded a file before it names it. Requests
+    # that name a file are refused earlier (ui.server.page_routes), so this is a second lock.
+    blocks.has_launched = True
+    functions = {index: len(function.inputs) for index, function in blocks.fns.items()}
+    mounted = next(route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))
+    return PageRules(functions, bool(options.auth), user_reader(mounted))
+
+
+def user_reader(app: App) -> Callable[[Headers], str | None]:
+    """Return a function that reads the logged-in user of a request from Gradio's cookies.
+
+    Args:
+        app: Gradio's application, which has the tokens of all log-ins.
+    """
+
+    def user_of(headers: Headers) -> str | None:
+        cookies = cookie_parser(headers.get("cookie", ""))
+        for name in (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}"):
+            if (user := app.tokens.get(cookies.get(name))) is not None:
+                return user
+        return None
+
+    return user_of
