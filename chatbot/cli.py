@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from functools import partial
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from chatbot.decoding.settings import OPTIONS
@@ -132,39 +129,15 @@ def _say(session: ChatSession, stream: Generator[str, None, None]) -> None:
     printed: str | None = None
     is_stopped = False
     try:
-        with _first_interrupt() as interrupted:
-            for text in stream:
-                sys.stdout.write("闲聊: " + text if printed is None else text[len(printed) :])
-                sys.stdout.flush()
-                printed = text
-                if interrupted.is_set():
-                    is_stopped = True
-                    stream.close()  # the session remembers the reply so far
+        for text in stream:
+            sys.stdout.write("闲聊: " + text if printed is None else text[len(printed) :])
+            sys.stdout.flush()
+            printed = text
     except KeyboardInterrupt:
         stream.close()
         is_stopped = True
     reason = "stopped" if is_stopped or session.last_reply is None else session.last_reply.stop_reason
     print(f"  [{reason}]" if reason != "eos" else "")
-
-
-@contextmanager
-def _first_interrupt() -> Iterator[Event]:
-    """Yield an event that the first Ctrl+C sets; a second one raises KeyboardInterrupt.
-
-    An exception would be raised within the generator of the reply, which then could not be closed in order.
-    """
-    pressed = Event()
-    handler = signal.getsignal(signal.SIGINT) or signal.default_int_handler
-
-    def press(*_: object) -> None:
-        pressed.set()
-        signal.signal(signal.SIGINT, handler)
-
-    signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 def build_evaluate_parser() -> argparse.ArgumentParser:

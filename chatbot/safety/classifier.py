@@ -25,6 +25,8 @@ BUCKETS = 1 << 16
 LONGEST_NGRAM = 4
 SHORT_LETTERS = 12
 """Parts of fewer letters are scored together with their neighbour; in shorter messages a phrase cannot be vetoed."""
+LONG_LETTERS = 100
+"""In longer messages a phrase cannot be vetoed either: much harmless text around it proves nothing."""
 FEWEST_LETTERS = 6
 """Messages of fewer letters are left to the phrases: their n-grams say too little."""
 MAX_LETTERS = 4000
@@ -95,6 +97,6 @@ class NeedClassifier:
             has_phrase: Whether the phrase list finds it.
         """
         letters = len(fold(message[:MAX_LETTERS]).text)
-        if letters < FEWEST_LETTERS or (has_phrase and letters < SHORT_LETTERS):
+        if letters < FEWEST_LETTERS or (has_phrase and not SHORT_LETTERS <= letters <= LONG_LETTERS):
             return has_phrase
         return self.score(message) >= (min(self.veto, self.threshold) if has_phrase else self.threshold)

@@ -24,10 +24,8 @@ from chatbot.safety.folding import fold  # noqa: E402
 from chatbot.safety.phrases import Phrases, lines_of  # noqa: E402
 from chatbot.safety.rules import FOLDER  # noqa: E402
 
-FALSE_ALARMS, EVERYDAY_FALSE_ALARMS = 0.03, 0.003
+FALSE_ALARMS, EVERYDAY_FALSE_ALARMS = 0.02, 0.002
 """Largest shares of the held-out harmless sentences and everyday turns that may be taken for need."""
-VETO = -2.0
-"""Score below which a phrase alone does not count."""
 EVERYDAY_WEIGHT = 0.3
 DECAY = 3e-6
 STEPS = 400
@@ -90,25 +88,30 @@ def main() -> None:
     )
     weights, bias = fit([message for part in train for message in part], labels, importance)
     scale = float(weights.abs().max()) / 127
-    classifier = NeedClassifier((weights / scale).round().numpy().astype(np.int8), scale, bias, 0.0, VETO)
+    classifier = NeedClassifier((weights / scale).round().numpy().astype(np.int8), scale, bias, 0.0, 0.0)
     held = [[(m, m in CRISIS) for m in part if held_out(m)] for part in (need, harmless, common)]
 
-    def share(number: int, threshold: float) -> float:
-        classifier.threshold = threshold
+    def share(number: int, threshold: float, veto: float) -> float:
+        classifier.threshold, classifier.veto = threshold, veto
         return sum(classifier.finds(*pair) for pair in held[number]) / len(held[number])
 
-    grid = np.arange(0, 2, 0.1)
-    classifier.threshold = float(
-        next(t for t in grid if share(1, t) <= FALSE_ALARMS and share(2, t) <= EVERYDAY_FALSE_ALARMS)
-    )
+    allowed = [
+        (share(0, threshold, veto), threshold, veto)
+        for threshold in np.arange(-0.2, 1.2, 0.1)
+        for veto in (-2.0, -1.5, -1.0, -0.5)
+        if share(1, threshold, veto) <= FALSE_ALARMS and share(2, threshold, veto) <= EVERYDAY_FALSE_ALARMS
+    ]
+    _, classifier.threshold, classifier.veto = best = max(allowed)
     classifier.save(FOLDER / "need.npz")
     for number, (name, part) in enumerate((("need", need), ("harmless", harmless), ("everyday", common))):
         print(
             f"{name}: {len(part)} sentences, {len(held[number])} held out: found by phrases"
             f" {sum(found for _, found in held[number]) / len(held[number]):.1%},"
-            f" with the classifier {share(number, classifier.threshold):.1%}"
+            f" with the classifier {share(number, *best[1:]):.1%}"
         )
-    print(f"threshold {classifier.threshold:.2f}, {(FOLDER / 'need.npz').stat().st_size} bytes")
+    print(
+        f"threshold {classifier.threshold:.2f}, veto {classifier.veto:.2f}, {(FOLDER / 'need.npz').stat().st_size} bytes"
+    )
 
 
 if __name__ == "__main__":
