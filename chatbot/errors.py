@@ -1,4 +1,4 @@
-"""Errors that a user can cause; their messages say what was wrong with which value and what to do."""
+"""Errors that a user can cause; their messages name the fault, the value and the remedy."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--output",
         metavar="DIR",
-        help="folder of the prepared set; report/report.md in it lists what was removed and why",
+        help="folder of the prepared set; report/report.md in it lists the removed dialogues and the reasons",
     )
     add(
         "--valid",

@@ -25,13 +25,13 @@ THINGS = (
 PATTERNS = {
     'a sentence that begins with "Of"': r"(?:^|[.:;!?]\s+)Of (?!course)[a-z`]",
     '"is no X" for "is not an X"': r"\b(?:is|are|was|were) no (?!longer|more\b|less\b|different|worse|better)[a-z]",
-    '"what is" as a noun': r"(?<![A-Za-z]\?)(?<!^)\b(?:what|who) (?:is|are|was|were|has|have|had)\b(?![^.]*\?)",
+    '"what is" as a noun': r"(?<![A-Za-z]\?)(?<!^)\b(?:what|who) (?:is|are|was|were)\b(?![^.]*\?)",
     '"whoever" or "whatever" as a noun': r"\b[Ww]h(?:oever|atever)\b",
     '"N a M" for "N per M"': rf"\b(?:{THINGS}) an? (?:{UNITS})\b(?! (?:is|of|that|has|was|may|can)\b)",
     '"nobody"': r"\b[Nn]obody\b",
     '"one\'s own", "of its own"': r"\bone's own\b|\bof (?:its|their|his|her|our|your|my) own\b|\bof ours\b",
     '"all that", "such a"': r"\b[Aa]ll that (?!follows)\b|\b[Ss]uch an?\b",
-    '"goes", "stands", "lies" for is removed, located': r"\b(?:goes|stands|lies)\b(?! (?:on|wrong|to sleep)\b)",
+    '"goes", "stands", "lies" for is removed, located': r"\b(?:goes|stands|lies)\b(?! (?:on|wrong|for|alone)\b)",
     '"not at all", "nothing of"': r"\bnot at all\b|\bnothing of a\b",
 }
 WORDS = re.compile("[a-z]+ [a-z]+")

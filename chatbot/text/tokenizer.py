@@ -47,7 +47,7 @@ class DialogueTokenizer:
         pad_id, cls_id, sep_id: Ids of the special tokens, or of those that a chat model has for the same purposes.
         vocab_size: Number of ids, special tokens included.
         special_ids: Ids that text never becomes and that have no text.
-        layout: Name of the layout that goes with the tokenizer.
+        layout: Name of the layout of the tokenizer.
         marks: Ids that a chat model's template writes around turns, or None.
         is_wordpiece: Whether it is BERT's kind.
     """
@@ -104,7 +104,7 @@ class DialogueTokenizer:
         """Wrap a chat model's tokenizer; every added token is special, even if its file says otherwise."""
         if not is_byte_level(tokenizer):
             raise TokenizerError(
-                "The chat model's tokenizer is not a byte-level BPE. Use a model with such a tokenizer."
+                "The chat model's tokenizer is not a byte-level BPE. Use a model with a byte-level BPE."
             )
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -210,7 +210,7 @@ class DialogueTokenizer:
         return self.decode(ids, "ignore")
 
     def id_of(self, token: str) -> int | None:
-        """Return the id of a token by its name in the vocabulary, or None if there is no such token."""
+        """Return the id of a token by its name in the vocabulary, or None if that token is missing."""
         return self._tokenizer.token_to_id(token)
 
     def token_bytes(self) -> tuple[bytes, ...]:

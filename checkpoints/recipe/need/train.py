@@ -45,7 +45,7 @@ def lines(pattern: str) -> list[str]:
 
 
 def everyday() -> list[str]:
-    """User's turns of our own dialogues that no phrase of the list finds."""
+    """User's turns of this project's dialogues that no phrase of the list finds."""
     turns: list[str] = []
     folders = [ROOT / "data_prep" / "samples", HERE.parent / "dialogues"]
     for path in sorted(path for folder in folders for path in folder.rglob("*.jsonl*")):
