@@ -17,7 +17,7 @@ from chatbot.errors import XianliaoError
 from ui.options import ServeOptions
 from ui.page import chat_files, chats, handlers
 from ui.page.charts import plot_steps
-from ui.page.feedback import MAX_COMMENT_CHARACTERS, REASONS, Feedback, Rating
+from ui.page.feedback import MAX_COMMENT_CHARACTERS, REASONS, Feedback, FeedbackError, Rating
 from ui.page.handlers import PageSettings, ReplyCallback
 from ui.page.text import PERSONAS, TEXT, language_of
 from ui.server.logs import LOGGER
@@ -303,4 +303,8 @@ class Actions:
         message = chat["messages"][index]
         fields = ("model", "seed", "temperature", "top_p")
         generation = {name: value for name, value in message.items() if name in fields}
-        self.feedback.write(turns, rating, reasons, comment, generation)
+        try:
+            self.feedback.write(turns, rating, reasons, comment, generation)
+        except FeedbackError as error:  # its message has a path of the server, which is for the operator
+            LOGGER.warning("%s", error)
+            raise chats.ChatError("not_recorded") from None

@@ -245,6 +245,14 @@ def test_invented_replies_are_not_recorded(act, answered, tmp_path):
     assert [part["content"] for part in line["messages"]] == ["你好", answered["messages"][1]["text"]]
 
 
+def test_a_rating_that_cannot_be_saved_shows_no_path(act, answered, tmp_path, caplog):
+    (tmp_path / "feedback.jsonl").mkdir()
+    with pytest.raises(gr.Error, match="tell the operator") as caught:
+        act.rate(answered, type("Event", (), {"index": 1, "liked": True})(), None)
+    assert str(tmp_path) not in str(caught.value)
+    assert str(tmp_path) in caplog.text
+
+
 # The feedback file.
 
 

@@ -330,6 +330,15 @@ def test_a_message_of_four_mebibytes_costs_little_in_the_api(warm, contents):
     assert seconds < 0.3
 
 
+def test_a_conversation_that_is_too_long_is_refused_with_a_reason(warm):
+    messages = [{"role": ("user", "assistant")[index % 2], "content": "长" * 9_999} for index in range(51)]
+    messages[-1]["content"] = "你好"
+    assert warm.post(COMPLETE, json={"messages": messages}).status_code == 200
+    answer = warm.post(COMPLETE, json={"messages": [*messages[:2], *messages]})
+    assert answer.status_code == 400
+    assert "519950 characters together, the limit is 500000" in answer.json()["error"]["message"]
+
+
 def test_a_conversation_of_four_mebibytes_costs_little_on_the_page(warm):
     """The largest body in the shapes that cost most: a long message, many short ones, a long title, a long persona."""
     config = warm.get("/config").json()

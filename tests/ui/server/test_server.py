@@ -264,6 +264,16 @@ def test_the_rate_is_of_each_sender_and_comes_back_evenly():
     assert not any(RateLimit(0).charge("ann") for _ in range(1000))
 
 
+def test_the_sender_that_was_quiet_for_longest_is_forgotten(monkeypatch):
+    monkeypatch.setattr("ui.server.limits.MAX_SENDERS", 3)
+    rate = RateLimit(1, lambda: 0.0)
+    for sender in ("ann", "bob", "cid", "ann"):  # ann was refused a moment ago, bob has been quiet for longest
+        rate.charge(sender)
+    assert rate.charge("dan") == 0
+    assert [rate.charge(sender) > 0 for sender in ("ann", "cid", "dan")] == [True, True, True]
+    assert rate.charge("bob") == 0
+
+
 def test_too_much_is_refused_as_openai_says_it(bot):
     with client_of(bot, body_bytes=1000, rate_limit=3, api_keys=("k1", "k2")) as client:
         client.headers = {"Authorization": "Bearer k1"}
