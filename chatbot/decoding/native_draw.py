@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
 from chatbot.decoding.candidates import Candidates
+from chatbot.decoding.rules.truncation import ConsistentTopP, truncation
 from chatbot.decoding.settings import ReplySettings
 from chatbot.native.library import call, library
 
 
 def can_draw(logits: torch.Tensor, settings: ReplySettings) -> bool:
     """Whether `draw` supports these settings, on this device."""
-    is_plain = settings.method == "sample" and not settings.top_k and settings.typical_p == 1 and settings.min_p == 0
-    return is_plain and logits.device.type == "cpu" and library() is not None
+    return logits.device.type == "cpu" and _is_nucleus(settings) and library() is not None
+
+
+@lru_cache(256)
+def _is_nucleus(settings: ReplySettings) -> bool:
+    """Whether the settings sample, with no truncation but the nucleus."""
+    return settings.method == "sample" and all(isinstance(rule, ConsistentTopP) for rule in truncation(settings, 0))
 
 
 def draw(

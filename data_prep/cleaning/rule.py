@@ -23,7 +23,7 @@ class Rule:
 
     name: str
     summary: str
-    is_on: bool = True
+    is_on: bool = field(default=True, kw_only=True)
 
 
 @dataclass(frozen=True)
