@@ -62,7 +62,7 @@ def average(target: str | Path, sources: Sequence[tuple[float, str | Path]]) -> 
 
 
 def without_repeats(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return training records in which every ancestor is written once; later mentions are `same_as` its `id`."""
+    """Return checkpoint histories with each ancestor written out once; repetitions become `{"same_as": id}`."""
     written: set[str] = set()
 
     def shorten(part: Any) -> Any:

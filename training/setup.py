@@ -35,7 +35,9 @@ def load_manifests(settings: TrainSettings) -> list[list[dict[str, Any]]]:
     stages = [settings.of_stage(number) for number in range(max(1, len(settings.stages)))]
     manifests = [[load_manifest(parse_source(text).folder) for text in stage.data] for stage in stages]
     if len({manifest["tokenizer_hash"] for stage in manifests for manifest in stage}) > 1:
-        raise SettingsError("The prepared sets have different tokenizers; prepare them with one --tokenizer.")
+        raise SettingsError(
+            "The prepared sets have different tokenizers. Prepare all of them with the same --tokenizer."
+        )
     return manifests
 
 

@@ -137,8 +137,9 @@ class Closing:
 class SharedBatch:
     """Rows of many jobs whose states are in `Slots`; like `ExclusiveBatch`, and jobs can enter at any tick.
 
-    One tick reads together: one token of each reply in progress, one prompt piece of each entering job, and the end of
-    turn of each finished reply. A state is cached where the next message of the person continues from it.
+    Each tick is one batched forward pass over the last token of every running reply, one piece of the prompt of every new
+    job, and the end of turn of every finished reply. A state is cached where the next message of the person continues
+    from it.
 
     Args:
         bot: Bot whose compiled model decodes.

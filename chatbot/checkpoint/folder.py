@@ -115,7 +115,7 @@ def _load_native(path: Path, dtype: torch.dtype) -> XianliaoForCausalLM:
     disable_progress_bar()  # weights of this size load in no time
     try:
         model, loading_info = XianliaoForCausalLM.from_pretrained(
-            path, config=config, dtype=dtype, output_loading_info=True
+            path, config=config, dtype=dtype, attn_implementation="eager", output_loading_info=True
         )
     except Exception as error:  # safetensors, transformers and torch raise many types
         raise CheckpointError(
@@ -185,6 +185,12 @@ def import_gpt2(path: Path, layer_types: Sequence[str] = ("softmax",), pickled: 
     return gpt2.to_model(config, tensors, tokenizer)
 
 
+LOADER_KEYS = frozenset(
+    {"attn_implementation", "_attn_implementation", "_attn_implementation_internal", "auto_map", "quantization_config"}
+)
+"""Keys by which transformers would load other code or packages; a folder from elsewhere must not choose them."""
+
+
 def load_config(path: Path) -> XianliaoConfig:
     """Read config.json of a checkpoint folder.
 
@@ -197,7 +203,7 @@ def load_config(path: Path) -> XianliaoConfig:
             f"{path} holds a model of type {settings.get('model_type')!r}. Give a checkpoint made by xianliao-train."
         )
     try:
-        return XianliaoConfig.from_dict(settings)
+        return XianliaoConfig.from_dict({name: value for name, value in settings.items() if name not in LOADER_KEYS})
     except Exception as error:  # the strict validators raise several types
         reason = last_line(error)
         raise CheckpointError(f"{path / CONFIG} does not describe a model ({reason}). Copy it again.") from None

@@ -17,6 +17,7 @@ import torch
 
 from chatbot.errors import CheckpointError, first_line
 from chatbot.model.hf_chat_model import HfChatModel
+from chatbot.storage import read_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TARGETS = "all-linear"
@@ -66,6 +67,13 @@ def attach(model: HfChatModel, rank: int, alpha: float) -> None:
     model.network, model.has_adapter = peft.get_peft_model(model.network, config), True
 
 
+LORA_KEYS = (
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "bias", "task_type", "fan_in_fan_out"),
+    *("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern"),
+)
+"""Keys of adapter_config.json that are read; others name modules for peft to import, or settings of training alone."""
+
+
 def load_adapter(folder: Path, model: HfChatModel) -> None:
     """Add the adapter of a folder to its base model, separate from the weights and trainable.
 
@@ -74,7 +82,8 @@ def load_adapter(folder: Path, model: HfChatModel) -> None:
     """
     peft = import_peft()
     try:
-        config = peft.LoraConfig.from_pretrained(str(folder))
+        settings = read_json(folder / ADAPTER_CONFIG)
+        config = peft.LoraConfig(**{name: settings[name] for name in LORA_KEYS if settings.get(name) is not None})
         config.init_lora_weights, config.inference_mode = True, False
         config.base_model_name_or_path = str(model.source.resolve())
         network = peft.get_peft_model(model.network, config)

@@ -16,7 +16,7 @@ from chatbot.model.protocol import DialogueModel, ModelState
 
 
 class DialogueBatch(Protocol):
-    """Batch of dialogues, one per row, with the model's state of each."""
+    """Batch of dialogues, one per row, with the model state of each dialogue."""
 
     def read(self, ids: Sequence[Sequence[int]], speakers: Sequence[Sequence[int]]) -> torch.Tensor:
         """Read the next tokens of every row, at least one per row.

@@ -137,7 +137,7 @@ class HistoryGain:
 def history_gain(bot: Chatbot, dialogues: Sequence[Sequence[str]], resamples: int = 1000) -> HistoryGain:
     """Measure how much the history helps to predict later turns.
 
-    A shortened history begins with the opening token, and every turn keeps its speaker.
+    A shortened history still begins with [CLS], and every turn keeps its speaker.
 
     Raises:
         ValueError: No dialogue has four turns.

@@ -106,7 +106,7 @@ class Replies:
 
     @cached_property
     def words(self) -> list[list[str]] | None:
-        """Words of each reply by jieba, or None if jieba is not installed."""
+        """Each reply split into words by jieba, or None if jieba is not installed."""
         try:
             import jieba
         except ImportError:

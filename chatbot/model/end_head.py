@@ -4,7 +4,8 @@ The end of turn gets its own score z = w.h + b instead of a row of the softmax. 
 restarts after every end of turn, since a dialogue has one end per turn. With sigma the sigmoid:
 
 * ST (Welleck et al., arXiv 2002.02492, section 4.2): beta_t = (1 - eps) sigma(z_t), p_t(end) = 1 - beta_1 ... beta_t.
-  p_t(end) never falls within a turn and is at least 1 - (1 - eps)^t. A larger score makes the end less likely.
+  p_t(end) never falls within a turn and is at least 1 - (1 - eps)^t. Note the sign: a larger score makes the end less
+  likely.
 * NMST (Choi et al., arXiv 2210.00660, equation 10): p_t(end) = 1 - (1 - eps)^n (1 - sigma(z_t)), at least
   1 - (1 - eps)^n, with n = max(0, t - delay). With a delay of t0 + 1 the lower bound is that of the EOS floor in
   `chatbot.decoding.rules.eos_floor`.

@@ -28,6 +28,7 @@ from chatbot.model.attention.tokens import dialogue_starts, visible_keys
 from chatbot.model.end_head import EndLogProbs
 from chatbot.model.language_model import LanguageModel
 from chatbot.model.state import check_positions
+from chatbot.storage import read_json
 from chatbot.text.layouts import ChatTemplateLayout, SpecialIds
 from chatbot.text.tokenizer import DialogueTokenizer
 
@@ -277,6 +278,10 @@ def load_hf_chat_model(path: Path, tokenizer: DialogueTokenizer, dtype: torch.dt
         DialogueError: The tokenizer has no chat template.
     """
     disable_progress_bar()
+    if read_json(path / "config.json").get("quantization_config") is not None:
+        raise CheckpointError(
+            f"The weights in {path} are quantized, which is not supported. Give the original weights."
+        )
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,

@@ -93,8 +93,8 @@ def smoothing_for(config: ModelConfig, share: float, device: torch.device) -> to
 def smoothed_mass(vocab_size: int, share: float, excluded_ids: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Return the part of the target distribution that label smoothing moves from the target to all tokens evenly.
 
-    The mass is taken only from targets that receive some themselves. The end of turn is excluded from both, so the
-    optimum has its true probability; see `loss_and_slope_`.
+    Only targets whose token may receive smoothing mass give up probability for it. The end of turn is excluded from
+    both, so the optimum has its true probability; see `loss_and_slope_`.
 
     Args:
         vocab_size: V.

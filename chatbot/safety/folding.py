@@ -82,7 +82,7 @@ def fold(text: str) -> Folded:
 
 @lru_cache(1 << 16)
 def _fold(character: str) -> tuple[str, int]:
-    """Return the letters of a character, and the separator that it is."""
+    """Return the letters to which a character is folded, and the kind of separator that it counts as."""
     if character in _SENTENCE or character == ".":
         return "", SENTENCE
     if character in _CLAUSE:

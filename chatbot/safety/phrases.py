@@ -26,7 +26,7 @@ Span = tuple[int, int]
 
 
 class SafetyError(XianliaoError):
-    """Safety files that cannot be used."""
+    """Raised when a safety file is missing or invalid."""
 
 
 class Phrases:
@@ -196,7 +196,7 @@ def _readings(part: str, line: str) -> list[str]:
 
 
 def _folded(text: str, line: str) -> str:
-    """Return a piece of a line, folded, with its marks for edges."""
+    """Fold one alternative of a phrase line and keep its marks for the start (`^`) and end (`$`) of a message."""
     inner = text.removeprefix("^").removesuffix("$")
     folded = fold(inner).text
     if (inner.strip() and not folded) or "^" in inner or "$" in inner:

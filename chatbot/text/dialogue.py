@@ -103,7 +103,7 @@ def clean_turn(text: str) -> str:
 
 
 def count_units(turns: Sequence[str]) -> int:
-    """Return the number of units of nats/unit: characters after `join_spaces`, plus one end of turn for each turn.
+    """Return the number by which a loss is divided to give nats/unit: characters after `join_spaces` plus one per turn.
 
     Units do not depend on the tokenizer, so losses in nats/unit compare across tokenizers.
     """

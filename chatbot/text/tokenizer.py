@@ -57,6 +57,7 @@ class DialogueTokenizer:
     sep_id: int
     vocab_size: int
     special_ids: frozenset[int]
+    _never_typed: frozenset[int | None]
     layout: str
     marks: TurnMarks | None
     is_wordpiece: bool
@@ -84,8 +85,12 @@ class DialogueTokenizer:
             )
 
     def _init_own(self, tokenizer: Tokenizer) -> None:
+        tokenizer.no_truncation()  # many tools store both in the file
+        tokenizer.no_padding()
         tokenizer.encode_special_tokens = True  # a typed "[SEP]" is five characters
-        self._tokenizer = self._stored = tokenizer
+        self._stored = self._tokenizer = tokenizer
+        if not all(token.special for token in tokenizer.get_added_tokens_decoder().values()):
+            self._tokenizer = without_markup(tokenizer)
         self._template: Template | None = None
         self.layout, self.marks = DialogptLayout.name, None
         names = _names(tokenizer)
@@ -97,6 +102,7 @@ class DialogueTokenizer:
         if self.is_wordpiece:  # [UNK], [MASK], speakers: never part of a reply
             special |= {index for name, index in ids.items() if _BRACKETED.fullmatch(name)}
         self.special_ids = frozenset(special)
+        self._never_typed = self.special_ids - {ids.get(UNKNOWN)}
         self._words = ["" if index in special else names[index] for index in range(self.vocab_size)]
         self._bytes = [_bytes_of(word, self.is_wordpiece) for word in self._words]
 
@@ -114,6 +120,7 @@ class DialogueTokenizer:
         self.vocab_size = max(names) + 1
         unnamed = set(range(self.vocab_size)) - names.keys()
         self.special_ids = frozenset(tokenizer.get_added_tokens_decoder()) | unnamed
+        self._never_typed = self.special_ids
         self.marks = to_marks(tokenizer, template, self.special_ids)
         self.sep_id = self.marks.to_person[0]
         pad_id, cls_id = (tokenizer.token_to_id(template.get(name, "")) for name in ("pad_token", "bos_token"))
@@ -186,13 +193,25 @@ class DialogueTokenizer:
         return self._stored.to_str()
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, never a special token. Lone surrogates, which are not text, become U+FFFD."""
-        return self._tokenizer.encode(valid_text(text), add_special_tokens=False).ids
+        """Return the ids of a text, never a special token. Lone surrogates, which are not text, become U+FFFD.
+
+        Some files of other projects spell a special token from typed text in spite of its flags. That text is encoded again
+        character by character, and ids that are special even then are left out.
+        """
+        text = valid_text(text)
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids if self._never_typed.isdisjoint(ids) else self._respell(text)
+
+    def _respell(self, text: str) -> list[int]:
+        pieces = [self._tokenizer.encode(character, add_special_tokens=False).ids for character in text]
+        return [index for piece in pieces for index in piece if index not in self._never_typed]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts, on all cores."""
-        encodings = self._tokenizer.encode_batch_fast([valid_text(text) for text in texts], add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        texts = [valid_text(text) for text in texts]
+        batch = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        pairs = zip(texts, batch, strict=True)
+        return [ids if self._never_typed.isdisjoint(ids) else self._respell(text) for text, ids in pairs]
 
     def decode(self, ids: Iterable[int], errors: Literal["replace", "ignore"] = "replace") -> str:
         """Return the text of ids.

@@ -169,5 +169,5 @@ def _apply(rules: Iterable[tuple[str, Normaliser]], text: str, changes: dict[str
 
 
 def _is_spaced(text: str) -> bool:
-    """Whether every two Chinese characters have a space between them, as in LCCC, so that spaces have no meaning."""
+    """Whether spaces separate all neighbouring Chinese characters, as in LCCC, and so have no meaning."""
     return _SPACED_PAIR.search(text) is not None and _HAN_PAIR.search(text) is None

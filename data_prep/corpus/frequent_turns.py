@@ -129,7 +129,7 @@ def find_frequent(
 def _above(
     hashes: np.ndarray, counts: np.ndarray, reason: str, is_candidate: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return hashes, reasons and kept shares of the candidates that occur with more other texts than the threshold."""
+    """Return hash, removal reason and share to keep of each candidate turn that occurs beside too many different texts."""
     selected = is_candidate & (counts > threshold)
     kept = np.zeros(selected.sum()) if reason == COPIES else threshold / counts[selected]
     return hashes[selected], np.full(selected.sum(), REASONS.index(reason)), kept

@@ -93,7 +93,8 @@ def _assemble_split(work: WorkFolder, folder: Path, shards: Sequence[Mapping[str
     """Link the shards of a split that are not empty, with the files that `datasets.load_from_disk` needs.
 
     `Dataset.save_to_disk` would write them, but it copies all tokens, which takes as long as an eighth of a whole
-    build, and its fingerprint depends on the times of files. A test compares these files with those that it writes.
+    build, and its fingerprint depends on the times of files. A test compares the files of this stage with those of
+    `save_to_disk`.
 
     Returns:
         Counts and content hash for the manifest.

@@ -79,7 +79,7 @@ class PageSettings:
 
     @classmethod
     def from_fields(cls, seed: Any, temperature: Any, top_p: Any) -> PageSettings:
-        """Return the settings for the values of the fields.
+        """Return the reply settings that the fields of the page hold.
 
         Raises:
             ChatError: A value is not a number, or the seed is out of range.
@@ -289,7 +289,7 @@ def trace_last_reply(worker_of: Callable[[str | None], Worker], chat: Chat) -> l
         chat: The conversation.
 
     Raises:
-        XianliaoError: The conversation has no complete reply of a model.
+        XianliaoError: The conversation has no complete model reply yet.
     """
     messages = chat["messages"]
     last = max((index for index, message in enumerate(messages) if message["role"] == "assistant"), default=0)

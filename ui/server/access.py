@@ -35,7 +35,7 @@ class Access:
         return not self._accepted
 
     def identify(self, header: str | None) -> str | None:
-        """Return `user NAME` or `key HASH` for a valid header, else None. Every wrong header takes the same time."""
+        """Return `user NAME` or `key HASH` for a valid header, else None; compares in constant time."""
         scheme, _, credential = (header or "").partition(" ")
         scheme, credential = scheme.lower(), credential.strip()
         if scheme == "basic":

@@ -74,7 +74,7 @@ class BannedWords:
         return torch.tensor(harmful, dtype=torch.int64)
 
     def _is_harmful(self, text: bytes, shown: int) -> bool:
-        """Whether a guarded word ends after the first `shown` bytes of the text and is not part of an exception."""
+        """Whether a banned word ends after the first `shown` bytes of the text and outside of every exception."""
         text = text.decode("utf-8", "ignore").encode()
         for word, exceptions in self._guarded.items():
             start = text.find(word, max(0, shown - len(word) + 1))

@@ -1,4 +1,4 @@
-"""Rules against replies that repeat themselves or the replies before; none of them changes the logit of EOS.
+"""Rules that penalize repetition within a reply and of earlier replies; none changes the logit of EOS.
 
 They change the logits before temperature and floor, so the bound on the length of a reply holds: probability that they
 take from other tokens can only bring the end nearer. (The rules of these names in transformers count the prompt as well

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -309,3 +310,29 @@ def test_auto_config_alone_is_enough(checkpoint):
     code += f"print(AutoConfig.from_pretrained({str(checkpoint)!r}).model_type)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.strip() == "xianliao", result.stderr
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"attn_implementation": "kernels-community/evil"},
+        {"_attn_implementation": "kernels-community/evil"},
+        {"quantization_config": {"quant_method": "evil"}},
+        {"auto_map": {"AutoModelForCausalLM": "evil--code.Model"}},
+    ],
+)
+def test_a_config_chooses_no_code_to_load(checkpoint, tmp_path, keys, monkeypatch):
+    """A folder from elsewhere must not reach transformers' loaders of kernels, quantizers and remote code."""
+    import shutil
+
+    from chatbot.checkpoint.folder import load_model
+
+    folder = tmp_path / "evil"
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, **keys}), encoding="utf-8")
+    loaded, reference = load_model(folder), load_model(checkpoint)
+    assert loaded.config._attn_implementation == "eager"
+    assert not hasattr(loaded.config, "quantization_config")
+    for ours, theirs in zip(loaded.parameters(), reference.parameters(), strict=True):
+        assert torch.equal(ours, theirs)

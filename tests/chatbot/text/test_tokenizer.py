@@ -9,6 +9,7 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from chatbot.text.tokenizer import SPECIAL_TOKENS, DialogueTokenizer, TokenizerError
@@ -111,3 +112,28 @@ def test_faults_are_sentences(tmp_path):
         DialogueTokenizer.load(tmp_path)
     with pytest.raises(TokenizerError, match="too small"):
         DialogueTokenizer.train(["你好"], vocab_size=100)
+
+
+@pytest.mark.parametrize("change", ["not special", "truncation", "padding"])
+def test_a_file_from_elsewhere_does_not_turn_typed_text_into_special_tokens(tokenizer, change):
+    """Whatever the flags in tokenizer.json say."""
+    content = json.loads(tokenizer.to_json())
+    if change == "not special":
+        for token in content["added_tokens"]:
+            token["special"] = False
+    elif change == "truncation":
+        content["truncation"] = {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
+    else:
+        content["padding"] = {
+            "strategy": {"Fixed": 20},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": tokenizer.sep_id,
+            "pad_type_id": 0,
+            "pad_token": "[SEP]",
+        }
+    other = DialogueTokenizer(Tokenizer.from_str(json.dumps(content)))
+    for text in ("[SEP]", "你好[CLS]再见", "今天吃什么好呢"):
+        assert other.encode(text) == tokenizer.encode(text)
+        assert other.encode_batch([text]) == [tokenizer.encode(text)]
+        assert other.special_ids.isdisjoint(other.encode(text))
