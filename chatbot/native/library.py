@@ -12,9 +12,11 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -51,14 +53,22 @@ def library() -> ctypes.CDLL | None:
     if compiler is None or sys.platform == "win32":
         return None
     try:
-        built = _cache_folder() / f"step-{_fingerprint(compiler)}.so"
+        folder = _cache_folder()
+        built = folder / f"step-{_fingerprint(compiler)}.so"
         if not built.is_file():
             _build(compiler, built)
+        if not (_is_private(folder) and _is_private(built)):
+            warnings.warn(
+                f"{folder} can be written to by other users, so the compiled library in it is not used."
+                f" Run: rm -r {folder}, or set XDG_CACHE_HOME to a folder of your user.",
+                stacklevel=2,
+            )
+            return None
         loaded = ctypes.CDLL(str(built))
         ctypes.c_int64.in_dll(loaded, "xianliao_threads").value = torch.get_num_threads()
         return loaded
-    except (OSError, RuntimeError, subprocess.SubprocessError):  # no cache folder, no home, a compiler that hangs
-        return None
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError):
+        return None  # no cache folder, no home, a compiler that hangs, a library without our symbols
 
 
 def call(name: str, tensors: Sequence[torch.Tensor | None], sizes: Sequence[int]) -> int:
@@ -78,8 +88,14 @@ def call(name: str, tensors: Sequence[torch.Tensor | None], sizes: Sequence[int]
 
 def _cache_folder() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xianliao"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
+
+
+def _is_private(path: Path) -> bool:
+    """Whether only this user can have written a file or folder: code is loaded from nowhere else."""
+    status = path.lstat()
+    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _fingerprint(compiler: str) -> str:
@@ -109,6 +125,7 @@ def _build(compiler: str, path: Path) -> None:
             except subprocess.TimeoutExpired:
                 succeeded = False
             if succeeded:
+                temporary.chmod(0o700)
                 os.replace(temporary, path)
                 return
     raise OSError(f"{compiler} cannot build {SOURCE} with any of the known options.")

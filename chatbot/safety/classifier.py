@@ -83,7 +83,11 @@ class NeedClassifier:
 
     def score(self, message: str) -> float:
         """Return the largest score of a message's parts."""
-        return max(map(self._score, parts_of(fold(message[:MAX_LETTERS]))))
+        folded = fold(message)
+        if len(folded.text) > MAX_LETTERS:
+            breaks = (*folded.breaks[:MAX_LETTERS], SENTENCE)
+            folded = Folded(folded.text[:MAX_LETTERS], folded.places[:MAX_LETTERS], breaks)
+        return max(map(self._score, parts_of(folded)))
 
     def _score(self, text: str) -> float:
         buckets = buckets_of(text)
@@ -96,7 +100,7 @@ class NeedClassifier:
             message: What the person wrote.
             has_phrase: Whether the phrase list finds it.
         """
-        letters = len(fold(message[:MAX_LETTERS]).text)
+        letters = len(fold(message).text)
         if letters < FEWEST_LETTERS or (has_phrase and not SHORT_LETTERS <= letters <= LONG_LETTERS):
             return has_phrase
         return self.score(message) >= (min(self.veto, self.threshold) if has_phrase else self.threshold)

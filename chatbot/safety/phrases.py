@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise, product
 from math import prod
 
@@ -27,6 +27,24 @@ Span = tuple[int, int]
 
 class SafetyError(XianliaoError):
     """Raised when a safety file is missing or invalid."""
+
+
+class _Cover:
+    """Spans that may cover others, searched in logarithmic time: a message can have thousands of both."""
+
+    def __init__(self, spans: Iterable[Span]):
+        ordered = sorted(spans)
+        self._starts = [start for start, _ in ordered]
+        self._furthest = [-1, *accumulate((end for _, end in ordered), max)]
+
+    def holds(self, span: Span) -> bool:
+        """Whether one of the spans contains `span`."""
+        return self._furthest[bisect_right(self._starts, span[0])] >= span[1]
+
+    def holds_more_than(self, span: Span) -> bool:
+        """Whether one of the spans contains `span` and is longer."""
+        longer_before = self._furthest[bisect_left(self._starts, span[0])] >= span[1]
+        return longer_before or self._furthest[bisect_right(self._starts, span[0])] > span[1]
 
 
 class Phrases:
@@ -115,11 +133,10 @@ class Phrases:
             elif all(spans):
                 hits.append(spans)
 
+        in_harmless, in_title = _Cover(covers), _Cover(titles)
+
         def counts(span: Span) -> bool:
-            start, end = span
-            return not any(a <= start and end <= b for a, b in covers) and not any(
-                a <= start and end <= b and end - start < b - a for a, b in titles
-            )
+            return not in_harmless.holds(span) and not in_title.holds_more_than(span)
 
         left = [[list(filter(counts, spans)) for spans in phrases] for phrases in hits]
         return [span for phrases in left if all(phrases) for span in phrases[0]]

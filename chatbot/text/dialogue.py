@@ -33,7 +33,8 @@ _CJK = (
     "\U00020000-\U0003ffff"
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_SPACE_BESIDE_CJK = re.compile(f"(?<=[{_CJK}]) +| +(?=[{_CJK}])")
+_SPACE_BESIDE_CJK = re.compile(f"(?<! )(?:(?<=[{_CJK}]) +| +(?=[{_CJK}]))")
+"""A match begins only at the first space of a run; otherwise a run of n spaces would cost n² steps."""
 
 
 class DialogueError(XianliaoError):

@@ -86,7 +86,7 @@ class Api:
         turns, left_out = to_turns(body.messages)
         conversation = request.headers.get("x-conversation-id")
         conversation = conversation or sha256(turns[0].encode("utf-8", "replace")).hexdigest()
-        headers = {"X-Conversation-Id": conversation[:64].encode("ascii", "replace").decode()}
+        headers = {"X-Conversation-Id": conversation[:64].strip().encode("ascii", "replace").decode()}
         if left_out:
             headers["X-Ignored"] = ", ".join(left_out)
         # In a thread: tokenizing a long history takes up to a second, and other requests must be answered meanwhile.

@@ -74,7 +74,7 @@ def create_app(
     add_api(app, workers, metrics, options, access)
 
     @app.get("/healthz")
-    def healthz() -> Health:
+    async def healthz() -> Health:  # needs none of the threads that long requests occupy
         return Health(status="ok", checkpoint=bots[0].name, version=__version__)
 
     limits.page = mount_page(app, workers, options, app.state.on_reply)

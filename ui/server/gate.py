@@ -27,6 +27,7 @@ PAGE_SHARE = 0.1
 FILE_SHARE = 0.01
 """Cost of one script, style sheet or font of the page: loading the page for the first time takes about a hundred."""
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 THREAD_BYTES = 64 * 1024
 """Larger bodies of the page are checked in a thread, so that other requests are answered meanwhile."""
 
@@ -104,8 +105,11 @@ class Gate:
         """
         limits, method, path = self.limits, scope["method"], scope["path"]
         is_page = page_routes.is_page(path)
+        if path.startswith("/healthz") and method not in ("GET", "HEAD"):
+            raise ApiError(405, "Use GET for /healthz.", code="method_not_allowed")
         if is_page:
             page_routes.check_route(method, path)
+            page_routes.checked_query(method, scope["query_string"])
         identity = limits.access.identify(headers.get("authorization"))
         user = limits.page.user_of(headers)
         self._charge(scope, identity or (f"user {user}" if user else None))
@@ -201,5 +205,6 @@ def _log(scope: Scope, record: Record, seconds: float) -> None:
     route = getattr(scope.get("route"), "path", None) or ("/v1" if path.startswith("/v1/") else "page")
     level = "error" if record.status >= 500 else "warning" if record.status >= 400 else "info"
     event = "reply" if "tokens" in record.fields else "request"
-    request = {"method": scope["method"], "route": route, "status": record.status, "seconds": round(seconds, 4)}
+    method = scope["method"] if scope["method"] in METHODS else "other"  # a client chooses this text, too
+    request = {"method": method, "route": route, "status": record.status, "seconds": round(seconds, 4)}
     log_event(event, level, **request, **record.fields)

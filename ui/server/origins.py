@@ -150,7 +150,10 @@ class Origins:
 
     def _is_own(self, origin: str, headers: Headers) -> bool:
         """Whether an Origin header names this server, as the Host header does; the scheme may be a proxy's https."""
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:  # a bracket without its counterpart
+            return False
         host = headers.get("host", "").lower()
         return parts.scheme in ("http", "https") and parts.netloc.lower() in (host, _without_default_port(host))
 

@@ -50,6 +50,14 @@ LOGIN_BYTES = 16 * 1024
 MAX_VALUES = 100_000
 """Largest number of JSON values in a body: twice that of the largest conversation of the page."""
 
+BODY_KEYS = ("data", "event_data", "fn_index", "trigger_id", "session_hash", "event_id")
+"""Keys of a body that are passed on."""
+
+_SESSION = re.compile(r"[A-Za-z0-9]{1,64}")
+
+MAX_PATH = 1_000
+"""Characters of a path; longer ones are closed, because no file system has such names."""
+
 FILE_KEYS = frozenset({"path", "_type", "orig_name", "is_stream"})
 """Keys of Gradio's description of a file; no value that the page sends has any of them."""
 
@@ -96,14 +104,33 @@ def check_route(method: str, path: str) -> None:
         ApiError: 404, the route is closed.
     """
     pattern, _ = ROUTES.get("GET" if method == "HEAD" else method, (None, ()))
+    if len(path) > MAX_PATH:
+        raise ApiError(404, "There is nothing at this address.", code="not_found")
     if pattern is None or not pattern.fullmatch(path.rstrip("/") or "/") or ".." in path:
         raise ApiError(404, "There is nothing at this address.", code="not_found")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def check_session(session: object) -> None:
+    """Refuse a session id that Gradio's page would not make: Gradio keeps sessions, so their size must be bounded.
+
+    Raises:
+        ApiError: 400, the id is not 1 to 64 letters and digits.
+    """
+    if session is not None and not (isinstance(session, str) and _SESSION.fullmatch(session)):
+        raise ApiError(400, "session_hash must be 1 to 64 letters and digits. Reload the page.", code="invalid_session")
 
 
 def checked_query(method: str, query: bytes) -> bytes:
     """Return the query string with only the parameters that the page uses."""
     _, names = ROUTES.get("GET" if method == "HEAD" else method, (None, ()))
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    for name, value in pairs:
+        if name == "session_hash":
+            check_session(value)
     return urlencode([(name, value) for name, value in pairs if name in names]).encode()
 
 
@@ -120,16 +147,18 @@ def checked_body(path: str, content_type: str, body: bytes, functions: Mapping[i
         ApiError: 400 or 415, the page does not send this body.
     """
     if path.startswith("/login"):
-        if b"filename" in body:
+        if b"filename" in body.lower():
             raise ApiError(415, "A log-in has a user name and a password, not a file.", code="no_files")
         return body
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "Send application/json.", code="unsupported_media_type")
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise ApiError(400, "The body is not JSON.", code="invalid_json") from None
     check_values(value)
+    value = {name: part for name, part in value.items() if name in BODY_KEYS} if isinstance(value, dict) else value
+    check_session(value.get("session_hash") if isinstance(value, dict) else None)
     if functions is not None and path.rstrip("/").endswith("/queue/join"):
         check_call(value, functions)
     try:

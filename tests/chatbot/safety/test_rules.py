@@ -409,3 +409,18 @@ def test_a_long_history_takes_no_second(safety):
     started = time.process_time()
     safety.answer([("想死" * 3 + "一" * 500) * 60] * 21)
     assert time.process_time() - started < 3
+
+
+def test_many_phrases_in_one_message_cost_linear_time(safety):
+    import time
+
+    text = "自杀自杀率" * 6400  # 32,000 characters: hits and harmless spans by the thousand
+    started = time.process_time()
+    safety.answer([text, "嗯", "你好"])
+    assert time.process_time() - started < 3
+
+
+@pytest.mark.parametrize("gap", [" " * 4000, "\u200b" * 4000, "\n" * 4000])
+def test_what_stands_before_it_does_not_hide_a_phrase(safety, gap):
+    message = "今天天气真好我们一起出去走走吧晚上吃火锅看电影" + gap + "我想自杀"
+    assert safety.answer([message]).kind == "crisis"

@@ -86,3 +86,13 @@ def test_cleaning_is_idempotent_and_never_lengthens(text):
 
 def test_units_are_characters_and_ends_of_turn():
     assert count_units(["你 好", "hi there"]) == 2 + 1 + 8 + 1
+
+
+def test_spaces_cost_linear_time():
+    """A run of spaces between Latin letters is searched once, not from each of its spaces."""
+    import time
+
+    started = time.process_time()
+    assert join_spaces("a" + " " * 200_000 + "b") == "a" + " " * 200_000 + "b"
+    assert join_spaces("你" + " " * 200_000 + "b   好 好") == "你b好好"
+    assert time.process_time() - started < 1

@@ -244,3 +244,30 @@ def test_the_page_needs_no_folder_of_files(bot, tmp_path, cache):
     with served(bot, "plain", tmp_path / "data") as (client, _):
         assert client.get("/").status_code == 200
     assert not os.path.exists(cache) or tree(cache) == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/gradio_api/queue/join", {"data": [], "fn_index": 0, "session_hash": "x" * 65}, 400),
+        ("POST", "/gradio_api/cancel", {"session_hash": "../a", "event_id": "e"}, 400),
+        ("GET", "/gradio_api/queue/data?session_hash=" + "x" * 5000, None, 400),
+        ("GET", "/assets/" + "a" * 3000, None, 404),
+        ("POST", "/healthz", {"a": 1}, 405),
+    ],
+)
+def test_what_the_page_would_not_send_is_refused(bot, tmp_path, method, path, body, status):
+    with served(bot, "plain", tmp_path) as (client, _):
+        assert client.request(method, path, json=body).status_code == status
+
+
+def test_unknown_keys_of_a_call_are_not_kept():
+    body = json.dumps({"data": [], "fn_index": 0, "session_hash": "s", "more": "x" * 100_000}).encode()
+    assert len(checked_body("/gradio_api/queue/join", "application/json", body)) < 100
+
+
+def test_a_broken_origin_is_refused_and_a_strange_method_is_not_logged(bot, tmp_path, caplog):
+    with served(bot, "plain", tmp_path) as (client, _):
+        assert client.get("/v1/models", headers={"Origin": "http://["}).status_code == 403
+        client.request("SECRET-NAME", "/x")
+    assert "SECRET-NAME" not in caplog.text
