@@ -53,7 +53,7 @@ MAX_VALUES = 100_000
 BODY_KEYS = ("data", "event_data", "fn_index", "trigger_id", "session_hash", "event_id")
 """Keys of a body that are passed on."""
 
-_SESSION = re.compile(r"[A-Za-z0-9]{1,64}")
+_SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 MAX_PATH = 1_000
 """Characters of a path; longer ones are closed, because no file system has such names."""
@@ -118,7 +118,7 @@ def check_session(session: object) -> None:
     """Refuse a session id that Gradio's page would not make: Gradio keeps sessions, so their size must be bounded.
 
     Raises:
-        ApiError: 400, the id is not 1 to 64 letters and digits.
+        ApiError: 400, the id is not 1 to 64 letters, digits, `-` and `_`.
     """
     if session is not None and not (isinstance(session, str) and _SESSION.fullmatch(session)):
         raise ApiError(400, "session_hash must be 1 to 64 letters and digits. Reload the page.", code="invalid_session")
