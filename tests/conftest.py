@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models are fastest alone
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,10 @@ from chatbot.model.config import XianliaoConfig
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.text.layouts import DialogptLayout
 from chatbot.text.tokenizer import DialogueTokenizer
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell starts background jobs with Ctrl+C ignored; tests that send a real SIGINT need Python's handler.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data_prep" / "samples"
