@@ -109,7 +109,7 @@ class Gate:
             raise ApiError(405, "Use GET for /healthz.", code="method_not_allowed")
         if is_page:
             page_routes.check_route(method, path)
-            page_routes.checked_query(method, scope["query_string"])
+            scope["query_string"] = page_routes.checked_query(method, scope["query_string"])
         identity = limits.access.identify(headers.get("authorization"))
         user = limits.page.user_of(headers)
         self._charge(scope, identity or (f"user {user}" if user else None))
@@ -174,10 +174,8 @@ def _may_have_body(headers: Headers) -> bool:
 
 
 def _narrow(scope: Scope) -> None:
-    """Remove from a request headers that rename the server and parameters that the page does not use."""
+    """Remove headers from a request that rename the server."""
     scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"x-forwarded-host"]
-    if page_routes.is_page(scope["path"]):
-        scope["query_string"] = page_routes.checked_query(scope["method"], scope["query_string"])
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
