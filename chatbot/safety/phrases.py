@@ -97,11 +97,16 @@ class Phrases:
         """Return the spans (start, end) of phrases in the original text, without harmless ones."""
         return [(places[0], places[-1] + 1) for places in self.places(text)]
 
-    def places(self, text: str) -> list[tuple[int, ...]]:
-        """Return the indices of the letters of each phrase, without the characters between them."""
+    def places(self, text: str, folded: Folded | None = None) -> list[tuple[int, ...]]:
+        """Return the indices of the letters of each phrase, without the characters between them.
+
+        Args:
+            text: The text.
+            folded: `fold(text)`, if the caller has it already.
+        """
         if not len(self._automaton):
             return []
-        plain = fold(text)
+        plain = fold(text) if folded is None else folded
         titles = _titles(text, plain) if self._spares_titles else []
         found = {plain.places[start:end]: None for start, end in self._hits(plain, titles)}
         filled = plain.without_fillers()

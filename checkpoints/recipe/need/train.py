@@ -58,9 +58,8 @@ def everyday() -> list[str]:
 
 def fit(messages: list[str], labels: np.ndarray, importance: np.ndarray) -> tuple[torch.Tensor, float]:
     """Logistic regression with weight decay, by L-BFGS."""
-    rows = [buckets_of(fold(message).text) for message in messages]
-    lengths = np.array([len(row) for row in rows])
-    index = torch.from_numpy(np.concatenate(rows))
+    buckets, lengths = buckets_of([fold(message).text for message in messages])
+    index = torch.from_numpy(buckets)
     offsets = torch.from_numpy(np.concatenate([[0], lengths.cumsum()[:-1]]))
     per_gram = torch.from_numpy(np.repeat(lengths**-0.5, lengths)).float()
     y, c = torch.from_numpy(labels).float(), torch.from_numpy(importance).float()

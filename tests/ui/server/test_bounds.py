@@ -133,7 +133,12 @@ def test_a_log_in_opens_the_page_and_a_key_the_api(bot):
         assert client.get("/gradio_api/app_id").status_code == 200
         assert client.get("/v1/models").status_code == 401  # a cookie is not a key
         assert client.get("/openapi.json", headers={"Authorization": "Bearer k"}).status_code == 200
-        client.get("/logout")
+        assert client.get("/logout").status_code == 404  # any link or image of another site could call it
+        assert client.get("/config").status_code == 200
+        assert client.post("/logout", headers={"Origin": "http://evil.example"}).status_code == 403
+        assert client.post("/logout", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+        assert client.get("/config").status_code == 200
+        assert client.post("/logout", headers={"Origin": "http://localhost"}).status_code == 204
         assert client.get("/config").status_code == 401
 
 
