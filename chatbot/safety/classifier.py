@@ -7,7 +7,7 @@ and scaled to unit length:
     score = b + sum over n-grams g of w[hash(g)] / sqrt(number of different buckets)
 
 A message is scored as a whole and in parts, because one sentence about dying counts however long the story around it is. The
-time is linear in the length of the message, and all of it is scored.
+time is linear in the length of the message.
 Weights are int8 with one scale. They are trained by checkpoints/recipe/need/train.py on sentences written for this project.
 """
 
@@ -31,9 +31,11 @@ LONG_LETTERS = 100
 scored in windows of this length."""
 FEWEST_LETTERS = 6
 """Messages of fewer letters are left to the phrases: their n-grams say too little."""
+MOST_LETTERS = 64_000
+"""Letters of a message that are scored: the first and the last half of them. Phrases are looked for in the whole message."""
 BATCH_LETTERS = 1 << 15
 """Letters that are scored at once, which bounds the memory."""
-FEW_PARTS, PER_DOUBLING = 8, 0.0
+FEW_PARTS, PER_DOUBLING = 8, 0.4
 """The largest of many scores is large by chance: each doubling of the number of parts beyond `FEW_PARTS` costs this much."""
 
 _MULTIPLIERS = np.random.default_rng(0).integers(1 << 31, size=(LONGEST_NGRAM, LONGEST_NGRAM), dtype=np.uint32) * 2 + 1
@@ -128,7 +130,8 @@ class NeedClassifier:
     def score(self, message: str | Folded) -> float:
         """Return the largest score of a message's parts, less what the largest of so many scores is larger by chance."""
         best, count = -math.inf, 0
-        for batch in _batches(parts_of(message if isinstance(message, Folded) else fold(message))):
+        folded = message if isinstance(message, Folded) else fold(message)
+        for batch in _batches(part for piece in _ends_of(folded) for part in parts_of(piece)):
             best, count = max(best, float(self.scores(batch).max())), count + len(batch)
         return best - PER_DOUBLING * math.log2(max(1.0, count / FEW_PARTS))
 
@@ -150,6 +153,17 @@ class NeedClassifier:
         if letters < FEWEST_LETTERS or (has_phrase and not SHORT_LETTERS <= letters <= LONG_LETTERS):
             return has_phrase
         return self.score(folded) >= (min(self.veto, self.threshold) if has_phrase else self.threshold)
+
+
+def _ends_of(folded: Folded) -> list[Folded]:
+    """Return a message of at most `MOST_LETTERS` letters, or the two ends of a longer one."""
+    size, half = len(folded.text), MOST_LETTERS // 2
+    if size <= MOST_LETTERS:
+        return [folded]
+    return [
+        Folded(folded.text[a:b], folded.places[a:b], (SENTENCE, *folded.breaks[a + 1 : b], SENTENCE))
+        for a, b in ((0, half), (size - half, size))
+    ]
 
 
 def _batches(parts: Iterable[str]) -> Iterator[list[str]]:

@@ -117,9 +117,11 @@ class Phrases:
     def _hits(self, folded: Folded, titles: Sequence[Span]) -> list[Span]:
         """Return the spans of phrases in the folded text, without harmless ones."""
         found: defaultdict[tuple[int, int], list[Span]] = defaultdict(list)
-        for last, (size, entries) in self._automaton.iter(folded.text):
-            span = (last + 1 - size, last + 1)
-            if _is_apart(folded, span):
+        text, separators = folded.text, bytes(folded.breaks)
+        for last, (size, entries) in self._automaton.iter(text):
+            span = start, end = last + 1 - size, last + 1
+            is_plain = separators.count(NONE, start + 1, end) == size - 1 and not text[start:end].isascii()
+            if (is_plain and not is_latin(text[start]) and not is_latin(text[last])) or _is_apart(folded, span):
                 for number, index, begins, ends in entries:
                     at_edges = (not begins or folded.breaks[span[0]] > NONE) and (
                         not ends or folded.breaks[span[1]] > NONE

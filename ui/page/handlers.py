@@ -38,6 +38,10 @@ CANDIDATES = 3
 SHOW_SECONDS = 0.05
 """Shortest time between two updates of a growing reply; without it the browser is too busy to handle its buttons."""
 
+ORDINARY_MESSAGES, ORDINARY_CHARACTERS = 100, 10_000
+"""Of a conversation that is larger by a factor, a growing reply is shown less often by that factor: each update sends all
+of it."""
+
 _MARKUP = re.compile("[<&](?=[A-Za-z/!?#])")
 _MARK_BROKEN = re.compile("(?<=[<&])\u200b(?=[A-Za-z/!?#])")
 _INVISIBLE = re.compile("[\u202a-\u202e\u2066-\u2069\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -171,7 +175,7 @@ def _can_be_read(bot: Chatbot, chat: Chat) -> bool:
 def answer(
     worker: Worker, chat: Chat, settings: PageSettings, language: str, on_reply: ReplyCallback | None = None
 ) -> Iterator[tuple[Chat, str]]:
-    """Yield the conversation with the reply so far, and the status line, at most every `SHOW_SECONDS`.
+    """Yield the conversation with the reply so far, and the status line, at most every `seconds_between_updates`.
 
     The last item has the complete reply. A fixed reply (`chatbot.safety`) has no seed. Closing the iterator cancels the
     reply.
@@ -191,12 +195,14 @@ def answer(
     bot, turns = worker.bot, turns_of(chat)
     fixed = worker.fixed_answer(turns) is not None
     session = ChatSession(worker, turns[:-1], **settings.changes)
-    text, shown, began, first = "", 0.0, time.monotonic(), None
+    seconds = seconds_between_updates(chat)
+    text, began, first = "", time.monotonic(), None
+    shown = began if seconds > SHOW_SECONDS else 0.0
     stream = session.stream(turns[-1], settings.seed)
     try:
         for text in stream:
             first = time.monotonic() - began if first is None and not fixed else first
-            if text and not fixed and time.monotonic() - shown >= SHOW_SECONDS:
+            if text and not fixed and time.monotonic() - shown >= seconds:
                 shown = time.monotonic()
                 yield with_message(chat, {"role": "assistant", "text": text}), ""
     finally:
@@ -210,6 +216,12 @@ def answer(
         return
     message = settings.message(text, reply.seed, bot.name)
     yield with_message(chat, signed(chat, message)), status(bot, reply, language)
+
+
+def seconds_between_updates(chat: Chat) -> float:
+    """Return the shortest time between two updates of a growing reply of a conversation."""
+    characters = sum(len(message["text"]) for message in chat["messages"])
+    return SHOW_SECONDS * max(1, len(chat["messages"]) / ORDINARY_MESSAGES, characters / ORDINARY_CHARACTERS)
 
 
 def close(stream: Iterator) -> None:

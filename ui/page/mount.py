@@ -17,6 +17,7 @@ from chatbot.chat.worker import Worker
 from ui.options import ServeOptions
 from ui.page.handlers import ReplyCallback
 from ui.page.layout import Page
+from ui.page.no_files import search_inputs_only
 from ui.page.text import TEXT
 from ui.server.page_routes import PageRules
 from ui.server.work import WorkPool
@@ -45,6 +46,7 @@ def mount_page(
     Returns:
         The facts about the page that the checks of requests need.
     """
+    search_inputs_only()
     i18n = gr.I18n(en=TEXT["en"], **dict.fromkeys(CHINESE, TEXT["zh"]))
     script = SCRIPT.read_text(encoding="utf-8").replace("KEEP_CHATS", str(options.saved_chats).lower())
     blocks = Page(workers, options, i18n, on_reply, pool).blocks

@@ -8,6 +8,7 @@ are stored as the bytes that are sent, and a session that no browser reads is dr
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -26,6 +27,10 @@ MAX_SESSION_EVENTS = 32
 MAX_SESSION_BYTES = 16 * 2**20
 MAX_BYTES = 64 * 2**20
 """Largest sum of the results that are not read and of the inputs of waiting and running events: of one session, of all."""
+
+LARGE_BYTES, MOST_LARGE = 64 * 1024, 2
+"""Inputs of more bytes are large, and at most this many events with large inputs run at the same time: Gradio makes many
+copies of them, in the event loop."""
 
 UNREAD_SECONDS = 60.0
 """A session is dropped if no browser has read its results for so long."""
@@ -83,6 +88,10 @@ class Session(asyncio.Queue[EventMessage]):
     def results(self) -> int:
         """Bytes of the results."""
         return self.held - sum(self._inputs.values())
+
+    def input_bytes(self, event: str) -> int:
+        """Return the size of the input of an event."""
+        return self._inputs.get(event, 0)
 
     def begin(self, event: str, size: int) -> None:
         """Count the input of an event that waits."""
@@ -163,6 +172,24 @@ class BoundedQueue(Queue):
             self._throw_away(session)
         while self.held.bytes > MAX_BYTES:
             self._throw_away(max(self.sessions.values(), key=lambda session: session.results))
+
+    def get_events(self) -> tuple[list[Event], bool, str] | None:
+        """Return the next event that may run, False, and the name of its part of the queue; None if there is none."""
+        running = [event for job in self.active_jobs for event in job or ()]
+        has_room = sum(map(self._is_large, running)) < MOST_LARGE
+        parts = list(self.event_queue_per_concurrency_id.items())
+        random.shuffle(parts)
+        for name, part in parts:
+            if part.concurrency_limit is None or part.current_concurrency < part.concurrency_limit:
+                for event in part.queue:
+                    if has_room or not self._is_large(event):
+                        part.queue.remove(event)
+                        return [event], False, name
+        return None
+
+    def _is_large(self, event: Event) -> bool:
+        session = self.sessions.get(event.session_hash)
+        return session is not None and session.input_bytes(event._id) > LARGE_BYTES
 
     async def reset_iterators(self, event_id: str) -> None:
         """Forget the input of an event that has ended."""

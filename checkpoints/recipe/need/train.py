@@ -24,10 +24,10 @@ from chatbot.safety.folding import fold  # noqa: E402
 from chatbot.safety.phrases import Phrases, lines_of  # noqa: E402
 from chatbot.safety.rules import FOLDER  # noqa: E402
 
-FALSE_ALARMS, EVERYDAY_FALSE_ALARMS = 0.02, 0.002
+FALSE_ALARMS, EVERYDAY_FALSE_ALARMS = 0.025, 0.002
 """Largest shares of the held-out harmless sentences and everyday turns that may be taken for need."""
 EVERYDAY_WEIGHT = 0.3
-DECAY = 3e-6
+DECAY = 1e-6
 STEPS = 400
 
 
@@ -96,7 +96,7 @@ def main() -> None:
 
     allowed = [
         (share(0, threshold, veto), threshold, veto)
-        for threshold in np.arange(-0.2, 1.2, 0.1)
+        for threshold in np.arange(-0.2, 1.6, 0.1)
         for veto in (-2.0, -1.5, -1.0, -0.5)
         if share(1, threshold, veto) <= FALSE_ALARMS and share(2, threshold, veto) <= EVERYDAY_FALSE_ALARMS
     ]
