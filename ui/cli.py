@@ -169,8 +169,9 @@ def serve(args: argparse.Namespace, options: ServeOptions, listener: socket.sock
         print("warning: --safety off: people in need get replies of the model instead of a help line", file=sys.stderr)
     bots = load_bots(args.checkpoint, args.device, args.dtype, safety)
     from ui.server.app import create_app
-    from ui.server.process import Server
+    from ui.server.process import Server, return_memory
 
+    return_memory()
     sys.setswitchinterval(SWITCH_SECONDS)
     log = start_log(args.log_format, args.log_text)
     server = Server(create_app(bots, options))

@@ -311,7 +311,7 @@ class Chatbot:
             raise DialogueError("The history must be a list of strings, oldest turn first.")
         if not turns:
             raise DialogueError("The history is empty: give at least one turn.")
-        if not clean_turn(turns[-1]):
+        if not turns[-1].strip():
             raise DialogueError("The message is empty; type something to talk about.")
 
     def _encode(self, turn: str) -> tuple[int, ...]:

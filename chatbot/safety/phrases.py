@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise, product
 from math import prod
 
@@ -18,6 +18,7 @@ GAP, LATIN_GAP = 8, 32
 """Maximum number of letters that `*` matches, and the same if all of them are Latin letters."""
 SPELLED_OUT = 5
 """Minimum number of letters of a Latin phrase that also matches with spaces between its letters (s u i c i d e)."""
+PIECE_LETTERS = 8192
 MAX_READINGS = 5000
 """Maximum number of readings of a part of a line."""
 _NOT_IN_HARMLESS_GAP = frozenset("我想要")
@@ -118,7 +119,7 @@ class Phrases:
         """Return the spans of phrases in the folded text, without harmless ones."""
         found: defaultdict[tuple[int, int], list[Span]] = defaultdict(list)
         text, separators = folded.text, bytes(folded.breaks)
-        for last, (size, entries) in self._automaton.iter(text):
+        for last, (size, entries) in _matches(self._automaton, text):
             span = start, end = last + 1 - size, last + 1
             is_plain = separators.count(NONE, start + 1, end) == size - 1 and not text[start:end].isascii()
             if (is_plain and not is_latin(text[start]) and not is_latin(text[last])) or _is_apart(folded, span):
@@ -165,6 +166,16 @@ class Phrases:
                 and not (harmless and _NOT_IN_HARMLESS_GAP & set(folded.text[end : each[0]]))
             }
         return sorted(spans)
+
+
+def _matches(automaton: ahocorasick.Automaton, text: str) -> Iterator[tuple[int, tuple[int, list]]]:
+    """Yield the last index and the value of each match. Text without a match is read in pieces of about a millisecond,
+    because Python's lock is held meanwhile."""
+    matches = automaton.iter(text[:PIECE_LETTERS])
+    yield from matches
+    for start in range(PIECE_LETTERS, len(text), PIECE_LETTERS):
+        matches.set(text[start : start + PIECE_LETTERS])
+        yield from matches
 
 
 def _titles(text: str, folded: Folded) -> list[Span]:

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import numpy as np
 
+from tests.conftest import ROOT
 from tests.ui.serving import serving
 
 CLIENTS = 64
@@ -26,12 +31,11 @@ COMPLETE, JOIN = "/v1/chat/completions", "/gradio_api/queue/join"
 
 @dataclass(frozen=True)
 class Address:
-    """Where the server listens, its process, and the number of the page's function `answer`."""
+    """Where the server listens, and the number of the page's function `answer`."""
 
     host: str
     port: int
-    pid: int
-    functions: dict[str, int]
+    answer: int
 
 
 def head(method: str, path: str, length: int | None = None, more: str = "") -> bytes:
@@ -51,20 +55,35 @@ async def exchange(where: Address, request: bytes, read_bytes: int = 1 << 20) ->
         writer.close()
 
 
+@cache
+def huge(shape: int) -> bytes:
+    """Return a body of about 3 MB: faults, one message, or many messages."""
+    content = [
+        [{"role": "user", "content": [{}] * 60}] * 12_000,
+        [{"role": "user", "content": "长" * 1_000_000}],
+        [{"role": "user", "content": "哈" * 5_000}] * 190,
+    ][shape]
+    return json.dumps({"messages": content}, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@cache
+def big(function: int) -> bytes:
+    """Return the call of a page's function with a conversation of 1.4 MB and 3,801 messages, of a session NAME."""
+    messages = [{"role": ("user", "assistant")[i % 2], "text": "聊天" * 60} for i in range(3_801)]
+    chat = {"id": "", "title": "", "persona": [], "messages": messages}
+    call = {"data": [chat, None, 1, 0.8, 0.9], "fn_index": function, "session_hash": "NAME"}
+    return json.dumps(call, ensure_ascii=False).encode()
+
+
 async def huge_body(where: Address, number: int) -> None:
-    """Send a body of 3 MB of faults, of one message, or of many messages."""
-    shapes = (
-        {"messages": [{"role": "user", "content": [{}] * 60}] * 12_000},
-        {"messages": [{"role": "user", "content": "长" * 1_000_000}]},
-        {"messages": [{"role": "user", "content": "哈" * 5_000}] * 190},
-    )
-    body = json.dumps(shapes[number % 3], ensure_ascii=False, separators=(",", ":")).encode()
+    """Send a body of 3 MB."""
+    body = huge(number % 3)
     await exchange(where, head("POST", COMPLETE, len(body), "Connection: close\r\n") + body)
 
 
 async def slow_headers(where: Address, number: int) -> None:
     """Send a header letter by letter."""
-    reader, writer = await asyncio.open_connection(where.host, where.port)
+    _reader, writer = await asyncio.open_connection(where.host, where.port)
     try:
         for letter in head("GET", "/healthz", None, f"X: {number}\r\n"):
             writer.write(bytes([letter]))
@@ -76,7 +95,7 @@ async def slow_headers(where: Address, number: int) -> None:
 
 async def slow_body(where: Address, number: int) -> None:
     """Promise 3 MB, send 100 kB of them and then a byte now and then."""
-    reader, writer = await asyncio.open_connection(where.host, where.port)
+    _reader, writer = await asyncio.open_connection(where.host, where.port)
     try:
         writer.write(head("POST", COMPLETE, 3_000_000) + b" " * 100_000)
         while True:
@@ -96,11 +115,7 @@ async def vanishing(where: Address, number: int) -> None:
 
 async def big_chat(where: Address, number: int) -> None:
     """Ask the page to answer in a conversation of 1.4 MB, and do not read the results."""
-    messages = [{"role": ("user", "assistant")[i % 2], "text": "聊天" * 60} for i in range(3_801)]
-    chat = {"id": "", "title": "", "persona": [], "messages": messages}
-    data = [chat, None, number, 0.8, 0.9]
-    call = {"data": data, "fn_index": where.functions["answer"], "session_hash": f"big{number}"}
-    body = json.dumps(call, ensure_ascii=False).encode()
+    body = big(where.answer).replace(b"NAME", b"big%d" % number)
     await exchange(where, head("POST", JOIN, len(body), "Connection: close\r\n") + body)
 
 
@@ -142,8 +157,8 @@ def resident_mb(pid: int) -> float:
     raise AssertionError("no VmRSS")
 
 
-async def measure(where: Address, idle: float, kind: str | None, seconds: float = SECONDS) -> Finding:
-    """Let `CLIENTS` clients of a kind (None: none) do their worst, and measure /healthz meanwhile."""
+async def attack_with(where: Address, kind: str, seconds: float) -> int:
+    """Let `CLIENTS` clients of a kind do their worst, and return how often they did it."""
     rounds, until = [0], time.monotonic() + seconds
 
     async def client(number: int) -> None:
@@ -156,41 +171,55 @@ async def measure(where: Address, idle: float, kind: str | None, seconds: float 
             rounds[0] += 1
             await asyncio.sleep(0.05)
 
-    clients = [asyncio.create_task(client(number)) for number in range(CLIENTS if kind else 0)]
+    await asyncio.gather(*map(client, range(CLIENTS)))
+    return rounds[0]
+
+
+async def measure(where: Address, pid: int, until: Callable[[], bool]) -> tuple[list[float], float]:
+    """Return latencies of /healthz in milliseconds, and the largest resident memory of the server in MB."""
     latencies, largest = [], 0.0
-    await asyncio.sleep(0.3)
     health = head("GET", "/healthz")
     reader, writer = await asyncio.open_connection(where.host, where.port)
-    while time.monotonic() < until:
+    while not until():
         began = time.perf_counter()
         writer.write(health)
         answer = await reader.readuntil(b"}")
         latencies.append(1000 * (time.perf_counter() - began))
         assert b" 200 " in answer[:20]
-        largest = max(largest, resident_mb(where.pid))
+        largest = max(largest, resident_mb(pid))
         await asyncio.sleep(PAUSE_SECONDS)
     writer.close()
-    await asyncio.gather(*clients)
+    return latencies, largest
+
+
+def find(where: Address, pid: int, idle: float, kind: str | None, seconds: float) -> Finding:
+    """Measure while clients of a kind, which run in a process of their own, attack; None: while there are none."""
+    attacking = f"print(asyncio.run(h.attack_with(h.{where!r}, {kind!r}, {seconds})))"
+    code = f"import asyncio; from tests.attack import hostile as h; {attacking}"
+    command = [sys.executable, "-c", code if kind else f"import time; time.sleep({seconds}); print(0)"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as clients:
+        latencies, largest = asyncio.run(measure(where, pid, lambda: clients.poll() is not None))
+        assert clients.returncode == 0
+        assert clients.stdout is not None
+        rounds = int(clients.stdout.read())
     p50, p99 = np.percentile(latencies, [50, 99])
-    return Finding(p50, p99, max(latencies), len(latencies), rounds[0], largest - idle)
+    return Finding(float(p50), float(p99), max(latencies), len(latencies), rounds, largest - idle)
 
 
 def attack(kinds: dict = KINDS, seconds: float = SECONDS, folder: Path | None = None) -> dict[str, Finding]:
     """Start a server as a user would, attack it with each kind of client, and return what each did."""
-    from urllib.request import urlopen
-
     folder = folder or Path(tempfile.mkdtemp())
     with serving(folder, "--data-dir", str(folder / "data")) as (address, process):
         config = json.load(urlopen(f"{address}/config"))
-        functions = {part["api_name"]: part["id"] for part in config["dependencies"]}
+        answer = next(part["id"] for part in config["dependencies"] if part["api_name"] == "answer")
         parts = urlsplit(address)
-        where = Address(parts.hostname, parts.port, process.pid, functions)
+        where = Address(str(parts.hostname), int(parts.port or 80), answer)
         asyncio.run(vanishing(where, 0))  # a first reply, whose memory every server needs
         time.sleep(2)
         idle = resident_mb(process.pid)
-        findings = {"no clients": asyncio.run(measure(where, idle, None, seconds / 2))}
+        findings = {"no clients": find(where, process.pid, idle, None, seconds / 2)}
         for kind in kinds:
-            findings[kind] = asyncio.run(measure(where, idle, kind, seconds))
+            findings[kind] = find(where, process.pid, idle, kind, seconds)
             time.sleep(1)
         assert process.poll() is None
     log = (folder / "stderr").read_text()

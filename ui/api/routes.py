@@ -50,6 +50,10 @@ SCHEMAS = "#/components/schemas/"
 MAX_BYTES_IN_LOOP = 16 * 1024
 """Larger bodies are parsed in a thread, so that other requests are answered meanwhile."""
 
+MAX_MARKS = 200_000
+"""Largest number of opening brackets and commas in a body. The largest request that is not only text has 100,000; parsing
+holds Python's lock, and millions of values would hold up other requests."""
+
 DISCONNECT_SECONDS = 0.5
 """Interval at which the server checks whether a client that waits for a whole response is still connected."""
 
@@ -146,6 +150,8 @@ def parse(body: bytes) -> CompletionRequest:
     Raises:
         ApiError: The body is not a request; the message names the first fault.
     """
+    if sum(map(body.count, (b"{", b"[", b","))) > MAX_MARKS:
+        raise ApiError(400, f"body: it has more than {MAX_MARKS} brackets and commas. Send less.")
     try:
         return CompletionRequest.model_validate_json(body)
     except ValidationError as error:

@@ -80,7 +80,7 @@ def mount_page(
     functions = {index: len(function.inputs) for index, function in blocks.fns.items()}
     mounted = next(route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))
     user_of = user_reader(mounted)
-    return PageRules(functions, bool(options.auth), user_of, blocks._queue.sessions.__contains__)
+    return PageRules(functions, bool(options.auth), user_of, blocks._queue.sessions.__contains__, blocks._queue.takes)
 
 
 def cookie_names(app: App) -> tuple[str, str]:

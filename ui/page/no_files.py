@@ -1,7 +1,8 @@
 """Keep Gradio from looking for files in what the page shows.
 
-Gradio goes through every output several times, value by value, to find descriptions of files and to serve those files. The
-page has none, and for a long conversation this search takes longer than everything else together and holds up the event loop.
+Gradio goes through every output several times, value by value, to find descriptions of files and to serve those files.
+The page has none, and for a long conversation this search takes longer than everything else together and holds up the event
+loop.
 Inputs are still searched, and a file in one is refused (`ui.server.page_routes`, and Gradio's own check behind it).
 """
 

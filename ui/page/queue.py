@@ -25,12 +25,12 @@ MAX_SESSION_EVENTS = 32
 """Largest number of events of one session that are waiting, running, or not read."""
 
 MAX_SESSION_BYTES = 16 * 2**20
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 32 * 2**20
 """Largest sum of the results that are not read and of the inputs of waiting and running events: of one session, of all."""
 
-LARGE_BYTES, MOST_LARGE = 64 * 1024, 2
-"""Inputs of more bytes are large, and at most this many events with large inputs run at the same time: Gradio makes many
-copies of them, in the event loop."""
+LARGE_BYTES, MOST_LARGE, MAX_LARGE_BYTES = 64 * 1024, 2, 16 * 2**20
+"""Inputs of more bytes are large, and at most this many events with large inputs run at the same time, because Gradio makes
+many copies of them, in the event loop. The last number bounds the sum of the large inputs."""
 
 UNREAD_SECONDS = 60.0
 """A session is dropped if no browser has read its results for so long."""
@@ -88,6 +88,11 @@ class Session(asyncio.Queue[EventMessage]):
     def results(self) -> int:
         """Bytes of the results."""
         return self.held - sum(self._inputs.values())
+
+    @property
+    def large_bytes(self) -> int:
+        """Bytes of the large inputs."""
+        return sum(size for size in self._inputs.values() if size > LARGE_BYTES)
 
     def input_bytes(self, event: str) -> int:
         """Return the size of the input of an event."""
@@ -150,6 +155,8 @@ class BoundedQueue(Queue):
         if name is None or not await self._has_room(name, size):
             return False, "The server is busy. Try again in a moment.", "queue_full"
         session = self.sessions.setdefault(name, self.new_session())
+        for copy in ("_body", "_json"):  # Gradio keeps the request until the event has ended
+            request.__dict__.pop(copy, None)
         success, event, state = await super().push(body, request, username)
         if success and isinstance(event, str) and event in self.event_ids_to_events:
             session.begin(event, size)
@@ -172,6 +179,12 @@ class BoundedQueue(Queue):
             self._throw_away(session)
         while self.held.bytes > MAX_BYTES:
             self._throw_away(max(self.sessions.values(), key=lambda session: session.results))
+
+    def takes(self, size: int) -> bool:
+        """Whether an input of this size may be added, as far as large inputs are concerned."""
+        if size <= LARGE_BYTES:
+            return True
+        return sum(session.large_bytes for session in self.sessions.values()) + size <= MAX_LARGE_BYTES
 
     def get_events(self) -> tuple[list[Event], bool, str] | None:
         """Return the next event that may run, False, and the name of its part of the queue; None if there is none."""
@@ -229,6 +242,8 @@ class BoundedQueue(Queue):
         if session is not None and (
             len(self.pending_event_ids_session[name]) >= MAX_SESSION_EVENTS or session.held + size > MAX_SESSION_BYTES
         ):
+            return False
+        if not self.takes(size):
             return False
         while (session is None and len(self.sessions) >= MAX_SESSIONS) or self.held.bytes + size > MAX_BYTES:
             before = self.now() - READER_SECONDS

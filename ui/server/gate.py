@@ -135,6 +135,8 @@ class Gate:
         arguments = (path, headers.get("content-type", ""), body, limits.page.functions)
         if len(body) <= THREAD_BYTES:
             return page_routes.checked_body(*arguments)
+        if not limits.page.takes(len(body)):
+            raise as_api_error(OverloadError())
         try:
             return await limits.pool.run_async(len(body), page_routes.checked_body, *arguments)
         except OverloadError as error:

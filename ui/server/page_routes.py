@@ -71,12 +71,14 @@ class PageRules:
         needs_login: Whether the page is for logged-in users only.
         user_of: Function that returns the logged-in user of a request, or None.
         has_session: Whether a session has events; only then its results can be read.
+        takes: Whether an input of so many bytes may wait for its turn now.
     """
 
     functions: Mapping[int, int] = field(default_factory=dict)
     needs_login: bool = False
     user_of: Callable[[Headers], str | None] = lambda headers: None
     has_session: Callable[[str], bool] = lambda name: True
+    takes: Callable[[int], bool] = lambda size: True
 
 
 def is_page(path: str) -> bool:

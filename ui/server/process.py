@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import logging
 import socket
+import sys
 from collections.abc import Mapping
 from types import FrameType
 
@@ -21,6 +24,22 @@ DRAIN_SECONDS = 2
 
 HEADER_SECONDS = 15
 """Time limit for the headers of a request, from the connection or the end of the request before."""
+
+
+LARGE_ALLOCATION_BYTES, ARENAS = 2**20, 2
+
+
+def return_memory() -> None:
+    """Make the C library return the memory of large bodies to the system (glibc only; elsewhere nothing happens).
+
+    By default glibc learns from a large allocation that is freed to keep the next ones, and every thread has its own
+    arena, so a server stays as large as at its largest moment.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            library = ctypes.CDLL("libc.so.6")
+            library.mallopt(-3, LARGE_ALLOCATION_BYTES)  # M_MMAP_THRESHOLD
+            library.mallopt(-8, ARENAS)  # M_ARENA_MAX
 
 
 class Protocol(H11Protocol):
