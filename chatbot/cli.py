@@ -6,16 +6,19 @@ import argparse
 import json
 import sys
 from collections.abc import Generator
+from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from chatbot.decoding.settings import OPTIONS
+from chatbot.decoding.settings import OPTIONS, ReplySettings, Script
 from chatbot.errors import XianliaoError, explain_faults
 
 if TYPE_CHECKING:  # importing torch takes seconds, which --help does not need
     from chatbot.chat.session import ChatSession
 
-DECODING = tuple((option.name, option.kind, option.help) for option in OPTIONS if option.name != "beams")
+DECODING = tuple(
+    (option.name, option.kind, option.help) for option in OPTIONS if option.name not in ("beams", "top_logprobs")
+)
 """Fields of ReplySettings that are options of their name."""
 
 
@@ -52,6 +55,8 @@ def build_chat_parser() -> argparse.ArgumentParser:
     decoding = parser.add_argument_group("decoding", "defaults come from the checkpoint")
     for name, kind, text in DECODING:
         decoding.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper()[0], help=text)
+    script = {field.name: field.metadata["help"] for field in fields(ReplySettings)}["script"]
+    decoding.add_argument("--script", choices=get_args(Script), help=script)
     decoding.add_argument("--banned-words", nargs="+", metavar="WORD", help="words that no reply contains")
     method = decoding.add_mutually_exclusive_group()
     method.add_argument("--greedy", action="store_true", help="always take the most likely token")
@@ -68,7 +73,7 @@ def chat(argv: list[str] | None = None) -> int | None:
     from chatbot.chat.session import ChatSession
 
     changes: dict[str, Any] = {name: getattr(args, name) for name, *_ in DECODING}
-    changes |= {"banned_words": args.banned_words, "beams": args.beams}
+    changes |= {"banned_words": args.banned_words, "beams": args.beams, "script": args.script}
     changes["method"] = "greedy" if args.greedy else "beam" if args.beams is not None else None
     changes = {name: value for name, value in changes.items() if value is not None}
     bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype, args.safety)

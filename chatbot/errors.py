@@ -25,6 +25,10 @@ class TokenizerError(XianliaoError):
     """A tokenizer cannot be read or trained."""
 
 
+class ReplySettingsError(XianliaoError):
+    """Decoding settings that cannot be used."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or the name of its class if the message is empty."""
     return _lines(error)[0]

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from chatbot.decoding.candidates import TokenScore
 from chatbot.decoding.rerank import Answered
 from chatbot.decoding.rules.eos_floor import StopReason
 from chatbot.decoding.settings import ReplySettings
@@ -51,6 +52,7 @@ class Reply:
         log_prob: See `chatbot.decoding.candidates.Draft`.
         seed: Seed that gives the same reply again for the same history and settings.
         seconds: Time from the call to the last token.
+        scores: Log-probability of each token, if the setting `top_logprobs` is on.
     """
 
     text: str
@@ -59,11 +61,17 @@ class Reply:
     log_prob: float
     seed: int
     seconds: float
+    scores: tuple[TokenScore, ...] = ()
+
+    @property
+    def generated_tokens(self) -> int:
+        """Number of tokens that the model generated, with an end of turn that was not forced."""
+        return len(self.token_ids) + (self.stop_reason in ("eos", "floor"))
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens per second, with the end of turn."""
-        return (len(self.token_ids) + 1) / max(self.seconds, 1e-9)
+        """Generated tokens per second."""
+        return self.generated_tokens / max(self.seconds, 1e-9)
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ class Request:
         seed: Seed of the random numbers.
         started: Time of the request, by `time.perf_counter`.
         fixed: Text to deliver instead of a reply of the model, or None.
+        traditional: Whether the reply is shown in traditional characters.
     """
 
     prompt: Prompt
@@ -85,6 +94,7 @@ class Request:
     seed: int
     started: float
     fixed: Fixed | None = None
+    traditional: bool = False
 
 
 def answered_by(ids: Sequence[Sequence[int]]) -> Answered:

@@ -14,7 +14,7 @@ from chatbot.chat.trace import TracedStep
 from chatbot.chat.worker import BusyError, Worker, WorkerError
 from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import XianliaoError
-from chatbot.text.dialogue import clean_turn
+from chatbot.text.characters import typed_text
 from ui.page.chats import (
     Chat,
     ChatError,
@@ -149,7 +149,7 @@ def with_user_message(bot: Chatbot, chat: Chat, text: str) -> Chat:
         ChatError: The message is empty, or it or the conversation is too long. A person in need gets an answer to a
             message of any length, in a conversation that is too long as well while `chats.SPARE_MESSAGES` last.
     """
-    if not clean_turn(text):
+    if not typed_text(text):
         raise ChatError("empty")
     before = without_empty_reply(chat)
     try:

@@ -231,8 +231,8 @@ def test_a_turn_reads_only_its_message(checkpoint, monkeypatch):
     monkeypatch.setattr(Slots, "read_rows", counting)
     worker = Worker(bot)
     turns, message = [], bot.tokenizer.encode("今天吃什么")
-    encode, ids_of_replies = bot._encode_cached, {}  # what a random model says would be encoded to other tokens
-    monkeypatch.setattr(bot, "_encode_cached", lambda turn: ids_of_replies.get(turn) or encode(turn))
+    encode, ids_of_replies = bot.reader.ids, {}  # what a random model says would be encoded to other tokens
+    monkeypatch.setattr(bot.reader, "ids", lambda turn, script: ids_of_replies.get(turn) or encode(turn, script))
     for number in range(8):
         turns.append("今天吃什么")
         read.clear()
