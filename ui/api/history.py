@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chatbot.chat.bot import Chatbot
-from ui.api.schemas import ApiError, Message
+from ui.api.requests import SKIPPED_ROLES, Message
+from ui.api.schemas import ApiError
 from ui.turns import MAX_CHARACTERS, join_messages, newest_turns
 
 
@@ -18,10 +19,12 @@ def to_turns(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
     dialogue: list[tuple[str, str]] = []
     left_out: list[str] = []
     for message in messages:
-        if message.role in ("system", "developer"):
+        if message.role in SKIPPED_ROLES:
             left_out.append(message.role)
+        elif message.content is None:  # of an assistant; X-Ignored names its tool_calls, too
+            left_out.append("assistant without content")
         else:
-            dialogue.append((message.role, message.text))
+            dialogue.append((message.role, message.content))
     turns, without_user = join_messages(dialogue)
     if without_user:
         left_out.append("assistant before the first user")

@@ -1,9 +1,9 @@
 """API in OpenAI's format: /v1/chat/completions (whole or streamed), /v1/models, and /metrics.
 
 Messages with the roles `user` and `assistant` form the history; consecutive messages of one role are joined by a
-newline. The model has no system prompt: a `system` message is left out, and the header X-Ignored names it. To give a
-persona, begin the history with example turns. For the same history, seed and settings a reply is the same as on the
-page.
+newline. The model has no system prompt and no tools: messages of other roles are left out, and the header X-Ignored names
+them and the fields that have no effect. To give a persona, begin the history with example turns. For the same history, seed
+and settings a reply is the same as on the page.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import generate_latest
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -28,11 +27,12 @@ from chatbot.chat.bot import Request as ReplyRequest
 from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
 from ui.api.history import to_turns, within_bounds
+from ui.api.requests import CompletionRequest, parse
 from ui.api.schemas import (
     ApiError,
-    CompletionRequest,
     CompletionResponse,
     ErrorResponse,
+    ModelEntry,
     ModelList,
     as_api_error,
     to_response,
@@ -45,14 +45,10 @@ from ui.server.metrics import Metrics
 from ui.server.work import WorkPool
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}}
-METHODS = {"/v1/models": "GET", "/v1/chat/completions": "POST"}
+METHODS = {"/v1/models": "GET, HEAD", "/v1/models/ID": "GET, HEAD", "/v1/chat/completions": "POST"}
 SCHEMAS = "#/components/schemas/"
 MAX_BYTES_IN_LOOP = 16 * 1024
 """Larger bodies are parsed in a thread, so that other requests are answered meanwhile."""
-
-MAX_MARKS = 200_000
-"""Largest number of opening brackets and commas in a body. The largest request that is not only text has 100,000; parsing
-holds Python's lock, and millions of values would hold up other requests."""
 
 DISCONNECT_SECONDS = 0.5
 """Interval at which the server checks whether a client that waits for a whole response is still connected."""
@@ -89,8 +85,16 @@ class Api:
 
     def models(self) -> dict:
         """List the checkpoints of this server, the default one first."""
-        entry = {"object": "model", "created": self.created, "owned_by": "xianliao"}
-        return {"object": "list", "data": [{"id": name, **entry} for name in self.workers]}
+        return {"object": "list", "data": [self.model(name) for name in self.workers]}
+
+    def model(self, model: str) -> dict:
+        """Describe a checkpoint of this server.
+
+        Raises:
+            ApiError: The server has no model of this name.
+        """
+        name = self.worker(model).bot.name
+        return {"id": name, "object": "model", "created": self.created, "owned_by": "xianliao"}
 
     async def read(self, request: Request) -> CompletionRequest:
         """Return the body of a request, checked.
@@ -98,8 +102,10 @@ class Api:
         Raises:
             ApiError: The body is not a request.
         """
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise ApiError(400, "body: send it as application/json.")
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            found = f"got {kind[:60]!r}" if kind else "which is missing"
+            raise ApiError(400, f"Send the header Content-Type: application/json, {found}.")
         body = await request.body()
         if len(body) <= MAX_BYTES_IN_LOOP:
             return parse(body)
@@ -110,6 +116,7 @@ class Api:
         body = await self.read(request)
         worker = self.worker(body.model)
         turns, left_out = to_turns(body.messages)
+        left_out += body.ignored()
         conversation = request.headers.get("x-conversation-id")
         conversation = conversation or sha256(turns[0].encode("utf-8", "replace")).hexdigest()
         headers = {"X-Conversation-Id": conversation[:64].strip().encode("ascii", "replace").decode()}
@@ -144,22 +151,6 @@ class Api:
         return worker.bot.request(within_bounds(turns, worker.bot), body.seed, **body.changes())
 
 
-def parse(body: bytes) -> CompletionRequest:
-    """Return the request that a body contains.
-
-    Raises:
-        ApiError: The body is not a request; the message names the first fault.
-    """
-    if sum(map(body.count, (b"{", b"[", b","))) > MAX_MARKS:
-        raise ApiError(400, f"body: it has more than {MAX_MARKS} brackets and commas. Send less.")
-    try:
-        return CompletionRequest.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"])) or "body"
-        raise ApiError(400, f"{field}: {first['msg']}.") from None
-
-
 async def wait_for(replies: Replies, request: Request) -> None:
     """Return when all replies are complete or the client has left, even if its request still waits in the queue.
 
@@ -186,9 +177,9 @@ def whole(replies: Replies) -> dict:
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": state.text},
+            "message": {"role": "assistant", "content": state.text, "refusal": None},
             "finish_reason": state.finish,
-            "logprobs": None,
+            "logprobs": replies.new_logprobs(index),
         }
         for index, state in enumerate(replies.states)
     ]
@@ -224,6 +215,9 @@ def build_router(api: Api, access: Access) -> APIRouter:
         "content": {"text/event-stream": {"schema": event}},
     }
     router.get("/v1/models", response_model=ModelList, responses=ERROR_RESPONSES)(api.models)
+    router.get("/v1/models/{model}", response_model=ModelEntry, responses=ERROR_RESPONSES)(api.model)
+    router.head("/v1/models", include_in_schema=False)(api.models)
+    router.head("/v1/models/{model}", include_in_schema=False)(api.model)
     router.post(
         "/v1/chat/completions",
         response_model=CompletionResponse,
@@ -237,6 +231,7 @@ def build_router(api: Api, access: Access) -> APIRouter:
     )(api.complete)
 
     @router.get("/metrics", include_in_schema=False)
+    @router.head("/metrics", include_in_schema=False)
     def show_metrics() -> PlainTextResponse:
         return PlainTextResponse(generate_latest(api.metrics.registry), media_type="text/plain; version=0.0.4")
 
@@ -246,8 +241,9 @@ def build_router(api: Api, access: Access) -> APIRouter:
 async def unknown_route(scope: Scope, receive: Receive, send: Send) -> None:
     """Refuse every other path below /v1 in OpenAI's format."""
     path = scope["path"]
-    if path in METHODS:
-        raise HTTPException(405, f"{path} accepts {METHODS[path]} only", {"Allow": METHODS[path]})
+    pattern = "/v1/models/ID" if path.startswith("/v1/models/") else path
+    if pattern in METHODS:
+        raise HTTPException(405, f"{pattern} accepts {METHODS[pattern]} only", {"Allow": METHODS[pattern]})
     raise ApiError(404, f"No route {path[:100]}. This server has {' and '.join(METHODS)}.")
 
 

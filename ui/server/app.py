@@ -77,6 +77,7 @@ def create_app(
     add_api(app, workers, metrics, options, access, pool)
 
     @app.get("/healthz")
+    @app.head("/healthz", include_in_schema=False)
     async def healthz() -> Health:  # needs none of the threads that long requests occupy
         return Health(status="ok", checkpoint=bots[0].name, version=__version__)
 

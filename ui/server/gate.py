@@ -186,8 +186,10 @@ def _may_have_body(headers: Headers) -> bool:
 
 
 def _narrow(scope: Scope) -> None:
-    """Remove headers from a request that rename the server."""
+    """Remove headers from a request that rename the server, and the slash after a path that is not the page's."""
     scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"x-forwarded-host"]
+    if not page_routes.is_page(scope["path"]):
+        scope["path"] = scope["path"].rstrip("/")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

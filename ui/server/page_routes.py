@@ -108,10 +108,15 @@ def check_route(method: str, path: str) -> None:
         ApiError: 404, the route is closed.
     """
     pattern, _ = ROUTES.get("GET" if method == "HEAD" else method, (None, ()))
+    closed = ApiError(
+        404,
+        "There is nothing at this address. The API is below /v1, for example /v1/chat/completions.",
+        code="not_found",
+    )
     if len(path) > MAX_PATH:
-        raise ApiError(404, "There is nothing at this address.", code="not_found")
+        raise closed
     if pattern is None or not pattern.fullmatch(path.rstrip("/") or "/") or ".." in path:
-        raise ApiError(404, "There is nothing at this address.", code="not_found")
+        raise closed
 
 
 def _refuse_constant(name: str) -> None:
