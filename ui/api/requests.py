@@ -40,7 +40,7 @@ _UTF8_MARK = b"\xef\xbb\xbf"
 
 def _wrong(text: str, **values: Any) -> PydanticCustomError:
     """Return the error of a validator; `values` fill the braces of the text."""
-    return PydanticCustomError("unsupported", text, values)  # type: ignore[arg-type]  # the type wants a literal
+    return PydanticCustomError("unsupported", text, values)
 
 
 def _default_if_minus_one(value: Any) -> Any:

@@ -3,7 +3,7 @@
     logit(v) -= presence 1[c(v) > 0] + frequency c(v) - bias(v),        c(v): times that the reply so far has v
 
 The rules come before temperature, EOS floor and truncation, and after the tokens that are not allowed, which keep -inf. EOS
-is never part of a reply, so only a bias can change it. The floor gives EOS its least probability whatever the logits are, so
+is never part of a reply, so only a bias can change it. The floor gives EOS its least probability for all logits, so
 the bound on the length of a reply holds for every value.
 """
 
