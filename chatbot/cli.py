@@ -44,6 +44,12 @@ def add_safety_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_script_option(parser: argparse._ActionsContainer) -> None:
+    """Add the option for traditional characters to the commands that talk to people."""
+    help_text = next(field for field in fields(ReplySettings) if field.name == "script").metadata["help"]
+    parser.add_argument("--script", choices=get_args(Script), help=help_text)
+
+
 def build_chat_parser() -> argparse.ArgumentParser:
     """Return the argument parser of xianliao-chat."""
     parser = argparse.ArgumentParser(prog="xianliao-chat", description="Chat in the terminal.")
@@ -55,8 +61,7 @@ def build_chat_parser() -> argparse.ArgumentParser:
     decoding = parser.add_argument_group("decoding", "defaults come from the checkpoint")
     for name, kind, text in DECODING:
         decoding.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper()[0], help=text)
-    script = {field.name: field.metadata["help"] for field in fields(ReplySettings)}["script"]
-    decoding.add_argument("--script", choices=get_args(Script), help=script)
+    add_script_option(decoding)
     decoding.add_argument("--banned-words", nargs="+", metavar="WORD", help="words that no reply contains")
     method = decoding.add_mutually_exclusive_group()
     method.add_argument("--greedy", action="store_true", help="always take the most likely token")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from chatbot.checkpoint.location import locate
-from chatbot.cli import add_model_options, add_safety_option
+from chatbot.cli import add_model_options, add_safety_option, add_script_option
 from chatbot.errors import XianliaoError, explain_faults
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_model_options(parser)
     add_safety_option(parser)
+    add_script_option(parser)
     parser.add_argument(
         "--checkpoint",
         nargs="+",
@@ -168,6 +169,9 @@ def serve(args: argparse.Namespace, options: ServeOptions, listener: socket.sock
     if safety is None:
         print("warning: --safety off: people in need get replies of the model instead of a help line", file=sys.stderr)
     bots = load_bots(args.checkpoint, args.device, args.dtype, safety)
+    if args.script is not None:
+        for bot in bots:
+            bot.settings = bot.settings.with_changes(script=args.script)
     from ui.server.app import create_app
     from ui.server.process import Server, return_memory
 

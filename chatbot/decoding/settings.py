@@ -141,8 +141,8 @@ class ReplySettings:
     script: Script = field(
         default="typed",
         metadata=_described(
-            "typed: characters are read as typed; simplified: traditional ones are read as simplified; asker: as well, and"
-            " the reply has the script of the messages"
+            "typed: characters are read as typed; simplified: traditional ones are read as simplified; asker: as simplified,"
+            " and the reply has the script of the messages (default: the checkpoint's)"
         ),
     )
 
