@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from chatbot.decoding.settings import OPTIONS
 from chatbot.errors import XianliaoError, explain_faults
+from chatbot.language.parser import Parser
+from chatbot.language.translation import translate
 
 if TYPE_CHECKING:  # importing torch takes seconds, which --help does not need
     from chatbot.chat.session import ChatSession
@@ -43,7 +45,7 @@ def add_safety_option(parser: argparse.ArgumentParser) -> None:
 
 def build_chat_parser() -> argparse.ArgumentParser:
     """Return the argument parser of xianliao-chat."""
-    parser = argparse.ArgumentParser(prog="xianliao-chat", description="Chat in the terminal.")
+    parser = Parser(prog="xianliao-chat", description="Chat in the terminal.")
     add_model_options(parser)
     add_safety_option(parser)
     add = parser.add_argument
@@ -101,10 +103,10 @@ def _show(session: ChatSession, as_json: bool) -> None:
 
 def _converse(session: ChatSession, args: argparse.Namespace) -> int:
     """Run the interactive chat: a line is a message, a line that begins with / is a command."""
-    print("/retry 换个说法  /undo 撤回  /clear 重新开始  /quit 退出", file=sys.stderr)
+    print(translate("/retry another reply  /undo take back  /clear start again  /quit leave"), file=sys.stderr)
     while True:
         try:
-            line = input("你: ").strip()
+            line = input(translate("you: ")).strip()
         except EOFError:
             return 0
         if line == "/quit":
@@ -117,11 +119,11 @@ def _converse(session: ChatSession, args: argparse.Namespace) -> int:
             elif line == "/retry":
                 _say(session, session.stream_retry())
             elif line.startswith("/"):
-                print(f"没有 {line} 这个命令", file=sys.stderr)
+                print(translate(f"Unknown command {line}."), file=sys.stderr)
             else:
                 _say(session, session.stream(line, args.seed))
         except XianliaoError as error:
-            print(error, file=sys.stderr)
+            print(translate(str(error)), file=sys.stderr)
 
 
 def _say(session: ChatSession, stream: Generator[str, None, None]) -> None:
@@ -130,19 +132,19 @@ def _say(session: ChatSession, stream: Generator[str, None, None]) -> None:
     is_stopped = False
     try:
         for text in stream:
-            sys.stdout.write("闲聊: " + text if printed is None else text[len(printed) :])
+            sys.stdout.write(translate("xianliao: ") + text if printed is None else text[len(printed) :])
             sys.stdout.flush()
             printed = text
     except KeyboardInterrupt:
         stream.close()
         is_stopped = True
     reason = "stopped" if is_stopped or session.last_reply is None else session.last_reply.stop_reason
-    print(f"  [{reason}]" if reason != "eos" else "")
+    print(f"  [{translate(reason)}]" if reason != "eos" else "")
 
 
 def build_evaluate_parser() -> argparse.ArgumentParser:
     """Return the argument parser of xianliao-evaluate."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="xianliao-evaluate",
         description="Measure checkpoints and decoding methods; write report.json, report.md and report.html.",
     )

@@ -13,7 +13,6 @@ that occur beside any other token, and so say little, get small norms, and WRD t
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chatbot.errors import XianliaoError, explain_faults
+from chatbot.language.parser import Parser
+from chatbot.language.translation import translate
 from chatbot.similarity.token_vectors import VECTORS_FILE
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _turns(data: str) -> Iterator[list[int]]:
 @explain_faults
 def main(argv: list[str] | None = None) -> int:
     """Train vectors for a checkpoint; `argv` None takes the command line of the process."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m chatbot.similarity", description="Train token vectors for WMD and WRD on a prepared set."
     )
     parser.add_argument(
@@ -155,5 +156,5 @@ def main(argv: list[str] | None = None) -> int:
     path = Path(args.checkpoint) / VECTORS_FILE
     save_file({"vectors": vectors.astype(np.float16)}, path)
     path.chmod(0o644)
-    print(f"{path}: {int((np.abs(vectors).sum(1) > 0).sum())} tokens, {args.dimensions} dimensions")
+    print(translate(f"{path}: {int((np.abs(vectors).sum(1) > 0).sum())} tokens, {args.dimensions} dimensions"))
     return 0
