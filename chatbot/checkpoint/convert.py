@@ -65,7 +65,7 @@ def copy(source: str | Path, target: str | Path, int8: bool = False, layer_types
     if int8:
         training["weight_storage"] = "int8; the metrics are of the float weights"
     save(target, model, DialogueTokenizer.load(path), generation, training, int8=int8)
-    for name in ("README.md", VECTORS_FILE):
+    for name in ("README.md", "README.zh.md", VECTORS_FILE):
         if (path / name).is_file():
             shutil.copy(path / name, target / name)
     if (path / BACKWARD).is_dir():
