@@ -104,13 +104,12 @@ class Module:
 
     def _shown(self, node: ast.AST) -> list[ast.expr]:
         """Return the expressions of a node whose texts a user sees."""
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            kind = ast.unparse(node.exc.func)
-            hidden = INTERNAL if self.quotes_value_errors else INTERNAL | {"ValueError"}
-            return [] if kind in hidden else node.exc.args
         if isinstance(node, ast.Call):
-            name = ast.unparse(node.func).rpartition(".")
-            if name[2] in SHOWN_ARGUMENTS or (name[2] == "append" and name[0] in LISTS):
+            before, _, name = ast.unparse(node.func).rpartition(".")
+            if name.endswith("Error"):
+                hidden = INTERNAL if self.quotes_value_errors else INTERNAL | {"ValueError"}
+                return [] if name in hidden else node.args
+            if name in SHOWN_ARGUMENTS or (name == "append" and before in LISTS):
                 return node.args
         if isinstance(node, ast.AugAssign) and ast.unparse(node.target) in LISTS:
             return [node.value]

@@ -186,7 +186,7 @@ def _unique_names(bots: Sequence[Chatbot]) -> list[str]:
 def _evaluate_checkpoint(
     name: str, bot: Chatbot, methods: dict[str, ReplySettings], inputs: _Inputs
 ) -> tuple[Report, dict[str, Any], dict[str, Replies]]:
-    """Return a checkpoint's part of the report without metrics of the replies, its times, and its replies."""
+    """Return a checkpoint's part of the report (without metrics of the replies), its times and its replies."""
     contexts, cache = inputs.contexts, inputs.cache
     part: Report = {
         "name": name,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 WINDOW = 5
 SMOOTHING = 0.75
 MAX_TOKENS = 20_000_000
-"""Number of tokens of the data that are used, from its beginning: more change little."""
+"""Number of tokens used from the beginning of the data; more tokens change the vectors little."""
 _PART_TOKENS = 1_000_000
 
 

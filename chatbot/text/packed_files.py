@@ -224,7 +224,7 @@ _DECOMPRESSORS: dict[bytes, Callable[[], _Decompressor]] = {
 
 
 def _decompressed(packed: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the content of compressed data of one or more members, or data that is not compressed as it is."""
+    """Yield the content of compressed data of one or more members; other data is yielded unchanged."""
     data = next(packed, b"")
     new = next((new for magic, new in _DECOMPRESSORS.items() if data.startswith(magic)), None)
     if new is None:
@@ -260,7 +260,7 @@ def _without_padding(data: bytes, packed: Iterator[bytes]) -> bytes:
 
 
 def _as_utf8(content: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield UTF-16 with a byte order mark as UTF-8, anything else as it is; the mark is removed."""
+    """Yield UTF-16 with a byte order mark as UTF-8, without the mark; other data is yielded unchanged."""
     first = next(content, b"")
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         decoder = codecs.getincrementaldecoder("utf-16")()

@@ -212,7 +212,7 @@ def add_api(
 
 
 def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
-    """Make a server answer every error in OpenAI's format and count it."""
+    """Register handlers that answer every error of a server in OpenAI's format and count the error."""
 
     def respond(error: ApiError) -> JSONResponse:
         metrics.errors.labels(str(error.status)).inc()
