@@ -46,8 +46,10 @@ INTERNAL = {
 """Errors of programmers and of the API."""
 VALUE_ERRORS = ("chatbot/model/config.py", "chatbot/similarity/token_vectors.py", "data_prep/reading/hub.py")
 """Modules whose ValueErrors are quoted in an error for users."""
-LISTS = {"faults", "missing", "wrong", "problems", "lines"}
+LISTS = {"faults", "missing", "wrong", "problems"}
 """Lists of faults that become one error."""
+RETURNS_MESSAGES = re.compile("fault|_below|_warning|^_reason|^_summary|^range$")
+"""Functions that return faults or printed texts."""
 SHOWN_ARGUMENTS = {"print", "labelled", "translate", "read_json", "error", "_fault"}
 """Functions that show their texts or put them into an error."""
 WORDS = re.compile("[A-Za-z]{2,} [a-z]+")
@@ -104,20 +106,22 @@ class Module:
 
     def _shown(self, node: ast.AST) -> list[ast.expr]:
         """Return the expressions of a node whose texts a user sees."""
+        function = self.scopes[-1]
+        name_of_function = function.name if isinstance(function, ast.FunctionDef) else ""
+        lists = LISTS | {"lines"} if name_of_function == "_summary" else LISTS
         if isinstance(node, ast.Call):
             before, _, name = ast.unparse(node.func).rpartition(".")
             if name.endswith("Error"):
                 hidden = INTERNAL if self.quotes_value_errors else INTERNAL | {"ValueError"}
                 return [] if name in hidden else node.args
-            if name in SHOWN_ARGUMENTS or (name == "append" and before in LISTS):
+            if name in SHOWN_ARGUMENTS or (name == "append" and before in lists):
                 return node.args
-        if isinstance(node, ast.AugAssign) and ast.unparse(node.target) in LISTS:
+        if isinstance(node, ast.AugAssign) and ast.unparse(node.target) in lists:
             return [node.value]
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in LISTS:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in lists:
             return [node.value]
-        function = self.scopes[-1]
-        if isinstance(node, ast.Return) and node.value is not None and isinstance(function, ast.FunctionDef):
-            return [node.value] if re.search("fault|_below|_warning|^_reason|_summary|^range$", function.name) else []
+        if isinstance(node, ast.Return) and node.value is not None:
+            return [node.value] if RETURNS_MESSAGES.search(name_of_function) else []
         return []
 
     def _alternatives(self, node: ast.expr, depth: int = 0) -> list[str]:
