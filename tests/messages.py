@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from itertools import product
@@ -68,6 +69,7 @@ def _texts_of(parser: argparse.ArgumentParser) -> Iterator[str]:
     yield from (action.help for action in parser._actions if action.help and action.help is not argparse.SUPPRESS)
 
 
+@functools.cache
 def messages() -> dict[str, str]:
     """Return the texts of errors and printed lines in the code, each with the place of one use."""
     found: dict[str, str] = {}

@@ -10,6 +10,7 @@ import json
 import locale
 import os
 import re
+import time
 
 import pytest
 
@@ -165,6 +166,14 @@ def test_english_help_is_as_written(monkeypatch):
     assert parser.format_help().startswith("usage: p [-h]\n\nChat in the terminal.\n")
     monkeypatch.setenv("XIANLIAO_LANG", "zh")
     assert "在终端里聊天。" in parser.format_help()
+
+
+def test_a_message_of_many_parts_takes_little_time():
+    """Each of these parts matches an entry alone and together with the parts after it, but the last part matches none."""
+    text = "; ".join([f"{number} is not valid YAML (x)" for number in range(14)] + ["unknown"])
+    started = time.process_time()
+    assert to_chinese(text) == text
+    assert time.process_time() - started < 2
 
 
 def test_lines_break_by_columns_and_not_before_punctuation():

@@ -8,13 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from chatbot.cli import build_chat_parser, build_evaluate_parser
 from chatbot.language.translation import to_chinese
-from data_prep.cli import build_parser as build_prepare_parser
 from tests.conftest import ROOT
-from training.arguments import build_parser as build_train_parser
+from tests.messages import PARSERS
 from training.arguments import read_settings
-from ui.cli import build_parser as build_serve_parser
 
 READMES = ["README.md", "README.zh.md"]
 ENGLISH = sorted(
@@ -22,13 +19,6 @@ ENGLISH = sorted(
     for path in ROOT.rglob("README.md")
     if not {".venv", "runs", "build"} & set(path.relative_to(ROOT).parts) and not path.parent.name.startswith(".")
 )
-PARSERS = {
-    "xianliao-prepare": build_prepare_parser,
-    "xianliao-train": build_train_parser,
-    "xianliao-chat": build_chat_parser,
-    "xianliao-evaluate": build_evaluate_parser,
-    "xianliao-serve": build_serve_parser,
-}
 
 
 @pytest.mark.parametrize("name", READMES)
@@ -78,7 +68,7 @@ def test_the_data_page_lists_the_rules_as_they_are():
     text = (ROOT / "data_prep" / "README.md").read_text(encoding="utf-8")
     for rule in all_rules():
         assert f"| `{rule.name}` | {'on' if rule.is_on else 'off'} | {rule.summary} |" in text
-    known = build_prepare_parser().format_help() + "--kill --flops"  # of the benchmarks
+    known = PARSERS["xianliao-prepare"]().format_help() + "--kill --flops"  # of the benchmarks
     assert all(flag in known for flag in re.findall(r"--[a-z-]{3,}", text))
 
 

@@ -48,11 +48,12 @@ def to_chinese(text: str) -> str:
 
 def _listed(text: str) -> str | None:
     """Return the Chinese of faults joined by semicolons, perhaps with a full stop; None if one of them is unknown."""
-    chinese = _all_known(text.removesuffix(".").split("; "))
+    chinese = _all_known(tuple(text.removesuffix(".").split("; ")))
     return None if chinese is None else "；".join(chinese) + "。" * text.endswith(".")
 
 
-def _all_known(parts: list[str]) -> list[str] | None:
+@functools.lru_cache(1024)  # without it, the time could double with every part
+def _all_known(parts: tuple[str, ...]) -> list[str] | None:
     """Return the Chinese of parts, of which some may belong together; None if a part is unknown."""
     if not parts:
         return []
@@ -67,7 +68,7 @@ def _by_entry(text: str) -> str | None:
     """Return the Chinese by the entry that matches the whole text and has most fixed words."""
     if text in read_catalogue():
         return read_catalogue()[text]
-    fixed = {english: _VALUE.split(english)[::2] for english in read_catalogue() if "{0}" in english}
+    fixed = _fixed_words()
     possible = [english for english, parts in fixed.items() if all(part in text for part in parts)]
     for english in sorted(possible, key=lambda english: -sum(map(len, fixed[english]))):
         if match := re.fullmatch("(.*?)".join(map(re.escape, fixed[english])), text, re.DOTALL):
@@ -75,6 +76,12 @@ def _by_entry(text: str) -> str | None:
     label, colon, rest = text.partition(": ")
     chinese = _by_entry(rest) if colon and "; " not in label else None
     return None if chinese is None else f"{label}：{chinese}"
+
+
+@functools.cache
+def _fixed_words() -> dict[str, list[str]]:
+    """Return the text around the values of every entry that has values."""
+    return {english: _VALUE.split(english)[::2] for english in read_catalogue() if "{0}" in english}
 
 
 @functools.cache
