@@ -12,11 +12,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from chatbot.errors import CheckpointError, XianliaoError
+from chatbot.errors import CheckpointError, XianliaoError, first_line, shown
 
 LOCK = ".lock"
 
@@ -48,6 +48,19 @@ def exclusive(folder: Path, error: XianliaoError, lock: str = LOCK) -> Iterator[
         held.release()
 
 
+JSON_BYTES = {
+    **{"tokenizer.json": 64 << 20, "tokenizer_config.json": 8 << 20, "model.safetensors.index.json": 16 << 20},
+    "manifest.json": 64 << 20,
+}
+"""Maximum size of the JSON files that are large by nature, in bytes."""
+
+MAX_JSON_BYTES = 4 << 20
+"""Maximum size of every other JSON file, in bytes."""
+
+MAX_JSON_DEPTH = 64
+"""Maximum nesting: what Python can parse, other code that walks the value may not."""
+
+
 def read_json(
     path: Path, error: type[XianliaoError] = CheckpointError, advice: str = "copy or train the checkpoint again"
 ) -> dict:
@@ -59,15 +72,55 @@ def read_json(
         advice: What to do about an unusable file; the end of the message.
 
     Raises:
-        XianliaoError: `error`; the file is missing, damaged, nested too deeply, or not a JSON object.
+        XianliaoError: `error`; the file is missing, damaged, too large, nested too deeply, not a JSON object, or has a
+            key twice.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_text(path, JSON_BYTES.get(path.name, MAX_JSON_BYTES)))
     except (OSError, ValueError, RecursionError) as cause:
-        reason = getattr(cause, "strerror", None) or str(cause)
+        reason = getattr(cause, "strerror", None) or first_line(cause)
         raise error(f"{path} cannot be read ({reason}); {advice}.") from None
     if not isinstance(value, dict):
         raise error(f"{path} holds no JSON object; {advice}.")
+    return value
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError, RecursionError: The text is damaged or nested too deeply, or an object has a key twice.
+    """
+    value = json.loads(text, object_pairs_hook=_without_duplicates)
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_JSON_DEPTH:
+            raise ValueError(f"it is nested deeper than {MAX_JSON_DEPTH} levels")
+        parts = (part.values() if isinstance(part, dict) else part for part in level if isinstance(part, (dict, list)))
+        level = [item for part in parts for item in part if isinstance(item, (dict, list))]
+    return value
+
+
+def read_text(path: Path, limit: int = MAX_JSON_BYTES) -> str:
+    """Return the text of a UTF-8 file of at most `limit` bytes.
+
+    Raises:
+        OSError, ValueError: The file cannot be opened, is larger, or is not UTF-8.
+    """
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it is larger than {limit >> 20} MiB")
+    return data.decode("utf-8")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {shown(twice)} occurs twice")
     return value
 
 

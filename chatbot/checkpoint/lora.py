@@ -7,7 +7,6 @@ These are peft's own files, which other programs can read. For serving, the adap
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from chatbot.errors import CheckpointError, first_line
+from chatbot.errors import CheckpointError, first_line, shown
 from chatbot.model.hf_chat_model import HfChatModel
 from chatbot.storage import read_json
 
@@ -44,16 +43,13 @@ def base_of(folder: Path) -> Path:
         CheckpointError: adapter_config.json is damaged or not a LoRA, or the base model's folder does not exist.
     """
     path = folder / ADAPTER_CONFIG
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        kind, base = content["peft_type"], content["base_model_name_or_path"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({first_line(error)}). Copy it again.") from None
+    content = read_json(path)
+    kind, base = content.get("peft_type"), content.get("base_model_name_or_path")
     if kind != "LORA":
-        raise CheckpointError(f"{folder} holds an adapter of kind {kind}. Only LoRA adapters can be read.")
-    if not base or not (Path(base).is_dir() or (folder / base).is_dir()):
+        raise CheckpointError(f"{folder} holds an adapter of kind {shown(kind)}. Only LoRA adapters can be read.")
+    if not isinstance(base, str) or not base or "\0" in base or not (Path(base).is_dir() or (folder / base).is_dir()):
         raise CheckpointError(
-            f"Cannot find the base model {base} of the adapter {folder}. Restore its folder, or write its new path as"
+            f"Cannot find the base model {shown(base)} of the adapter {folder}. Restore its folder, or write its new path as"
             f" base_model_name_or_path into {path}."
         )
     return Path(base) if Path(base).is_dir() else folder / base

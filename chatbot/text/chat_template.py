@@ -17,6 +17,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from chatbot.errors import XianliaoError, first_line
+from chatbot.storage import read_json, read_text
 from chatbot.text.layouts import TurnMarks
 
 SETTINGS_FILE, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
@@ -39,10 +40,10 @@ def read_template(folder: Path) -> Template | None:
         TemplateError: A file is damaged.
     """
     path = folder / SETTINGS_FILE
+    settings = read_json(path, TemplateError) if path.is_file() else {}
     try:
-        settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         path = folder / TEMPLATE_FILE
-        template = path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
+        template = read_text(path) if path.is_file() else settings.get("chat_template")
         if isinstance(template, list):  # several by name
             template = {entry["name"]: entry["template"] for entry in template}.get("default")
         tokens = {name: settings.get(name) for name in TOKEN_SETTINGS}

@@ -66,7 +66,7 @@ class Budget:
         Raises:
             JinjaError: Too few are left.
         """
-        self.left -= units
+        self.left -= max(units, 0)  # templates can name the filters of `_Counting`
         if self.left < 0:
             raise JinjaError(f"it needs more than {BUDGET:,} steps")
 
@@ -130,7 +130,7 @@ class _Generation(Extension):
 class _Counting(NodeTransformer):
     """Inserts the charges: for each run of a loop's or macro's body, each text, and each value that grows."""
 
-    def _filter(self, node: nodes.Expr, name: str, *arguments: nodes.Expr) -> nodes.Filter:
+    def _filter(self, node: Any, name: str, *arguments: nodes.Expr) -> nodes.Filter:
         return nodes.Filter(node, name, list(arguments), [], None, None, lineno=node.lineno)
 
     def _count_runs(self, node: Any) -> Any:
@@ -160,7 +160,7 @@ class _Counting(NodeTransformer):
 
     visit_List = visit_Dict = visit_Tuple = _charged
 
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         return self._charged(node) if isinstance(node.arg, nodes.Slice) else self.generic_visit(node)
 
 

@@ -198,7 +198,8 @@ def test_a_bin_that_is_no_state_dict_is_refused_in_words(tmp_path, content):
         ("vocab.txt", "\n".join(VOCABULARY).replace("[UNK]", "unk").encode(), "each token once"),
         ("vocab.txt", "\n".join([*VOCABULARY, "多"]).encode(), "do not belong together"),
         ("tokenizer_config.json", b"{", "cannot be read"),
-        ("tokenizer_config.json", b"[]", "not a vocabulary"),
+        ("tokenizer_config.json", b"[]", "holds no JSON object"),
+        ("tokenizer_config.json", b'{"do_lower_case": 1}', "not a vocabulary"),
     ],
 )
 def test_damaged_vocabularies_are_explained(tmp_path, name, content, words):

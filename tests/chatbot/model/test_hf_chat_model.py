@@ -347,7 +347,7 @@ class TestAdapter:
             (lambda lora: (lora / "adapter_model.safetensors").unlink(), "adapter_model.safetensors missing"),
             (lambda lora: (lora / "adapter_config.json").write_text("{"), "cannot be read"),
             (lambda lora: rewrite(lora / "adapter_config.json", r=2), "does not fit"),
-            (lambda lora: rewrite(lora / "adapter_config.json", peft_type="IA3"), "kind IA3"),
+            (lambda lora: rewrite(lora / "adapter_config.json", peft_type="IA3"), "kind 'IA3'"),
             (
                 lambda lora: rewrite(lora / "adapter_config.json", base_model_name_or_path="gone"),
                 "Cannot find the base model",

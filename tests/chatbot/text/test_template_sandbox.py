@@ -187,6 +187,7 @@ HOSTILE = {
     "nested loops": (LOOP * 3 + "{% endfor %}" * 3, "steps"),
     "loop with a condition": (LOOP + "{% for b in range(999) if false %}{% endfor %}{% endfor %}", "steps"),
     "text in loops": (LOOP * 2 + "x" * 60_000 + "{% endfor %}" * 2, "steps"),
+    "budget": ("{% set x = [-99999999] | map('spend_units') | list %}" + LOOP * 2 + "{% endfor %}" * 2, "steps"),
     "long range": ("{% for a in range(99999) %}{% endfor %}", "too large"),
     "recursive loop": ("{% for a in [1, 2] recursive %}{{ loop([1, 2]) }}{% endfor %}", "not supported"),
     "string product": ("{{ 'a' * 500000000 }}", "too large"),
