@@ -49,7 +49,7 @@ def exclusive(folder: Path, error: XianliaoError, lock: str = LOCK) -> Iterator[
 
 
 JSON_BYTES = {
-    **{"tokenizer.json": 64 << 20, "tokenizer_config.json": 8 << 20, "model.safetensors.index.json": 16 << 20},
+    **{"tokenizer.json": 32 << 20, "tokenizer_config.json": 8 << 20, "model.safetensors.index.json": 16 << 20},
     "manifest.json": 64 << 20,
 }
 """Maximum size of the JSON files that are large by nature, in bytes."""
@@ -57,8 +57,8 @@ JSON_BYTES = {
 MAX_JSON_BYTES = 4 << 20
 """Maximum size of every other JSON file, in bytes."""
 
-MAX_JSON_DEPTH = 64
-"""Maximum nesting: what Python can parse, other code that walks the value may not."""
+MAX_JSON_DEPTH, MAX_JSON_CONTAINERS = 64, 1 << 20
+"""Maximum nesting, because code that walks a value fails where parsing does not, and maximum number of brackets."""
 
 
 def read_json(
@@ -89,8 +89,10 @@ def parse_json(text: str) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError, RecursionError: The text is damaged or nested too deeply, or an object has a key twice.
+        ValueError, RecursionError: The text is damaged, too complex or nested too deeply, or an object has a key twice.
     """
+    if text.count("[") + text.count("{") > MAX_JSON_CONTAINERS:
+        raise ValueError(f"it has more than {MAX_JSON_CONTAINERS:,} lists and objects")
     value = json.loads(text, object_pairs_hook=_without_duplicates)
     level, depth = [value], 0
     while level:
