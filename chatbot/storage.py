@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -124,6 +125,37 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {shown(twice)} occurs twice")
     return value
+
+
+MAX_HEADER_BYTES = 8 << 20
+DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+"""Bytes per element of the dtypes that are read; the last three hold int8 matrices and the masks of a GPT-2."""
+
+
+def read_header(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes in the header of a safetensors file, without reading the tensors.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError: The file does not have the header of a
+            safetensors file, or the header is longer than `MAX_HEADER_BYTES` or does not fit the size of the file.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        length, size = int.from_bytes(start, "little"), os.fstat(file.fileno()).st_size - 8
+        if len(start) < 8 or not 2 <= length <= min(size, MAX_HEADER_BYTES):
+            raise ValueError(f"it is not a safetensors file, or its header is longer than {MAX_HEADER_BYTES >> 20} MiB")
+        entries = parse_json(file.read(length).decode("utf-8"))
+    size -= length
+    entries.pop("__metadata__", None)
+    for name, entry in entries.items():
+        width, shape, (begin, end) = DTYPES.get(entry["dtype"]), entry["shape"], entry["data_offsets"]
+        if width is None:
+            raise ValueError(f"{shown(name)} has the dtype {shown(entry['dtype'])}, not one of {', '.join(DTYPES)}")
+        if len(shape) > 8 or not all(type(number) is int and 0 <= number <= size for number in shape):
+            raise ValueError(f"{shown(name)} has the shape {shown(shape)} in a file of {size:,} bytes")
+        if not 0 <= begin <= end <= size or end - begin != width * prod(shape):
+            raise ValueError(f"{shown(name)} has the offsets {shown([begin, end])} in a file of {size:,} bytes")
+    return {name: tuple(entry["shape"]) for name, entry in entries.items()}
 
 
 def write_json(path: Path, value: object, durable: bool = True) -> None:

@@ -42,6 +42,7 @@ BACKWARD = "backward"
 """Subfolder of a checkpoint with the model of log p(context | reply) for `chatbot.decoding.rerank`."""
 
 PICKLED = "pytorch_model.bin"
+SAVE_AGAIN = "Save the model again with transformers, as safetensors."
 
 
 def resolve(checkpoint: str | Path) -> Path:
@@ -54,6 +55,8 @@ def resolve(checkpoint: str | Path) -> Path:
         CheckpointError: The folder or a file in it does not exist.
     """
     path = locate(checkpoint)
+    if path.suffix == ".gguf" and path.is_file():
+        raise CheckpointError(f"{path} is a GGUF file, which is not supported. {SAVE_AGAIN}")
     if not path.is_dir():
         raise CheckpointError(
             f"Cannot find the checkpoint folder {path}. Check the path, or omit it for the bundled bot."
@@ -69,11 +72,11 @@ def resolve(checkpoint: str | Path) -> Path:
     ]
     if missing == [WEIGHTS] and (path / PICKLED).is_file():
         advice = (
-            "Save the model again with transformers, as safetensors."
-            if is_chat_model(path)
-            else f"Convert it once: python -m chatbot.checkpoint {path} NEW_FOLDER"
+            SAVE_AGAIN if is_chat_model(path) else f"Convert it once: python -m chatbot.checkpoint {path} NEW_FOLDER"
         )
         raise CheckpointError(f"{path} has its weights only in {PICKLED}. {advice}")
+    if missing and any(path.glob("*.gguf")):
+        raise CheckpointError(f"{path} holds a GGUF file, which is not supported. {SAVE_AGAIN}")
     if missing:
         raise CheckpointError(
             f"{path} is not a complete checkpoint: {' and '.join(missing)} missing. Copy or train it again."

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,10 @@ import safetensors.torch
 import torch
 
 from chatbot.errors import CheckpointError, first_line, shown
-from chatbot.storage import parse_json, read_json
+from chatbot.storage import read_header, read_json
 
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
-MAX_HEADER_BYTES, MAX_SHARDS = 8 << 20, 1_000
-DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-"""Bytes per element of the dtypes that are read; the last three only hold int8 matrices and the masks of a GPT-2."""
+MAX_SHARDS = 1_000
 
 STATE_BYTES = 256 << 20
 """Bytes that the state of one dialogue may take beyond the size of the weights."""
@@ -56,51 +55,36 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
-def stored_shapes(files: Iterable[Path]) -> Shapes:
+def stored_shapes(files: Sequence[Path]) -> Shapes:
     """Return the shape of each tensor in safetensors files, from their headers.
 
     Raises:
-        CheckpointError: A header is damaged, too long, or has a dtype that is not read.
+        CheckpointError: A header is damaged, too long, or has a dtype that is not read; or this machine has less memory
+            than the tensors take.
     """
     shapes: Shapes = {}
     for path in files:
         try:
-            shapes |= _header(path)
+            shapes |= read_header(path)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(
                 f"{path} cannot be read ({first_line(error)}). Copy or train the checkpoint again."
             ) from None
+    size, memory = sum(path.stat().st_size for path in files), _memory_bytes()
+    if size > memory:
+        raise CheckpointError(
+            f"The weights in {files[0].parent} take {size / 1e9:.0f} GB, but this machine has {memory / 1e9:.0f} GB of"
+            " memory. Use a smaller model."
+        )
     return shapes
 
 
-def _header(path: Path) -> Shapes:
-    """Return the shapes in the header of one file.
-
-    Raises:
-        OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError: It is not a header.
-    """
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= MAX_HEADER_BYTES:
-            raise ValueError(f"its header has {length:,} bytes, not 2 to {MAX_HEADER_BYTES:,}")
-        entries = parse_json(file.read(length).decode("utf-8"))
-        size = os.fstat(file.fileno()).st_size - 8 - length
-    entries.pop("__metadata__", None)
-    shapes: Shapes = {}
-    for name, entry in entries.items():
-        shape, width = entry["shape"], DTYPES.get(entry["dtype"])
-        if width is None:
-            raise ValueError(f"{shown(name)} has the dtype {shown(entry['dtype'])}, not one of {', '.join(DTYPES)}")
-        if not all(type(number) is int and 0 <= number <= size for number in shape) or len(shape) > 8:
-            raise ValueError(f"{shown(name)} has the shape {shown(shape)} in a file of {size:,} bytes")
-        begin, end = entry["data_offsets"]
-        elements = 1
-        for number in shape:
-            elements *= number
-        if not 0 <= begin <= end <= size or end - begin != width * elements:
-            raise ValueError(f"{shown(name)} has the offsets {shown([begin, end])} in a file of {size:,} bytes")
-        shapes[name] = tuple(shape)
-    return shapes
+def _memory_bytes() -> float:
+    """Return the memory of this machine, or infinity where the operating system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return inf
 
 
 def read_tensors(files: Iterable[Path]) -> dict[str, torch.Tensor]:
@@ -144,7 +128,7 @@ def check_fit(model: Any, stored: Mapping[str, tuple[int, ...]], source: Path) -
         source: The folder, for the message.
 
     Raises:
-        CheckpointError: They differ, or the machine has less memory than they take.
+        CheckpointError: They differ.
     """
     tied = (getattr(model, "_tied_weights_keys", None) or {}) if model.config.tie_word_embeddings else {}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
