@@ -45,7 +45,7 @@ def last_line(error: BaseException) -> str:
     return _lines(error)[-1][:_LONGEST_LINE]
 
 
-_LONGEST_LINE = 400  # characters; other packages quote what they cannot use, whatever its length
+_LONGEST_LINE = 400  # characters; other packages quote unusable values of any length
 
 
 def _lines(error: BaseException) -> list[str]:

@@ -9,6 +9,7 @@ CDial-GPT2 adds these through token_type_ids; otherwise the speaker embeddings a
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -183,6 +184,18 @@ def _renamed(tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, (tensor.mT if tensor.ndim == 2 and _TRANSPOSED.search(name) else tensor).float().contiguous()
 
 
+def _check_uncompressed(path: Path) -> None:
+    """Check that a file of torch holds no compressed data, which may be a thousand times as large when it is read.
+
+    Raises:
+        ValueError, OSError, BadZipFile: It does.
+    """
+    if zipfile.is_zipfile(path):  # older files are plain pickles
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it holds compressed data")
+
+
 def read_bin(path: Path) -> Tensors:
     """Return the tensors of a pytorch_model.bin, unpickled with weights_only: no code in the file is run.
 
@@ -190,6 +203,7 @@ def read_bin(path: Path) -> Tensors:
         ImportedModelError: The file is damaged or holds more than tensors.
     """
     try:
+        _check_uncompressed(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch errors
         raise ImportedModelError(f"{path} cannot be read as plain tensors ({first_line(error)}).") from None

@@ -1,7 +1,7 @@
 """Weights of a folder: their names and shapes are compared with config.json before memory is allocated for a model.
 
-A config.json may ask for any number of layers of any width. The header of a safetensors file says what is there, so a
-model is first built without memory (on torch's meta device) and must have exactly the stored tensors.
+A config.json may ask for any number of layers of any width. The header of a safetensors file lists its tensors, so a model
+is first built without memory (on torch's meta device) and must have exactly the stored tensors.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ MAX_SHARDS = 1_000
 
 STATE_BYTES = 256 << 20
 """Bytes that the state of one dialogue may take beyond the size of the weights."""
+
+IGNORED = ".rotary_emb.inv_freq"
+"""End of the names of tensors that old versions of transformers stored and no version reads."""
 
 MAX_WIDTH_RATIO = 64
 """Maximum of the widths inside a layer, in hidden sizes: wider ones take memory out of proportion to the weights."""
@@ -140,6 +143,8 @@ def check_fit(model: Any, stored: Mapping[str, tuple[int, ...]], source: Path) -
             faults.append(f"missing {name}")
         elif actual is not None and actual != shape:
             faults.append(f"mismatched {name}: {list(actual)} instead of {list(shape)}")
+    known = {*expected, *(name.removeprefix(prefix) for name in expected)}
+    faults += [f"unexpected {shown(name)}" for name in stored if name not in known and not name.endswith(IGNORED)]
     if faults:
         raise CheckpointError(
             f"The weights in {source} do not fit its config.json ({faults[0]}). Copy or train the checkpoint again."

@@ -143,7 +143,11 @@ class XianliaoConfig(PretrainedConfig):
                 )
         for name in ("rope_theta", "layer_norm_eps", "initializer_range"):
             value = getattr(self, name)
-            if not 0 <= value < inf or (value == 0 and name != "initializer_range"):
+            if (
+                not isinstance(value, (int, float))
+                or not 0 <= value < inf
+                or (value == 0 and name != "initializer_range")
+            ):
                 raise ValueError(f"`{name}` must be a finite number above 0, got {shown(value)}.")
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             value = getattr(self, name)

@@ -32,7 +32,8 @@ DEFAULT_LAYER_TYPES = ("linear_elu1", "sliding_softmax")
 best mixer in the comparison of docs/experiments/mixers.md."""
 
 
-MAX_LAYERS = 512
+MAX_LAYERS = 256
+"""Maximum number of layers of a model."""
 
 
 def repeat_layer_types(pattern: Sequence[str], num_layers: int) -> list[str]:

@@ -1,8 +1,8 @@
 """Rendering of chat templates from unknown sources, with a budget that bounds time and memory.
 
 A template is a program: its loops, recursive macros and string products can run for hours or fill the memory. Here each
-executed node and each character of a value uses one unit of `BUDGET`, so the same templates are refused on every
-machine, whatever its speed. Only the filters, functions and methods that chat templates use exist; none of them is
+executed node and each character of a value uses one unit of `BUDGET`, so the same templates are refused on slow
+and fast machines. Only the filters, functions and methods that chat templates use exist; none of them is
 random or reads the clock.
 
 Imports neither torch nor transformers.
@@ -276,8 +276,8 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
         variables: Plain data, as of JSON.
 
     Raises:
-        Exception: The template is too long, needs too many steps, uses what is not supported, or fails; jinja and Python
-            raise many types.
+        Exception: The template is too long, needs too many steps, uses an unsupported function, or fails; jinja and
+            Python raise many types.
     """
     if len(template) > MAX_TEMPLATE_CHARACTERS:
         raise JinjaError(f"it has more than {MAX_TEMPLATE_CHARACTERS:,} characters")
