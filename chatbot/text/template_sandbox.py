@@ -51,6 +51,7 @@ ALLOWED_FILTERS = (
     *("rejectattr", "replace", "reverse", "round", "safe", "select", "selectattr", "sort", "string", "sum"),
     *("title", "trim", "unique", "upper"),
 )
+_COMPARED = 16
 _SPEND, _CHARGE, _ITERATED = "spend_units", "charge_value", "charge_items"  # filters that `_Counting` inserts
 
 
@@ -98,14 +99,16 @@ class Budget:
     def charge_operation(self, operands: tuple[Any, ...]) -> None:
         """Charge the operands of an operator, filter or function, and bound the size of what it can make of them.
 
+        It may compare each item of the first operand with all of the others, which costs `_COMPARED` pairs a unit.
+
         Raises:
             JinjaError: The budget is used up, or the product of the sizes is too large.
         """
-        product = 1
+        product, sizes = 1, []
         for value in operands:
-            if isinstance(value, (Macro, LoopContext, Namespace)):
-                continue
+            before = self.left
             self.charge(value)
+            sizes.append(before - self.left)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 if not abs(value) <= MAX_ARGUMENT:
                     raise JinjaError(f"the number {value} is too large")
@@ -114,6 +117,7 @@ class Budget:
                 product *= 1 + len(value)
             if product > MAX_PRODUCT:
                 raise JinjaError(f"a value could become longer than {MAX_PRODUCT:,} characters")
+        self.spend(sum(sizes[:1]) * sum(sizes[1:]) // _COMPARED)
 
 
 class _Generation(Extension):
@@ -159,6 +163,20 @@ class _Counting(NodeTransformer):
         return node if getattr(node, "ctx", "load") == "store" else self._filter(node, _CHARGE)
 
     visit_List = visit_Dict = visit_Tuple = _charged
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:
+        self.generic_visit(node)
+        node.expr = self._filter(node.expr, _CHARGE)
+        for operand in node.ops:
+            operand.expr = self._filter(operand.expr, _CHARGE)
+        return node
+
+    def visit_Test(self, node: nodes.Test) -> nodes.Test:
+        self.generic_visit(node)
+        node.args = [self._filter(argument, _CHARGE) for argument in node.args]
+        if node.args:
+            node.node = self._filter(node.node, _CHARGE)
+        return node
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         return self._charged(node) if isinstance(node.arg, nodes.Slice) else self.generic_visit(node)

@@ -42,6 +42,9 @@ MAX_STEPS = 16
 
 MAX_VOCABULARY, MAX_ADDED_TOKENS, MAX_TOKEN_CHARACTERS = 1 << 20, 16_384, 1_000
 MAX_PATTERN_CHARACTERS, MAX_WAYS = 1_000, 40
+PROBE = "a 你龘\n1\U0010ffff"
+"""Text with known and unknown characters: some files are damaged only where a model spells what it does not know."""
+
 MAX_WORD_CHARACTERS = 1_000
 """Maximum of WordPiece's max_input_chars_per_word, whose square bounds the time of a word."""
 
@@ -64,7 +67,9 @@ def read_tokenizer(path: Path) -> Tokenizer:
     content = read_json(path, TokenizerError, "copy or build it again")
     try:
         check_tokenizer(content)
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.encode(PROBE, add_special_tokens=False)
+        return tokenizer
     except XianliaoError:
         raise
     except (KeyboardInterrupt, SystemExit):

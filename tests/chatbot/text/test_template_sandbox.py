@@ -212,6 +212,17 @@ HOSTILE = {
     "macro recursion": ("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
     "macro tree": ("{% macro f(x) %}{% if x %}{{ f(x-1) }}{{ f(x-1) }}{% endif %}{% endmacro %}{{ f(60) }}", "steps"),
     "set blocks": ("{% set x %}aa{% endset %}" + "{% set x %}{{ x }}{{ x }}{% endset %}" * 60, "steps"),
+    "comparing": ("{% set x = [0] * 900 %}{% set x = [x] * 90 %}" + LOOP + "{{ x == [x] }}{% endfor %}", "steps"),
+    "searching": ("{% set x = 'a' * 900 %}" + LOOP + "{% if 'b' in x %}{% endif %}{% endfor %}", "steps"),
+    "testing": ("{% set x = [0] * 900 %}" + LOOP + "{% if x is eq(x) %}{% endif %}{% endfor %}", "steps"),
+    "selecting": ("{% set x = [[0] * 900] * 90 %}{{ x | select('eq', x) | list }}", "steps"),
+    "namespace as text": ("{% set a = namespace(x=1) %}" + grow("a").replace("length", "string"), "not text"),
+    "doubled namespaces": (
+        "{% set n = namespace(x=1) %}"
+        + "{% set m = namespace() %}{% set m.x = n %}{% set m.y = n %}{% set n = m %}" * 60
+        + "{{ n | string }}",
+        "not text",
+    ),
     "sorting": ("{% set x = range(999) | list %}" + LOOP + "{% set y = x | sort %}{% endfor %}", "steps"),
     "parentheses": ("{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}", "recursion"),
     "lists in lists": ("{{ " + "[" * 20_000 + "1" + "]" * 20_000 + " }}", "recursion"),

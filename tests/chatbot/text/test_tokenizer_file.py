@@ -9,7 +9,7 @@ import pytest
 
 from chatbot.errors import TokenizerError
 from chatbot.text.tokenizer import DialogueTokenizer
-from chatbot.text.tokenizer_file import is_bounded_pattern
+from chatbot.text.tokenizer_file import check_tokenizer, is_bounded_pattern
 from chatbot.text.tokenizer_training import _PIECES
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -96,6 +96,7 @@ BOMBS = {
     "decoder": ({"decoder": {**REGEX}}, "decoder has the regular expression"),
     "unknown component": ({"pre_tokenizer": {"type": "Evil"}}, "pre_tokenizer has the component 'Evil'"),
     "post processor": ({"post_processor": {"type": "Evil"}}, "post_processor has the component 'Evil'"),
+    "empty pattern": ({"normalizer": replace("", "a")}, "longer"),
     "no type": ({"normalizer": {}}, "cannot be read"),
     "list": ({"normalizer": [[]]}, "cannot be read"),
     "added": ({"added_tokens": "abc"}, "cannot be read"),
@@ -116,7 +117,6 @@ def test_bombs_are_refused_and_named(content, tmp_path, changes, words):
 MODELS = {
     "dropout": ({"dropout": 0.1}, "dropout"),
     "type": ({"type": "Evil"}, "type 'Evil'"),
-    "vocabulary": ({"vocab": {f"t{number}": number for number in range(1 << 20 | 1)}}, "1,048,577 tokens"),
     "huge id": ({"vocab": {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "a": 4_000_000_000}}, "id 4000000000"),
     "negative id": ({"vocab": {"[PAD]": 0, "[CLS]": 1, "[SEP]": -2}}, "id -2"),
     "id of text": ({"vocab": {"[PAD]": "0", "[CLS]": 1, "[SEP]": 2}}, "id '0'"),
@@ -124,6 +124,7 @@ MODELS = {
     "merges": ({"merges": [["a", "不在"]]}, "cannot be read"),
     "merges of numbers": ({"merges": [1, 2]}, "cannot be read"),
     "long words": ({"type": "WordPiece", "max_input_chars_per_word": 10**9}, "max_input_chars_per_word"),
+    "unknown token": ({"type": "WordLevel", "unk_token": "gone"}, "cannot be read"),
     "no vocabulary": ({"vocab": None}, "cannot be read"),
 }
 
@@ -132,6 +133,12 @@ MODELS = {
 def test_models_without_bounds_are_refused(content, tmp_path, changes, words):
     with pytest.raises(TokenizerError, match=words):
         DialogueTokenizer.load(written(content | {"model": content["model"] | changes}, tmp_path))
+
+
+def test_the_vocabulary_is_bounded(content):
+    vocabulary = dict.fromkeys(range((1 << 20) + 1), 0)
+    with pytest.raises(TokenizerError, match="1,048,577 tokens"):
+        check_tokenizer(content | {"model": content["model"] | {"vocab": vocabulary}})
 
 
 def test_added_tokens_are_bounded(content, tmp_path):
