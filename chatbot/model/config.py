@@ -149,6 +149,9 @@ class XianliaoConfig(PretrainedConfig):
                 or (value == 0 and name != "initializer_range")
             ):
                 raise ValueError(f"`{name}` must be a finite number above 0, got {shown(value)}.")
+        for name in ("short_conv", "termination_delay"):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"`{name}` must be a whole number, got {shown(getattr(self, name))}.")
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or not 0 <= value < self.vocab_size):
@@ -157,8 +160,9 @@ class XianliaoConfig(PretrainedConfig):
             raise ValueError(f"`num_speakers` must be at least 2 (one user, one bot), got {self.num_speakers}.")
         if not 0 <= self.short_conv <= MAX_SHORT_CONV or self.short_conv == 1:
             raise ValueError(f"`short_conv` must be 0 (none) or 2 to {MAX_SHORT_CONV}, got {self.short_conv}.")
-        if not 0 < self.termination_epsilon < 1:
-            raise ValueError(f"`termination_epsilon` must be above 0 and below 1, got {self.termination_epsilon}.")
+        epsilon = self.termination_epsilon
+        if not isinstance(epsilon, float) or not 0 < epsilon < 1:
+            raise ValueError(f"`termination_epsilon` must be above 0 and below 1, got {shown(epsilon)}.")
         if self.termination_delay < 0:
             raise ValueError(f"`termination_delay` must be at least 0, got {self.termination_delay}.")
         if self.positions == "rope" and (self.head_dim % 2 or self.taylor_key_dim % 2):
