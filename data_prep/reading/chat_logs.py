@@ -35,7 +35,7 @@ _HEADER = re.compile(
     \s*
     (?: [\[(【]? (?P<time_irc>{_TIME}) [\])】]? \s* <\s?(?P<name_irc>[^<>\n]{{1,40}})>      # [20:00] <小海> 在吗
       | (?: [\[(【]? (?P<time_before>{_TIME}) [\])】]? \s* [-–]? \s* (?P<name_after>{_NAME})  # [2026-11-20 09:00] 小明
-          | (?!{DATE}\s) (?P<name_before>{_NAME}) \s+ [\[(【]? (?P<time_after>{_TIME}) [\])】]?            # 小明 2026-11-20 09:00
+          | (?!{DATE}\s) (?P<name_before>{_NAME}) \s+ [\[(【]? (?P<time_after>{_TIME}) [\])】]?     # 小明 2026-11-20 09:00
         )
         \s* (?: [:：] | \Z )                                                              # the text follows a colon
     )

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from chatbot.errors import FileError
+from data_prep.cleaning.characters import traditional
 from data_prep.cli import main
 from data_prep.reading import messages as message_reading
 from data_prep.reading.chat_logs import read_chat_log
@@ -124,10 +125,12 @@ def test_a_message_that_looks_like_another_programs_header_stays_a_message(tmp_p
 
 
 TEXTS = {
-    "LINE": '[LINE] 與小海的聊天記錄\n儲存日期：2024/03/02 10:00\n\n2024/03/01（五）\n20:02\t小海\t周末去爬山吗\n20:03\t阿木\t好啊，几点出发\n'
+    "LINE": "[LINE] 與小海的聊天記錄\n儲存日期：2024/03/02 10:00\n\n2024/03/01（五）\n"
+    "20:02\t小海\t周末去爬山吗\n20:03\t阿木\t好啊，几点出发\n"
     '20:04\t小海\t[貼圖]\n20:05\t小海\t早上七点怎么样\n20:06\t阿木\t"可以的\n我带水"\n',
-    "WhatsApp on iOS": "[2024/3/1 下午8:02:01] 小海: \u200e消息和通话已进行端到端加密。\n[2024/3/1 下午8:02:05] 小海: 周末去爬山吗\n"
-    "[2024/3/1 下午8:03:00] 阿木: 好啊，几点出发\n[2024/3/1 下午8:05:00] 小海: 早上七点怎么样\n\u200e[2024/3/1 下午8:05:01] 小海: "
+    "WhatsApp on iOS": "[2024/3/1 下午8:02:01] 小海: \u200e消息和通话已进行端到端加密。\n"
+    "[2024/3/1 下午8:02:05] 小海: 周末去爬山吗\n[2024/3/1 下午8:03:00] 阿木: 好啊，几点出发\n"
+    "[2024/3/1 下午8:05:00] 小海: 早上七点怎么样\n\u200e[2024/3/1 下午8:05:01] 小海: "
     "\u200e图像已忽略\n[2024/3/1 下午8:06:00] 阿木: 可以的，我带水\n",
     "fields": "====\n QQ聊天记录导出文件\n====\n\n聊天名称: 小海\n聊天类型: 私聊\n\n"
     + "".join(
@@ -138,17 +141,22 @@ TEXTS = {
     "prefixes": "\n".join(f"{name}：{text}" for name, text in zip("ABAB", HIKE, strict=True)),
     "prefixes in Latin": "\n".join(f"{name}: {text}" for name, text in zip(["User", "Bot"] * 2, HIKE, strict=True)),
     "markdown": "# 2025-01-02\n\n"
-    + "".join(f"### {name}\n* 20:0{i}:11 {text}\n\n" for i, (name, text) in enumerate(zip(["小海", "阿木"] * 2, HIKE, strict=True))),
+    + "".join(
+        f"### {name}\n* 20:0{i}:11 {text}\n\n"
+        for i, (name, text) in enumerate(zip(["小海", "阿木"] * 2, HIKE, strict=True))
+    ),
     "IRC": "".join(f"[20:0{i}] <{name}> {text}\n" for i, (name, text) in enumerate(zip("甲乙甲乙", HIKE, strict=True))),
     "conv": "E\n" + "".join(f"M {text}\n" for text in HIKE),
-    "WeChatMsg CSV": "\ufefflocalId,TalkerId,Type,SubType,IsSender,CreateTime,Status,StrContent,StrTime,Remark,NickName,Sender\n"
+    "WeChatMsg CSV": "\ufefflocalId,TalkerId,Type,SubType,IsSender,CreateTime,Status,"
+    "StrContent,StrTime,Remark,NickName,Sender\n"
     "1,2,1,0,0,1709294520,3,周末去爬山吗,2024-03-01 20:02:00,,,\n"
     '2,2,3,0,0,1709294530,3,"<?xml version=""1.0""?><msg />",2024-03-01 20:02:10,,,\n'
     "3,2,1,0,1,1709294580,2,好啊，几点出发,2024-03-01 20:03:00,,,\n"
     '4,2,10000,0,0,1709294610,4,"""小海"" 撤回了一条消息",2024-03-01 20:03:30,,,\n'
     "5,2,1,0,0,1709294640,3,早上七点怎么样,2024-03-01 20:04:00,,,\n"
     "6,2,1,0,1,1709294660,2,可以的，我带水,2024-03-01 20:04:20,,,\n",
-    "CSV of messages": "发送者,内容,时间\n" + "".join(f"{n},{t},2024-03-01 20:0{i}:00\n" for i, (n, t) in enumerate(zip("甲乙甲乙", HIKE, strict=True))),
+    "CSV of messages": "发送者,内容,时间\n"
+    + "".join(f"{n},{t},2024-03-01 20:0{i}:00\n" for i, (n, t) in enumerate(zip("甲乙甲乙", HIKE, strict=True))),
     "JSON lines of messages": "".join(
         json.dumps({"type": "message", "sender": name, "time": f"2024-03-01 20:0{i}:00", "content": text}) + "\n"
         for i, (name, text) in enumerate(zip(["小海", "阿木"] * 2, HIKE, strict=True))
@@ -160,7 +168,13 @@ TEXTS = {
             "messages": [
                 {"id": 0, "type": "service", "actor": "阿木", "action": "create_group"},
                 *(
-                    {"id": i, "type": "message", "date": f"2024-01-01T10:00:1{i}", "from": name, "text": [{"type": "plain", "text": text}]}
+                    {
+                        "id": i,
+                        "type": "message",
+                        "date": f"2024-01-01T10:00:1{i}",
+                        "from": name,
+                        "text": [{"type": "plain", "text": text}],
+                    }
                     for i, (name, text) in enumerate(zip(["小海", "阿木"] * 2, HIKE, strict=True))
                 ),
             ],
@@ -168,19 +182,34 @@ TEXTS = {
         indent=1,
     ),
     "Telegram, a whole account": json.dumps(
-        {"about": "x", "chats": {"list": [{"name": "y", "messages": [{"from": n, "text": t} for n, t in zip("甲乙甲乙", HIKE, strict=True)]}]}}
+        {
+            "about": "x",
+            "chats": {
+                "list": [
+                    {"name": "y", "messages": [{"from": n, "text": t} for n, t in zip("甲乙甲乙", HIKE, strict=True)]}
+                ]
+            },
+        }
     ),
     "Discord": json.dumps(
         {
             "guild": {"id": "1"},
             "messages": [
-                {"id": str(i), "type": "Default", "timestamp": f"2024-01-01T10:00:0{i}+08:00", "content": text, "author": {"id": n, "name": n}}
+                {
+                    "id": str(i),
+                    "type": "Default",
+                    "timestamp": f"2024-01-01T10:00:0{i}+08:00",
+                    "content": text,
+                    "author": {"id": n, "name": n},
+                }
                 for i, (n, text) in enumerate(zip("甲乙甲乙", HIKE, strict=True))
             ],
         }
     ),
-    "one array of messages": json.dumps([{"role": n, "content": t} for n, t in zip(["user", "assistant"] * 2, HIKE, strict=True)]),
-}  # fmt: skip
+    "one array of messages": json.dumps(
+        [{"role": n, "content": t} for n, t in zip(["user", "assistant"] * 2, HIKE, strict=True)]
+    ),
+}
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -191,13 +220,13 @@ def test_an_export_is_read_as_what_was_said(tmp_path, name):
 
 
 PAIRS = {
-    "header": "\ufeff问题,回答\n你叫什么名字,我叫小白\n今天天气怎么样,\"晴天，很热\"\n",
-    "header in English": "id,question,answer\n1,你叫什么名字,我叫小白\n2,今天天气怎么样,\"晴天，很热\"\n",
+    "header": '\ufeff问题,回答\n你叫什么名字,我叫小白\n今天天气怎么样,"晴天，很热"\n',
+    "header in English": 'id,question,answer\n1,你叫什么名字,我叫小白\n2,今天天气怎么样,"晴天，很热"\n',
     "semicolons": "question;answer\n你叫什么名字;我叫小白\n今天天气怎么样;晴天，很热\n",
     "bars": "你叫什么名字 | 我叫小白\n今天天气怎么样 | 晴天，很热\n",
     "tabs with a header": "question\tanswer\n你叫什么名字\t我叫小白\n今天天气怎么样\t晴天，很热\n",
-    "no header": "你叫什么名字,我叫小白\n今天天气怎么样,\"晴天，很热\"\n",
-}  # fmt: skip
+    "no header": '你叫什么名字,我叫小白\n今天天气怎么样,"晴天，很热"\n',
+}
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -283,19 +312,31 @@ SHAPES = [
     ({"context": ["a", "b"], "response": "c"}, ["a", "b", "c"]),
     ({"history": ["a", "b"], "query": "c", "response": "d"}, ["a", "b", "c", "d"]),
     (
-        {"prompt": "c", "response": "d", "history": [{"role": "user", "content": "a"}, {"role": "bot", "content": "b"}]},
+        {
+            "prompt": "c",
+            "response": "d",
+            "history": [{"role": "user", "content": "a"}, {"role": "bot", "content": "b"}],
+        },
         ["a", "b", "c", "d"],
     ),
     (
-        {"chat": {"turn_2": {"Human": "c", "MOSS": "d"}, "turn_1": {"Human": "<|Human|>: a<eoh>\n", "MOSS": "<|MOSS|>: b<eom>"}}},
+        {
+            "chat": {
+                "turn_2": {"Human": "c", "MOSS": "d"},
+                "turn_1": {"Human": "<|Human|>: a<eoh>\n", "MOSS": "<|MOSS|>: b<eom>"},
+            }
+        },
         ["a", "b", "c", "d"],
     ),
     ({"instruction": "Human:a\nAssistant:b\nHuman:c\nAssistant:", "input": "", "output": "d"}, ["a", "b", "c", "d"]),
-    ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>想\n</think>\n\nb"}]}, ["a", "b"]),
+    (
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>想\n</think>\n\nb"}]},
+        ["a", "b"],
+    ),
     ({"text": "今天天气真好。"}, None),
     ({"x": 1}, None),
     ([{"role": "user", "content": 3}], None),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("value", "turns"), SHAPES)
@@ -355,8 +396,23 @@ def test_a_set_that_looks_like_an_unread_log_is_not_built_in_silence(tmp_path, c
     assert "private-use characters" in errors([[turns[0] + "\ue412", turns[1]] for turns in plain])
 
 
-SYSTEM = ["你撤回了一条消息", '"小海" 拍了拍我', "通话时长 03:12", "对方已取消", "收到红包，请在手机上查看", "小红加入了群聊", "我通过了你的朋友验证请求，现在我们可以开始聊天了"]  # fmt: skip
-SPEECH = ["我撤回刚才说的话", "他拍了拍我的肩膀，说没事的，然后就走了，我到现在还记得那天下午的太阳" * 2, "通话吧", "已经取消订单了你再看看", "我加入了篮球社", "转账给你了"]  # fmt: skip
+SYSTEM = [
+    "你撤回了一条消息",
+    '"小海" 拍了拍我',
+    "通话时长 03:12",
+    "对方已取消",
+    "收到红包，请在手机上查看",
+    "小红加入了群聊",
+    "我通过了你的朋友验证请求，现在我们可以开始聊天了",
+]
+SPEECH = [
+    "我撤回刚才说的话",
+    "他拍了拍我的肩膀，说没事的，然后就走了，我到现在还记得那天下午的太阳" * 2,
+    "通话吧",
+    "已经取消订单了你再看看",
+    "我加入了篮球社",
+    "转账给你了",
+]
 
 
 def test_messages_of_the_program_are_told_from_speech():
@@ -383,3 +439,17 @@ def test_a_log_is_read_in_linear_time_and_memory():
     count = sum(len(record.turns) for record in read_chat_log(lines))
     assert count == 30_000
     assert time.process_time() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("text", "simplified"),
+    [
+        ("我看著你", "我看着你"),
+        ("他睡著了", "他睡着了"),
+        ("她是著名的人", "她是著名的人"),
+        ("妳好", "你好"),
+        ("頭髮", "头发"),
+    ],
+)
+def test_traditional_as_written_in_taiwan(text, simplified):
+    assert traditional(text) == simplified
