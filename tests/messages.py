@@ -49,9 +49,9 @@ VALUE_ERRORS = ("chatbot/model/config.py", "chatbot/similarity/token_vectors.py"
 """Modules whose ValueErrors are quoted in an error for users."""
 LISTS = {"faults", "missing", "wrong", "problems"}
 """Lists of faults that become one error."""
-RETURNS_MESSAGES = re.compile("fault|_below|_warning|^_reason|^_summary|^range$")
+RETURNS_MESSAGES = re.compile("fault|_below|_warning|^warnings$|^_reason|^_summary|^range$")
 """Functions that return faults or printed texts."""
-SHOWN_ARGUMENTS = {"print", "labelled", "translate", "read_json", "error", "_fault"}
+SHOWN_ARGUMENTS = {"print", "labelled", "translate", "read_json", "error", "_fault", "_unsupported"}
 """Functions that show their texts or put them into an error."""
 WORDS = re.compile("[A-Za-z]{2,} [a-z]+")
 TEXT = re.compile("[A-Za-z]{3,}.* | .*[A-Za-z]{3,}", re.DOTALL)
@@ -110,7 +110,7 @@ class Module:
         """Return the expressions of a node whose texts a user sees."""
         function = self.scopes[-1]
         name_of_function = function.name if isinstance(function, ast.FunctionDef) else ""
-        lists = LISTS | {"lines"} if name_of_function == "_summary" else LISTS
+        lists = LISTS | {"lines", "found"} if name_of_function in ("_summary", "warnings") else LISTS
         if isinstance(node, ast.Call):
             before, _, name = ast.unparse(node.func).rpartition(".")
             if name.endswith("Error"):
