@@ -375,14 +375,21 @@ def conversations(server: Target, row: Row) -> None:
     """Many clients with ids of their own leave the memory as it is."""
     for number in range(600):
         if number == 300:
-            before = server.resident()
+            before = server.resident() - remembered(server)
         answer = server.client.post(
             COMPLETE,
             json={"messages": [{"role": "user", "content": f"你好{number}"}], "max_tokens": 2},
             headers={"X-Conversation-Id": f"c{number}"},
         )
         row.check(answer.status_code == 200, answer.status_code)
-    row.check(server.resident() - before < 60, f"{server.resident() - before:.0f} MB more")
+    growth = server.resident() - remembered(server) - before
+    row.check(growth < 60, f"{growth:.0f} MB more")
+
+
+def remembered(server: Target) -> float:
+    """Return the size of the cached states of conversations in MB, which has a bound of its own."""
+    lines = server.client.get("/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("xianliao_remembered_bytes")) / 1e6
 
 
 def bombs(row: Row, folder: Path) -> None:
@@ -452,7 +459,7 @@ def rows(folder: Path) -> list[Row]:
         run("API and Python reply alike", equal_replies, server)
         run("people in need get a fixed reply", people_in_need, server)
         run("clients that vanish leave no reply", vanishing, server)
-        run("600 conversations: flat memory", conversations, server)
+        run("600 conversations: flat memory beside the cache", conversations, server)
         run("results that nobody reads: bounded memory", unread_results, server)
         check_slow()
         table.append(loris)

@@ -111,7 +111,7 @@ class Api:
         worker = self.worker(body.model)
         turns, left_out = to_turns(body.messages)
         conversation = request.headers.get("x-conversation-id")
-        conversation = conversation or sha256(turns[0].encode("utf-8", "replace")).hexdigest()
+        conversation = conversation or sha256(turns[0][:1000].encode("utf-8", "replace")).hexdigest()
         headers = {"X-Conversation-Id": conversation[:64].strip().encode("ascii", "replace").decode()}
         if left_out:
             headers["X-Ignored"] = ", ".join(left_out)
