@@ -150,9 +150,10 @@ def build_evaluate_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--data",
-        required=True,
+        nargs="+",
+        default=[],
         metavar="PATH",
-        help="dialogue JSONL, a folder of such files, or a prepared set (its valid split)",
+        help="dialogue JSONL, a folder of such files, or a prepared set (its valid split); several with --aptness",
     )
     add("--output", required=True, metavar="DIR", help="folder for the report; a stopped evaluation continues in it")
     add(
@@ -167,10 +168,17 @@ def build_evaluate_parser() -> argparse.ArgumentParser:
     add(
         "--vectors", metavar="DIR", help="checkpoint folder with the token vectors for likeness (default: --checkpoint)"
     )
-    add("--contexts", type=int, default=1000, help="maximum number of contexts to answer (default: %(default)s)")
+    add("--contexts", type=int, help="maximum number of contexts to answer (default: 1000, with --aptness 200)")
     add("--max-dialogues", type=int, help="maximum number of dialogues to read (default: all)")
     add("--seed", type=int, default=0, help="seed of the first context (default: %(default)s)")
     add("--json", action="store_true", help="print the report as JSON instead of tables")
+    aptness = parser.add_argument_group("aptness", "do the replies make sense? rated blind by people or a model")
+    add = aptness.add_argument
+    add("--aptness", action="store_true", help="write rating sheets; with ratings, report means and agreement")
+    add("--sheets", type=int, default=3, help="number of sheets, one for each judge (default: %(default)s)")
+    add("--scores", nargs="+", default=[], metavar="FILE", help="ratings to read (default: scores*.jsonl in --output)")
+    add("--judge", metavar="URL", help="OpenAI-compatible endpoint that rates the sheets; its key is in OPENAI_API_KEY")
+    add("--judge-model", default="default", metavar="NAME", help="model of the endpoint (default: %(default)s)")
     return parser
 
 
@@ -179,11 +187,16 @@ def evaluate(argv: list[str] | None = None) -> int | None:
     """Run xianliao-evaluate."""
     parser = build_evaluate_parser()
     args = parser.parse_args(argv)
-    for name in ("contexts", "max_dialogues"):
+    for name in ("contexts", "max_dialogues", "sheets"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if args.seed < 0:
         parser.error("--seed must be at least 0")
+    if args.aptness:
+        return _evaluate_aptness(args)
+    if len(args.data) != 1:
+        parser.error("--data needs one PATH; several only with --aptness")
+    data = args.data[0]
     from pathlib import Path
 
     from chatbot.chat.bot import Chatbot
@@ -194,18 +207,18 @@ def evaluate(argv: list[str] | None = None) -> int | None:
 
     baseline = args.baseline
     if baseline == "":
-        if not is_prepared_set(Path(args.data)):
+        if not is_prepared_set(Path(data)):
             parser.error("--baseline needs a PATH, because --data is not a prepared set")
-        baseline = args.data
+        baseline = data
     grid = Grid.read(args.grid)
     bots = [Chatbot.from_pretrained(path, args.device, args.dtype) for path in (args.checkpoint, *args.compare)]
     result = run(
         bots,
-        args.data,
+        data,
         args.output,
         baseline=baseline,
         grid=grid,
-        max_contexts=args.contexts,
+        max_contexts=args.contexts or 1000,
         max_dialogues=args.max_dialogues,
         seed=args.seed,
         vectors=args.vectors,
@@ -214,6 +227,29 @@ def evaluate(argv: list[str] | None = None) -> int | None:
         print(json.dumps(result, ensure_ascii=False, indent=2))
     else:
         print(to_markdown(result["report"], result["timing"]))
+    return 0
+
+
+def _evaluate_aptness(args: argparse.Namespace) -> int:
+    """Write rating sheets if there is data, let the judge rate them if there is one, and report the ratings."""
+    from chatbot.evaluation.aptness import run
+    from chatbot.evaluation.aptness.judge import endpoint
+
+    ask = None if args.judge is None else endpoint(args.judge, args.judge_model)
+    if args.data:
+        from chatbot.chat.bot import Chatbot
+        from chatbot.evaluation.grid import Grid
+
+        grid = None if args.grid is None else Grid.read(args.grid)
+        bots = [Chatbot.from_pretrained(path, args.device, args.dtype) for path in (args.checkpoint, *args.compare)]
+        sheets = run.write_aptness_sheets(
+            bots, args.data, args.output, grid, args.contexts or 200, args.sheets, args.seed
+        )
+        print("Rate the sheets in a browser:", *sheets, sep="\n  ", file=sys.stderr)
+    if ask is not None:
+        run.judge_sheets(args.output, ask, args.sheets)
+    result = run.report_aptness(args.output, args.scores)
+    print(json.dumps(result, ensure_ascii=False, indent=2) if args.json else run.to_markdown(result))
     return 0
 
 

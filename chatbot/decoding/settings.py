@@ -69,6 +69,14 @@ class ReplySettings:
             "weight of log p(context | reply), by the backward model, in the choice of the best reply", 0, MAX_NUMBER
         ),
     )
+    rank_prior: float = field(
+        default=0.0,
+        metadata=_described(
+            "weight of -log p(reply) without the context in that choice, against replies that fit every message",
+            0,
+            MAX_NUMBER,
+        ),
+    )
     rank_similarity: float = field(
         default=0.0,
         metadata=_described(

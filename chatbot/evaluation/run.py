@@ -80,7 +80,7 @@ def evaluate(
     """
     output, grid = Path(output), grid or Grid.read()
     methods = [grid.settings(bot.settings, bot.within_limits) for bot in bots]
-    dialogues, left_out = _read(bots, data, max_dialogues)
+    dialogues, left_out = read_fitting(bots, data, max_dialogues)
     contexts = make_contexts(dialogues, max_contexts)
     if not contexts:
         raise FileError(f"{data} has no dialogue of at least two turns to answer. Check --data.")
@@ -119,7 +119,7 @@ def _header(data: Path, inputs: _Inputs) -> Report:
     }
 
 
-def _read(bots: Sequence[Chatbot], data: str | Path, max_dialogues: int | None) -> tuple[list[list[str]], int]:
+def read_fitting(bots: Sequence[Chatbot], data: str | Path, max_dialogues: int | None) -> tuple[list[list[str]], int]:
     """Return the dialogues that every bot can score, and the number of dialogues that were left out.
 
     Raises:
@@ -167,7 +167,7 @@ def _add_checkpoints(
     timing: dict[str, Any] = {}
     replies: list[dict[str, Replies]] = []
     report["checkpoints"] = []
-    for name, bot, settings in zip(_unique_names(bots), bots, methods, strict=True):
+    for name, bot, settings in zip(unique_names(bots), bots, methods, strict=True):
         part, timing[name], answered = _evaluate_checkpoint(name, bot, settings, inputs)
         report["checkpoints"].append(part)
         replies.append(answered)
@@ -176,7 +176,7 @@ def _add_checkpoints(
     return timing
 
 
-def _unique_names(bots: Sequence[Chatbot]) -> list[str]:
+def unique_names(bots: Sequence[Chatbot]) -> list[str]:
     """Return the names of the checkpoints; equal names get their number."""
     names = [bot.name for bot in bots]
     return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, 1)]
