@@ -77,10 +77,10 @@ class Session(asyncio.Queue[EventMessage]):
 
     def _put(self, item: EventMessage) -> None:
         self._count(size_of(item))
-        super()._put(item)  # type: ignore[misc]  # asyncio.Queue documents these hooks, its stubs do not
+        super()._put(item)
 
     def _get(self) -> EventMessage:
-        item = super()._get()  # type: ignore[misc]
+        item = super()._get()
         self._count(-size_of(item))
         return item
 
