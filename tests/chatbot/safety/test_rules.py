@@ -357,7 +357,7 @@ def test_whoever_is_in_need_is_answered_however_long_the_message_is(bot):
     assert bot.respond([CRISIS + "，" + "太长了" * 5000]).stop_reason == "safety"
 
 
-@pytest.mark.parametrize("characters", [18_000, 40_000, 150_000])
+@pytest.mark.parametrize("characters", [18_000, 40_000])
 def test_need_is_found_in_the_middle_of_a_long_message_and_of_an_earlier_turn(bot, characters):
     filler = "今天天气很好，我们去公园散步，看到了很多花。" * (characters // 40)
     message = f"{filler}我不想活了。{filler}"

@@ -158,7 +158,7 @@ def test_the_session_with_the_most_results_loses_them(bot, monkeypatch):
         held = BoundedQueue(
             live_updates=True, concurrency_count=1, update_intervals=1, max_size=None, blocks=SimpleNamespace()
         )
-        for name, size in (("small", 300), ("large", 600), ("small", 300)):
+        for name, size in (("small", 300), ("large", 650), ("small", 300)):
             held.sessions.setdefault(name, held.new_session())
             event = SimpleNamespace(session_hash=name, alive=True, _id=name)
             held.send_message(event, ProcessCompletedMessage(output={"data": "x" * (size - 202)}, success=True))
