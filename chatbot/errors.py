@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import reprlib
 import sys
 from collections.abc import Callable
 from typing import Protocol
@@ -25,14 +26,26 @@ class TokenizerError(XianliaoError):
     """A tokenizer cannot be read or trained."""
 
 
+def shown(value: object) -> str:
+    """Return a value as Python writes it, in one line of at most some hundred characters, for an error message."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or the name of its class if the message is empty."""
-    return _lines(error)[0]
+    return _lines(error)[0][:_LONGEST_LINE]
 
 
 def last_line(error: BaseException) -> str:
     """Return the last line of an exception's message, where validators give the reason."""
-    return _lines(error)[-1]
+    return _lines(error)[-1][:_LONGEST_LINE]
+
+
+_LONGEST_LINE = 400  # characters; other packages quote unusable values of any length
 
 
 def _lines(error: BaseException) -> list[str]:

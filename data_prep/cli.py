@@ -90,6 +90,11 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         default=defaults.form,
         help="form of the input files; auto detects it from the content" + _DEFAULT,
     )
+    add(
+        "--bot",
+        metavar="NAME",
+        help="for chats with names: learn to speak like NAME, who must have agreed; dialogues begin with another speaker",
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -257,6 +262,7 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
         valid_share=args.valid_share,
         max_dialogues=args.max_dialogues,
         form=args.format,
+        bot=args.bot,
         seed=args.seed,
         near_duplicates=args.near_duplicates,
         near_threshold=args.near_threshold,
