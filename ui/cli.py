@@ -25,6 +25,9 @@ EXPOSED_RATE_LIMIT = 120
 """Default requests per minute of one sender if other machines can reach the server. On loopback nothing is limited: the
 sender is a script of the operator, or a proxy that sends the requests of all clients and has its own limits."""
 
+SWITCH_SECONDS = 0.001
+"""Time after which a thread that works on a text gives Python's lock to the event loop."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
@@ -169,8 +172,10 @@ def serve(args: argparse.Namespace, options: ServeOptions, listener: socket.sock
         print(labelled("warning: ", warning), file=sys.stderr)
     bots = load_bots(args.checkpoint, args.device, args.dtype, safety)
     from ui.server.app import create_app
-    from ui.server.process import Server
+    from ui.server.process import Server, return_memory
 
+    return_memory()
+    sys.setswitchinterval(SWITCH_SECONDS)
     log = start_log(args.log_format, args.log_text)
     server = Server(create_app(bots, options))
     gc.freeze()  # these objects live until the end, so the collector can skip them

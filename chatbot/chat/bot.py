@@ -16,7 +16,16 @@ from typing import Any, Literal, cast
 import torch
 
 from chatbot.chat.ranking import load_backward, load_ranker, reads_backwards
-from chatbot.chat.request import MAX_SEED, REMEMBERED_REPLIES, Reply, Request, answered_by, candidate_seeds
+from chatbot.chat.request import (
+    MAX_SEED,
+    REMEMBERED_REPLIES,
+    Reply,
+    Request,
+    answered_by,
+    bounded_turns,
+    candidate_seeds,
+    max_message_characters,
+)
 from chatbot.chat.snapshots import Snapshots
 from chatbot.checkpoint.folder import BACKWARD, GENERATION, load_model, resolve
 from chatbot.checkpoint.location import DEFAULT
@@ -178,10 +187,11 @@ class Chatbot:
             raise XianliaoError(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
         settings = self.within_limits(self.settings.with_changes(**changes))
         self._check_turns(turns)
+        if (fixed := self.fixed_answer(turns)) is not None:  # decided on the whole text, before long turns are cut
+            prompt = Prompt((), 1 - (len(turns) - 1) % 2, 0)
+            return Request(prompt, Answered([], []), settings, seed, started, fixed)
+        turns = bounded_turns(turns, self.context_tokens, self.max_message_tokens)
         if self.safety is not None:
-            if (fixed := self.safety.answer(turns)) is not None:
-                prompt = Prompt((), 1 - (len(turns) - 1) % 2, 0)
-                return Request(prompt, Answered([], []), settings, seed, started, fixed)
             turns = self.safety.prompt(turns)
             if words := self.safety.banned_words:
                 settings = settings.with_changes(banned_words=tuple(dict.fromkeys((*settings.banned_words, *words))))
@@ -302,15 +312,17 @@ class Chatbot:
             raise DialogueError("The history must be a list of strings, oldest turn first.")
         if not turns:
             raise DialogueError("The history is empty: give at least one turn.")
-        if not clean_turn(turns[-1]):
+        if not turns[-1].strip():
             raise DialogueError("The message is empty; type something to talk about.")
 
     def _encode(self, turn: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(clean_turn(turn)))
 
-    def count_tokens(self, message: str) -> int:
-        """Return the number of tokens of a message, as `max_message_tokens` counts them."""
-        return len(self.tokenizer.encode(clean_turn(message)))
+    def reads(self, message: str) -> bool:
+        """Whether a message is short enough for the model to read."""
+        if len(message) > max_message_characters(self.max_message_tokens):
+            return False
+        return len(self.tokenizer.encode(clean_turn(message))) <= self.max_message_tokens
 
     @torch.inference_mode()
     def read_prompt(self, prompt: Prompt) -> tuple[DialogueBatch, torch.Tensor]:
