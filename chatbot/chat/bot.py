@@ -269,7 +269,8 @@ class Chatbot:
             CheckpointError, XianliaoError: The backward model or the vectors of the checkpoint cannot be used.
         """
         if self._ranker is None:
-            self._ranker = load_ranker(self.folder, self.layout, self.tokenizer.vocab_size)
+            ranker = load_ranker(self.folder, self.layout, self.tokenizer.vocab_size)
+            self._ranker = replace(ranker, forward=self.model)
         if settings.rank_backward and self._ranker.backward is None:
             backward = load_backward(self.folder, self.tokenizer, str(self.model.device))
             self._ranker = replace(self._ranker, backward=backward)

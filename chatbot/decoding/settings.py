@@ -13,7 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from chatbot.decoding.rules.token_lists import checked_bias, checked_words
-from chatbot.errors import ReplySettingsError
+from chatbot.errors import ReplySettingsError, shown
 
 if TYPE_CHECKING:
     from chatbot.decoding.rules.eos_floor import EosFloor
@@ -25,6 +25,9 @@ Script = Literal["typed", "simplified", "asker"]
 
 MAX_NUMBER = 10**6
 """Maximum of settings without a natural maximum."""
+
+FORBIDDING_NATS = 1e30
+"""A `repeat_cost` from here on is infinite: float32 could not hold the sum of several."""
 
 
 class Unchanged(Enum):
@@ -65,6 +68,14 @@ class ReplySettings:
         default=0.0,
         metadata=_described(
             "weight of log p(context | reply), by the backward model, in the choice of the best reply", 0, MAX_NUMBER
+        ),
+    )
+    rank_prior: float = field(
+        default=0.0,
+        metadata=_described(
+            "weight of -log p(reply) without the context in that choice, against replies that fit every message",
+            0,
+            MAX_NUMBER,
         ),
     )
     rank_similarity: float = field(
@@ -149,28 +160,32 @@ class ReplySettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "banned_words", checked_words(self.banned_words))
         object.__setattr__(self, "logit_bias", checked_bias(self.logit_bias))
-        if self.repeat_cost == inf:  # equal settings must compare equal
+        if (
+            isinstance(self.repeat_cost, (int, float)) and self.repeat_cost >= FORBIDDING_NATS
+        ):  # equal settings must compare equal
             object.__setattr__(self, "repeat_cost", None)
         for check in (self._wrong_kinds, self._wrong_values, self._wrong_together):
             if faults := check():
                 raise ReplySettingsError("Decoding: " + "; ".join(faults) + ".")
 
     def _wrong_kinds(self) -> list[str]:
-        faults = [] if isinstance(self.keep_eos, bool) else [f"keep_eos must be true or false, got {self.keep_eos!r}"]
+        faults = (
+            [] if isinstance(self.keep_eos, bool) else [f"keep_eos must be true or false, got {shown(self.keep_eos)}"]
+        )
         for option in OPTIONS:
             value = getattr(self, option.name)
             is_right = _is_whole(value) if option.kind is int else _is_number(value)
             if not is_right and not (value is None and option.can_be_off):
                 kind = "whole number" if option.kind is int else "number"
-                faults.append(f"{option.name} must be a {kind}, got {value!r}")
+                faults.append(f"{option.name} must be a {kind}, got {shown(value)}")
         return faults
 
     def _wrong_values(self) -> list[str]:
         faults = []
         if self.method not in get_args(Method):
-            faults.append(f"method must be sample, greedy or beam, got {self.method}")
+            faults.append(f"method must be sample, greedy or beam, got {shown(self.method)}")
         if self.script not in get_args(Script):
-            faults.append(f"script must be typed, simplified or asker, got {self.script}")
+            faults.append(f"script must be typed, simplified or asker, got {shown(self.script)}")
         for option in OPTIONS:
             value = getattr(self, option.name)
             if value is None or option.minimum <= value <= option.maximum:

@@ -15,7 +15,7 @@ from chatbot.errors import XianliaoError
 from chatbot.safety.folding import CLAUSE, NONE, SENTENCE, Folded, fold, is_latin
 
 GAP, LATIN_GAP = 8, 32
-"""Maximum number of letters that `*` matches, and the same if all of them are Latin letters."""
+"""Maximum number of letters that `*` matches: of any script, and if all are Latin."""
 SPELLED_OUT = 5
 """Minimum number of letters of a Latin phrase that also matches with spaces between its letters (s u i c i d e)."""
 PIECE_LETTERS = 8192
@@ -31,7 +31,7 @@ class SafetyError(XianliaoError):
 
 
 class _Cover:
-    """Spans that may cover others, searched in logarithmic time: a message can have thousands of both."""
+    """Spans of a text, searched in logarithmic time for one that covers another span: a message can have thousands."""
 
     def __init__(self, spans: Iterable[Span]):
         ordered = sorted(spans)
@@ -206,7 +206,7 @@ def _is_apart(folded: Folded, span: Span) -> bool:
 
 
 def _parts(line: str) -> list[set[tuple[str, bool, bool]]]:
-    """Return the possible literals of each part of a line, and whether each needs an edge before and after it."""
+    """Return the possible literals of each part of a line, and whether each part needs an edge before it and after it."""
     parts = []
     for part in line.split("*"):
         texts = _readings(part, line)

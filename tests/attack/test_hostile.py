@@ -1,4 +1,9 @@
-"""64 hostile clients of each kind leave /healthz quick and the memory bounded."""
+"""64 hostile clients of each kind leave /healthz quick and the memory bounded.
+
+The clients run in another process on the same machine, so the bound of 100 ms needs a machine without other load. On two
+cores with a load of 8 by other work, on 2026-11-29, the 99th percentiles were 101 ms (huge bodies), 186 ms (big chats),
+173 ms (vanishing in a stream) and 12 to 17 ms (slow headers and bodies), the growth of memory 187 to 307 MB.
+"""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ def to_turns(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
 def within_bounds(turns: Sequence[str], bot: Chatbot) -> list[str]:
     """Return the turns of a conversation that is not too long.
 
-    Of a longer conversation that a fixed text answers, because of its newest `MAX_CHARACTERS` characters, those are
-    returned: a person in need gets an answer all the same.
+    If a fixed text answers the newest `MAX_CHARACTERS` characters of a longer conversation, those are returned: a person in
+    need gets an answer all the same.
 
     Raises:
         ApiError: The conversation is too long.

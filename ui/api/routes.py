@@ -118,7 +118,7 @@ class Api:
         turns, left_out = to_turns(body.messages)
         left_out += body.ignored()
         conversation = request.headers.get("x-conversation-id")
-        conversation = conversation or sha256(turns[0].encode("utf-8", "replace")).hexdigest()
+        conversation = conversation or sha256(turns[0][:1000].encode("utf-8", "replace")).hexdigest()
         headers = {"X-Conversation-Id": conversation[:64].strip().encode("ascii", "replace").decode()}
         if left_out:
             headers["X-Ignored"] = ", ".join(left_out)
@@ -277,7 +277,7 @@ def describe_request(app: FastAPI) -> None:
 
 
 def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
-    """Make a server answer every error in OpenAI's format and count it."""
+    """Register handlers that answer every error of a server in OpenAI's format and count the error."""
 
     def respond(error: ApiError) -> JSONResponse:
         metrics.errors.labels(str(error.status)).inc()

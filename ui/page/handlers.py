@@ -39,8 +39,7 @@ SHOW_SECONDS = 0.05
 """Shortest time between two updates of a growing reply; without it the browser is too busy to handle its buttons."""
 
 ORDINARY_MESSAGES, ORDINARY_CHARACTERS = 100, 10_000
-"""Of a conversation that is larger by a factor, a growing reply is shown less often by that factor: each update sends all
-of it."""
+"""In a larger conversation a growing reply is shown less often, by the same factor, because each update sends all of it."""
 
 _MARKUP = re.compile("[<&](?=[A-Za-z/!?#])")
 _MARK_BROKEN = re.compile("(?<=[<&])\u200b(?=[A-Za-z/!?#])")

@@ -18,6 +18,7 @@ from ui.options import ServeOptions
 from ui.page.handlers import ReplyCallback
 from ui.page.layout import Page
 from ui.page.no_files import search_inputs_only
+from ui.page.states import keep_no_values
 from ui.page.text import TEXT
 from ui.server.page_routes import PageRules
 from ui.server.work import WorkPool
@@ -79,6 +80,7 @@ def mount_page(
     blocks.has_launched = True
     functions = {index: len(function.inputs) for index, function in blocks.fns.items()}
     mounted = next(route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))
+    keep_no_values(mounted, blocks)
     user_of = user_reader(mounted)
     return PageRules(functions, bool(options.auth), user_of, blocks._queue.sessions.__contains__, blocks._queue.takes)
 

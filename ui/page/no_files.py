@@ -1,6 +1,6 @@
 """Keep Gradio from looking for files in what the page shows.
 
-Gradio goes through every output several times, value by value, to find descriptions of files and to serve those files.
+Gradio searches every output several times, value by value, to find descriptions of files and to serve those files.
 The page has none, and for a long conversation this search takes longer than everything else together and holds up the event
 loop.
 Inputs are still searched, and a file in one is refused (`ui.server.page_routes`, and Gradio's own check behind it).
@@ -37,4 +37,4 @@ class WithoutFiles(ModuleType):
 
 def search_inputs_only() -> None:
     """Switch the search for files in outputs off, in this process."""
-    gradio.blocks.processing_utils = WithoutFiles("processing_utils")  # type: ignore[attr-defined]
+    gradio.blocks.processing_utils = WithoutFiles("processing_utils")

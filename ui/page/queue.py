@@ -16,7 +16,7 @@ from typing import Any, Literal
 import orjson
 from gradio.data_classes import PredictBodyInternal
 from gradio.queueing import Event, Queue
-from gradio.server_messages import EventMessage, ServerMessage, UnexpectedErrorMessage
+from gradio.server_messages import EventMessage, ProcessCompletedMessage, UnexpectedErrorMessage
 from gradio.utils import run_coro_in_background
 from starlette.requests import Request
 
@@ -77,10 +77,10 @@ class Session(asyncio.Queue[EventMessage]):
 
     def _put(self, item: EventMessage) -> None:
         self._count(size_of(item))
-        super()._put(item)  # type: ignore[misc]  # asyncio.Queue documents these hooks, its stubs do not
+        super()._put(item)
 
     def _get(self) -> EventMessage:
-        item = super()._get()  # type: ignore[misc]
+        item = super()._get()
         self._count(-size_of(item))
         return item
 
@@ -223,12 +223,12 @@ class BoundedQueue(Queue):
         """Forget the results of a session."""
         if (session := self.sessions.pop(name, None)) is not None:
             session.clear(inputs=True)
+        self.pending_event_ids_session.pop(name, None)
 
     async def drop(self, name: str) -> None:
         """Cancel the events of a session and forget its results."""
         self.forget(name)
         await self.clean_events(session_hash=name)
-        self.pending_event_ids_session.pop(name, None)
 
     async def drop_unread(self) -> None:
         """Drop the sessions that no browser has read for `UNREAD_SECONDS`."""
@@ -281,8 +281,8 @@ class Sessions:
     def __getitem__(self, name: str) -> Session:
         """Return a session to be read."""
         if (session := self._queue.sessions.get(name)) is None:
-            session = self._queue.new_session()
-            session.put_nowait(UnexpectedErrorMessage.model_construct(msg=ServerMessage.server_stopped, message=GONE))
+            session = Session(Held(), self._queue.now())
+            session.put_nowait(ProcessCompletedMessage(output={"error": GONE}, success=False, event_id="gone"))
             return session
         session.read = self._queue.now()
         return session

@@ -22,6 +22,10 @@ from ui.server.logs import log_event
 DRAIN_SECONDS = 2
 """Time in which replies that are being decoded may end after a signal."""
 
+READ_BYTES = 32 * 1024
+"""Bytes that are read from one connection before the others have their turn; with many large bodies at a time it decides how
+long a small request waits."""
+
 HEADER_SECONDS = 15
 """Time limit for the headers of a request, from the connection or the end of the request before."""
 
@@ -52,6 +56,7 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Start the timer."""
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]  # asyncio's transports read 256 KiB
         super().connection_made(transport)
         self._update_timer()
 

@@ -1,7 +1,7 @@
 """Threads for work on clients' texts: checks, tokenization, and parsing of large bodies.
 
 This work holds Python's lock, so more threads would not finish it sooner, but they would delay the event loop and the
-decoding. Small texts have a thread of their own, so that they never wait for large ones.
+decoding. Small texts have a separate thread, so that they never wait for large ones.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class WorkPool:
         self.waiting = dict.fromkeys(MOST_WAITING, 0)
 
     def run(self, size: int, function: Callable[P, T], /, *values: P.args, **named: P.kwargs) -> T:
-        """Call a function in one of the threads and return its result; a call inside such a call runs at once.
+        """Call a function in one of the threads and return its result; a nested call runs at once.
 
         Args:
             size: Number of characters or bytes of the work.

@@ -105,6 +105,18 @@ def test_a_browser_that_reads_gets_every_result(bot):
         assert held.held.bytes == 0
 
 
+def test_the_server_keeps_no_conversation_of_a_tab(bot):
+    with page(bot) as (client, held, call):
+        for number in range(3):
+            assert call(f"tab{number}", 50_000) == 200
+        settle(held, client)
+        states = held.server_app.state_holder
+        assert sorted(states.session_data) == ["tab0", "tab1", "tab2"]
+        kept = repr([state.config_values for state in states.session_data.values()])
+        assert "长" * 100 not in kept
+        assert states.capacity < 1_000
+
+
 @pytest.mark.parametrize("query", [{"session_hash": "nobody"}, {}])
 def test_results_of_an_unknown_session_are_not_found(bot, query, caplog):
     with page(bot) as (client, _, _):
@@ -124,7 +136,7 @@ def test_a_session_that_is_dropped_while_it_is_read_ends_its_stream(bot, caplog)
 
         def read(self, name):
             reads.append(name)
-            if len(reads) == 3:
+            if len(reads) == 2:
                 held.forget("s")
             return check(self, name)
 
@@ -146,7 +158,7 @@ def test_the_session_with_the_most_results_loses_them(bot, monkeypatch):
         held = BoundedQueue(
             live_updates=True, concurrency_count=1, update_intervals=1, max_size=None, blocks=SimpleNamespace()
         )
-        for name, size in (("small", 300), ("large", 600), ("small", 300)):
+        for name, size in (("small", 300), ("large", 650), ("small", 300)):
             held.sessions.setdefault(name, held.new_session())
             event = SimpleNamespace(session_hash=name, alive=True, _id=name)
             held.send_message(event, ProcessCompletedMessage(output={"data": "x" * (size - 202)}, success=True))
