@@ -62,7 +62,8 @@ class ReadableText:
 
     def _find_allowed(self, beginning: bytes) -> torch.Tensor:
         tokens = [i for i in self._continuing if self._is_text(beginning + self.pieces[i])]
-        return torch.tensor([*self._specials, *tokens], dtype=torch.int64)
+        with torch.inference_mode(False):  # the cache must work with gradients, too
+            return torch.tensor([*self._specials, *tokens], dtype=torch.int64)
 
     def _is_text(self, piece: bytes) -> bool:
         """Whether bytes are readable characters, and perhaps the beginning of another one."""
