@@ -17,6 +17,9 @@ CACHED_TURNS = 8192
 CACHED_TURN_CHARACTERS = 1000
 """Longer turns are not cached."""
 
+CHECKED_CHARACTERS = 1000
+"""Length of the parts in which a message is searched for something to read; usually the first one has it."""
+
 _HAN_RUNS = re.compile(f"([{HAN}]+)")
 
 
@@ -60,7 +63,9 @@ class TurnReader:
             raise DialogueError("The history must be a list of strings, oldest turn first.")
         if not turns:
             raise DialogueError("The history is empty: give at least one turn.")
-        if not self.text(turns[-1]):
+        message = turns[-1]
+        starts = range(0, len(message), CHECKED_CHARACTERS)
+        if not any(self.text(message[start : start + CHECKED_CHARACTERS]) for start in starts):
             raise DialogueError("The message is empty; type something to talk about.")
 
 

@@ -17,6 +17,9 @@ from chatbot.text.characters import is_readable
 CACHED_BEGINNINGS = 256
 """Number of unfinished characters whose continuations are cached."""
 
+LAST_READABLE = 0x3FFFF
+"""Unicode has no readable character from here on, only tags, selectors and private ones; the search for one can stop."""
+
 _SIZES = ((0xC2, 0xDF, 2), (0xE0, 0xEF, 3), (0xF0, 0xF4, 4))
 """First bytes of UTF-8 characters and their numbers of bytes."""
 
@@ -80,7 +83,7 @@ class ReadableText:
         size = next(size for first, last, size in _SIZES if first <= beginning[0] <= last)
         first, last = (_code(beginning + padding * (size - len(beginning))) for padding in (b"\x80", b"\xbf"))
         smallest = 0x80 if size == 2 else 0x800 if size == 3 else 0x10000
-        return any(self.is_readable(chr(code)) for code in range(max(first, smallest), min(last, 0x10FFFF) + 1))
+        return any(self.is_readable(chr(code)) for code in range(max(first, smallest), min(last, LAST_READABLE) + 1))
 
 
 @lru_cache(8)

@@ -28,6 +28,12 @@ def test_a_message_of_invisible_characters_is_empty(bot, text):
         ChatSession(bot).reply(text)
 
 
+def test_a_message_of_many_invisible_characters_is_empty_and_one_word_in_them_is_read(bot):
+    with pytest.raises(DialogueError, match="empty"):
+        bot.reply(["\u200b" * 5000], seed=1)
+    assert bot.reply(["\u200b" * 1500 + "你好吗"], seed=1) == bot.reply(["你好吗"], seed=1)
+
+
 def test_traditional_is_read_as_the_settings_say(bot):
     turns, plain = ["聽說你會講笑話", "會", "妳看著我"], ["听说你会讲笑话", "会", "你看着我"]
     expected = bot.reply(plain, seed=3)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatbot.decoding.hf_generate import reply_processors
-from chatbot.decoding.rules.readable import ReadableText, readable_text
+from chatbot.decoding.rules.readable import LAST_READABLE, ReadableText, readable_text
 from chatbot.text.characters import is_readable
 
 BYTES = tuple(bytes([value]) for value in range(256))
@@ -63,6 +63,11 @@ def test_exactly_the_readable_characters_can_be_spelled(character):
         can = can and bytes([byte]) in allowed_after(*said)
         said.append(bytes([byte]))
     assert can == is_readable(character)
+
+
+def test_no_character_after_the_last_plane_is_readable():
+    assert not any(map(is_readable, map(chr, range(LAST_READABLE + 1, 0x110000, 97))))
+    assert is_readable(chr(0x3134A))
 
 
 def test_rows_do_not_disturb_each_other():
