@@ -30,7 +30,10 @@ _PREFIX = re.compile(
     re.DOTALL,
 )
 _NOT_A_NAME = frozenset(
-    "地点 时间 日期 主题 标题 备注 人物 说明 场景 材料 做法 title date tags author time place".split(" ")
+    {
+        *("地点", "时间", "日期", "主题", "标题", "备注", "人物", "说明", "场景", "材料", "做法"),
+        *("title", "date", "tags", "author", "time", "place"),
+    }
 )
 _STAMP = re.compile(rf"(?P<time>{DATE}[\sT,，]*{CLOCK})(?:\s+\(.{{0,200}}\))?\s*")
 _STAMPED = re.compile(rf"{DATE}[\sT,，]*{CLOCK}\s+\S.*")
