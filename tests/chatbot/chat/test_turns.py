@@ -6,8 +6,10 @@ import itertools
 
 import pytest
 
+from chatbot.chat.bot import Chatbot
 from chatbot.chat.session import ChatSession
 from chatbot.chat.turns import asks_in_traditional, in_traditional
+from chatbot.text.characters import is_readable
 from chatbot.text.dialogue import DialogueError
 
 
@@ -70,3 +72,16 @@ def test_a_growing_text_is_converted_in_whole_words():
     assert all(after.startswith(before) for before, after in itertools.pairwise(grown))
     assert grown[-1] == "好，理髮店發現了。"
     assert in_traditional("好，理发店发现了。后来", True) == "好，理髮店發現了。後來"
+
+
+@pytest.mark.slow
+def test_the_bundled_bot_reads_traditional_and_says_readable_text():
+    bot = Chatbot.from_pretrained()
+    assert bot.settings.script == "simplified"
+    pairs = {"聽說你會講笑話": "听说你会讲笑话", "頭髮掉了怎麼辦": "头发掉了怎么办", "今天天氣怎麼樣": "今天天气怎么样"}
+    for seed in range(8):
+        for typed, plain in pairs.items():
+            assert bot.reply([typed], seed) == bot.reply([plain], seed)
+        for text in (*pairs, "こんにちは", "안녕하세요", "囍龘"):
+            assert all(map(is_readable, bot.reply([text], seed)))
+            assert all(map(is_readable, bot.reply([text], seed, script="typed")))
