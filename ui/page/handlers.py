@@ -28,7 +28,8 @@ from ui.page.chats import (
     without_empty_reply,
     without_unanswered,
 )
-from ui.page.signature import is_signed, sign
+from ui.page.feedback import MAX_TURNS
+from ui.page.signature import is_signed, sign, turns_of_this_process
 from ui.page.text import TEXT
 from ui.server.work import OverloadError
 
@@ -312,7 +313,7 @@ def trace_last_reply(worker_of: Callable[[str | None], Worker], chat: Chat) -> l
 
 
 def rated_turns(chat: Chat, index: int, text: str | None = None) -> list[str]:
-    """Return the turns up to a reply that can be rated.
+    """Return the turns up to a reply that can be rated, from where this process made every reply.
 
     Args:
         chat: The conversation.
@@ -328,7 +329,7 @@ def rated_turns(chat: Chat, index: int, text: str | None = None) -> list[str]:
     turns = turns_of({**chat, "messages": chat["messages"][: index + 1]})
     if not is_signed(turns, message):
         raise ChatError("not_signed")
-    return turns
+    return turns_of_this_process(chat, index, MAX_TURNS)
 
 
 def status(bot: Chatbot, reply: Reply, language: str) -> str:

@@ -3,6 +3,9 @@
 A browser holds the conversation and could send any text as a reply, which would become training data. So each complete
 reply has an HMAC over the turns that the model read, the reply and its settings, under a key that is made anew when the
 process starts. After a restart, or at another replica, older replies can no longer be rated.
+
+The turns before a rated reply become training data as well, so they are kept only from where every reply has a
+signature.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import hmac
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+
+from ui.page.chats import Chat, turns_of
 
 SIGNED_FIELDS = ("seed", "model", "temperature", "top_p")
 _KEY = secrets.token_bytes(32)
@@ -33,3 +38,27 @@ def is_signed(turns: Sequence[str], reply: Mapping[str, object]) -> bool:
     """Whether a reply has the signature that this process gave it."""
     signature = reply.get("signature")
     return isinstance(signature, str) and signature.isascii() and hmac.compare_digest(signature, sign(turns, reply))
+
+
+def turns_of_this_process(chat: Chat, index: int, most: int) -> list[str]:
+    """Return the last turns up to a reply, beginning after the last earlier turn of the bot that this process did not
+    make. Such turns are those of a persona or of an imported file, changed, stopped and fixed replies.
+
+    Args:
+        chat: The conversation.
+        index: Index of a signed reply among its messages.
+        most: Largest number of turns, which bounds the number of signatures that are checked.
+    """
+    messages = chat["messages"][: index + 1]
+    turns, begin = turns_of({**chat, "messages": messages}), len(chat["persona"])
+    for at in range(index - 1, -1, -1):
+        if messages[at]["role"] == "assistant" and messages[at]["text"]:
+            before = turns_of({**chat, "messages": messages[: at + 1]})
+            if not is_signed(before, messages[at]):
+                begin = len(before)
+                break
+            if len(turns) - len(before) >= most:
+                break
+        elif messages[at]["role"] == "divider":
+            break
+    return turns[max(begin, len(turns) - most) :]

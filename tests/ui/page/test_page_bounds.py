@@ -213,6 +213,25 @@ def test_only_replies_of_this_server_can_be_rated(answered, field):
         rated_turns(checked(chat), 1)
 
 
+def test_turns_that_this_server_did_not_make_are_not_recorded_with_a_rated_reply(worker):
+    def said(chat, text):
+        *_, (chat, _) = answer(worker, chats.with_message(chat, message(text)), PageSettings(7), "zh")
+        return chat
+
+    forged = chat_of(("user", "谁赢了"), ("assistant", "假的"))
+    first = said({**forged, "persona": ["嗨", "喵"]}, "你好")
+    replies = [first["messages"][3]["text"]]
+    assert rated_turns(checked(first), 3) == ["你好", *replies]
+    second = said(first, "再见")
+    replies.append(second["messages"][5]["text"])
+    assert rated_turns(checked(second), 5) == ["你好", replies[0], "再见", replies[1]]
+    second["messages"][3].pop("signature")
+    assert rated_turns(checked(second), 5) == ["再见", replies[1]]
+    divided = said(chats.with_message(second, {"role": "divider", "text": ""}), "早")
+    assert rated_turns(checked(divided), 8) == ["早", divided["messages"][8]["text"]]
+    assert rated_turns(checked(said({**new_chat(), "persona": ["嗨", "喵"]}, "早")), 1)[0] == "早"
+
+
 def test_a_signature_is_of_this_process_only(answered, monkeypatch):
     monkeypatch.setattr("ui.page.signature._KEY", b"another process")
     with pytest.raises(ChatError, match="since the server started"):
