@@ -26,6 +26,9 @@ Script = Literal["typed", "simplified", "asker"]
 MAX_NUMBER = 10**6
 """Maximum of settings without a natural maximum."""
 
+MAX_STORED_LIMIT_TOKENS = 4096
+"""Maximum of a reply's limit in generation_config.json, so that a checkpoint from elsewhere cannot keep a server busy."""
+
 FORBIDDING_NATS = 1e30
 """A `repeat_cost` from here on is infinite: float32 could not hold the sum of several."""
 
@@ -323,13 +326,15 @@ def settings_from(generation: Mapping[str, Any]) -> ReplySettings:
         ReplySettingsError: A value cannot be used.
     """
     can_be_off = {option.name for option in OPTIONS if option.can_be_off}
-    return ReplySettings(
-        **{
-            name: value
-            for name, value in generation.items()
-            if name in NAMES and (value is not None or name in can_be_off)
-        }
-    )
+    known = {name for name, value in generation.items() if name in NAMES and (value is not None or name in can_be_off)}
+    settings = ReplySettings(**{name: generation[name] for name in known})
+    limit = settings.limit_tokens if settings.floor is None else settings.floor.limit_tokens  # a request may raise max
+    if limit > MAX_STORED_LIMIT_TOKENS:
+        raise ReplySettingsError(
+            f"Decoding: a reply could have {limit} tokens. Lower floor_start_tokens, floor_delta_tokens or"
+            f" max_reply_tokens, so that the limit is at most {MAX_STORED_LIMIT_TOKENS}."
+        )
+    return settings
 
 
 def _is_number(value: object) -> bool:

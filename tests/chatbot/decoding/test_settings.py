@@ -63,6 +63,26 @@ def test_null_of_a_setting_that_is_always_on_is_its_default():
     assert settings_from({"temperature": None, "top_k": None}) == ReplySettings()
 
 
+@pytest.mark.parametrize(
+    "generation",
+    [
+        {"floor_start_tokens": 4033},
+        {"floor_start_tokens": 10**6, "min_reply_tokens": 10**6},
+        {"floor_delta_tokens": 2017},
+        {"floor_start_tokens": 10**6, "max_reply_tokens": 10},
+        {"floor_start_tokens": None, "max_reply_tokens": 4097},
+    ],
+)
+def test_a_file_cannot_ask_for_endless_replies(generation):
+    with pytest.raises(ReplySettingsError, match="at most 4096"):
+        settings_from(generation)
+
+
+def test_a_file_may_ask_for_replies_of_4096_tokens():
+    assert settings_from({"floor_start_tokens": 4032}).limit_tokens == 4096
+    assert settings_from({"floor_start_tokens": None, "max_reply_tokens": 4096}).limit_tokens == 4096
+
+
 def test_a_loaded_bot_has_the_settings_of_its_file(model, tokenizer, tmp_path):
     generation = {"method": "greedy", "floor_start_tokens": None, "max_reply_tokens": 7}
     save(tmp_path / "bot", model, tokenizer, generation, {})
