@@ -17,10 +17,15 @@ _SAME = {
     **dict(zip("唔冇嘅咗哋喺攰瞓嚟畀睇", "不没的了们在累睡来给看", strict=True)),
 }
 """Variants that OpenCC does not unify, and Cantonese words with one counterpart in written Chinese."""
+_INVISIBLE = frozenset("\u115f\u1160")
+"""Letters that have no shape: the Hangul fillers, after NFKD."""
+_MAX_LETTERS = 4
+"""Maximum number of characters to which one is folded. NFKD makes 18 of U+FDFA."""
 _FILLER = 2
-"""Maximum number of Latin letters, digits and 〇 between two Chinese characters that can be removed."""
+"""Maximum number of Latin letters, digits and `_STROKES` between two Chinese characters that can be removed."""
+_STROKES = "〇丶々ー"
 _CHINESE = "[\u3400-\u9fff\U00020000-\U0003ffff]"
-_FILLED = re.compile(f"{_CHINESE}[\\x00-\\x7f〇]{{1,{_FILLER}}}{_CHINESE}")
+_FILLED = re.compile(f"{_CHINESE}[\\x00-\\x7f{_STROKES}]{{1,{_FILLER}}}{_CHINESE}")
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,13 @@ def _fold(character: str) -> tuple[str, int]:
     if character in _CLAUSE:
         return "", CLAUSE
     letters = []
-    for part in unicodedata.normalize("NFKD", character):
+    parts = unicodedata.normalize("NFKD", character)
+    if len(parts) > _MAX_LETTERS:
+        return "", SPACE
+    for part in parts:
         category = unicodedata.category(part)
+        if part in _INVISIBLE:
+            continue
         if category[0] in "LN":
             letters.append(_simplified(part).lower())
         elif category[0] != "M" and category != "Cf":
@@ -114,7 +124,7 @@ def is_latin(letter: str) -> bool:
 
 
 def _is_filler(letter: str) -> bool:
-    return letter.isascii() or letter == "〇"
+    return letter.isascii() or letter in _STROKES
 
 
 def _simplified(letter: str) -> str:

@@ -179,11 +179,13 @@ def _matches(automaton: ahocorasick.Automaton, text: str) -> Iterator[tuple[int,
 
 
 def _titles(text: str, folded: Folded) -> list[Span]:
-    """Return the spans of titles in the folded text."""
-    return [
+    """Return the spans of titles in the folded text. A whole message with 我, 想 or 要 is a sentence, not a title."""
+    spans = [
         (bisect_left(folded.places, title.start(1)), bisect_left(folded.places, title.end(1)))
         for title in _TITLE.finditer(text)
     ]
+    is_sentence = spans == [(0, len(folded.text))] and not _NOT_IN_HARMLESS_GAP.isdisjoint(folded.text)
+    return [] if is_sentence else spans
 
 
 def _is_apart(folded: Folded, span: Span) -> bool:

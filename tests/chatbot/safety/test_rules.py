@@ -71,6 +71,9 @@ def test_who_may_be_in_danger_gets_the_numbers(safety, message):
             "自1杀",
             "自x杀",
             "自〇杀",
+            "自丶杀",
+            "自々杀",
+            "自ー杀",
             "自sha",
             "zisha",
             "zi sha",
@@ -367,6 +370,22 @@ def test_need_is_found_in_the_middle_of_a_long_message_and_of_an_earlier_turn(bo
     assert bot.request([filler * 2, "嗯", "你好"]).fixed is None  # a long earlier turn is cut, after the check
     with pytest.raises(DialogueError, match="too long"):
         bot.request([filler * 2])
+
+
+@pytest.mark.parametrize("filler", "\u115f\u1160\u3164\uffa0\ufdfa")
+def test_letters_without_a_shape_hide_nothing(filler):
+    assert Phrases(["自杀"]).find(f"我想自{filler * 3}杀") == [(2, 7)]
+
+
+def test_a_sentence_in_title_marks_is_no_title(safety):
+    assert safety.answer(["《我想自杀》"]).kind == "crisis"
+    assert safety.answer(["《自杀专卖店》"]) is None
+
+
+def test_a_folded_text_is_bounded():
+    folded = fold("\ufdfa" * 1000 + "㍿" * 1000)
+    assert folded.text == "株式会社" * 1000
+    assert len(folded.breaks) == 4001
 
 
 def test_a_space_divides_clauses_and_letters_written_apart_belong_together():
