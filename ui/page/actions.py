@@ -21,7 +21,7 @@ from ui.page.feedback import MAX_COMMENT_CHARACTERS, REASONS, Feedback, Feedback
 from ui.page.handlers import PageSettings, ReplyCallback
 from ui.page.text import PERSONAS, TEXT, language_of
 from ui.server.logs import LOGGER
-from ui.server.work import WorkPool
+from ui.server.work import SENDER, WorkPool
 
 PRESETS = ("careful", "balanced", "free")
 MAX_LISTED_CHATS = 1_000
@@ -47,10 +47,17 @@ def guarded(method: Callable) -> Callable:
     @wraps(method)
     def call(self, *values, **named):
         request = next((value for value in (*values, *named.values()) if isinstance(value, gr.Request)), None)
+        SENDER.set(_sender(request))
         with notices(_language(request)):
             return self.pool.run(_size(values), method, self, *values, **named)
 
     return call
+
+
+def _sender(request: gr.Request | None) -> str:
+    """Return the user or address of a request; the page's events run outside the context of their request."""
+    user, client = getattr(request, "username", None), getattr(request, "client", None)
+    return f"user {user}" if user else str(getattr(client, "host", ""))
 
 
 def _language(request: gr.Request | None) -> str:
@@ -144,6 +151,7 @@ class Actions:
         self, chat: Any, model: str, seed: Any, temperature: Any, top_p: Any, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
         """Stream the reply to the last message. After an error the status line explains it."""
+        SENDER.set(_sender(request))
         language = _language(request)
         try:
             checked = self.pool.run(_size([chat]), chats.checked, chat)
@@ -188,6 +196,7 @@ class Actions:
         self, chat: Any, model: str, seed: Any, temperature: Any, top_p: Any, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
         """Stream several replies to the last message."""
+        SENDER.set(_sender(request))
         with notices(_language(request)):
             settings = PageSettings.from_fields(seed, temperature, top_p)
             worker = self.worker(model)
@@ -232,6 +241,7 @@ class Actions:
 
     def look_inside(self, chat: Any, request: gr.Request) -> tuple[gr.LinePlot, gr.Dataframe]:
         """Show how the last reply was chosen."""
+        SENDER.set(_sender(request))
         with notices(_language(request)):
             checked = self.pool.run(_size([chat]), chats.checked, chat)
             steps = handlers.trace_last_reply(self.worker, checked)

@@ -19,7 +19,7 @@ from ui.api.schemas import ApiError, as_api_error, to_response
 from ui.server import page_routes
 from ui.server.limits import BodyReader, Limits
 from ui.server.logs import log_event
-from ui.server.work import OverloadError
+from ui.server.work import SENDER, OverloadError
 
 PAGE_SHARE = 0.1
 """Cost of one request of the page, in requests: one message on the page takes several."""
@@ -150,6 +150,7 @@ class Gate:
         """
         rate, cost = self.limits.rate, self._cost(scope["method"], scope["path"], identity)
         address = (scope.get("client") or ("?",))[0]
+        SENDER.set(identity or address)
         seconds = rate.charge(identity or address, cost) if cost else 0
         if seconds:
             message = f"The limit is {rate.per_minute} requests per minute. Try again in {seconds} s."

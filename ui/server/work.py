@@ -1,7 +1,8 @@
 """Threads for work on clients' texts: checks, tokenization, and parsing of large bodies.
 
 This work holds Python's lock, so more threads would not finish it sooner, but they would delay the event loop and the
-decoding. Small texts have a separate thread, so that they never wait for large ones.
+decoding. Short, small and large texts have a thread each, so that a short message never waits for long ones. The
+senders of a lane take turns, and each may have a share of its waiting calls only.
 """
 
 from __future__ import annotations
@@ -9,17 +10,24 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from chatbot.errors import XianliaoError
 
-LARGE_CHARACTERS = 20_000
-"""Texts and bodies of more characters or bytes share the thread for large ones."""
+SHORT_CHARACTERS, LARGE_CHARACTERS = 2_000, 20_000
+"""Most characters or bytes of the texts and bodies in the short and in the small lane."""
 
-MOST_WAITING = {"small": 256, "large": 32}
+MOST_WAITING = {"short": 256, "small": 64, "large": 32}
 """Number of calls that may wait for each thread."""
+
+MOST_OF_SENDER = {"short": 64, "small": 16, "large": 8}
+"""Number of those calls that may have the same sender."""
+
+SENDER: contextvars.ContextVar[str] = contextvars.ContextVar("sender", default="")
+"""Address, key or user of the request that is answered in this context."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,13 +40,18 @@ class OverloadError(XianliaoError):
         super().__init__("The server has too many texts to read at the moment. Try again in a moment.")
 
 
+_Call = tuple[Future[Any], contextvars.Context, Callable[[], Any]]
+
+
 class WorkPool:
-    """Two threads, each with a bounded queue."""
+    """Three threads, each with a bounded queue in which senders take turns."""
 
     def __init__(self) -> None:
         self._executors = {lane: ThreadPoolExecutor(1, f"{lane}-texts") for lane in MOST_WAITING}
         self._lock, self._inside = threading.Lock(), threading.local()
         self.waiting = dict.fromkeys(MOST_WAITING, 0)
+        self._of_sender: dict[str, dict[str, int]] = {lane: {} for lane in MOST_WAITING}
+        self._queues: dict[str, OrderedDict[str, deque[_Call]]] = {lane: OrderedDict() for lane in MOST_WAITING}
 
     def run(self, size: int, function: Callable[P, T], /, *values: P.args, **named: P.kwargs) -> T:
         """Call a function in one of the threads and return its result; a nested call runs at once.
@@ -64,25 +77,51 @@ class WorkPool:
         """End the threads after the calls in progress."""
         for executor in self._executors.values():
             executor.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            calls = [call for queues in self._queues.values() for queue in queues.values() for call in queue]
+        for future, *_ in calls:
+            future.cancel()
 
     def _submit(self, size: int, call: Callable[[], T]) -> Future[T]:
-        lane = "large" if size > LARGE_CHARACTERS else "small"
+        lane = "short" if size <= SHORT_CHARACTERS else "small" if size <= LARGE_CHARACTERS else "large"
+        sender, future = SENDER.get(), Future[T]()
         with self._lock:
-            if self.waiting[lane] > MOST_WAITING[lane]:
+            of_sender = self._of_sender[lane].get(sender, 0)
+            if self.waiting[lane] > MOST_WAITING[lane] or of_sender > MOST_OF_SENDER[lane]:
                 raise OverloadError
             self.waiting[lane] += 1
+            self._of_sender[lane][sender] = of_sender + 1
+            queue = self._queues[lane].setdefault(sender, deque())
+            queue.append((future, contextvars.copy_context(), call))
+        future.add_done_callback(lambda _: self._leave(lane, sender))
         try:
-            future = self._executors[lane].submit(contextvars.copy_context().run, self._call, call)
+            self._executors[lane].submit(self._run_next, lane)
         except RuntimeError:  # the server is closing
-            self._leave(lane)
+            future.cancel()
             raise OverloadError from None
-        future.add_done_callback(lambda _: self._leave(lane))
         return future
 
-    def _leave(self, lane: str) -> None:
+    def _leave(self, lane: str, sender: str) -> None:
         with self._lock:
             self.waiting[lane] -= 1
+            self._of_sender[lane][sender] -= 1
+            if not self._of_sender[lane][sender]:
+                del self._of_sender[lane][sender]
 
-    def _call(self, call: Callable[[], Any]) -> Any:
+    def _run_next(self, lane: str) -> None:
+        """Run the oldest call of the sender whose turn it is; there are as many calls of this method as calls."""
+        queues = self._queues[lane]
+        with self._lock:
+            sender, queue = next(iter(queues.items()))
+            future, context, call = queue.popleft()
+            if queue:
+                queues.move_to_end(sender)
+            else:
+                del queues[sender]
+        if not future.set_running_or_notify_cancel():
+            return
         self._inside.is_worker = True
-        return call()
+        try:
+            future.set_result(context.run(call))
+        except BaseException as error:
+            future.set_exception(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import threading
 import time
@@ -26,7 +27,7 @@ COMPLETE = "/v1/chat/completions"
 
 @pytest.fixture
 def pool(monkeypatch):
-    monkeypatch.setattr(work, "MOST_WAITING", {"small": 3, "large": 1})
+    monkeypatch.setattr(work, "MOST_WAITING", {"short": 3, "small": 3, "large": 1})
     pool = WorkPool()
     yield pool
     pool.close()
@@ -48,7 +49,31 @@ def test_calls_beyond_the_bound_are_refused_and_lanes_are_separate(pool):
     for call in calls:
         call.join()
     assert started == [True, True]
-    assert pool.waiting == {"small": 0, "large": 0}
+    assert pool.waiting == {"short": 0, "small": 0, "large": 0}
+
+
+def test_senders_take_turns_and_short_texts_wait_for_no_others(pool, monkeypatch):
+    monkeypatch.setattr(work, "MOST_WAITING", {"short": 9, "small": 9, "large": 9})
+    monkeypatch.setattr(work, "MOST_OF_SENDER", {"short": 3, "small": 3, "large": 3})
+    gate, order, calls = threading.Event(), [], []
+
+    def submit(sender, number):
+        context = contextvars.copy_context()
+        context.run(work.SENDER.set, sender)
+        call = lambda: (gate.wait(20), order.append(f"{sender}{number}"))  # noqa: E731
+        calls.append(context.run(pool._submit, 20_000, call))
+
+    for number in range(4):
+        submit("a", number)
+    with pytest.raises(OverloadError):
+        submit("a", 4)
+    submit("b", 0)
+    submit("b", 1)
+    assert pool.run(2_000, int, "7") == 7
+    gate.set()
+    for call in calls:
+        call.result(20)
+    assert order in (["a0", "a1", "b0", "a2", "b1", "a3"], ["a0", "b0", "a1", "b1", "a2", "a3"])
 
 
 def test_a_call_fails_as_it_would_here_and_a_closed_pool_refuses(pool):
@@ -57,19 +82,20 @@ def test_a_call_fails_as_it_would_here_and_a_closed_pool_refuses(pool):
     pool.close()
     with pytest.raises(OverloadError):
         pool.run(1, int, "1")
-    assert pool.waiting == {"small": 0, "large": 0}
+    assert pool.waiting == {"short": 0, "small": 0, "large": 0}
 
 
 def test_large_texts_of_many_clients_are_answered_in_turn_or_refused(bot, monkeypatch):
     """At most one large text is read at a time, and /healthz and small messages are answered meanwhile."""
     app = create_app(bot, ServeOptions())
     pool = app.state.limits.pool
-    gate, reading, most = threading.Event(), [], []
+    gate, reading, most, senders = threading.Event(), [], [], set()
     request = bot.request
 
     def slow_request(turns, *values, **named):
         if len(turns[-1]) > 10_000:
             reading.append(1)
+            senders.add(work.SENDER.get())
             most.append(len(reading))
             gate.wait(20)
             reading.pop()
@@ -93,9 +119,10 @@ def test_large_texts_of_many_clients_are_answered_in_turn_or_refused(bot, monkey
         for thread in threads:
             thread.join()
     statuses = sorted(answer.status_code for answer in answers)
-    assert statuses == [200] * 33 + [503] * 17
+    assert statuses == [200] * 9 + [503] * 41
     assert all(answer.headers["retry-after"] for answer in answers if answer.status_code == 503)
     assert max(most) == 1
+    assert senders == {"testclient"}
 
 
 def test_handlers_of_the_page_run_in_the_pool(bot, pool):
@@ -110,7 +137,7 @@ def test_handlers_of_the_page_run_in_the_pool(bot, pool):
         pass
     finally:
         worker.close(0)
-    assert [name.rpartition("_")[0] for name in names] == ["small-texts", "large-texts"]
+    assert [name.rpartition("_")[0] for name in names] == ["short-texts", "large-texts"]
 
 
 HOSTILE = {
@@ -154,11 +181,11 @@ def test_a_client_that_leaves_frees_its_place(pool):
     async def scenario():
         calls = [asyncio.create_task(pool.run_async(1, gate.wait)) for _ in range(4)]
         await asyncio.sleep(0.05)
-        assert pool.waiting["small"] == 4
+        assert pool.waiting["short"] == 4
         for call in calls[1:]:
             call.cancel()
         await asyncio.sleep(0.05)
-        assert pool.waiting["small"] == 1
+        assert pool.waiting["short"] == 1
         gate.set()
         assert await calls[0]
 
