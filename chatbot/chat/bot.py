@@ -10,19 +10,20 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 
 from chatbot.chat.ranking import load_backward, load_ranker, reads_backwards
-from chatbot.chat.request import MAX_SEED, REMEMBERED_REPLIES, Reply, Request, answered_by, candidate_seeds
+from chatbot.chat.request import MAX_SEED, REMEMBERED_REPLIES, Reply, Request, answered_by, candidate_seeds, searches_of
 from chatbot.chat.snapshots import Snapshots
 from chatbot.checkpoint.folder import BACKWARD, GENERATION, load_model, resolve
 from chatbot.checkpoint.location import DEFAULT
 from chatbot.decoding.batch import DialogueBatch, make_native, start_batch
 from chatbot.decoding.candidates import Draft
-from chatbot.decoding.loop import decode, repeat_rows
+from chatbot.decoding.loop import repeat_rows, run
 from chatbot.decoding.rerank import Answered, Ranker
 from chatbot.decoding.settings import ReplySettings, settings_from
 from chatbot.decoding.vocabulary import Vocabulary
@@ -218,12 +219,25 @@ class Chatbot:
             batch: The dialogue after the prompt, one row; decoding uses it up.
             logits: Logits `[1, V]` of the first token.
         """
-        settings, count = request.settings, request.settings.candidates
-        logits = repeat_rows(batch, logits, count)
-        speakers, seeds = [request.prompt.reply_speaker] * count, candidate_seeds(request.seed, count)
-        earlier = [request.answered.earlier_replies] * count
-        for candidates in decode(batch, logits, speakers, settings, self.vocabulary, seeds, earlier):
+        for (candidates,) in self.candidates([request], batch, logits):
             yield self.best_draft(request, candidates)
+
+    @torch.inference_mode()
+    def candidates(
+        self, requests: Sequence[Request], batch: DialogueBatch, logits: torch.Tensor
+    ) -> Iterator[list[list[Draft]]]:
+        """Yield the candidates of each of several requests after every step; in the last yield all have ended.
+
+        Args:
+            requests: The B requests.
+            batch: The dialogues after their prompts, B rows; decoding uses them up.
+            logits: Logits `[B, V]` of the first tokens.
+        """
+        counts = [request.settings.candidates for request in requests]
+        searches = [search for request in requests for search in searches_of(request)]
+        for drafts in run(batch, repeat_rows(batch, logits, counts), searches, self.vocabulary):
+            remaining = iter(drafts)
+            yield [list(islice(remaining, count)) for count in counts]
 
     def best_draft(self, request: Request, candidates: Sequence[Draft]) -> Draft:
         """Return the draft to show: a single candidate, or the best one once all have ended and an empty draft before.
@@ -316,6 +330,7 @@ class Chatbot:
         """Read a prompt after its longest cached prefix.
 
         Each turn is read by itself, whether the state is cached or rebuilt from the text, so both give the same bits.
+        The states before and after the last turn are cached.
 
         Returns:
             The dialogue as a batch of one row, which the caller can use up, and the next logits `[1, V]`.
@@ -326,7 +341,8 @@ class Chatbot:
         for count in range(done, len(pieces)):
             tokens, speaker = pieces[count]
             logits = batch.read([tokens], [[speaker] * len(tokens)])
-            self.snapshots.add(pieces[: count + 1], batch.clone(), logits)
+            if count >= len(pieces) - 2:
+                self.snapshots.add(pieces[: count + 1], batch.clone(), logits)
         if logits is None:
             raise DialogueError("The prompt is empty: give at least one turn.")
         return batch, logits

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from chatbot.decoding.loop import Search, start_search
 from chatbot.decoding.rerank import Answered
 from chatbot.decoding.rules.eos_floor import StopReason
 from chatbot.decoding.settings import ReplySettings
@@ -78,3 +79,12 @@ def answered_by(ids: Sequence[Sequence[int]]) -> Answered:
 def candidate_seeds(seed: int, count: int) -> list[int]:
     """Return the seeds of the candidates of a reply; the first is `seed`, so a single candidate is the plain reply."""
     return [seed, *(random.Random(f"{seed}/{number}").randrange(MAX_SEED) for number in range(1, count))]
+
+
+def searches_of(request: Request) -> list[Search]:
+    """Return new searches for the candidates of a request."""
+    settings = request.settings
+    earlier, speaker = request.answered.earlier_replies, request.prompt.reply_speaker
+    return [
+        start_search(settings, seed, earlier, speaker) for seed in candidate_seeds(request.seed, settings.candidates)
+    ]

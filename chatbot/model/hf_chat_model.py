@@ -27,6 +27,8 @@ from chatbot.model.attention.mixer import Form
 from chatbot.model.attention.tokens import dialogue_starts, visible_keys
 from chatbot.model.end_head import EndLogProbs
 from chatbot.model.language_model import LanguageModel
+from chatbot.model.slots.states import SlotChatState
+from chatbot.model.slots.table import SlotTable, SlotView
 from chatbot.model.state import check_positions
 from chatbot.storage import read_json
 from chatbot.text.layouts import ChatTemplateLayout, SpecialIds
@@ -199,6 +201,14 @@ class HfChatModel(LanguageModel):
         """Return an empty state, ready for the first token."""
         return HfChatState()
 
+    def new_table(self, rows: int = 1) -> SlotTable:
+        """Return a table of empty states, one per row."""
+        return SlotTable([("keys", "values")] * self.config.num_hidden_layers, rows)
+
+    def state_of(self, view: SlotView) -> SlotChatState:
+        """Return a state that reads and writes the rows of a view of a table."""
+        return SlotChatState(view)
+
     def get_input_embeddings(self) -> nn.Module:
         return self.inner.get_input_embeddings()
 
@@ -218,7 +228,7 @@ class HfChatModel(LanguageModel):
         attention_mask: torch.Tensor | None,
         token_type_ids: torch.Tensor | None,
         segment_ids: torch.Tensor | None,
-        state: HfChatState | None,
+        state: HfChatState | SlotChatState | None,
         form: Form,
     ) -> tuple[torch.Tensor, EndLogProbs | None]:
         """Return hidden states `[B, T, D]` after the last norm; there is never an end head.
@@ -241,9 +251,12 @@ class HfChatModel(LanguageModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
         segment_ids: torch.Tensor | None,
-        state: HfChatState | None,
+        state: HfChatState | SlotChatState | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return positions int64 `[B, T]` and visible keys, bool `[B, 1, T, S + T]`, or None for all keys before."""
+        if isinstance(state, SlotChatState):
+            check_positions(state.positions, self.max_tokens)
+            return state.positions, state.mask
         rows, width = input_ids.shape
         device = input_ids.device
         past = 0 if state is None else state.tokens

@@ -13,6 +13,8 @@ import torch
 if TYPE_CHECKING:
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
+    from chatbot.model.slots.table import SlotTable, SlotView
+
 
 class ModelConfig(Protocol):
     """Settings of a model that other rooms read."""
@@ -94,6 +96,12 @@ class DialogueModel(Protocol):
 
     def new_state(self) -> ModelState:
         """Return an empty state."""
+
+    def new_table(self, rows: int = 1) -> SlotTable:
+        """Return a table of empty states, one per row."""
+
+    def state_of(self, view: SlotView) -> Any:
+        """Return a state, for `past_key_values`, that reads and writes the rows of a view of such a table."""
 
     def __call__(
         self,

@@ -28,6 +28,17 @@ class MixerState(CacheLayerMixin):
         self.tokens += new_tokens
         self.is_initialized = True
 
+    def append(
+        self, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None:
+        """Add keys and values `[B, T, H, K]` in place, if the state keeps them in slots.
+
+        Returns:
+            All keys and values `[B, S, H, K]`, and which of them each new token sees, bool `[B, T, S]` or None as
+            `chatbot.model.attention.softmax.parallel` takes it; None if the mixer must join the tensors itself.
+        """
+        return None
+
     def clone(self) -> MixerState:
         """Return an independent copy; cheap, because tensors are replaced and never written in place."""
         other = MixerState()

@@ -125,6 +125,7 @@ class SoftmaxAttention(Mixer):
         self.window, self.theta = window, config.rope_theta
         self.rotates = config.positions == "rope"
         self.needs_positions = self.rotates or window is not None
+        self.growing = ("keys", "values") if window is None else ()
 
     def forward(
         self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None, form: Form = "auto"
@@ -133,6 +134,8 @@ class SoftmaxAttention(Mixer):
         q, k, v = self.project(x, tokens, state)
         if self.rotates:
             q, k = (rotary(part, tokens.known_positions, self.theta) for part in (q, k))
+        if state is not None and self.growing and form == "auto" and (appended := state.append(k, v)) is not None:
+            return self.finish(x, parallel(q, *appended))
         past = {} if state is None else state.tensors
         all_keys = self._with_past(k, v, tokens, past)
         without_past = all_keys.keep is None and "keys" not in past
