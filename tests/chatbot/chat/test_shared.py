@@ -117,10 +117,10 @@ def test_a_nan_in_a_dialogue_reaches_no_other_and_leaves_with_it(bot):
     pool.read_rows(slots, [[5, 6, 7]] * 3, [[0] * 3] * 3)
     expected = alone.read([[5, 6, 7]], [[0] * 3])
     row = pool.row_of(slots[1])
-    for layer in pool.table.layers:
-        for tensor in layer.values():
+    for layer, growing in zip(pool.table.layers, pool.table.growing, strict=True):
+        for name, tensor in layer.items():
             if tensor.dtype.is_floating_point:
-                tensor[row] = torch.nan
+                (tensor[row, :3] if name in growing else tensor[row]).fill_(torch.nan)
     logits = pool.read_rows(slots, [[8]] * 3, [[1]] * 3)
     assert logits[1].isnan().any()
     torch.testing.assert_close(logits[[0, 2]], alone.read([[8]], [[1]]).expand(2, -1), rtol=1e-4, atol=1e-4)
