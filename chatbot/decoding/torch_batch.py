@@ -9,7 +9,7 @@ import torch
 
 from chatbot.decoding.slots import INITIAL_SLOTS, SlotRows
 from chatbot.model.protocol import DialogueModel
-from chatbot.model.slots.table import SlotTable, SlotView
+from chatbot.model.slots.table import SlotTable, SlotView, length_class
 
 
 class TorchSlots:
@@ -82,7 +82,7 @@ class TorchSlots:
         if len(set(rows)) < len(rows) or len(rows) != len(ids):
             raise ValueError("Every slot must be named once.")
         if 0 in groups:
-            self._move_to_front([self._row_of[rows[index]] for index in groups[0]])
+            self._move_to_front([rows[index] for index in groups[0]])
         logits: list[torch.Tensor | None] = [None] * len(rows)
         for indices in groups.values():
             indices.sort(key=lambda index: self._row_of[rows[index]])
@@ -118,16 +118,31 @@ class TorchSlots:
         assert output.logits is not None  # only the type of transformers' output allows None
         return output.logits[:, -1].float()
 
-    def _move_to_front(self, rows: Sequence[int]) -> None:
-        """Move these rows of the table to its beginning."""
-        count, chosen = len(rows), set(rows)
-        holes = [row for row in range(count) if row not in chosen]
-        for hole, row in zip(holes, (row for row in rows if row >= count), strict=True):
-            self.table.swap(hole, row)
-            self._slots[hole], self._slots[row] = self._slots[row], self._slots[hole]
-            for moved in (hole, row):
-                if (slot := self._slots[moved]) is not None:
-                    self._row_of[slot] = moved
+    def _move_to_front(self, slots: Sequence[int]) -> None:
+        """Move dialogues to the first rows of the table, ordered by length class, and leave those in their class."""
+        class_of = {slot: length_class(self.table.lengths[self._row_of[slot]]) for slot in slots}
+        wanted = sorted(class_of.values())  # class of each of the first rows
+
+        def is_placed(row: int) -> bool:
+            slot = self._slots[row]
+            return slot in class_of and class_of[slot] == wanted[row]
+
+        misplaced: dict[int, list[int]] = {}
+        for slot in slots:
+            row = self._row_of[slot]
+            if row >= len(slots) or not is_placed(row):
+                misplaced.setdefault(class_of[slot], []).append(slot)
+        for row in range(len(slots)):
+            if not is_placed(row):
+                self._swap(row, self._row_of[misplaced[wanted[row]].pop()])
+
+    def _swap(self, a: int, b: int) -> None:
+        """Exchange two rows of the table."""
+        self.table.swap(a, b)
+        self._slots[a], self._slots[b] = self._slots[b], self._slots[a]
+        for row in (a, b):
+            if (slot := self._slots[row]) is not None:
+                self._row_of[slot] = row
 
     def _resize(self, count: int) -> None:
         """Move all dialogues into a table of `count` rows."""

@@ -27,7 +27,7 @@ from chatbot.model.attention.mixer import Form
 from chatbot.model.attention.tokens import dialogue_starts, visible_keys
 from chatbot.model.end_head import EndLogProbs
 from chatbot.model.language_model import LanguageModel
-from chatbot.model.slots.states import SlotChatState
+from chatbot.model.slots.states import SLOT_ATTENTION, SlotChatState
 from chatbot.model.slots.table import SlotTable, SlotView
 from chatbot.model.state import check_positions
 from chatbot.storage import read_json
@@ -243,6 +243,7 @@ class HfChatModel(LanguageModel):
                 attention_mask=mask,
                 past_key_values=None if state is None else state.cache,
                 use_cache=state is not None,
+                **({"runs": state.runs} if isinstance(state, SlotChatState) else {}),
             )
         return output.last_hidden_state, None
 
@@ -302,7 +303,7 @@ def load_hf_chat_model(path: Path, tokenizer: DialogueTokenizer, dtype: torch.dt
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
-            attn_implementation="sdpa",
+            attn_implementation=SLOT_ATTENTION,
             output_loading_info=True,
         )
     except Exception as error:  # safetensors, transformers and torch raise many kinds

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -28,14 +30,17 @@ class MixerState(CacheLayerMixin):
         self.tokens += new_tokens
         self.is_initialized = True
 
-    def append(
-        self, keys: torch.Tensor, values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None:
-        """Add keys and values `[B, T, H, K]` in place, if the state keeps them in slots.
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attention: Callable[..., torch.Tensor]
+    ) -> torch.Tensor | None:
+        """Add keys and values in place and attend to all, if the state keeps them in slots.
+
+        Args:
+            q, k, v: `[B, T, H, K]` of the new tokens.
+            attention: `chatbot.model.attention.softmax.parallel`.
 
         Returns:
-            All keys and values `[B, S, H, K]`, and which of them each new token sees, bool `[B, T, S]` or None as
-            `chatbot.model.attention.softmax.parallel` takes it; None if the mixer must join the tensors itself.
+            `[B, T, H, V]`; None if the mixer must join the tensors itself.
         """
         return None
 

@@ -134,8 +134,10 @@ class SoftmaxAttention(Mixer):
         q, k, v = self.project(x, tokens, state)
         if self.rotates:
             q, k = (rotary(part, tokens.known_positions, self.theta) for part in (q, k))
-        if state is not None and self.growing and form == "auto" and (appended := state.append(k, v)) is not None:
-            return self.finish(x, parallel(q, *appended))
+        if state is not None and self.growing and form == "auto":
+            attended = state.attend(q, k, v, parallel)
+            if attended is not None:
+                return self.finish(x, attended)
         past = {} if state is None else state.tensors
         all_keys = self._with_past(k, v, tokens, past)
         without_past = all_keys.keep is None and "keys" not in past

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from chatbot.model.slots.table import SlotView
 from chatbot.model.state import DialogueState, MixerState
+
+SLOT_ATTENTION = "xianliao_slots"
+"""Name of the attention of chat models: transformers' SDPA, in slots run by run."""
 
 
 class SlotMixerState(MixerState):
@@ -24,11 +33,15 @@ class SlotMixerState(MixerState):
     def remember(self, new_tokens: int = 0, **tensors: torch.Tensor) -> None:
         self.view.remember(self.layer, tensors)
 
-    def append(
-        self, keys: torch.Tensor, values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        all_keys = self.view.extend(self.layer, "keys", keys)
-        return all_keys, self.view.extend(self.layer, "values", values), self.view.visible
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attention: Callable[..., torch.Tensor]
+    ) -> torch.Tensor:
+        k, v = self.view.extend(self.layer, "keys", k), self.view.extend(self.layer, "values", v)
+        visible, parts = self.view.visible, []
+        for rows, total in self.view.runs:
+            mask = None if visible is None else visible[rows, :, :total]
+            parts.append(attention(q[rows], k[rows, :total], v[rows, :total], mask))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class SlotDialogueState(DialogueState):
@@ -76,9 +89,40 @@ class SlotChatState:
         cache: Keys and values as transformers' attention reads and writes them.
         positions: int64 `[n, T]`.
         mask: Visible entries, bool `[n, 1, T, S]`.
+        runs: See `SlotView.runs`.
     """
 
     def __init__(self, view: SlotView):
         self.cache = Cache(layers=[SlotCacheLayer(view, layer) for layer in range(len(view.table.growing))])
-        self.positions = view.positions
+        self.positions, self.runs = view.positions, view.runs
         self.mask = (torch.arange(view.total, device=view.index.device) <= view.positions[:, :, None])[:, None]
+
+
+def slot_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    runs: list[tuple[slice, int]] | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend as transformers' SDPA does; with `runs` (see `SlotView.runs`) each run of rows by itself."""
+    if runs is None or len(runs) == 1 or attention_mask is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    parts = [
+        sdpa_attention_forward(
+            module,
+            query[rows],
+            key[rows, :, :total],
+            value[rows, :, :total],
+            attention_mask[rows, :, :, :total],
+            **kwargs,
+        )[0]
+        for rows, total in runs
+    ]
+    return torch.cat(parts), None
+
+
+AttentionInterface.register(SLOT_ATTENTION, slot_attention)
+AttentionMaskInterface.register(SLOT_ATTENTION, sdpa_mask)

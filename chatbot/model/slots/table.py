@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import groupby
 
 import torch
 
@@ -20,6 +21,11 @@ BLANKS = {"level": MASKED_KEY}
 
 BLOCK_TOKENS = 64
 """Least number of tokens that growing tensors have room for."""
+
+
+def length_class(tokens: int) -> int:
+    """Return the class of a number of tokens: 0 below `BLOCK_TOKENS`, and one more for each doubling."""
+    return (tokens // BLOCK_TOKENS).bit_length()
 
 
 class SlotTable:
@@ -127,6 +133,7 @@ class SlotView:
     def __init__(self, table: SlotTable, rows: Sequence[int], counts: Sequence[int], device: torch.device):
         self.table, self.counts, self.width = table, list(counts), max(counts)
         lengths = [table.lengths[row] for row in rows]
+        self._past = lengths
         self.past, self.total = max(lengths), max(map(sum, zip(lengths, counts, strict=True)))
         self.index = torch.tensor(rows, device=device)
         first = rows[0]
@@ -139,6 +146,7 @@ class SlotView:
         self.keep = column >= padding[:, None] if is_padded else None
         self.positions = self._lengths[:, None] + (column - padding[:, None]).clamp_min(0)
         self._is_level = not is_padded and len(set(lengths)) == 1
+        self._classes = [length_class(length) for length in lengths]
 
     @cached_property
     def visible(self) -> torch.Tensor | None:
@@ -149,6 +157,21 @@ class SlotView:
         if self._is_level and (self.width == 1 or not self.past):
             return None
         return torch.arange(self.total, device=self.index.device) <= self.positions[:, :, None]
+
+    @cached_property
+    def runs(self) -> list[tuple[slice, int]]:
+        """Runs of rows of similar length, with the tokens of the longest; attention over a run skips what is longer.
+
+        Only rows that read one token are divided.
+        """
+        if self.width > 1:
+            return [(slice(0, len(self.counts)), self.total)]
+        runs, start = [], 0
+        for _, members in groupby(self._classes):
+            end = start + len(list(members))
+            runs.append((slice(start, end), max(self._past[start:end]) + 1))
+            start = end
+        return runs
 
     def tensors(self, layer: int) -> dict[str, torch.Tensor]:
         """Return the tensors of a layer before the new tokens; growing ones padded on the right, with their `keep`."""
