@@ -180,6 +180,8 @@ class SharedBatch:
     history delays the others by little. Half of them go to the job that has waited longest, the rest to the jobs with
     the fewest unread tokens. A state is cached where the next message of the person continues from it.
 
+    A job whose logits cannot be decoded ends with the error; the others go on.
+
     Args:
         bot: Bot whose model decodes.
         prompt_tokens: Maximum number of prompt tokens that are read in one step.
@@ -243,8 +245,12 @@ class SharedBatch:
             return []
         advanced = [self._owners[search] for search in self._decoding.searches if search in self._owners]
         self._decoding.choose(self._closing)
+        for search, error in self._decoding.failed.items():
+            if (failed := self._owners.get(search)) is not None:  # the end of a reply may fail: it is not cached then
+                failed.hand_over(error)
+                failed.cancel()
         self._forget_ended()
-        return list(dict.fromkeys(advanced))
+        return [job for job in dict.fromkeys(advanced) if not job.cancelled]
 
     def _next_parts(self) -> list[tuple[Entering, Part]]:
         """Return the parts of prompts to read in this step."""

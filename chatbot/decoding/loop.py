@@ -16,7 +16,7 @@ import torch
 
 from chatbot.decoding.batch import DialogueBatch, start_batch
 from chatbot.decoding.beam import BeamSearch
-from chatbot.decoding.candidates import Candidates, Draft, next_candidates
+from chatbot.decoding.candidates import Candidates, Draft, GenerationError, next_candidates
 from chatbot.decoding.sampler import SampledReply
 from chatbot.decoding.settings import ReplySettings
 from chatbot.decoding.vocabulary import Vocabulary
@@ -57,7 +57,7 @@ class Search(Protocol):
             empty list ends the search.
 
         Raises:
-            GenerationError: The logits are NaN or +inf, or leave no token to choose.
+            GenerationError: The logits are NaN or +inf, or leave no token to choose; no search has advanced.
         """
 
 
@@ -72,6 +72,7 @@ class Decoding:
 
     Attributes:
         tokens: Token that each row reads next.
+        failed: Searches that ended in the last `choose` because their logits cannot be decoded.
     """
 
     def __init__(self, batch: DialogueBatch, logits: torch.Tensor, searches: Sequence[Search], vocabulary: Vocabulary):
@@ -79,6 +80,7 @@ class Decoding:
         self.searches = list(searches)
         self._widths = [search.rows for search in searches]
         self.tokens: list[int] = []
+        self.failed: dict[Search, GenerationError] = {}
 
     def add(self, searches: Sequence[Search], logits: torch.Tensor) -> None:
         """Add searches, whose rows the batch has already at its end; `logits` `[rows, V]` of their first tokens."""
@@ -97,11 +99,12 @@ class Decoding:
             successor: Returns, for a search that has ended, another search that takes over its first row and the token
                 that this reads next, or None.
         """
-        steps = _advance(self.logits, self.searches, self._widths, self.vocabulary)
+        self.failed = {}
+        steps = _advance(self.logits, self.searches, self._widths, self.vocabulary, self.failed)
         before, rows, first = list(zip(self.searches, self._widths, strict=True)), [], 0
         self.searches, self._widths, self.tokens = [], [], []
         for (search, width), step in zip(before, steps, strict=True):
-            if not step and (following := successor(search)) is not None:
+            if not step and search not in self.failed and (following := successor(search)) is not None:
                 search, step = following[0], [(0, following[1])]
             if step:
                 self.searches.append(search)
@@ -139,20 +142,33 @@ class Decoding:
 
 
 def _advance(
-    logits: torch.Tensor, searches: Sequence[Search], widths: Sequence[int], vocabulary: Vocabulary
+    logits: torch.Tensor,
+    searches: Sequence[Search],
+    widths: Sequence[int],
+    vocabulary: Vocabulary,
+    failed: dict[Search, GenerationError],
 ) -> list[list[tuple[int, int]]]:
-    """Advance searches of any classes and groups; those of one class and group together."""
+    """Advance searches of any classes and groups, those of one class and group together; `failed` gets the failures."""
     groups: dict[tuple[type, Hashable], list[int]] = {}
     for index, search in enumerate(searches):
         groups.setdefault((type(search), search.group), []).append(index)
-    if len(groups) == 1:
-        return searches[0].advance(logits, searches, vocabulary)
+    pending = list(groups.values())
     ends = list(accumulate(widths))
     steps: list[list[tuple[int, int]]] = [[] for _ in searches]
-    for indices in groups.values():
-        rows = [row for index in indices for row in range(ends[index] - widths[index], ends[index])]
-        members = [searches[index] for index in indices]
-        for index, step in zip(indices, members[0].advance(logits[rows], members, vocabulary), strict=True):
+    while pending:
+        indices = pending.pop()
+        members, part = [searches[index] for index in indices], logits
+        if len(members) < len(searches):
+            part = logits[[row for index in indices for row in range(ends[index] - widths[index], ends[index])]]
+        try:
+            found = members[0].advance(part, members, vocabulary)
+        except GenerationError as error:  # nothing has advanced yet: find out whose logits they are
+            if len(members) == 1:
+                failed[members[0]] = error
+            else:
+                pending += [[index] for index in indices]
+            continue
+        for index, step in zip(indices, found, strict=True):
             steps[index] = step
     return steps
 
@@ -165,6 +181,8 @@ def run(
     decoding = Decoding(batch, logits, searches, vocabulary)
     while True:
         decoding.choose()
+        for error in decoding.failed.values():
+            raise error
         yield [search.draft for search in searches]
         if not decoding.searches:
             return

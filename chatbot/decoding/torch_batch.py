@@ -16,7 +16,8 @@ class TorchSlots:
     """`chatbot.decoding.slots.Slots` of a model.
 
     One forward pass reads the rows that read one token each; they are kept in the first rows of the table, so that it
-    reads and writes them in place. Longer parts are read in padded passes, one per power of two of their length.
+    reads and writes them in place. Longer parts are read in padded passes, one per power of two of their width and of the
+    length of what precedes them.
 
     Args:
         model: The model.
@@ -74,15 +75,17 @@ class TorchSlots:
     def read_rows(
         self, rows: Sequence[int], ids: Sequence[Sequence[int]], speakers: Sequence[Sequence[int]]
     ) -> torch.Tensor:
-        groups: dict[int, list[int]] = {}  # by width class, the indices of the rows
+        groups: dict[tuple[int, int], list[int]] = {}  # indices of the rows by classes of width and length
         for index, tokens in enumerate(ids):
             if not tokens or len(tokens) != len(speakers[index]):
                 raise ValueError("Every row must read at least one token, and as many speakers.")
-            groups.setdefault((len(tokens) - 1).bit_length(), []).append(index)
+            width = (len(tokens) - 1).bit_length()
+            length = length_class(self.table.lengths[self._row_of[rows[index]]]) if width else 0
+            groups.setdefault((width, length), []).append(index)
         if len(set(rows)) < len(rows) or len(rows) != len(ids):
             raise ValueError("Every slot must be named once.")
-        if 0 in groups:
-            self._move_to_front([rows[index] for index in groups[0]])
+        if (singles := groups.get((0, 0))) is not None:
+            self._move_to_front([rows[index] for index in singles])
         logits: list[torch.Tensor | None] = [None] * len(rows)
         for indices in groups.values():
             indices.sort(key=lambda index: self._row_of[rows[index]])
@@ -114,7 +117,7 @@ class TorchSlots:
             past_key_values=self.model.state_of(view),
             logits_to_keep=1,
         )
-        view.advance(rows)
+        view.advance()
         assert output.logits is not None  # only the type of transformers' output allows None
         return output.logits[:, -1].float()
 

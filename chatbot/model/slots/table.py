@@ -8,7 +8,7 @@ Dims: C rows of the table, n rows of a view, T new tokens, S remembered and new 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import groupby
 
@@ -31,53 +31,61 @@ def length_class(tokens: int) -> int:
 class SlotTable:
     """States of C dialogues.
 
+    Growing tensors have room for S tokens in every row. They are not initialised, so that a row takes up physical memory
+    only as its dialogue grows; entries are set to zero before attention can reach them, because a NaN among masked
+    entries would spread all the same.
+
     Args:
         growing: For each layer the names of its tensors with one entry per token, `[C, S, ...]`; the others have a
             constant size, `[C, ...]`.
         rows: C.
+        capacity: S to begin with.
 
     Attributes:
         layers: Tensors of each layer by name; created by the first forward pass.
-        lengths: Number of tokens that each dialogue has read. Entries of growing tensors beyond it are finite.
+        lengths: Number of tokens that each dialogue has read.
     """
 
-    def __init__(self, growing: Sequence[Sequence[str]], rows: int = 1):
-        self.growing = growing
+    def __init__(self, growing: Sequence[Sequence[str]], rows: int = 1, capacity: int = 0):
+        self.growing, self.capacity = growing, capacity
         self.layers: list[dict[str, torch.Tensor]] = [{} for _ in growing]
         self.lengths = [0] * rows
+        self._filled = [0] * rows  # number of entries of each row that are set, to a token or to zero
 
     def copy_rows(self, rows: Sequence[int], count: int | None = None) -> SlotTable:
-        """Return a copy of these rows, followed by empty rows up to `count`."""
-        table = SlotTable(self.growing, len(rows) if count is None else count)
+        """Return a copy of these rows, without room for more tokens, or with as much room and `count` rows."""
+        most = max((self.lengths[row] for row in rows), default=0)
+        table = SlotTable(self.growing, count or len(rows), most if count is None else self.capacity)
         for target, source in enumerate(rows):
             table.put(target, self, source)
         return table
 
     def put(self, row: int, other: SlotTable, source: int = 0) -> None:
         """Copy a row of another table into an empty row."""
-        length = self.lengths[row] = other.lengths[source]
+        length = other.lengths[source]
+        self.reserve(length)
+        self.lengths[row] = self._filled[row] = length
         for index, layer in enumerate(other.layers):
             for name, tensor in layer.items():
-                mine = self._tensor(index, name, tensor, length)
+                mine = self.tensor(index, name, tensor)
                 if name in self.growing[index]:
                     mine[row, :length] = tensor[source, :length]
                 else:
                     mine[row] = tensor[source]
 
     def clear(self, row: int) -> None:
-        """Empty a row. Stale numbers would be masked, but a NaN among them would spread all the same."""
-        length, self.lengths[row] = self.lengths[row], 0
+        """Empty a row."""
+        self.lengths[row] = self._filled[row] = 0
         for index, layer in enumerate(self.layers):
             for name, tensor in layer.items():
-                if name in self.growing[index]:
-                    tensor[row, :length] = 0
-                else:
+                if name not in self.growing[index]:
                     tensor[row] = BLANKS.get(name, 0)
 
     def swap(self, a: int, b: int) -> None:
         """Exchange two rows."""
-        most = max(self.lengths[a], self.lengths[b])
-        self.lengths[a], self.lengths[b] = self.lengths[b], self.lengths[a]
+        most = max(self._filled[a], self._filled[b])
+        for values in (self.lengths, self._filled):
+            values[a], values[b] = values[b], values[a]
         for index, layer in enumerate(self.layers):
             for name, tensor in layer.items():
                 part = slice(0, most) if name in self.growing[index] else slice(None)
@@ -90,29 +98,45 @@ class SlotTable:
         """Return the bytes of all tensors."""
         return sum(tensor.nbytes for layer in self.layers for tensor in layer.values())
 
-    def write(self, layer: int, name: str, rows: slice | torch.Tensor, values: torch.Tensor) -> None:
-        """Replace the rows `[n, ...]` of a tensor of constant size."""
-        self._tensor(layer, name, values)[rows] = values
+    def reserve(self, tokens: int) -> None:
+        """Make room for this many tokens in growing tensors: the next power of two."""
+        if tokens <= self.capacity:
+            return
+        self.capacity = max(BLOCK_TOKENS, 1 << (tokens - 1).bit_length())
+        self._filled = list(self.lengths)
+        for index, names in enumerate(self.growing):
+            for name in names:
+                if (old := self.layers[index].pop(name, None)) is not None:
+                    new = self.tensor(index, name, old)
+                    for row, length in enumerate(self.lengths):
+                        new[row, :length] = old[row, :length]
 
-    def grown(self, layer: int, name: str, example: torch.Tensor, tokens: int) -> torch.Tensor:
-        """Return a growing tensor with room for `tokens` tokens; `example` `[n, T, ...]` has the shape of its entries."""
-        return self._tensor(layer, name, example, tokens)
+    def fill(self, rows: Iterable[int], tokens: int) -> None:
+        """Set the entries of some rows up to `tokens` to zero where they are not set."""
+        end = min(self.capacity, max(BLOCK_TOKENS, 1 << (tokens - 1).bit_length()))
+        for row in rows:
+            start = self._filled[row]
+            if start < tokens:
+                self._filled[row] = end
+                for index, names in enumerate(self.growing):
+                    for name in names:
+                        if (tensor := self.layers[index].get(name)) is not None:
+                            tensor[row, start:end] = 0
 
-    def _tensor(self, layer: int, name: str, example: torch.Tensor, tokens: int = 0) -> torch.Tensor:
+    def tensor(self, layer: int, name: str, example: torch.Tensor) -> torch.Tensor:
         """Return a tensor of the table; one that does not exist yet is created like `example` `[n, ...]`."""
-        tensors, grows = self.layers[layer], name in self.growing[layer]
-        tensor = tensors.get(name)
-        if tensor is not None and (not grows or tensor.shape[1] >= tokens):
-            return tensor
-        shape = list(example.shape)
-        shape[0] = len(self.lengths)
-        if grows:
-            shape[1] = max(BLOCK_TOKENS, 1 << (tokens - 1).bit_length())
-        tensors[name] = example.new_full(shape, BLANKS.get(name, 0))
+        tensor = self.layers[layer].get(name)
         if tensor is not None:
-            used = min(max(self.lengths), tensor.shape[1])
-            tensors[name][:, :used] = tensor[:, :used]
-        return tensors[name]
+            return tensor
+        count = len(self.lengths)
+        if name not in self.growing[layer]:
+            tensor = example.new_full((count, *example.shape[1:]), BLANKS.get(name, 0))
+        else:
+            tensor = example.new_empty(count, self.capacity, *example.shape[2:])
+            for row, filled in enumerate(self._filled):
+                tensor[row, :filled] = 0
+        self.layers[layer][name] = tensor
+        return tensor
 
 
 class SlotView:
@@ -132,6 +156,7 @@ class SlotView:
 
     def __init__(self, table: SlotTable, rows: Sequence[int], counts: Sequence[int], device: torch.device):
         self.table, self.counts, self.width = table, list(counts), max(counts)
+        self._table_rows = list(rows)
         lengths = [table.lengths[row] for row in rows]
         self._past = lengths
         self.past, self.total = max(lengths), max(map(sum, zip(lengths, counts, strict=True)))
@@ -147,6 +172,9 @@ class SlotView:
         self.positions = self._lengths[:, None] + (column - padding[:, None]).clamp_min(0)
         self._is_level = not is_padded and len(set(lengths)) == 1
         self._classes = [length_class(length) for length in lengths]
+        table.reserve(self.total)
+        for run, tokens in self.runs:
+            table.fill(rows[run], tokens)
 
     @cached_property
     def visible(self) -> torch.Tensor | None:
@@ -178,6 +206,8 @@ class SlotView:
         if not self.past:
             return {}
         growing = self.table.growing[layer]
+        if growing:
+            self.table.fill(self._table_rows, self.past)
         result = {}
         for name, tensor in self.table.layers[layer].items():
             result[name] = tensor[self.rows, : self.past] if name in growing else tensor[self.rows]
@@ -192,11 +222,11 @@ class SlotView:
             if name in growing:
                 self.extend(layer, name, tensor[:, -self.width :])
             elif not growing or name != "keep":
-                self.table.write(layer, name, self.rows, tensor)
+                self.table.tensor(layer, name, tensor)[self.rows] = tensor
 
     def extend(self, layer: int, name: str, new: torch.Tensor) -> torch.Tensor:
         """Add the entries `[n, T, ...]` of the new tokens to a growing tensor and return all entries `[n, S, ...]`."""
-        tensor = self.table.grown(layer, name, new, self.total)
+        tensor = self.table.tensor(layer, name, new)
         if self._is_level:
             tensor[self.rows, self.past : self.total] = new
         elif self.keep is None:
@@ -206,7 +236,7 @@ class SlotView:
             tensor[rows[self.keep], self.positions[self.keep]] = new[self.keep]
         return tensor[self.rows, : self.total]
 
-    def advance(self, rows: Sequence[int]) -> None:
-        """Count the new tokens, after all layers have stored them; `rows` are those of the view."""
-        for row, count in zip(rows, self.counts, strict=True):
+    def advance(self) -> None:
+        """Count the new tokens, after all layers have stored them."""
+        for row, count in zip(self._table_rows, self.counts, strict=True):
             self.table.lengths[row] += count

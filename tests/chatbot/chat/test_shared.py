@@ -17,6 +17,7 @@ import torch
 from chatbot.chat.batches import Job, SharedBatch
 from chatbot.chat.bot import Chatbot
 from chatbot.decoding.batch import start_slots
+from chatbot.decoding.candidates import GenerationError
 from chatbot.decoding.torch_batch import TorchBatch, TorchSlots
 from chatbot.model.slots import table
 from tests.chatbot.decoding import recorded
@@ -62,6 +63,15 @@ def steps(batch: SharedBatch, count: int = 10**6) -> None:
         for job in batch.step():
             job.show(batch.bot)
         count -= 1
+
+
+@torch.inference_mode()
+def poison(pool: TorchSlots, row: int) -> None:
+    """Write NaN into the state in a row of a pool."""
+    for layer, growing in zip(pool.table.layers, pool.table.growing, strict=True):
+        for name, tensor in layer.items():
+            if tensor.dtype.is_floating_point:
+                (tensor[row, : pool.table.lengths[row]] if name in growing else tensor[row]).fill_(torch.nan)
 
 
 def test_64_conversations_that_come_and_go_get_the_replies_they_get_alone(bot):
@@ -119,10 +129,7 @@ def test_a_nan_in_a_dialogue_reaches_no_other_and_leaves_with_it(bot):
     pool.read_rows(slots, [[5, 6, 7]] * 3, [[0] * 3] * 3)
     expected = alone.read([[5, 6, 7]], [[0] * 3])
     row = pool.row_of(slots[1])
-    for layer, growing in zip(pool.table.layers, pool.table.growing, strict=True):
-        for name, tensor in layer.items():
-            if tensor.dtype.is_floating_point:
-                (tensor[row, :3] if name in growing else tensor[row]).fill_(torch.nan)
+    poison(pool, row)
     logits = pool.read_rows(slots, [[8]] * 3, [[1]] * 3)
     assert logits[1].isnan().any()
     torch.testing.assert_close(logits[[0, 2]], alone.read([[8]], [[1]]).expand(2, -1), rtol=1e-4, atol=1e-4)
@@ -131,6 +138,22 @@ def test_a_nan_in_a_dialogue_reaches_no_other_and_leaves_with_it(bot):
     assert pool.row_of(again) == row
     logits = pool.read_rows([slots[0], again], [[9] * 3, [5, 6, 7]], [[0] * 3] * 2)
     torch.testing.assert_close(logits[1:], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_reply_that_fails_ends_alone(bot):
+    """Its logits turn to NaN in the middle of the others, which go on without beginning again."""
+    batch = SharedBatch(bot)
+    jobs = [start(batch, [text], number, min_reply_tokens=6) for number, text in enumerate(TEXTS[:5])]
+    steps(batch, 3)
+    assert all(len(delivered) == 3 for _, delivered in jobs)
+    poison(batch.pool, batch.pool.row_of(batch._rows.slots[2]))
+    steps(batch)
+    assert [isinstance(delivered[-1], GenerationError) for _, delivered in jobs] == [False, False, True, False, False]
+    fresh = Chatbot(bot.model, bot.tokenizer, bot.settings)
+    for number in (0, 1, 3, 4):
+        delivered = jobs[number][1]
+        assert delivered[-2].token_ids == fresh.respond([TEXTS[number]], number, min_reply_tokens=6).token_ids
+        assert len(delivered) == len(delivered[-2].token_ids) + 2  # every step once, the end of turn, None
 
 
 def test_a_long_history_is_read_beside_the_others(softmax):
