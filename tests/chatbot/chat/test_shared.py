@@ -142,7 +142,7 @@ def test_a_nan_in_a_dialogue_reaches_no_other_and_leaves_with_it(bot):
 
 def test_a_reply_that_fails_ends_alone(bot):
     """Its logits turn to NaN in the middle of the others, which go on without beginning again."""
-    batch = SharedBatch(bot)
+    batch = SharedBatch(bot, prompt_tokens=1000)
     jobs = [start(batch, [text], number, min_reply_tokens=6) for number, text in enumerate(TEXTS[:5])]
     steps(batch, 3)
     assert all(len(delivered) == 3 for _, delivered in jobs)
