@@ -152,7 +152,7 @@ class SoftmaxAttention(Mixer):
             else:
                 output = parallel(q, all_keys.keys, all_keys.values, visible)
         if state is not None:
-            self._remember(state, length, all_keys)
+            self._remember(state, length, all_keys, tokens.keep is not None)
         return self.finish(x, output)
 
     def _with_past(self, k: torch.Tensor, v: torch.Tensor, tokens: Tokens, past: dict[str, torch.Tensor]) -> _Keys:
@@ -188,7 +188,7 @@ class SoftmaxAttention(Mixer):
             visible = visible & (positions[:, -length:, None] - positions[:, None, :] < window)
         return visible
 
-    def _remember(self, state: MixerState, length: int, all_keys: _Keys) -> None:
+    def _remember(self, state: MixerState, length: int, all_keys: _Keys, is_padded: bool) -> None:
         """Store all keys, or exactly W of them: a window that is not yet full begins with masked entries."""
         tensors = {"keys": all_keys.keys, "values": all_keys.values}
         keep = all_keys.keep
@@ -204,7 +204,7 @@ class SoftmaxAttention(Mixer):
         missing = self.window - keep.shape[1]
         if missing > 0:
             tensors = {name: F.pad(x, (0, 0) * (x.ndim - 2) + (missing, 0)) for name, x in tensors.items()}
-        elif not keep.all():  # select the last W that are not padding
+        elif is_padded:  # select the last W that are not padding; without new padding those are the last W
             order = keep.long().argsort(dim=1, stable=True)
             tensors = {
                 name: x.gather(1, order[(...,) + (None,) * (x.ndim - 2)].expand_as(x)) for name, x in tensors.items()
