@@ -33,7 +33,7 @@ class Job:
         deliver: Called in the worker's thread with the reply so far after every step, then with None at the end, or
             with the exception that ended it.
         cancelled: Whether the caller has cancelled it.
-        alone: Whether it is decoded in a batch of its own, because it may have caused a failure.
+        alone: Whether it is decoded in a separate batch, because it may have caused a failure.
         delivered: Number of steps whose reply was delivered.
         searches: Its candidates, from the first token on.
     """

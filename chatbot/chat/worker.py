@@ -180,7 +180,7 @@ class Worker:
                 job.hand_over(error)
 
     def _start(self, job: Job) -> None:
-        """Add a job to the shared batch, or to a batch of its own if it may have caused a failure."""
+        """Add a job to the shared batch, or to a separate batch if it may have caused a failure."""
         if job.alone or self._shared is None:
             batch = SharedBatch(self.bot, self.prompt_tokens)
             self._shared = self._shared if job.alone else batch

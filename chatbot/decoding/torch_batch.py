@@ -64,7 +64,7 @@ class TorchSlots:
 
     @torch.inference_mode()
     def copy(self, slots: Sequence[int]) -> TorchBatch:
-        """Return a copy of some slots as a batch with a pool of its own."""
+        """Return a copy of some slots as a batch with a separate pool."""
         table = self.table.copy_rows([self._row_of[slot] for slot in slots])
         return TorchBatch(self.model, len(slots), TorchSlots(self.model, table))
 
@@ -156,7 +156,7 @@ class TorchSlots:
 
 
 class TorchBatch(SlotRows):
-    """`chatbot.decoding.batch.DialogueBatch` of a model, in a pool of its own.
+    """`chatbot.decoding.batch.DialogueBatch` of a model, in a separate pool.
 
     Args:
         model: The model.

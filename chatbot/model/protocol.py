@@ -101,7 +101,7 @@ class DialogueModel(Protocol):
         """Return a table of empty states, one per row."""
 
     def state_of(self, view: SlotView) -> Any:
-        """Return a state, for `past_key_values`, that reads and writes the rows of a view of such a table."""
+        """Return a state, for `past_key_values`, that reads and writes the rows of a view of a `new_table`."""
 
     def __call__(
         self,

@@ -180,7 +180,7 @@ class SlotView:
     def visible(self) -> torch.Tensor | None:
         """Which of the S entries of its row each new token sees, bool `[n, T, S]`; None for all up to it.
 
-        None is possible only if no row has padding or missing entries, and there is no past or one new token.
+        None is possible only if no row has padding or missing entries, and the past is empty or T is 1.
         """
         if self._is_level and (self.width == 1 or not self.past):
             return None
@@ -188,7 +188,7 @@ class SlotView:
 
     @cached_property
     def runs(self) -> list[tuple[slice, int]]:
-        """Runs of rows of similar length, with the tokens of the longest; attention over a run skips what is longer.
+        """Runs of rows of similar length, with the tokens of the longest; attention over a run skips the longer rows.
 
         Only rows that read one token are divided.
         """
