@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from chatbot.decoding.settings import OPTIONS
 from chatbot.errors import XianliaoError, explain_faults
+from chatbot.language.parser import Parser
+from chatbot.language.translation import translate
 
 if TYPE_CHECKING:  # importing torch takes seconds, which --help does not need
     from chatbot.chat.session import ChatSession
@@ -43,7 +45,7 @@ def add_safety_option(parser: argparse.ArgumentParser) -> None:
 
 def build_chat_parser() -> argparse.ArgumentParser:
     """Return the argument parser of xianliao-chat."""
-    parser = argparse.ArgumentParser(prog="xianliao-chat", description="Chat in the terminal.")
+    parser = Parser(prog="xianliao-chat", description="Chat in the terminal.")
     add_model_options(parser)
     add_safety_option(parser)
     add = parser.add_argument
@@ -101,10 +103,10 @@ def _show(session: ChatSession, as_json: bool) -> None:
 
 def _converse(session: ChatSession, args: argparse.Namespace) -> int:
     """Run the interactive chat: a line is a message, a line that begins with / is a command."""
-    print("/retry 换个说法  /undo 撤回  /clear 重新开始  /quit 退出", file=sys.stderr)
+    print(translate("/retry another reply  /undo take back  /clear start again  /quit leave"), file=sys.stderr)
     while True:
         try:
-            line = input("你: ").strip()
+            line = input(translate("you: ")).strip()
         except EOFError:
             return 0
         if line == "/quit":
@@ -117,11 +119,11 @@ def _converse(session: ChatSession, args: argparse.Namespace) -> int:
             elif line == "/retry":
                 _say(session, session.stream_retry())
             elif line.startswith("/"):
-                print(f"没有 {line} 这个命令", file=sys.stderr)
+                print(translate(f"Unknown command {line}."), file=sys.stderr)
             else:
                 _say(session, session.stream(line, args.seed))
         except XianliaoError as error:
-            print(error, file=sys.stderr)
+            print(translate(str(error)), file=sys.stderr)
 
 
 def _say(session: ChatSession, stream: Generator[str, None, None]) -> None:
@@ -130,19 +132,19 @@ def _say(session: ChatSession, stream: Generator[str, None, None]) -> None:
     is_stopped = False
     try:
         for text in stream:
-            sys.stdout.write("闲聊: " + text if printed is None else text[len(printed) :])
+            sys.stdout.write(translate("xianliao: ") + text if printed is None else text[len(printed) :])
             sys.stdout.flush()
             printed = text
     except KeyboardInterrupt:
         stream.close()
         is_stopped = True
     reason = "stopped" if is_stopped or session.last_reply is None else session.last_reply.stop_reason
-    print(f"  [{reason}]" if reason != "eos" else "")
+    print(f"  [{translate(reason)}]" if reason != "eos" else "")
 
 
 def build_evaluate_parser() -> argparse.ArgumentParser:
     """Return the argument parser of xianliao-evaluate."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="xianliao-evaluate",
         description="Measure checkpoints and decoding methods; write report.json, report.md and report.html.",
     )
@@ -150,9 +152,10 @@ def build_evaluate_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--data",
-        required=True,
+        nargs="+",
+        default=[],
         metavar="PATH",
-        help="dialogue JSONL, a folder of such files, or a prepared set (its valid split)",
+        help="dialogue JSONL, a folder of such files, or a prepared set (its valid split); several with --aptness",
     )
     add("--output", required=True, metavar="DIR", help="folder for the report; a stopped evaluation continues in it")
     add(
@@ -167,10 +170,17 @@ def build_evaluate_parser() -> argparse.ArgumentParser:
     add(
         "--vectors", metavar="DIR", help="checkpoint folder with the token vectors for likeness (default: --checkpoint)"
     )
-    add("--contexts", type=int, default=1000, help="maximum number of contexts to answer (default: %(default)s)")
+    add("--contexts", type=int, help="maximum number of contexts to answer (default: 1000, with --aptness 200)")
     add("--max-dialogues", type=int, help="maximum number of dialogues to read (default: all)")
     add("--seed", type=int, default=0, help="seed of the first context (default: %(default)s)")
     add("--json", action="store_true", help="print the report as JSON instead of tables")
+    aptness = parser.add_argument_group("aptness", "do the replies make sense? rated blind by people or a model")
+    add = aptness.add_argument
+    add("--aptness", action="store_true", help="write rating sheets; with ratings, report means and agreement")
+    add("--sheets", type=int, default=3, help="number of sheets, one for each judge (default: %(default)s)")
+    add("--scores", nargs="+", default=[], metavar="FILE", help="ratings to read (default: scores*.jsonl in --output)")
+    add("--judge", metavar="URL", help="OpenAI-compatible endpoint that rates the sheets; its key is in OPENAI_API_KEY")
+    add("--judge-model", default="default", metavar="NAME", help="model of the endpoint (default: %(default)s)")
     return parser
 
 
@@ -179,11 +189,16 @@ def evaluate(argv: list[str] | None = None) -> int | None:
     """Run xianliao-evaluate."""
     parser = build_evaluate_parser()
     args = parser.parse_args(argv)
-    for name in ("contexts", "max_dialogues"):
+    for name in ("contexts", "max_dialogues", "sheets"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if args.seed < 0:
         parser.error("--seed must be at least 0")
+    if args.aptness:
+        return _evaluate_aptness(args)
+    if len(args.data) != 1:
+        parser.error("--data needs one PATH; several only with --aptness")
+    data = args.data[0]
     from pathlib import Path
 
     from chatbot.chat.bot import Chatbot
@@ -194,18 +209,18 @@ def evaluate(argv: list[str] | None = None) -> int | None:
 
     baseline = args.baseline
     if baseline == "":
-        if not is_prepared_set(Path(args.data)):
+        if not is_prepared_set(Path(data)):
             parser.error("--baseline needs a PATH, because --data is not a prepared set")
-        baseline = args.data
+        baseline = data
     grid = Grid.read(args.grid)
     bots = [Chatbot.from_pretrained(path, args.device, args.dtype) for path in (args.checkpoint, *args.compare)]
     result = run(
         bots,
-        args.data,
+        data,
         args.output,
         baseline=baseline,
         grid=grid,
-        max_contexts=args.contexts,
+        max_contexts=args.contexts or 1000,
         max_dialogues=args.max_dialogues,
         seed=args.seed,
         vectors=args.vectors,
@@ -214,6 +229,29 @@ def evaluate(argv: list[str] | None = None) -> int | None:
         print(json.dumps(result, ensure_ascii=False, indent=2))
     else:
         print(to_markdown(result["report"], result["timing"]))
+    return 0
+
+
+def _evaluate_aptness(args: argparse.Namespace) -> int:
+    """Write rating sheets if there is data, let the judge rate them if there is one, and report the ratings."""
+    from chatbot.evaluation.aptness import run
+    from chatbot.evaluation.aptness.judge import endpoint
+
+    ask = None if args.judge is None else endpoint(args.judge, args.judge_model)
+    if args.data:
+        from chatbot.chat.bot import Chatbot
+        from chatbot.evaluation.grid import Grid
+
+        grid = None if args.grid is None else Grid.read(args.grid)
+        bots = [Chatbot.from_pretrained(path, args.device, args.dtype) for path in (args.checkpoint, *args.compare)]
+        sheets = run.write_aptness_sheets(
+            bots, args.data, args.output, grid, args.contexts or 200, args.sheets, args.seed
+        )
+        print(translate("Rate the sheets in a browser:"), *sheets, sep="\n  ", file=sys.stderr)
+    if ask is not None:
+        run.judge_sheets(args.output, ask, args.sheets)
+    result = run.report_aptness(args.output, args.scores)
+    print(json.dumps(result, ensure_ascii=False, indent=2) if args.json else run.to_markdown(result))
     return 0
 
 

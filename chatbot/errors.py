@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import io
+import reprlib
 import sys
 from collections.abc import Callable
 from typing import Protocol
+
+from chatbot.language.translation import labelled, translate
 
 
 class XianliaoError(ValueError):
@@ -25,14 +28,26 @@ class TokenizerError(XianliaoError):
     """A tokenizer cannot be read or trained."""
 
 
+def shown(value: object) -> str:
+    """Return a value as Python writes it, in one line of at most some hundred characters, for an error message."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or the name of its class if the message is empty."""
-    return _lines(error)[0]
+    return _lines(error)[0][:_LONGEST_LINE]
 
 
 def last_line(error: BaseException) -> str:
     """Return the last line of an exception's message, where validators give the reason."""
-    return _lines(error)[-1]
+    return _lines(error)[-1][:_LONGEST_LINE]
+
+
+_LONGEST_LINE = 400  # characters; other packages quote unusable values of any length
 
 
 def _lines(error: BaseException) -> list[str]:
@@ -64,20 +79,17 @@ def explain_faults(main: Callable[[list[str] | None], int | None], extra: str = 
         try:
             return main(argv) or 0
         except XianliaoError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(labelled("error: ", str(error)), file=sys.stderr)
         except ModuleNotFoundError as error:
-            print(
-                f"error: The package {error.name} is not installed. Install what this command needs:"
-                f' pip install "xianliao[{extra}]".',
-                file=sys.stderr,
-            )
+            advice = f'Install what this command needs: pip install "xianliao[{extra}]".'
+            print(labelled("error: ", f"The package {error.name} is not installed. {advice}"), file=sys.stderr)
         except BrokenPipeError:
             sys.stderr.close()  # the process that read our output is gone
         except OSError as error:
             what = f"Cannot open {error.filename}" if error.filename else "The operating system reports an error"
-            print(f"error: {what}: {error.strerror or error}.", file=sys.stderr)
+            print(labelled("error: ", f"{what}: {error.strerror or error}."), file=sys.stderr)
         except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
+            print(translate("stopped"), file=sys.stderr)
             return 130
         return 1
 

@@ -11,12 +11,13 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from chatbot.errors import CheckpointError, XianliaoError
+from chatbot.errors import CheckpointError, XianliaoError, first_line, shown
 
 LOCK = ".lock"
 
@@ -48,6 +49,19 @@ def exclusive(folder: Path, error: XianliaoError, lock: str = LOCK) -> Iterator[
         held.release()
 
 
+JSON_BYTES = {
+    **{"tokenizer.json": 32 << 20, "tokenizer_config.json": 8 << 20, "model.safetensors.index.json": 16 << 20},
+    "manifest.json": 64 << 20,
+}
+"""Maximum size of the JSON files that are large by nature, in bytes."""
+
+MAX_JSON_BYTES = 4 << 20
+"""Maximum size of every other JSON file, in bytes."""
+
+MAX_JSON_DEPTH, MAX_JSON_CONTAINERS = 64, 1 << 20
+"""Maximum nesting, because code that walks a value fails where parsing does not, and maximum number of brackets."""
+
+
 def read_json(
     path: Path, error: type[XianliaoError] = CheckpointError, advice: str = "copy or train the checkpoint again"
 ) -> dict:
@@ -59,16 +73,89 @@ def read_json(
         advice: What to do about an unusable file; the end of the message.
 
     Raises:
-        XianliaoError: `error`; the file is missing, damaged, nested too deeply, or not a JSON object.
+        XianliaoError: `error`; the file is missing, damaged, too large, nested too deeply, not a JSON object, or has a
+            key twice.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_text(path, JSON_BYTES.get(path.name, MAX_JSON_BYTES)))
     except (OSError, ValueError, RecursionError) as cause:
-        reason = getattr(cause, "strerror", None) or str(cause)
+        reason = getattr(cause, "strerror", None) or first_line(cause)
         raise error(f"{path} cannot be read ({reason}); {advice}.") from None
     if not isinstance(value, dict):
         raise error(f"{path} holds no JSON object; {advice}.")
     return value
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError, RecursionError: The text is damaged, too complex or nested too deeply, or an object has a key twice.
+    """
+    if text.count("[") + text.count("{") > MAX_JSON_CONTAINERS:
+        raise ValueError(f"it has more than {MAX_JSON_CONTAINERS:,} lists and objects")
+    value = json.loads(text, object_pairs_hook=_without_duplicates)
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_JSON_DEPTH:
+            raise ValueError(f"it is nested deeper than {MAX_JSON_DEPTH} levels")
+        parts = (part.values() if isinstance(part, dict) else part for part in level if isinstance(part, (dict, list)))
+        level = [item for part in parts for item in part if isinstance(item, (dict, list))]
+    return value
+
+
+def read_text(path: Path, limit: int = MAX_JSON_BYTES) -> str:
+    """Return the text of a UTF-8 file of at most `limit` bytes.
+
+    Raises:
+        OSError, ValueError: The file cannot be opened, is larger, or is not UTF-8.
+    """
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it is larger than {limit >> 20} MiB")
+    return data.decode("utf-8")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {shown(twice)} occurs twice")
+    return value
+
+
+MAX_HEADER_BYTES = 8 << 20
+DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+"""Bytes per element of the dtypes that are read; the last three hold int8 matrices and the masks of a GPT-2."""
+
+
+def read_header(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes in the header of a safetensors file, without reading the tensors.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError: The file does not have the header of a
+            safetensors file, or the header is longer than `MAX_HEADER_BYTES` or does not fit the size of the file.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        length, size = int.from_bytes(start, "little"), os.fstat(file.fileno()).st_size - 8
+        if len(start) < 8 or not 2 <= length <= min(size, MAX_HEADER_BYTES):
+            raise ValueError(f"it is not a safetensors file, or its header is longer than {MAX_HEADER_BYTES >> 20} MiB")
+        entries = parse_json(file.read(length).decode("utf-8"))
+    size -= length
+    entries.pop("__metadata__", None)
+    for name, entry in entries.items():
+        width, shape, (begin, end) = DTYPES.get(entry["dtype"]), entry["shape"], entry["data_offsets"]
+        if width is None:
+            raise ValueError(f"{shown(name)} has the dtype {shown(entry['dtype'])}, not one of {', '.join(DTYPES)}")
+        if len(shape) > 8 or not all(type(number) is int and 0 <= number <= size for number in shape):
+            raise ValueError(f"{shown(name)} has the shape {shown(shape)} in a file of {size:,} bytes")
+        if not 0 <= begin <= end <= size or end - begin != width * prod(shape):
+            raise ValueError(f"{shown(name)} has the offsets {shown([begin, end])} in a file of {size:,} bytes")
+    return {name: tuple(entry["shape"]) for name, entry in entries.items()}
 
 
 def write_json(path: Path, value: object, durable: bool = True) -> None:

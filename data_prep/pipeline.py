@@ -27,6 +27,7 @@ from typing import Any
 from tqdm import tqdm
 
 from chatbot.errors import FileError
+from chatbot.language.translation import labelled, translate
 from chatbot.storage import read_json, write_json
 from chatbot.text.packed_files import PACKED_SUFFIXES, PackedFile
 from chatbot.text.prepared_set import MANIFEST, is_prepared_set, load_manifest
@@ -37,7 +38,7 @@ from data_prep.corpus.content_hash import SPLITS
 from data_prep.corpus.frequent_turns import FREQUENCY_RULES, FrequentTurns, find_frequent
 from data_prep.fingerprint import fingerprint_of
 from data_prep.reading.files import list_files, sha256_of
-from data_prep.reading.formats import Block, read_blocks, records
+from data_prep.reading.formats import Block, read_blocks, records, splits_of
 from data_prep.reading.records import Record
 from data_prep.settings import PrepareSettings
 from data_prep.stages import clean_block, cut_frequent, mark_near, write_shard
@@ -79,19 +80,14 @@ def build(
         FileError: An input cannot be read, no dialogue is left after cleaning, the output exists or the disk is full.
     """
     output = Path(output).resolve()
-    files = [
-        Input(path, split, sha256_of(path))
-        for split, names in (("train", inputs), ("valid", valid), ("test", test))
-        for path in list_files(names)
-        if not _is_within(path, output)
-    ]
+    files = _inputs({"train": inputs, "valid": valid, "test": test}, output, settings.form)
     fingerprint = fingerprint_of(files, settings)
     if output.exists() and not _is_empty_folder(output):
         if not _is_only_a_set(output):
             raise FileError(f"{output} exists and is not a prepared set, or holds other files. Give another --output.")
         manifest = load_manifest(output)
         if manifest["fingerprint"] == fingerprint and not overwrite:
-            print(f"{output} is up to date: same inputs, same settings", file=sys.stderr)
+            print(translate(f"{output} is up to date: same inputs, same settings"), file=sys.stderr)
             if work_path(output).exists():  # left by a build that was killed at its very end
                 WorkFolder(output, fingerprint).release(keep=False)
             return manifest
@@ -100,6 +96,17 @@ def build(
     output.parent.mkdir(parents=True, exist_ok=True)
     with open_work_folder(output, fingerprint) as work:
         return Build(work, files, settings, processes).run(output, fingerprint)
+
+
+def _inputs(paths: dict[str, Sequence[str]], output: Path, form: str) -> list[Input]:
+    """Return the files to read, those for train first; a file for train that holds splits counts once for each."""
+    files = []
+    for split, names in paths.items():
+        for path in list_files(names):
+            if not _is_within(path, output):
+                sha256, parts = sha256_of(path), splits_of(path, form) if split == "train" else ()
+                files += [Input(path, part, sha256, part) for part in parts] or [Input(path, split, sha256)]
+    return sorted(files, key=lambda file: list(paths).index(file.split))
 
 
 class Build:
@@ -132,10 +139,16 @@ class Build:
             make_tokenizer(self.work.path, self.blocks, self.buckets, self.valid_share, self.settings)
         self._write_shards(frequent)
         header = {"fingerprint": fingerprint, "settings": asdict(self.settings)}
+        total = Ledger()
+        for ledger in ledgers:
+            total.add(ledger)
+        header["warnings"] = total.warnings()
         manifest = assemble(self.work, self.files, self.blocks, self.buckets, ledgers, header)
         _replace(self.work / "set", output)
         minutes, seconds = divmod(round(time.perf_counter() - started), 60)
-        print(f"{manifest['dialogues']['read']:,} dialogues in {minutes} min {seconds} s", file=sys.stderr)
+        print(translate(f"{manifest['dialogues']['read']:,} dialogues in {minutes} min {seconds} s"), file=sys.stderr)
+        for warning in manifest["warnings"]:
+            print(labelled("warning: ", warning), file=sys.stderr)
         return manifest
 
     # --- cleaning ---
@@ -162,7 +175,9 @@ class Build:
                 continue
             packed = PackedFile(file.path)
             before = bar.n
-            for index, block in enumerate(read_blocks(packed, self.settings.form)):
+            for index, block in enumerate(
+                read_blocks(packed, self.settings.form, part=file.part, bot=self.settings.bot)
+            ):
                 if records_left is not None:
                     block, count = _first_records(block, records_left)
                     records_left -= count
@@ -236,7 +251,7 @@ class Build:
         statistics = [read_json(self.work / f"shard-{bucket:05}.json") for bucket in waiting]
         characters = sum(split["characters"] for shard in statistics for split in shard.values())
         speed = characters / seconds / 1e6
-        print(f"tokenized {characters:,} characters, {speed:.2f} million per second", file=sys.stderr)
+        print(translate(f"tokenized {characters:,} characters, {speed:.2f} million per second"), file=sys.stderr)
 
     def _run(self, name: str, function: Callable[..., None], tasks: Sequence[tuple]) -> None:
         with tqdm(desc=name, total=len(tasks), mininterval=1, file=sys.stderr) as bar:

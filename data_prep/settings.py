@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the rules take time to import, and the command's --help needs the defaults only
     from data_prep.cleaning.rule import Rule
 
-FORMS = ("array", "jsonl", "tsv", "text", "chatlog")
+FORMS = ("array", "jsonl", "messages", "object", "table", "tsv", "labelled", "chatlog", "text")
 """Forms of input files; see `data_prep.reading.formats`."""
 
 
@@ -63,6 +63,8 @@ class PrepareSettings:
         max_dialogues: Number of raw dialogues after which to stop reading inputs; None reads all. Held-out files are
             always read whole.
         form: Form of the input files, one of `FORMS`, or `auto`.
+        bot: Name of the speaker whose turns the bot is to learn: dialogues begin with another speaker, and the others
+            count as one. None keeps the speakers as they are.
         seed: Seed of the order of the dialogues.
         near_duplicates: `off`; `held-out` drops train dialogues that are near a held-out one; `all` also those that are
             near each other.
@@ -78,6 +80,7 @@ class PrepareSettings:
     valid_share: float = 0.05
     max_dialogues: int | None = None
     form: str = "auto"
+    bot: str | None = None
     seed: int = 0
     near_duplicates: str = "off"
     near_threshold: float = 0.8

@@ -10,20 +10,28 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 
 from chatbot.chat.ranking import load_backward, load_ranker, reads_backwards
-from chatbot.chat.request import MAX_SEED, REMEMBERED_REPLIES, Reply, Request, answered_by, candidate_seeds, searches_of
+from chatbot.chat.request import (
+    MAX_SEED,
+    REMEMBERED_REPLIES,
+    Reply,
+    Request,
+    answered_by,
+    bounded_turns,
+    candidate_seeds,
+    decode_requests,
+    max_message_characters,
+)
 from chatbot.chat.snapshots import Snapshots
 from chatbot.checkpoint.folder import BACKWARD, GENERATION, load_model, resolve
 from chatbot.checkpoint.location import DEFAULT
 from chatbot.decoding.batch import DialogueBatch, make_native, start_batch
 from chatbot.decoding.candidates import Draft
-from chatbot.decoding.loop import repeat_rows, run
 from chatbot.decoding.rerank import Answered, Ranker
 from chatbot.decoding.settings import ReplySettings, settings_from
 from chatbot.decoding.vocabulary import Vocabulary
@@ -179,10 +187,11 @@ class Chatbot:
             raise XianliaoError(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
         settings = self.within_limits(self.settings.with_changes(**changes))
         self._check_turns(turns)
+        if (fixed := self.fixed_answer(turns)) is not None:  # decided on the whole text, before long turns are cut
+            prompt = Prompt((), 1 - (len(turns) - 1) % 2, 0)
+            return Request(prompt, Answered([], []), settings, seed, started, fixed)
+        turns = bounded_turns(turns, self.context_tokens, self.max_message_tokens)
         if self.safety is not None:
-            if (fixed := self.safety.answer(turns)) is not None:
-                prompt = Prompt((), 1 - (len(turns) - 1) % 2, 0)
-                return Request(prompt, Answered([], []), settings, seed, started, fixed)
             turns = self.safety.prompt(turns)
             if words := self.safety.banned_words:
                 settings = settings.with_changes(banned_words=tuple(dict.fromkeys((*settings.banned_words, *words))))
@@ -219,25 +228,8 @@ class Chatbot:
             batch: The dialogue after the prompt, one row; decoding uses it up.
             logits: Logits `[1, V]` of the first token.
         """
-        for (candidates,) in self.candidates([request], batch, logits):
+        for (candidates,) in decode_requests([request], batch, logits, self.vocabulary):
             yield self.best_draft(request, candidates)
-
-    @torch.inference_mode()
-    def candidates(
-        self, requests: Sequence[Request], batch: DialogueBatch, logits: torch.Tensor
-    ) -> Iterator[list[list[Draft]]]:
-        """Yield the candidates of each of several requests after every step; in the last yield all have ended.
-
-        Args:
-            requests: The B requests.
-            batch: The dialogues after their prompts, B rows; decoding uses them up.
-            logits: Logits `[B, V]` of the first tokens.
-        """
-        counts = [request.settings.candidates for request in requests]
-        searches = [search for request in requests for search in searches_of(request)]
-        for drafts in run(batch, repeat_rows(batch, logits, counts), searches, self.vocabulary):
-            remaining = iter(drafts)
-            yield [list(islice(remaining, count)) for count in counts]
 
     def best_draft(self, request: Request, candidates: Sequence[Draft]) -> Draft:
         """Return the draft to show: a single candidate, or the best one once all have ended and an empty draft before.
@@ -273,7 +265,8 @@ class Chatbot:
             CheckpointError, XianliaoError: The backward model or the vectors of the checkpoint cannot be used.
         """
         if self._ranker is None:
-            self._ranker = load_ranker(self.folder, self.layout, self.tokenizer.vocab_size)
+            ranker = load_ranker(self.folder, self.layout, self.tokenizer.vocab_size)
+            self._ranker = replace(ranker, forward=self.model)
         if settings.rank_backward and self._ranker.backward is None:
             backward = load_backward(self.folder, self.tokenizer, str(self.model.device))
             self._ranker = replace(self._ranker, backward=backward)
@@ -315,15 +308,17 @@ class Chatbot:
             raise DialogueError("The history must be a list of strings, oldest turn first.")
         if not turns:
             raise DialogueError("The history is empty: give at least one turn.")
-        if not clean_turn(turns[-1]):
+        if not turns[-1].strip():
             raise DialogueError("The message is empty; type something to talk about.")
 
     def _encode(self, turn: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(clean_turn(turn)))
 
-    def count_tokens(self, message: str) -> int:
-        """Return the number of tokens of a message, as `max_message_tokens` counts them."""
-        return len(self.tokenizer.encode(clean_turn(message)))
+    def reads(self, message: str) -> bool:
+        """Whether a message is short enough for the model to read."""
+        if len(message) > max_message_characters(self.max_message_tokens):
+            return False
+        return len(self.tokenizer.encode(clean_turn(message))) <= self.max_message_tokens
 
     @torch.inference_mode()
     def read_prompt(self, prompt: Prompt) -> tuple[DialogueBatch, torch.Tensor]:

@@ -3,21 +3,48 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-from chatbot.decoding.loop import Search, start_search
+import torch
+
+from chatbot.decoding.batch import DialogueBatch
+from chatbot.decoding.candidates import Draft
+from chatbot.decoding.loop import Search, repeat_rows, run, start_search
 from chatbot.decoding.rerank import Answered
 from chatbot.decoding.rules.eos_floor import StopReason
 from chatbot.decoding.settings import ReplySettings
+from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.safety import Fixed
-from chatbot.text.dialogue import Prompt
+from chatbot.text.dialogue import DialogueError, Prompt
 
 REMEMBERED_REPLIES = 3
 """Number of the bot's last replies that the rules against repetition use."""
 
 MAX_SEED = 2**31 - 1
 """Largest seed."""
+
+MAX_MESSAGE_CHARACTERS = 100_000
+"""Longest message that is tokenized, also for a model with a long context."""
+
+CHARACTERS_PER_TOKEN = 32
+"""More characters than a token of ordinary text has: a text of more than 32 n characters has more than n tokens."""
+
+
+class MessageTooLongError(DialogueError):
+    """The message to answer is too long to be tokenized.
+
+    Attributes:
+        characters: Length of the message.
+        max_tokens: Longest message that the model reads, in tokens.
+    """
+
+    def __init__(self, characters: int, max_tokens: int):
+        super().__init__(
+            f"The message is too long: {characters} characters, at most {max_tokens} tokens are read. Send it in parts."
+        )
+        self.characters, self.max_tokens = characters, max_tokens
 
 
 @dataclass(frozen=True)
@@ -88,3 +115,58 @@ def searches_of(request: Request) -> list[Search]:
     return [
         start_search(settings, seed, earlier, speaker) for seed in candidate_seeds(request.seed, settings.candidates)
     ]
+
+
+@torch.inference_mode()
+def decode_requests(
+    requests: Sequence[Request], batch: DialogueBatch, logits: torch.Tensor, vocabulary: Vocabulary
+) -> Iterator[list[list[Draft]]]:
+    """Yield the candidates of each of several requests after every step; in the last yield all have ended.
+
+    Args:
+        requests: The B requests.
+        batch: The dialogues after their prompts, B rows; decoding uses them up.
+        logits: Logits `[B, V]` of the first tokens.
+        vocabulary: Properties of the tokens.
+    """
+    counts = [request.settings.candidates for request in requests]
+    searches = [search for request in requests for search in searches_of(request)]
+    for drafts in run(batch, repeat_rows(batch, logits, counts), searches, vocabulary):
+        remaining = iter(drafts)
+        yield [list(islice(remaining, count)) for count in counts]
+
+
+def max_message_characters(max_tokens: int) -> int:
+    """Return the length, in characters, above which a message of at most `max_tokens` tokens is not tokenized."""
+    return min(MAX_MESSAGE_CHARACTERS, CHARACTERS_PER_TOKEN * max_tokens)
+
+
+def bounded_turns(turns: Sequence[str], context_tokens: int, max_message_tokens: int) -> list[str]:
+    """Return turns that can be tokenized in bounded time and that give the same reply.
+
+    An old turn that overfills the model's context is shortened to a length that overfills it as well. The window that
+    the model reads (`chatbot.text.dialogue.fit`) does not depend on how much longer the turn was.
+
+    Args:
+        turns: History, oldest turn first; the last turn is the message.
+        context_tokens: Longest history that the model reads.
+        max_message_tokens: Longest message that the model reads.
+
+    Raises:
+        MessageTooLongError: The message is too long.
+    """
+    if len(turns[-1]) > max_message_characters(max_message_tokens):
+        raise MessageTooLongError(len(turns[-1]), max_message_tokens)
+    overfull = CHARACTERS_PER_TOKEN * context_tokens
+    return [shorten(turn, overfull) for turn in turns]
+
+
+def shorten(text: str, characters: int) -> str:
+    """Return the beginning and the end of a text longer than `characters`, any other text unchanged.
+
+    The result of shortening is still longer than `characters`, by one line break.
+    """
+    if len(text) <= characters:
+        return text
+    half = characters // 2
+    return f"{text[:half]}\n{text[len(text) - (characters - half) :]}"

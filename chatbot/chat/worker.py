@@ -24,6 +24,7 @@ from chatbot.chat.trace import TracedStep, check_traceable
 from chatbot.decoding.batch import native_network
 from chatbot.decoding.candidates import Draft
 from chatbot.errors import XianliaoError
+from chatbot.safety import Fixed
 
 SHUTTING_DOWN = "The server is shutting down; try again when it is back."
 
@@ -44,14 +45,24 @@ class Worker:
         max_rows: Maximum number of replies that are decoded at the same time; more wait in the queue.
         max_waiting: Maximum number of replies in the queue; more are refused.
         prompt_tokens: Maximum number of prompt tokens that are read in one step.
+        run: Function that calls `function(*values, **named)` for a text of `size` characters; a server passes a bounded pool
+            of threads. It reads the texts of `prepare`, `stream_replies` and `trace`.
 
     Attributes:
         waiting: Queue of jobs.
         batches: Batches that are being decoded.
     """
 
-    def __init__(self, bot: Chatbot, max_rows: int = 64, max_waiting: int = 256, prompt_tokens: int = PROMPT_TOKENS):
-        self.bot, self.max_rows, self.max_waiting, self.prompt_tokens = bot, max_rows, max_waiting, prompt_tokens
+    def __init__(
+        self,
+        bot: Chatbot,
+        max_rows: int = 64,
+        max_waiting: int = 256,
+        run: Callable[..., Any] = lambda size, function, *values, **named: function(*values, **named),
+        prompt_tokens: int = PROMPT_TOKENS,
+    ):
+        self.bot, self.max_rows, self.max_waiting, self._run_sized = bot, max_rows, max_waiting, run
+        self.prompt_tokens = prompt_tokens
         self.waiting: deque[Job] = deque()
         self.batches: list[SharedBatch] = []
         self._shared: SharedBatch | None = None  # kept while it is empty, for its memory
@@ -94,15 +105,23 @@ class Worker:
             self.waiting.append(job)
             self._changed.notify()
 
+    def prepare(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Request:
+        """Return a checked request; see `Chatbot.request`."""
+        return self._run_sized(sum(map(len, turns)), self.bot.request, turns, seed, **changes)
+
+    def fixed_answer(self, turns: Sequence[str]) -> Fixed | None:
+        """Return the fixed text that answers a history; see `Chatbot.fixed_answer`."""
+        return self._run_sized(sum(map(len, turns)), self.bot.fixed_answer, turns)
+
     def stream_replies(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Iterator[Reply]:
         """Yield the same as `Chatbot.stream_replies`, decoded together with others; closing it early cancels it."""
-        request = self.bot.request(turns, seed, **changes)
+        request = self.prepare(turns, seed, **changes)
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         yield from _received(self.submit(request, arrived.put), arrived)
 
     def trace(self, turns: Sequence[str], seed: int, **changes: Any) -> Iterator[TracedStep]:
         """Yield the steps of the reply of this seed; see `chatbot.chat.trace`."""
-        request = self.bot.request(turns, seed, **changes)
+        request = self.prepare(turns, seed, **changes)
         check_traceable(request)
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         *_, reply = _received(self.submit(request, arrived.put), arrived)

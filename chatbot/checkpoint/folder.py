@@ -23,23 +23,26 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from transformers.utils.logging import disable_progress_bar
 
 from chatbot.checkpoint import gpt2, lora
+from chatbot.checkpoint.chat_model import load_hf_chat_model
 from chatbot.checkpoint.location import locate
-from chatbot.errors import CheckpointError, first_line, last_line
+from chatbot.checkpoint.own_model import load_own_model
+from chatbot.checkpoint.weights import CONFIG, SHARDS, WEIGHTS, read_tensors, stored_shapes, weight_files
+from chatbot.errors import CheckpointError, first_line
 from chatbot.model.config import XianliaoConfig
-from chatbot.model.hf_chat_model import MODEL_TYPES, HfChatModel, load_hf_chat_model, loading_problems
+from chatbot.model.hf_chat_model import MODEL_TYPES, HfChatModel
 from chatbot.model.int8 import quantize
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json, replacing, replacing_files, write_json
 from chatbot.text.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE, DialogueTokenizer
 
-CONFIG, WEIGHTS, GENERATION, TRAINING = "config.json", "model.safetensors", "generation_config.json", "training.json"
+GENERATION, TRAINING = "generation_config.json", "training.json"
 BACKWARD = "backward"
 """Subfolder of a checkpoint with the model of log p(context | reply) for `chatbot.decoding.rerank`."""
 
-PICKLED, SHARDS = "pytorch_model.bin", "model.safetensors.index.json"
+PICKLED = "pytorch_model.bin"
+SAVE_AGAIN = "Save the model again with transformers, as safetensors."
 
 
 def resolve(checkpoint: str | Path) -> Path:
@@ -52,6 +55,8 @@ def resolve(checkpoint: str | Path) -> Path:
         CheckpointError: The folder or a file in it does not exist.
     """
     path = locate(checkpoint)
+    if path.suffix == ".gguf" and path.is_file():
+        raise CheckpointError(f"{path} is a GGUF file, which is not supported. {SAVE_AGAIN}")
     if not path.is_dir():
         raise CheckpointError(
             f"Cannot find the checkpoint folder {path}. Check the path, or omit it for the bundled bot."
@@ -67,11 +72,11 @@ def resolve(checkpoint: str | Path) -> Path:
     ]
     if missing == [WEIGHTS] and (path / PICKLED).is_file():
         advice = (
-            "Save the model again with transformers, as safetensors."
-            if is_chat_model(path)
-            else f"Convert it once: python -m chatbot.checkpoint {path} NEW_FOLDER"
+            SAVE_AGAIN if is_chat_model(path) else f"Convert it once: python -m chatbot.checkpoint {path} NEW_FOLDER"
         )
         raise CheckpointError(f"{path} has its weights only in {PICKLED}. {advice}")
+    if missing and any(path.glob("*.gguf")):
+        raise CheckpointError(f"{path} holds a GGUF file, which is not supported. {SAVE_AGAIN}")
     if missing:
         raise CheckpointError(
             f"{path} is not a complete checkpoint: {' and '.join(missing)} missing. Copy or train it again."
@@ -101,32 +106,8 @@ def load_model(
         model = import_gpt2(path)
         model.to(dtype)
     else:
-        model = _load_native(path, dtype)
+        model = load_own_model(path, dtype)
     return model.to(device).eval()
-
-
-def _load_native(path: Path, dtype: torch.dtype) -> XianliaoForCausalLM:
-    """Load a model of this project.
-
-    Raises:
-        CheckpointError: config.json or the weights are damaged or do not fit together.
-    """
-    config = load_config(path)
-    disable_progress_bar()  # weights of this size load in no time
-    try:
-        model, loading_info = XianliaoForCausalLM.from_pretrained(
-            path, config=config, dtype=dtype, attn_implementation="eager", output_loading_info=True
-        )
-    except Exception as error:  # safetensors, transformers and torch raise many types
-        raise CheckpointError(
-            f"{path / WEIGHTS} cannot be read ({first_line(error)}). Copy or train the checkpoint again."
-        ) from None
-    wrong = loading_problems(loading_info)
-    if wrong:
-        raise CheckpointError(
-            f"{path / WEIGHTS} does not fit {CONFIG} ({', '.join(wrong)}). Copy or train the checkpoint again."
-        )
-    return model
 
 
 def is_chat_model(path: Path) -> bool:
@@ -178,35 +159,9 @@ def import_gpt2(path: Path, layer_types: Sequence[str] = ("softmax",), pickled: 
     config = gpt2.to_config(read_json(path / CONFIG), tokenizer, layer_types)
     if pickled:
         return gpt2.to_model(config, gpt2.read_bin(path / PICKLED), tokenizer)
-    try:
-        tensors = safetensors.torch.load_file(path / WEIGHTS)
-    except Exception as error:  # safetensors raises several types
-        raise CheckpointError(f"{path / WEIGHTS} cannot be read ({first_line(error)}). Copy it again.") from None
-    return gpt2.to_model(config, tensors, tokenizer)
-
-
-LOADER_KEYS = frozenset(
-    {"attn_implementation", "_attn_implementation", "_attn_implementation_internal", "auto_map", "quantization_config"}
-)
-"""Keys by which transformers would load other code or packages; a folder from elsewhere must not choose them."""
-
-
-def load_config(path: Path) -> XianliaoConfig:
-    """Read config.json of a checkpoint folder.
-
-    Raises:
-        CheckpointError: The file is damaged or describes another type of model.
-    """
-    settings = read_json(path / CONFIG)
-    if settings.get("model_type") != XianliaoConfig.model_type:
-        raise CheckpointError(
-            f"{path} holds a model of type {settings.get('model_type')!r}. Give a checkpoint made by xianliao-train."
-        )
-    try:
-        return XianliaoConfig.from_dict({name: value for name, value in settings.items() if name not in LOADER_KEYS})
-    except Exception as error:  # the strict validators raise several types
-        reason = last_line(error)
-        raise CheckpointError(f"{path / CONFIG} does not describe a model ({reason}). Copy it again.") from None
+    files = weight_files(path)
+    stored_shapes(files)
+    return gpt2.to_model(config, read_tensors(files), tokenizer)
 
 
 def save(

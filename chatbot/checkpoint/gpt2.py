@@ -9,12 +9,13 @@ CDial-GPT2 adds these through token_type_ids; otherwise the speaker embeddings a
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from chatbot.errors import CheckpointError, first_line, last_line
+from chatbot.errors import CheckpointError, first_line, last_line, shown
 from chatbot.model.config import XianliaoConfig
 from chatbot.model.layer_types import repeat_layer_types
 from chatbot.model.network import XianliaoForCausalLM
@@ -107,12 +108,12 @@ def _check_supported(settings: dict) -> None:
         )
     if model_type != "gpt2":
         raise ImportedModelError(
-            f"A model of type {model_type!r} cannot be imported. Give a GPT-2 folder or a checkpoint of this project."
+            f"A model of type {shown(model_type)} cannot be imported. Give a GPT-2 folder or a checkpoint of this project."
         )
     wrong = [name for name, value in SUPPORTED.items() if settings.get(name, value) != value]
     if wrong:
         name = wrong[0]
-        raise ImportedModelError(f"Cannot import this GPT-2: {name} = {settings[name]!r} is not supported.")
+        raise ImportedModelError(f"Cannot import this GPT-2: {name} = {shown(settings[name])} is not supported.")
 
 
 def to_model(config: XianliaoConfig, tensors: Tensors, tokenizer: DialogueTokenizer) -> XianliaoForCausalLM:
@@ -121,11 +122,9 @@ def to_model(config: XianliaoConfig, tensors: Tensors, tokenizer: DialogueTokeni
     Raises:
         ImportedModelError: Tensors are missing, unknown or have another shape.
     """
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers do not change
-        torch.manual_seed(0)
-        model = XianliaoForCausalLM(config)
     layer_types = config.layer_types or []
-    expected = model.state_dict()
+    with torch.device("meta"):  # without memory, until the shapes are known to be those of the file
+        expected = XianliaoForCausalLM(config).state_dict()
     ours = _with_embeddings(dict(_renamed(tensors)), tokenizer)
     for name in [name for name in ours if ".mixer." in name and name in expected]:
         if layer_types[int(name.split(".")[1])] != "softmax" and ours[name].shape != expected[name].shape:
@@ -139,6 +138,9 @@ def to_model(config: XianliaoConfig, tensors: Tensors, tokenizer: DialogueTokeni
     faults += [f"missing {name}" for name in missing[:1]]
     if faults:
         raise ImportedModelError(f"The weights do not fit this GPT-2's config.json: {', '.join(faults)}.")
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers do not change
+        torch.manual_seed(0)
+        model = XianliaoForCausalLM(config)
     model.load_state_dict(ours, strict=False)
     return model
 
@@ -150,7 +152,7 @@ def _with_embeddings(tensors: Tensors, tokenizer: DialogueTokenizer) -> Tensors:
         ImportedModelError: The token embedding is missing or smaller than the vocabulary.
     """
     embedding = tensors.get("token_embedding.weight")
-    if embedding is None:
+    if embedding is None or embedding.ndim != 2:
         raise ImportedModelError("The weights have no wte.weight, so they are not those of a GPT-2 language model.")
     if len(embedding) < tokenizer.vocab_size:
         raise ImportedModelError(
@@ -179,7 +181,19 @@ def _renamed(tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
             elif name.startswith(theirs):
                 name = ours + name.removeprefix(theirs)
         # GPT-2's Conv1D stores its matrices as [in, out].
-        yield name, (tensor.t() if _TRANSPOSED.search(name) else tensor).float().contiguous()
+        yield name, (tensor.mT if tensor.ndim == 2 and _TRANSPOSED.search(name) else tensor).float().contiguous()
+
+
+def _check_uncompressed(path: Path) -> None:
+    """Check that a file of torch holds no compressed data, which may be a thousand times as large when it is read.
+
+    Raises:
+        ValueError, OSError, BadZipFile: It does.
+    """
+    if zipfile.is_zipfile(path):  # older files are plain pickles
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it holds compressed data")
 
 
 def read_bin(path: Path) -> Tensors:
@@ -189,6 +203,7 @@ def read_bin(path: Path) -> Tensors:
         ImportedModelError: The file is damaged or holds more than tensors.
     """
     try:
+        _check_uncompressed(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch errors
         raise ImportedModelError(f"{path} cannot be read as plain tensors ({first_line(error)}).") from None

@@ -7,7 +7,8 @@ These are peft's own files, which other programs can read. For serving, the adap
 
 from __future__ import annotations
 
-import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from chatbot.errors import CheckpointError, first_line
+from chatbot.errors import CheckpointError, first_line, shown
 from chatbot.model.hf_chat_model import HfChatModel
-from chatbot.storage import read_json
+from chatbot.storage import read_header, read_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TARGETS = "all-linear"
@@ -44,16 +45,13 @@ def base_of(folder: Path) -> Path:
         CheckpointError: adapter_config.json is damaged or not a LoRA, or the base model's folder does not exist.
     """
     path = folder / ADAPTER_CONFIG
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        kind, base = content["peft_type"], content["base_model_name_or_path"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({first_line(error)}). Copy it again.") from None
+    content = read_json(path)
+    kind, base = content.get("peft_type"), content.get("base_model_name_or_path")
     if kind != "LORA":
-        raise CheckpointError(f"{folder} holds an adapter of kind {kind}. Only LoRA adapters can be read.")
-    if not base or not (Path(base).is_dir() or (folder / base).is_dir()):
+        raise CheckpointError(f"{folder} holds an adapter of kind {shown(kind)}. Only LoRA adapters can be read.")
+    if not isinstance(base, str) or not base or "\0" in base or not (Path(base).is_dir() or (folder / base).is_dir()):
         raise CheckpointError(
-            f"Cannot find the base model {base} of the adapter {folder}. Restore its folder, or write its new path as"
+            f"Cannot find the base model {shown(base)} of the adapter {folder}. Restore its folder, or write its new path as"
             f" base_model_name_or_path into {path}."
         )
     return Path(base) if Path(base).is_dir() else folder / base
@@ -74,6 +72,53 @@ LORA_KEYS = (
 """Keys of adapter_config.json that are read; others name modules for peft to import, or settings of training alone."""
 
 
+MAX_RANK, MAX_ALPHA, MAX_NAMES = 4_096, 10**6, 256
+SWITCHES = ("fan_in_fan_out", "use_rslora", "use_dora")
+_NAME = re.compile(r"[\w.]{1,200}", re.ASCII)
+
+
+def _check_settings(settings: dict[str, Any], stored: Mapping[str, tuple[int, ...]]) -> None:
+    """Check the settings of an adapter: peft takes names of modules for regular expressions, and a rank for a size.
+
+    Args:
+        settings: Values of `LORA_KEYS`, without None.
+        stored: Shapes of the tensors of the adapter.
+
+    Raises:
+        ValueError, TypeError: A setting cannot be used.
+    """
+    for key in ("target_modules", "exclude_modules", "layers_pattern"):
+        value = settings.get(key, [])
+        names = [value] if isinstance(value, str) else value
+        is_list = isinstance(names, list) and len(names) <= MAX_NAMES
+        if not is_list or not all(name == TARGETS or _is_name(name) for name in names):
+            raise ValueError(f"{key} must be names of modules, got {shown(value)}")
+        settings |= {key: names} if key in settings and names != [TARGETS] else {}
+    ranks, alphas = settings.get("rank_pattern", {}), settings.get("alpha_pattern", {})
+    if not all(map(_is_name, (*ranks, *alphas))) or len(ranks) + len(alphas) > MAX_NAMES:
+        raise ValueError(f"rank_pattern and alpha_pattern must name modules, got {shown([*ranks, *alphas])}")
+    most = max((shape[0] for name, shape in stored.items() if "lora_A" in name and shape), default=0)
+    for rank in (settings.get("r", 8), *ranks.values()):
+        if type(rank) is not int or not 1 <= rank <= MAX_RANK:
+            raise ValueError(f"a rank must be a whole number between 1 and {MAX_RANK}, got {shown(rank)}")
+        if rank > most:
+            raise ValueError(f"the rank {rank} does not fit its weights")
+    for alpha in (settings.get("lora_alpha", 8), *alphas.values()):
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= MAX_ALPHA:
+            raise ValueError(f"lora_alpha must be a number of at most {MAX_ALPHA}, got {shown(alpha)}")
+    if not 0 <= settings.get("lora_dropout", 0.0) < 1:
+        raise ValueError(f"lora_dropout must be at least 0 and below 1, got {shown(settings['lora_dropout'])}")
+    layers = settings.get("layers_to_transform", [])
+    if not all(type(layer) is int for layer in (layers if isinstance(layers, list) else [layers])):
+        raise ValueError(f"layers_to_transform must be numbers of layers, got {shown(layers)}")
+    if wrong := [name for name in SWITCHES if not isinstance(settings.get(name, False), bool)]:
+        raise ValueError(f"{wrong[0]} must be true or false, got {shown(settings[wrong[0]])}")
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
 def load_adapter(folder: Path, model: HfChatModel) -> None:
     """Add the adapter of a folder to its base model, separate from the weights and trainable.
 
@@ -83,7 +128,9 @@ def load_adapter(folder: Path, model: HfChatModel) -> None:
     peft = import_peft()
     try:
         settings = read_json(folder / ADAPTER_CONFIG)
-        config = peft.LoraConfig(**{name: settings[name] for name in LORA_KEYS if settings.get(name) is not None})
+        settings = {name: settings[name] for name in LORA_KEYS if settings.get(name) is not None}
+        _check_settings(settings, read_header(folder / ADAPTER_WEIGHTS))
+        config = peft.LoraConfig(**settings)
         config.init_lora_weights, config.inference_mode = True, False
         config.base_model_name_or_path = str(model.source.resolve())
         network = peft.get_peft_model(model.network, config)

@@ -1,10 +1,13 @@
 """Ranking of candidate replies: likely, related to the message, and different from the last replies.
 
-    score(r) = log p(r | c) / tokens of r  +  w_b log p(c | r) / tokens of c  -  w_s max over s of likeness(r, s)
+    score(r) = (log p(r | c) - w_p log p(r)) / tokens of r  +  w_b log p(c | r) / tokens of c
+               - w_s max over s of likeness(r, s)
 
-log p(r | c) is that of the model itself. log p(c | r) is that of a model trained on dialogues backwards
-(`xianliao-train --direction backward`): maximum mutual information, which penalises replies that fit every message
-(Li et al., arXiv 1510.03055; DialoGPT, arXiv 1911.00536, section 2.3). s are the bot's last replies and the message.
+log p(r | c) is that of the model itself, and log p(r) that of the same model without a history: with w_p = 1 their
+difference is the pointwise mutual information of context and reply (Li et al., arXiv 1510.03055, eq. 9). log p(c | r) is
+that of a model trained on dialogues backwards (`xianliao-train --direction backward`): maximum mutual information as
+DialoGPT uses it (arXiv 1911.00536, section 2.3). Both penalise replies that fit every message. s are the bot's last
+replies and the message.
 Likeness is 1 - WRD (`chatbot.similarity.token_vectors`) over the checkpoint's vectors, and the share of common tokens
 without vectors. Candidates that are nearly equal to a likelier one are removed first.
 """
@@ -58,11 +61,13 @@ class Ranker:
         layout: Layout of both models.
         vectors: Token vectors, or None.
         backward: A model of dialogues in reverse order with the same tokenizer, or None.
+        forward: The model that gave the candidates, or None.
     """
 
     layout: Layout
     vectors: TokenVectors | None = None
     backward: DialogueModel | None = None
+    forward: DialogueModel | None = None
 
     def best(
         self, answered: Sequence[Answered], drafts: Sequence[Sequence[Draft]], settings: ReplySettings
@@ -82,8 +87,11 @@ class Ranker:
             [self._score(history, candidates[index], settings) for index in indices]
             for history, candidates, indices in zip(answered, drafts, kept, strict=True)
         ]
+        remaining = [[drafts[i][index] for index in indices] for i, indices in enumerate(kept)]
+        if settings.rank_prior:
+            for row, values in zip(scores, self._log_priors(answered, remaining), strict=True):
+                row[:] = [score - settings.rank_prior * value for score, value in zip(row, values, strict=True)]
         if settings.rank_backward:
-            remaining = [[drafts[i][index] for index in indices] for i, indices in enumerate(kept)]
             for row, values in zip(scores, self._backward_log_probs(answered, remaining), strict=True):
                 row[:] = [score + settings.rank_backward * value for score, value in zip(row, values, strict=True)]
         return [indices[int(np.argmax(row))] for indices, row in zip(kept, scores, strict=True)]
@@ -114,6 +122,15 @@ class Ranker:
         if settings.rank_similarity and compared:
             score -= settings.rank_similarity * max(self.likeness(draft.token_ids, text) for text in compared)
         return score
+
+    def _log_priors(self, answered: Sequence[Answered], drafts: Sequence[Sequence[Draft]]) -> list[list[float]]:
+        """Return log p of each candidate and its end without a history, in nats per token."""
+        if self.forward is None:
+            raise RankingError("rank_prior needs the model that gave the candidates, and the ranker has none.")
+        replies = [[draft.token_ids] for candidates in drafts for draft in candidates]
+        firsts = [len(history.turns) for history, candidates in zip(answered, drafts, strict=True) for _ in candidates]
+        nats = iter(score_turns(self.forward, self.layout, replies, first_turns=firsts))
+        return [[-next(nats)[0] / (len(draft.token_ids) + 1) for draft in candidates] for candidates in drafts]
 
     def _backward_log_probs(self, answered: Sequence[Answered], drafts: Sequence[Sequence[Draft]]) -> list[list[float]]:
         """Return log p of the last turns given each candidate, in nats per token, with the ends of the turns."""

@@ -12,7 +12,7 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from chatbot.errors import XianliaoError
+from chatbot.errors import XianliaoError, shown
 from chatbot.safety.words import lost_exceptions
 from chatbot.text.dialogue import valid_text
 
@@ -24,6 +24,9 @@ Method = Literal["sample", "greedy", "beam"]
 
 MAX_NUMBER = 10**6
 """Maximum of settings without a natural maximum."""
+
+FORBIDDING_NATS = 1e30
+"""A `repeat_cost` from here on is infinite: float32 could not hold the sum of several."""
 
 
 class ReplySettingsError(XianliaoError):
@@ -67,6 +70,14 @@ class ReplySettings:
         default=0.0,
         metadata=_described(
             "weight of log p(context | reply), by the backward model, in the choice of the best reply", 0, MAX_NUMBER
+        ),
+    )
+    rank_prior: float = field(
+        default=0.0,
+        metadata=_described(
+            "weight of -log p(reply) without the context in that choice, against replies that fit every message",
+            0,
+            MAX_NUMBER,
         ),
     )
     rank_similarity: float = field(
@@ -129,26 +140,30 @@ class ReplySettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "banned_words", _checked_words(self.banned_words))
-        if self.repeat_cost == inf:  # equal settings must compare equal
+        if (
+            isinstance(self.repeat_cost, (int, float)) and self.repeat_cost >= FORBIDDING_NATS
+        ):  # equal settings must compare equal
             object.__setattr__(self, "repeat_cost", None)
         for check in (self._wrong_kinds, self._wrong_values, self._wrong_together):
             if faults := check():
                 raise ReplySettingsError("Decoding: " + "; ".join(faults) + ".")
 
     def _wrong_kinds(self) -> list[str]:
-        faults = [] if isinstance(self.keep_eos, bool) else [f"keep_eos must be true or false, got {self.keep_eos!r}"]
+        faults = (
+            [] if isinstance(self.keep_eos, bool) else [f"keep_eos must be true or false, got {shown(self.keep_eos)}"]
+        )
         for option in OPTIONS:
             value = getattr(self, option.name)
             is_right = _is_whole(value) if option.kind is int else _is_number(value)
             if not is_right and not (value is None and option.can_be_off):
                 kind = "whole number" if option.kind is int else "number"
-                faults.append(f"{option.name} must be a {kind}, got {value!r}")
+                faults.append(f"{option.name} must be a {kind}, got {shown(value)}")
         return faults
 
     def _wrong_values(self) -> list[str]:
         faults = []
         if self.method not in get_args(Method):
-            faults.append(f"method must be sample, greedy or beam, got {self.method}")
+            faults.append(f"method must be sample, greedy or beam, got {shown(self.method)}")
         for option in OPTIONS:
             value = getattr(self, option.name)
             if value is None or option.minimum <= value <= option.maximum:
@@ -287,7 +302,7 @@ def settings_from(generation: Mapping[str, Any]) -> ReplySettings:
 
 def _checked_words(words: object) -> tuple[str, ...]:
     if not isinstance(words, Sequence) or isinstance(words, str) or not all(map(_is_word, words)):
-        raise ReplySettingsError(f"Decoding: banned_words must be a list of words, got {words!r}.")
+        raise ReplySettingsError(f"Decoding: banned_words must be a list of words, got {shown(words)}.")
     stripped = tuple(word.strip() for word in words)
     if lost := lost_exceptions(stripped):
         raise ReplySettingsError(

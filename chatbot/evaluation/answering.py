@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from chatbot.chat.bot import Chatbot, Request
-from chatbot.chat.request import answered_by
+from chatbot.chat.request import answered_by, decode_requests
 from chatbot.decoding.batch import DialogueBatch
 from chatbot.decoding.candidates import Draft
 from chatbot.decoding.loop import prefill
@@ -201,7 +201,7 @@ def _answer_batch(
             Request(context.prompt, context.answered, settings, seed + index, started)
             for context, index in zip(batch[part], indices[part], strict=True)
         ]
-        *_, candidates = bot.candidates(requests, part_steps, logits[rows])
+        *_, candidates = decode_requests(requests, part_steps, logits[rows], bot.vocabulary)
         best = bot.best_of([request.answered for request in requests], candidates, settings)
         decoded += zip(candidates, best, strict=True)
     chosen = [candidates[best] for candidates, best in decoded]

@@ -25,6 +25,7 @@ from chatbot.evaluation.quality import measure_baselines, measure_quality
 from chatbot.evaluation.references import MODEL_ALONE, reference_nats
 from chatbot.evaluation.report.html import to_html
 from chatbot.evaluation.report.markdown import to_markdown
+from chatbot.language.translation import translate
 from chatbot.storage import exclusive, replacing, write_json
 from chatbot.text.dialogue import count_units, join_spaces
 from chatbot.text.dialogue_files import read_dialogues
@@ -80,7 +81,7 @@ def evaluate(
     """
     output, grid = Path(output), grid or Grid.read()
     methods = [grid.settings(bot.settings, bot.within_limits) for bot in bots]
-    dialogues, left_out = _read(bots, data, max_dialogues)
+    dialogues, left_out = read_fitting(bots, data, max_dialogues)
     contexts = make_contexts(dialogues, max_contexts)
     if not contexts:
         raise FileError(f"{data} has no dialogue of at least two turns to answer. Check --data.")
@@ -119,7 +120,7 @@ def _header(data: Path, inputs: _Inputs) -> Report:
     }
 
 
-def _read(bots: Sequence[Chatbot], data: str | Path, max_dialogues: int | None) -> tuple[list[list[str]], int]:
+def read_fitting(bots: Sequence[Chatbot], data: str | Path, max_dialogues: int | None) -> tuple[list[list[str]], int]:
     """Return the dialogues that every bot can score, and the number of dialogues that were left out.
 
     Raises:
@@ -167,7 +168,7 @@ def _add_checkpoints(
     timing: dict[str, Any] = {}
     replies: list[dict[str, Replies]] = []
     report["checkpoints"] = []
-    for name, bot, settings in zip(_unique_names(bots), bots, methods, strict=True):
+    for name, bot, settings in zip(unique_names(bots), bots, methods, strict=True):
         part, timing[name], answered = _evaluate_checkpoint(name, bot, settings, inputs)
         report["checkpoints"].append(part)
         replies.append(answered)
@@ -176,7 +177,7 @@ def _add_checkpoints(
     return timing
 
 
-def _unique_names(bots: Sequence[Chatbot]) -> list[str]:
+def unique_names(bots: Sequence[Chatbot]) -> list[str]:
     """Return the names of the checkpoints; equal names get their number."""
     names = [bot.name for bot in bots]
     return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, 1)]
@@ -185,7 +186,7 @@ def _unique_names(bots: Sequence[Chatbot]) -> list[str]:
 def _evaluate_checkpoint(
     name: str, bot: Chatbot, methods: dict[str, ReplySettings], inputs: _Inputs
 ) -> tuple[Report, dict[str, Any], dict[str, Replies]]:
-    """Return a checkpoint's part of the report without metrics of the replies, its times, and its replies."""
+    """Return a checkpoint's part of the report (without metrics of the replies), its times and its replies."""
     contexts, cache = inputs.contexts, inputs.cache
     part: Report = {
         "name": name,
@@ -248,7 +249,7 @@ def _add_metrics(report: Report, replies: list[dict[str, Replies]], inputs: _Inp
     people = Replies([context.reference for context in contexts], contexts)
     of_methods = [one for by_method in replies for one in by_method.values()]
     report["budgets"] = budgets = common_budgets([people, *of_methods], grid)
-    print(f"measuring {len(of_methods)} times {len(contexts)} replies", file=sys.stderr)
+    print(translate(f"measuring {len(of_methods)} times {len(contexts)} replies"), file=sys.stderr)
     report["reference"] = measure(people, grid, budgets, likeness)
     for part, by_method in zip(report["checkpoints"], replies, strict=True):
         for method, one in by_method.items():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PretrainedConfig
 
-from chatbot.model.layer_types import DEFAULT_LAYER_TYPES, LAYER_TYPES, repeat_layer_types
+from chatbot.errors import shown
+from chatbot.model.layer_types import DEFAULT_LAYER_TYPES, LAYER_TYPES, MAX_LAYERS, repeat_layer_types
 from chatbot.text.layouts import LAYOUTS
 
 SYNTHESIZER_PARTS = ("dense", "random", "fixed_random", "fact_dense", "fact_random", "dot_product")
@@ -20,21 +23,14 @@ CHOICES = {
 }
 """Allowed values of the settings that are names."""
 
-POSITIVE = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "head_dim",
-    "intermediate_size",
-    "chunk_size",
-    "max_position_embeddings",
-    "sliding_window",
-    "taylor_key_dim",
-    "context_tokens",
-    "num_speakers",
-)
-"""Settings that must be whole numbers of at least 1."""
+MAXIMA = {
+    **{"vocab_size": 1 << 21, "hidden_size": 1 << 16, "num_hidden_layers": MAX_LAYERS, "num_attention_heads": 1 << 10},
+    **{"head_dim": 1 << 10, "intermediate_size": 1 << 20, "chunk_size": 1 << 12, "max_position_embeddings": 1 << 24},
+    **{"sliding_window": 1 << 16, "taylor_key_dim": 1 << 7, "context_tokens": 1 << 24, "num_speakers": 1 << 10},
+}
+"""Settings that must be whole numbers of at least 1, with their maximum."""
+
+MAX_SHORT_CONV = 1 << 8
 
 
 @strict
@@ -139,16 +135,34 @@ class XianliaoConfig(PretrainedConfig):
 
     def validate_sizes(self):
         """Check that sizes are positive, and even where rotary positions need pairs."""
-        for name in POSITIVE:
+        for name, most in MAXIMA.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValueError(
+                    f"`{name}` must be a whole number of at least 1 and at most {most}, got {shown(value)}."
+                )
+        for name in ("rope_theta", "layer_norm_eps", "initializer_range"):
+            value = getattr(self, name)
+            if (
+                not isinstance(value, (int, float))
+                or not 0 <= value < inf
+                or (value == 0 and name != "initializer_range")
+            ):
+                raise ValueError(f"`{name}` must be a finite number above 0, got {shown(value)}.")
+        for name in ("short_conv", "termination_delay"):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"`{name}` must be a whole number, got {shown(getattr(self, name))}.")
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or not 0 <= value < self.vocab_size):
+                raise ValueError(f"`{name}` must be an id below `vocab_size`, got {shown(value)}.")
         if self.num_speakers < 2:
             raise ValueError(f"`num_speakers` must be at least 2 (one user, one bot), got {self.num_speakers}.")
-        if self.short_conv < 0 or self.short_conv == 1:
-            raise ValueError(f"`short_conv` must be 0 (none) or at least 2, got {self.short_conv}.")
-        if not 0 < self.termination_epsilon < 1:
-            raise ValueError(f"`termination_epsilon` must be above 0 and below 1, got {self.termination_epsilon}.")
+        if not 0 <= self.short_conv <= MAX_SHORT_CONV or self.short_conv == 1:
+            raise ValueError(f"`short_conv` must be 0 (none) or 2 to {MAX_SHORT_CONV}, got {self.short_conv}.")
+        epsilon = self.termination_epsilon
+        if not isinstance(epsilon, float) or not 0 < epsilon < 1:
+            raise ValueError(f"`termination_epsilon` must be above 0 and below 1, got {shown(epsilon)}.")
         if self.termination_delay < 0:
             raise ValueError(f"`termination_delay` must be at least 0, got {self.termination_delay}.")
         if self.positions == "rope" and (self.head_dim % 2 or self.taylor_key_dim % 2):

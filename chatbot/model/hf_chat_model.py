@@ -1,8 +1,8 @@
 """Chat models of other projects, run by transformers behind the interface that the rest of the project uses.
 
-Supported are Qwen2, Qwen3, Llama and Mistral folders as transformers writes them. Weights are read from safetensors
-only, and no code from the folder is executed. The chat template of the folder is the layout
-(`chatbot.text.chat_template`); `chatbot.checkpoint.lora` reads and writes adapters.
+Supported are Qwen2, Qwen3, Llama and Mistral folders as transformers writes them; `chatbot.checkpoint.chat_model` loads
+them. The chat template of the folder is the layout (`chatbot.text.chat_template`); `chatbot.checkpoint.lora` reads and
+writes adapters.
 
 Dims: B batch, T tokens, S tokens before them, D hidden size, V vocabulary.
 """
@@ -18,19 +18,17 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
-from transformers.utils.logging import disable_progress_bar
 
-from chatbot.errors import CheckpointError, first_line
+from chatbot.errors import CheckpointError
 from chatbot.model.attention.mixer import Form
 from chatbot.model.attention.tokens import dialogue_starts, visible_keys
 from chatbot.model.end_head import EndLogProbs
 from chatbot.model.language_model import LanguageModel
-from chatbot.model.slots.states import SLOT_ATTENTION, SlotChatState
+from chatbot.model.slots.states import SlotChatState
 from chatbot.model.slots.table import SlotTable, SlotView
 from chatbot.model.state import check_positions
-from chatbot.storage import read_json
 from chatbot.text.layouts import ChatTemplateLayout, SpecialIds
 from chatbot.text.tokenizer import DialogueTokenizer
 
@@ -277,47 +275,3 @@ class HfChatModel(LanguageModel):
         visible = visible_keys(segment_ids, segment_ids, keep, key <= query[:, None])
         visible = visible | (key == query[:, None])  # padding sees itself: the softmax of a row without keys is NaN
         return positions, visible[:, None]
-
-
-def load_hf_chat_model(path: Path, tokenizer: DialogueTokenizer, dtype: torch.dtype = torch.float32) -> HfChatModel:
-    """Load the model of a transformers folder of one of `MODEL_TYPES`, on the CPU in evaluation mode.
-
-    Args:
-        path: The folder.
-        tokenizer: Tokenizer of the folder, or of an adapter to it.
-        dtype: Dtype of the weights.
-
-    Raises:
-        CheckpointError: A file is missing, damaged or does not fit the others.
-        DialogueError: The tokenizer has no chat template.
-    """
-    disable_progress_bar()
-    if read_json(path / "config.json").get("quantization_config") is not None:
-        raise CheckpointError(
-            f"The weights in {path} are quantized, which is not supported. Give the original weights."
-        )
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            attn_implementation=SLOT_ATTENTION,
-            output_loading_info=True,
-        )
-    except Exception as error:  # safetensors, transformers and torch raise many kinds
-        raise CheckpointError(f"Cannot read the model in {path} ({first_line(error)}). Copy it again.") from None
-    network, loading_info = loaded
-    problems = loading_problems(loading_info)
-    if problems:
-        raise CheckpointError(
-            f"The weights in {path} do not fit its config.json ({', '.join(problems)}). Copy the folder again."
-        )
-    return HfChatModel(network, tokenizer, path).eval()
-
-
-def loading_problems(loading_info: dict[str, Any]) -> list[str]:
-    """Describe one weight of each kind of problem (missing, unexpected, mismatched) in transformers' loading info."""
-    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
-    return [f"{kind.removesuffix('_keys')} {min(map(str, loading_info[kind]))}" for kind in kinds if loading_info[kind]]

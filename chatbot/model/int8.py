@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from safetensors.torch import load_file
 
 INT8_SCALE_SUFFIX = ".int8_scale"
 
@@ -36,11 +35,11 @@ def quantize(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return stored
 
 
-def dequantize(path: str) -> dict[str, torch.Tensor]:
-    """Load a safetensors file, with int8 matrices `[R, C]` multiplied by their scales `[R, 1]` to fp32."""
-    stored = load_file(path)
-    scales = {name: stored.pop(name) for name in list(stored) if name.endswith(INT8_SCALE_SUFFIX)}
+def dequantize(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file with int8 matrices `[R, C]` multiplied by their scales `[R, 1]` to fp32."""
+    scales = {name: tensor for name, tensor in stored.items() if name.endswith(INT8_SCALE_SUFFIX)}
+    tensors = {name: tensor for name, tensor in stored.items() if name not in scales}
     for name, scale in scales.items():
         matrix = name.removesuffix(INT8_SCALE_SUFFIX)
-        stored[matrix] = stored[matrix].float() * scale
-    return stored
+        tensors[matrix] = tensors[matrix].float() * scale
+    return tensors

@@ -32,8 +32,12 @@ DEFAULT_LAYER_TYPES = ("linear_elu1", "sliding_softmax")
 best mixer in the comparison of docs/experiments/mixers.md."""
 
 
+MAX_LAYERS = 256
+"""Maximum number of layers of a model."""
+
+
 def repeat_layer_types(pattern: Sequence[str], num_layers: int) -> list[str]:
     """Return the mixer of each layer: the pattern repeated until it covers `num_layers` layers."""
-    if not isinstance(num_layers, int) or num_layers < 1:
+    if not isinstance(num_layers, int) or not 1 <= num_layers <= MAX_LAYERS:
         return list(pattern)  # the validation of the config reports the wrong number
     return list(islice(cycle(pattern), num_layers))

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -115,7 +116,7 @@ class XianliaoForCausalLM(LanguageModel, PreTrainedModel, GenerationMixin):
             config = XianliaoConfig.from_pretrained(pretrained_model_name_or_path)
         if config.weight_storage != "int8" or kwargs.get("state_dict") is not None:
             return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
-        tensors = dequantize(cached_file(pretrained_model_name_or_path, "model.safetensors"))
+        tensors = dequantize(load_file(cached_file(pretrained_model_name_or_path, "model.safetensors")))
         config.weight_storage = "float"
         dtype = kwargs.pop("dtype", None)
         kwargs["dtype"] = torch.float32 if dtype in (None, "auto") else dtype

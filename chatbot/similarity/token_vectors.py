@@ -9,6 +9,7 @@ import numpy as np
 
 from chatbot.errors import CheckpointError, first_line
 from chatbot.similarity.distance import Bag, Kind
+from chatbot.storage import read_header
 
 VECTORS_FILE = "vectors.safetensors"
 
@@ -45,6 +46,8 @@ class TokenVectors:
         if not path.is_file():
             raise CheckpointError(f"{folder} has no {VECTORS_FILE}. Train vectors with python -m chatbot.similarity.")
         try:
+            if len(read_header(path).get("vectors", ())) != 2:
+                raise ValueError("it has no table of vectors")
             vectors = load_file(path)["vectors"]
             if vectors.ndim != 2 or len(vectors) != vocab_size or not np.isfinite(vectors).all():
                 raise ValueError(f"it does not hold finite vectors of {vocab_size} tokens")

@@ -1,10 +1,10 @@
 """Chat template of a model, reduced to the text that it writes around the contents of turns.
 
 The template is rendered once, with placeholders for the contents, and cut at them. Text that people type is never
-rendered, so it can never become markup. transformers' sandbox runs the template; a date that the template asks for is
-fixed, because the model input must be a function of the dialogue alone.
+rendered, so it can never become markup. `chatbot.text.template_sandbox` runs the template, with bounds on time and
+memory; a date that the template asks for is fixed, because the model input must be a function of the dialogue alone.
 
-Imports neither torch nor transformers, except for the moment of rendering.
+Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from chatbot.errors import XianliaoError, first_line
+from chatbot.storage import read_json, read_text
 from chatbot.text.layouts import TurnMarks
 
 SETTINGS_FILE, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
 TOKEN_SETTINGS = ("bos_token", "eos_token", "pad_token", "unk_token")
 _CONTENTS = tuple(f"xianliaoturn{number}content" for number in range(5))
 """Placeholders for the contents of turns: words that no template writes."""
-_FIXED_DATE = "{% macro strftime_now(form) %}26 Jul 2024{% endmacro %}{{ '' }}"  # what Llama's templates fall back to
 
 Template = dict[str, str]
 """`chat_template`, and the names in `TOKEN_SETTINGS` of the special tokens that it can write."""
@@ -40,10 +40,10 @@ def read_template(folder: Path) -> Template | None:
         TemplateError: A file is damaged.
     """
     path = folder / SETTINGS_FILE
+    settings = read_json(path, TemplateError) if path.is_file() else {}
     try:
-        settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         path = folder / TEMPLATE_FILE
-        template = path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
+        template = read_text(path) if path.is_file() else settings.get("chat_template")
         if isinstance(template, list):  # several by name
             template = {entry["name"]: entry["template"] for entry in template}.get("default")
         tokens = {name: settings.get(name) for name in TOKEN_SETTINGS}
@@ -94,16 +94,21 @@ def _texts_around(messages: Sequence[Mapping[str, str]], template: Mapping[str, 
 
 
 def _render(messages: Sequence[Mapping[str, str]], template: Mapping[str, str]) -> str:
-    from transformers.utils.chat_template_utils import render_jinja_template
+    from chatbot.text.template_sandbox import render  # jinja2 is needed for chat models alone
 
     variables: dict[str, Any] = {name: template.get(name, "") for name in TOKEN_SETTINGS}
-    variables["chat_template"] = _FIXED_DATE + template["chat_template"]
+    variables |= {
+        "messages": list(map(dict, messages)),
+        "add_generation_prompt": True,
+        "tools": None,
+        "documents": None,
+    }
     try:
-        rendered = render_jinja_template([list(map(dict, messages))], add_generation_prompt=True, **variables)
-        text = rendered[0][0]  # the first text; the second item has the positions of what the assistant says
+        return render(template["chat_template"], variables)
     except Exception as error:  # jinja raises many kinds, and a template can do anything wrong
-        raise TemplateError(f"The chat template cannot be rendered ({first_line(error)}). Copy it again.") from None
-    return text
+        raise TemplateError(
+            f"The chat template cannot be rendered ({first_line(error)}). Use a model with a usual template."
+        ) from None
 
 
 def to_marks(tokenizer: Tokenizer, template: Mapping[str, str], special_ids: frozenset[int]) -> TurnMarks:

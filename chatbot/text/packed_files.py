@@ -12,6 +12,7 @@ import hashlib
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,8 @@ FILE_BYTES = 1 << 14
 """Number of bytes read from a file at a time."""
 CONTENT_BYTES = 1 << 20
 """Largest piece of decompressed content, except for zstd: see `_Zstd`."""
+HEAD_BYTES = 1 << 16
+"""Part of a file from which its encoding and line ends are recognised."""
 MAX_LINE_BYTES = 16 << 20
 """Longest line that can be a dialogue."""
 _XZ_MEMORY_BYTES = 512 << 20
@@ -107,7 +110,7 @@ def read_lines(path: Path) -> Iterator[str]:
 def decode_line(line: bytes) -> str | None:
     """Return the text of a line in UTF-8 or else GB18030, with U+FFFD for lone surrogates; None if it is neither."""
     try:
-        return line.decode()
+        return line.decode().removeprefix("\ufeff")
     except UnicodeDecodeError:
         pass
     for encoding, errors in (("utf-8", "surrogatepass"), ("gb18030", "strict")):
@@ -224,7 +227,7 @@ _DECOMPRESSORS: dict[bytes, Callable[[], _Decompressor]] = {
 
 
 def _decompressed(packed: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the content of compressed data of one or more members, or data that is not compressed as it is."""
+    """Yield the content of compressed data of one or more members; other data is yielded unchanged."""
     data = next(packed, b"")
     new = next((new for magic, new in _DECOMPRESSORS.items() if data.startswith(magic)), None)
     if new is None:
@@ -260,14 +263,61 @@ def _without_padding(data: bytes, packed: Iterator[bytes]) -> bytes:
 
 
 def _as_utf8(content: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield UTF-16 with a byte order mark as UTF-8, anything else as it is; the mark is removed."""
+    """Yield UTF-16 with a byte order mark and Big5 as UTF-8, anything else as it is, with `\\n` as line end.
+
+    A byte order mark at the beginning is removed. Line ends `\\r` alone, as old programs wrote them, become `\\n`.
+    """
     first = next(content, b"")
-    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        decoder = codecs.getincrementaldecoder("utf-16")()
-        yield decoder.decode(first).encode("utf-8", "surrogatepass")
-        for chunk in content:
-            yield decoder.decode(chunk).encode("utf-8", "surrogatepass")
-        yield decoder.decode(b"", final=True).encode()
-        return
-    yield first.removeprefix(codecs.BOM_UTF8)
+    while len(first) < HEAD_BYTES and (more := next(content, b"")):
+        first += more
+    encoding = _encoding_of(first[:HEAD_BYTES])
+    if encoding is not None:
+        content = _recoded(chain([first], content), encoding)
+        first = next(content, b"")
+    first = first.removeprefix(codecs.BOM_UTF8)
+    if b"\r" in first[:HEAD_BYTES] and b"\n" not in first[:HEAD_BYTES]:
+        content = (chunk.replace(b"\r", b"\n") for chunk in content)
+        first = first.replace(b"\r", b"\n")
+    yield first
     yield from content
+
+
+def _recoded(content: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    errors = "strict" if encoding == "utf-16" else "replace"
+    decoder = codecs.getincrementaldecoder(encoding)(errors)
+    for chunk in content:
+        yield decoder.decode(chunk).encode("utf-8", "surrogatepass")
+    yield decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
+
+
+def _encoding_of(head: bytes) -> str | None:
+    """Return the encoding of a text that begins with `head`, or None for UTF-8, GB18030 and anything else.
+
+    Most Big5 text can also be read as GB18030, as rare characters. So the reading with more of the commonest characters
+    counts.
+    """
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if _decoded(head, "utf-8") is not None:
+        return None
+    big5, gb18030 = _decoded(head, "big5hkscs"), _decoded(head, "gb18030")
+    if big5 is None or (gb18030 is not None and _common_share(gb18030) >= _common_share(big5)):
+        return None
+    return "big5hkscs"
+
+
+def _decoded(head: bytes, encoding: str) -> str | None:
+    """Return the text of the beginning of a file, of which the last character may be cut, or None."""
+    try:
+        return codecs.getincrementaldecoder(encoding)().decode(head)
+    except UnicodeDecodeError:
+        return None
+
+
+COMMON = frozenset("的我你是不了在有人一他就好吗吧呢啊这那么说要来去上个到看没想天什怎也都們這嗎來個還沒說時後會對麼點")
+"""Some of the commonest characters, simplified and traditional."""
+
+
+def _common_share(text: str) -> float:
+    characters = [character for character in text if ord(character) > 127]
+    return sum(character in COMMON for character in characters) / max(1, len(characters))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatbot.errors import FileError, first_line
+from chatbot.storage import read_json
 
 if TYPE_CHECKING:
     import datasets
@@ -18,8 +18,8 @@ _MANIFEST_KEYS = {"fingerprint", "splits", "sources", "tokenizer_hash"}
 def is_prepared_set(path: Path) -> bool:
     """Whether a folder is a prepared set, by the keys of its manifest: other programs write a manifest.json too."""
     try:
-        return json.loads((path / MANIFEST).read_text(encoding="utf-8")).keys() >= _MANIFEST_KEYS
-    except (OSError, ValueError, AttributeError):
+        return read_json(path / MANIFEST, FileError).keys() >= _MANIFEST_KEYS
+    except FileError:
         return False
 
 
@@ -36,7 +36,7 @@ def load_manifest(folder: str | Path) -> dict[str, Any]:
         raise FileError(
             f"{path} is damaged or was written by another program. Prepare the set again, in another folder."
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path, FileError)
 
 
 def split_features() -> datasets.Features:

@@ -32,6 +32,7 @@ from chatbot.text.chat_template import (
 from chatbot.text.dialogue import valid_text
 from chatbot.text.layouts import ChatTemplateLayout, DialogptLayout, TurnMarks
 from chatbot.text.special_tokens import CLS, PAD, SEP, SPECIAL_TOKENS, UNKNOWN
+from chatbot.text.tokenizer_file import read_tokenizer
 from chatbot.text.tokenizer_training import train_tokenizer
 from chatbot.text.wordpiece import CONTINUATION, VOCABULARY_FILE, join_words, read_vocabulary
 
@@ -164,11 +165,12 @@ class DialogueTokenizer:
             if (Path(folder) / VOCABULARY_FILE).is_file():
                 return cls(read_vocabulary(Path(folder)))
             raise TokenizerError(f"{folder} has no {TOKENIZER_FILE}. Give a prepared set or a checkpoint folder.")
+        tokenizer, template = read_tokenizer(path), read_template(Path(folder))
         try:
-            return cls(Tokenizer.from_file(str(path)), read_template(Path(folder)))
+            return cls(tokenizer, template)
         except XianliaoError:
             raise
-        except Exception as error:  # tokenizers raises bare Exception
+        except Exception as error:  # a vocabulary that does not have the form of its kind
             raise TokenizerError(
                 f"The tokenizer {path} cannot be read ({first_line(error)}). Copy or build it again."
             ) from None

@@ -81,16 +81,18 @@ def spaced_letters(text: str) -> str:
 
 
 def traditional(text: str) -> str:
-    """Turn traditional characters into simplified ones (OpenCC, t2s); the one rule that can make a text longer.
+    """Turn traditional characters into simplified ones (OpenCC, tw2s); the one rule that can make a text longer.
+
+    `tw2s` also knows the characters of Taiwan: 看著 becomes 看着, and 著名 stays.
 
     Raises:
         FileError: OpenCC is not installed.
     """
-    return _opencc().convert(valid_text(text))
+    return _opencc().convert(valid_text(text)).replace("妳", "你")
 
 
 @cache
 def _opencc() -> Any:
     import opencc
 
-    return opencc.OpenCC("t2s")
+    return opencc.OpenCC("tw2s")

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+MAX_LABELS = 2000
+"""Number of different labels that are counted; the rarer half is forgotten when there are more."""
 SAMPLES = 3
 """Number of examples that the report shows for each rule."""
+
+
+COUNTERS = ("dialogues", "dropped", "dirty", "changed", "suspicious")
+SUSPICIOUS_SHARE = 0.2
+"""Share of the turns from which a sign counts: one turn in five."""
+LEAST_TURNS = 10
+_CLOCK = re.compile(r"(?<!\d)\d{1,2}[:：]\d{2}(?!\d)")
+_LABEL = re.compile(r"([^\s:：,，。！？]{1,12})\s?[:：]")
+_PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U0010fffd]")
 
 
 @dataclass
@@ -20,6 +33,8 @@ class Ledger:
         dropped: Dropped dialogues by reason, which is that of their first dirty turn.
         dirty: Dirty turns by reason, in dropped and in split dialogues.
         changed: Turns that a normaliser changed, by rule.
+        suspicious: Signs that a file was not read as what it is, over the clean turns: `turns`, those with a time of day
+            (`clock`) or private-use characters (`private`), and `label:…`, those that begin with a word and a colon.
         samples: For each rule, a few turns: text before and after, or the text of a removed turn.
     """
 
@@ -28,6 +43,7 @@ class Ledger:
     dropped: Counter[str] = field(default_factory=Counter)
     dirty: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
+    suspicious: Counter[str] = field(default_factory=Counter)
     samples: dict[str, list[list[str]]] = field(default_factory=dict)
 
     def drop(self, reason: str) -> None:
@@ -42,12 +58,47 @@ class Ledger:
         if len(samples) < SAMPLES:
             samples.append([text[:80] for text in texts])
 
+    def inspect(self, raw: Sequence[str]) -> None:
+        """Count the signs in the turns of a dialogue that was read, before they are cleaned."""
+        self.suspicious["turns"] += len(raw)
+        for index, turn in enumerate(raw):
+            self.suspicious["clock"] += _CLOCK.search(turn) is not None
+            self.suspicious["private"] += _PRIVATE.search(turn) is not None
+            if label := _LABEL.match(turn):
+                self.suspicious[f"label:{index % 2}:{label[1]}"] += 1
+        if len(self.suspicious) > MAX_LABELS:
+            self.suspicious = Counter(dict(self.suspicious.most_common(MAX_LABELS // 2)))
+
+    def warnings(self) -> list[str]:
+        """Return a sentence for each sign that a file was not read as what it is."""
+        turns, found = self.suspicious["turns"], []
+        if turns < LEAST_TURNS:
+            return []
+        if self.suspicious["clock"] >= SUSPICIOUS_SHARE * turns:
+            found.append(
+                f"{self.suspicious['clock']} of {turns} turns hold a time of day: is this a chat log of an unknown form?"
+                " Look at the set with --preview 10."
+            )
+        labels = [(name, count) for name, count in self.suspicious.items() if name.startswith("label:")]
+        name, count = max(labels, key=lambda item: item[1], default=("", 0))
+        if count >= SUSPICIOUS_SHARE * turns:
+            found.append(
+                f"{count} of {turns} turns begin with “{name.split(':', 2)[2]}:”, which would be learnt as"
+                " speech. Name the speakers in one of the forms of data_prep/README.md."
+            )
+        if self.suspicious["private"]:
+            found.append(
+                f"{self.suspicious['private']} of {turns} turns hold private-use characters, which mean nothing"
+                " outside the program that wrote them; the rule control_characters removes them."
+            )
+        return found
+
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Ledger:
-        counters = {name: Counter(value[name]) for name in ("dialogues", "dropped", "dirty", "changed")}
+        counters = {name: Counter(value[name]) for name in COUNTERS}
         return cls(pieces=value["pieces"], samples=value["samples"], **counters)
 
     def add(self, later: Ledger) -> None:
@@ -57,6 +108,7 @@ class Ledger:
         self.dropped.update(later.dropped)
         self.dirty.update(later.dirty)
         self.changed.update(later.changed)
+        self.suspicious.update(later.suspicious)
         for rule, samples in later.samples.items():
             for texts in samples:
                 self.add_sample(rule, *texts)

@@ -1,36 +1,57 @@
-"""Exports of chat programs: a header line with a name and a time begins each message."""
+"""Chat logs: a header with a name and a time begins each message.
+
+The headers of one program look alike, and a message may look like a header of another (`10:30 老地方`). So the shapes of
+the headers are learnt from the beginning of the file, and only lines of these shapes begin a message.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
+from itertools import chain, islice
 
-from data_prep.reading import records
-from data_prep.reading.records import LONG_LINE, NOT_TEXT, NumberedLine, Record, merge_speakers
+from data_prep.reading.messages import Gap, Message, OpenMessage, is_system_name, to_dialogues
+from data_prep.reading.not_speech import MARKS, is_system
+from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
 
-SESSION_GAP = timedelta(hours=3)
-"""A longer silence begins another dialogue."""
+HEAD_LINES = 500
+"""Number of lines from which the shapes of the headers are learnt."""
 _HEADER_CHARACTERS = 512
 """Part of a line in which a name and a time are looked for: the search takes quadratic time in white space."""
 
-_DATE = r"(?:\d{2,4}[-/年.])?\d{1,2}[-/月.]\d{1,2}日?"
-_CLOCK = r"(?:[上下]午|凌晨|中午|晚上)?\s*\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d{1,6})?)?(?:\s*[AaPp][Mm])?"
-_TIME = rf"(?:{_DATE}[\sT,，]*)?{_CLOCK}"
-_NAME = r"[^\s:：\[\]【】][^:：\n]{0,40}?"
+DATE = r"(?:\d{2,4}[-/年.])?\d{1,2}[-/月.]\d{1,2}日?(?:\s?[（(]?(?:星期|周|週)[一二三四五六日天][)）]?)?"
+CLOCK = (
+    r"(?:[上下]午|凌晨|清晨|早上|中午|傍晚|晚上)?\s*\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d{1,6})?)?"
+    r"(?:[\s\u202f]*[AaPp]\.?[Mm]\.?)?"
+)
+_TIME = rf"(?:{DATE}[\sT,，]*)?{CLOCK}"
+_TAG = r"(?:[\[【(（<][^\[\]【】()（）<>\n]{1,20}[\]】)）>]\s?)?"  # 【管理员】
+_NAME = rf"{_TAG}[^\s:：|\[\]【】][^:：\n]{{0,40}}?"
 _HEADER = re.compile(
     rf"""
     \s*
-    (?: [\[(【]? (?P<time_before>{_TIME}) [\])】]? \s* [-–]? \s* (?P<name_after>{_NAME})   # [2026-11-20 09:00] 小明
-      | (?P<name_before>{_NAME}) \s+ [\[(【]? (?P<time_after>{_TIME}) [\])】]?             # 小明 2026-11-20 09:00
+    (?: [\[(【]? (?P<time_irc>{_TIME}) [\])】]? \s* <\s?(?P<name_irc>[^<>\n]{{1,40}})>      # [20:00] <小海> 在吗
+      | (?: [\[(【]? (?P<time_before>{_TIME}) [\])】]? \s* [-–]? \s* (?P<name_after>{_NAME})  # [2026-11-20 09:00] 小明
+          | (?!{DATE}\s) (?P<name_before>{_NAME}) \s+ [\[(【]? (?P<time_after>{_TIME}) [\])】]?     # 小明 2026-11-20 09:00
+        )
+        \s* (?: [:：] | \Z )                                                              # the text follows a colon
     )
-    \s* (?P<end> [:：] | \Z )                                                             # the text follows a colon
     """,
     re.VERBOSE,
 )
-_SYSTEM = re.compile(r"系统消息(?:\(\d+\))?|system", re.IGNORECASE)
+_DATED = rf"{DATE}[\sT,，]*{CLOCK}"
+_TIME_FIRST = re.compile(rf"\s*[\[(【]?(?P<time>{_DATED})[\])】]?\s*[-–]?\s*(?P<rest>\S.{{0,80}}?)\s*")
+_TIME_LAST = re.compile(rf"\s*(?P<rest>\S.{{0,80}}?)\s+[\[(【]?(?P<time>{_DATED})[\])】]?\s*")
 _NUMBERS = re.compile(r"\d+")
+_HEADING = re.compile(r"\s*(?:[=＝*#—_-]{5,}|消息(?:记录|分组|对象)\s*[:：（(].*|.{0,20}聊天(?:记录|記錄).{0,40})\s*")
+"""Lines of the program between the logs of two contacts: rules, 消息分组:我的好友, 消息对象:小海."""
+
+
+Shape = tuple[bool, bool, bool]
+"""What the headers of one program share: the time comes first, it has a date, and the text follows on the same line."""
 
 
 @dataclass(frozen=True)
@@ -41,99 +62,111 @@ class Header:
         name: Name of the speaker.
         time: Time, or None if the log has no dates.
         text: Text behind the name and the time; often empty.
+        shape: Its shape.
     """
 
     name: str
     time: datetime | None
     text: str
+    shape: Shape = (False, False, False)
 
 
 def parse_header(line: str) -> Header | None:
     """Return the header in a line, or None if the line does not begin a message."""
+    line = line.lstrip(MARKS)
     match = _HEADER.match(line, 0, _HEADER_CHARACTERS)
-    if match is None or (not match["end"] and len(line) > _HEADER_CHARACTERS):
+    if match is None or (match.end() == _HEADER_CHARACTERS and len(line) > _HEADER_CHARACTERS):
         return None
-    time = parse_time(match["time_before"] or match["time_after"])
-    return Header(match["name_after"] or match["name_before"], time, line[match.end() :].strip())
+    clock = match["time_irc"] or match["time_before"] or match["time_after"]
+    name = match["name_irc"] or match["name_after"] or match["name_before"]
+    text = line[match.end() :].strip(" \t\r\0")
+    has_date = re.search(r"\d[-/年月.]\d", clock) is not None
+    follows = match["time_irc"] is not None or match[0].rstrip().endswith((":", "："))
+    return Header(name.strip(MARKS), parse_time(clock), text, (match["time_after"] is None, has_date, follows))
 
 
-class _Dialogue:
-    """Messages of the dialogue that is being read.
-
-    A message longer than `MAX_DIALOGUE_CHARACTERS` is skipped, with all lines up to the next header.
-
-    Args:
-        first: Number of its first line.
-    """
-
-    def __init__(self, first: int):
-        self.first = first
-        self._messages: list[tuple[str, list[str]]] = []
-        self._characters = self._message_characters = 0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the next message must begin another dialogue, so that memory stays bounded."""
-        return len(self._messages) == records.MAX_TURNS or self._characters > records.MAX_DIALOGUE_CHARACTERS
-
-    def begin_message(self, header: Header) -> None:
-        self._messages.append((header.name, []))
-        self._message_characters = 0
-        self.add_line(header.text)
-
-    def add_line(self, line: str) -> None:
-        """Add a line to the last message."""
-        line = line.strip()
-        if not line:
-            return
-        self._characters += len(line) + 1
-        self._message_characters += len(line) + 1
-        lines = self._messages[-1][1]
-        if self._message_characters > records.MAX_DIALOGUE_CHARACTERS:
-            lines.clear()
-        else:
-            lines.append(line)
-
-    def to_records(self) -> Iterator[Record]:
-        """Yield the dialogue and, if its last message is too long, a record that says so: no other message can be."""
-        is_cut = self._message_characters > records.MAX_DIALOGUE_CHARACTERS
-        messages = self._messages[:-1] if is_cut else self._messages
-        if messages:
-            turns = merge_speakers((speaker, " ".join(lines)) for speaker, lines in messages)
-            yield Record(self.first, turns, None)
-        if is_cut:
-            yield Record(self.first, None, LONG_LINE)
+def commonest_shape(lines: Iterable[str]) -> Shape | None:
+    """Return the shape of most headers among some lines, or None without a header; a shape with a date wins a tie."""
+    counts = Counter(header.shape for header in map(parse_header, lines) if header is not None)
+    return max(counts, key=lambda shape: (counts[shape], shape[1]), default=None)
 
 
-def read_chat_log(lines: Iterable[NumberedLine]) -> Iterator[Record]:
-    """Yield the dialogues of a log: a header begins a message, a silence of `SESSION_GAP` begins a dialogue.
+def is_chat_log(lines: Sequence[str]) -> bool:
+    """Whether lines at the beginning of a file, without blank ones, are those of a chat log."""
+    shape = commonest_shape(lines)
+    if shape is None:
+        return False
+    headers = [number for number, line in enumerate(lines) if (found := parse_header(line)) and found.shape == shape]
+    if len(headers) < 2:
+        return False
+    after = len(lines) - headers[0]
+    return len(headers) * 20 >= after if headers[0] < 5 else len(headers) * 5 >= after
 
-    Lines before the first header and messages of the system are skipped.
-    """
-    dialogue: _Dialogue | None = None
-    last_time: datetime | None = None
-    is_system = False
-    for number, line in lines:
-        if line is None:
-            yield Record(number, None, NOT_TEXT)
+
+def read_chat_log(lines: Iterable[NumberedLine], bot: str | None = None) -> Iterator[Record]:
+    """Yield the dialogues of a log; lines before the first header and messages of the program are left out."""
+    yield from to_dialogues(_messages(lines), bot)
+
+
+def _messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
+    lines = iter(lines)
+    head = list(islice(lines, HEAD_LINES))
+    known = [line for _, line in head if line is not None]
+    shape, names_alone = commonest_shape(known), _names_stand_alone(known)
+    open_message: OpenMessage | None = None
+    for number, line in chain(head, lines):
+        if line is None or _HEADING.fullmatch(line[:_HEADER_CHARACTERS]):
+            if open_message is not None:
+                yield open_message.close()
+            open_message = None
+            yield Gap(None if line is not None else Record(number, None, NOT_TEXT))
             continue
-        header = parse_header(line)
+        header = _header(line, shape, names_alone)
         if header is None:
-            if dialogue is not None and not is_system:
-                dialogue.add_line(line)
+            if open_message is not None:
+                open_message.add(line)
             continue
-        is_system = _SYSTEM.fullmatch(header.name) is not None
-        if is_system:
-            continue
-        is_silent = header.time and last_time and header.time - last_time > SESSION_GAP
-        if dialogue is not None and (is_silent or dialogue.is_full):
-            yield from dialogue.to_records()
-            dialogue = None
-        dialogue = dialogue or _Dialogue(number)
-        last_time = header.time or last_time
-        dialogue.begin_message(header)
-    if dialogue is not None:
-        yield from dialogue.to_records()
+        if open_message is not None:
+            yield open_message.close()
+        name = "" if is_system_name(header.name) else header.name
+        open_message = OpenMessage(number, name, header.text, header.time)
+    if open_message is not None:
+        yield open_message.close()
+
+
+def _names_stand_alone(lines: Sequence[str]) -> bool:
+    """Whether the headers have dates and the message is below them, so that the whole rest of a header is a name.
+
+    Then a colon in it does not begin the text.
+    """
+    dated = [line is not None and _dated(line) is not None for line in lines]
+    below = [
+        bool(following.strip(" \t\r\0")) and not is_dated
+        for following, is_dated, before in zip(lines[1:], dated[1:], dated, strict=False)
+        if before
+    ]
+    return len(below) > 1 and sum(below) * 5 >= 3 * len(below)
+
+
+def _dated(line: str) -> tuple[str, str] | None:
+    """Return time and rest of a line that begins or ends with a date and a clock, or None."""
+    line = line.lstrip(MARKS)
+    if len(line) > _HEADER_CHARACTERS:
+        return None
+    match = _TIME_FIRST.fullmatch(line) or _TIME_LAST.fullmatch(line)
+    return None if match is None else (match["time"], match["rest"])
+
+
+def _header(line: str, shape: Shape | None, names_alone: bool) -> Header | None:
+    """Return the header in a line if it is one of the program that wrote the log."""
+    if shape is not None and shape[1] and (found := _dated(line)):
+        time, rest = parse_time(found[0]), found[1]
+        if time is not None and is_system(rest):  # 2024-03-01 20:03:30 "小海" 撤回了一条消息
+            return Header("", time, rest)
+        if time is not None and names_alone:  # any name, also 小海:阿木
+            return Header(rest.strip(MARKS), time, "")
+    header = parse_header(line)
+    return header if header is not None and header.shape == shape and not names_alone else None
 
 
 def parse_time(text: str) -> datetime | None:
@@ -141,12 +174,17 @@ def parse_time(text: str) -> datetime | None:
 
     Dates without a year get the year 2000, and two-digit years are taken as they are: only differences count.
     """
-    date, _, clock = text.replace("T", " ").replace("日", "日 ").strip().partition(" ")
+    text = re.sub(r"[（(]?(?:星期|周|週)[一二三四五六日天][)）]?", " ", text)
+    date, _, clock = re.sub(r"[,，]", " ", text).replace("T", " ").replace("日", "日 ").strip().partition(" ")
     numbers = [int(number) for number in _NUMBERS.findall(date)]
     times = [int(number) for number in _NUMBERS.findall(clock)]
     if len(numbers) not in (2, 3) or len(times) < 2:
         return None
     year, month, day = numbers if len(numbers) == 3 else (2000, *numbers)
+    if day > 31 and year <= 31:  # 20/11/2026: the year is last
+        year, day = day, year
+    if month > 12 and day <= 12:  # 11/20/2026 has become month 20
+        month, day = day, month
     second = times[2] if len(times) > 2 else 0
     try:
         return datetime(year, month, day, _hour_of_day(times[0], clock), times[1], second)
@@ -156,10 +194,10 @@ def parse_time(text: str) -> datetime | None:
 
 def _hour_of_day(hour: int, clock: str) -> int:
     """Return the hour, 0 to 23, of a clock that may have twelve hours: 12 AM is 0, 12 PM is 12."""
-    if re.search("下午|[Pp][Mm]", clock):
+    if re.search(r"下午|傍晚|[Pp]\.?[Mm]", clock):
         return hour % 12 + 12 if hour <= 12 else hour
     if "晚上" in clock:  # 晚上12:10 is after midnight
         return 0 if hour in (0, 12) else hour + 12 if hour < 12 else hour
-    if re.search("上午|凌晨|[Aa][Mm]", clock) and hour == 12:
+    if re.search(r"上午|凌晨|清晨|早上|[Aa]\.?[Mm]", clock) and hour == 12:
         return 0
     return hour

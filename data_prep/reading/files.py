@@ -10,7 +10,7 @@ from pathlib import Path
 from chatbot.errors import FileError
 from chatbot.text.packed_files import PACKED_SUFFIXES
 
-SUFFIXES = (".json", ".jsonl", ".tsv", ".txt", *PACKED_SUFFIXES)
+SUFFIXES = (".conv", ".csv", ".json", ".jsonl", ".tsv", ".txt", *PACKED_SUFFIXES)
 
 
 def list_files(inputs: Iterable[str | Path]) -> list[Path]:

@@ -2,25 +2,26 @@
 
 | form | looks like |
 |---|---|
-| array | `[["你 好", "你 好 呀"], …]`: LCCC as downloaded, one JSON array; also of objects |
+| array | `[["你 好", "你 好 呀"], …]`: LCCC as downloaded, one JSON array; also of objects or of the messages of one chat |
 | jsonl | `["你好", "你好呀"]` on each line: LCCC on the hub, our interchange format; also an object on each line |
+| messages | `{"sender": "小海", "content": "你好"}` on each line: one message |
+| object | one JSON object: `{"train": […], "valid": […]}` of CDial-GPT, `{"messages": […]}` of Telegram and Discord |
+| table | CSV with a header that is known (`data_prep.reading.tables`), or two columns; also `问 | 答` |
 | tsv | `你好<TAB>你好呀` on each line |
+| labelled | `A：你好` and other texts that name the speakers (`data_prep.reading.labelled_text`) |
+| chatlog | an export of WeChat, QQ or WhatsApp: `name time` or `time name`, then the message, also on the next lines |
 | text | one turn per line, a blank line between dialogues |
-| chatlog | an export of WeChat or QQ: `name time` or `time name`, then the message, on the same line or the next ones |
 
-A JSON object is `{"dialog": […]}` (also dialogue, turns, utterances), `{"messages": [{"role", "content"}]}` or
-ShareGPT's `{"conversations": [{"from", "value"}]}`; or a question and its answer, as Alpaca's `{"instruction", "input",
-"output", "history"}`. An object with `"rating": "dislike"`, feedback from the page, is left out. Where speakers are
-named, consecutive messages of one speaker become one turn.
+`data_prep.reading.json_shapes` lists the shapes of JSON values. An object with `"rating": "dislike"`, feedback from the
+page, is left out. Where speakers are named, consecutive messages of one speaker become one turn.
 
 Files are read in one pass, in blocks of bounded size, so that they may be larger than memory. Records that cannot be
-read are counted by reason and skipped.
+read are counted by reason and skipped; a file of another form is refused.
 """
 
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -28,14 +29,17 @@ from pathlib import Path
 
 from chatbot.errors import FileError
 from chatbot.text.packed_files import MAX_LINE_BYTES, PackedFile, decode_line
-from data_prep.reading.chat_logs import parse_header, read_chat_log
-from data_prep.reading.json_array import read_array
-from data_prep.reading.records import LONG_LINE, NOT_TEXT, NumberedLine, Record, read_text, to_turns
+from data_prep.reading.chat_logs import read_chat_log
+from data_prep.reading.json_array import read_array, read_arrays_of_object
+from data_prep.reading.json_records import message_lines, parse_json, read_members, read_values
+from data_prep.reading.json_shapes import SPLITS
+from data_prep.reading.labelled_text import read_labelled, recognise_labels
+from data_prep.reading.messages import to_dialogues
+from data_prep.reading.recognition import HEAD_BYTES, head_lines, recognise
+from data_prep.reading.records import LONG_LINE, NOT_TEXT, NumberedLine, Record, read_text
+from data_prep.reading.tables import delimiter_of, read_table
 
-NOT_JSON, NOT_A_DIALOGUE, DISLIKED = "not_json", "not_a_list_of_strings", "disliked"
 BLOCK_BYTES = 8 << 20
-HEAD_BYTES = 1 << 16
-"""Part of a file from which its form is recognised; white space before it does not count."""
 MAX_SKIPPED_BYTES = 256 << 20
 """A line longer than `MAX_LINE_BYTES` is skipped; a line longer than this stops the build."""
 
@@ -57,30 +61,79 @@ class Block:
     records: tuple[Record, ...] = ()
 
 
-def read_blocks(file: PackedFile, form: str = "auto", block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+def read_blocks(
+    file: PackedFile,
+    form: str = "auto",
+    block_bytes: int = BLOCK_BYTES,
+    part: str | None = None,
+    bot: str | None = None,
+) -> Iterator[Block]:
     """Yield the blocks of a file, in order.
 
     Args:
         file: The file.
         form: One of `data_prep.settings.FORMS`, or `auto`.
         block_bytes: Approximate size of a block.
+        part: Key of `splits_of` to read from a file with splits; None reads all of them.
+        bot: Name of the speaker whose turns come second, see `data_prep.reading.messages.to_dialogues`; None keeps all.
 
     Raises:
         FileError: The file cannot be read, is empty or has an unknown form.
     """
     chunks = file.chunks()
     head = _read_head(chunks, file.path)
+    text = _decode_head(head)
     if form == "auto":
-        form = recognise(_decode_head(head), file.path)
+        form = recognise(text, file.path)
     chunks = chain([head], chunks)
+    if bot is not None and form in ("jsonl", "tsv", "text"):
+        raise FileError(f"{file.path} does not name the speakers, so --bot cannot choose one. Give a chat with names.")
     if form in ("jsonl", "tsv"):
         yield from _line_blocks(chunks, form, block_bytes, file.path)
     elif form == "array":
-        elements = enumerate(read_array(_decode_all(chunks, head, file.path), file.path), 1)
-        yield from _record_blocks((_to_record(number, value) for number, value in elements), block_bytes)
+        yield from _record_blocks(
+            read_values(read_array(_decode_all(chunks, head, file.path), file.path), bot), block_bytes
+        )
+    elif form == "object":
+        members = read_arrays_of_object(_decode_all(chunks, head, file.path), file.path)
+        yield from _record_blocks(read_members(members, part, bot, file.path), block_bytes)
     else:
-        read = read_chat_log if form == "chatlog" else read_text
-        yield from _record_blocks(read(_numbered_lines(chunks, file.path)), block_bytes)
+        numbered = _numbered_lines(chunks, file.path)
+        yield from _record_blocks(_read_lines(numbered, form, head_lines(text), bot, file.path), block_bytes)
+
+
+def _read_lines(
+    lines: Iterable[NumberedLine], form: str, head: list[str], bot: str | None, path: Path
+) -> Iterator[Record]:
+    """Yield the records of a form that is read line by line."""
+    if form == "chatlog":
+        return read_chat_log(lines, bot)
+    if form == "labelled":
+        return read_labelled(lines, recognise_labels(head) or "prefix", bot)
+    if form == "table":
+        return read_table(lines, delimiter_of(head) or ",", path, bot)
+    if form == "messages":
+        return to_dialogues(message_lines(lines), bot)
+    return read_text(lines)
+
+
+def splits_of(path: Path, form: str = "auto") -> tuple[str, ...]:
+    """Return the keys train, valid and test of a file that is one JSON object of splits; empty for any other file.
+
+    Raises:
+        FileError: The file cannot be read.
+    """
+    chunks = PackedFile(path).chunks()
+    head = _read_head(chunks, path)
+    text = _decode_head(head)
+    start = text.lstrip("\ufeff\0 \t\r\n")[:40]
+    if form not in ("auto", "object") or not start.startswith("{") or not any(f'"{key}"' in start for key in SPLITS):
+        return ()
+    if form == "auto" and recognise(text, path) != "object":
+        return ()
+    members = read_arrays_of_object(_decode_all(chain([head], chunks), head, path), path)
+    found = dict.fromkeys(key for key, _ in members)
+    return tuple(key for key in SPLITS if key in found)
 
 
 def records(block: Block) -> Iterator[Record]:
@@ -98,7 +151,7 @@ def records(block: Block) -> Iterator[Record]:
         elif block.form == "tsv":
             yield Record(number, line.rstrip("\r\n").split("\t"), None)
         else:
-            yield _parse_json(number, line)
+            yield parse_json(number, line)
 
 
 def read_records(path: Path, form: str = "auto") -> Iterator[Record]:
@@ -107,42 +160,7 @@ def read_records(path: Path, form: str = "auto") -> Iterator[Record]:
         yield from records(block)
 
 
-# --- recognising the form ---
-
-
-def recognise(head: str, path: Path) -> str:
-    """Return the form of a file.
-
-    Args:
-        head: Text that the file begins with.
-        path: The file, for error messages.
-
-    Raises:
-        FileError: The file is JSON that holds no dialogues.
-    """
-    head = head.lstrip("\ufeff\0 \t\r\n")
-    line = head.split("\n", 1)[0]
-    start = "".join(head[:200].split())
-    if start.startswith(("[[", "[{")) and not (start.startswith("[{") and _is_json(line) and "\n[" in head):
-        return "array"
-    if line.strip() == "[":
-        if start.startswith('["'):  # one list of strings on several lines is not an array of dialogues
-            raise FileError(f"{path} is one JSON list of strings. Give a list of lists, or one list per line.")
-        return "array"
-    if start.startswith('["') or (start.startswith("[") and _is_json(line)):
-        return "jsonl"
-    lines = [line for line in head.split("\n")[:-1][:200] or [head] if line.strip()]
-    json_lines = sum(line.lstrip().startswith(("[", "{")) and _is_json(line) for line in lines[:20])
-    if json_lines and 2 * json_lines >= len(lines[1:20]):  # the first line may be cut or a remark
-        return "jsonl"
-    if start.startswith("{"):
-        if len(line) > HEAD_BYTES // 2:
-            return "jsonl"
-        raise FileError(f"{path} is one JSON object. Give a JSON list of dialogues, or one dialogue per line.")
-    headers = [number for number, line in enumerate(lines) if parse_header(line)]
-    if len(headers) > 1 and headers[0] < 5 and len(headers) * 20 >= len(lines):
-        return "chatlog"
-    return "tsv" if 2 * sum("\t" in line for line in lines) > len(lines) else "text"
+# --- the beginning of a file ---
 
 
 def _read_head(chunks: Iterable[bytes], path: Path) -> bytes:
@@ -173,39 +191,15 @@ def _decode_head(head: bytes) -> str:
     return text
 
 
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-# --- records ---
-
-
-def _parse_json(number: int, line: str) -> Record:
-    try:
-        return _to_record(number, json.loads(line))
-    except (ValueError, RecursionError):
-        return Record(number, None, NOT_JSON)
-
-
-def _to_record(number: int, value: object) -> Record:
-    """Return the record that a JSON value holds; feedback from the page says whether its last reply was liked."""
-    if isinstance(value, dict) and value.get("rating") == "dislike":
-        return Record(number, None, DISLIKED)
-    turns = to_turns(value)
-    return Record(number, turns, NOT_A_DIALOGUE if turns is None else None)
-
-
 # --- lines and blocks ---
 
 
 def _split_lines(data: bytes) -> Iterator[str | None]:
     """Yield the lines of a block; None for a line that is not text."""
     try:
-        yield from data.decode().split("\n")
+        text = data.decode()
+        text = text.replace("\n\ufeff", "\n").removeprefix("\ufeff") if "\ufeff" in text else text
+        yield from text.split("\n")
     except UnicodeDecodeError:
         yield from map(decode_line, data.split(b"\n"))
 

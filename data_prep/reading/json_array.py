@@ -30,6 +30,21 @@ def read_array(texts: Iterator[str], path: Path) -> Iterator[object]:
     yield from _ArrayReader(texts, path).elements()
 
 
+def read_arrays_of_object(texts: Iterator[str], path: Path) -> Iterator[tuple[str, object]]:
+    """Yield (key, element) for each element of the arrays among the values of one JSON object, and its objects whole.
+
+    `{"name": "小海", "messages": [1, 2], "chats": {}}` yields ("messages", 1), ("messages", 2) and ("chats", {}).
+
+    Args:
+        texts: The file, in parts of any length; the first one begins with the object.
+        path: The file, for error messages.
+
+    Raises:
+        FileError: As of `read_array`.
+    """
+    yield from _ArrayReader(texts, path).members()
+
+
 class _ArrayReader:
     """Position in an array that is being read."""
 
@@ -48,15 +63,35 @@ class _ArrayReader:
         if rest.strip(_BLANK) or any(text.strip(_BLANK) for text in self._texts):
             raise self._fault("text follows the array")
 
-    def _go_to_element(self) -> bool:
-        """Move to the next element; return False at the bracket that closes the array."""
+    def members(self) -> Iterator[tuple[str, object]]:
+        while self._go_to_element("}"):
+            key = self._decode_element()
+            self._skip_space()
+            if not isinstance(key, str) or not self._text.startswith(":", self._position):
+                raise self._fault("a key without a value")
+            self._position += 1
+            self._skip_space()
+            if self._text.startswith("[", self._position):
+                self._position += 1
+                count, self._count = self._count, 0
+                while self._go_to_element():
+                    yield key, self._decode_element()
+                    self._count += 1
+                self._position += 1
+                self._count += count
+            elif isinstance(value := self._decode_element(), dict):
+                yield key, value
+            self._count += 1
+
+    def _go_to_element(self, closing: str = "]") -> bool:
+        """Move to the next element; return False at the bracket that closes the array or object."""
         self._skip_space()
         if self._count and self._text.startswith(",", self._position):
             self._position += 1
             self._skip_space()
         if self._position == len(self._text):
             raise self._fault("it ends")
-        return self._text[self._position] != "]"
+        return self._text[self._position] != closing
 
     def _skip_space(self) -> None:
         """Move to the next character that is not white space, or to the end of the file."""

@@ -12,12 +12,6 @@ MAX_TURNS = 10_000
 MAX_DIALOGUE_CHARACTERS = 16 << 20
 """In text and chat logs a dialogue is cut after this many characters; a longer message is skipped."""
 
-_TURN_KEYS = ("dialog", "dialogue", "turns", "utterances", "messages", "conversations", "conversation")
-_TEXT_KEYS, _SPEAKER_KEYS = ("content", "value", "text", "utterance"), ("role", "from", "speaker", "name")
-_QUESTION_KEYS = ("instruction", "question", "query", "prompt", "input")
-_ANSWER_KEYS = ("output", "answer", "response", "completion")
-_NOT_SPOKEN = ("system", "tool", "function", "observation", "function_call")
-
 
 class Record(NamedTuple):
     """One record of a file.
@@ -35,43 +29,6 @@ class Record(NamedTuple):
 
 NumberedLine = tuple[int, str | None]
 """Number of a line, from 1, and its text; None if the line is not text."""
-
-
-def to_turns(value: object) -> list[str] | None:
-    """Return the turns of a JSON value, or None if it is not a dialogue."""
-    if isinstance(value, dict):
-        lists = (value[key] for key in _TURN_KEYS if isinstance(value.get(key), list))
-        turns = next(lists, None)
-        value = _question_and_answer(value) if turns is None else turns
-    if not isinstance(value, list):
-        return None
-    if all(isinstance(turn, str) for turn in value):
-        return value
-    messages: list[tuple[str, str]] = []
-    for turn in value:
-        if not isinstance(turn, dict):
-            return None
-        text, speaker = _first_string(turn, _TEXT_KEYS), _first_string(turn, _SPEAKER_KEYS)
-        if text is None or speaker is None:
-            return None
-        if speaker.lower() not in _NOT_SPOKEN:
-            messages.append((speaker, text))
-    return merge_speakers(messages)
-
-
-def _first_string(value: dict, keys: Iterable[str]) -> str | None:
-    return next((value[key] for key in keys if isinstance(value.get(key), str)), None)
-
-
-def _question_and_answer(value: dict) -> list[str] | None:
-    """Return the turns of a record with one question, its answer and perhaps earlier pairs, in the form of Alpaca."""
-    questions = [value[key] for key in _QUESTION_KEYS if isinstance(value.get(key), str)]
-    answer = _first_string(value, _ANSWER_KEYS)
-    if not questions or answer is None:
-        return None
-    history = [turn for pair in value.get("history") or () if isinstance(pair, list) for turn in pair]
-    turns = [*history, "\n".join(filter(None, questions)), answer]
-    return turns if all(isinstance(turn, str) for turn in turns) else None
 
 
 def merge_speakers(messages: Iterable[tuple[str, str]]) -> list[str]:

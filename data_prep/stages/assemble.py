@@ -35,11 +35,13 @@ class Input:
         path: The file.
         split: Split that it is given for.
         sha256: Hash of its bytes.
+        part: Key to read from a file of splits, see `data_prep.reading.formats.splits_of`; None reads the whole file.
     """
 
     path: Path
     split: str
     sha256: str
+    part: str | None = None
 
 
 def assemble(

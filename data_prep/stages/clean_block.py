@@ -56,6 +56,7 @@ def clean_block(folder: Path, block_id: BlockId, block: Block, settings: CleanSe
             ledger.drop(reason)
             removed.append({**entry, "reason": reason})
             continue
+        ledger.inspect(turns)
         clean, dirty = cleaner.pieces(turns, ledger)
         removed += [{**entry, "turn": index, "reason": why, "text": turns[index][:200]} for index, why in dirty]
         if not clean and not dirty:

@@ -244,7 +244,8 @@ def test_records_that_cannot_be_read_are_counted_with_their_line(tmp_path):
     ]
     path = write(tmp_path / "x.jsonl", b"\n".join([good, *bad, b"", good]))
     found = list(read_records(path))
-    reasons = ["not_json", *["not_a_list_of_strings"] * 2, "not_text", "not_a_list_of_strings", "not_json", "not_json"]
+    shapes = ["object_without_turns", "not_a_list_of_strings", "not_text", "not_a_list_of_strings"]
+    reasons = ["not_json", *shapes, "not_json", "not_json"]
     assert [reason for _, _, reason in found] == [None, *reasons, None]
     assert [number for number, _, _ in found] == [1, 2, 3, 4, 5, 6, 7, 8, 10]
 
@@ -258,7 +259,7 @@ def test_nul_bytes_surrogates_and_mixed_encodings_are_read(tmp_path):
         b'["a\0", "b"]',
     ]
     found = list(read_records(write(tmp_path / "x.jsonl", b"\n".join(parts))))
-    assert [turns for _, turns, _ in found] == [["\ud800a", "b"], ["你好", "好"], ["你好", "好"], None]
+    assert [turns for _, turns, _ in found] == [["\ufffda", "b"], ["你好", "好"], ["你好", "好"], None]
     assert found[-1][2] == "not_json"
     assert turns_of(write(tmp_path / "x.tsv", b"a\0\tb\n\xed\xa0\x80\tc\n")) == [["a\0", "b"], ["\ufffd", "c"]]
 
@@ -311,7 +312,7 @@ def test_messages_and_dialogues_without_end_are_cut(tmp_path, monkeypatch):
         (["好", "再见"], None),
     ]
     path = write(tmp_path / "x", LOG.replace("在吗", "一" * 99) + AFTER)
-    assert [len(turns) for _, turns, _ in read_records(path, "chatlog")] == [2, 3]
+    assert [len(turns) for _, turns, _ in read_records(path, "chatlog")] == [2, 2]  # not the message without text
     path = write(tmp_path / "x", "".join(f"{'字' * 60}\n" for _ in range(5)))
     assert [len(turns) for _, turns, _ in read_records(path, "text")] == [2, 2, 1]
 

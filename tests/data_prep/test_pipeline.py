@@ -283,7 +283,7 @@ def small_parts(monkeypatch):
     """Blocks and buckets so small that a few hundred dialogues fill many."""
     monkeypatch.setattr(pipeline, "BUCKET_BYTES", 10_000)
     read = formats.read_blocks
-    monkeypatch.setattr(pipeline, "read_blocks", lambda reader, form: read(reader, form, block_bytes=7_000))
+    monkeypatch.setattr(pipeline, "read_blocks", lambda *args, **options: read(*args, block_bytes=7_000, **options))
 
 
 class Killed(BaseException):
@@ -429,7 +429,7 @@ def test_an_input_that_shrinks_while_it_is_read_leaves_no_set(tmp_path, monkeypa
 
     monkeypatch.setattr(clean_block, "clean_block", shrinking)
     read = formats.read_blocks
-    monkeypatch.setattr(pipeline, "read_blocks", lambda reader, form: read(reader, form, block_bytes=100_000))
+    monkeypatch.setattr(pipeline, "read_blocks", lambda *args, **options: read(*args, block_bytes=100_000, **options))
     with pytest.raises(FileError, match="changed while it was read"):
         build([source], tmp_path / "set", SMALL)
     assert {path.name for path in tmp_path.iterdir()} == {"x.jsonl"}

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 
 from chatbot.errors import XianliaoError, first_line
-from chatbot.storage import sync
+from chatbot.storage import parse_json, read_text, sync
 from training.lora import trained_part
 from training.optim.weight_average import WeightAverage
 from training.state.sharding import is_sharded, load_whole_optimizers, whole_optimizer, whole_weights
@@ -174,10 +174,13 @@ def load_progress(output: Path) -> tuple[Progress, dict]:
         raise ResumeError(f"{output} has no saved state. Start the run without --resume.")
     newest = saves[-1]
     with _explaining(newest):
-        content = json.loads((newest / PROGRESS).read_text(encoding="utf-8"))
+        content = parse_json(read_text(newest / PROGRESS))
         _verify(newest, content)
         progress: dict[str, Any] = {**new_progress(), "stage_step": content["step"]}
         progress |= {name: content[name] for name in progress if name in content}
+        wrong = [name for name, value in progress.items() if value is not None and not isinstance(value, (int, float))]
+        if wrong or not isinstance(content["identity"]["settings"], dict):
+            raise ValueError(f"{', '.join(wrong) or 'identity'} in {PROGRESS} has the wrong type")
         return cast(Progress, progress), content["identity"]
 
 
@@ -191,6 +194,8 @@ def _verify(save: Path, content: dict[str, Any]) -> None:
     hashes = content.pop(CHECKSUMS, None)
     if hashes is None:
         return
+    if not hashes.keys() <= {WEIGHTS, OPTIMIZER, AVERAGE, PROGRESS}:
+        raise ValueError(f"{PROGRESS} names files that are not part of a saved state")
     for name, expected in hashes.items():
         actual = _content_hash(content) if name == PROGRESS else _file_hash(save / name)
         if actual != expected:

@@ -20,13 +20,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import generate_latest
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from chatbot.chat.bot import Request as ReplyRequest
 from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
-from ui.api.history import to_turns
+from ui.api.history import to_turns, within_bounds
 from ui.api.schemas import (
     ApiError,
     CompletionRequest,
@@ -41,10 +42,18 @@ from ui.options import ServeOptions
 from ui.server.access import Access
 from ui.server.logs import reply_fields
 from ui.server.metrics import Metrics
-from ui.turns import bounded_turns
+from ui.server.work import WorkPool
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}}
 METHODS = {"/v1/models": "GET", "/v1/chat/completions": "POST"}
+SCHEMAS = "#/components/schemas/"
+MAX_BYTES_IN_LOOP = 16 * 1024
+"""Larger bodies are parsed in a thread, so that other requests are answered meanwhile."""
+
+MAX_MARKS = 200_000
+"""Largest number of opening brackets and commas in a body. The largest request that is not only text has 100,000; parsing
+holds Python's lock, and millions of values would hold up other requests."""
+
 DISCONNECT_SECONDS = 0.5
 """Interval at which the server checks whether a client that waits for a whole response is still connected."""
 
@@ -56,10 +65,13 @@ class Api:
         workers: Workers by the name of their checkpoint; the first is the default.
         metrics: Counters of the server.
         log_text: Whether messages and replies are logged.
+        pool: Threads for work on texts.
     """
 
-    def __init__(self, workers: Mapping[str, Worker], metrics: Metrics, log_text: bool = False):
-        self.workers, self.metrics, self.log_text = workers, metrics, log_text
+    def __init__(
+        self, workers: Mapping[str, Worker], metrics: Metrics, log_text: bool = False, pool: WorkPool | None = None
+    ):
+        self.workers, self.metrics, self.log_text, self.pool = workers, metrics, log_text, pool or WorkPool()
         self.created = int(time.time())
 
     def worker(self, model: str | None) -> Worker:
@@ -80,17 +92,30 @@ class Api:
         entry = {"object": "model", "created": self.created, "owned_by": "xianliao"}
         return {"object": "list", "data": [{"id": name, **entry} for name in self.workers]}
 
-    async def complete(self, body: CompletionRequest, request: Request) -> JSONResponse | StreamingResponse:
+    async def read(self, request: Request) -> CompletionRequest:
+        """Return the body of a request, checked.
+
+        Raises:
+            ApiError: The body is not a request.
+        """
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise ApiError(400, "body: send it as application/json.")
+        body = await request.body()
+        if len(body) <= MAX_BYTES_IN_LOOP:
+            return parse(body)
+        return await self.pool.run_async(len(body), parse, body)
+
+    async def complete(self, request: Request) -> JSONResponse | StreamingResponse:
         """Reply to the last message, whole or as server-sent events."""
+        body = await self.read(request)
         worker = self.worker(body.model)
         turns, left_out = to_turns(body.messages)
         conversation = request.headers.get("x-conversation-id")
-        conversation = conversation or sha256(turns[0].encode("utf-8", "replace")).hexdigest()
+        conversation = conversation or sha256(turns[0][:1000].encode("utf-8", "replace")).hexdigest()
         headers = {"X-Conversation-Id": conversation[:64].strip().encode("ascii", "replace").decode()}
         if left_out:
             headers["X-Ignored"] = ", ".join(left_out)
-        # In a thread: tokenizing a long history takes up to a second, and other requests must be answered meanwhile.
-        prepared = await asyncio.to_thread(self._prepare, worker, body, turns)
+        prepared = await self.pool.run_async(sum(map(len, turns)), self._prepare, worker, body, turns)
         if prepared.fixed is not None:
             headers["X-Fixed-Reply"] = prepared.fixed.kind
         replies = Replies(worker, prepared, body, self.metrics)
@@ -116,7 +141,23 @@ class Api:
         return JSONResponse({**head, **whole(replies)}, headers=headers)
 
     def _prepare(self, worker: Worker, body: CompletionRequest, turns: Sequence[str]) -> ReplyRequest:
-        return worker.bot.request(bounded_turns(turns, worker.bot), body.seed, **body.changes())
+        return worker.bot.request(within_bounds(turns, worker.bot), body.seed, **body.changes())
+
+
+def parse(body: bytes) -> CompletionRequest:
+    """Return the request that a body contains.
+
+    Raises:
+        ApiError: The body is not a request; the message names the first fault.
+    """
+    if sum(map(body.count, (b"{", b"[", b","))) > MAX_MARKS:
+        raise ApiError(400, f"body: it has more than {MAX_MARKS} brackets and commas. Send less.")
+    try:
+        return CompletionRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"])) or "body"
+        raise ApiError(400, f"{field}: {first['msg']}.") from None
 
 
 async def wait_for(replies: Replies, request: Request) -> None:
@@ -183,9 +224,17 @@ def build_router(api: Api, access: Access) -> APIRouter:
         "content": {"text/event-stream": {"schema": event}},
     }
     router.get("/v1/models", response_model=ModelList, responses=ERROR_RESPONSES)(api.models)
-    router.post("/v1/chat/completions", response_model=CompletionResponse, responses={200: success, **ERROR_RESPONSES})(
-        api.complete
-    )
+    router.post(
+        "/v1/chat/completions",
+        response_model=CompletionResponse,
+        responses={200: success, **ERROR_RESPONSES},
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": {"$ref": f"{SCHEMAS}CompletionRequest"}}},
+            }
+        },
+    )(api.complete)
 
     @router.get("/metrics", include_in_schema=False)
     def show_metrics() -> PlainTextResponse:
@@ -203,16 +252,36 @@ async def unknown_route(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def add_api(
-    app: FastAPI, workers: Mapping[str, Worker], metrics: Metrics, options: ServeOptions, access: Access
+    app: FastAPI,
+    workers: Mapping[str, Worker],
+    metrics: Metrics,
+    options: ServeOptions,
+    access: Access,
+    pool: WorkPool | None = None,
 ) -> None:
     """Add the API, its error responses and /metrics to a server."""
-    app.include_router(build_router(Api(workers, metrics, options.log_text), access))
+    app.include_router(build_router(Api(workers, metrics, options.log_text, pool), access))
+    describe_request(app)
     app.mount("/v1", unknown_route)
     add_error_handlers(app, metrics)
 
 
+def describe_request(app: FastAPI) -> None:
+    """Add the schema of a request, which `Api.read` reads, to the OpenAPI document."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        schema = CompletionRequest.model_json_schema(ref_template=f"{SCHEMAS}{{model}}")
+        parts = {**schema.pop("$defs", {}), "CompletionRequest": schema}
+        document.setdefault("components", {}).setdefault("schemas", {}).update(parts)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this way to extend the document
+
+
 def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
-    """Make a server answer every error in OpenAI's format and count it."""
+    """Register handlers that answer every error of a server in OpenAI's format and count the error."""
 
     def respond(error: ApiError) -> JSONResponse:
         metrics.errors.labels(str(error.status)).inc()

@@ -12,7 +12,7 @@ from chatbot.chat.worker import BusyError, WorkerError
 from chatbot.decoding.settings import ReplySettingsError
 from chatbot.errors import XianliaoError
 from chatbot.text.dialogue import DialogueError
-from ui.turns import MAX_MESSAGE_CHARACTERS
+from ui.server.work import OverloadError
 
 MAX_MESSAGES = 512
 MAX_PARTS = 64
@@ -34,16 +34,14 @@ class Part(RequestModel):
     """Part of a message; only text is supported."""
 
     type: Literal["text"]
-    text: str = Field(max_length=MAX_MESSAGE_CHARACTERS)
+    text: str
 
 
 class Message(RequestModel):
     """Message of the history."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: (
-        Annotated[str, Field(max_length=MAX_MESSAGE_CHARACTERS)] | Annotated[list[Part], Field(max_length=MAX_PARTS)]
-    )
+    content: str | Annotated[list[Part], Field(max_length=MAX_PARTS, fail_fast=True)]
 
     @property
     def text(self) -> str:
@@ -61,12 +59,12 @@ class CompletionRequest(RequestModel):
     """Request for replies."""
 
     model: str | None = None
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: int = Field(1, ge=1, le=MAX_REPLIES)
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1, le=10**6)
@@ -182,6 +180,8 @@ def as_api_error(error: XianliaoError) -> ApiError:
     """Return the API error for an error of this project."""
     if isinstance(error, BusyError):
         return ApiError(429, str(error), "rate_limit_error", "busy")
+    if isinstance(error, OverloadError):
+        return ApiError(503, str(error), "server_error", "busy")
     if isinstance(error, WorkerError):
         return ApiError(503, str(error), "server_error", "shutting_down")
     if isinstance(error, (DialogueError, ReplySettingsError)):

@@ -57,6 +57,10 @@ def parallel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, visible: torch.T
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible).transpose(1, 2)
 
 
+WIDE_BLOCK = 1024
+"""Blocks of a window up to this length keep it for short texts too, so that their sums do not depend on the text."""
+
+
 def windowed(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int, segments: torch.Tensor | None
 ) -> torch.Tensor:
@@ -73,6 +77,7 @@ def windowed(
         `[B, T, H, V]`.
     """
     batch, length, *_ = q.shape
+    window = min(window, max(length, WIDE_BLOCK))  # the same keys are visible, without blocks longer than the text
     padding = -length % window
     keep = F.pad(q.new_ones(batch, length, dtype=torch.bool), (window, padding))
     q = F.pad(q, (0, 0, 0, 0, 0, padding))
@@ -173,7 +178,7 @@ class SoftmaxAttention(Mixer):
         return _Keys(keys, values, keep, positions, segments)
 
     def _visible(self, tokens: Tokens, all_keys: _Keys, length: int) -> torch.Tensor | None:
-        """Return which of S keys each of T queries sees, bool `[B or 1, T, S]`; `None` means all keys up to it."""
+        """Return which of S keys each of T queries sees, bool `[B or 1, T, S]`; `None` means all keys up to the query."""
         total = all_keys.keys.shape[1]
         window = total if self.window is None else self.window
         narrow = total > window

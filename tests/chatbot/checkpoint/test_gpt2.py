@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from chatbot.chat.bot import Chatbot
@@ -173,6 +176,41 @@ def test_what_cannot_be_imported_is_refused_in_words(tmp_path, changes, words):
         import_gpt2(tmp_path / "source")
 
 
+def test_a_bin_with_compressed_data_is_refused(tmp_path):
+    write_folder(tmp_path / "source")
+    (tmp_path / "source" / "model.safetensors").unlink()
+    torch.save({"wte.weight": torch.zeros(1 << 22)}, tmp_path / "plain")
+    with (
+        zipfile.ZipFile(tmp_path / "plain") as plain,
+        zipfile.ZipFile(tmp_path / "source" / "pytorch_model.bin", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry))
+    assert (tmp_path / "source" / "pytorch_model.bin").stat().st_size < 100_000  # 16 MB unpacked
+    with pytest.raises(ImportedModelError, match="compressed data"):
+        copy(tmp_path / "source", tmp_path / "ours")
+
+
+@pytest.mark.parametrize("changes", [{"n_layer": 10**9}, {"n_embd": 10**12}, {"n_head": 0}, {"n_positions": "x"}])
+def test_absurd_sizes_are_refused_in_words(tmp_path, changes):
+    write_folder(tmp_path / "source")
+    path = tmp_path / "source" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+    with pytest.raises(ImportedModelError, match="Cannot import this GPT-2"):
+        import_gpt2(tmp_path / "source")
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4, 5)])
+def test_tensors_of_other_dimensions_are_refused_in_words(source, tmp_path, shape):
+    for number, name in enumerate(("transformer.wte.weight", "transformer.h.0.attn.c_attn.weight")):
+        folder = shutil.copytree(source[0], tmp_path / str(number))
+        tensors = load_file(folder / "model.safetensors")
+        assert name in tensors
+        save_file({**tensors, name: torch.zeros(shape)}, folder / "model.safetensors")
+        with pytest.raises(ImportedModelError):
+            load_model(folder)
+
+
 def test_importing_leaves_the_random_numbers_of_the_caller(source):
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -198,7 +236,8 @@ def test_a_bin_that_is_no_state_dict_is_refused_in_words(tmp_path, content):
         ("vocab.txt", "\n".join(VOCABULARY).replace("[UNK]", "unk").encode(), "each token once"),
         ("vocab.txt", "\n".join([*VOCABULARY, "多"]).encode(), "do not belong together"),
         ("tokenizer_config.json", b"{", "cannot be read"),
-        ("tokenizer_config.json", b"[]", "not a vocabulary"),
+        ("tokenizer_config.json", b"[]", "holds no JSON object"),
+        ("tokenizer_config.json", b'{"do_lower_case": 1}', "not a vocabulary"),
     ],
 )
 def test_damaged_vocabularies_are_explained(tmp_path, name, content, words):

@@ -74,6 +74,30 @@ def test_the_backward_model_is_heard_and_must_be_there(layout, tokenizer):
         Ranker(layout).best([history], [drafts], ReplySettings(rank_backward=1.0))
 
 
+def test_a_reply_that_is_likely_without_the_context_loses(layout, tokenizer):
+    torch.manual_seed(4)
+    model = XianliaoForCausalLM(tiny_config(tokenizer, initializer_range=0.5)).eval()
+    history = Answered([[30, 31], [32, 33, 34], [35, 36]], [])
+    drafts = [draft([n, n + 1], -1.0 - n / 100) for n in range(40, 48)]
+    chosen = Ranker(layout, forward=model).best([history], [drafts], ReplySettings(rank_prior=0.8))[0]
+    scores = []
+    for d in drafts:
+        ids = torch.tensor([[tokenizer.cls_id, *d.token_ids, tokenizer.sep_id]])
+        logits = model(ids, token_type_ids=torch.ones_like(ids)).logits[0].log_softmax(-1)  # the reply is turn 3
+        prior = sum(logits[i - 1, ids[0, i]].item() for i in range(1, 4))
+        scores.append((d.log_prob - 0.8 * prior) / 3)
+    assert chosen == int(np.argmax(scores))
+    assert Ranker(layout).best([history], [drafts], ReplySettings())[0] == 0
+    with pytest.raises(RankingError, match="rank_prior"):
+        Ranker(layout).best([history], [drafts], ReplySettings(rank_prior=0.8))
+
+
+def test_a_bot_ranks_with_its_own_model(bot):
+    assert bot.respond(["你好"], seed=4, candidates=5, rank_prior=0.9).text in {
+        bot.respond(["你好"], seed=seed).text for seed in candidate_seeds(4, 5)
+    }
+
+
 def test_best_of_n_is_one_of_the_n_and_one_is_the_plain_reply(bot):
     plain = bot.respond(["你好"], seed=4)
     assert bot.respond(["你好"], seed=4, candidates=1).text == plain.text

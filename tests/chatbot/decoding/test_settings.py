@@ -78,3 +78,16 @@ def test_every_number_has_a_range_and_is_an_option_of_the_terminal():
         assert default is None if option.can_be_off and default is None else type(default) is option.kind
     parsed = build_chat_parser().parse_args([])
     assert {option.name for option in OPTIONS} <= set(vars(parsed))
+
+
+def test_values_from_elsewhere_are_shown_in_one_short_line():
+    for changes in ({"method": "x\n" * 9999}, {"temperature": "9" * 9999}, {"keep_eos": [["x"] * 9999] * 9999}):
+        with pytest.raises(ReplySettingsError) as refusal:
+            settings_from(changes)
+        assert "\n" not in str(refusal.value)
+        assert len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize("nats", [1e30, 10**400, float("inf"), 1e300])
+def test_a_cost_that_float32_cannot_sum_forbids(nats):
+    assert settings_from({"repeat_cost": nats}).repeat_cost is None

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from chatbot.chat import bot as chat_bot
+from chatbot.chat import request as chat_request
 from chatbot.evaluation import cache
 from chatbot.evaluation.cache import DECIDING, PACKAGE, ResultCache, code_hash
 from chatbot.evaluation.grid import Grid
@@ -72,7 +72,7 @@ def test_a_changed_decoder_is_measured_again(bot, dialogues, package, tmp_path, 
         return report["checkpoints"][0]["decoding"]["default"]["mean_characters"]
 
     assert mean_characters("report") > 0
-    run = chat_bot.run
+    run = chat_request.run
 
     def says_nothing(*args):
         *_, drafts = run(*args)
@@ -80,7 +80,7 @@ def test_a_changed_decoder_is_measured_again(bot, dialogues, package, tmp_path, 
             draft.token_ids = []
         yield drafts
 
-    monkeypatch.setattr(chat_bot, "run", says_nothing)
+    monkeypatch.setattr(chat_request, "run", says_nothing)
     assert mean_characters("report") > 0  # the files are as before, so the cached replies are used
     hash_after(package, "decoding/loop.py", "CHANGED = 1\n")  # a change of the code is seen on disk
     monkeypatch.setattr(cache, "PACKAGE", package)

@@ -347,7 +347,7 @@ class TestAdapter:
             (lambda lora: (lora / "adapter_model.safetensors").unlink(), "adapter_model.safetensors missing"),
             (lambda lora: (lora / "adapter_config.json").write_text("{"), "cannot be read"),
             (lambda lora: rewrite(lora / "adapter_config.json", r=2), "does not fit"),
-            (lambda lora: rewrite(lora / "adapter_config.json", peft_type="IA3"), "kind IA3"),
+            (lambda lora: rewrite(lora / "adapter_config.json", peft_type="IA3"), "kind 'IA3'"),
             (
                 lambda lora: rewrite(lora / "adapter_config.json", base_model_name_or_path="gone"),
                 "Cannot find the base model",
@@ -406,8 +406,8 @@ class TestFaults:
             return tmp_path / name
 
         cases = {
-            "weights": (lambda f: (f / "model.safetensors").write_bytes(b"x"), "Cannot read the model"),
-            "layers": (lambda f: rewrite(f / "config.json", num_hidden_layers=3), "do not fit|Cannot read the model"),
+            "weights": (lambda f: (f / "model.safetensors").write_bytes(b"x"), "cannot be read"),
+            "layers": (lambda f: rewrite(f / "config.json", num_hidden_layers=3, layer_types=None), "do not fit"),
             "settings": (lambda f: (f / "tokenizer_config.json").write_text("{"), "cannot be read"),
             "small": (
                 lambda f: rewrite(f / "config.json", max_position_embeddings=64),

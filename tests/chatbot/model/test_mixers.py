@@ -12,6 +12,7 @@ from chatbot.model.attention.delta import naive as delta_naive
 from chatbot.model.attention.experimental.synthesizer import FactoredDenseLogits, factors
 from chatbot.model.attention.linear import FEATURE_MAPS
 from chatbot.model.attention.recurrence import chunked, naive, recurrence
+from chatbot.model.attention.softmax import windowed
 from chatbot.model.attention.tokens import Tokens
 from chatbot.model.config import XianliaoConfig
 from chatbot.model.layer_types import LAYER_TYPES
@@ -342,3 +343,10 @@ def test_fused_kernels_are_for_cuda_tensors_only(monkeypatch):
     q = torch.ones(1, 3, 1, 2)
     g = torch.zeros(1, 3, 1)
     assert recurrence(q, q, q, g) == (q, q, q, g, None, None)  # and are used where they are available
+
+
+def test_a_window_beyond_the_text_takes_memory_for_the_text_only():
+    """A window of 65,536 tokens would need a mask of 34 GB, were its blocks not cut to the text."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 50, 2, 8) for _ in range(3))
+    torch.testing.assert_close(windowed(q, k, v, 1 << 16, None), windowed(q, k, v, 64, None))

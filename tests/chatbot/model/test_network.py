@@ -215,6 +215,14 @@ def test_int8_storage(checkpoint, model, ids, tmp_path):
         ({"layout": "unknown"}, "layout"),
         ({"weight_storage": "int3"}, "weight_storage"),
         ({"hidden_size": "wide"}, "hidden_size"),
+        ({"hidden_size": 10**12}, "hidden_size"),
+        ({"num_hidden_layers": 10**9, "layer_types": None}, "num_hidden_layers"),
+        ({"sliding_window": True}, "sliding_window"),
+        ({"short_conv": "x"}, "short_conv"),
+        ({"termination_epsilon": "x"}, "termination_epsilon"),
+        ({"rope_theta": float("nan")}, "rope_theta"),
+        ({"layer_norm_eps": 0.0}, "layer_norm_eps"),
+        ({"eos_token_id": 10**9}, "eos_token_id"),
     ],
 )
 def test_config_is_validated(tokenizer, changes, words):

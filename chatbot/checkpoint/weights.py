@@ -1,0 +1,171 @@
+"""Weights of a folder: their names and shapes are compared with config.json before memory is allocated for a model.
+
+A config.json may ask for any number of layers of any width. The header of a safetensors file lists its tensors, so a model
+is first built without memory (on torch's meta device) and must have exactly the stored tensors.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from chatbot.errors import CheckpointError, first_line, shown
+from chatbot.storage import read_header, read_json
+
+CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
+MAX_SHARDS = 1_000
+
+STATE_BYTES = 256 << 20
+"""Bytes that the state of one dialogue may take beyond the size of the weights."""
+
+IGNORED = ".rotary_emb.inv_freq"
+"""End of the names of tensors that old versions of transformers stored and no version reads."""
+
+MAX_WIDTH_RATIO = 64
+"""Maximum of the widths inside a layer, in hidden sizes: wider ones take memory out of proportion to the weights."""
+
+_SHARD = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
+Shapes = dict[str, tuple[int, ...]]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a folder, whose index may name several.
+
+    Raises:
+        CheckpointError: The index is damaged or names other files.
+    """
+    if (folder / WEIGHTS).is_file() or not (folder / SHARDS).is_file():
+        return [folder / WEIGHTS]
+    names = read_json(folder / SHARDS).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise CheckpointError(f"{folder / SHARDS} has no weight_map. Copy the folder again.")
+    if wrong := [name for name in names.values() if not (isinstance(name, str) and _SHARD.fullmatch(name))]:
+        raise CheckpointError(
+            f"{folder / SHARDS} names {shown(wrong[0])}, which is not a safetensors file of the folder."
+        )
+    files = sorted(set(names.values()))
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing or len(files) > MAX_SHARDS:
+        fault = f"{missing[0]} is missing" if missing else f"it names {len(files)} files"
+        raise CheckpointError(f"{folder / SHARDS} cannot be used: {fault}. Copy the folder again.")
+    return [folder / name for name in files]
+
+
+def stored_shapes(files: Sequence[Path]) -> Shapes:
+    """Return the shape of each tensor in safetensors files, from their headers.
+
+    Raises:
+        CheckpointError: A header is damaged, too long, or has a dtype that is not read; or this machine has less memory
+            than the tensors take.
+    """
+    shapes: Shapes = {}
+    for path in files:
+        try:
+            shapes |= read_header(path)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read ({first_line(error)}). Copy or train the checkpoint again."
+            ) from None
+    size, memory = sum(path.stat().st_size for path in files), _memory_bytes()
+    if size > memory:
+        raise CheckpointError(
+            f"The weights in {files[0].parent} take {size / 1e9:.0f} GB, but this machine has {memory / 1e9:.0f} GB of"
+            " memory. Use a smaller model."
+        )
+    return shapes
+
+
+def _memory_bytes() -> float:
+    """Return the memory of this machine, or infinity where the operating system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return inf
+
+
+def read_tensors(files: Iterable[Path]) -> dict[str, torch.Tensor]:
+    """Return the tensors of safetensors files.
+
+    Raises:
+        CheckpointError: A file is damaged.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for path in files:
+        try:
+            tensors |= safetensors.torch.load_file(path)
+        except Exception as error:  # safetensors raises several types
+            raise CheckpointError(
+                f"{path} cannot be read ({first_line(error)}). Copy or train the checkpoint again."
+            ) from None
+    return tensors
+
+
+def planned(build: Callable[[], torch.nn.Module], source: Path) -> Any:
+    """Return a model without memory for its weights, to compare its shapes with the stored ones.
+
+    Raises:
+        CheckpointError: The settings do not make a model.
+    """
+    try:
+        with torch.device("meta"):
+            return build()
+    except Exception as error:  # torch and transformers raise many types
+        raise CheckpointError(
+            f"{source / CONFIG} does not describe a model ({first_line(error)}). Copy the folder again."
+        ) from None
+
+
+def check_fit(model: Any, stored: Mapping[str, tuple[int, ...]], source: Path) -> None:
+    """Check that the tensors of a file are those of a model, names and shapes, before the model gets memory.
+
+    Args:
+        model: From `planned`.
+        stored: From `stored_shapes`; a name may lack the prefix of transformers' model with a head.
+        source: The folder, for the message.
+
+    Raises:
+        CheckpointError: They differ.
+    """
+    tied = (getattr(model, "_tied_weights_keys", None) or {}) if model.config.tie_word_embeddings else {}
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    prefix = f"{model.base_model_prefix}."
+    faults = []
+    for name, shape in expected.items():
+        actual = stored.get(name, stored.get(name.removeprefix(prefix)))
+        if actual is None and name not in tied:
+            faults.append(f"missing {name}")
+        elif actual is not None and actual != shape:
+            faults.append(f"mismatched {name}: {list(actual)} instead of {list(shape)}")
+    known = {*expected, *(name.removeprefix(prefix) for name in expected)}
+    faults += [f"unexpected {shown(name)}" for name in stored if name not in known and not name.endswith(IGNORED)]
+    if faults:
+        raise CheckpointError(
+            f"The weights in {source} do not fit its config.json ({faults[0]}). Copy or train the checkpoint again."
+        )
+
+
+def check_state_size(state_bytes: int, model: torch.nn.Module, source: Path) -> None:
+    """Check that the state of one dialogue is in proportion to the model: narrow weights can ask for a huge state.
+
+    Raises:
+        CheckpointError: It is not.
+    """
+    weight_bytes = sum(4 * parameter.numel() for parameter in model.parameters())
+    if state_bytes > STATE_BYTES + weight_bytes:
+        raise CheckpointError(
+            f"One dialogue with the model in {source} needs {state_bytes / 1e9:.1f} GB of memory, more than its weights."
+            " Use another model."
+        )
+
+
+def loading_problems(loading_info: dict[str, Any]) -> list[str]:
+    """Describe one weight of each kind of problem (missing, unexpected, mismatched) in transformers' loading info."""
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    return [f"{kind.removesuffix('_keys')} {min(map(str, loading_info[kind]))}" for kind in kinds if loading_info[kind]]

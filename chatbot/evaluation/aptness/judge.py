@@ -1,0 +1,145 @@
+"""A language model as judge, behind any OpenAI-compatible endpoint. It sees each row twice, in opposite orders."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from chatbot.errors import XianliaoError
+from chatbot.evaluation.aptness.scores import HIGHEST
+from chatbot.evaluation.aptness.sheets import Key, sheet_lines
+
+API_KEY = "OPENAI_API_KEY"
+"""Environment variable with the key of the endpoint."""
+
+ATTEMPTS, SECONDS, WORKERS = 4, 120, 4
+"""Attempts per question, seconds until an attempt ends, and questions at a time."""
+
+INSTRUCTIONS = """你是一位严格的评委。下面是一段两个人的日常聊天，最后一句在等回复；后面是几条候选回复。
+请给每条候选回复打分：
+0 分：不通顺、答非所问、前后矛盾、弄反了意思或人物，或者与聊天无关；
+1 分：说得过去，但空泛、牵强或有小毛病；
+2 分：通顺、对题，正常人会这样接。
+只看它接得好不好，不看长短和文采。只输出一个 JSON 整数列表，按候选的顺序，例如 [0,2,1]。"""
+
+
+class JudgeError(XianliaoError):
+    """A judge that cannot be asked, or does not answer as asked."""
+
+
+Ask = Callable[[str], str]
+"""Function that sends a question to a judge and returns the text of the answer."""
+
+
+def endpoint(url: str, model: str) -> Ask:
+    """Return a function that asks an OpenAI-compatible endpoint.
+
+    Args:
+        url: Base address, which usually ends with /v1.
+        model: Name of the model.
+
+    Raises:
+        JudgeError: The address is not one of http or https.
+    """
+    if not re.match(r"https?://[^/\s]+", url):
+        raise JudgeError(f"--judge must be an address like http://127.0.0.1:8000/v1, got {url!r}.")
+    return partial(_post, f"{url.rstrip('/')}/chat/completions", model)
+
+
+def _post(url: str, model: str, question: str) -> str:
+    messages = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": question}]
+    body = json.dumps({"model": model, "messages": messages, "temperature": 0}).encode()
+    headers = {"Content-Type": "application/json"}
+    if os.environ.get(API_KEY):
+        headers["Authorization"] = f"Bearer {os.environ[API_KEY]}"
+    request = urllib.request.Request(url, body, headers)
+    with urllib.request.urlopen(request, timeout=SECONDS) as response:
+        content = json.load(response)["choices"][0]["message"]["content"]
+    return str(content)
+
+
+def question_of(context: Sequence[str], replies: Sequence[str]) -> str:
+    """Return the question about one row, with the speakers as 甲 and 乙."""
+    last = len(context) - 1  # the last turn is 甲's, the reply is 乙's
+    turns = [f"{'甲乙'[(last - index) % 2]}：{turn}" for index, turn in enumerate(context)]
+    numbered = [f"{number}. {reply}" for number, reply in enumerate(replies, 1)]
+    return "\n".join(["聊天：", *turns, "", "乙的候选回复：", *numbered])
+
+
+def parse_answer(text: str, count: int) -> list[int]:
+    """Return the last list of `count` scores in an answer.
+
+    Raises:
+        JudgeError: The answer has no such list.
+    """
+    for found in reversed(re.findall(r"\[[\d,，\s]*\]", text)):
+        scores = [int(number) for number in re.findall(r"\d+", found)]
+        if len(scores) == count and max(scores, default=0) <= HIGHEST:
+            return scores
+    raise JudgeError(f"The judge did not answer with {count} scores from 0 to {HIGHEST}, but with {text[:80]!r}.")
+
+
+def rate(key: Key, sheet: int, ask: Ask, path: Path, pause: float = 1.0) -> None:
+    """Let a judge rate a sheet and append the ratings to a file; rows that the file holds are not asked again.
+
+    Args:
+        key: The key; of it the judge sees contexts and replies.
+        sheet: Number of the sheet.
+        ask: The judge.
+        path: File of the ratings.
+        pause: Seconds before the second attempt, doubled for each further one.
+
+    Raises:
+        JudgeError: The judge failed `ATTEMPTS` times; the ratings so far are in the file.
+    """
+    done = _rated(path)
+    lines = [line for line in sheet_lines(key, sheet) if line["id"] not in done]
+
+    def scores_of(line: dict) -> dict:
+        given = _ask(ask, line["context"], line["replies"], pause)
+        swapped = _ask(ask, line["context"], line["replies"][::-1], pause)[::-1]
+        return {"sheet": sheet, "id": line["id"], "scores": given, "reversed": swapped}
+
+    with ThreadPoolExecutor(WORKERS) as pool, path.open("a", encoding="utf-8") as file:
+        futures = [pool.submit(scores_of, line) for line in lines]
+        try:
+            for future in tqdm(futures, desc=f"judge, sheet {sheet}", file=sys.stderr, mininterval=1):
+                file.write(json.dumps(future.result()) + "\n")
+                file.flush()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _rated(path: Path) -> set[int]:
+    """Return the rows in a file of ratings; a line that a stopped run left unfinished is cut off."""
+    if not path.is_file():
+        return set()
+    whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    os.truncate(path, sum(map(len, whole)))
+    return {json.loads(line)["id"] for line in whole if line.strip()}
+
+
+def _ask(ask: Ask, context: Sequence[str], replies: Sequence[str], pause: float) -> list[int]:
+    """Ask until the judge answers as asked, at most `ATTEMPTS` times."""
+    question = question_of(context, replies)
+    for attempt in range(ATTEMPTS):
+        try:
+            return parse_answer(ask(question), len(replies))
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:  # JudgeError is a ValueError
+            if attempt + 1 == ATTEMPTS:
+                text = f"The judge failed {ATTEMPTS} times ({error}). Check --judge; the same command goes on."
+                raise JudgeError(text) from None
+        time.sleep(pause * 2**attempt)
+    raise AssertionError("unreachable")

@@ -1,0 +1,248 @@
+"""Dialogues and messages in JSON values, in the shapes that corpora and programs give them.
+
+| shape | example |
+|---|---|
+| list of strings | `["你好", "你好呀"]` |
+| list of turns | `{"dialog": …}`, also dialogue, turns, utterances, messages, conversations, conversation, items, content |
+| turn | `{"role", "content"}`, `{"from", "value"}`, `{"speaker", "text"}`, `{"human", "assistant"}`, `{"message"}` |
+| question, answer | Alpaca's `{"instruction", "input", "output", "history"}`, `{"prompt", "response"}`, `{"q", "a"}` |
+| MOSS | `{"chat": {"turn_1": {"Human": "<|Human|>: …<eoh>", "MOSS": …}}}` |
+| BELLE | an instruction that is a transcript: `Human:…\\nAssistant:…\\nHuman:…\\nAssistant:` |
+
+Where speakers are named, consecutive messages of one speaker become one turn. System and tool messages, pictures and
+the thoughts of reasoning models (`<think>…</think>`) are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from chatbot.text.dialogue import valid_text
+from data_prep.reading.chat_logs import parse_time
+from data_prep.reading.messages import Message
+from data_prep.reading.records import merge_speakers
+
+TURN_KEYS = (
+    "dialog", "dialogue", "turns", "utterances", "messages", "conversations", "conversation", "items", "dialogs", "talk",
+    "content", "chat", "data",
+)  # fmt: skip
+TEXT_KEYS = ("content", "value", "text", "utterance", "message", "msg", "sentence")
+SPEAKER_KEYS = ("role", "from", "speaker", "name", "sender", "author", "user", "talker", "speaker_id", "from_name")
+QUESTION_KEYS = (
+    "instruction",
+    "question",
+    "query",
+    "prompt",
+    "q",
+    "ask",
+    "post",
+    "input",
+    "human",
+    "user",
+    "src",
+    "source",
+)
+ANSWER_KEYS = (
+    "output", "answer", "answers", "response", "responses", "completion", "target", "chosen", "a", "reply", "assistant",
+    "bot", "gpt", "tgt", "comment",
+)  # fmt: skip
+PAIR_KEYS = (
+    ("human", "assistant"), ("user", "assistant"), ("human", "gpt"), ("human", "bot"), ("user", "bot"), ("Human", "MOSS"),
+    ("question", "answer"), ("q", "a"), ("prompt", "response"), ("input", "output"), ("query", "response"),
+)  # fmt: skip
+NOT_SPOKEN = frozenset(
+    {"system", "tool", "function", "observation", "function_call", "tool_call", "tool_calls", "developer"}
+)
+SPLITS = ("train", "valid", "test")
+
+_THOUGHT = re.compile(r"\s*<(think|thinking|reasoning)>.*?(?:</\1>|\Z)\s*", re.DOTALL | re.IGNORECASE)
+_CONTROL = re.compile(r"<eo[a-z]>|<\|(?:im_end|im_start|endoftext|eot_id|end)\|>|</s>")
+_MOSS_NAME = re.compile(r"^\s*(?:<\|(?:Human|MOSS|Inner Thoughts|Commands|Results)\|>|\[(?:Human|MOSS)\])\s*[:：]\s*")
+_TRANSCRIPT = re.compile(r"(?:^|\n)\s*(Human|Assistant|User|Bot|用户|助手|问|答)\s*[:：]", re.IGNORECASE)
+
+
+def to_turns(value: object) -> list[str] | None:
+    """Return the turns of a JSON value, or None if it is not a dialogue."""
+    if isinstance(value, dict):
+        return _of_object(value)
+    if not isinstance(value, list):
+        return None
+    if all(isinstance(turn, str) for turn in value):
+        return value
+    if value and all(isinstance(turn, dict) for turn in value):
+        return _of_list(value)
+    return None
+
+
+def shape_of(value: object) -> str:
+    """Return the reason for a value that is not a dialogue: what it is."""
+    if isinstance(value, dict):
+        if any(isinstance(value.get(key), str) for key in TEXT_KEYS):
+            return "text_without_a_reply"
+        return "object_without_turns"
+    return "not_a_list_of_strings"
+
+
+def clean_text(text: str) -> str:
+    """Return a text without the thoughts of a reasoning model and without control tokens."""
+    return _CONTROL.sub("", _THOUGHT.sub("", text)) if "<" in text else text
+
+
+def _of_object(value: Mapping[str, Any]) -> list[str] | None:
+    if isinstance(value.get("chat"), dict):  # MOSS
+        return _of_pairs(
+            [turn for _, turn in sorted(value["chat"].items(), key=_turn_number) if isinstance(turn, dict)]
+        )
+    answer = _answer(value)
+    context = next((value[key] for key in ("context", "contexts", "history") if isinstance(value.get(key), list)), None)
+    if answer is not None and (pairs := _question_and_answer(value, answer)) is not None:
+        return pairs
+    if answer is not None and context is not None and (turns := to_turns(context)) is not None:
+        return [*turns, answer]
+    for key in TURN_KEYS:
+        if isinstance(value.get(key), list) and (turns := to_turns(value[key])) is not None:
+            return turns
+    pair = next((names for names in PAIR_KEYS if all(isinstance(value.get(name), str) for name in names)), None)
+    return None if pair is None else [clean_text(value[name]) for name in pair]
+
+
+def _turn_number(item: tuple[str, Any]) -> int:
+    digits = re.search(r"\d+", item[0])
+    return int(digits[0]) if digits and len(digits[0]) < 10 else 0
+
+
+def _of_list(turns: list[dict]) -> list[str] | None:
+    """Return the turns of a list of objects: messages with speakers, pairs, or messages without speakers."""
+    if all(any(all(isinstance(turn.get(name), str) for name in names) for names in PAIR_KEYS) for turn in turns):
+        return _of_pairs(turns)
+    messages: list[tuple[str, str]] = []
+    unnamed: list[str] = []
+    for turn in turns:
+        speaker = speaker_of(turn)
+        if speaker is not None and speaker.lower() in NOT_SPOKEN:
+            continue
+        text = text_of(turn)
+        if text is None:
+            return None
+        if speaker is not None:
+            messages.append((speaker, text))
+        else:
+            unnamed.append(text)
+    if messages and unnamed:
+        return None
+    return merge_speakers((speaker, text) for speaker, text in messages if text) if messages else unnamed or None
+
+
+def _of_pairs(turns: Iterable[dict]) -> list[str] | None:
+    result: list[str] = []
+    for turn in turns:
+        names = next((pair for pair in PAIR_KEYS if all(isinstance(turn.get(name), str) for name in pair)), None)
+        if names is None:
+            return None
+        result += [clean_text(_MOSS_NAME.sub("", turn[name])).strip() for name in names]
+    return result or None
+
+
+def speaker_of(turn: Mapping[str, Any]) -> str | None:
+    """Return the speaker of a message: a name, a number, or an object with a name."""
+    for key in SPEAKER_KEYS:
+        speaker = turn.get(key)
+        if isinstance(speaker, dict):
+            speaker = next((speaker[name] for name in ("name", "nickname", "id") if speaker.get(name)), None)
+        if isinstance(speaker, str | int) and not isinstance(speaker, bool):
+            return str(speaker)
+    return None
+
+
+def text_of(turn: Mapping[str, Any]) -> str | None:
+    """Return the text of a message, empty for a message without text; None if no key holds one."""
+    for key in TEXT_KEYS:
+        if key in turn:
+            content = turn[key]
+            if isinstance(content, str):
+                return clean_text(content)
+            if content is None:
+                return ""
+            if isinstance(content, list):
+                parts = [
+                    part if isinstance(part, str) else part.get("text")
+                    for part in content
+                    if isinstance(part, str | dict)
+                ]
+                return clean_text("".join(part for part in parts if isinstance(part, str)))
+    return "" if "tool_calls" in turn else None
+
+
+def _answer(value: Mapping[str, Any]) -> str | None:
+    for key in ANSWER_KEYS:
+        given = value.get(key)
+        if isinstance(given, list) and given and all(isinstance(text, str) for text in given) and key.endswith("s"):
+            given = given[0]
+        if isinstance(given, str):
+            return clean_text(given)
+    return None
+
+
+def _question_and_answer(value: Mapping[str, Any], answer: str) -> list[str] | None:
+    """Return the turns of a record with one question, its answer and perhaps earlier turns, in the form of Alpaca."""
+    questions = [value[key] for key in QUESTION_KEYS if isinstance(value.get(key), str)]
+    if not questions or isinstance(value.get("context"), list):
+        return None
+    history = value.get("history") or []
+    earlier: list[str] | None = []
+    if isinstance(history, list) and all(isinstance(pair, list) for pair in history):
+        earlier = [turn for pair in history for turn in pair]
+    elif isinstance(history, list):
+        earlier = to_turns(history)
+    if earlier is None or not all(isinstance(turn, str) for turn in earlier):
+        return None
+    question = "\n".join(filter(None, questions))
+    return [*earlier, *(_transcript(question) or [question]), answer]
+
+
+def _transcript(text: str) -> list[str] | None:
+    """Return the turns of an instruction that is a transcript and ends where the assistant is to speak, or None."""
+    marks = list(_TRANSCRIPT.finditer(text))
+    if len(marks) < 2 or marks[0].start() != 0 or text[marks[-1].end() :].strip():
+        return None
+    ends = [mark.start() for mark in marks[1:]]
+    return [text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=False)]
+
+
+def is_message(value: object) -> bool:
+    """Whether a JSON value is one message of a chat, so that a dialogue is a sequence of such values."""
+    if not isinstance(value, dict) or any(
+        isinstance(value.get(key), list) for key in TURN_KEYS if key not in TEXT_KEYS
+    ):
+        return False
+    return speaker_of(value) is not None and text_of(value) is not None and _answer(value) is None
+
+
+def to_message(number: int, value: Mapping[str, Any]) -> Message | None:
+    """Return the message in a JSON value: of Telegram, Discord, WeChat exports and others; None if it is not spoken."""
+    text, speaker = text_of(value), speaker_of(value)
+    kind = str(value.get("type", "message")).lower()
+    if text is None or kind in ("service", "system") or (speaker or "").lower() in NOT_SPOKEN:
+        return None
+    if not text and any(value.get(key) for key in ("photo", "file", "media_type", "attachments", "sticker_emoji")):
+        text = "[图片]"
+    return Message(number, valid_text(speaker or ""), valid_text(text), _time_of(value), _chat_of(value))
+
+
+def _time_of(value: Mapping[str, Any]) -> datetime | None:
+    for key in ("date", "time", "timestamp", "created_at", "createTime", "create_time", "send_time", "strTime"):
+        given = value.get(key)
+        if isinstance(given, int) and not isinstance(given, bool) and 10**9 <= given < 10**13:
+            seconds = given if given < 10**11 else given // 1000
+            return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+        if isinstance(given, str):
+            return parse_time(re.sub(r"(?:Z|[+-]\d{2}:?\d{2})$", "", given))
+    return None
+
+
+def _chat_of(value: Mapping[str, Any]) -> str:
+    keys = ("conversation_id", "dialog_id", "dialogue_id", "session_id", "chat_id", "talker_id", "talkerId")
+    return next((str(value[key]) for key in keys if isinstance(value.get(key), str | int)), "")

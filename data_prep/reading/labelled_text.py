@@ -1,0 +1,225 @@
+"""Texts in which a label names the speaker of each message, in the forms that programs and people write.
+
+| form | looks like |
+|---|---|
+| prefix | `A：你好` on every line, a blank line between dialogues |
+| name | `小海:` on a line, the message below it |
+| fields | `小海:`, `时间: 2024-12-31 20:02:00`, `内容: …` |
+| markdown | `### 小海`, then `* 23:12:37 在吗`; `# 2025-01-02` begins a day |
+| line | `20:02<TAB>小海<TAB>…` below `2024/03/01（五）`: an export of LINE |
+| conv | `M …` on every line, `E` between dialogues: Xiaohuangji |
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+
+from data_prep.reading.chat_logs import CLOCK, parse_time
+from data_prep.reading.messages import Gap, Message, OpenMessage, to_dialogues
+from data_prep.reading.not_speech import MARKS
+from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
+
+_LABEL = r"[^\s:：\[\]【】<>《》「」\"“”,，。！？!?/\\]{1,20}"
+_PREFIX = re.compile(rf"\s*(?P<name>{_LABEL}(?:\s{_LABEL})?)\s*[:：]\s?(?P<text>.*)", re.DOTALL)
+_NAME = re.compile(r"\s*(?P<name>[^\s:：][^:：\n]{0,40}?)\s*[:：]\s*")
+_FIELD = re.compile(r"\s*(?P<key>时间|時間|内容|內容|资源|資源|类型|消息类型|Time|Content)\s*[:：]\s?(?P<text>.*)")
+_HEADING = re.compile(r"#{2,6}\s+(?P<name>.{1,60}?)\s*")
+_ITEM = re.compile(rf"[*+-]\s+(?P<clock>{CLOCK})\s(?P<text>.*)")
+_DAY = re.compile(r"#?\s*(?P<date>\d{2,4}[-/.年]\d{1,2}[-/.月]\d{1,2}日?)\D{0,12}")
+_LINE_MESSAGE = re.compile(rf"(?P<clock>{CLOCK})\t(?P<name>[^\t]{{0,60}})\t(?P<text>.*)", re.DOTALL)
+_SUBTITLE = re.compile(r"\d{1,2}:\d{2}:\d{2}[,.]\d{2,3}\s*-->\s*\d")
+
+FORMS = ("prefix", "name", "fields", "markdown", "line", "conv")
+
+
+def recognise_labels(lines: Sequence[str]) -> str | None:
+    """Return the form of labelled text that lines at the beginning of a file have, or None.
+
+    Args:
+        lines: Lines without blank ones.
+    """
+    lines = [line.rstrip("\r").lstrip(MARKS) for line in lines]
+    total = len(lines)
+    if sum(line.strip() == "E" for line in lines) and all(
+        line.strip() == "E" or line.startswith("M ") for line in lines
+    ):
+        return "conv"
+    if sum(_LINE_MESSAGE.fullmatch(line) is not None for line in lines) * 2 >= total:
+        return "line"
+    if sum(_ITEM.match(line) is not None for line in lines) and any(_HEADING.fullmatch(line) for line in lines):
+        return "markdown"
+    fields = Counter(match["key"] for match in map(_FIELD.match, lines) if match)
+    if any(fields[time] and fields[text] for time in ("时间", "時間", "Time") for text in ("内容", "內容", "Content")):
+        return "fields"
+    names = Counter(match["name"] for match in map(_NAME.fullmatch, lines) if match)
+    if names and names.total() * 5 >= total and names.total() > 1 and len(names) <= max(2, names.total() // 2 + 1):
+        return "name"
+    prefixes = [match["name"] for match in map(_PREFIX.match, lines) if match and match["text"].strip()]
+    counted = Counter(prefixes)
+    repeated = sum(count for count in counted.values() if count > 1)
+    if len(counted) > 1 and len(prefixes) * 10 >= 9 * total and (repeated * 2 >= total or total <= 4):
+        return "prefix"
+    return None
+
+
+def is_subtitles(lines: Sequence[str]) -> bool:
+    """Whether lines at the beginning of a file are those of subtitles, which do not name the speakers."""
+    return any(_SUBTITLE.match(line.strip()) for line in lines[:20])
+
+
+def read_labelled(lines: Iterable[NumberedLine], form: str, bot: str | None = None) -> Iterator[Record]:
+    """Yield the dialogues of a labelled text.
+
+    Args:
+        lines: The lines, blank ones included.
+        form: One of `FORMS`.
+        bot: See `to_dialogues`.
+    """
+    yield from to_dialogues(_READERS[form](lines), bot)
+
+
+def _prefix_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
+    held: OpenMessage | None = None
+    for number, line in lines:
+        if line is None or not line.strip("\0 \t\r"):
+            if held is not None:
+                yield held.close()
+            held = None
+            yield Gap(Record(number, None, NOT_TEXT) if line is None else None)
+            continue
+        match = _PREFIX.match(line.lstrip(MARKS).rstrip("\r"))
+        if match is not None:
+            if held is not None:
+                yield held.close()
+            held = OpenMessage(number, match["name"], match["text"].strip())
+        elif held is not None:
+            held.add(line)
+    if held is not None:
+        yield held.close()
+
+
+def _name_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
+    held: OpenMessage | None = None
+    for number, line in lines:
+        if line is None:
+            yield Gap(Record(number, None, NOT_TEXT))
+            continue
+        match = _NAME.fullmatch(line.lstrip(MARKS).rstrip("\r"))
+        if match is not None:
+            if held is not None:
+                yield held.close()
+            held = OpenMessage(number, match["name"], "")
+        elif held is not None and line.strip():
+            held.add(line)
+    if held is not None:
+        yield held.close()
+
+
+def _field_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
+    name = ""
+    time: datetime | None = None
+    held: OpenMessage | None = None
+    for number, line in lines:
+        if line is None:
+            yield Gap(Record(number, None, NOT_TEXT))
+            continue
+        text = line.lstrip(MARKS).rstrip("\r")
+        field, heading = _FIELD.match(text), _NAME.fullmatch(text)
+        if field is None and heading is not None:
+            if held is not None:
+                yield held.close()
+            name, time, held = heading["name"], None, None
+        elif field is not None and field["key"] in ("时间", "時間", "Time"):
+            time = parse_time(field["text"])
+        elif field is not None and field["key"] in ("内容", "內容", "Content"):
+            held = OpenMessage(number, name, field["text"].strip(), time)
+        elif held is not None and (field is not None or not text.strip()):
+            yield held.close()  # the list of attachments, or the end of the message
+            held = None
+        elif held is not None:
+            held.add(text)
+    if held is not None:
+        yield held.close()
+
+
+def _markdown_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
+    name = day = ""
+    held: OpenMessage | None = None
+    for number, line in lines:
+        if line is None:
+            yield Gap(Record(number, None, NOT_TEXT))
+            continue
+        text = line.rstrip("\r")
+        item = _ITEM.fullmatch(text)
+        if item is None and held is not None and text.strip() and not text.startswith("#"):
+            held.add(text)
+            continue
+        if held is not None:
+            yield held.close()
+            held = None
+        if item is not None:
+            held = OpenMessage(number, name, item["text"], parse_time(f"{day} {item['clock']}") if day else None)
+        elif heading := _HEADING.fullmatch(text):
+            name = heading["name"]
+        elif date := _DAY.fullmatch(text):
+            day = date["date"]
+    if held is not None:
+        yield held.close()
+
+
+def _line_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
+    day = ""
+    held: OpenMessage | None = None
+    for number, line in lines:
+        if line is None:
+            yield Gap(Record(number, None, NOT_TEXT))
+            continue
+        text = line.rstrip("\r")
+        match = _LINE_MESSAGE.fullmatch(text)
+        date = _DAY.fullmatch(text)
+        if match is None and date is None and held is not None and text.strip():
+            held.add(text)
+            continue
+        if held is not None:
+            yield _unquoted(held.close())
+            held = None
+        if match is not None:
+            time = parse_time(f"{day} {match['clock']}") if day else None
+            held = OpenMessage(number, match["name"], match["text"], time)
+        elif date is not None:
+            day = date["date"]
+    if held is not None:
+        yield _unquoted(held.close())
+
+
+def _conv_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
+    speaker = 0
+    for number, line in lines:
+        text = (line or "").strip(" \t\r\0")
+        if line is None or text == "E" or not text:
+            speaker = 0
+            yield Gap(Record(number, None, NOT_TEXT) if line is None else None)
+            continue
+        yield Message(number, str(speaker), text.removeprefix("M ").replace("/", ""))
+        speaker = 1 - speaker
+
+
+_READERS: dict[str, Callable[[Iterable[NumberedLine]], Iterator[Message | Gap]]] = {
+    "prefix": _prefix_messages,
+    "name": _name_messages,
+    "fields": _field_messages,
+    "markdown": _markdown_messages,
+    "line": _line_messages,
+    "conv": _conv_messages,
+}
+
+
+def _unquoted(message: Message) -> Message:
+    """Return a message of several lines without the quotation marks that LINE puts around it."""
+    text = message.text.strip()
+    if "\n" in text and text.startswith('"') and text.endswith('"'):
+        text = text[1:-1].replace('""', '"')
+    return Message(message.number, message.speaker, text, message.time, message.chat)

@@ -1,0 +1,186 @@
+"""Messages of named speakers, as chat programs export them, and the dialogues that they form."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import dropwhile
+
+from chatbot.errors import FileError
+from data_prep.reading import records
+from data_prep.reading.not_speech import is_system, speech
+from data_prep.reading.records import LONG_LINE, Record, merge_speakers
+
+SESSION_GAP = timedelta(hours=3)
+"""A longer silence begins another dialogue."""
+MAX_CHATS = 1000
+"""Number of conversations of one file that are read at the same time; the one that is silent longest is closed first."""
+
+BOT_IS_SILENT = "bot_does_not_reply"
+_NUMBER = re.compile(r"\s*(?:\(\d+\)|（\d+）|<[^<>]+>)$")
+_SYSTEM_NAMES = frozenset({"system", "系统消息", "系统", "系统通知", "群通知", "systemmessage"})
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message.
+
+    Attributes:
+        number: Number of the line or element where it begins.
+        speaker: Name or id of the speaker; empty for the program itself.
+        text: Its text, lines divided by line ends.
+        time: Time, or None if unknown.
+        chat: Name or id of the conversation, where a file holds several.
+    """
+
+    number: int
+    speaker: str
+    text: str
+    time: datetime | None = None
+    chat: str = ""
+
+
+class OpenMessage:
+    """Message whose lines are being read; of one that is too long only the fact is held.
+
+    Args:
+        number: Number of the line where it begins.
+        speaker: Name of the speaker.
+        text: Its first line, if it has been read.
+        time: Time, or None if unknown.
+    """
+
+    def __init__(self, number: int, speaker: str, text: str = "", time: datetime | None = None):
+        self._number, self._speaker, self._time = number, speaker, time
+        self._lines: list[str] = []
+        self._characters = 0
+        if text:
+            self.add(text)
+
+    def add(self, line: str) -> None:
+        """Add a line."""
+        line = line.rstrip(" \t\r\0")
+        self._characters += len(line) + 1
+        if self._characters > records.MAX_DIALOGUE_CHARACTERS:
+            self._lines = [" " * (records.MAX_DIALOGUE_CHARACTERS + 1)]
+        else:
+            self._lines.append(line)
+
+    def close(self) -> Message:
+        """Return the message."""
+        return Message(self._number, self._speaker, "\n".join(self._lines), self._time)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A place that no dialogue crosses, such as the heading of the next contact.
+
+    Attributes:
+        record: A record to report there, such as a line that is not text.
+    """
+
+    record: Record | None = None
+
+
+class _Dialogue:
+    """The dialogue of one conversation that is being read."""
+
+    def __init__(self, first: int):
+        self.first = first
+        self.messages: list[tuple[str, str]] = []
+        self.time: datetime | None = None
+        self.characters = 0
+        self.unspoken_by: str | None = None  # speaker of a picture or the like since the last speech
+
+    def is_over(self, message: Message) -> bool:
+        """Whether a message begins another dialogue: after a silence, or so that memory stays bounded.
+
+        A picture cannot be learnt from, and neither can the reply to it: if a message follows a picture of the other
+        speaker, it would seem to go on with the speaker's own last message.
+        """
+        if self.time and message.time and message.time - self.time > SESSION_GAP:
+            return True
+        is_full = len(self.messages) >= records.MAX_TURNS or self.characters > records.MAX_DIALOGUE_CHARACTERS
+        last = self.messages[-1][0] if self.messages else None
+        answers_picture = self.unspoken_by not in (None, message.speaker) and last == message.speaker
+        return is_full or answers_picture
+
+    def add(self, message: Message, text: str) -> None:
+        self.messages.append((message.speaker, text.replace("\n", " ")))
+        self.characters += len(text) + 1
+        self.time = message.time or self.time
+        self.unspoken_by = None
+
+    def record(self, bot: str | None) -> Record:
+        if bot is None:
+            return Record(self.first, merge_speakers(self.messages), None)
+        roles = [("bot" if is_named(speaker, bot) else "user", text) for speaker, text in self.messages]
+        turns = merge_speakers(dropwhile(lambda message: message[0] == "bot", roles))
+        return Record(self.first, turns, None) if len(turns) > 1 else Record(self.first, None, BOT_IS_SILENT)
+
+
+def to_dialogues(messages: Iterable[Message | Gap], bot: str | None = None) -> Iterator[Record]:
+    """Yield the dialogues of messages: each conversation is cut at silences, and only speech is kept.
+
+    A message longer than `MAX_DIALOGUE_CHARACTERS` is counted as a line that is too long.
+
+    Args:
+        messages: Messages in order, with gaps that no dialogue crosses.
+        bot: Name of the speaker whose turns come second: dialogues begin with a turn of another speaker, all other
+            speakers count as one, and dialogues in which the named one does not reply are counted and left out. None
+            keeps the speakers as they are.
+
+    Raises:
+        FileError: The named speaker says nothing at all.
+    """
+    open_chats: dict[str, _Dialogue] = {}
+    speakers: Counter[str] = Counter()
+    for message in messages:
+        if isinstance(message, Gap):
+            yield from (dialogue.record(bot) for dialogue in open_chats.values() if dialogue.messages)
+            open_chats.clear()
+            if message.record is not None:
+                yield message.record
+            continue
+        dialogue = open_chats.get(message.chat)
+        if len(message.text) > records.MAX_DIALOGUE_CHARACTERS:
+            if dialogue is not None and dialogue.messages:
+                yield dialogue.record(bot)
+            open_chats.pop(message.chat, None)
+            yield Record(message.number, None, LONG_LINE)
+            continue
+        if is_system_name(message.speaker) or is_system(message.text):
+            continue
+        text = speech(message.text)
+        if not text:
+            if dialogue is not None and message.text.strip():
+                dialogue.unspoken_by = message.speaker
+            continue
+        if bot is not None and len(speakers) < MAX_CHATS:
+            speakers[message.speaker] += 1
+        if dialogue is not None and dialogue.is_over(message):
+            yield dialogue.record(bot)
+            dialogue = None
+        open_chats.pop(message.chat, None)
+        dialogue = dialogue or _Dialogue(message.number)
+        dialogue.add(message, text)
+        open_chats[message.chat] = dialogue  # the last one is the newest
+        if len(open_chats) > MAX_CHATS:
+            yield open_chats.pop(next(iter(open_chats))).record(bot)
+    yield from (dialogue.record(bot) for dialogue in open_chats.values() if dialogue.messages)
+    if bot is not None and not any(is_named(speaker, bot) for speaker in speakers):
+        shown = ", ".join(f"{name} ({count})" for name, count in speakers.most_common(6))
+        raise FileError(f"{bot} says nothing in a file. Give one of its speakers with --bot: {shown}.")
+
+
+def is_named(speaker: str, name: str) -> bool:
+    """Whether a speaker has a name, with or without the number that QQ puts behind it."""
+    return name in (speaker, _NUMBER.sub("", speaker))
+
+
+def is_system_name(name: str) -> bool:
+    """Whether a name is that of the program."""
+    return not name or name.split("(")[0].strip().lower() in _SYSTEM_NAMES

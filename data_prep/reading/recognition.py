@@ -1,0 +1,121 @@
+"""Form of a file, recognised from its beginning; `data_prep.reading.formats` lists the forms."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from chatbot.errors import FileError
+from data_prep.reading.chat_logs import is_chat_log
+from data_prep.reading.json_shapes import SPLITS, is_message, to_turns
+from data_prep.reading.labelled_text import is_subtitles, recognise_labels
+from data_prep.reading.tables import delimiter_of, has_columns
+
+HEAD_BYTES = 1 << 16
+"""Part of a file from which its form is recognised; white space before it does not count."""
+
+
+def recognise(head: str, path: Path) -> str:
+    """Return the form of a file.
+
+    Args:
+        head: Text that the file begins with.
+        path: The file, for error messages.
+
+    Raises:
+        FileError: The file has no form that is known.
+    """
+    head = head.lstrip("\ufeff\0 \t\r\n")
+    line = head.split("\n", 1)[0]
+    start = "".join(head[:200].split())
+    if start.startswith(("[[", "[{")) and not (start.startswith("[{") and _is_json(line) and "\n[" in head):
+        return "array"
+    if line.strip() == "[":
+        if start.startswith('["'):  # one list of strings on several lines is not an array of dialogues
+            raise FileError(f"{path} is one JSON list of strings. Give a list of lists, or one list per line.")
+        return "array"
+    if start.startswith('["') or (start.startswith("[") and _is_json(line)):
+        return "jsonl"
+    lines = head_lines(head)
+    _refuse_other_files(head, lines, path)
+    values = [json_or_none(line) for line in lines[:20] if line.lstrip().startswith(("[", "{"))]
+    json_lines = sum(value is not None for value in values)
+    if json_lines and 2 * json_lines >= len(lines[1:20]):  # the first line may be cut or a remark
+        return _form_of_json_lines([value for value in values if value is not None], len(lines))
+    if start.startswith("{"):
+        is_cut = len(line) > HEAD_BYTES // 2 and not re.match(
+            r'\{"(?:train|valid|test|name|messages|guild|chats)"', start
+        )
+        return "jsonl" if is_cut else "object"
+    if delimiter_of(lines) or (".csv" in path.name.lower() and has_columns(lines)):
+        return "table"
+    labels = recognise_labels(lines)
+    if labels in ("line", "markdown", "fields", "conv"):
+        return "labelled"
+    if is_chat_log(lines):
+        return "chatlog"
+    if labels:
+        return "labelled"
+    if 2 * sum("\t" in line for line in lines) > len(lines):
+        return "tsv"
+    timed = sum(_TIMED.search(line) is not None for line in lines)
+    if timed > 2 and timed * 3 >= len(lines):
+        raise FileError(
+            f"{path} has times on {timed} of {len(lines)} lines, but is not an export of a known form."
+            " Give one of the forms in data_prep/README.md, or say --format text to read every line as a turn."
+        )
+    return "text"
+
+
+_TIMED = re.compile(r"(?<!\d)\d{1,2}:\d{2}(?::\d{2})?(?!\d)")
+
+
+def _form_of_json_lines(values: list[object], lines: int) -> str:
+    """Return the form of a file with a JSON value on each line: dialogues, messages, or one value that is all."""
+    if lines == 1 and isinstance(values[0], dict):
+        value = values[0]
+        is_split = any(isinstance(value.get(key), list) for key in SPLITS)
+        return (
+            "object"
+            if is_split or "chats" in value or (to_turns(value) is None and _holds_messages(value))
+            else "jsonl"
+        )
+    return "messages" if all(is_message(value) for value in values) else "jsonl"
+
+
+def _holds_messages(value: dict) -> bool:
+    return any(isinstance(part, list) and part and all(map(is_message, part[:5])) for part in value.values())
+
+
+def head_lines(head: str) -> list[str]:
+    """Return the lines at the beginning of a file that are whole and not blank, at most 200."""
+    head = head.lstrip("\ufeff\0 \t\r\n")
+    return [line for line in head.split("\n")[:-1][:200] or [head] if line.strip()]
+
+
+def _refuse_other_files(head: str, lines: list[str], path: Path) -> None:
+    """Raise FileError for files of other kinds, with what to give in their place."""
+    start = head[:300].lower()
+    if start.startswith(("<!doctype html", "<html", "mime-version", "from: <saved by")):
+        raise FileError(f"{path} is a web page. Export the chat as text, CSV or JSON, or save the page as text.")
+    if start.startswith(("<?xml", "<xml")):
+        raise FileError(f"{path} is XML. Export the chat as text, CSV or JSON.")
+    if start.startswith("{\\rtf"):
+        raise FileError(f"{path} is rich text. Save it as plain text.")
+    if is_subtitles(lines) or start.startswith(("webvtt", "[script info]")):
+        raise FileError(
+            f"{path} holds subtitles, which do not name the speakers. Give one line per turn and a blank line"
+            " between scenes."
+        )
+
+
+def json_or_none(line: str) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_json(line: str) -> bool:
+    return json_or_none(line) is not None

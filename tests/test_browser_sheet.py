@@ -1,0 +1,47 @@
+"""The rating sheet in a real browser: keyboard, progress kept over a reload, and a download that is read back."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from chatbot.evaluation.answering import Context
+from chatbot.evaluation.aptness.scores import read_scores
+from chatbot.evaluation.aptness.sheets import REFERENCE, Key, make_rows, write_sheets
+from tests.test_browser import open_browser
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+
+
+def test_a_person_rates_with_the_keyboard(tmp_path):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+
+    contexts = [Context((f"第{number}句 <b>",), f"回{number}") for number in range(4)]
+    key = Key(0, [REFERENCE, "random reply"], make_rows("x", contexts, {}, 0, 0))
+    (page,) = write_sheets(key, tmp_path, 1)
+    driver = open_browser(tmp_path, "zh-CN")
+    try:
+        driver.get(page.as_uri())
+        assert "<b>" in driver.find_element(By.ID, "context").text
+        ActionChains(driver).send_keys("2").send_keys("0").send_keys("1").perform()
+        driver.refresh()  # the progress is kept
+        assert "已评 1 / 4" in driver.find_element(By.ID, "count").text
+        driver.find_elements(By.CSS_SELECTOR, ".marks button")[2].click()  # the first reply of row 2 again: 2
+        for _ in range(5):
+            ActionChains(driver).send_keys("1").perform()
+        assert "已评 4 / 4" in driver.find_element(By.ID, "count").text
+        driver.find_element(By.ID, "save").click()
+        path = tmp_path / "downloads" / "scores-1.jsonl"
+        end = time.monotonic() + 10
+        while not path.is_file() and time.monotonic() < end:
+            time.sleep(0.05)
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [line["scores"] for line in lines] == [[2, 0], [2, 1], [1, 1], [1, 1]]
+        assert set(read_scores(path, key).scores) == {0, 1, 2, 3}
+        assert not [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+        driver.save_screenshot(str(tmp_path / "sheet.png"))
+    finally:
+        driver.quit()

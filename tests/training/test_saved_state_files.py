@@ -1,0 +1,60 @@
+"""Files of a saved state that were damaged or written by somebody else end in one sentence."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from training.state.saved_state import PROGRESS, ResumeError, load_progress, save_state, saved_steps
+
+IDENTITY = {"settings": {"seed": 0}}
+
+
+@pytest.fixture
+def progress_file(tmp_path):
+    save_state(tmp_path, 3, {"w": torch.ones(2)}, [{}], {"identity": IDENTITY, "best": None, "tokens": 7})
+    return saved_steps(tmp_path)[-1] / PROGRESS
+
+
+def test_a_whole_state_is_read(progress_file, tmp_path):
+    progress, identity = load_progress(tmp_path)
+    assert (progress["step"], progress["tokens"], identity) == (3, 7, IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 100_000, "recursion"),
+        ('{"a": ' + "[" * 200 + "]" * 200 + "}", "nested deeper"),
+        ('{"step": 1, "step": 2}', "'step' occurs twice"),
+        (" " * (5 << 20), "larger than 4 MiB"),
+        ("[1]", "cannot|Cannot"),
+        ("null", "Cannot"),
+        ("\0", "Cannot"),
+    ],
+)
+def test_damaged_progress_is_refused(progress_file, tmp_path, text, words):
+    progress_file.write_text(text)
+    with pytest.raises(ResumeError, match=words):
+        load_progress(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sha256": {"/dev/zero": "0"}}, "not part of a saved state"),
+        ({"sha256": {"../../evil": "0"}}, "not part of a saved state"),
+        ({"sha256": ["model.safetensors"]}, "Cannot read"),
+        ({"sha256": None, "tokens": "7"}, "tokens in progress.json has the wrong type"),
+        ({"sha256": None, "step": [], "best": {}}, "step, best in progress.json"),
+        ({"sha256": None, "identity": {"settings": 3}}, "identity in progress.json"),
+        ({"sha256": None, "identity": None}, "Cannot read"),
+    ],
+)
+def test_progress_of_the_wrong_form_is_refused(progress_file, tmp_path, changes, words):
+    progress_file.write_text(json.dumps(json.loads(progress_file.read_text()) | changes))
+    with pytest.raises(ResumeError, match=words) as refusal:
+        load_progress(tmp_path)
+    assert "\n" not in str(refusal.value)
