@@ -9,7 +9,6 @@ Dims: B batch, T tokens, S tokens before them, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-import copy
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
 from chatbot.errors import CheckpointError
 from chatbot.model.attention.mixer import Form
@@ -103,25 +101,6 @@ class HfChatState:
         now = torch.ones(rows, width, dtype=torch.bool, device=device) if keep is None else keep
         self.keep = torch.cat([before, now], 1)
         return self.keep
-
-    def clone(self) -> HfChatState:
-        """Return an independent copy; cheap, because transformers replaces the tensors and never writes into them."""
-        other = HfChatState()
-        other.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
-        other.keep = self.keep
-        return other
-
-    def select(self, rows: torch.Tensor) -> None:
-        """Keep these rows, in this order; `rows` int64 `[B']`, repeats allowed."""
-        self.cache.batch_select_indices(rows)
-        if self.keep is not None:
-            self.keep = self.keep[rows]
-
-    def nbytes(self) -> int:
-        """Return the bytes of all keys and values."""
-        layers = [layer for layer in self.cache.layers if isinstance(layer, DynamicLayer)]
-        tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 class HfChatModel(LanguageModel):

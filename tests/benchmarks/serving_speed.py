@@ -28,20 +28,13 @@ from chatbot.decoding.settings import ReplySettings
 from chatbot.text.dialogue import Prompt
 from chatbot.text.tokenizer import DialogueTokenizer
 from tests.benchmarks.measure import Row, to_markdown
-from tests.benchmarks.peers import VOCABULARY, ours
+from tests.benchmarks.peers import SIZES, VOCABULARY, ours
 from tests.chat_models import write_chat_model
 from tests.conftest import SAMPLES
 
 PROMPT, REPLY, HISTORY = 12, 24, 900
 SETTINGS = ReplySettings(min_reply_tokens=REPLY, max_reply_tokens=REPLY, floor_start_tokens=REPLY)
-SOFTMAX = {"layer_types": ["softmax"] * 6, "short_conv": 0, "output_gate": False, "max_position_embeddings": 2048}
-LARGE = {
-    **SOFTMAX,
-    "layer_types": ["softmax"] * 12,
-    "num_hidden_layers": 12,
-    "hidden_size": 768,
-    "num_attention_heads": 12,
-}
+SOFTMAX = {"short_conv": 0, "output_gate": False}
 
 
 def clock() -> float:
@@ -54,10 +47,16 @@ def texts() -> list[str]:
     return [turn for line in (SAMPLES / "everyday.jsonl").open(encoding="utf-8") for turn in json.loads(line)]
 
 
-def our_bot(compiled: str | None = None, **changes) -> Chatbot | None:
-    """Return a bot with random weights, through the model or compiled in float32 or int8; None if that is impossible."""
+def our_bot(compiled: str | None = None, softmax: str | None = None) -> Chatbot | None:
+    """Return a bot with random weights; None if it cannot be compiled.
+
+    Args:
+        compiled: float32 or int8 for the compiled library, None for the model itself.
+        softmax: A size in `SIZES` for a model with nothing but softmax layers; None for our default of 12M.
+    """
     tokenizer = DialogueTokenizer.train(texts(), vocab_size=700)
-    model = ours(**changes).eval()
+    model = ours(softmax, layer_types=["softmax"] * SIZES[softmax][1], **SOFTMAX) if softmax else ours()
+    model.eval()
     if compiled and not make_native(model, compiled == "int8"):
         return None
     return Chatbot(model, tokenizer, SETTINGS)
@@ -136,12 +135,12 @@ def rows(rounds: int = 3, large: bool = False) -> list[Row]:
             "12M compiled fp32": (lambda: our_bot("float32"), None),
             "12M compiled int8": (lambda: our_bot("int8"), None),
             "12M linear": (our_bot, None),
-            "12M softmax": (lambda: our_bot(**SOFTMAX), 4.0),
+            "12M softmax": (lambda: our_bot(softmax="12M"), 4.0),
             "Llama-shaped 12M": (lambda: chat_bot("llama", Path(folder)), 4.0),
             "Qwen-shaped 12M": (lambda: chat_bot("qwen2", Path(folder)), 4.0),
         }
         if large:
-            ways = {"GPT-2-size softmax": (lambda: our_bot(**LARGE), 4.0)}
+            ways = {"GPT-2-size softmax": (lambda: our_bot(softmax="GPT-2"), 4.0)}
         for name, (build, target) in ways.items():
             bot = build()
             if bot is None:
