@@ -178,6 +178,12 @@ def build_evaluate_parser() -> argparse.ArgumentParser:
     add = aptness.add_argument
     add("--aptness", action="store_true", help="write rating sheets; with ratings, report means and agreement")
     add("--sheets", type=int, default=3, help="number of sheets, one for each judge (default: %(default)s)")
+    add(
+        "--choices",
+        type=int,
+        default=500,
+        help="dialogues for the choice of a true reply among ten, without judges; 0: none (default: %(default)s)",
+    )
     add("--scores", nargs="+", default=[], metavar="FILE", help="ratings to read (default: scores*.jsonl in --output)")
     add("--judge", metavar="URL", help="OpenAI-compatible endpoint that rates the sheets; its key is in OPENAI_API_KEY")
     add("--judge-model", default="default", metavar="NAME", help="model of the endpoint (default: %(default)s)")
@@ -194,6 +200,8 @@ def evaluate(argv: list[str] | None = None) -> int | None:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if args.seed < 0:
         parser.error("--seed must be at least 0")
+    if args.choices < 0:
+        parser.error("--choices must be at least 0")
     if args.aptness:
         return _evaluate_aptness(args)
     if len(args.data) != 1:
@@ -245,7 +253,7 @@ def _evaluate_aptness(args: argparse.Namespace) -> int:
         grid = None if args.grid is None else Grid.read(args.grid)
         bots = [Chatbot.from_pretrained(path, args.device, args.dtype) for path in (args.checkpoint, *args.compare)]
         sheets = run.write_aptness_sheets(
-            bots, args.data, args.output, grid, args.contexts or 200, args.sheets, args.seed
+            bots, args.data, args.output, grid, args.contexts or 200, args.sheets, args.seed, args.choices
         )
         print(translate("Rate the sheets in a browser:"), *sheets, sep="\n  ", file=sys.stderr)
     if ask is not None:

@@ -50,7 +50,9 @@ def test_linked_files_and_presets_exist(name):
 
 
 PAGES = [
-    path for path in ROOT.rglob("*.md") if not {".venv", "runs", ".git", "log"} & set(path.relative_to(ROOT).parts)
+    path
+    for path in ROOT.rglob("*.md")
+    if not {".venv", "runs", ".git", "log", "exports"} & set(path.relative_to(ROOT).parts)
 ]
 
 
