@@ -3,8 +3,8 @@
 Every tick of the worker reads, all together, parts of the prompts of new conversations and the last token of every reply
 in progress, and then chooses the next token of these replies. The state of a conversation has a slot, so joining and
 leaving copy no other state. In the compiled library the numbers of a row do not depend on the other rows, so a reply is
-the same as alone with the same seed. In other models a row is rounded differently beside other rows, by about 1e-6 of
-the logits in fp32; `tests/chatbot/chat/test_shared.py` states the measured difference.
+the same as alone with the same seed. In other models a row is rounded differently beside other rows, by a few millionths of
+the largest logit in fp32; `tests/chatbot/chat/test_shared.py` states the measured difference.
 """
 
 from __future__ import annotations
