@@ -107,7 +107,7 @@ def test_a_browser_that_reads_gets_every_result(bot):
 
 def test_a_conversation_as_the_browser_has_it(bot):
     """Every output goes to the browser as JSON and comes back as it went: two messages, two replies."""
-    with page(bot) as (client, held, _):
+    with page(bot) as (client, _, _):
         parts = {part["api_name"]: part for part in client.get("/config").json()["dependencies"]}
         chat = {"id": "", "title": "", "persona": [], "messages": []}
         for number, text in enumerate(("你好", "今天累了"), 1):
