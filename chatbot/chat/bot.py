@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import torch
 
 from chatbot.chat.ranking import load_backward, load_ranker, reads_backwards
-from chatbot.chat.request import MAX_SEED, REMEMBERED_REPLIES, Reply, Request, answered_by, candidate_seeds
+from chatbot.chat.request import MAX_SEED, Reply, Request, answered_by, candidate_seeds
 from chatbot.chat.snapshots import Snapshots
 from chatbot.checkpoint.folder import BACKWARD, GENERATION, load_model, resolve
 from chatbot.checkpoint.location import DEFAULT
@@ -35,7 +35,7 @@ from chatbot.text.dialogue import DialogueError, Prompt, clean_turn
 from chatbot.text.layouts import LAYOUTS, SpecialIds
 from chatbot.text.tokenizer import DialogueTokenizer
 
-__all__ = ["MAX_SEED", "REMEMBERED_REPLIES", "Chatbot", "Reply", "Request", "candidate_seeds"]
+__all__ = ["MAX_SEED", "Chatbot", "Reply", "Request", "candidate_seeds"]
 
 SNAPSHOT_BYTES = 256 * 2**20
 """Maximum size in bytes of the states that are cached after turns."""

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 
 from chatbot.decoding.rerank import Answered
 from chatbot.decoding.rules.eos_floor import StopReason
+from chatbot.decoding.rules.repetition import last_replies
 from chatbot.decoding.settings import ReplySettings
 from chatbot.safety import Fixed
 from chatbot.text.dialogue import Prompt
-
-REMEMBERED_REPLIES = 3
-"""Number of the bot's last replies that the rules against repetition use."""
 
 MAX_SEED = 2**31 - 1
 """Largest seed."""
@@ -72,7 +70,7 @@ def answered_by(ids: Sequence[Sequence[int]]) -> Answered:
     Args:
         ids: Token ids of the turns, oldest first; the last is the message.
     """
-    return Answered(ids, ids[-2::-2][:REMEMBERED_REPLIES])
+    return Answered(ids, last_replies(ids))
 
 
 def candidate_seeds(seed: int, count: int) -> list[int]:

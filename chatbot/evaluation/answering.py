@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 import torch
 from tqdm import tqdm
 
-from chatbot.chat.bot import REMEMBERED_REPLIES, Chatbot, candidate_seeds
+from chatbot.chat.bot import Chatbot, candidate_seeds
+from chatbot.chat.request import answered_by
 from chatbot.decoding.batch import DialogueBatch
 from chatbot.decoding.candidates import Draft
 from chatbot.decoding.loop import decode, prefill, repeat_rows
@@ -94,7 +95,7 @@ def make_contexts(dialogues: Sequence[Sequence[str]], count: int) -> list[Contex
 def encode(bot: Chatbot, context: Context) -> EncodedContext:
     """Encode a context as a chat does, but without a limit on the last message."""
     ids = [bot.tokenizer.encode(clean_turn(turn)) for turn in context.turns]
-    answered = Answered(ids, ids[-2::-2][:REMEMBERED_REPLIES])
+    answered = answered_by(ids)
     return EncodedContext(bot.layout.prompt(ids, bot.context_tokens), answered, bot.tokenizer.encode(context.reference))
 
 
