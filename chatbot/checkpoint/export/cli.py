@@ -12,7 +12,7 @@ from chatbot.errors import CheckpointError, explain_faults
 
 FORMATS = {
     "hf": ("folder that transformers loads without xianliao (trust_remote_code)", "hf", "export_hf"),
-    "onnx": ("folder with a step graph for onnxruntime, in float32 and int8", "onnx_step", "export_onnx"),
+    "onnx": ("folder with graphs for onnxruntime, in float32 and int8", "onnx_graph", "export_onnx"),
 }
 """For each format its help text, and the module of this folder and the function that writes it: `export(folder, path)` takes
 a checkpoint folder and the output path. Modules are imported when they are needed, so that --help answers at once."""

@@ -94,7 +94,7 @@ def export_hf(folder: Path, path: Path) -> None:
     model, tokenizer = load_exportable(folder)
     stored = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
     limit = settings_from(stored).limit_tokens
-    generation = {"do_sample": True, **stored, "suppress_tokens": banned_ids(tokenizer)}
+    generation = {"do_sample": True, **stored, "banned_ids": banned_ids(tokenizer)}
     training = read_json(folder / TRAINING) if (folder / TRAINING).is_file() else {}
     save(path, model, tokenizer, generation, training)
     classes = {"AutoConfig": (CONFIG_MODULE, CONFIG_CLASS), "AutoModelForCausalLM": (MODEL_MODULE, MODEL_CLASS)}

@@ -23,8 +23,8 @@ from chatbot.model.network import XianliaoForCausalLM
 from chatbot.model.state import DialogueState
 from chatbot.text.tokenizer import bytes_of
 
-NEUTRAL: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None, "typical_p": 1.0, "repetition_penalty": 1.0}
-NEUTRAL |= {"suppress_tokens": None}
+NEUTRAL: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "typical_p": 1.0, "repetition_penalty": 1.0}
+NEUTRAL_IN_SAMPLING: dict[str, Any] = {"top_k": 0, "min_p": 0.0}
 """Values that switch off the rules of transformers which have a counterpart here."""
 
 
@@ -100,13 +100,13 @@ class XianliaoForChat(XianliaoForCausalLM):
             config.max_new_tokens = settings.limit_tokens + 1
         end_id = self.config.eos_token_id
         pieces = self._token_bytes(tokenizer) if settings.banned_words else ()
-        vocabulary = Vocabulary(end_id, tuple(config.suppress_tokens or ()), pieces)
+        vocabulary = Vocabulary(end_id, tuple(getattr(config, "banned_ids", ())), pieces)
 
         def earlier(prompt: list[int]) -> list[list[int]]:
             return list(last_replies(turns_of(prompt, end_id, vocabulary.banned_ids)))
 
         rules = reply_processors(settings, vocabulary, prompts.shape[1], earlier)
-        for name, value in NEUTRAL.items():
+        for name, value in (NEUTRAL | NEUTRAL_IN_SAMPLING if config.do_sample else NEUTRAL).items():
             setattr(config, name, value)
         processors = type(rules)([*(logits_processor or []), *rules])
         return super().generate(inputs, generation_config=config, logits_processor=processors, **kwargs)

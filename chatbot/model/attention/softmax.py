@@ -204,7 +204,7 @@ class SoftmaxAttention(Mixer):
         missing = self.window - keep.shape[1]
         if missing > 0:
             tensors = {name: F.pad(x, (0, 0) * (x.ndim - 2) + (missing, 0)) for name, x in tensors.items()}
-        elif not keep.all():  # select the last W that are not padding
+        elif all_keys.keep is not None and not keep.all():  # select the last W that are not padding
             order = keep.long().argsort(dim=1, stable=True)
             tensors = {
                 name: x.gather(1, order[(...,) + (None,) * (x.ndim - 2)].expand_as(x)) for name, x in tensors.items()
