@@ -57,7 +57,9 @@ class OnnxChat:
             tokens = np.array([ids[start : start + size]], np.int64)
             feed = {"input_ids": tokens, "token_type_ids": np.full_like(tokens, speaker), **self.state}
             logits, *after = self.session.run(None, feed)
-            self.state = {name.replace("present", "past", 1): x for name, x in zip(self.outputs[1:], after, strict=True)}
+            self.state = {
+                name.replace("present", "past", 1): x for name, x in zip(self.outputs[1:], after, strict=True)
+            }
         return logits[0]
 
     def read_turn(self, index: int, is_first: bool) -> np.ndarray:

@@ -7,6 +7,7 @@ import tomllib
 
 import pytest
 
+from chatbot.checkpoint.export.cli import build_parser as build_export_parser
 from chatbot.cli import build_chat_parser, build_evaluate_parser
 from data_prep.cli import build_parser as build_prepare_parser
 from tests.conftest import ROOT
@@ -21,6 +22,7 @@ PARSERS = {
     "xianliao-chat": build_chat_parser,
     "xianliao-evaluate": build_evaluate_parser,
     "xianliao-serve": build_serve_parser,
+    "xianliao-export": build_export_parser,
 }
 
 

@@ -1,4 +1,4 @@
-"""A built wheel, installed into a new environment in another folder, runs the five commands."""
+"""A built wheel, installed into a new environment in another folder, runs the commands."""
 
 from __future__ import annotations
 

@@ -119,8 +119,7 @@ def _card(name: str, original: str, limit: int, context_tokens: int) -> str:
     usage = CARD.read_text(encoding="utf-8")
     words = {"NAME": name, "VERSION": transformers.__version__, "FOLDER": name}
     words |= {"LIMIT": str(limit), "CONTEXT": str(context_tokens)}
-    for word, value in words.items():
-        usage = re.sub(rf"\b{word}\b", lambda _, value=value: value, usage)
+    usage = re.sub(rf"\b({'|'.join(words)})\b", lambda found: words[found[1]], usage)
     body = _RELATIVE_LINK.sub(r"\1", original[found.end() :] if found else original)
     body = re.sub(r"^#", "##", body, flags=re.MULTILINE)
     return "\n".join(["---", *rows, "---", usage, body]).rstrip() + "\n"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -65,8 +66,14 @@ class XianliaoForChat(XianliaoForCausalLM):
 
     @torch.no_grad()
     def generate(
-        self, inputs=None, generation_config=None, logits_processor=None, tokenizer=None, **kwargs
-    ) -> Any:  # what transformers returns
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: Any = None,
+        logits_processor: Any = None,
+        *args: Any,
+        tokenizer: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         """Generate replies with transformers, under the rules of generation_config.json.
 
         The rules are those of this file's `ReplySettings`: bans, rules against repetition, temperature, the floor that
@@ -78,6 +85,7 @@ class XianliaoForChat(XianliaoForCausalLM):
                 message.
             generation_config: Used instead of the model's.
             logits_processor: Further rules; they run before ours.
+            *args: Further arguments of transformers.
             tokenizer: For the banned words; by default the one in the folder of the model.
             **kwargs: Settings and arguments of transformers.
 
@@ -102,14 +110,17 @@ class XianliaoForChat(XianliaoForCausalLM):
         pieces = self._token_bytes(tokenizer) if settings.banned_words else ()
         vocabulary = Vocabulary(end_id, tuple(getattr(config, "banned_ids", ())), pieces)
 
-        def earlier(prompt: list[int]) -> list[list[int]]:
-            return list(last_replies(turns_of(prompt, end_id, vocabulary.banned_ids)))
+        def earlier(prompt: list[int]) -> Sequence[Sequence[int]]:
+            return last_replies(turns_of(prompt, end_id, vocabulary.banned_ids))
 
         rules = reply_processors(settings, vocabulary, prompts.shape[1], earlier)
         for name, value in (NEUTRAL | NEUTRAL_IN_SAMPLING if config.do_sample else NEUTRAL).items():
             setattr(config, name, value)
         processors = type(rules)([*(logits_processor or []), *rules])
-        return super().generate(inputs, generation_config=config, logits_processor=processors, **kwargs)
+        if tokenizer is not None:
+            kwargs["tokenizer"] = tokenizer
+        own: Any = super()  # transformers asks for more of its model class than ours declares
+        return own.generate(inputs, config, processors, *args, **kwargs)
 
     def _settings(self, config: Any, changes: dict[str, Any]) -> ReplySettings:
         """Return the settings of a generation config with these changes."""

@@ -122,7 +122,7 @@ def linear_attention(
     inputs = [q.flatten(2), k.flatten(2), v.flatten(2), state]
     rule = "linear" if log_decay.shape[2] != heads else "gated"
     inputs += [log_decay] if rule == "gated" else []
-    attributes = {"q_num_heads": heads, "kv_num_heads": heads, "scale": 1.0, "update_rule": rule}
+    attributes: dict[str, Any] = {"q_num_heads": heads, "kv_num_heads": heads, "scale": 1.0, "update_rule": rule}
     shapes = [(*v.shape[:2], heads * v.shape[3]), tuple(state.shape)]
     output, after = torch.onnx.ops.symbolic_multi_out(
         "LinearAttention", inputs, attributes, dtypes=[v.dtype, v.dtype], shapes=shapes
@@ -190,7 +190,7 @@ def trace(graph: StatefulGraph, tokens: int) -> onnx.ModelProto:
     batch, length, grown = (torch.export.Dim(name, min=1) for name in ("batch", "tokens", "remembered"))
     width: dict[int, Any] = {0: batch} if tokens == 1 else {0: batch, 1: length}
     growing = [shape[0] == 0 for shape in graph.shapes]
-    past = [torch.zeros(3, *(shape if not grows else (7, *shape[1:]))) for shape, grows in zip(graph.shapes, growing)]
+    past = [torch.zeros(3, *((7, *shape[1:]) if shape[0] == 0 else shape)) for shape in graph.shapes]
     ids = torch.ones(3, tokens, dtype=torch.int64)
     inputs = (ids, torch.zeros_like(ids), torch.full((3,), 7), past)
     dynamic = (width, width, {0: batch}, [{0: batch, 1: grown} if grows else {0: batch} for grows in growing])

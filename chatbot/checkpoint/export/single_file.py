@@ -5,7 +5,7 @@ source is copied with its comments; only three things change:
 
 * Imports between our modules disappear. A name that two modules define gets the name of its module as a prefix, and
   `module.name` becomes that name.
-* An `if` whose test asks for a module of `LEFT_OUT` is dropped with its block.
+* An `if` whose test asks for a module of `sources.LEFT_OUT` is dropped with its block.
 * Statements that bind no name, such as registrations, are left out.
 
 The result is a function of the sources alone.
@@ -15,25 +15,12 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-PACKAGE = "chatbot"
-LEFT_OUT = frozenset({"chatbot.native.library"})
-"""Modules that only speed up others and need a compiler."""
-
-Definition = ast.FunctionDef | ast.ClassDef
-
-
-class Target(NamedTuple):
-    """A name at the top of one of our modules; `name` is empty for the module itself."""
-
-    module: str
-    name: str
+from chatbot.checkpoint.export import sources
+from chatbot.checkpoint.export.sources import Definition, Module, Statement, Target, read_module, references
 
 
 class Edit(NamedTuple):
@@ -42,164 +29,6 @@ class Edit(NamedTuple):
     start: int
     end: int
     text: str
-
-
-@dataclass
-class Statement:
-    """A statement at the top of a module, with the comments above it and the string below it that describes it."""
-
-    node: ast.stmt
-    first_line: int
-    last_line: int
-    names: frozenset[str]
-
-
-@dataclass
-class Module:
-    """A parsed module.
-
-    Attributes:
-        lines: Its lines in UTF-8, with line ends.
-        statements: Statements that bind names.
-        own: Names imported from our modules.
-        external: Names imported from other packages, with their import statement.
-        dropped: Nodes that are not copied.
-    """
-
-    name: str
-    lines: list[bytes]
-    docstring: str
-    statements: list[Statement] = field(default_factory=list)
-    own: dict[str, Target] = field(default_factory=dict)
-    external: dict[str, str] = field(default_factory=dict)
-    dropped: set[ast.AST] = field(default_factory=set)
-
-    def nodes(self, statement: Statement) -> Iterator[ast.AST]:
-        """Yield the nodes of a statement without those that are dropped."""
-        waiting: list[ast.AST] = [statement.node]
-        while waiting:
-            node = waiting.pop()
-            if node not in self.dropped:
-                yield node
-                waiting.extend(ast.iter_child_nodes(node))
-
-    def offset(self, line: int, column: int = 0) -> int:
-        """Return the position of a byte in the module."""
-        return sum(map(len, self.lines[: line - 1])) + column
-
-
-@cache
-def read_module(name: str) -> Module:
-    """Parse one of our modules."""
-    spec = find_spec(name)
-    assert spec is not None
-    assert spec.origin is not None
-    source = Path(spec.origin).read_bytes()
-    tree = ast.parse(source)
-    module = Module(name, source.splitlines(keepends=True), ast.get_docstring(tree) or "")
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
-            module.dropped.add(node)
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                target = Target(inner, "") if _is_module(inner) else Target(node.module or "", alias.name)
-                module.own[alias.asname or alias.name] = target
-    for statement in [*tree.body, *_type_imports(tree)]:
-        if isinstance(statement, (ast.Import, ast.ImportFrom)) and statement not in module.dropped:
-            for alias in statement.names:
-                line = ast.unparse(
-                    ast.Import([alias])
-                    if isinstance(statement, ast.Import)
-                    else ast.ImportFrom(statement.module, [alias], 0)
-                )
-                module.external[alias.asname or alias.name.split(".")[0]] = line
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and any(
-            isinstance(part, ast.Name) and module.own.get(part.id, Target("", "")).module in LEFT_OUT
-            for part in ast.walk(node.test)
-        ):
-            assert not node.orelse, f"{name}: an `if` with a module that is left out has an else"
-            module.dropped.add(node)
-    previous_end = 0
-    for index, statement in enumerate(tree.body):
-        first = min(
-            [statement.lineno, *(decorator.lineno for decorator in getattr(statement, "decorator_list", []))]
-        )
-        while first - 1 > previous_end and module.lines[first - 2].startswith(b"#"):
-            first -= 1
-        last = statement.end_lineno or statement.lineno
-        following = tree.body[index + 1] if index + 1 < len(tree.body) else None
-        if isinstance(statement, (ast.Assign, ast.AnnAssign)) and _is_string(following):
-            last = following.end_lineno  # type: ignore[union-attr]
-        previous_end = last
-        if names := _bound_names(statement):
-            module.statements.append(Statement(statement, first, last, names))
-    return module
-
-
-def _is_module(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:  # its parent is a module
-        return False
-
-
-def _is_string(node: ast.stmt | None) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
-def _type_imports(tree: ast.Module) -> Iterator[ast.stmt]:
-    """Yield the statements below `if TYPE_CHECKING`."""
-    for node in tree.body:
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            yield from node.body
-
-
-def _bound_names(statement: ast.stmt) -> frozenset[str]:
-    """Return the names that a statement defines or changes: of an assignment, also the object whose part it sets."""
-    if isinstance(statement, Definition):
-        return frozenset({statement.name})
-    if not isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.For)):
-        return frozenset()
-    names = set()
-    for node in ast.walk(statement):
-        for target in getattr(node, "targets", [getattr(node, "target", None)]) if isinstance(node, ast.stmt) else []:
-            parts = target.elts if isinstance(target, (ast.Tuple, ast.List)) else [target]
-            for part in parts:
-                while isinstance(part, (ast.Attribute, ast.Subscript)):
-                    part = part.value
-                if isinstance(part, ast.Name):
-                    names.add(part.id)
-    return frozenset(names)
-
-
-def resolve(target: Target) -> Target | str | None:
-    """Return the module and name that define a name: ours, an import statement of another package, or None (a builtin)."""
-    module = read_module(target.module)
-    if not target.name or any(target.name in statement.names for statement in module.statements):
-        return target
-    if target.name in module.own:
-        inner = module.own[target.name]
-        return inner if not inner.name else resolve(inner)
-    return module.external.get(target.name)
-
-
-def _references(module: Module, statement: Statement) -> Iterator[tuple[ast.expr, Target | str]]:
-    """Yield the expressions of a statement that name something outside of it, with their definitions.
-
-    An expression is a name or, for a name in one of our modules, `module.name`.
-    """
-    inside = set()
-    for node in module.nodes(statement):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in module.own:
-            owner = module.own[node.value.id]
-            if not owner.name and (found := resolve(Target(owner.module, node.attr))) is not None:
-                inside.add(node.value)
-                yield node, found
-        elif isinstance(node, ast.Name) and node not in inside:
-            found = resolve(Target(module.name, node.id))
-            if found is not None:
-                yield node, found
 
 
 @dataclass(frozen=True)
@@ -215,9 +44,7 @@ class SingleFile:
     names: Mapping[Target, str]
 
 
-def join_modules(
-    roots: Sequence[Target], header: str, sibling: tuple[str, SingleFile] | None = None
-) -> SingleFile:
+def join_modules(roots: Sequence[Target], header: str, sibling: tuple[str, SingleFile] | None = None) -> SingleFile:
     """Return one file with the definitions that `roots` need.
 
     Args:
@@ -246,7 +73,7 @@ def join_modules(
                 mine.append(statement)
                 for name in sorted(statement.names):
                     visit(Target(module.name, name))
-                for node, found in sorted(_references(module, statement), key=lambda item: _position(item[0])):
+                for node, found in sorted(references(module, statement), key=lambda item: _position(item[0])):
                     if isinstance(found, str):
                         imports.add(found)
                     elif found.name:
@@ -280,7 +107,7 @@ def _in_import_order(modules: Sequence[str]) -> list[str]:
     done: list[str] = []
 
     def visit(name: str) -> None:
-        if name in done or name in path or name in LEFT_OUT:
+        if name in done or name in path or name in sources.LEFT_OUT:
             return
         path.append(name)
         for target in read_module(name).own.values():
@@ -326,7 +153,7 @@ def _copied(module: Module, statement: Statement, names: Mapping[Target, str]) -
     """Return the source of a statement with its names as they are in the file."""
     edits = [_removal(module, node) for node in module.dropped if _is_inside(node, statement)]
     renamed = set()
-    for node, found in _references(module, statement):
+    for node, found in references(module, statement):
         new = names[found] if isinstance(found, Target) else ast.unparse(node)
         if new != ast.unparse(node):
             assert node.end_lineno is not None
@@ -340,11 +167,11 @@ def _copied(module: Module, statement: Statement, names: Mapping[Target, str]) -
     text = source[start:end]
     for edit in sorted(edits, reverse=True):
         text = text[: edit.start - start] + edit.text.encode() + text[edit.end - start :]
-    node = statement.node
+    defined = statement.node
     result = text.decode().rstrip("\n")
-    if isinstance(node, Definition) and (new := names[Target(module.name, node.name)]) != node.name:
-        result = re.sub(rf"^(def|class) {node.name}\b", rf"\1 {new}", result, count=1, flags=re.MULTILINE)
-    return ("\n" + result) if isinstance(node, Definition) else result
+    if isinstance(defined, Definition) and (new := names[Target(module.name, defined.name)]) != defined.name:
+        result = re.sub(rf"^(def|class) {defined.name}\b", rf"\1 {new}", result, count=1, flags=re.MULTILINE)
+    return ("\n" + result) if isinstance(defined, Definition) else result
 
 
 def _is_inside(node: ast.AST, statement: Statement) -> bool:

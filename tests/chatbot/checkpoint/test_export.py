@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from chatbot.chat.bot import Chatbot
-from chatbot.checkpoint.export import single_file
+from chatbot.checkpoint.export import sources
 from chatbot.checkpoint.export.cli import main
 from chatbot.checkpoint.export.hf import chat_template, remote_code
 from chatbot.checkpoint.export.hf_model import XianliaoForChat, turns_of
@@ -82,7 +82,18 @@ def test_the_code_imports_nothing_of_this_project(code):
 
 def test_the_files_have_no_undefined_name(code):
     for name, text in code.items():
-        command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F,E9", "--stdin-filename", name, "-"]
+        command = [
+            sys.executable,
+            "-m",
+            "ruff",
+            "check",
+            "--isolated",
+            "--select",
+            "F,E9",
+            "--stdin-filename",
+            name,
+            "-",
+        ]
         result = subprocess.run(command, input=text, capture_output=True, text=True)
         assert result.returncode == 0, result.stdout
 
@@ -168,7 +179,11 @@ def test_no_sampled_reply_is_longer_than_the_bound(theirs, hf_tokenizer):
     prompt = hf_tokenizer.apply_chat_template(messages(["你好"]), return_dict=True, return_tensors="pt")
     width = prompt["input_ids"].shape[1]
     never = transformers.LogitsProcessorList([NeverEos()])
-    for settings in ({"num_return_sequences": 20}, {"do_sample": False, "num_beams": 3}, {"temperature": 5.0, "top_k": 3}):
+    for settings in (
+        {"num_return_sequences": 20},
+        {"do_sample": False, "num_beams": 3},
+        {"temperature": 5.0, "top_k": 3},
+    ):
         replies = theirs.generate(**prompt, logits_processor=never, **settings)[:, width:]
         assert replies.shape[1] <= 12 + 2 * 4 + 1  # t0 + 2 delta and the end
         assert ((replies == theirs.config.eos_token_id).sum(1) == 1).all()
@@ -184,7 +199,9 @@ def test_sampling_applies_each_rule_once(theirs, hf_tokenizer):
     prompt = hf_tokenizer.apply_chat_template(messages(["你好"]), return_dict=True, return_tensors="pt")
     width, rows = prompt["input_ids"].shape[1], 3000
     torch.manual_seed(0)
-    tokens = theirs.generate(**prompt, temperature=0.5, top_p=1.0, num_return_sequences=rows, max_new_tokens=1)[:, width]
+    tokens = theirs.generate(**prompt, temperature=0.5, top_p=1.0, num_return_sequences=rows, max_new_tokens=1)[
+        :, width
+    ]
     logits = theirs(prompt["input_ids"]).logits[0, -1].detach()
     logits[[0, 1, 2]] = -math.inf
     p = (logits / 0.5).softmax(-1)
@@ -272,7 +289,7 @@ class Last(Base):
 
 print("registers something")
 ''',
-    "two.py": '''def step(x):
+    "two.py": """def step(x):
     return x
 
 def helper(x):
@@ -283,7 +300,7 @@ def unused():
 
 class Base:
     pass
-''',
+""",
     "quick.py": "def ready():\n    return True\n",
     "__init__.py": "",
 }
@@ -295,11 +312,11 @@ def toy(tmp_path, monkeypatch):
     for name, text in TOY.items():
         (tmp_path / "toy" / name).write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(single_file, "PACKAGE", "toy")
-    monkeypatch.setattr(single_file, "LEFT_OUT", frozenset({"toy.quick"}))
-    single_file.read_module.cache_clear()
+    monkeypatch.setattr(sources, "PACKAGE", "toy")
+    monkeypatch.setattr(sources, "LEFT_OUT", frozenset({"toy.quick"}))
+    sources.read_module.cache_clear()
     yield
-    single_file.read_module.cache_clear()
+    sources.read_module.cache_clear()
     for name in [name for name in sys.modules if name.split(".")[0] == "toy"]:
         del sys.modules[name]
 
@@ -357,7 +374,11 @@ def empty_environment(tmp_path_factory) -> Path:
     """Python of a new environment that sees the installed packages without this one, whose path a .pth file adds."""
     folder = tmp_path_factory.mktemp("venv")
     venv.create(folder, with_pip=False)
-    place = next((folder / "lib").glob("python*/site-packages")) if sys.platform != "win32" else folder / "Lib/site-packages"
+    place = (
+        next((folder / "lib").glob("python*/site-packages"))
+        if sys.platform != "win32"
+        else folder / "Lib/site-packages"
+    )
     (place / "installed.pth").write_text(str(Path(transformers.__file__).parents[1]) + "\n")
     return folder / ("bin/python" if sys.platform != "win32" else "Scripts/python.exe")
 
