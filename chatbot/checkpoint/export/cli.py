@@ -9,24 +9,25 @@ from importlib import import_module
 from pathlib import Path
 
 from chatbot.errors import CheckpointError, explain_faults
+from chatbot.language.parser import Parser
 
-FORMATS = {
-    "hf": ("folder that transformers loads without xianliao (trust_remote_code)", "hf", "export_hf"),
-    "onnx": ("folder with graphs for onnxruntime, in float32 and int8", "onnx_graph", "export_onnx"),
-}
-"""For each format its help text, and the module of this folder and the function that writes it: `export(folder, path)` takes
-a checkpoint folder and the output path. Modules are imported when they are needed, so that --help answers at once."""
+FORMATS = {"hf": ("hf", "export_hf"), "onnx": ("onnx_graph", "export_onnx")}
+"""For each format the module of this folder and its function: `export(folder, path)` takes a checkpoint folder
+and the output path. Modules are imported when they are needed, so that --help answers at once. The help of `--to` describes
+the formats."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the argument parser of xianliao-export."""
-    parser = argparse.ArgumentParser(
-        prog="xianliao-export",
-        description="Write a checkpoint in the format of another program.",
-        epilog="formats: " + "; ".join(f"{name}: {text}" for name, (text, *_) in FORMATS.items()),
-    )
+    parser = Parser(prog="xianliao-export", description="Write a checkpoint in the format of another program.")
     parser.add_argument("checkpoint", help="checkpoint folder, or `default` for the bundled bot")
-    parser.add_argument("--to", required=True, choices=FORMATS, help="format to write")
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=FORMATS,
+        help="format to write: hf, a folder that transformers loads without xianliao; onnx, a folder with graphs for"
+        " onnxruntime, in float32 and int8",
+    )
     parser.add_argument("--output", required=True, metavar="PATH", help="new file or folder; it must not exist yet")
     return parser
 
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int | None:
     from chatbot.checkpoint.folder import resolve
 
     folder = resolve(args.checkpoint)
-    _, module, function = FORMATS[args.to]
+    module, function = FORMATS[args.to]
     getattr(import_module(f"chatbot.checkpoint.export.{module}"), function)(folder, output)
     files = sorted(path for path in output.rglob("*") if path.is_file()) if output.is_dir() else [output]
     for path in files:

@@ -60,7 +60,7 @@ def remote_code() -> dict[str, str]:
 
 
 def load_exportable(folder: Path) -> tuple[XianliaoForCausalLM, DialogueTokenizer]:
-    """Load a checkpoint of our own kind, in fp32.
+    """Load a checkpoint that xianliao-train made, in fp32.
 
     Raises:
         CheckpointError: The folder holds a model of another project, or one that reads dialogues backwards.

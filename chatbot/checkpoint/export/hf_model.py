@@ -1,6 +1,6 @@
 """Our model as transformers' users expect it: speakers read from the ids, and a `generate()` that keeps our decoding rules.
 
-`chatbot.checkpoint.export.hf` writes this class and all that it needs into one file.
+`chatbot.checkpoint.export.hf` writes this class and the definitions that it needs into one file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models
 from transformers.utils import cached_file
 
 from chatbot.decoding.hf_generate import reply_processors
+from chatbot.decoding.rules.readable import readable_text
 from chatbot.decoding.rules.repetition import last_replies
 from chatbot.decoding.settings import NAMES, ReplySettings, settings_from
 from chatbot.decoding.vocabulary import Vocabulary
@@ -86,7 +87,7 @@ class XianliaoForChat(XianliaoForCausalLM):
             generation_config: Used instead of the model's.
             logits_processor: Further rules; they run before ours.
             *args: Further arguments of transformers.
-            tokenizer: For the banned words; by default the one in the folder of the model.
+            tokenizer: For the bytes of the tokens; by default the one in the folder of the model.
             **kwargs: Settings and arguments of transformers.
 
         Returns:
@@ -107,8 +108,9 @@ class XianliaoForChat(XianliaoForCausalLM):
         if config.max_new_tokens is None and config.max_length is None:
             config.max_new_tokens = settings.limit_tokens + 1
         end_id = self.config.eos_token_id
-        pieces = self._token_bytes(tokenizer) if settings.banned_words else ()
-        vocabulary = Vocabulary(end_id, tuple(getattr(config, "banned_ids", ())), pieces)
+        pieces = self._token_bytes(tokenizer)
+        readable = readable_text(pieces, keeps_lines=False)
+        vocabulary = Vocabulary(end_id, tuple(getattr(config, "banned_ids", ())), pieces, readable)
 
         def earlier(prompt: list[int]) -> Sequence[Sequence[int]]:
             return last_replies(turns_of(prompt, end_id, vocabulary.banned_ids))

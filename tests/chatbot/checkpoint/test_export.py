@@ -26,7 +26,7 @@ from chatbot.checkpoint.export.hf import chat_template, remote_code
 from chatbot.checkpoint.export.hf_model import XianliaoForChat, turns_of
 from chatbot.checkpoint.export.single_file import Target, join_modules
 from chatbot.checkpoint.folder import load_model
-from chatbot.decoding.settings import ReplySettingsError
+from chatbot.errors import ReplySettingsError
 from chatbot.model.layer_types import LAYER_TYPES
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json, write_json
