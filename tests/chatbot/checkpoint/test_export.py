@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import json
 import math
@@ -127,8 +128,8 @@ def test_speakers_follow_from_the_ends_of_turns(model, tokenizer):
     for part in (ids[:, :3], ids[:, 3:4], ids[:, 4:7], ids[:, 7:]):
         logits.append(chat(part, past_key_values=state).logits)
     torch.testing.assert_close(torch.cat(logits, 1), expected)
-    packed, segments = torch.cat([ids, ids], 1), torch.tensor([[0] * 10 + [1] * 10])
-    second = chat(packed, segment_ids=segments).logits[:, 10:]
+    packed, segments = torch.cat([ids[:, :4], ids], 1), torch.tensor([[0] * 4 + [1] * 10])  # the first has one turn
+    second = chat(packed, segment_ids=segments).logits[:, 4:]
     torch.testing.assert_close(second, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -198,10 +199,11 @@ def test_sampling_applies_each_rule_once(theirs, hf_tokenizer):
     """A temperature of the folder must not act a second time through transformers' own rules."""
     prompt = hf_tokenizer.apply_chat_template(messages(["你好"]), return_dict=True, return_tensors="pt")
     width, rows = prompt["input_ids"].shape[1], 3000
+    config = copy.deepcopy(theirs.generation_config)
+    config.temperature = 0.5
     torch.manual_seed(0)
-    tokens = theirs.generate(**prompt, temperature=0.5, top_p=1.0, num_return_sequences=rows, max_new_tokens=1)[
-        :, width
-    ]
+    arguments = {"generation_config": config, "top_p": 1.0, "num_return_sequences": rows, "max_new_tokens": 1}
+    tokens = theirs.generate(**prompt, **arguments)[:, width]
     logits = theirs(prompt["input_ids"]).logits[0, -1].detach()
     logits[[0, 1, 2]] = -math.inf
     p = (logits / 0.5).softmax(-1)
