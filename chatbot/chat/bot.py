@@ -17,7 +17,6 @@ import torch
 from chatbot.chat.ranking import load_backward, load_ranker, reads_backwards
 from chatbot.chat.request import (
     MAX_SEED,
-    REMEMBERED_REPLIES,
     Reply,
     Request,
     answered_by,
@@ -45,7 +44,7 @@ from chatbot.text.dialogue import DialogueError, Prompt
 from chatbot.text.layouts import LAYOUTS, SpecialIds
 from chatbot.text.tokenizer import DialogueTokenizer
 
-__all__ = ["MAX_SEED", "REMEMBERED_REPLIES", "Chatbot", "Reply", "Request", "candidate_seeds"]
+__all__ = ["MAX_SEED", "Chatbot", "Reply", "Request", "candidate_seeds"]
 
 SNAPSHOT_BYTES = 256 * 2**20
 """Maximum size in bytes of the states that are cached after turns."""

@@ -14,13 +14,11 @@ from chatbot.decoding.candidates import Draft, TokenScore
 from chatbot.decoding.loop import Search, repeat_rows, run, start_search
 from chatbot.decoding.rerank import Answered
 from chatbot.decoding.rules.eos_floor import StopReason
+from chatbot.decoding.rules.repetition import last_replies
 from chatbot.decoding.settings import ReplySettings
 from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.safety import Fixed
 from chatbot.text.dialogue import DialogueError, Prompt
-
-REMEMBERED_REPLIES = 3
-"""Number of the bot's last replies that the rules against repetition use."""
 
 MAX_SEED = 2**31 - 1
 """Largest seed."""
@@ -109,7 +107,7 @@ def answered_by(ids: Sequence[Sequence[int]]) -> Answered:
     Args:
         ids: Token ids of the turns, oldest first; the last is the message.
     """
-    return Answered(ids, ids[-2::-2][:REMEMBERED_REPLIES])
+    return Answered(ids, last_replies(ids))
 
 
 def candidate_seeds(seed: int, count: int) -> list[int]:

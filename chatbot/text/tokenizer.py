@@ -105,7 +105,7 @@ class DialogueTokenizer:
         self.special_ids = frozenset(special)
         self._never_typed = self.special_ids - {ids.get(UNKNOWN)}
         self._words = ["" if index in special else names[index] for index in range(self.vocab_size)]
-        self._bytes = [_bytes_of(word, self.is_wordpiece) for word in self._words]
+        self._bytes = [bytes_of(word, self.is_wordpiece) for word in self._words]
 
     def _init_chat(self, tokenizer: Tokenizer, template: Template) -> None:
         """Wrap a chat model's tokenizer; every added token is special, even if its file says otherwise."""
@@ -248,7 +248,7 @@ def _names(tokenizer: Tokenizer) -> dict[int, str]:
     return {index: name for name, index in tokenizer.get_vocab().items()}
 
 
-def _bytes_of(word: str, is_wordpiece: bool) -> bytes:
+def bytes_of(word: str, is_wordpiece: bool) -> bytes:
     """Return the UTF-8 bytes of a token: those of its text, or the byte that its name spells."""
     if is_wordpiece:
         return word.removeprefix(CONTINUATION).encode("utf-8", "replace")
