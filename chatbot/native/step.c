@@ -10,12 +10,21 @@
  *
  */
 #include <math.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifndef XIANLIAO_ONE_THREAD
+#include <pthread.h>
+#endif
 #if defined(__AVX2__) || defined(__FMA__)
 #include <immintrin.h>
+#elif defined(__wasm_simd128__)
+#include <wasm_simd128.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+#ifdef __wasm__ /* no fused instruction; the product of two floats is exact in double */
+#define fmaf(a, b, c) ((float)((double)(a) * (b) + (c)))
 #endif
 
 enum { DECAY = 0, GATED = 1, DELTA = 2, WINDOW = 3, ELU = 4 };
@@ -26,14 +35,17 @@ enum { GROUP = 16, MAX_LANES = 6 };
 enum { GROUP = 8, MAX_LANES = 2 }; /* registers are half as wide, and half as many */
 #endif
 enum { MAX_GROUPS = 4, PASS = 64, MAX_THREADS = 16, MIN_LANES = 4 }; /* MIN_LANES: fewer do not pay for a thread */
+#ifndef TILE
+#define TILE GROUP /* rows of int8 weights that are interleaved; a file for every processor fixes it to 16 */
+#endif
 const int64_t xianliao_group = GROUP;
 int64_t xianliao_threads = 1; /* set by chatbot/native/library.py */
 
 typedef float Floats __attribute__((vector_size(4 * GROUP), aligned(4)));
 typedef int32_t Integers __attribute__((vector_size(4 * GROUP), aligned(4)));
 
-/* A matrix [rows, columns] of a linear layer with GROUP rows interleaved: weight [rows / GROUP, columns, GROUP] or
- * packed [rows / GROUP, stride / 4, GROUP, 4], padded with zeros. scale, sums and bias are padded in the same way. */
+/* A matrix [rows, columns] of a linear layer with rows interleaved: weight [rows / GROUP, columns, GROUP] or packed
+ * [rows / TILE, stride / 4, TILE, 4], padded with zeros. scale, sums and bias are padded in the same way. */
 typedef struct {
     const float *weight;   /* fp32, or NULL */
     const int8_t *packed;  /* int8, or NULL */
@@ -62,10 +74,11 @@ typedef struct {
 typedef struct {
     int64_t layers, width, heads, head, inner, window, taps, activation, rotates, rotates_linear;
     float eps, theta;
-    const float *tokens, *speakers, *positions;  /* positions may be NULL */
+    const float *tokens, *speakers, *positions;  /* positions may be NULL; tokens too if token_scales is given */
     const float *norm, *norm_bias;
     Matrix head_matrix;
     const Layer *layer;
+    const float *token_scales;  /* [V]: token embeddings are the int8 rows of head_matrix times these; or NULL */
 } Model;
 
 /* Cephes expf; fmaf, so that no compiler flag merges the two steps of the reduction. */
@@ -154,11 +167,11 @@ ALWAYS void block_float(const Matrix *m, int64_t group, const float *x, int grou
 ALWAYS void block_int8(const Matrix *m, int64_t group, const uint8_t *x, const float *scales, int groups, int lanes,
                        Floats s[MAX_GROUPS][MAX_LANES]) {
     int64_t n = m->stride;
-    const int8_t *w = m->packed + group * GROUP * n;
     Integers sums[MAX_GROUPS][MAX_LANES] = {{{0}}};
     for (int64_t c = 0; c < n; c += 4)
         for (int g = 0; g < groups; g++) {
-            const int8_t *weights = w + (g * n + c) * GROUP;
+            int64_t row = (group + g) * GROUP;
+            const int8_t *weights = m->packed + (row - row % TILE) * n + c * TILE + row % TILE * 4;
 #ifdef __AVX512VNNI__
             __m512i loaded = _mm512_loadu_si512(weights);
             for (int b = 0; b < lanes; b++) {
@@ -186,6 +199,44 @@ ALWAYS void block_int8(const Matrix *m, int64_t group, const uint8_t *x, const f
                 __m256i inputs = _mm256_set1_epi32(four ^ (int32_t)0x80808080);
                 __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(inputs), _mm256_sign_epi8(loaded, inputs));
                 sums[g][b] += (Integers)_mm256_madd_epi16(pairs, ones);
+            }
+#elif defined(__wasm_simd128__)
+            for (int b = 0; b < lanes; b++) {
+                int32_t four;
+                memcpy(&four, x + b * n + c, 4);
+                v128_t inputs = wasm_i16x8_extend_low_i8x16(wasm_i32x4_splat(four ^ (int32_t)0x80808080));
+                v128_t halves[2];
+                for (int i = 0; i < 2; i++) { /* four rows each: sums of two products, then of their pairs */
+                    v128_t loaded = wasm_v128_load(weights + 16 * i);
+                    v128_t low = wasm_i32x4_dot_i16x8(wasm_i16x8_extend_low_i8x16(loaded), inputs);
+                    v128_t high = wasm_i32x4_dot_i16x8(wasm_i16x8_extend_high_i8x16(loaded), inputs);
+                    halves[i] = wasm_i32x4_add(wasm_i32x4_shuffle(low, high, 0, 2, 4, 6),
+                                               wasm_i32x4_shuffle(low, high, 1, 3, 5, 7));
+                }
+                Integers sum;
+                memcpy(&sum, halves, sizeof sum);
+                sums[g][b] += sum;
+            }
+#elif defined(__ARM_NEON)
+            for (int b = 0; b < lanes; b++) {
+                int32_t four;
+                memcpy(&four, x + b * n + c, 4);
+                int8x16_t inputs = vreinterpretq_s8_s32(vdupq_n_s32(four ^ (int32_t)0x80808080));
+                int32x4_t halves[2];
+                for (int i = 0; i < 2; i++) {
+                    int8x16_t loaded = vld1q_s8(weights + 16 * i);
+#ifdef __ARM_FEATURE_DOTPROD
+                    halves[i] = vdotq_s32(vdupq_n_s32(0), loaded, inputs);
+#else
+                    int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(loaded), vget_low_s8(inputs)));
+                    int32x4_t high = vpaddlq_s16(vmull_s8(vget_high_s8(loaded), vget_high_s8(inputs)));
+                    halves[i] = vcombine_s32(vpadd_s32(vget_low_s32(low), vget_high_s32(low)),
+                                             vpadd_s32(vget_low_s32(high), vget_high_s32(high)));
+#endif
+                }
+                Integers sum;
+                memcpy(&sum, halves, sizeof sum);
+                sums[g][b] += sum;
             }
 #else
             for (int b = 0; b < lanes; b++)
@@ -490,13 +541,24 @@ static void predict(const Model *m, int64_t lanes, const int64_t *wanted, float 
     }
 }
 
+/* x [D] = the embedding of a token. */
+static void embed(const Model *m, int64_t id, float *x) {
+    if (!m->token_scales) {
+        memcpy(x, m->tokens + id * m->width, m->width * sizeof(float));
+        return;
+    }
+    const int8_t *row = m->head_matrix.packed + (id - id % TILE) * m->head_matrix.stride + id % TILE * 4;
+    for (int64_t i = 0; i < m->width; i++) x[i] = row[i / 4 * 4 * TILE + i % 4] * m->token_scales[id];
+}
+
 /* Computes xianliao_read for at most PASS lanes. */
 static void pass(const Model *m, State *states, int64_t lanes, const int64_t *rows, const int64_t *ids,
                  const int64_t *speakers, const int64_t *positions, const int64_t *wanted, float *logits, Space s) {
     int64_t D = m->width, inner = m->inner, K = m->head;
     for (int64_t l = 0; l < lanes; l++) {
+        embed(m, ids[l], s.x + l * D);
         for (int64_t i = 0; i < D; i++) {
-            s.x[l * D + i] = m->tokens[ids[l] * D + i] + m->speakers[speakers[l] * D + i];
+            s.x[l * D + i] += m->speakers[speakers[l] * D + i];
             if (m->positions) s.x[l * D + i] += m->positions[positions[l] * D + i];
         }
         if (m->rotates) angles(K, positions[l], m->theta, s.turns + l * K, s.turns + l * K + K / 2);
@@ -553,6 +615,11 @@ static void *read_share(void *argument) {
  * allocation fails. */
 int xianliao_read(const Model *m, State *states, int64_t lanes, const int64_t *rows, const int64_t *ids,
                   const int64_t *speakers, const int64_t *positions, const int64_t *wanted, float *logits) {
+#ifdef XIANLIAO_ONE_THREAD
+    Share share = {m, states, lanes, rows, ids, speakers, positions, wanted, logits, 0};
+    read_share(&share);
+    return share.failed;
+#else
     Share shares[MAX_THREADS];
     pthread_t threads[MAX_THREADS];
     int started[MAX_THREADS] = {0}, failed = 0;
@@ -575,6 +642,7 @@ int xianliao_read(const Model *m, State *states, int64_t lanes, const int64_t *r
         failed |= shares[i].failed;
     }
     return failed;
+#endif
 }
 
 /* weights [V] = exp((x - max x) / temperature), 0 where x is -inf; returns their sum and writes max x to `largest`. */

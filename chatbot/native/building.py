@@ -1,0 +1,141 @@
+"""Building the C runtime (chatbot/native/runtime): for this machine, for others with zig, and to WebAssembly."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chatbot.errors import XianliaoError
+from chatbot.native.library import FLAGS, SOURCE, TARGETS
+
+RUNTIME = Path(__file__).with_name("runtime")
+FUNCTIONS = ("read", "draw", "convolve", "convolve_backward", "group", "threads")
+"""Names of step.c that every build of it gets with its own ending."""
+
+KERNEL_FLAGS = tuple(flag for flag in FLAGS if flag != "-pthread")
+COMMON = ("-std=gnu11", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-DXIANLIAO_ONE_THREAD", "-DTILE=16")
+
+
+class BuildError(XianliaoError):
+    """The runtime cannot be built."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A system that the runtime is built for.
+
+    Attributes:
+        triple: Target of zig, or None for the system's compiler.
+        kernels: Flags of each build of step.c by its ending.
+        suffix: Ending of the library.
+        flags: Flags of all files.
+        link: Flags of the linker.
+    """
+
+    triple: str | None
+    kernels: dict[str, tuple[str, ...]]
+    suffix: str = ".so"
+    flags: tuple[str, ...] = ()
+    link: tuple[str, ...] = ("-shared", "-Wl,--gc-sections", "-lm")
+
+
+X86 = {
+    "base": ("-mcpu=x86_64",),
+    "avx2": ("-mcpu=x86_64_v3",),
+    "avx512": ("-mcpu=x86_64_v4+avx512vnni", "-mprefer-vector-width=512"),
+}
+TARGETS_OF_ZIG = {
+    "linux-x86_64": Target("x86_64-linux-gnu.2.17", X86),
+    "linux-aarch64": Target(
+        "aarch64-linux-gnu.2.17", {"base": ("-mcpu=generic",), "dotprod": ("-mcpu=generic+dotprod",)}
+    ),
+    "macos-arm64": Target(
+        "aarch64-macos.11.0", {"base": ("-mcpu=apple_m1",)}, ".dylib", link=("-shared", "-Wl,-dead_strip")
+    ),
+    "windows-x86_64": Target("x86_64-windows-gnu", X86, ".dll", link=("-shared",)),
+    "wasm": Target(
+        "wasm32-wasi",
+        {"base": ("-msimd128",)},
+        ".wasm",
+        ("-msimd128", "-DXL_NATIVE"),
+        ("-mexec-model=reactor", "-Wl,--gc-sections", "-Wl,--export-dynamic", "-Wl,-z,stack-size=1048576"),
+    ),
+}
+"""Systems by name; the libraries for them are the same to the byte on every machine with the same zig."""
+
+
+def build_native(output: Path, flags: Sequence[str] = ()) -> None:
+    """Build the runtime for this machine with its C compiler, with the arithmetic of `chatbot.native.library`.
+
+    Args:
+        output: Library to write.
+        flags: Further flags, for all files.
+
+    Raises:
+        BuildError: There is no C compiler, or it fails.
+    """
+    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    if compiler is None:
+        raise BuildError("There is no C compiler. Install gcc or clang.")
+    for kernel in TARGETS:
+        target = Target(None, {"base": kernel}, flags=("-DXL_NATIVE", *flags))
+        try:
+            return _build([compiler], target, output)
+        except BuildError as error:
+            failure = error
+    raise failure
+
+
+def build_with_zig(name: str, output: Path) -> None:
+    """Build the runtime for one of `TARGETS_OF_ZIG` with the package ziglang.
+
+    Raises:
+        BuildError: The package is missing, or the compiler fails.
+    """
+    _build(zig(), TARGETS_OF_ZIG[name], output)
+
+
+def zig() -> list[str]:
+    """Return the command of zig.
+
+    Raises:
+        BuildError: The package ziglang is missing.
+    """
+    try:
+        import ziglang
+    except ImportError:
+        raise BuildError("Building for other systems needs zig. Run: pip install 'xianliao[export]'") from None
+    return [str(Path(ziglang.__file__).with_name("zig"))]
+
+
+def _build(compiler: list[str], target: Target, output: Path) -> None:
+    """Compile and link.
+
+    Raises:
+        BuildError: The compiler fails.
+    """
+    command = [*compiler, *(["cc", "-target", target.triple] if target.triple else [])]
+    flags = [*COMMON, "-g0", *target.flags]
+    with tempfile.TemporaryDirectory() as folder:
+        objects = []
+        for ending, kernel in target.kernels.items():
+            renamed = [f"-Dxianliao_{name}=xianliao_{name}_{ending}" for name in FUNCTIONS]
+            objects.append(str(Path(folder) / f"step_{ending}.o"))
+            _run([*command, *flags, *KERNEL_FLAGS, *kernel, *renamed, "-c", str(SOURCE), "-o", objects[-1]])
+        for source in sorted(RUNTIME.glob("*.c")):
+            objects.append(str(Path(folder) / f"{source.stem}.o"))
+            _run([*command, *flags, "-O2", "-ffp-contract=off", "-c", str(source), "-o", objects[-1]])
+        built = Path(folder) / f"built{target.suffix}"
+        _run([*command, *target.flags, *objects, *target.link, "-o", str(built)])
+        shutil.copyfile(built, output)
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()[:1] or ["?"]
+        raise BuildError(f"{Path(command[0]).name} cannot build the runtime: {lines[0]}")
