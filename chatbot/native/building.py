@@ -40,7 +40,7 @@ class Target:
     kernels: dict[str, tuple[str, ...]]
     suffix: str = ".so"
     flags: tuple[str, ...] = ()
-    link: tuple[str, ...] = ("-shared", "-Wl,--gc-sections", "-lm")
+    link: tuple[str, ...] = ("-shared", "-O2", "-s", "-Wl,--gc-sections", "-lm")
 
 
 X86 = {
@@ -54,15 +54,17 @@ TARGETS_OF_ZIG = {
         "aarch64-linux-gnu.2.17", {"base": ("-mcpu=generic",), "dotprod": ("-mcpu=generic+dotprod",)}
     ),
     "macos-arm64": Target(
-        "aarch64-macos.11.0", {"base": ("-mcpu=apple_m1",)}, ".dylib", link=("-shared", "-Wl,-dead_strip")
+        "aarch64-macos.11.0", {"base": ("-mcpu=apple_m1",)}, ".dylib", link=("-shared", "-O2", "-s", "-Wl,-dead_strip")
     ),
-    "windows-x86_64": Target("x86_64-windows-gnu", X86, ".dll", link=("-shared",)),
+    "windows-x86_64": Target(
+        "x86_64-windows-gnu", X86, ".dll", ("-Daligned_alloc(alignment,size)=malloc(size)",), ("-shared", "-O2", "-s")
+    ),
     "wasm": Target(
         "wasm32-wasi",
         {"base": ("-msimd128",)},
         ".wasm",
         ("-msimd128", "-DXL_NATIVE"),
-        ("-mexec-model=reactor", "-Wl,--gc-sections", "-Wl,--export-dynamic", "-Wl,-z,stack-size=1048576"),
+        ("-mexec-model=reactor", "-O2", "-s", "-Wl,--gc-sections", "-Wl,--export-dynamic", "-Wl,-z,stack-size=1048576"),
     ),
 }
 """Systems by name; the libraries for them are the same to the byte on every machine with the same zig."""

@@ -171,7 +171,7 @@ static void push_character(const Bot *bot, int32_t c, Numbers *ids) {
         return;
     }
     int more = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
-    push(ids, bot->byte_ids[more == 0 ? c : (0xf00 >> more & 0xff) | c >> (6 * more)]);
+    push(ids, bot->byte_ids[more == 0 ? c : (0xff00 >> (more + 1) & 0xff) | c >> (6 * more)]);
     while (more--) push(ids, bot->byte_ids[0x80 | (c >> (6 * more) & 0x3f)]);
 }
 
