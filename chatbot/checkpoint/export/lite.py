@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from chatbot.decoding.settings import ReplySettings, settings_from
 from chatbot.errors import CheckpointError
 from chatbot.model.config import XianliaoConfig
 from chatbot.model.int8 import INT8_SCALE_SUFFIX, dequantize, quantize, round_rows
-from chatbot.safety import Safety
+from chatbot.safety import Safety, default_safety
 from chatbot.storage import read_json
 from chatbot.text.tokenizer import DialogueTokenizer
 
@@ -45,18 +45,18 @@ SETTINGS = (
 """Decoding settings in the order of the file and of chatbot/native/runtime/runtime.h."""
 
 
-def export_lite(bot_folder: str | Path, path: str | Path, safety: Safety | None = None) -> None:
+def export_lite(bot_folder: str | Path, path: str | Path, safety: Safety | None | Literal["default"] = "default") -> None:
     """Write the weights file of a checkpoint.
 
     Args:
         bot_folder: Checkpoint folder.
         path: File to write.
-        safety: Rules for people in need that go into the file; None leaves them out.
+        safety: Rules for people in need that go into the file; None leaves them out, `default` takes the package's.
 
     Raises:
         CheckpointError: The checkpoint has parts that the runtime does not have.
     """
-    content = lite_bytes(Path(bot_folder), safety)
+    content = lite_bytes(Path(bot_folder), default_safety() if safety == "default" else safety)
     path = Path(path)
     temporary = path.with_name(path.name + ".part")
     temporary.write_bytes(content)

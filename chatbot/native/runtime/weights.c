@@ -18,14 +18,14 @@
 enum { HEADER = 512, VERSION = 1, MAX_STATE = 256 << 20 };
 enum {
     VOCABULARY, WIDTH, LAYERS, HEADS, HEAD, INNER, WINDOW_SIZE, TAPS, ACTIVATION, ROTATES, ROTATES_LINEAR, GATED_OUTPUT,
-    BIASED, SPEAKERS, CONTEXT, CLS, END, MERGES, CHARACTERS, RANGES, PIECE_BYTES, BANNED_BYTES, SAFETY_BYTES, NUMBERS
+    BIASED, SPEAKERS, CONTEXT_TOKENS, CLS, END, MERGES, CHARACTERS, RANGES, PIECE_BYTES, BANNED_BYTES, SAFETY_BYTES, NUMBERS
 };
 
 static const int32_t LIMITS[NUMBERS][2] = {
     [VOCABULARY] = {300, 1 << 20}, [WIDTH] = {1, 1 << 14}, [LAYERS] = {1, 256}, [HEADS] = {1, 256}, [HEAD] = {2, 1024},
     [INNER] = {1, 1 << 17}, [WINDOW_SIZE] = {1, 1 << 16}, [TAPS] = {0, 16}, [ACTIVATION] = {0, 3}, [ROTATES] = {0, 1},
     [ROTATES_LINEAR] = {0, 1}, [GATED_OUTPUT] = {0, 1}, [BIASED] = {0, 1}, [SPEAKERS] = {2, 16},
-    [CONTEXT] = {8, 1 << 20}, [CLS] = {0, 1 << 20}, [END] = {0, 1 << 20}, [MERGES] = {0, 1 << 22},
+    [CONTEXT_TOKENS] = {8, 1 << 20}, [CLS] = {0, 1 << 20}, [END] = {0, 1 << 20}, [MERGES] = {0, 1 << 22},
     [CHARACTERS] = {0, 1 << 21}, [RANGES] = {1, 1 << 21}, [PIECE_BYTES] = {0, 1 << 28}, [BANNED_BYTES] = {0, 1 << 24},
     [SAFETY_BYTES] = {0, 1 << 26},
 };
@@ -201,7 +201,7 @@ static const char *load(Bot *bot) {
     if (n[CLS] >= n[VOCABULARY] || n[END] >= n[VOCABULARY] || n[HEAD] % 2 || n[TAPS] == 1 || (int64_t)n[HEADS] * n[HEAD] > 1 << 16)
         return "The weights file is damaged: its sizes do not fit. Copy it again.";
     memcpy(bot->settings, floats + 2, sizeof bot->settings);
-    bot->vocabulary = n[VOCABULARY], bot->speakers = n[SPEAKERS], bot->context = n[CONTEXT];
+    bot->vocabulary = n[VOCABULARY], bot->speakers = n[SPEAKERS], bot->context = n[CONTEXT_TOKENS];
     bot->cls = n[CLS], bot->end = n[END];
     const char *fault = settings_fault(bot->settings);
     Parts parts = {bot->file, HEADER, bot->size, 0};
