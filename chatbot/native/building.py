@@ -64,7 +64,7 @@ TARGETS_OF_ZIG = {
         {"base": ("-msimd128",)},
         ".wasm",
         ("-msimd128", "-DXL_NATIVE"),
-        ("-mexec-model=reactor", "-O2", "-s", "-Wl,--gc-sections", "-Wl,--export-dynamic,--export=malloc", "-Wl,-z,stack-size=1048576"),
+        ("-mexec-model=reactor", "-O2", "-s", "-Wl,--gc-sections", "-Wl,--export-dynamic,--export=malloc,--export=free", "-Wl,-z,stack-size=1048576"),
     ),
 }
 """Systems by name; the libraries for them are the same to the byte on every machine with the same zig."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import re
 import secrets
 import sys
 import threading
@@ -29,6 +30,7 @@ MAX_SEED = 2**31 - 1
 KEPT_CHATS = 4
 """Conversations whose state is kept, so that a next turn costs only its own tokens."""
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 
 
@@ -87,6 +89,11 @@ def _library(path: str | Path | None) -> ctypes.CDLL:
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
     return library
+
+
+def _utf8(text: str) -> bytes:
+    """Return a text in UTF-8, with U+FFFD for lone surrogates."""
+    return _SURROGATE.sub("\ufffd", text).encode()
 
 
 def _weights(path: str | Path | None) -> Path:
@@ -159,7 +166,7 @@ class Bot:
             raise LiteError("The history must be a list of strings, oldest turn first.")
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
             raise LiteError(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
-        encoded = [turn.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode() for turn in turns]
+        encoded = list(map(_utf8, turns))
         sizes = (c_int32 * max(1, len(encoded)))(*map(len, encoded))
         chat = self._take()
         try:
@@ -177,8 +184,20 @@ class Bot:
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text."""
-        encoded = text.encode("utf-8", "replace")
-        return self._library.xl_encode(self._bot, encoded, len(encoded), None, 0)
+        return len(self.encode(text))
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text.
+
+        Raises:
+            LiteError: Memory is short.
+        """
+        encoded = _utf8(text)
+        ids = (c_int32 * (len(encoded) + 1))()  # a token has at least one byte
+        count = self._library.xl_encode(self._bot, encoded, len(encoded), ids, len(ids))
+        if count < 0:
+            raise LiteError("Memory is short.")
+        return ids[:count]
 
     def _numbers(self, settings: dict[str, Any]) -> Any:
         """Return the settings as the library reads them.
