@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -61,6 +62,7 @@ def safety_bytes(safety: Safety) -> bytes:
     return b"".join(parts)
 
 
+@lru_cache(1)
 def fold_table() -> tuple[list[tuple[int, int, int]], list[int]]:
     """Return (first character, kind, value) of each range of characters that fold alike, and the pool of letters."""
     entries: list[tuple[int, int, int]] = []

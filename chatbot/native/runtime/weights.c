@@ -173,7 +173,7 @@ static const char *load_network(Bot *bot, Parts *parts, const int32_t *n, const 
         layer->norm2_bias = n[BIASED] ? part(parts, (uint64_t)D, 4) : NULL;
         layer->qkv = matrix(parts, 3 * inner, D, n[BIASED]);
         layer->out = matrix(parts, D, inner, n[BIASED]);
-        if (n[GATED_OUTPUT]) layer->output_gate = matrix(parts, inner, D, n[BIASED]);
+        if (n[GATED_OUTPUT]) layer->output_gate = matrix(parts, inner, D, 0);
         layer->up = matrix(parts, n[INNER], D, n[BIASED]);
         layer->down = matrix(parts, D, n[INNER], n[BIASED]);
         layer->conv = n[TAPS] ? part(parts, (uint64_t)n[TAPS] * 3 * (uint64_t)inner, 4) : NULL;
