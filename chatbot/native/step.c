@@ -4,6 +4,8 @@
  * A lane is one token of one row (dialogue). Weights are fp32, or int8 with one fp32 scale per row of the matrix. The
  * activations of an int8 product are rounded to int8 with one scale per lane. The order of every sum is fixed, so the
  * result of a row is the same to the bit, whatever other rows are computed and in however many parts the row is read.
+ * With int8 weights and elu or window layers it is also the same on every processor: sums have 16 partial sums whatever
+ * the registers, and the compiler may neither reorder nor fuse (library.py's FLAGS). fp32 products fuse if they can.
  * The states of the rows are updated in place. chatbot/native/library.py compiles this file on the machine that runs
  * it; without a compiler, torch computes the same.
  * Dims: L lanes, B rows, D hidden size, H heads, K head width, W window, V vocabulary.
@@ -43,6 +45,10 @@ int64_t xianliao_threads = 1; /* set by chatbot/native/library.py */
 
 typedef float Floats __attribute__((vector_size(4 * GROUP), aligned(4)));
 typedef int32_t Integers __attribute__((vector_size(4 * GROUP), aligned(4)));
+typedef float Sixteen __attribute__((vector_size(64), aligned(4)));
+typedef float EightFloats __attribute__((vector_size(32), aligned(4)));
+typedef int32_t EightIntegers __attribute__((vector_size(32), aligned(4)));
+typedef double EightDoubles __attribute__((vector_size(64), aligned(8)));
 
 /* A matrix [rows, columns] of a linear layer with rows interleaved: weight [rows / GROUP, columns, GROUP] or packed
  * [rows / TILE, stride / 4, TILE, 4], padded with zeros. scale, sums and bias are padded in the same way. */
@@ -98,6 +104,47 @@ static inline float exp_(float x) {
     return p * power.f;
 }
 
+/* The sum of 16 partial sums, by halves. */
+static inline float gather(Sixteen parts) {
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) parts[i] += parts[i + half];
+    return parts[0];
+}
+
+static inline double gather_doubles(EightDoubles parts) {
+    for (int half = 4; half; half /= 2)
+        for (int i = 0; i < half; i++) parts[i] += parts[i + half];
+    return parts[0];
+}
+
+static inline float dot(const float *a, const float *b, int64_t n) {
+    Sixteen parts = {0};
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) parts += *(const Sixteen *)(a + i) * *(const Sixteen *)(b + i);
+    for (int64_t j = 0; i + j < n; j++) parts[j] += a[i + j] * b[i + j];
+    return gather(parts);
+}
+
+static inline float sum(const float *x, int64_t n) {
+    Sixteen parts = {0};
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) parts += *(const Sixteen *)(x + i);
+    for (int64_t j = 0; i + j < n; j++) parts[j] += x[i + j];
+    return gather(parts);
+}
+
+/* Sum of the squares of x - mean. */
+static inline float spread(const float *x, float mean, int64_t n) {
+    Sixteen parts = {0};
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        Sixteen distance = *(const Sixteen *)(x + i) - mean;
+        parts += distance * distance;
+    }
+    for (int64_t j = 0; i + j < n; j++) parts[j] += (x[i + j] - mean) * (x[i + j] - mean);
+    return gather(parts);
+}
+
 static inline float silu_(float x) { return x / (1.0f + exp_(-x)); }
 
 static inline float softplus_(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
@@ -124,11 +171,7 @@ static void activate(float *x, int64_t n, int64_t kind) {
 }
 
 static void layer_norm(const float *x, float *y, int64_t n, const float *weight, const float *bias, float eps) {
-    float mean = 0, variance = 0;
-    for (int64_t i = 0; i < n; i++) mean += x[i];
-    mean /= n;
-    for (int64_t i = 0; i < n; i++) variance += (x[i] - mean) * (x[i] - mean);
-    float inverse = 1.0f / sqrtf(variance / n + eps);
+    float mean = sum(x, n) / n, inverse = 1.0f / sqrtf(spread(x, mean, n) / n + eps);
     for (int64_t i = 0; i < n; i++) {
         float value = (x[i] - mean) * inverse;
         if (weight) value *= weight[i];
@@ -337,9 +380,9 @@ static void multiply(const Matrix *m, const float *x, float *y, int64_t lanes, i
 static void angles(int64_t head, int64_t position, float theta, float *cosines, float *sines) {
     int64_t half = head / 2;
     for (int64_t i = 0; i < half; i++) {
-        float angle = (float)position * powf(theta, -(float)i / half);
-        cosines[i] = cosf(angle);
-        sines[i] = sinf(angle);
+        float angle = (float)position * (float)pow(theta, -(double)i / half);
+        cosines[i] = (float)cos(angle); /* in double, where C libraries agree after rounding */
+        sines[i] = (float)sin(angle);
     }
 }
 
@@ -381,9 +424,7 @@ static void recur_delta(float *restrict S, const float *q, const float *k, const
 }
 
 static void normalize(float *x, int64_t n) {
-    float sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += x[i] * x[i];
-    float inverse = 1.0f / (sqrtf(sum) > 1e-12f ? sqrtf(sum) : 1e-12f);
+    float size = sqrtf(dot(x, x, n)), inverse = 1.0f / (size > 1e-12f ? size : 1e-12f);
     for (int64_t i = 0; i < n; i++) x[i] *= inverse;
 }
 
@@ -393,15 +434,13 @@ static void attend(const Model *m, float *keys, float *values, float *q, float *
     int64_t K = m->head, W = m->window, seen = position + 1 < W ? position + 1 : W;
     memcpy(keys + (position % W) * m->inner + h * K, k, K * sizeof(float));
     memcpy(values + (position % W) * m->inner + h * K, v, K * sizeof(float));
-    float most = -INFINITY, total = 0, scale = 1.0f / sqrtf((float)K);
+    float most = -INFINITY, scale = 1.0f / sqrtf((float)K);
     for (int64_t s = 0; s < seen; s++) {
-        const float *key = keys + s * m->inner + h * K;
-        float dot = 0;
-        for (int64_t i = 0; i < K; i++) dot += q[i] * key[i];
-        scores[s] = dot * scale;
+        scores[s] = dot(q, keys + s * m->inner + h * K, K) * scale;
         most = scores[s] > most ? scores[s] : most;
     }
-    for (int64_t s = 0; s < seen; s++) total += scores[s] = exp_(scores[s] - most);
+    for (int64_t s = 0; s < seen; s++) scores[s] = exp_(scores[s] - most);
+    float total = sum(scores, seen);
     memset(o, 0, K * sizeof(float));
     for (int64_t s = 0; s < seen; s++) {
         const float *value = values + s * m->inner + h * K;
@@ -427,13 +466,12 @@ static void convolve(float *qkv, float *inputs, const float *taps, int64_t count
 static void attend_linear(const Model *m, float *S, float *z, float *q, float *k, const float *v, const float *turns,
                           float *o) {
     int64_t K = m->head;
-    float below = 0;
     for (int64_t i = 0; i < K; i++) {
         q[i] = q[i] > 0 ? q[i] + 1 : exp_(q[i]);
         k[i] = k[i] > 0 ? k[i] + 1 : exp_(k[i]);
         z[i] += k[i];
-        below += q[i] * z[i];
     }
+    float below = dot(q, z, K);
     if (turns) {
         rotate(q, K, turns, turns + K / 2);
         rotate(k, K, turns, turns + K / 2);
@@ -533,9 +571,8 @@ static void predict(const Model *m, int64_t lanes, const int64_t *wanted, float 
         if (count == 0) return;
         multiply(&m->head_matrix, s.h, logits + first * V, count, 0, s.rounded);
         for (int64_t i = 0; i < count; i++) { /* int8 rounding hides a NaN: restore it */
-            float sum = 0;
-            for (int64_t j = 0; j < D; j++) sum += s.h[i * D + j];
-            if (!(sum - sum == 0))
+            float whole = sum(s.h + i * D, D);
+            if (!(whole - whole == 0))
                 for (int64_t j = 0; j < V; j++) logits[(first + i) * V + j] = NAN;
         }
     }
@@ -645,6 +682,19 @@ int xianliao_read(const Model *m, State *states, int64_t lanes, const int64_t *r
 #endif
 }
 
+/* Returns the sum of the values [n] that are at least `bound`, none of which is negative. */
+static double mass_from(const float *values, int64_t n, float bound) {
+    EightDoubles parts = {0};
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        EightFloats some = *(const EightFloats *)(values + i);
+        EightIntegers kept = (EightIntegers)some & (some >= bound); /* false for a NaN */
+        parts += __builtin_convertvector((EightFloats)kept, EightDoubles);
+    }
+    for (int64_t j = 0; i + j < n; j++) parts[j] += values[i + j] >= bound ? values[i + j] : 0;
+    return gather_doubles(parts);
+}
+
 /* weights [V] = exp((x - max x) / temperature), 0 where x is -inf; returns their sum and writes max x to `largest`. */
 static double heat(const float *x, float *weights, int64_t V, float temperature, float *largest) {
     float top = -INFINITY, tops[GROUP], inverse = 1.0f / temperature;
@@ -653,17 +703,8 @@ static double heat(const float *x, float *weights, int64_t V, float temperature,
         for (int64_t i = 0; i < GROUP && v + i < V; i++) tops[i] = x[v + i] > tops[i] ? x[v + i] : tops[i];
     for (int64_t i = 0; i < GROUP; i++) top = tops[i] > top ? tops[i] : top;
     for (int64_t v = 0; v < V; v++) weights[v] = x[v] == -INFINITY ? 0 : exp_((x[v] - top) * inverse);
-    double total = 0;
-    for (int64_t v = 0; v < V; v++) total += weights[v];
     *largest = top;
-    return total;
-}
-
-/* Returns the sum of the values [n] that are at least `bound`. */
-static double mass_from(const float *values, int64_t n, float bound) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += values[i] >= bound ? values[i] : 0;
-    return sum;
+    return mass_from(weights, V, 0);
 }
 
 /* Settings of a draw: temperature, mass of the nucleus, id of the end of turn, whether truncation always keeps it. */

@@ -57,13 +57,15 @@ worker.onmessage = ({ data }) => {
 
 // Reply to a history, for this page and for scripts: resolves to {text, tokens, reason, seed}.
 async function reply(turns, seed, changes = {}, show = () => {}) {
-  await ready;
-  const settings = [...defaults], id = next++;
-  for (const [name, value] of Object.entries(changes)) settings[NAMES.indexOf(name)] = value;
-  const made = new Promise((resolve, reject) => pending.set(id, { resolve, reject, show }));
-  busy = id;
-  worker.postMessage({ id, turns, seed, settings });
-  try { return { ...(await made), seed }; } finally { if (busy === id) busy = null; }
+  const id = busy = next++;
+  try {
+    await ready;
+    const settings = [...defaults];
+    for (const [name, value] of Object.entries(changes)) settings[NAMES.indexOf(name)] = value;
+    const made = new Promise((resolve, reject) => pending.set(id, { resolve, reject, show }));
+    worker.postMessage({ id, turns, seed, settings });
+    return { ...(await made), seed };
+  } finally { if (busy === id) busy = null; }
 }
 window.xianliao = { reply, ready };
 
