@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chatbot.errors import XianliaoError
@@ -70,12 +70,13 @@ TARGETS_OF_ZIG = {
 """Systems by name; the libraries for them are the same to the byte on every machine with the same zig."""
 
 
-def build_native(output: Path, flags: Sequence[str] = ()) -> None:
+def build_native(output: Path, flags: Sequence[str] = (), kernels: Sequence[Sequence[str]] = TARGETS) -> None:
     """Build the runtime for this machine with its C compiler, with the arithmetic of `chatbot.native.library`.
 
     Args:
         output: Library to write.
         flags: Further flags, for all files.
+        kernels: Flags for the processor; the first that the compiler accepts are used.
 
     Raises:
         BuildError: There is no C compiler, or it fails.
@@ -83,10 +84,12 @@ def build_native(output: Path, flags: Sequence[str] = ()) -> None:
     compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
     if compiler is None:
         raise BuildError("There is no C compiler. Install gcc or clang.")
-    for kernel in TARGETS:
-        target = Target(None, {"base": kernel}, flags=("-DXL_NATIVE", *flags))
+    failure = BuildError("No flags are given.")
+    for kernel in kernels:
+        target = Target(None, {"base": tuple(kernel)}, flags=("-DXL_NATIVE", *flags))
         try:
-            return _build([compiler], target, output)
+            _build([compiler], target, output)
+            return
         except BuildError as error:
             failure = error
     raise failure
@@ -99,6 +102,21 @@ def build_with_zig(name: str, output: Path) -> None:
         BuildError: The package is missing, or the compiler fails.
     """
     _build(zig(), TARGETS_OF_ZIG[name], output)
+
+
+def build_program(name: str, main: Path, output: Path) -> None:
+    """Build a program with the runtime inside; arguments and errors as for `build_with_zig`.
+
+    Args:
+        name: One of `TARGETS_OF_ZIG`; for Linux the program is static, so that an emulator runs it alone.
+        main: Source of its function `main`.
+        output: Program to write.
+    """
+    target = TARGETS_OF_ZIG[name]
+    static = {"linux-x86_64": "x86_64-linux-musl", "linux-aarch64": "aarch64-linux-musl"}
+    triple = static.get(name, target.triple)
+    link = tuple(flag for flag in target.link if flag != "-shared")
+    _build(zig(), replace(target, triple=triple, link=link, suffix=".exe"), output, (main,))
 
 
 def zig() -> list[str]:
@@ -114,7 +132,7 @@ def zig() -> list[str]:
     return [str(Path(ziglang.__file__).with_name("zig"))]
 
 
-def _build(compiler: list[str], target: Target, output: Path) -> None:
+def _build(compiler: list[str], target: Target, output: Path, more: Sequence[Path] = ()) -> None:
     """Compile and link.
 
     Raises:
@@ -128,12 +146,12 @@ def _build(compiler: list[str], target: Target, output: Path) -> None:
             renamed = [f"-Dxianliao_{name}=xianliao_{name}_{ending}" for name in FUNCTIONS]
             objects.append(str(Path(folder) / f"step_{ending}.o"))
             _run([*command, *flags, *KERNEL_FLAGS, *kernel, *renamed, "-c", str(SOURCE), "-o", objects[-1]])
-        for source in sorted(RUNTIME.glob("*.c")):
+        for source in (*sorted(RUNTIME.glob("*.c")), *more):
             objects.append(str(Path(folder) / f"{source.stem}.o"))
-            _run([*command, *flags, "-O2", "-ffp-contract=off", "-c", str(source), "-o", objects[-1]])
+            _run([*command, *flags, "-O2", "-ffp-contract=off", "-I", str(RUNTIME), "-c", str(source), "-o", objects[-1]])
         built = Path(folder) / f"built{target.suffix}"
         _run([*command, *target.flags, *objects, *target.link, "-o", str(built)])
-        shutil.copyfile(built, output)
+        shutil.copy(built, output)
 
 
 def _run(command: list[str]) -> None:

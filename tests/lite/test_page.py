@@ -14,9 +14,6 @@ from chatbot.checkpoint.folder import resolve
 from tests.lite.test_parity import CONVERSATIONS, OPENERS
 from tests.test_browser import open_browser
 
-SAME_SHARE = 0.95
-"""Least share of sampled replies that are the same as Python's; see docs/export.md for the arithmetic that forbids all."""
-
 MARKS = ("<script>{}</script>", "<img src=x onerror={}>", "<svg onload={}>", "<iframe srcdoc='<script>{}</script>'>")
 MORE = ("<a href='javascript:{}'>x</a>", "</div></main><script>{}</script>", "\"'><body onload={}>", "<details open ontoggle={}>")
 ACTIONS = ("window.hit=1", "alert(1)", "fetch('http://127.0.0.1:9/x')", "document.body.innerHTML=''")
@@ -130,7 +127,7 @@ def test_the_same_seed_gives_the_reply_of_the_server(driver, page, greedy):
     same = sum(tuple(got["tokens"]) == reply.token_ids for got, reply in zip(made, expected, strict=True))
     speed = sum(len(got["tokens"]) + 1 for got in made) / milliseconds * 1000
     print(f"same replies: {same} of {len(made)}; {speed:.0f} tokens/s with reading")
-    assert same >= SAME_SHARE * len(made)
+    assert same == len(made)
     assert speed > 60
 
 
@@ -139,6 +136,7 @@ def test_the_same_seed_gives_the_reply_of_the_server(driver, page, greedy):
 def test_malicious_messages_and_chats_do_nothing(driver, page):
     assert len(PAYLOADS) == 64
     offline(driver, page)
+    driver.get_log("performance")  # forget the requests of the browser's own first page
     elements = driver.execute_script("return document.querySelectorAll('*').length")
     for payload in PAYLOADS[:8]:  # as a person would
         send(driver, payload)

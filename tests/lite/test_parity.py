@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 import random
+from pathlib import Path
 
 import pytest
 from xianliao_lite import Bot, LiteError
@@ -11,6 +13,7 @@ from xianliao_lite.bot import SETTINGS as LITE_SETTINGS
 from chatbot import Chatbot
 from chatbot.checkpoint.export.lite import SETTINGS
 from chatbot.checkpoint.folder import resolve
+from chatbot.native.building import build_native
 from chatbot.safety import default_safety
 from chatbot.text.dialogue import clean_turn
 from tests.lite.building import built_library, tiny_checkpoint, weights_file
@@ -147,3 +150,18 @@ def test_wrong_requests_are_refused_in_one_sentence(tiny):
         with pytest.raises(LiteError, match=r"\.$"):
             lite.reply(turns, **changes)
     assert lite.reply(["你好"], 0).text == lite.reply(["你好"], 0).text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [("-march=x86-64",), ("-march=x86-64-v3",), ("-march=x86-64-v4",)])
+def test_other_instruction_sets_give_the_same_bits(tokenizer, library, tmp_path, kernel):
+    if platform.machine() != "x86_64":
+        pytest.skip("the instruction sets are those of x86")
+    if kernel == ("-march=x86-64-v4",) and "avx512f" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        pytest.skip("this processor has no AVX-512")
+    file = weights_file(tmp_path, tiny_checkpoint(tmp_path / "tiny", tokenizer), None)
+    build_native(tmp_path / "other.so", kernels=[kernel])
+    one, other = Bot(file, library=library), Bot(file, library=tmp_path / "other.so")
+    for seed in range(20):
+        turns = [OPENERS[seed % len(OPENERS)], "好的", OPENERS[(seed + 3) % len(OPENERS)]]
+        assert one.reply(turns, seed) == other.reply(turns, seed)
