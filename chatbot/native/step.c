@@ -20,6 +20,8 @@
 #endif
 #if defined(__AVX2__) || defined(__FMA__)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #elif defined(__wasm_simd128__)
 #include <wasm_simd128.h>
 #elif defined(__ARM_NEON)
@@ -242,6 +244,24 @@ ALWAYS void block_int8(const Matrix *m, int64_t group, const uint8_t *x, const f
                 __m256i inputs = _mm256_set1_epi32(four ^ (int32_t)0x80808080);
                 __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(inputs), _mm256_sign_epi8(loaded, inputs));
                 sums[g][b] += (Integers)_mm256_madd_epi16(pairs, ones);
+            }
+#elif defined(__SSE2__) && !defined(__AVX512F__)
+            for (int b = 0; b < lanes; b++) {
+                int32_t four;
+                memcpy(&four, x + b * n + c, 4);
+                __m128i bytes = _mm_set1_epi32(four ^ (int32_t)0x80808080);
+                __m128i inputs = _mm_srai_epi16(_mm_unpacklo_epi8(bytes, bytes), 8), halves[2];
+                for (int i = 0; i < 2; i++) { /* four rows each: sums of two products, then of their pairs */
+                    __m128i loaded = _mm_loadu_si128((const __m128i *)(weights + 16 * i));
+                    __m128i low = _mm_madd_epi16(_mm_srai_epi16(_mm_unpacklo_epi8(loaded, loaded), 8), inputs);
+                    __m128i high = _mm_madd_epi16(_mm_srai_epi16(_mm_unpackhi_epi8(loaded, loaded), 8), inputs);
+                    __m128 first = _mm_shuffle_ps((__m128)low, (__m128)high, _MM_SHUFFLE(2, 0, 2, 0));
+                    __m128 second = _mm_shuffle_ps((__m128)low, (__m128)high, _MM_SHUFFLE(3, 1, 3, 1));
+                    halves[i] = _mm_add_epi32((__m128i)first, (__m128i)second);
+                }
+                Integers sum;
+                memcpy(&sum, halves, sizeof sum);
+                sums[g][b] += sum;
             }
 #elif defined(__wasm_simd128__)
             for (int b = 0; b < lanes; b++) {

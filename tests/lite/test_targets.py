@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.lite.building import tiny_checkpoint, weights_file
 pytestmark = pytest.mark.slow
 TALK = Path(__file__).with_name("talk.c")
 MAGIC = {".so": b"\x7fELF", ".dylib": b"\xcf\xfa\xed\xfe", ".dll": b"MZ", ".wasm": b"\0asm"}
-EMULATORS = {"linux-x86_64": (), "linux-aarch64": ("qemu-aarch64-static",), "windows-x86_64": ("wine",)}
+EMULATORS = {"linux-x86_64": (), "linux-aarch64": ("qemu-aarch64-static",), "windows-x86_64": ("wine64",)}
 MESSAGES = ("你好", "今天心情不太好", "哈哈")
 
 
@@ -45,7 +46,8 @@ def test_programs_of_other_systems_print_the_tokens_of_python(name, tokenizer, t
     program = tmp_path / "talk.exe"
     build_program(name, TALK, program)
     command = [*emulator, str(program), str(file), "5", *MESSAGES]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    environment = {**os.environ, "WINEPREFIX": str(tmp_path / "wine"), "WINEDEBUG": "-all", "LANG": "C.UTF-8"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     kernel, *lines = done.stdout.split("\n")
     print(kernel)
