@@ -64,7 +64,14 @@ TARGETS_OF_ZIG = {
         {"base": ("-msimd128",)},
         ".wasm",
         ("-msimd128", "-DXL_NATIVE"),
-        ("-mexec-model=reactor", "-O2", "-s", "-Wl,--gc-sections", "-Wl,--export-dynamic,--export=malloc,--export=free", "-Wl,-z,stack-size=1048576"),
+        (
+            "-mexec-model=reactor",
+            "-O2",
+            "-s",
+            "-Wl,--gc-sections",
+            "-Wl,--export-dynamic,--export=malloc,--export=free",
+            "-Wl,-z,stack-size=1048576",
+        ),
     ),
 }
 """Systems by name; the libraries for them are the same to the byte on every machine with the same zig."""
@@ -148,7 +155,9 @@ def _build(compiler: list[str], target: Target, output: Path, more: Sequence[Pat
             _run([*command, *flags, *KERNEL_FLAGS, *kernel, *renamed, "-c", str(SOURCE), "-o", objects[-1]])
         for source in (*sorted(RUNTIME.glob("*.c")), *more):
             objects.append(str(Path(folder) / f"{source.stem}.o"))
-            _run([*command, *flags, "-O2", "-ffp-contract=off", "-I", str(RUNTIME), "-c", str(source), "-o", objects[-1]])
+            _run(
+                [*command, *flags, "-O2", "-ffp-contract=off", "-I", str(RUNTIME), "-c", str(source), "-o", objects[-1]]
+            )
         built = Path(folder) / f"built{target.suffix}"
         _run([*command, *target.flags, *objects, *target.link, "-o", str(built)])
         shutil.copy(built, output)

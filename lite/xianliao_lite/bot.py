@@ -132,7 +132,7 @@ class Bot:
         if not self._bot:
             raise LiteError(f"{path}: {fault.value.decode()}")
         self.name, self.kernel = path.stem, self._library.xl_kernel(self._bot).decode()
-        self.defaults = dict(zip(SETTINGS, self._library.xl_settings(self._bot)[: len(SETTINGS)]))
+        self.defaults = dict(zip(SETTINGS, self._library.xl_settings(self._bot)[: len(SETTINGS)], strict=True))
         self._chats: list[Any] = []
         self._lock = threading.Lock()
 

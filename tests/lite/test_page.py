@@ -15,7 +15,12 @@ from tests.lite.test_parity import CONVERSATIONS, OPENERS
 from tests.test_browser import open_browser
 
 MARKS = ("<script>{}</script>", "<img src=x onerror={}>", "<svg onload={}>", "<iframe srcdoc='<script>{}</script>'>")
-MORE = ("<a href='javascript:{}'>x</a>", "</div></main><script>{}</script>", "\"'><body onload={}>", "<details open ontoggle={}>")
+MORE = (
+    "<a href='javascript:{}'>x</a>",
+    "</div></main><script>{}</script>",
+    "\"'><body onload={}>",
+    "<details open ontoggle={}>",
+)
 ACTIONS = ("window.hit=1", "alert(1)", "fetch('http://127.0.0.1:9/x')", "document.body.innerHTML=''")
 ENDINGS = ("", "&lt;b&gt;")
 PAYLOADS = [mark.replace("{}", action) + ending for mark in (*MARKS, *MORE) for action in ACTIONS for ending in ENDINGS]
@@ -65,7 +70,9 @@ def wait(condition, seconds: float = 60):
 
 
 def texts(driver, who: str) -> list[str]:
-    return driver.execute_script("return [...document.querySelectorAll('.message.' + arguments[0])].map(e => e.textContent)", who)
+    return driver.execute_script(
+        "return [...document.querySelectorAll('.message.' + arguments[0])].map(e => e.textContent)", who
+    )
 
 
 def is_ready(driver) -> bool:
@@ -146,7 +153,9 @@ def test_malicious_messages_and_chats_do_nothing(driver, page):
     driver.get(page.as_uri())
     wait(lambda: is_ready(driver))
     for number, payload in enumerate(PAYLOADS):
-        code = "const s = document.getElementById('chats'); s.value = arguments[0]; s.dispatchEvent(new Event('change'))"
+        code = (
+            "const s = document.getElementById('chats'); s.value = arguments[0]; s.dispatchEvent(new Event('change'))"
+        )
         driver.execute_script(code, str(number))
         assert texts(driver, "bot") == [payload]
     tags = driver.execute_script("return [...document.querySelectorAll('main *')].map(e => e.localName)")

@@ -37,7 +37,11 @@ def test_what_is_no_conversation_is_refused(messages):
 
 
 def test_temperature_zero_is_greedy():
-    assert settings_of({"temperature": 0, "seed": 3, "max_tokens": 5}) == {"method": "greedy", "seed": 3, "max_reply_tokens": 5}
+    assert settings_of({"temperature": 0, "seed": 3, "max_tokens": 5}) == {
+        "method": "greedy",
+        "seed": 3,
+        "max_reply_tokens": 5,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +115,10 @@ def test_many_threads_get_the_replies_that_each_would_get_alone(files):
     library, weights = files
     bot, got = Bot(weights, library=library), {}
     alone = {seed: bot.reply(["你好"], seed).text for seed in range(12)}
-    threads = [threading.Thread(target=lambda seed=seed: got.update({seed: bot.reply(["你好"], seed).text})) for seed in range(12)]
+    threads = [
+        threading.Thread(target=lambda seed=seed: got.update({seed: bot.reply(["你好"], seed).text}))
+        for seed in range(12)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -122,12 +129,23 @@ def test_many_threads_get_the_replies_that_each_would_get_alone(files):
 @pytest.mark.slow
 def test_the_terminal_says_replies_and_faults(files):
     library, weights = files
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "lite"), "XIANLIAO_LIBRARY": str(library), "PYTHONIOENCODING": "utf-8"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "lite"),
+        "XIANLIAO_LIBRARY": str(library),
+        "PYTHONIOENCODING": "utf-8",
+    }
     command = [sys.executable, "-S", "-m", "xianliao_lite", "chat", str(weights)]  # -S: no other package is there
 
     def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess:
         return subprocess.run(
-            [*command, *arguments], env=environment, input=text, capture_output=True, text=True, encoding="utf-8", timeout=60
+            [*command, *arguments],
+            env=environment,
+            input=text,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=60,
         )
 
     expected = Bot(weights, library=library).reply(["你好"], 3).text
@@ -144,7 +162,10 @@ def test_a_wheel_chats_in_an_empty_environment(files, tmp_path):
     pytest.importorskip("ziglang", reason="wheels are built with zig: pip install ziglang")
     _, weights = files
     command = [sys.executable, str(ROOT / "lite" / "build.py"), "--output", str(tmp_path), "--target", "linux-x86_64"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
     subprocess.run([*command, "--bot", str(weights)], env=environment, check=True, capture_output=True)
     wheel = next(tmp_path.glob("*.whl"))
     assert wheel.stat().st_size - weights.stat().st_size < 1_000_000

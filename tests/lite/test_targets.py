@@ -45,9 +45,13 @@ def test_programs_of_other_systems_print_the_tokens_of_python(name, tokenizer, t
     python, file = Chatbot.from_pretrained(checkpoint, dtype="int8"), weights_file(tmp_path, checkpoint)
     program = tmp_path / "talk.exe"
     build_program(name, TALK, program)
-    command = [*emulator, str(program), str(file), "5", *MESSAGES]
+    said = tmp_path / "messages"
+    said.write_text("".join(f"{message}\n" for message in MESSAGES), encoding="utf-8", newline="\n")
+    command = [*emulator, str(program), str(file), "5", str(said)]
     environment = {**os.environ, "WINEPREFIX": str(tmp_path / "wine"), "WINEDEBUG": "-all", "LANG": "C.UTF-8"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     kernel, *lines = done.stdout.split("\n")
     print(kernel)

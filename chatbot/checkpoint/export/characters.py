@@ -27,7 +27,9 @@ def character_classes(tokenizer: DialogueTokenizer) -> list[tuple[int, int]]:
     content = tokenizer.content()
     split = content["pre_tokenizer"]
     if content["normalizer"] is not None or split != SPLIT or content["model"]["type"] != "BPE":
-        raise CheckpointError("The tokenizer is not of the kind that xianliao-prepare makes. Export another checkpoint.")
+        raise CheckpointError(
+            "The tokenizer is not of the kind that xianliao-prepare makes. Export another checkpoint."
+        )
     runs: list[tuple[int, int]] = []
     point = 0
     while point < 0x110000:

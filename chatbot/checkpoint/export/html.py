@@ -16,7 +16,9 @@ from chatbot.safety import Safety, default_safety
 PAGE = Path(__file__).with_name("page")
 
 
-def export_html(bot_folder: str | Path, path: str | Path, safety: Safety | None | Literal["default"] = "default") -> None:
+def export_html(
+    bot_folder: str | Path, path: str | Path, safety: Safety | Literal["default"] | None = "default"
+) -> None:
     """Write the page of a checkpoint; the same checkpoint and zig give the same file.
 
     Args:

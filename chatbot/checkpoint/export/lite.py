@@ -45,7 +45,9 @@ SETTINGS = (
 """Decoding settings in the order of the file and of chatbot/native/runtime/runtime.h."""
 
 
-def export_lite(bot_folder: str | Path, path: str | Path, safety: Safety | None | Literal["default"] = "default") -> None:
+def export_lite(
+    bot_folder: str | Path, path: str | Path, safety: Safety | Literal["default"] | None = "default"
+) -> None:
     """Write the weights file of a checkpoint.
 
     Args:

@@ -1,4 +1,4 @@
-"""Rules for the C runtime: banned words in all spellings, and the safety rules as tables (chatbot/native/runtime/safety.c)."""
+"""Banned words in all spellings, and the safety rules as tables, for the C runtime (chatbot/native/runtime/safety.c)."""
 
 from __future__ import annotations
 
@@ -114,5 +114,3 @@ def _array(array: np.ndarray) -> bytes:
     """Return the size of an array in bytes, and the array, padded to a multiple of four bytes."""
     content = array.tobytes()
     return _numbers(len(content)) + content + bytes(-len(content) % 4)
-
-
