@@ -5,7 +5,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt
 
-.PHONY: chat test test-slow bench lint clean
+.PHONY: chat test test-slow bench docs lint clean
 
 chat: $(VENV)/.installed
 	$(BIN)/xianliao-serve
@@ -19,6 +19,17 @@ test-slow: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m tests.benchmarks
+
+# `make docs` writes the API reference. chatbot's modules are named because its __all__ has only what users need, which is
+# loaded when it is used; ray_app needs the extra `ray`. Warnings about these two are hidden.
+DOCS ?= build/docs
+MODULES := $(filter-out %/__main__.py,$(wildcard chatbot/*.py chatbot/*/*.py))
+DOCUMENTED := $(subst /,.,$(patsubst %/__init__,%,$(basename $(MODULES)))) data_prep training ui
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -W "ignore:Couldn't import" -W "ignore:Found '" -m pdoc --docformat google --output-directory $(DOCS) \
+		$(DOCUMENTED) '!ui.server.ray_app'
+	@echo $(DOCS)/index.html
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -38,4 +49,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) --editable ".[test]"
+	touch $@ $(VENV)/.installed $(VENV)/.installed-docs
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) --editable ".[docs]"
 	touch $@ $(VENV)/.installed

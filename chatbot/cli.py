@@ -6,16 +6,21 @@ import argparse
 import json
 import sys
 from collections.abc import Generator
+from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from chatbot.decoding.settings import OPTIONS
+from chatbot.decoding.settings import OPTIONS, ReplySettings, Script
 from chatbot.errors import XianliaoError, explain_faults
+from chatbot.language.parser import Parser
+from chatbot.language.translation import translate
 
 if TYPE_CHECKING:  # importing torch takes seconds, which --help does not need
     from chatbot.chat.session import ChatSession
 
-DECODING = tuple((option.name, option.kind, option.help) for option in OPTIONS if option.name != "beams")
+DECODING = tuple(
+    (option.name, option.kind, option.help) for option in OPTIONS if option.name not in ("beams", "top_logprobs")
+)
 """Fields of ReplySettings that are options of their name."""
 
 
@@ -41,9 +46,15 @@ def add_safety_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_script_option(parser: argparse._ActionsContainer) -> None:
+    """Add the option for traditional characters to the commands that talk to people."""
+    help_text = next(field for field in fields(ReplySettings) if field.name == "script").metadata["help"]
+    parser.add_argument("--script", choices=get_args(Script), help=help_text)
+
+
 def build_chat_parser() -> argparse.ArgumentParser:
     """Return the argument parser of xianliao-chat."""
-    parser = argparse.ArgumentParser(prog="xianliao-chat", description="Chat in the terminal.")
+    parser = Parser(prog="xianliao-chat", description="Chat in the terminal.")
     add_model_options(parser)
     add_safety_option(parser)
     add = parser.add_argument
@@ -52,6 +63,7 @@ def build_chat_parser() -> argparse.ArgumentParser:
     decoding = parser.add_argument_group("decoding", "defaults come from the checkpoint")
     for name, kind, text in DECODING:
         decoding.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper()[0], help=text)
+    add_script_option(decoding)
     decoding.add_argument("--banned-words", nargs="+", metavar="WORD", help="words that no reply contains")
     method = decoding.add_mutually_exclusive_group()
     method.add_argument("--greedy", action="store_true", help="always take the most likely token")
@@ -68,7 +80,7 @@ def chat(argv: list[str] | None = None) -> int | None:
     from chatbot.chat.session import ChatSession
 
     changes: dict[str, Any] = {name: getattr(args, name) for name, *_ in DECODING}
-    changes |= {"banned_words": args.banned_words, "beams": args.beams}
+    changes |= {"banned_words": args.banned_words, "beams": args.beams, "script": args.script}
     changes["method"] = "greedy" if args.greedy else "beam" if args.beams is not None else None
     changes = {name: value for name, value in changes.items() if value is not None}
     bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype, args.safety)
@@ -101,10 +113,10 @@ def _show(session: ChatSession, as_json: bool) -> None:
 
 def _converse(session: ChatSession, args: argparse.Namespace) -> int:
     """Run the interactive chat: a line is a message, a line that begins with / is a command."""
-    print("/retry 换个说法  /undo 撤回  /clear 重新开始  /quit 退出", file=sys.stderr)
+    print(translate("/retry another reply  /undo take back  /clear start again  /quit leave"), file=sys.stderr)
     while True:
         try:
-            line = input("你: ").strip()
+            line = input(translate("you: ")).strip()
         except EOFError:
             return 0
         if line == "/quit":
@@ -117,11 +129,11 @@ def _converse(session: ChatSession, args: argparse.Namespace) -> int:
             elif line == "/retry":
                 _say(session, session.stream_retry())
             elif line.startswith("/"):
-                print(f"没有 {line} 这个命令", file=sys.stderr)
+                print(translate(f"Unknown command {line}."), file=sys.stderr)
             else:
                 _say(session, session.stream(line, args.seed))
         except XianliaoError as error:
-            print(error, file=sys.stderr)
+            print(translate(str(error)), file=sys.stderr)
 
 
 def _say(session: ChatSession, stream: Generator[str, None, None]) -> None:
@@ -130,19 +142,19 @@ def _say(session: ChatSession, stream: Generator[str, None, None]) -> None:
     is_stopped = False
     try:
         for text in stream:
-            sys.stdout.write("闲聊: " + text if printed is None else text[len(printed) :])
+            sys.stdout.write(translate("xianliao: ") + text if printed is None else text[len(printed) :])
             sys.stdout.flush()
             printed = text
     except KeyboardInterrupt:
         stream.close()
         is_stopped = True
     reason = "stopped" if is_stopped or session.last_reply is None else session.last_reply.stop_reason
-    print(f"  [{reason}]" if reason != "eos" else "")
+    print(f"  [{translate(reason)}]" if reason != "eos" else "")
 
 
 def build_evaluate_parser() -> argparse.ArgumentParser:
     """Return the argument parser of xianliao-evaluate."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="xianliao-evaluate",
         description="Measure checkpoints and decoding methods; write report.json, report.md and report.html.",
     )
@@ -176,6 +188,12 @@ def build_evaluate_parser() -> argparse.ArgumentParser:
     add = aptness.add_argument
     add("--aptness", action="store_true", help="write rating sheets; with ratings, report means and agreement")
     add("--sheets", type=int, default=3, help="number of sheets, one for each judge (default: %(default)s)")
+    add(
+        "--choices",
+        type=int,
+        default=500,
+        help="dialogues for the choice of a true reply among ten, without judges; 0: none (default: %(default)s)",
+    )
     add("--scores", nargs="+", default=[], metavar="FILE", help="ratings to read (default: scores*.jsonl in --output)")
     add("--judge", metavar="URL", help="OpenAI-compatible endpoint that rates the sheets; its key is in OPENAI_API_KEY")
     add("--judge-model", default="default", metavar="NAME", help="model of the endpoint (default: %(default)s)")
@@ -192,6 +210,8 @@ def evaluate(argv: list[str] | None = None) -> int | None:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if args.seed < 0:
         parser.error("--seed must be at least 0")
+    if args.choices < 0:
+        parser.error("--choices must be at least 0")
     if args.aptness:
         return _evaluate_aptness(args)
     if len(args.data) != 1:
@@ -243,9 +263,9 @@ def _evaluate_aptness(args: argparse.Namespace) -> int:
         grid = None if args.grid is None else Grid.read(args.grid)
         bots = [Chatbot.from_pretrained(path, args.device, args.dtype) for path in (args.checkpoint, *args.compare)]
         sheets = run.write_aptness_sheets(
-            bots, args.data, args.output, grid, args.contexts or 200, args.sheets, args.seed
+            bots, args.data, args.output, grid, args.contexts or 200, args.sheets, args.seed, args.choices
         )
-        print("Rate the sheets in a browser:", *sheets, sep="\n  ", file=sys.stderr)
+        print(translate("Rate the sheets in a browser:"), *sheets, sep="\n  ", file=sys.stderr)
     if ask is not None:
         run.judge_sheets(args.output, ask, args.sheets)
     result = run.report_aptness(args.output, args.scores)

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
+from chatbot.language.translation import labelled, translate
+
 
 class XianliaoError(ValueError):
     """An error that a user can cause; its message is shown without a traceback."""
@@ -24,6 +26,10 @@ class FileError(XianliaoError):
 
 class TokenizerError(XianliaoError):
     """A tokenizer cannot be read or trained."""
+
+
+class ReplySettingsError(XianliaoError):
+    """Decoding settings that cannot be used."""
 
 
 def shown(value: object) -> str:
@@ -77,20 +83,17 @@ def explain_faults(main: Callable[[list[str] | None], int | None], extra: str = 
         try:
             return main(argv) or 0
         except XianliaoError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(labelled("error: ", str(error)), file=sys.stderr)
         except ModuleNotFoundError as error:
-            print(
-                f"error: The package {error.name} is not installed. Install what this command needs:"
-                f' pip install "xianliao[{extra}]".',
-                file=sys.stderr,
-            )
+            advice = f'Install what this command needs: pip install "xianliao[{extra}]".'
+            print(labelled("error: ", f"The package {error.name} is not installed. {advice}"), file=sys.stderr)
         except BrokenPipeError:
             sys.stderr.close()  # the process that read our output is gone
         except OSError as error:
             what = f"Cannot open {error.filename}" if error.filename else "The operating system reports an error"
-            print(f"error: {what}: {error.strerror or error}.", file=sys.stderr)
+            print(labelled("error: ", f"{what}: {error.strerror or error}."), file=sys.stderr)
         except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
+            print(translate("stopped"), file=sys.stderr)
             return 130
         return 1
 

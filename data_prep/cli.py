@@ -10,6 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from chatbot.errors import explain_faults
+from chatbot.language.parser import Parser
+from chatbot.language.translation import translate
 from data_prep.settings import FORMS, CleanSettings, PrepareSettings
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ _DEFAULT = " (default: %(default)s)"
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="xianliao-prepare",
         description="Turn raw dialogues (LCCC, JSONL, ShareGPT, TSV pairs, text, chat logs) into a set for"
         " xianliao-train.",
@@ -148,7 +150,7 @@ def _add_cleaning_options(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=defaults.near_threshold,
         metavar="SIMILARITY",
-        help="Jaccard similarity of character trigrams, 0 to 1, from which dialogues are almost equal" + _DEFAULT,
+        help="Jaccard similarity of character trigrams, 0 to 1, from which dialogues count as almost equal" + _DEFAULT,
     )
 
 
@@ -284,7 +286,9 @@ def _default_processes(inputs: Sequence[str]) -> int:
 def _list_of_rules() -> str:
     from data_prep.pipeline import all_rules
 
-    return "\n".join(f"{rule.name:20} {'on ' if rule.is_on else 'off'}  {rule.summary}" for rule in all_rules())
+    return "\n".join(
+        f"{rule.name:20} {'on ' if rule.is_on else 'off'}  {translate(rule.summary)}" for rule in all_rules()
+    )
 
 
 def _summary(output: str, manifest: dict[str, Any]) -> str:
@@ -301,7 +305,7 @@ def _summary(output: str, manifest: dict[str, Any]) -> str:
         )
     lines += [f"  dropped {count}: {reason}" for reason, count in manifest["dropped"].items()]
     lines.append(f"  removed turns and dialogues, with reasons: {output}/report/report.md")
-    return "\n".join(lines)
+    return "\n".join(map(translate, lines))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from data_prep.settings import PrepareSettings
 from data_prep.stages.assemble import Input, tokenizer_hash
 
 _OURS = ("pipeline.py", "settings.py", "reading/*.py", "cleaning/*.py", "cleaning/*.txt", "corpus/*.py", "stages/*.py")
-_TEXT = ("dialogue.py", "packed_files.py", "tokenizer*.py", "word_lists.py", "wordpiece.py")
+_TEXT = ("characters.py", "dialogue.py", "packed_files.py", "tokenizer*.py", "word_lists.py", "wordpiece.py")
 
 
 def fingerprint_of(files: Sequence[Input], settings: PrepareSettings) -> str:

@@ -27,6 +27,7 @@ from typing import Any
 from tqdm import tqdm
 
 from chatbot.errors import FileError
+from chatbot.language.translation import labelled, translate
 from chatbot.storage import read_json, write_json
 from chatbot.text.packed_files import PACKED_SUFFIXES, PackedFile
 from chatbot.text.prepared_set import MANIFEST, is_prepared_set, load_manifest
@@ -86,7 +87,7 @@ def build(
             raise FileError(f"{output} exists and is not a prepared set, or holds other files. Give another --output.")
         manifest = load_manifest(output)
         if manifest["fingerprint"] == fingerprint and not overwrite:
-            print(f"{output} is up to date: same inputs, same settings", file=sys.stderr)
+            print(translate(f"{output} is up to date: same inputs, same settings"), file=sys.stderr)
             if work_path(output).exists():  # left by a build that was killed at its very end
                 WorkFolder(output, fingerprint).release(keep=False)
             return manifest
@@ -145,9 +146,9 @@ class Build:
         manifest = assemble(self.work, self.files, self.blocks, self.buckets, ledgers, header)
         _replace(self.work / "set", output)
         minutes, seconds = divmod(round(time.perf_counter() - started), 60)
-        print(f"{manifest['dialogues']['read']:,} dialogues in {minutes} min {seconds} s", file=sys.stderr)
+        print(translate(f"{manifest['dialogues']['read']:,} dialogues in {minutes} min {seconds} s"), file=sys.stderr)
         for warning in manifest["warnings"]:
-            print(f"warning: {warning}", file=sys.stderr)
+            print(labelled("warning: ", warning), file=sys.stderr)
         return manifest
 
     # --- cleaning ---
@@ -250,7 +251,7 @@ class Build:
         statistics = [read_json(self.work / f"shard-{bucket:05}.json") for bucket in waiting]
         characters = sum(split["characters"] for shard in statistics for split in shard.values())
         speed = characters / seconds / 1e6
-        print(f"tokenized {characters:,} characters, {speed:.2f} million per second", file=sys.stderr)
+        print(translate(f"tokenized {characters:,} characters, {speed:.2f} million per second"), file=sys.stderr)
 
     def _run(self, name: str, function: Callable[..., None], tasks: Sequence[tuple]) -> None:
         with tqdm(desc=name, total=len(tasks), mininterval=1, file=sys.stderr) as bar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from chatbot.language.translation import translate
 from chatbot.text.layouts import IGNORED_LABEL, LAYOUTS
 from chatbot.text.prepared_set import load_split
 from chatbot.text.tokenizer import DialogueTokenizer
@@ -27,11 +28,11 @@ def preview(folder: str | Path, count: int, colour: bool | None = None) -> str:
     lines = []
     for number, turns in enumerate(load_split(folder, "train")[:count]["turns"], 1):
         sample = layout.lay_out(turns)
-        lines.append(f"sample {number}: {len(turns)} turns, {len(sample.input_ids)} tokens")
+        lines.append(translate(f"sample {number}: {len(turns)} turns, {len(sample.input_ids)} tokens"))
         last_speaker = None
         for token, speaker, label in zip(sample.input_ids, sample.speaker_ids, sample.labels, strict=True):
             if speaker != last_speaker:
-                lines.append(f"  speaker {speaker}: ")
+                lines.append(translate(f"  speaker {speaker}: "))
                 last_speaker = speaker
             text = tokenizer.decode([token]) if token not in tokenizer.special_ids else tokenizer.tokens([token])[0]
             text = text.replace("\n", "⏎")  # chat templates write line ends

@@ -6,6 +6,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models are fastest alone
+os.environ["XIANLIAO_LANG"] = "en"  # whatever the language of the machine
 
 import json
 import signal

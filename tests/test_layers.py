@@ -80,7 +80,7 @@ def check_file(room: str, path: Path) -> None:
     assert not wrong
     commands = {name for name in ours if name.split(".")[1:2] == ["cli"]}
     if room == "ui":
-        shared = {"add_model_options", "add_safety_option"}  # the options of several commands
+        shared = {"add_model_options", "add_safety_option", "add_script_option"}  # the options of several commands
         commands -= {"chatbot.cli", *(f"chatbot.cli.{name}" for name in shared)}
     assert path.name == "__main__.py" or not commands
 
@@ -88,7 +88,7 @@ def check_file(room: str, path: Path) -> None:
 def test_data_prep_takes_only_the_text_modules_of_chatbot():
     for _, path in [entry for entry in FILES if entry[0] == "data_prep"]:
         used = {name.split(".")[1] for name in imports_of(path) if name.startswith("chatbot.")}
-        assert used <= {"errors", "storage", "text", "__version__"} | {"checkpoint"}, path
+        assert used <= {"errors", "language", "storage", "text", "__version__"} | {"checkpoint"}, path
         deeper = {name for name in imports_of(path) if name.startswith("chatbot.checkpoint.")}
         assert {name.split(".")[2] for name in deeper} <= {"location"}, path  # where the bundled tokenizer is
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
-from chatbot.cli import build_chat_parser, build_evaluate_parser
-from data_prep.cli import build_parser as build_prepare_parser
+from chatbot.language.translation import to_chinese
 from tests.conftest import ROOT
-from training.arguments import build_parser as build_train_parser
+from tests.messages import PARSERS
 from training.arguments import read_settings
-from ui.cli import build_parser as build_serve_parser
 
 READMES = ["README.md", "README.zh.md"]
-PARSERS = {
-    "xianliao-prepare": build_prepare_parser,
-    "xianliao-train": build_train_parser,
-    "xianliao-chat": build_chat_parser,
-    "xianliao-evaluate": build_evaluate_parser,
-    "xianliao-serve": build_serve_parser,
-}
+ENGLISH = sorted(
+    path
+    for path in ROOT.rglob("README.md")
+    if not {".venv", "runs", "build"} & set(path.relative_to(ROOT).parts) and not path.parent.name.startswith(".")
+)
 
 
 @pytest.mark.parametrize("name", READMES)
@@ -53,7 +50,9 @@ def test_linked_files_and_presets_exist(name):
 
 
 PAGES = [
-    path for path in ROOT.rglob("*.md") if not {".venv", "runs", ".git", "log"} & set(path.relative_to(ROOT).parts)
+    path
+    for path in ROOT.rglob("*.md")
+    if not {".venv", "runs", ".git", "log", "exports"} & set(path.relative_to(ROOT).parts)
 ]
 
 
@@ -71,16 +70,57 @@ def test_the_data_page_lists_the_rules_as_they_are():
     text = (ROOT / "data_prep" / "README.md").read_text(encoding="utf-8")
     for rule in all_rules():
         assert f"| `{rule.name}` | {'on' if rule.is_on else 'off'} | {rule.summary} |" in text
-    known = build_prepare_parser().format_help() + "--kill --flops"  # of the benchmarks
+    known = PARSERS["xianliao-prepare"]().format_help() + "--kill --flops"  # of the benchmarks
     assert all(flag in known for flag in re.findall(r"--[a-z-]{3,}", text))
 
 
-def test_both_languages_show_the_same_commands():
-    found = [
-        re.findall(r"^    (\S[^#\n]*)", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE) for name in READMES
+def in_both_languages(page: Path) -> tuple[str, str]:
+    return page.read_text(encoding="utf-8"), page.with_name("README.zh.md").read_text(encoding="utf-8")
+
+
+def commands_in(text: str) -> list[str]:
+    """Return the lines of code of a page, without comments."""
+    fenced = "".join(
+        f"\n    {line}" for block in re.findall(r"```.*?\n(.*?)```", text, re.DOTALL) for line in block.split("\n")
+    )
+    return [line.strip() for line in re.findall(r"^    (\S[^#\n]*)", text + fenced, re.MULTILINE)]
+
+
+def figures_in(text: str) -> set[float]:
+    """Return the numbers of a page; 1060 万 and 10.6M are the same."""
+    scale = {"万": 1e4, "百万": 1e6, "M": 1e6, " million": 1e6, "k": 1e3}
+    numbers = re.findall(r"(?<![A-Za-z0-9_.])(\d[\d,]*(?:\.\d+)?|\.\d+)(?: ?(百万|万)|(M\b|k\b| million))?", text)
+    return {round(float(digits.replace(",", "")) * scale.get(zh or en, 1), 6) for digits, zh, en in numbers}
+
+
+@pytest.mark.parametrize("page", ENGLISH, ids=lambda page: str(page.parent.relative_to(ROOT)))
+def test_both_languages_show_the_same_commands_and_figures(page):
+    english, chinese = in_both_languages(page)
+    assert commands_in(english) == commands_in(chinese)
+    assert figures_in(english) ^ figures_in(chinese) == set()
+    assert re.findall("^#+ ", english, re.MULTILINE) == re.findall("^#+ ", chinese, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", ENGLISH, ids=lambda page: str(page.parent.relative_to(ROOT)))
+def test_both_languages_lead_to_each_other_and_to_the_same_pages(page):
+    english, chinese = in_both_languages(page)
+    assert "](README.zh.md)" in english
+    assert "](README.md)" in chinese
+    targets = [
+        {link.partition("#")[0].replace(".zh.md", ".md") for link in re.findall(r"\]\(([^)\s]+)\)", text)}
+        - {"README.md"}
+        for text in (english, chinese)
     ]
-    english, chinese = ([line.strip() for line in lines] for lines in found)
-    assert english == chinese
+    assert targets[0] == targets[1]
+    assert re.findall(r"\]\(([^)\s]+README\.md)", chinese) == [], "a Chinese page leads to the Chinese pages"
+
+
+def test_the_chinese_data_page_lists_the_rules_as_they_are():
+    from data_prep.pipeline import all_rules
+
+    text = (ROOT / "data_prep" / "README.zh.md").read_text(encoding="utf-8")
+    for rule in all_rules():
+        assert f"| `{rule.name}` | {'开' if rule.is_on else '关'} | {to_chinese(rule.summary)} |" in text
 
 
 def test_scripts_and_make_targets_are_there():

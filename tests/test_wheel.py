@@ -88,6 +88,11 @@ def test_a_missing_extra_is_named(python, tmp_path, command, extra):
     assert "Traceback" not in said
 
 
+def test_the_wheel_has_the_chinese_texts(python, tmp_path):
+    code = "from chatbot.language.translation import to_chinese; print(to_chinese('stopped'))"
+    assert run(python, "-X", "utf8", "-c", code, folder=tmp_path).strip() == "已停止"
+
+
 def test_the_five_commands(complete, tmp_path):
     samples = run(complete / "python", "-c", "import data_prep; print(data_prep.__path__[0])", folder=tmp_path).strip()
     assert str(ROOT) not in samples

@@ -19,6 +19,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from chatbot.errors import first_line
+from chatbot.language.parser import TranslatedHelp
+from chatbot.language.translation import translate
 from training.settings import (
     ModelSettings,
     Regularization,
@@ -38,7 +40,7 @@ GROUP_TITLES = {
 SWITCHES = ("resume", "gradient_checkpointing", "compile", "tensorboard")
 
 
-class DashedParser(ArgumentParser):
+class DashedParser(TranslatedHelp, ArgumentParser):
     """Parser whose help shows flags with dashes; internally they have the names of the settings."""
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
@@ -309,7 +311,7 @@ def describe(settings: TrainSettings, origins: dict[str, str]) -> str:
     ]
     lines = [f"  {name} = {values.pop(name)}  ({origin})" for name, origin in origins.items() if name in values]
     rest = ", ".join(f"{name} {value}" for name, value in values.items())
-    return "\n".join(["settings:", *lines, f"  by default: {rest}"])
+    return "\n".join(map(translate, ["settings:", *lines, f"  by default: {rest}"]))
 
 
 def _leaves(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

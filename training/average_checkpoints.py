@@ -8,7 +8,6 @@ checkpoints without a common ancestor is useless.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -21,6 +20,7 @@ import torch
 
 from chatbot.checkpoint.folder import GENERATION, TRAINING, load_model, resolve, save
 from chatbot.errors import CheckpointError, explain_faults
+from chatbot.language.parser import Parser
 from chatbot.storage import read_json
 from chatbot.text.tokenizer import TOKENIZER_FILE, DialogueTokenizer
 
@@ -85,9 +85,7 @@ def without_repeats(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @partial(explain_faults, extra="train")
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.average_checkpoints", description="Average checkpoints of one ancestor."
-    )
+    parser = Parser(prog="python -m training.average_checkpoints", description="Average checkpoints of one ancestor.")
     parser.add_argument("target", help="folder to write")
     parser.add_argument("sources", nargs="+", metavar="SHARE CHECKPOINT", help="share and folder of each checkpoint")
     args = parser.parse_args(argv)

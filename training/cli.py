@@ -7,6 +7,7 @@ import sys
 from functools import partial
 
 from chatbot.errors import explain_faults
+from chatbot.language.translation import labelled, translate
 
 
 @partial(explain_faults, extra="train")
@@ -22,11 +23,11 @@ def main(argv: list[str] | None = None) -> int | None:
     is_first_process = os.environ.get("RANK", "0") == "0"
     warning = spelling_warning(argv)
     if warning is not None and is_first_process:
-        print(f"{parser.prog}: warning: {warning}", file=sys.stderr)
+        print(f"{parser.prog}: {labelled('warning: ', warning)}", file=sys.stderr)
     try:
         settings, origins = read_settings(argv)
     except SettingsError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {labelled('error: ', str(error))}", file=sys.stderr)
         return 2
     if is_first_process:
         print(describe(settings, origins), file=sys.stderr)
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int | None:
 
     record = train(settings)
     best = "" if record["best"] is None else f", best validation {record['best']:.4f} nats/unit"
-    print(f"{settings.output}: {record['step']} steps, {record['tokens']} tokens{best}")
+    print(translate(f"{settings.output}: {record['step']} steps, {record['tokens']} tokens{best}"))
     return 130 if record["stopped_by"] else 0
 
 

@@ -8,7 +8,6 @@ trained (LLaMA Pro, Wu et al. 2024, arXiv:2401.02415; zero-initialised residual 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +17,7 @@ import torch
 
 from chatbot.checkpoint.folder import GENERATION, TRAINING, load_model, resolve, save
 from chatbot.errors import CheckpointError, explain_faults
+from chatbot.language.parser import Parser
 from chatbot.model.attention.mixer import ResidualProjection
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json
@@ -82,7 +82,7 @@ def _plan(groups: int, added: int) -> list[tuple[int, bool]]:
 
 @partial(explain_faults, extra="train")
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m training.deepen", description="Write a deeper checkpoint that gives the same logits."
     )
     parser.add_argument("target", help="folder to write")

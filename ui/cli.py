@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from chatbot.checkpoint.location import locate
-from chatbot.cli import add_model_options, add_safety_option
+from chatbot.cli import add_model_options, add_safety_option, add_script_option
 from chatbot.errors import XianliaoError, explain_faults
+from chatbot.language.parser import Parser
+from chatbot.language.translation import labelled, translate
 
 if TYPE_CHECKING:
     from ui.options import ServeOptions
@@ -23,14 +25,18 @@ EXPOSED_RATE_LIMIT = 120
 """Default requests per minute of one sender if other machines can reach the server. On loopback nothing is limited: the
 sender is a script of the operator, or a proxy that sends the requests of all clients and has its own limits."""
 
+SWITCH_SECONDS = 0.001
+"""Time after which a thread that works on a text gives Python's lock to the event loop."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="xianliao-serve", description="Serve the browser chat and the API.", conflict_handler="resolve"
     )
     add_model_options(parser)
     add_safety_option(parser)
+    add_script_option(parser)
     parser.add_argument(
         "--checkpoint",
         nargs="+",
@@ -117,7 +123,7 @@ def main(argv: list[str] | None = None) -> int | None:
     listener = listen(args.host, args.port)
     exposed = not is_loopback(listener.getsockname()[0])
     if exposed and (warning := exposure_warning(args.host, bool(users), bool(keys))):
-        print(f"warning: {warning}", file=sys.stderr)
+        print(labelled("warning: ", warning), file=sys.stderr)
     rate = args.rate_limit if args.rate_limit is not None else EXPOSED_RATE_LIMIT * exposed
     options = ServeOptions(
         auth=users,
@@ -163,17 +169,23 @@ def serve(args: argparse.Namespace, options: ServeOptions, listener: socket.sock
 
     safety = named_safety(args.safety)
     if safety is None:
-        print("warning: --safety off: people in need get replies of the model instead of a help line", file=sys.stderr)
+        warning = "--safety off: people in need get replies of the model instead of a help line"
+        print(labelled("warning: ", warning), file=sys.stderr)
     bots = load_bots(args.checkpoint, args.device, args.dtype, safety)
+    if args.script is not None:
+        for bot in bots:
+            bot.settings = bot.settings.with_changes(script=args.script)
     from ui.server.app import create_app
-    from ui.server.process import Server
+    from ui.server.process import Server, return_memory
 
+    return_memory()
+    sys.setswitchinterval(SWITCH_SECONDS)
     log = start_log(args.log_format, args.log_text)
     server = Server(create_app(bots, options))
     gc.freeze()  # these objects live until the end, so the collector can skip them
     gc.enable()
     host = f"[{args.host}]" if ":" in args.host else args.host
-    print(f"http://{host}:{listener.getsockname()[1]}  (Ctrl+C stops)", flush=True)
+    print(f"http://{host}:{listener.getsockname()[1]}  {translate('(Ctrl+C stops)')}", flush=True)
     server.run(sockets=[listener])
     log_event("closed")
     log.finish()

@@ -29,7 +29,7 @@ class ServeOptions:
         rate_limit: Requests per minute of one key, user or address; 0 for no limit.
         body_bytes: Largest request body of a client with valid credentials.
         anonymous_body_bytes: Largest request body of any other client.
-        arriving_bytes: Largest sum of all request bodies that are arriving at the same time.
+        arriving_bytes: Largest sum of all request bodies that arrive, or whose answer has not begun.
         body_seconds: Longest time in which a request body may arrive.
         log_text: Whether messages and replies are logged.
     """

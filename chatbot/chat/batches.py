@@ -50,7 +50,7 @@ class Job:
         self.cancelled = True
 
     def begin(self) -> list[LiveReply]:
-        """Return new rows for its candidates."""
+        """Create the rows of the job, one per candidate reply, and return them."""
         settings, earlier = self.request.settings, self.request.answered.earlier_replies
         seeds = candidate_seeds(self.request.seed, settings.candidates)
         self.rows = [LiveReply(settings, random.Random(seed), earlier) for seed in seeds]
@@ -160,7 +160,7 @@ class SharedBatch:
         self._closing: list[Closing] = []
 
     def __len__(self) -> int:
-        """Number of replies in the batch, with entering jobs and replies that have just ended."""
+        """Number of replies in the batch. Those of entering jobs, and those that have just ended, count."""
         entering = sum(entry.job.request.settings.candidates for entry in self._entering)
         return len(self.rows) + entering + len(self._closing)
 

@@ -9,29 +9,39 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 
 from chatbot.chat.ranking import load_backward, load_ranker, reads_backwards
-from chatbot.chat.request import MAX_SEED, REMEMBERED_REPLIES, Reply, Request, answered_by, candidate_seeds
+from chatbot.chat.request import (
+    MAX_SEED,
+    REMEMBERED_REPLIES,
+    Reply,
+    Request,
+    answered_by,
+    bounded_turns,
+    candidate_seeds,
+    max_message_characters,
+)
 from chatbot.chat.snapshots import Snapshots
+from chatbot.chat.turns import TurnReader, asks_in_traditional, in_traditional
 from chatbot.checkpoint.folder import BACKWARD, GENERATION, load_model, resolve
 from chatbot.checkpoint.location import DEFAULT
 from chatbot.decoding.batch import DialogueBatch, make_native, start_batch
 from chatbot.decoding.candidates import Draft
 from chatbot.decoding.loop import decode, repeat_rows
 from chatbot.decoding.rerank import Answered, Ranker
-from chatbot.decoding.settings import ReplySettings, settings_from
+from chatbot.decoding.rules.readable import readable_text
+from chatbot.decoding.settings import ReplySettings, Script, settings_from
 from chatbot.decoding.vocabulary import Vocabulary
-from chatbot.errors import CheckpointError, XianliaoError
+from chatbot.errors import CheckpointError, ReplySettingsError, XianliaoError
 from chatbot.model.device import pick_device
 from chatbot.model.protocol import DialogueModel
 from chatbot.safety import Fixed, Safety, default_safety, named_safety
 from chatbot.storage import read_json
-from chatbot.text.dialogue import DialogueError, Prompt, clean_turn
+from chatbot.text.dialogue import DialogueError, Prompt
 from chatbot.text.layouts import LAYOUTS, SpecialIds
 from chatbot.text.tokenizer import DialogueTokenizer
 
@@ -39,12 +49,6 @@ __all__ = ["MAX_SEED", "REMEMBERED_REPLIES", "Chatbot", "Reply", "Request", "can
 
 SNAPSHOT_BYTES = 256 * 2**20
 """Maximum size in bytes of the states that are cached after turns."""
-
-CACHED_TURNS = 8192
-"""Number of turns whose tokens are cached, because every request contains the whole history."""
-
-CACHED_TURN_CHARACTERS = 1000
-"""Longer turns are not cached."""
 
 
 class Chatbot:
@@ -79,9 +83,10 @@ class Chatbot:
         self.max_message_tokens = self.context_tokens // 2
         end_id = self.layout.end_of_turn_id
         banned = sorted(token for token in tokenizer.special_ids if token is not None and token != end_id)
-        self.vocabulary = Vocabulary(end_id, tuple(banned), tokenizer.token_bytes())
+        pieces = tokenizer.token_bytes()
+        self.vocabulary = Vocabulary(end_id, tuple(banned), pieces, readable_text(pieces, tokenizer.marks is not None))
         self.snapshots = Snapshots(SNAPSHOT_BYTES)
-        self._encode_cached = lru_cache(CACHED_TURNS)(self._encode)
+        self.reader = TurnReader(tokenizer)
         self._reading = threading.Lock()
         self._ranker: Ranker | None = None
 
@@ -177,24 +182,29 @@ class Chatbot:
         if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
             raise XianliaoError(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
         settings = self.within_limits(self.settings.with_changes(**changes))
-        self._check_turns(turns)
+        self.reader.check(turns)
+        if (fixed := self.fixed_answer(turns)) is not None:  # decided on the whole text, before long turns are cut
+            prompt = Prompt((), 1 - (len(turns) - 1) % 2, 0)
+            return Request(prompt, Answered([], []), settings, seed, started, fixed)
+        turns = bounded_turns(turns, self.context_tokens, self.max_message_tokens)
         if self.safety is not None:
-            if (fixed := self.safety.answer(turns)) is not None:
-                prompt = Prompt((), 1 - (len(turns) - 1) % 2, 0)
-                return Request(prompt, Answered([], []), settings, seed, started, fixed)
             turns = self.safety.prompt(turns)
             if words := self.safety.banned_words:
                 settings = settings.with_changes(banned_words=tuple(dict.fromkeys((*settings.banned_words, *words))))
-        ids = self.encode_turns(turns)
-        answered = answered_by(ids)
-        return Request(self.layout.prompt(ids, self.context_tokens), answered, settings, seed, started)
+        ids = self.encode_turns(turns, settings.script)
+        prompt, traditional = self.layout.prompt(ids, self.context_tokens), settings.script == "asker"
+        traditional = traditional and asks_in_traditional(turns)
+        return Request(prompt, answered_by(ids), settings, seed, started, traditional=traditional)
 
     def show(self, request: Request, draft: Draft) -> Reply:
         """Return a draft as text, with its seed and time."""
         text = self.tokenizer.decode_complete(draft.token_ids).strip()
+        if request.traditional:
+            text = in_traditional(text, draft.stop_reason is not None)
         seconds = time.perf_counter() - request.started
         reason = draft.stop_reason or "stopped"
-        return Reply(text, tuple(draft.token_ids), reason, draft.log_prob, request.seed, seconds)
+        scores = tuple(draft.scores)
+        return Reply(text, tuple(draft.token_ids), reason, draft.log_prob, request.seed, seconds, scores)
 
     def show_fixed(self, request: Request, fixed: Fixed) -> Reply:
         """Return the reply of a request that a fixed text answers."""
@@ -267,23 +277,28 @@ class Chatbot:
         return self._ranker
 
     def within_limits(self, settings: ReplySettings) -> ReplySettings:
-        """Return the settings with at most half of a limited model's length for the reply; the prompt has the rest."""
+        """Return the settings with at most half of a limited model's length for the reply; the prompt has the rest.
+
+        Raises:
+            ReplySettingsError: A biased token is not in the vocabulary.
+        """
+        if settings.logit_bias and (last := settings.logit_bias[-1][0]) >= self.tokenizer.vocab_size:
+            raise ReplySettingsError(
+                f"Decoding: logit_bias has token {last}, and the vocabulary has 0 to {self.tokenizer.vocab_size - 1}."
+            )
         limit = self.max_model_tokens
         if limit is None or settings.limit_tokens <= limit // 2:
             return settings
         return settings.with_changes(max_reply_tokens=limit // 2)
 
-    def encode_turns(self, turns: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of the turns, as the model sees them.
+    def encode_turns(self, turns: Sequence[str], script: Script = "typed") -> list[list[int]]:
+        """Return the token ids of the turns, as the model sees them; `script` as in `ReplySettings`.
 
         Raises:
             DialogueError: The history is empty, or its last turn empty or too long.
         """
-        self._check_turns(turns)
-        ids = [
-            list(self._encode_cached(turn) if len(turn) < CACHED_TURN_CHARACTERS else self._encode(turn))
-            for turn in turns
-        ]
+        self.reader.check(turns)
+        ids = [self.reader.ids(turn, script) for turn in turns]
         if len(ids[-1]) > self.max_message_tokens:
             raise DialogueError(
                 f"The message is too long: {len(turns[-1])} characters are {len(ids[-1])} tokens, and the maximum is"
@@ -291,26 +306,11 @@ class Chatbot:
             )
         return ids
 
-    @staticmethod
-    def _check_turns(turns: Sequence[str]) -> None:
-        """Check that a history can be answered.
-
-        Raises:
-            DialogueError: It is empty, or its last turn is.
-        """
-        if isinstance(turns, str) or not all(isinstance(turn, str) for turn in turns):
-            raise DialogueError("The history must be a list of strings, oldest turn first.")
-        if not turns:
-            raise DialogueError("The history is empty: give at least one turn.")
-        if not clean_turn(turns[-1]):
-            raise DialogueError("The message is empty; type something to talk about.")
-
-    def _encode(self, turn: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(clean_turn(turn)))
-
-    def count_tokens(self, message: str) -> int:
-        """Return the number of tokens of a message, as `max_message_tokens` counts them."""
-        return len(self.tokenizer.encode(clean_turn(message)))
+    def reads(self, message: str) -> bool:
+        """Whether a message is short enough for the model to read."""
+        if len(message) > max_message_characters(self.max_message_tokens):
+            return False
+        return len(self.reader.ids(message, self.settings.script)) <= self.max_message_tokens
 
     @torch.inference_mode()
     def read_prompt(self, prompt: Prompt) -> tuple[DialogueBatch, torch.Tensor]:

@@ -6,17 +6,39 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from chatbot.decoding.candidates import TokenScore
 from chatbot.decoding.rerank import Answered
 from chatbot.decoding.rules.eos_floor import StopReason
 from chatbot.decoding.settings import ReplySettings
 from chatbot.safety import Fixed
-from chatbot.text.dialogue import Prompt
+from chatbot.text.dialogue import DialogueError, Prompt
 
 REMEMBERED_REPLIES = 3
 """Number of the bot's last replies that the rules against repetition use."""
 
 MAX_SEED = 2**31 - 1
 """Largest seed."""
+
+MAX_MESSAGE_CHARACTERS = 100_000
+"""Longest message that is tokenized, also for a model with a long context."""
+
+CHARACTERS_PER_TOKEN = 32
+"""More characters than a token of ordinary text has: a text of more than 32 n characters has more than n tokens."""
+
+
+class MessageTooLongError(DialogueError):
+    """The message to answer is too long to be tokenized.
+
+    Attributes:
+        characters: Length of the message.
+        max_tokens: Longest message that the model reads, in tokens.
+    """
+
+    def __init__(self, characters: int, max_tokens: int):
+        super().__init__(
+            f"The message is too long: {characters} characters, at most {max_tokens} tokens are read. Send it in parts."
+        )
+        self.characters, self.max_tokens = characters, max_tokens
 
 
 @dataclass(frozen=True)
@@ -30,6 +52,7 @@ class Reply:
         log_prob: See `chatbot.decoding.candidates.Draft`.
         seed: Seed that gives the same reply again for the same history and settings.
         seconds: Time from the call to the last token.
+        scores: Log-probability of each token, if the setting `top_logprobs` is on.
     """
 
     text: str
@@ -38,11 +61,17 @@ class Reply:
     log_prob: float
     seed: int
     seconds: float
+    scores: tuple[TokenScore, ...] = ()
+
+    @property
+    def generated_tokens(self) -> int:
+        """Number of tokens that the model generated, with an end of turn that was not forced."""
+        return len(self.token_ids) + (self.stop_reason in ("eos", "floor"))
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens per second, with the end of turn."""
-        return (len(self.token_ids) + 1) / max(self.seconds, 1e-9)
+        """Generated tokens per second."""
+        return self.generated_tokens / max(self.seconds, 1e-9)
 
 
 @dataclass(frozen=True)
@@ -56,6 +85,7 @@ class Request:
         seed: Seed of the random numbers.
         started: Time of the request, by `time.perf_counter`.
         fixed: Text to deliver instead of a reply of the model, or None.
+        traditional: Whether the reply is shown in traditional characters.
     """
 
     prompt: Prompt
@@ -64,6 +94,7 @@ class Request:
     seed: int
     started: float
     fixed: Fixed | None = None
+    traditional: bool = False
 
 
 def answered_by(ids: Sequence[Sequence[int]]) -> Answered:
@@ -78,3 +109,39 @@ def answered_by(ids: Sequence[Sequence[int]]) -> Answered:
 def candidate_seeds(seed: int, count: int) -> list[int]:
     """Return the seeds of the candidates of a reply; the first is `seed`, so a single candidate is the plain reply."""
     return [seed, *(random.Random(f"{seed}/{number}").randrange(MAX_SEED) for number in range(1, count))]
+
+
+def max_message_characters(max_tokens: int) -> int:
+    """Return the length, in characters, above which a message of at most `max_tokens` tokens is not tokenized."""
+    return min(MAX_MESSAGE_CHARACTERS, CHARACTERS_PER_TOKEN * max_tokens)
+
+
+def bounded_turns(turns: Sequence[str], context_tokens: int, max_message_tokens: int) -> list[str]:
+    """Return turns that can be tokenized in bounded time and that give the same reply.
+
+    An old turn that overfills the model's context is shortened to a length that overfills it as well. The window that
+    the model reads (`chatbot.text.dialogue.fit`) does not depend on how much longer the turn was.
+
+    Args:
+        turns: History, oldest turn first; the last turn is the message.
+        context_tokens: Longest history that the model reads.
+        max_message_tokens: Longest message that the model reads.
+
+    Raises:
+        MessageTooLongError: The message is too long.
+    """
+    if len(turns[-1]) > max_message_characters(max_message_tokens):
+        raise MessageTooLongError(len(turns[-1]), max_message_tokens)
+    overfull = CHARACTERS_PER_TOKEN * context_tokens
+    return [shorten(turn, overfull) for turn in turns]
+
+
+def shorten(text: str, characters: int) -> str:
+    """Return the beginning and the end of a text longer than `characters`, any other text unchanged.
+
+    The result of shortening is still longer than `characters`, by one line break.
+    """
+    if len(text) <= characters:
+        return text
+    half = characters // 2
+    return f"{text[:half]}\n{text[len(text) - (characters - half) :]}"

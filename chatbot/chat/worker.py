@@ -24,6 +24,7 @@ from chatbot.chat.trace import TracedStep, trace
 from chatbot.decoding.batch import native_network
 from chatbot.decoding.sampler import choose
 from chatbot.errors import XianliaoError
+from chatbot.safety import Fixed
 
 SHUTTING_DOWN = "The server is shutting down; try again when it is back."
 
@@ -43,6 +44,8 @@ class Worker:
         bot: Bot that replies; no other thread may use its model while the worker runs.
         max_rows: Maximum number of replies that are decoded at the same time; more wait in the queue.
         max_waiting: Maximum number of replies in the queue; more are refused.
+        run: Function that calls `function(*values, **named)` for a text of `size` characters; a server passes a bounded pool
+            of threads. It reads the texts of `prepare`, `stream_replies` and `trace`.
 
     Attributes:
         waiting: Queue of jobs.
@@ -50,8 +53,14 @@ class Worker:
         generators: Jobs that are decoded by a generator (beam search), or run one instead of decoding.
     """
 
-    def __init__(self, bot: Chatbot, max_rows: int = 64, max_waiting: int = 256):
-        self.bot, self.max_rows, self.max_waiting = bot, max_rows, max_waiting
+    def __init__(
+        self,
+        bot: Chatbot,
+        max_rows: int = 64,
+        max_waiting: int = 256,
+        run: Callable[..., Any] = lambda size, function, *values, **named: function(*values, **named),
+    ):
+        self.bot, self.max_rows, self.max_waiting, self._run_sized = bot, max_rows, max_waiting, run
         self.waiting: deque[Job] = deque()
         self.batches: list[ExclusiveBatch | SharedBatch] = []
         self.generators: list[tuple[Job, Iterator[Any]]] = []
@@ -95,15 +104,23 @@ class Worker:
             self.waiting.append(job)
             self._changed.notify()
 
+    def prepare(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Request:
+        """Return a checked request; see `Chatbot.request`."""
+        return self._run_sized(sum(map(len, turns)), self.bot.request, turns, seed, **changes)
+
+    def fixed_answer(self, turns: Sequence[str]) -> Fixed | None:
+        """Return the fixed text that answers a history; see `Chatbot.fixed_answer`."""
+        return self._run_sized(sum(map(len, turns)), self.bot.fixed_answer, turns)
+
     def stream_replies(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Iterator[Reply]:
         """Yield the same as `Chatbot.stream_replies`, decoded together with others; closing it early cancels it."""
-        request = self.bot.request(turns, seed, **changes)
+        request = self.prepare(turns, seed, **changes)
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         yield from _received(self.submit(request, arrived.put), arrived)
 
     def trace(self, turns: Sequence[str], seed: int, **changes: Any) -> Iterator[TracedStep]:
         """Yield the steps of the reply of this seed; see `chatbot.chat.trace`."""
-        request = self.bot.request(turns, seed, **changes)
+        request = self.prepare(turns, seed, **changes)
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         job = Job(request, arrived.put, generator=lambda: trace(self.bot, request))
         self._queue(job)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,8 @@ from chatbot.checkpoint.folder import (
 )
 from chatbot.checkpoint.location import locate
 from chatbot.errors import CheckpointError, explain_faults
+from chatbot.language.parser import Parser
+from chatbot.language.translation import translate
 from chatbot.model.layer_types import LAYER_TYPES
 from chatbot.similarity.token_vectors import VECTORS_FILE
 from chatbot.storage import read_json
@@ -64,7 +65,7 @@ def copy(source: str | Path, target: str | Path, int8: bool = False, layer_types
     if int8:
         training["weight_storage"] = "int8; the metrics are of the float weights"
     save(target, model, DialogueTokenizer.load(path), generation, training, int8=int8)
-    for name in ("README.md", VECTORS_FILE):
+    for name in ("README.md", "README.zh.md", VECTORS_FILE):
         if (path / name).is_file():
             shutil.copy(path / name, target / name)
     if (path / BACKWARD).is_dir():
@@ -78,7 +79,7 @@ def _read_if_there(path: Path) -> dict:
 
 @explain_faults
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m chatbot.checkpoint",
         description="Copy a checkpoint into a new folder: as int8, from GPT-2, or with its LoRA adapter merged.",
     )
@@ -98,4 +99,4 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     copy(args.source, args.target, args.int8, args.layer_types)
-    print(f"{args.target}: {(Path(args.target) / WEIGHTS).stat().st_size / 1e6:.1f} MB of weights")
+    print(translate(f"{args.target}: {(Path(args.target) / WEIGHTS).stat().st_size / 1e6:.1f} MB of weights"))

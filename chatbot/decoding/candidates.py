@@ -18,6 +18,21 @@ class GenerationError(XianliaoError):
     """A model whose output cannot be decoded."""
 
 
+@dataclass(frozen=True)
+class TokenScore:
+    """Log-probability of a token of a reply, under the distribution of `Draft.log_prob`.
+
+    Attributes:
+        token_id: The token.
+        log_prob: Its log p in nats, at most 0.
+        best: (token id, log p) of the most likely tokens of this step, the best first.
+    """
+
+    token_id: int
+    log_prob: float
+    best: tuple[tuple[int, float], ...]
+
+
 @dataclass
 class Draft:
     """An unfinished or finished reply.
@@ -25,13 +40,16 @@ class Draft:
     Attributes:
         token_ids: Tokens so far, without EOS.
         log_prob: Sum of log p, in nats, of the tokens and of an EOS that was not forced, under the model's distribution
-            over the allowed tokens (no [PAD], no [CLS], no EOS before min_reply_tokens, no banned word).
+            over the allowed tokens (no [PAD], no [CLS], no EOS before min_reply_tokens, no banned word, no unreadable
+            character).
         stop_reason: Why the reply ended; None while it is unfinished.
+        scores: The terms of `log_prob` that belong to `token_ids`, with the alternatives, if `top_logprobs` is on.
     """
 
     token_ids: list[int] = field(default_factory=list)
     log_prob: float = 0.0
     stop_reason: StopReason | None = None
+    scores: list[TokenScore] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -81,11 +99,13 @@ def next_candidates(
     logits.index_fill_(1, banned, -math.inf)
     if settings.banned_words:
         vocabulary.ban(settings.banned_words).apply(logits, replies)
+    if vocabulary.readable is not None:
+        vocabulary.readable.apply(logits, replies)
     end = logits[:, end_id].clone()
     emitted = torch.tensor([len(reply) for reply in replies], device=logits.device)
     logits[:, end_id].masked_fill_(emitted < settings.min_reply_tokens, -math.inf)
     largest = logits.amax(-1)
-    if settings.banned_words and (largest == -math.inf).any():  # banned words leave no other token: allow EOS early
+    if (largest == -math.inf).any():  # banned words or unreadable characters leave no other token: allow EOS early
         logits[:, end_id] = torch.where(largest == -math.inf, end, logits[:, end_id])
         largest = logits.amax(-1)
     _check(largest.tolist())
@@ -95,6 +115,9 @@ def next_candidates(
         repetition.apply(ruled, replies, earlier)
         stuck = ruled.amax(-1) == -math.inf  # every token would repeat, and EOS is not allowed yet
         ruled[stuck] = logits[stuck]
+    if (penalties := settings.penalties()) is not None:
+        ruled = ruled.clone() if ruled is logits else ruled
+        penalties.apply(ruled, replies)
     floor = settings.floor
     if floor is not None and int(emitted.max()) <= floor.start_tokens:
         floor = None

@@ -16,6 +16,8 @@ from transformers import (
 
 from chatbot.decoding.rules.banned_words import BannedWords
 from chatbot.decoding.rules.eos_floor import EosFloor
+from chatbot.decoding.rules.penalties import Penalties
+from chatbot.decoding.rules.readable import ReadableText
 from chatbot.decoding.rules.repetition import RepetitionRules
 from chatbot.decoding.rules.truncation import truncation
 from chatbot.decoding.settings import ReplySettings
@@ -56,15 +58,15 @@ class RepetitionProcessor(LogitsProcessor):
         return scores
 
 
-class BannedWordsProcessor(LogitsProcessor):
-    """`BannedWords` for `generate()` of transformers; the prompt may contain them."""
+class ReplyProcessor(LogitsProcessor):
+    """A rule that depends on the reply alone, for `generate()` of transformers; the prompt does not count."""
 
-    def __init__(self, words: BannedWords, prompt_tokens: int):
-        self.words, self.prompt_tokens = words, prompt_tokens
+    def __init__(self, rule: BannedWords | ReadableText | Penalties, prompt_tokens: int):
+        self.rule, self.prompt_tokens = rule, prompt_tokens
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         scores = scores.clone()
-        self.words.apply(scores, input_ids[:, self.prompt_tokens :].tolist())
+        self.rule.apply(scores, input_ids[:, self.prompt_tokens :].tolist())
         return scores
 
 
@@ -85,12 +87,16 @@ def reply_processors(
     if vocabulary.banned_ids:
         rules.append(SuppressTokensLogitsProcessor(list(vocabulary.banned_ids)))
     if settings.banned_words:
-        rules.append(BannedWordsProcessor(vocabulary.ban(settings.banned_words), prompt_tokens))
+        rules.append(ReplyProcessor(vocabulary.ban(settings.banned_words), prompt_tokens))
+    if vocabulary.readable is not None:
+        rules.append(ReplyProcessor(vocabulary.readable, prompt_tokens))
     if (repetition := settings.repetition(vocabulary.end_id)) is not None:
         rules.append(RepetitionProcessor(repetition, prompt_tokens, earlier))
     if settings.min_reply_tokens:
         minimum = settings.min_reply_tokens
         rules.append(MinNewTokensLengthLogitsProcessor(prompt_tokens, minimum, vocabulary.end_id))
+    if (penalties := settings.penalties()) is not None:
+        rules.append(ReplyProcessor(penalties, prompt_tokens))
     if settings.method == "sample" and settings.temperature != 1:
         rules.append(TemperatureLogitsWarper(settings.temperature))
     rules.append(EosFloorProcessor(settings.floor, vocabulary.end_id, prompt_tokens, settings.limit_tokens))

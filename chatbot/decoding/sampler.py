@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from chatbot.decoding.candidates import Candidates, Draft, next_candidates
+from chatbot.decoding.candidates import Candidates, Draft, TokenScore, next_candidates
 from chatbot.decoding.native_draw import can_draw, draw
 from chatbot.decoding.rules.truncation import truncate
 from chatbot.decoding.settings import ReplySettings
@@ -69,6 +70,7 @@ def _choose_with_equal_settings(logits: torch.Tensor, rows: Sequence[LiveReply],
         else:
             tokens, by_floor = _draw(candidates, settings, end_id, rows)
         log_probs = candidates.model_log_probs[torch.arange(len(rows)), tokens].tolist()
+    best = None if settings.top_logprobs is None else _most_likely(candidates, settings.top_logprobs)
     for index, row in enumerate(rows):
         draft = row.draft
         if len(draft.token_ids) >= settings.limit_tokens:
@@ -79,7 +81,16 @@ def _choose_with_equal_settings(logits: torch.Tensor, rows: Sequence[LiveReply],
             draft.stop_reason = "floor" if by_floor[index] else "eos"
         else:
             draft.token_ids.append(tokens[index])
+            if best is not None:
+                draft.scores.append(TokenScore(tokens[index], log_probs[index], best[index]))
     return tokens
+
+
+def _most_likely(candidates: Candidates, count: int) -> list[tuple[tuple[int, float], ...]]:
+    """Return (token id, log p) of the `count` most likely allowed tokens of each row, under the model's distribution."""
+    best = candidates.model_log_probs.topk(count)
+    pairs = (zip(*row, strict=True) for row in zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    return [tuple(pair for pair in row if pair[1] > -math.inf) for row in pairs]
 
 
 def _best(candidates: Candidates, end_id: int) -> tuple[list[int], list[bool]]:

@@ -6,31 +6,28 @@ Importing this module needs neither torch nor transformers, so that `--help` ans
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from chatbot.errors import XianliaoError, shown
-from chatbot.safety.words import lost_exceptions
-from chatbot.text.dialogue import valid_text
+from chatbot.decoding.rules.token_lists import checked_bias, checked_words
+from chatbot.errors import ReplySettingsError, shown
 
 if TYPE_CHECKING:
     from chatbot.decoding.rules.eos_floor import EosFloor
+    from chatbot.decoding.rules.penalties import Penalties
     from chatbot.decoding.rules.repetition import RepetitionRules
 
 Method = Literal["sample", "greedy", "beam"]
+Script = Literal["typed", "simplified", "asker"]
 
 MAX_NUMBER = 10**6
 """Maximum of settings without a natural maximum."""
 
 FORBIDDING_NATS = 1e30
 """A `repeat_cost` from here on is infinite: float32 could not hold the sum of several."""
-
-
-class ReplySettingsError(XianliaoError):
-    """Decoding settings that cannot be used."""
 
 
 class Unchanged(Enum):
@@ -55,7 +52,8 @@ class ReplySettings:
     The help text of each field says what it does. Switched off are `floor_start_tokens` and `max_reply_tokens` by None,
     `repetition_penalty`, `top_p` and `typical_p` by 1, and `no_repeat_ngram`, `top_k` and `min_p` by 0. `repeat_cost`
     None, or infinite, forbids repeated n-grams. `max_reply_tokens` None means t0 + 2 delta
-    (`chatbot.decoding.rules.eos_floor`).
+    (`chatbot.decoding.rules.eos_floor`). `logit_bias` is a mapping, or pairs, of token ids and nats; it is stored as sorted
+    pairs.
 
     An entry of `banned_words` that begins with `!` is an exception: it ends with a banned word, which is allowed at the
     end of it (妈的 and !妈妈的).
@@ -116,6 +114,16 @@ class ReplySettings:
             "nats that a token loses for each earlier time that it completed the n-gram (inf: never again)", 0, inf
         ),
     )
+    presence_penalty: float = field(
+        default=0.0, metadata=_described("nats that tokens of this reply lose (0: off; below 0 they gain)", -2, 2)
+    )
+    frequency_penalty: float = field(
+        default=0.0,
+        metadata=_described("nats that a token loses for each time that this reply has it (0: off)", -2, 2),
+    )
+    logit_bias: tuple[tuple[int, float], ...] = field(
+        default=(), metadata=_described("nats that are added to the logits of tokens, -100 to 100")
+    )
     banned_words: tuple[str, ...] = field(
         default=(), metadata=_described("words that no reply contains; !WORD is an exception")
     )
@@ -137,9 +145,21 @@ class ReplySettings:
     min_reply_tokens: int = field(
         default=1, metadata=_described("tokens before which the reply cannot end", 0, MAX_NUMBER)
     )
+    top_logprobs: int | None = field(
+        default=None,
+        metadata=_described("record log p of each token and of the K most likely ones (default: nothing)", 0, 20),
+    )
+    script: Script = field(
+        default="typed",
+        metadata=_described(
+            "typed: characters are read as typed; simplified: traditional ones are read as simplified; asker: as simplified,"
+            " and the reply has the script of the messages (default: the checkpoint's)"
+        ),
+    )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "banned_words", _checked_words(self.banned_words))
+        object.__setattr__(self, "banned_words", checked_words(self.banned_words))
+        object.__setattr__(self, "logit_bias", checked_bias(self.logit_bias))
         if (
             isinstance(self.repeat_cost, (int, float)) and self.repeat_cost >= FORBIDDING_NATS
         ):  # equal settings must compare equal
@@ -164,6 +184,8 @@ class ReplySettings:
         faults = []
         if self.method not in get_args(Method):
             faults.append(f"method must be sample, greedy or beam, got {shown(self.method)}")
+        if self.script not in get_args(Script):
+            faults.append(f"script must be typed, simplified or asker, got {shown(self.script)}")
         for option in OPTIONS:
             value = getattr(self, option.name)
             if value is None or option.minimum <= value <= option.maximum:
@@ -183,6 +205,8 @@ class ReplySettings:
             faults.append(f"max_reply_tokens must be at least min_reply_tokens, got {self.max_reply_tokens}")
         if self.candidates > 1 and self.method != "sample":
             faults.append(f"candidates are sampled: remove candidates or method {self.method}")
+        if self.top_logprobs is not None and self.method == "beam":
+            faults.append("beam search records no log-probabilities: remove top_logprobs or method beam")
         return faults
 
     @property
@@ -202,6 +226,14 @@ class ReplySettings:
             return None
         cost = inf if self.repeat_cost is None else self.repeat_cost
         return RepetitionRules(self.repetition_penalty, self.no_repeat_ngram, end_id, cost)
+
+    def penalties(self) -> Penalties | None:
+        """Return the penalties on tokens of the reply and the biases, or None where they are off."""
+        from chatbot.decoding.rules.penalties import Penalties  # needs torch
+
+        if not (self.presence_penalty or self.frequency_penalty or self.logit_bias):
+            return None
+        return Penalties(self.presence_penalty, self.frequency_penalty, self.logit_bias)
 
     @property
     def limit_tokens(self) -> int:
@@ -298,21 +330,6 @@ def settings_from(generation: Mapping[str, Any]) -> ReplySettings:
             if name in NAMES and (value is not None or name in can_be_off)
         }
     )
-
-
-def _checked_words(words: object) -> tuple[str, ...]:
-    if not isinstance(words, Sequence) or isinstance(words, str) or not all(map(_is_word, words)):
-        raise ReplySettingsError(f"Decoding: banned_words must be a list of words, got {shown(words)}.")
-    stripped = tuple(word.strip() for word in words)
-    if lost := lost_exceptions(stripped):
-        raise ReplySettingsError(
-            f"Decoding: the exception {lost[0]!r} in banned_words does not end with a banned word."
-        )
-    return stripped
-
-
-def _is_word(word: object) -> bool:
-    return isinstance(word, str) and bool(word.strip()) and valid_text(word) == word
 
 
 def _is_number(value: object) -> bool:

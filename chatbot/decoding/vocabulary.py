@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from chatbot.decoding.rules.banned_words import BannedWords
+from chatbot.decoding.rules.readable import ReadableText
 
 CACHED_WORD_LISTS = 8
 """Number of lists of banned words whose rules are cached."""
@@ -18,11 +19,13 @@ class Vocabulary:
         end_id: Id of the end of turn.
         banned_ids: Ids that never occur in a reply.
         pieces: Bytes of each token, for banned words.
+        readable: Rule that keeps unreadable characters out of replies, or None.
     """
 
     end_id: int
     banned_ids: tuple[int, ...]
     pieces: tuple[bytes, ...] = field(default=(), repr=False)
+    readable: ReadableText | None = field(default=None, repr=False, compare=False)
     _cache: dict[tuple[str, ...], BannedWords] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def ban(self, words: tuple[str, ...]) -> BannedWords:

@@ -93,9 +93,9 @@ def make_contexts(dialogues: Sequence[Sequence[str]], count: int) -> list[Contex
 
 def encode(bot: Chatbot, context: Context) -> EncodedContext:
     """Encode a context as a chat does, but without a limit on the last message."""
-    ids = [bot.tokenizer.encode(clean_turn(turn)) for turn in context.turns]
+    ids = [bot.reader.ids(turn, bot.settings.script) for turn in context.turns]
     answered = Answered(ids, ids[-2::-2][:REMEMBERED_REPLIES])
-    return EncodedContext(bot.layout.prompt(ids, bot.context_tokens), answered, bot.tokenizer.encode(context.reference))
+    return EncodedContext(bot.layout.prompt(ids, bot.context_tokens), answered, bot.reader.ids(context.reference))
 
 
 def in_batches(bot: Chatbot, contexts: Sequence[Context]) -> tuple[list[EncodedContext], list[list[int]]]:

@@ -13,6 +13,7 @@ from chatbot.errors import FileError
 from chatbot.evaluation import intervals
 from chatbot.evaluation.cache import ResultCache, hash_of, identity_of
 from chatbot.evaluation.ngram import WittenBell
+from chatbot.language.translation import translate
 from chatbot.model.scoring import score_turns
 from chatbot.text.dialogue import clean_turn, count_units, join_spaces
 from chatbot.text.dialogue_files import read_dialogues
@@ -40,7 +41,7 @@ def measure_quality(
     file = cache.open(f"{bot.name}-quality", {"bot": identity_of(bot), "dialogues": hash_of(dialogues)})
     ids = [[bot.tokenizer.encode(join_spaces(turn)) for turn in turns] for turns in dialogues]
     if not file.rows:
-        print(f"{bot.name}: scoring {len(dialogues)} dialogues", file=sys.stderr)
+        print(translate(f"{bot.name}: scoring {len(dialogues)} dialogues"), file=sys.stderr)
         file.add({"nats": score_turns(bot.model, bot.layout, ids)})
     nats: list[list[float]] = file.rows[0]["nats"]
     units = [[count_units([turn]) for turn in turns] for turns in dialogues]
@@ -94,6 +95,6 @@ def measure_baselines(source: str | Path, dialogues: Sequence[Sequence[str]]) ->
         )
     result: dict[str, Any] = {"trained_on": Path(source).name, "dialogues": len(training)}
     for name, order in BASELINES.items():
-        print(f"baseline: {name} on {len(training)} dialogues", file=sys.stderr)
+        print(translate(f"baseline: {name} on {len(training)} dialogues"), file=sys.stderr)
         result[name] = WittenBell(order, training).nats_per_unit(dialogues)
     return result

@@ -25,6 +25,7 @@ from chatbot.evaluation.quality import measure_baselines, measure_quality
 from chatbot.evaluation.references import MODEL_ALONE, reference_nats
 from chatbot.evaluation.report.html import to_html
 from chatbot.evaluation.report.markdown import to_markdown
+from chatbot.language.translation import translate
 from chatbot.storage import exclusive, replacing, write_json
 from chatbot.text.dialogue import count_units, join_spaces
 from chatbot.text.dialogue_files import read_dialogues
@@ -185,7 +186,7 @@ def unique_names(bots: Sequence[Chatbot]) -> list[str]:
 def _evaluate_checkpoint(
     name: str, bot: Chatbot, methods: dict[str, ReplySettings], inputs: _Inputs
 ) -> tuple[Report, dict[str, Any], dict[str, Replies]]:
-    """Return a checkpoint's part of the report without metrics of the replies, its times, and its replies."""
+    """Return a checkpoint's part of the report (without metrics of the replies), its times and its replies."""
     contexts, cache = inputs.contexts, inputs.cache
     part: Report = {
         "name": name,
@@ -248,7 +249,7 @@ def _add_metrics(report: Report, replies: list[dict[str, Replies]], inputs: _Inp
     people = Replies([context.reference for context in contexts], contexts)
     of_methods = [one for by_method in replies for one in by_method.values()]
     report["budgets"] = budgets = common_budgets([people, *of_methods], grid)
-    print(f"measuring {len(of_methods)} times {len(contexts)} replies", file=sys.stderr)
+    print(translate(f"measuring {len(of_methods)} times {len(contexts)} replies"), file=sys.stderr)
     report["reference"] = measure(people, grid, budgets, likeness)
     for part, by_method in zip(report["checkpoints"], replies, strict=True):
         for method, one in by_method.items():

@@ -1,4 +1,4 @@
-"""Registration of our model with transformers' auto classes after `import chatbot`, without importing torch for it.
+"""Registration of our model with transformers' auto classes after `import chatbot`, without importing torch.
 
 `import chatbot` must stay cheap, because the --help of every command and the text modules import it. Therefore the
 model is registered when the auto classes are first imported, or at once if they already are.

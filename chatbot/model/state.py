@@ -99,7 +99,7 @@ class DialogueState(Cache):
         return (counted - 1).clamp_min(0)
 
     def clone(self) -> DialogueState:
-        """Return an independent copy, as undo, retry and edit need it."""
+        """Return an independent copy, which undo, retry and edit need."""
         other = DialogueState(self.num_layers)
         other.layers = [layer.clone() for layer in self.layers]
         return other

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from chatbot.errors import XianliaoError
@@ -132,11 +133,10 @@ def zig() -> list[str]:
     Raises:
         BuildError: The package ziglang is missing.
     """
-    try:
-        import ziglang
-    except ImportError:
-        raise BuildError("Building for other systems needs zig. Run: pip install 'xianliao[export]'") from None
-    return [str(Path(ziglang.__file__).with_name("zig"))]
+    package = find_spec("ziglang")
+    if package is None or package.origin is None:
+        raise BuildError("Building for other systems needs zig. Run: pip install 'xianliao[export]'")
+    return [str(Path(package.origin).with_name("zig"))]
 
 
 def _build(compiler: list[str], target: Target, output: Path, more: Sequence[Path] = ()) -> None:

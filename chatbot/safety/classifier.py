@@ -1,58 +1,104 @@
 """A linear classifier of messages by people in need, for the sentences that no list of phrases foresees.
 
-A message is scored by logistic regression on its character n-grams. Features are the n-grams of 1 to 4 letters of the folded
+A text is scored by logistic regression on its character n-grams. Features are the n-grams of 1 to 4 letters of the folded
 text (`chatbot.safety.folding.fold`) with marks for its ends, hashed into buckets (Weinberger et al. 2009, arXiv:0902.2206)
 and scaled to unit length:
 
-    score = b + sum over n-grams g of w[hash(g)] / sqrt(number of different n-grams)
+    score = b + sum over n-grams g of w[hash(g)] / sqrt(number of different buckets)
 
-A long message is scored by its parts as well, because one sentence about dying counts however long the story around it is.
+A message is scored as a whole and in parts, because one sentence about dying counts however long the story around it is. The
+time is linear in the length of the message.
 Weights are int8 with one scale. They are trained by checkpoints/recipe/need/train.py on sentences written for this project.
 """
 
 from __future__ import annotations
 
 import itertools
-import zlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from chatbot.safety.folding import CLAUSE, SENTENCE, Folded, fold
+from chatbot.safety.folding import CLAUSE, NONE, SENTENCE, SPACE, Folded, fold, is_latin
 
 BUCKETS = 1 << 16
 LONGEST_NGRAM = 4
 SHORT_LETTERS = 12
 """Parts of fewer letters are scored together with their neighbour; in shorter messages a phrase cannot be vetoed."""
 LONG_LETTERS = 100
-"""In longer messages a phrase cannot be vetoed either: much harmless text around it proves nothing."""
+"""In longer messages a phrase cannot be vetoed either: much harmless text around it proves nothing. Longer sentences are
+scored in windows of this length."""
 FEWEST_LETTERS = 6
 """Messages of fewer letters are left to the phrases: their n-grams say too little."""
-MAX_LETTERS = 4000
-"""Letters of a message that are scored; the rest is scored as if the message ended there."""
+MOST_LETTERS = 64_000
+"""Letters of a message that are scored: the first and the last half of them. Phrases are looked for in the whole message."""
+BATCH_LETTERS = 1 << 15
+"""Letters that are scored at once, which bounds the memory."""
+FEW_PARTS, PER_DOUBLING = 8, 0.4
+"""The largest of many scores is large by chance: each doubling of the number of parts beyond `FEW_PARTS` costs this much."""
+
+_MULTIPLIERS = np.random.default_rng(0).integers(1 << 31, size=(LONGEST_NGRAM, LONGEST_NGRAM), dtype=np.uint32) * 2 + 1
+_BEGIN, _END = ord("^"), ord("$")  # no letter of a folded text
 
 
-def buckets_of(text: str) -> np.ndarray:
-    """Return the buckets of the n-grams of a folded text, int64, each once."""
-    marked = f"^{text}$"
-    data = [
-        zlib.crc32(marked[start : start + size].encode()) % BUCKETS
-        for size in range(1, LONGEST_NGRAM + 1)
-        for start in range(len(marked) - size + 1)
-    ]
-    return np.unique(np.array(data, np.int64))
+def buckets_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the buckets of the n-grams of folded texts, each once per text, and the number of buckets of each text.
+
+    Returns:
+        Buckets int64 `[sum(counts)]`, text by text, and counts int64 `[len(texts)]`.
+    """
+    codes = np.frombuffer("".join(f"^{text}$" for text in texts).encode("utf-32-le"), np.uint32)
+    owner = np.repeat(np.arange(len(texts)), [len(text) + 2 for text in texts])
+    keys = []
+    for size in range(1, LONGEST_NGRAM + 1):
+        count = len(codes) - size + 1
+        if count <= 0:
+            break
+        hashes = np.zeros(count, np.uint32)
+        for place in range(size):
+            hashes += codes[place : place + count] * _MULTIPLIERS[size - 1, place]
+        hashes ^= hashes >> 15
+        hashes *= np.uint32(0x2C1B3C6D)
+        inside = owner[:count] == owner[size - 1 :]
+        keys.append(owner[:count][inside] * BUCKETS + (hashes[inside] >> 16))
+    unique = np.unique(np.concatenate(keys))
+    return unique % BUCKETS, np.bincount(unique // BUCKETS, minlength=len(texts))
 
 
 def parts_of(folded: Folded) -> Iterator[str]:
-    """Yield the texts of a message that are scored: the whole, its sentences, and pairs of neighbouring clauses."""
-    yield folded.text
-    for separator in (SENTENCE, CLAUSE):
-        starts = [place for place, kind in enumerate(folded.breaks[:-1]) if kind >= separator]
-        pieces = [folded.text[a:b] for a, b in zip(starts, [*starts[1:], len(folded.text)], strict=True)]
-        if len(pieces) > 1:
-            yield from (piece for piece in pieces if len(piece) >= SHORT_LETTERS)
-            yield from (first + second for first, second in itertools.pairwise(pieces))
+    """Yield the texts of a message that are scored: the whole if it is short, its sentences, pairs of clauses.
+
+    A space divides clauses as well, but neither Latin words nor letters that are written apart (想 去 死).
+    """
+    text = folded.text
+    if len(text) <= LONG_LETTERS:
+        yield text
+    sentences = [place for place, kind in enumerate(folded.breaks[:-1]) if kind == SENTENCE]
+    clauses = [place for place, kind in enumerate(folded.breaks[:-1]) if kind >= CLAUSE or _divides(folded, place)]
+    for starts in (sentences, clauses):
+        pieces = [text[a:b] for a, b in itertools.pairwise([*starts, len(text)])]
+        if len(pieces) > 1 or len(text) > LONG_LETTERS:
+            yield from itertools.chain.from_iterable(map(_windows, pieces))
+            yield from (a + b for a, b in itertools.pairwise(pieces) if len(a) + len(b) <= LONG_LETTERS)
+
+
+def _windows(piece: str) -> Iterator[str]:
+    """Yield a piece of a message that is long enough to be scored by itself, in overlapping windows if it is long."""
+    if len(piece) <= LONG_LETTERS:
+        if len(piece) >= SHORT_LETTERS:
+            yield piece
+        return
+    for start in range(0, len(piece) - LONG_LETTERS // 2, LONG_LETTERS // 2):
+        yield piece[start : start + LONG_LETTERS]
+
+
+def _divides(folded: Folded, place: int) -> bool:
+    """Whether the space before a letter divides clauses: it is not between Latin words or letters written apart."""
+    breaks, text = folded.breaks, folded.text
+    if breaks[place] != SPACE or (is_latin(text[place - 1]) and is_latin(text[place])):
+        return False
+    return breaks[place - 1] == NONE and breaks[place + 1] == NONE
 
 
 class NeedClassifier:
@@ -81,26 +127,53 @@ class NeedClassifier:
         numbers = {name: getattr(self, name) for name in ("scale", "bias", "threshold", "veto")}
         np.savez_compressed(path, weights=self.weights, **numbers)
 
-    def score(self, message: str) -> float:
-        """Return the largest score of a message's parts."""
-        folded = fold(message)
-        if len(folded.text) > MAX_LETTERS:
-            breaks = (*folded.breaks[:MAX_LETTERS], SENTENCE)
-            folded = Folded(folded.text[:MAX_LETTERS], folded.places[:MAX_LETTERS], breaks)
-        return max(map(self._score, parts_of(folded)))
+    def score(self, message: str | Folded) -> float:
+        """Return the largest score of a message's parts, less what the largest of so many scores is larger by chance."""
+        best, count = -math.inf, 0
+        folded = message if isinstance(message, Folded) else fold(message)
+        for batch in _batches(part for piece in _ends_of(folded) for part in parts_of(piece)):
+            best, count = max(best, float(self.scores(batch).max())), count + len(batch)
+        return best - PER_DOUBLING * math.log2(max(1.0, count / FEW_PARTS))
 
-    def _score(self, text: str) -> float:
-        buckets = buckets_of(text)
-        return self.bias + self.scale * float(self.weights[buckets].sum(dtype=np.int64)) / len(buckets) ** 0.5
+    def scores(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the scores of folded texts, float64 `[len(texts)]`."""
+        buckets, counts = buckets_of(texts)
+        sums = np.add.reduceat(self.weights[buckets].astype(np.int64), np.cumsum([0, *counts[:-1]]))
+        return self.bias + self.scale * sums / np.sqrt(counts)
 
-    def finds(self, message: str, has_phrase: bool) -> bool:
+    def finds(self, message: str | Folded, has_phrase: bool) -> bool:
         """Return whether a message is by a person in need.
 
         Args:
             message: What the person wrote.
             has_phrase: Whether the phrase list finds it.
         """
-        letters = len(fold(message).text)
+        folded = message if isinstance(message, Folded) else fold(message)
+        letters = len(folded.text)
         if letters < FEWEST_LETTERS or (has_phrase and not SHORT_LETTERS <= letters <= LONG_LETTERS):
             return has_phrase
-        return self.score(message) >= (min(self.veto, self.threshold) if has_phrase else self.threshold)
+        return self.score(folded) >= (min(self.veto, self.threshold) if has_phrase else self.threshold)
+
+
+def _ends_of(folded: Folded) -> list[Folded]:
+    """Return a message of at most `MOST_LETTERS` letters, or the two ends of a longer one."""
+    size, half = len(folded.text), MOST_LETTERS // 2
+    if size <= MOST_LETTERS:
+        return [folded]
+    return [
+        Folded(folded.text[a:b], folded.places[a:b], (SENTENCE, *folded.breaks[a + 1 : b], SENTENCE))
+        for a, b in ((0, half), (size - half, size))
+    ]
+
+
+def _batches(parts: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the parts in lists of about `BATCH_LETTERS` letters."""
+    batch, letters = [], 0
+    for part in parts:
+        batch.append(part)
+        letters += len(part)
+        if letters >= BATCH_LETTERS:
+            yield batch
+            batch, letters = [], 0
+    if batch:
+        yield batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,8 @@ _SAME = {
 """Variants that OpenCC does not unify, and Cantonese words with one counterpart in written Chinese."""
 _FILLER = 2
 """Maximum number of Latin letters, digits and 〇 between two Chinese characters that can be removed."""
+_CHINESE = "[\u3400-\u9fff\U00020000-\U0003ffff]"
+_FILLED = re.compile(f"{_CHINESE}[\\x00-\\x7f〇]{{1,{_FILLER}}}{_CHINESE}")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Folded:
 
     def without_fillers(self) -> Folded:
         """Return the text without one or two Latin letters or digits between two Chinese characters (自x杀, 自1杀)."""
+        if not _FILLED.search(self.text):
+            return self
         kept: list[int] = []
         place, size = 0, len(self.text)
         while place < size:

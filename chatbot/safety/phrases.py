@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise, product
 from math import prod
 
@@ -15,9 +15,10 @@ from chatbot.errors import XianliaoError
 from chatbot.safety.folding import CLAUSE, NONE, SENTENCE, Folded, fold, is_latin
 
 GAP, LATIN_GAP = 8, 32
-"""Maximum number of letters that `*` matches, and the same if all of them are Latin letters."""
+"""Maximum number of letters that `*` matches: of any script, and if all are Latin."""
 SPELLED_OUT = 5
 """Minimum number of letters of a Latin phrase that also matches with spaces between its letters (s u i c i d e)."""
+PIECE_LETTERS = 8192
 MAX_READINGS = 5000
 """Maximum number of readings of a part of a line."""
 _NOT_IN_HARMLESS_GAP = frozenset("我想要")
@@ -30,7 +31,7 @@ class SafetyError(XianliaoError):
 
 
 class _Cover:
-    """Spans that may cover others, searched in logarithmic time: a message can have thousands of both."""
+    """Spans of a text, searched in logarithmic time for one that covers another span: a message can have thousands."""
 
     def __init__(self, spans: Iterable[Span]):
         ordered = sorted(spans)
@@ -98,11 +99,16 @@ class Phrases:
         """Return the spans (start, end) of phrases in the original text, without harmless ones."""
         return [(places[0], places[-1] + 1) for places in self.places(text)]
 
-    def places(self, text: str) -> list[tuple[int, ...]]:
-        """Return the indices of the letters of each phrase, without the characters between them."""
+    def places(self, text: str, folded: Folded | None = None) -> list[tuple[int, ...]]:
+        """Return the indices of the letters of each phrase, without the characters between them.
+
+        Args:
+            text: The text.
+            folded: `fold(text)`, if the caller has it already.
+        """
         if not len(self._automaton):
             return []
-        plain = fold(text)
+        plain = fold(text) if folded is None else folded
         titles = _titles(text, plain) if self._spares_titles else []
         found = {plain.places[start:end]: None for start, end in self._hits(plain, titles)}
         filled = plain.without_fillers()
@@ -113,9 +119,11 @@ class Phrases:
     def _hits(self, folded: Folded, titles: Sequence[Span]) -> list[Span]:
         """Return the spans of phrases in the folded text, without harmless ones."""
         found: defaultdict[tuple[int, int], list[Span]] = defaultdict(list)
-        for last, (size, entries) in self._automaton.iter(folded.text):
-            span = (last + 1 - size, last + 1)
-            if _is_apart(folded, span):
+        text, separators = folded.text, bytes(folded.breaks)
+        for last, (size, entries) in _matches(self._automaton, text):
+            span = start, end = last + 1 - size, last + 1
+            is_plain = separators.count(NONE, start + 1, end) == size - 1 and not text[start:end].isascii()
+            if (is_plain and not is_latin(text[start]) and not is_latin(text[last])) or _is_apart(folded, span):
                 for number, index, begins, ends in entries:
                     at_edges = (not begins or folded.breaks[span[0]] > NONE) and (
                         not ends or folded.breaks[span[1]] > NONE
@@ -161,6 +169,16 @@ class Phrases:
         return sorted(spans)
 
 
+def _matches(automaton: ahocorasick.Automaton, text: str) -> Iterator[tuple[int, tuple[int, list]]]:
+    """Yield the last index and the value of each match. Text without a match is read in pieces of about a millisecond,
+    because Python's lock is held meanwhile."""
+    matches = automaton.iter(text[:PIECE_LETTERS])
+    yield from matches
+    for start in range(PIECE_LETTERS, len(text), PIECE_LETTERS):
+        matches.set(text[start : start + PIECE_LETTERS])
+        yield from matches
+
+
 def _titles(text: str, folded: Folded) -> list[Span]:
     """Return the spans of titles in the folded text."""
     return [
@@ -189,7 +207,7 @@ def _is_apart(folded: Folded, span: Span) -> bool:
 
 
 def _parts(line: str) -> list[set[tuple[str, bool, bool]]]:
-    """Return the possible literals of each part of a line, and whether each needs an edge before and after it."""
+    """Return the possible literals of each part of a line, and whether each part needs an edge before it and after it."""
     parts = []
     for part in line.split("*"):
         texts = _readings(part, line)

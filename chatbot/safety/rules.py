@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ import yaml
 
 from chatbot.errors import first_line
 from chatbot.safety.classifier import NeedClassifier
-from chatbot.safety.folding import fold
+from chatbot.safety.folding import Folded, fold
 from chatbot.safety.phrases import Phrases, SafetyError, lines_of
 from chatbot.safety.words import lost_exceptions
 
@@ -36,7 +37,7 @@ ASKING = ("means", "leaving", "distress", "better")
 KINDS = ("again", *ASKING, "short", "ordinary")
 REMEMBERED_MESSAGES = 4096
 SHORT_MESSAGE = 1000
-"""The kinds of longer messages, in characters, are not cached."""
+"""The kinds of longer messages, in characters, are cached under the hash of their text."""
 
 Kind = Literal["crisis", "care", "refused"]
 
@@ -99,12 +100,12 @@ class Care:
         replies = {kind: tuple(content[kind]["replies"]) for kind in KINDS}
         return cls(replies, {kind: Phrases(content[kind]["phrases"]) for kind in ASKING}, *counts)
 
-    def kind_of(self, message: str) -> str:
-        """Return the kind of a message without a crisis phrase."""
+    def kind_of(self, message: str, folded: Folded) -> str:
+        """Return the kind of a message without a crisis phrase, of which `folded` is the folded text."""
         for kind in ASKING:
-            if message in self.phrases[kind]:
+            if self.phrases[kind].places(message, folded):
                 return kind
-        return "ordinary" if len(fold(message).text) >= self.ordinary_letters else "short"
+        return "ordinary" if len(folded.text) >= self.ordinary_letters else "short"
 
 
 class Safety:
@@ -132,6 +133,7 @@ class Safety:
         self.mode, self.refusal = settings["words_in"], settings["refusal"]
         self.banned_words = tuple(banned_words)
         self._kind_of_short = lru_cache(REMEMBERED_MESSAGES)(self._kind_of)
+        self._kinds_of_long: dict[bytes, str] = {}
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> Safety:
@@ -228,13 +230,22 @@ class Safety:
         return kinds[::-1]
 
     def _kind(self, message: str) -> str:
-        return (self._kind_of_short if len(message) < SHORT_MESSAGE else self._kind_of)(message)
+        if len(message) < SHORT_MESSAGE:
+            return self._kind_of_short(message)
+        key = sha256(message.encode("utf-8", "surrogatepass")).digest()
+        if (kind := self._kinds_of_long.get(key)) is None:
+            kind = self._kinds_of_long[key] = self._kind_of(message)
+            for oldest in list(self._kinds_of_long)[: len(self._kinds_of_long) - REMEMBERED_MESSAGES]:
+                self._kinds_of_long.pop(oldest, None)
+        return kind
 
     def _kind_of(self, message: str) -> str:
-        found = message in self.crisis
+        """Return the kind of a message. All of it is read, however long it is, in time linear in its length."""
+        folded = fold(message)
+        found = bool(self.crisis.places(message, folded))
         if self.classifier is not None:
-            found = self.classifier.finds(message, found)
-        return "crisis" if found else self.care.kind_of(message)
+            found = self.classifier.finds(folded, found)
+        return "crisis" if found else self.care.kind_of(message, folded)
 
     def prompt(self, turns: Sequence[str]) -> list[str]:
         """Return the turns as the model sees them.

@@ -49,7 +49,7 @@ def costs(a: Bag, b: Bag, kind: Kind) -> np.ndarray:
 
 
 def distance(a: Bag, b: Bag, kind: Kind) -> float:
-    """Return the WMD or WRD of two bags prepared for it."""
+    """Return the WMD or WRD of two bags; both are prepared for that distance."""
     if not len(a) or not len(b):
         return float(len(a) != len(b))
     return _transport(a.masses, b.masses, costs(a, b, kind))

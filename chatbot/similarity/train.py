@@ -13,7 +13,6 @@ that occur beside any other token, and so say little, get small norms, and WRD t
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chatbot.errors import XianliaoError, explain_faults
+from chatbot.language.parser import Parser
+from chatbot.language.translation import translate
 from chatbot.similarity.token_vectors import VECTORS_FILE
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 WINDOW = 5
 SMOOTHING = 0.75
 MAX_TOKENS = 20_000_000
-"""Number of tokens of the data that are used, from its beginning: more change little."""
+"""Number of tokens used from the beginning of the data; more tokens change the vectors little."""
 _PART_TOKENS = 1_000_000
 
 
@@ -128,7 +129,7 @@ def _turns(data: str) -> Iterator[list[int]]:
 @explain_faults
 def main(argv: list[str] | None = None) -> int:
     """Train vectors for a checkpoint; `argv` None takes the command line of the process."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m chatbot.similarity", description="Train token vectors for WMD and WRD on a prepared set."
     )
     parser.add_argument(
@@ -155,5 +156,5 @@ def main(argv: list[str] | None = None) -> int:
     path = Path(args.checkpoint) / VECTORS_FILE
     save_file({"vectors": vectors.astype(np.float16)}, path)
     path.chmod(0o644)
-    print(f"{path}: {int((np.abs(vectors).sum(1) > 0).sum())} tokens, {args.dimensions} dimensions")
+    print(translate(f"{path}: {int((np.abs(vectors).sum(1) > 0).sum())} tokens, {args.dimensions} dimensions"))
     return 0

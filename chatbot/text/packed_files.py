@@ -60,7 +60,7 @@ class PackedFile:
         try:
             content = _as_utf8(_decompressed(self._file_chunks()))
             first = next(content, b"")
-            if first.startswith(_NOT_TEXT) or first.count(0) * 10 > len(first):
+            if first.startswith(_NOT_TEXT) or _is_binary(first):
                 raise FileError(f"{self.path} is not text. Unpack it, or convert it to UTF-8, first.")
             yield first
             yield from content
@@ -88,6 +88,16 @@ class PackedFile:
                 self.read_bytes += len(chunk)
                 self._digest.update(chunk)
                 yield chunk
+
+
+def _is_binary(data: bytes) -> bool:
+    """Whether more than one byte in ten is zero, or one in twenty another control character."""
+    controls = sum(data.count(code) for code in _CONTROLS)
+    return data.count(0) * 10 > len(data) or controls * 20 > len(data)
+
+
+_CONTROLS = (*range(1, 9), 11, *range(14, 27), *range(28, 32), 127)
+"""Control characters that text does not hold: all but tab, line ends, form feed and escape."""
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -227,7 +237,7 @@ _DECOMPRESSORS: dict[bytes, Callable[[], _Decompressor]] = {
 
 
 def _decompressed(packed: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the content of compressed data of one or more members, or data that is not compressed as it is."""
+    """Yield the content of compressed data of one or more members; other data is yielded unchanged."""
     data = next(packed, b"")
     new = next((new for magic, new in _DECOMPRESSORS.items() if data.startswith(magic)), None)
     if new is None:

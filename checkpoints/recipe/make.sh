@@ -114,7 +114,8 @@ from chatbot.checkpoint.folder import read_json, write_json
 from chatbot.safety.phrases import lines_of
 path = pathlib.Path(sys.argv[1])
 words = lines_of(pathlib.Path(sys.argv[2]).read_text(encoding="utf-8"))
-write_json(path, {**read_json(path), "temperature": 0.75, "top_p": 0.95, "banned_words": words})' "$1" "$here/banned_words.txt"
+write_json(path, {**read_json(path), "temperature": 0.75, "top_p": 0.95, "script": "simplified",
+    "banned_words": words})' "$1" "$here/banned_words.txt"
 }
 
 export_() {

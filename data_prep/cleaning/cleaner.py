@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from chatbot.text.characters import HAN
 from chatbot.text.dialogue import clean_turn
 from data_prep.cleaning.blocked_words import WORDS, BlockedWords
-from data_prep.cleaning.characters import HAN
 from data_prep.cleaning.ledger import Ledger
 from data_prep.cleaning.rule import Filter, Normaliser, Rule
 from data_prep.cleaning.rules import FILTERS, NORMALISERS

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from chatbot.text.characters import EMOJI, HAN
 from chatbot.text.word_lists import read_word_list
-from data_prep.cleaning.characters import EMOJI, HAN
 from data_prep.cleaning.rule import remover, stable
 
 FACES = Path(__file__).with_name("faces.txt")

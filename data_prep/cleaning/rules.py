@@ -13,13 +13,11 @@ The order in `NORMALISERS` matters: a rule that uncovers something comes before 
 
 from __future__ import annotations
 
+from chatbot.text.characters import control_characters, full_width, simplified
 from data_prep.cleaning.characters import (
-    control_characters,
-    full_width,
     no_chinese,
     punctuation,
     spaced_letters,
-    traditional,
 )
 from data_prep.cleaning.platform_marks import (
     bracket_faces,
@@ -54,7 +52,7 @@ NORMALISERS = (
         "full_width", "turn full-width letters and digits into ASCII; keep Chinese punctuation", apply=full_width
     ),
     NormaliserRule(
-        "traditional", "turn traditional characters into simplified (OpenCC)", is_on=False, apply=traditional
+        "traditional", "turn traditional characters into simplified (OpenCC)", is_on=False, apply=simplified
     ),
     NormaliserRule("markup", "remove HTML tags, turn entities into characters", apply=markup),
     NormaliserRule("repost_marks", "remove weibo's `//@name: …`", apply=repost_marks),

@@ -41,7 +41,7 @@ def _signatures(dialogues: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def _shingle_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return a hash of each trigram of all texts, uint64 `[S]`, and the index of the first one of each text, `[N]`.
+    """Return a hash of each trigram of all texts, uint64 `[S]`, and the index of each text's first trigram, `[N]`.
 
     Args:
         texts: Texts of `SHINGLE` or more characters.

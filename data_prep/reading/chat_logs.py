@@ -22,7 +22,15 @@ HEAD_LINES = 500
 _HEADER_CHARACTERS = 512
 """Part of a line in which a name and a time are looked for: the search takes quadratic time in white space."""
 
-DATE = r"(?:\d{2,4}[-/年.])?\d{1,2}[-/月.]\d{1,2}日?(?:\s?[（(]?(?:星期|周|週)[一二三四五六日天][)）]?)?"
+_WEEKDAY = r"(?:\s?[（(]?(?:星期|周|週)[一二三四五六日天][)）]?)?"
+_MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?"
+_DATES = (
+    r"(?:\d{2,4}[-/年.])?\d{1,2}[-/月.]\d{1,2}日?" + _WEEKDAY,  # 2026-11-20
+    r"\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}",  # 20/11/2026, 5/1/23
+    rf"{_MONTH}\s\d{{1,2}},?\s\d{{4}}",  # May 17, 2022
+    rf"\d{{1,2}}\s{_MONTH},?\s\d{{4}}",  # 17 May 2022
+)
+DATE = f"(?:{'|'.join(_DATES)})"
 CLOCK = (
     r"(?:[上下]午|凌晨|清晨|早上|中午|傍晚|晚上)?\s*\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d{1,6})?)?"
     r"(?:[\s\u202f]*[AaPp]\.?[Mm]\.?)?"
@@ -33,7 +41,7 @@ _NAME = rf"{_TAG}[^\s:：|\[\]【】][^:：\n]{{0,40}}?"
 _HEADER = re.compile(
     rf"""
     \s*
-    (?: [\[(【]? (?P<time_irc>{_TIME}) [\])】]? \s* <\s?(?P<name_irc>[^<>\n]{{1,40}})>      # [20:00] <小海> 在吗
+    (?: [\[(【]? (?P<time_irc>{_TIME}) [\])】]? \s* <\s?[@+%&~]?(?P<name_irc>[^<>\n]{{1,40}})>  # [20:00] <小海> 在吗
       | (?: [\[(【]? (?P<time_before>{_TIME}) [\])】]? \s* [-–]? \s* (?P<name_after>{_NAME})  # [2026-11-20 09:00] 小明
           | (?!{DATE}\s) (?P<name_before>{_NAME}) \s+ [\[(【]? (?P<time_after>{_TIME}) [\])】]?     # 小明 2026-11-20 09:00
         )
@@ -44,9 +52,17 @@ _HEADER = re.compile(
 )
 _DATED = rf"{DATE}[\sT,，]*{CLOCK}"
 _TIME_FIRST = re.compile(rf"\s*[\[(【]?(?P<time>{_DATED})[\])】]?\s*[-–]?\s*(?P<rest>\S.{{0,80}}?)\s*")
+_TIMED = re.compile(rf"\s*[\[(【]?(?P<time>{_DATED})[\])】]?\s*[-–]?\s*(?P<rest>.*)", re.DOTALL)
 _TIME_LAST = re.compile(rf"\s*(?P<rest>\S.{{0,80}}?)\s+[\[(【]?(?P<time>{_DATED})[\])】]?\s*")
+_HAS_DATE = re.compile(rf"\d[-/年月.]\d|{_MONTH}")
+_MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
+_CLOCK_FIRST = re.compile(rf"\s*[\[(【]?{CLOCK}[\])】]?\s+(?P<rest>\S.{{0,300}})")
+_HAS_CLOCK = re.compile(r"\d{1,2}:\d{2}")
+_LOG_LEVEL = re.compile(r"\b(?:INFO|WARN|WARNING|ERROR|DEBUG|TRACE|FATAL|CRITICAL)\b")
 _NUMBERS = re.compile(r"\d+")
-_HEADING = re.compile(r"\s*(?:[=＝*#—_-]{5,}|消息(?:记录|分组|对象)\s*[:：（(].*|.{0,20}聊天(?:记录|記錄).{0,40})\s*")
+_HEADING = re.compile(
+    r"\s*(?:---\s(?:Log|Day)\s.{0,80}|[=＝*#—_-]{5,}|消息(?:记录|分组|对象)\s*[:：（(].*|.{0,20}聊天(?:记录|記錄).{0,40})\s*"
+)
 """Lines of the program between the logs of two contacts: rules, 消息分组:我的好友, 消息对象:小海."""
 
 
@@ -80,7 +96,7 @@ def parse_header(line: str) -> Header | None:
     clock = match["time_irc"] or match["time_before"] or match["time_after"]
     name = match["name_irc"] or match["name_after"] or match["name_before"]
     text = line[match.end() :].strip(" \t\r\0")
-    has_date = re.search(r"\d[-/年月.]\d", clock) is not None
+    has_date = _HAS_DATE.search(clock) is not None
     follows = match["time_irc"] is not None or match[0].rstrip().endswith((":", "："))
     return Header(name.strip(MARKS), parse_time(clock), text, (match["time_after"] is None, has_date, follows))
 
@@ -97,10 +113,18 @@ def is_chat_log(lines: Sequence[str]) -> bool:
     if shape is None:
         return False
     headers = [number for number, line in enumerate(lines) if (found := parse_header(line)) and found.shape == shape]
-    if len(headers) < 2:
+    if len(headers) < 2 or is_program_log(lines):
         return False
     after = len(lines) - headers[0]
     return len(headers) * 20 >= after if headers[0] < 5 else len(headers) * 5 >= after
+
+
+def is_program_log(lines: Sequence[str]) -> bool:
+    """Whether most lines have a time and a level such as INFO, as the log of a program has."""
+    levels = sum(
+        _LOG_LEVEL.search(line, 0, 80) is not None and _HAS_CLOCK.search(line, 0, 80) is not None for line in lines
+    )
+    return levels > 1 and levels * 2 > len(lines)
 
 
 def read_chat_log(lines: Iterable[NumberedLine], bot: str | None = None) -> Iterator[Record]:
@@ -158,15 +182,29 @@ def _dated(line: str) -> tuple[str, str] | None:
 
 
 def _header(line: str, shape: Shape | None, names_alone: bool) -> Header | None:
-    """Return the header in a line if it is one of the program that wrote the log."""
-    if shape is not None and shape[1] and (found := _dated(line)):
-        time, rest = parse_time(found[0]), found[1]
-        if time is not None and is_system(rest):  # 2024-03-01 20:03:30 "小海" 撤回了一条消息
+    """Return the header in a line if it is one of the program that wrote the log.
+
+    A line with a time but without a name, in a log whose lines have both, is a notice of the program.
+    """
+    if shape is None:
+        return None
+    time_first, has_date, follows = shape
+    found = _dated(line) if has_date else None
+    if found is not None and (time := parse_time(found[0])) is not None:
+        rest = found[1].strip(MARKS)
+        if is_system(rest):  # 2024-03-01 20:03:30 "小海" 撤回了一条消息
             return Header("", time, rest)
-        if time is not None and names_alone:  # any name, also 小海:阿木
-            return Header(rest.strip(MARKS), time, "")
+        if names_alone:  # any name, also 小海:阿木
+            return Header(rest, time, "")
     header = parse_header(line)
-    return header if header is not None and header.shape == shape and not names_alone else None
+    if header is not None and header.shape == shape and not names_alone:
+        return header
+    if time_first and follows:
+        if has_date and (match := _TIMED.match(line.lstrip(MARKS))):
+            return Header("", parse_time(match["time"]), match["rest"])
+        if not has_date and (match := _CLOCK_FIRST.match(line.lstrip(MARKS))):
+            return Header("", None, match["rest"])
+    return None
 
 
 def parse_time(text: str) -> datetime | None:
@@ -175,15 +213,22 @@ def parse_time(text: str) -> datetime | None:
     Dates without a year get the year 2000, and two-digit years are taken as they are: only differences count.
     """
     text = re.sub(r"[（(]?(?:星期|周|週)[一二三四五六日天][)）]?", " ", text)
-    date, _, clock = re.sub(r"[,，]", " ", text).replace("T", " ").replace("日", "日 ").strip().partition(" ")
+    if month_name := re.search(_MONTH, text):
+        month_number = _MONTHS.index(month_name[0][:3]) // 3 + 1
+        words = (text[: month_name.start()] + " " + text[month_name.end() :]).replace(",", " ").split()
+        if len(words) < 3:
+            return None
+        text = f"{words[1]}-{month_number}-{words[0]} {' '.join(words[2:])}"
+    text = re.sub(r"[,，]", " ", text).replace("T", " ").replace("日", "日 ")
+    date, _, clock = " ".join(text.split()).partition(" ")
     numbers = [int(number) for number in _NUMBERS.findall(date)]
     times = [int(number) for number in _NUMBERS.findall(clock)]
     if len(numbers) not in (2, 3) or len(times) < 2:
         return None
     year, month, day = numbers if len(numbers) == 3 else (2000, *numbers)
-    if day > 31 and year <= 31:  # 20/11/2026: the year is last
-        year, day = day, year
-    if month > 12 and day <= 12:  # 11/20/2026 has become month 20
+    if year <= 31 and (day > 31 or (year <= 12 and day > 12)):  # 20/11/2026, 5/1/23: the year is last
+        year, month, day = day, year, month
+    if month > 12 and day <= 12:  # 2026, month 20
         month, day = day, month
     second = times[2] if len(times) > 2 else 0
     try:

@@ -39,6 +39,8 @@ from data_prep.reading.recognition import HEAD_BYTES, head_lines, recognise
 from data_prep.reading.records import LONG_LINE, NOT_TEXT, NumberedLine, Record, read_text
 from data_prep.reading.tables import delimiter_of, read_table
 
+NEGATIVE = "negative_example"
+"""Reason for a row whose last column is the reply to something else, as in the Douban corpus."""
 BLOCK_BYTES = 8 << 20
 MAX_SKIPPED_BYTES = 256 << 20
 """A line longer than `MAX_LINE_BYTES` is skipped; a line longer than this stops the build."""
@@ -149,9 +151,16 @@ def records(block: Block) -> Iterator[Record]:
         elif len(line) > MAX_LINE_BYTES:
             yield Record(number, None, LONG_LINE)
         elif block.form == "tsv":
-            yield Record(number, line.rstrip("\r\n").split("\t"), None)
+            yield _tsv_record(number, line.rstrip("\r\n").split("\t"))
         else:
             yield parse_json(number, line)
+
+
+def _tsv_record(number: int, turns: list[str]) -> Record:
+    """Return the record of a row; a first column 0 or 1 before two turns says whether the last one is a true reply."""
+    if len(turns) > 2 and turns[0] in ("0", "1"):
+        return Record(number, turns[1:], None) if turns[0] == "1" else Record(number, None, NEGATIVE)
+    return Record(number, turns, None)
 
 
 def read_records(path: Path, form: str = "auto") -> Iterator[Record]:
@@ -197,9 +206,7 @@ def _decode_head(head: bytes) -> str:
 def _split_lines(data: bytes) -> Iterator[str | None]:
     """Yield the lines of a block; None for a line that is not text."""
     try:
-        text = data.decode()
-        text = text.replace("\n\ufeff", "\n").removeprefix("\ufeff") if "\ufeff" in text else text
-        yield from text.split("\n")
+        yield from data.decode().split("\n")
     except UnicodeDecodeError:
         yield from map(decode_line, data.split(b"\n"))
 
@@ -240,7 +247,11 @@ def _numbered_lines(chunks: Iterable[bytes], path: Path) -> Iterator[NumberedLin
         if block.form is None:  # a line that is too long
             yield block.first, None
         else:
-            yield from enumerate(_split_lines(block.lines), block.first)
+            for number, line in enumerate(_split_lines(block.lines), block.first):
+                if line is not None and line.startswith("\ufeff"):  # another file begins, and another dialogue
+                    yield number, ""
+                    line = line.removeprefix("\ufeff")
+                yield number, line
 
 
 def _record_blocks(all_records: Iterable[Record], block_bytes: int) -> Iterator[Block]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import chain, groupby, islice
 from pathlib import Path
+from typing import TypeGuard
 
 from chatbot.errors import FileError
 from chatbot.text.dialogue import valid_text
@@ -65,7 +66,7 @@ def read_members(
         elif key == "chats":  # Telegram: all chats of an account
             for chats in values:
                 for chat in (chats.get("list") if isinstance(chats, dict) else None) or [chats]:
-                    if isinstance(chat, dict) and isinstance(chat.get("messages"), list):
+                    if _is_chat(chat):
                         has_records = True
                         yield from read_values(chat["messages"], bot)
     if not has_records:
@@ -73,6 +74,11 @@ def read_members(
             f"{path} is one JSON object without dialogues: none of its keys is {', '.join(SPLITS)} or"
             f" {', '.join(TURN_KEYS[:7])}. Give a JSON list of dialogues, or one dialogue per line."
         )
+
+
+def _is_chat(value: object) -> TypeGuard[dict]:
+    """Whether a value is a chat with messages; notes that a person saves for themselves are not a dialogue."""
+    return isinstance(value, dict) and isinstance(value.get("messages"), list) and value.get("type") != "saved_messages"
 
 
 def _to_messages(values: Iterable[tuple[int, object]]) -> Iterator[Message | Gap]:

@@ -30,7 +30,11 @@ TURN_KEYS = (
     "content", "chat", "data",
 )  # fmt: skip
 TEXT_KEYS = ("content", "value", "text", "utterance", "message", "msg", "sentence")
-SPEAKER_KEYS = ("role", "from", "speaker", "name", "sender", "author", "user", "talker", "speaker_id", "from_name")
+SPEAKER_KEYS = (
+    "role", "from", "speaker", "name", "sender", "author", "user", "talker", "speaker_id", "from_name", "senderDisplayName",
+    "senderName", "sender_name", "senderUsername", "nickname", "nickName", "accountName", "username", "user_name", "from_id",
+    "isSend", "isSender", "is_send", "is_sender",
+)  # fmt: skip
 QUESTION_KEYS = (
     "instruction",
     "question",
@@ -56,6 +60,24 @@ PAIR_KEYS = (
 NOT_SPOKEN = frozenset(
     {"system", "tool", "function", "observation", "function_call", "tool_call", "tool_calls", "developer"}
 )
+TIME_KEYS = (
+    "date", "time", "timestamp", "created_at", "createTime", "create_time", "send_time", "strTime", "formattedTime", "ts",
+    "timestamp_ms",
+)  # fmt: skip
+NOTICE_KINDS = (
+    "service",
+    "system",
+    "系统",
+    "10000",
+    "10002",
+    "call",
+    "guildmemberjoin",
+    "channelpinned",
+    "recipient",
+    "join",
+    "pin",
+)
+"""Beginnings of the types of messages that the program wrote."""
 SPLITS = ("train", "valid", "test")
 
 _THOUGHT = re.compile(r"\s*<(think|thinking|reasoning)>.*?(?:</\1>|\Z)\s*", re.DOTALL | re.IGNORECASE)
@@ -152,8 +174,8 @@ def speaker_of(turn: Mapping[str, Any]) -> str | None:
         speaker = turn.get(key)
         if isinstance(speaker, dict):
             speaker = next((speaker[name] for name in ("name", "nickname", "id") if speaker.get(name)), None)
-        if isinstance(speaker, str | int) and not isinstance(speaker, bool):
-            return str(speaker)
+        if isinstance(speaker, str | int) and speaker != "":
+            return str(int(speaker) if isinstance(speaker, bool) else speaker)
     return None
 
 
@@ -221,25 +243,39 @@ def is_message(value: object) -> bool:
     return speaker_of(value) is not None and text_of(value) is not None and _answer(value) is None
 
 
+def has_time(value: Mapping[str, Any]) -> bool:
+    """Whether a message says when it was sent, as messages of chat programs do and those of corpora do not."""
+    return any(value.get(key) is not None for key in TIME_KEYS)
+
+
 def to_message(number: int, value: Mapping[str, Any]) -> Message | None:
-    """Return the message in a JSON value: of Telegram, Discord, WeChat exports and others; None if it is not spoken."""
+    """Return the message in a JSON value: of Telegram, Discord, Slack, WeChat exports and others; None for a notice."""
     text, speaker = text_of(value), speaker_of(value)
     kind = str(value.get("type", "message")).lower()
-    if text is None or kind in ("service", "system") or (speaker or "").lower() in NOT_SPOKEN:
+    is_notice = kind.startswith(NOTICE_KINDS) or value.get("subtype") not in (None, *_SPOKEN_SUBTYPES)
+    author = value.get("author")
+    is_bot = bool(value.get("bot_id")) or (isinstance(author, dict) and bool(author.get("isBot") or author.get("bot")))
+    if text is None or is_notice or is_bot or (speaker or "").lower() in NOT_SPOKEN:
         return None
-    if not text and any(value.get(key) for key in ("photo", "file", "media_type", "attachments", "sticker_emoji")):
+    attached = any(value.get(key) for key in ("photo", "file", "media_type", "attachments", "sticker_emoji", "files"))
+    if value.get("forwarded_from") or (not text and attached):
         text = "[图片]"
     return Message(number, valid_text(speaker or ""), valid_text(text), _time_of(value), _chat_of(value))
 
 
+_SPOKEN_SUBTYPES = ("thread_broadcast", "me_message", "file_share", "reply_broadcast", 0, "0", "")
+
+
 def _time_of(value: Mapping[str, Any]) -> datetime | None:
-    for key in ("date", "time", "timestamp", "created_at", "createTime", "create_time", "send_time", "strTime"):
+    for key in TIME_KEYS:
         given = value.get(key)
+        if isinstance(given, str) and re.fullmatch(r"\d{10}(?:\.\d{1,9})?", given):
+            given = int(given[:10])
         if isinstance(given, int) and not isinstance(given, bool) and 10**9 <= given < 10**13:
             seconds = given if given < 10**11 else given // 1000
             return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
         if isinstance(given, str):
-            return parse_time(re.sub(r"(?:Z|[+-]\d{2}:?\d{2})$", "", given))
+            return parse_time(re.sub(r"(?:\.\d+)?(?:Z|[+-]\d{2}:?\d{2})$", "", given))
     return None
 
 

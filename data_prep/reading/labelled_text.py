@@ -3,6 +3,7 @@
 | form | looks like |
 |---|---|
 | prefix | `A：你好` on every line, a blank line between dialogues |
+| stamp | `May 17, 2022 5:29:42 PM`, the name below it, then the message: iMessage |
 | name | `小海:` on a line, the message below it |
 | fields | `小海:`, `时间: 2024-12-31 20:02:00`, `内容: …` |
 | markdown | `### 小海`, then `* 23:12:37 在吗`; `# 2025-01-02` begins a day |
@@ -16,23 +17,38 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import chain, islice, pairwise
 
-from data_prep.reading.chat_logs import CLOCK, parse_time
+from data_prep.reading.chat_logs import CLOCK, DATE, HEAD_LINES, parse_time
 from data_prep.reading.messages import Gap, Message, OpenMessage, to_dialogues
 from data_prep.reading.not_speech import MARKS
 from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
 
-_LABEL = r"[^\s:：\[\]【】<>《》「」\"“”,，。！？!?/\\]{1,20}"
-_PREFIX = re.compile(rf"\s*(?P<name>{_LABEL}(?:\s{_LABEL})?)\s*[:：]\s?(?P<text>.*)", re.DOTALL)
+_LABEL = r"[^\s:：\[\]【】<>《》「」\"“”,，。！？!?/\\*_#]{1,20}"
+_PREFIX = re.compile(
+    rf"\s*(?:[-*+]\s+)?(?P<bold>\*\*|__)?(?P<name>{_LABEL}(?:\s{_LABEL})?)(?(bold)(?P=bold))\s*[:：](?:\*\*)?\s?(?P<text>.*)",
+    re.DOTALL,
+)
+_NOT_A_NAME = frozenset(
+    {
+        *("地点", "时间", "日期", "主题", "标题", "备注", "人物", "说明", "场景", "材料", "做法"),
+        *("title", "date", "tags", "author", "time", "place"),
+    }
+)
+_STAMP = re.compile(rf"(?P<time>{DATE}[\sT,，]*{CLOCK})(?:\s+\(.{{0,200}}\))?\s*")
+_STAMPED = re.compile(rf"{DATE}[\sT,，]*{CLOCK}\s+\S.*")
 _NAME = re.compile(r"\s*(?P<name>[^\s:：][^:：\n]{0,40}?)\s*[:：]\s*")
 _FIELD = re.compile(r"\s*(?P<key>时间|時間|内容|內容|资源|資源|类型|消息类型|Time|Content)\s*[:：]\s?(?P<text>.*)")
 _HEADING = re.compile(r"#{2,6}\s+(?P<name>.{1,60}?)\s*")
 _ITEM = re.compile(rf"[*+-]\s+(?P<clock>{CLOCK})\s(?P<text>.*)")
 _DAY = re.compile(r"#?\s*(?P<date>\d{2,4}[-/.年]\d{1,2}[-/.月]\d{1,2}日?)\D{0,12}")
-_LINE_MESSAGE = re.compile(rf"(?P<clock>{CLOCK})\t(?P<name>[^\t]{{0,60}})\t(?P<text>.*)", re.DOTALL)
+_LINE_MESSAGE = re.compile(rf"(?P<clock>(?:{DATE}\s)?{CLOCK})\t(?P<name>[^\t]{{0,60}})\t(?P<text>.*)", re.DOTALL)
+_LINE_NOTICE = re.compile(rf"{CLOCK}\t[^\t]*")
+_NOTICE_NAMES = frozenset({"-->", "<--", "--", "---", "=!=", "*", " *"})
+"""Columns of WeeChat in the place of a name: somebody joined, left, or did something."""
 _SUBTITLE = re.compile(r"\d{1,2}:\d{2}:\d{2}[,.]\d{2,3}\s*-->\s*\d")
 
-FORMS = ("prefix", "name", "fields", "markdown", "line", "conv")
+FORMS = ("prefix", "stamp", "name", "fields", "markdown", "line", "conv")
 
 
 def recognise_labels(lines: Sequence[str]) -> str | None:
@@ -47,8 +63,12 @@ def recognise_labels(lines: Sequence[str]) -> str | None:
         line.strip() == "E" or line.startswith("M ") for line in lines
     ):
         return "conv"
-    if sum(_LINE_MESSAGE.fullmatch(line) is not None for line in lines) * 2 >= total:
+    rows = sum(_LINE_MESSAGE.fullmatch(line) is not None for line in lines)
+    notices = sum(_LINE_NOTICE.fullmatch(line) is not None for line in lines)
+    if rows and ((rows + notices) * 2 >= total or lines[0].startswith("[LINE]")):
         return "line"
+    if sum(_STAMP.fullmatch(line) is not None for line in lines) * 5 >= total > 3:
+        return "stamp"
     if sum(_ITEM.match(line) is not None for line in lines) and any(_HEADING.fullmatch(line) for line in lines):
         return "markdown"
     fields = Counter(match["key"] for match in map(_FIELD.match, lines) if match)
@@ -57,10 +77,13 @@ def recognise_labels(lines: Sequence[str]) -> str | None:
     names = Counter(match["name"] for match in map(_NAME.fullmatch, lines) if match)
     if names and names.total() * 5 >= total and names.total() > 1 and len(names) <= max(2, names.total() // 2 + 1):
         return "name"
-    prefixes = [match["name"] for match in map(_PREFIX.match, lines) if match and match["text"].strip()]
+    content = [line for line in lines if not _is_decoration(line)]
+    total = max(1, len(content))
+    found = [match for match in map(_PREFIX.match, content) if match and match["text"].strip()]
+    prefixes = [match["name"] for match in found if match["name"].lower() not in _NOT_A_NAME]
     counted = Counter(prefixes)
     repeated = sum(count for count in counted.values() if count > 1)
-    if len(counted) > 1 and len(prefixes) * 10 >= 9 * total and (repeated * 2 >= total or total <= 4):
+    if len(counted) > 1 and len(prefixes) * 5 >= 4 * total and (repeated * 2 >= total or total <= 4):
         return "prefix"
     return None
 
@@ -81,22 +104,64 @@ def read_labelled(lines: Iterable[NumberedLine], form: str, bot: str | None = No
     yield from to_dialogues(_READERS[form](lines), bot)
 
 
+def _is_decoration(line: str) -> bool:
+    """Whether a line of Markdown is not a message: a heading, a rule, a quotation, a picture or front matter."""
+    return (
+        line.lstrip().startswith(("#", ">", "![", "---", "```"))
+        or re.match(r"(?:title|date|tags|author):", line) is not None
+    )
+
+
+def _prefix(line: str | None) -> re.Match[str] | None:
+    """Return the match of a line that begins with the name of a speaker, or None."""
+    match = None if line is None or _is_decoration(line) else _PREFIX.match(line.lstrip(MARKS).rstrip("\r"))
+    return match if match is not None and match["name"].lower() not in _NOT_A_NAME else None
+
+
 def _prefix_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
+    lines = iter(lines)
+    head = list(islice(lines, HEAD_LINES))
+    every_blank_ends = any(
+        _prefix(first) and _prefix(second) for (_, first), (_, second) in pairwise(head)
+    )  # otherwise the messages themselves are divided by blank lines
     held: OpenMessage | None = None
-    for number, line in lines:
-        if line is None or not line.strip("\0 \t\r"):
-            if held is not None:
-                yield held.close()
+    for number, line in chain(head, lines):
+        is_blank = line is None or not line.strip("\0 \t\r")
+        is_heading = line is not None and line.startswith(("#", "---"))
+        match = _prefix(line)
+        if held is not None and (is_blank or is_heading or match is not None):
+            yield held.close()
             held = None
+        if line is None or is_heading or (is_blank and every_blank_ends):
             yield Gap(Record(number, None, NOT_TEXT) if line is None else None)
+        elif match is not None:
+            text = match["text"].strip()
+            held = OpenMessage(number, match["name"], text.strip("*_") if match["bold"] else text)
+        elif held is not None and not is_blank and not _is_decoration(line):
+            held.add(line)
+    if held is not None:
+        yield held.close()
+
+
+def _stamp_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
+    time: datetime | None = None
+    held: OpenMessage | None = None
+    needs_name = False
+    for number, line in lines:
+        if line is None:
+            yield Gap(Record(number, None, NOT_TEXT))
             continue
-        match = _PREFIX.match(line.lstrip(MARKS).rstrip("\r"))
-        if match is not None:
+        text = line.strip(MARKS + " \t\r\0")
+        stamp = _STAMP.fullmatch(text)
+        if stamp is not None or _STAMPED.fullmatch(text):  # of the latter: You named the conversation
             if held is not None:
                 yield held.close()
-            held = OpenMessage(number, match["name"], match["text"].strip())
-        elif held is not None:
-            held.add(line)
+            held, needs_name = None, stamp is not None
+            time = parse_time(stamp["time"]) if stamp is not None else time
+        elif needs_name and text:
+            held, needs_name = OpenMessage(number, text, "", time), False
+        elif held is not None and text:
+            held.add(text)
     if held is not None:
         yield held.close()
 
@@ -180,15 +245,18 @@ def _line_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
         text = line.rstrip("\r")
         match = _LINE_MESSAGE.fullmatch(text)
         date = _DAY.fullmatch(text)
-        if match is None and date is None and held is not None and text.strip():
+        is_notice = _LINE_NOTICE.fullmatch(text) is not None
+        if match is not None and match["name"].strip() in _NOTICE_NAMES:
+            match, is_notice = None, True
+        if match is None and date is None and not is_notice and held is not None and text.strip():
             held.add(text)
             continue
         if held is not None:
             yield _unquoted(held.close())
             held = None
         if match is not None:
-            time = parse_time(f"{day} {match['clock']}") if day else None
-            held = OpenMessage(number, match["name"], match["text"], time)
+            time = parse_time(f"{day} {match['clock']}") if day else parse_time(match["clock"])
+            held = OpenMessage(number, match["name"].strip(" @+%&~"), match["text"], time)
         elif date is not None:
             day = date["date"]
     if held is not None:
@@ -209,6 +277,7 @@ def _conv_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
 
 _READERS: dict[str, Callable[[Iterable[NumberedLine]], Iterator[Message | Gap]]] = {
     "prefix": _prefix_messages,
+    "stamp": _stamp_messages,
     "name": _name_messages,
     "fields": _field_messages,
     "markdown": _markdown_messages,

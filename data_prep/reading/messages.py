@@ -183,4 +183,4 @@ def is_named(speaker: str, name: str) -> bool:
 
 def is_system_name(name: str) -> bool:
     """Whether a name is that of the program."""
-    return not name or name.split("(")[0].strip().lower() in _SYSTEM_NAMES
+    return not name or name.startswith(("-!-", "!-")) or name.split("(")[0].strip().lower() in _SYSTEM_NAMES

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from chatbot.errors import FileError
-from data_prep.reading.chat_logs import is_chat_log
-from data_prep.reading.json_shapes import SPLITS, is_message, to_turns
+from data_prep.reading.chat_logs import is_chat_log, is_program_log
+from data_prep.reading.json_shapes import SPLITS, has_time, is_message, to_turns
 from data_prep.reading.labelled_text import is_subtitles, recognise_labels
 from data_prep.reading.tables import delimiter_of, has_columns
 
@@ -51,10 +51,12 @@ def recognise(head: str, path: Path) -> str:
     if delimiter_of(lines) or (".csv" in path.name.lower() and has_columns(lines)):
         return "table"
     labels = recognise_labels(lines)
-    if labels in ("line", "markdown", "fields", "conv"):
+    if labels in ("line", "markdown", "fields", "conv", "stamp"):
         return "labelled"
     if is_chat_log(lines):
         return "chatlog"
+    if is_program_log(lines):
+        raise FileError(f"{path} is the log of a program, not a chat. Give dialogues.")
     if labels:
         return "labelled"
     if 2 * sum("\t" in line for line in lines) > len(lines):
@@ -85,7 +87,13 @@ def _form_of_json_lines(values: list[object], lines: int) -> str:
 
 
 def _holds_messages(value: dict) -> bool:
-    return any(isinstance(part, list) and part and all(map(is_message, part[:5])) for part in value.values())
+    """Whether a JSON object holds the messages of a chat program: with times, some of them notices."""
+    parts = [part[:10] for part in value.values() if isinstance(part, list) and part]
+    return any(
+        all(isinstance(item, dict) for item in part)
+        and 2 * sum(is_message(item) and has_time(item) for item in part) >= len(part)
+        for part in parts
+    )
 
 
 def head_lines(head: str) -> list[str]:

@@ -28,7 +28,8 @@ TEXTS = (
 )  # fmt: skip
 SPEAKERS = (
     "issender", "issend", "is_sender", "is_send", "sender", "speaker", "from", "role", "name", "nickname", "author",
-    "user", "username", "talker", "发送者", "发送人", "发言人", "说话人", "昵称", "姓名", "角色", "用户", "发件人", "成员",
+    "user", "username", "talker", "sendername", "senderdisplayname",
+    "发送者", "发送人", "发言人", "说话人", "昵称", "姓名", "角色", "用户", "发件人", "成员",
 )  # fmt: skip
 TIMES = (
     "strtime", "time", "timestamp", "date", "datetime", "createtime", "create_time", "created_at", "sent_at", "时间", "日期",

@@ -68,7 +68,7 @@ class Losses:
 
 
 def apply_losses(losses: np.ndarray, ledger: Ledger) -> None:
-    """Move the dialogues with losses in a ledger from what they were after cleaning to what they are in the set.
+    """Correct the counts of a ledger for dialogues that the stages after cleaning removed or shortened.
 
     A raw dialogue that loses all its pieces is dropped, for the reason of its first loss; one that was whole and keeps
     a piece is split.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from chatbot.checkpoint.location import locate
 from chatbot.errors import FileError
+from chatbot.language.translation import translate
 from chatbot.text.tokenizer import DialogueTokenizer
 from data_prep.corpus.content_hash import SPLITS
 from data_prep.settings import PrepareSettings
@@ -44,7 +45,9 @@ def make_tokenizer(
         texts = _sample(folder, blocks, buckets, valid_share, settings.tokenizer_characters)
         tokenizer = DialogueTokenizer.train(texts, settings.vocab_size, word_count=settings.word_count)
         seconds = time.perf_counter() - started
-        print(f"tokenizer trained on {sum(map(len, texts)):,} characters in {seconds:.0f} s", file=sys.stderr)
+        print(
+            translate(f"tokenizer trained on {sum(map(len, texts)):,} characters in {seconds:.0f} s"), file=sys.stderr
+        )
     part = folder / "tokenizer.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()

@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from chatbot.errors import FileError, XianliaoError
+from chatbot.language.translation import translate
 from chatbot.storage import replacing
 from data_prep.stages.parallel import WorkerError
 
@@ -106,7 +107,7 @@ def open_work_folder(output: Path, fingerprint: str) -> Iterator[WorkFolder]:
     keep = True
     try:
         if work.is_resumed:
-            print(f"continuing the build of {output} that was interrupted", file=sys.stderr)
+            print(translate(f"continuing the build of {output} that was interrupted"), file=sys.stderr)
         yield work
         keep = False
     except WorkerError:

@@ -47,7 +47,7 @@ def test_interactive_chat(checkpoint, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("你好\n/retry\n\n/undo\n/undo\n/clear\n/nonsense\n好\n/quit\n"))
     assert chat(["--checkpoint", str(checkpoint), "--seed", "1"]) == 0
     captured = capsys.readouterr()
-    assert captured.out.count("闲聊: ") == 3  # the message, its retry, and the one after /clear
+    assert captured.out.count("xianliao: ") == 3  # the message, its retry, and the one after /clear
     assert "message is empty" in captured.err
     assert "nothing to take back" in captured.err
     assert "/nonsense" in captured.err

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -286,6 +288,44 @@ def test_splits_of_a_file_are_kept(tmp_path, capsys):
         assert (splits["train"]["dialogues"], splits["valid"]["dialogues"]) == (26, 4)
 
 
+EXPORTS = Path(__file__).with_name("exports")
+"""Exports of many programs, written by somebody who had not seen the reader; expected.json says what was said."""
+KNOWN = {
+    "17_irc_irssi.log": {"xiaolan:显卡驱动要重装": "显卡驱动要重装"},  # a nick that is addressed, without @
+}
+UNKNOWABLE = {"m18_trap_sentences.txt", "m19_trap_recipe.txt"}
+"""Plain lines that look like one turn each; only their sense says that they are not a dialogue."""
+
+
+def said(text):
+    return re.sub(r"[\s，,。]+", "", text)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXPORTS.iterdir() if path.name != "expected.json"))
+def test_exports_by_another_hand_give_what_was_said(name):
+    """Compared without white space and commas; where dialogues are cut at unseen pictures is not compared."""
+    expected = json.loads((EXPORTS / "expected.json").read_text(encoding="utf-8"))[name]
+    try:
+        records = list(read_records(EXPORTS / name))
+    except FileError:
+        assert "refuse" in expected
+        return
+    if "refuse" in expected:
+        assert name in UNKNOWABLE or all(record.turns is None for record in records)
+        return
+    right = [
+        said("".join(turn["parts"]) if isinstance(turn, dict) else turn)
+        for turns in expected["right"]
+        for turn in turns
+    ]
+    found = [said(turn) for record in records for turn in record.turns or []]
+    found = [KNOWN.get(name, {}).get(turn, turn) for turn in found]
+    single = [said(record.turns[0]) for record in records if record.turns and len(record.turns) == 1]
+    assert [turn for turn in found if turn in right] == [turn for turn in right if turn in found]
+    assert not set(right) - set(found)
+    assert set(found) - set(right) <= set(single)  # the reply to a picture, alone in its dialogue, is never trained on
+
+
 SHAPES = [
     ({"conversation": [{"human": "你好", "assistant": "你好呀"}]}, ["你好", "你好呀"]),
     ({"items": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, ["a", "b"]),
@@ -421,7 +461,7 @@ def test_messages_of_the_program_are_told_from_speech():
     assert speech("[图片]好看吗") == "好看吗"
     assert speech("[文件] 报告.docx") == ""
     assert speech("「小海：我马上到」\n- - - - - - - - - - - - - - -\n好的等你") == "好的等你"
-    assert speech("[捂脸]哈哈") == "[捂脸]哈哈"
+    assert speech("[捂脸]哈哈") == "哈哈"
     assert speech("\u200e图像已忽略") == ""
 
 

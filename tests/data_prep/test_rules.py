@@ -67,8 +67,8 @@ def test_a_filter_answers_for_any_text(rule, text):
 @settings(deadline=None, max_examples=50)
 def test_script_conversion_is_idempotent_and_answers_for_any_text(text):
     pytest.importorskip("opencc")
-    once = rules.traditional(text)
-    assert rules.traditional(once) == once
+    once = rules.simplified(text)
+    assert rules.simplified(once) == once
 
 
 CASES = [

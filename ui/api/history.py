@@ -4,30 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ui.api.schemas import ApiError, Message
-from ui.turns import MAX_CHARACTERS, join_messages
+from chatbot.chat.bot import Chatbot
+from ui.api.requests import SKIPPED_ROLES, Message
+from ui.api.schemas import ApiError
+from ui.turns import MAX_CHARACTERS, join_messages, newest_turns
 
 
 def to_turns(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
     """Return the turns of a conversation, the user's first, and a description of every kind of message left out.
 
     Raises:
-        ApiError: The last message is not the user's, or the conversation is too long.
+        ApiError: The last message is not the user's.
     """
     dialogue: list[tuple[str, str]] = []
     left_out: list[str] = []
     for message in messages:
-        if message.role in ("system", "developer"):
+        if message.role in SKIPPED_ROLES:
             left_out.append(message.role)
+        elif message.content is None:  # of an assistant; X-Ignored names its tool_calls, too
+            left_out.append("assistant without content")
         else:
-            dialogue.append((message.role, message.text))
-    characters = sum(len(text) for _, text in dialogue)
-    if characters > MAX_CHARACTERS:
-        raise ApiError(
-            400,
-            f"The messages have {characters} characters together, the limit is {MAX_CHARACTERS}."
-            " Leave out the oldest messages.",
-        )
+            dialogue.append((message.role, message.content))
     turns, without_user = join_messages(dialogue)
     if without_user:
         left_out.append("assistant before the first user")
@@ -36,6 +33,28 @@ def to_turns(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
     if len(turns) % 2 == 0:
         raise ApiError(400, "The last message must be the user's: an assistant message needs no answer.")
     return turns, list(dict.fromkeys(left_out))
+
+
+def within_bounds(turns: Sequence[str], bot: Chatbot) -> list[str]:
+    """Return the turns of a conversation that is not too long.
+
+    If a fixed text answers the newest `MAX_CHARACTERS` characters of a longer conversation, those are returned: a person in
+    need gets an answer all the same.
+
+    Raises:
+        ApiError: The conversation is too long.
+    """
+    characters = sum(map(len, turns))
+    if characters <= MAX_CHARACTERS:
+        return list(turns)
+    newest = newest_turns(turns)
+    if bot.fixed_answer(newest) is None:
+        raise ApiError(
+            400,
+            f"The messages have {characters} characters together, the limit is {MAX_CHARACTERS}."
+            " Leave out the oldest messages.",
+        )
+    return newest
 
 
 def until_stop(text: str, stops: Sequence[str], ended: bool) -> tuple[str, bool]:

@@ -1,9 +1,9 @@
 """API in OpenAI's format: /v1/chat/completions (whole or streamed), /v1/models, and /metrics.
 
 Messages with the roles `user` and `assistant` form the history; consecutive messages of one role are joined by a
-newline. The model has no system prompt: a `system` message is left out, and the header X-Ignored names it. To give a
-persona, begin the history with example turns. For the same history, seed and settings a reply is the same as on the
-page.
+newline. The model has no system prompt and no tools: messages of other roles are left out, and the header X-Ignored names
+them and the fields that have no effect. To give a persona, begin the history with example turns. For the same history, seed
+and settings a reply is the same as on the page.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from starlette.types import Receive, Scope, Send
 from chatbot.chat.bot import Request as ReplyRequest
 from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
-from ui.api.history import to_turns
+from ui.api.history import to_turns, within_bounds
+from ui.api.requests import CompletionRequest, parse
 from ui.api.schemas import (
     ApiError,
-    CompletionRequest,
     CompletionResponse,
     ErrorResponse,
+    ModelEntry,
     ModelList,
     as_api_error,
     to_response,
@@ -41,10 +42,14 @@ from ui.options import ServeOptions
 from ui.server.access import Access
 from ui.server.logs import reply_fields
 from ui.server.metrics import Metrics
-from ui.turns import bounded_turns
+from ui.server.work import WorkPool
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}}
-METHODS = {"/v1/models": "GET", "/v1/chat/completions": "POST"}
+METHODS = {"/v1/models": "GET, HEAD", "/v1/models/ID": "GET, HEAD", "/v1/chat/completions": "POST"}
+SCHEMAS = "#/components/schemas/"
+MAX_BYTES_IN_LOOP = 16 * 1024
+"""Larger bodies are parsed in a thread, so that other requests are answered meanwhile."""
+
 DISCONNECT_SECONDS = 0.5
 """Interval at which the server checks whether a client that waits for a whole response is still connected."""
 
@@ -56,10 +61,13 @@ class Api:
         workers: Workers by the name of their checkpoint; the first is the default.
         metrics: Counters of the server.
         log_text: Whether messages and replies are logged.
+        pool: Threads for work on texts.
     """
 
-    def __init__(self, workers: Mapping[str, Worker], metrics: Metrics, log_text: bool = False):
-        self.workers, self.metrics, self.log_text = workers, metrics, log_text
+    def __init__(
+        self, workers: Mapping[str, Worker], metrics: Metrics, log_text: bool = False, pool: WorkPool | None = None
+    ):
+        self.workers, self.metrics, self.log_text, self.pool = workers, metrics, log_text, pool or WorkPool()
         self.created = int(time.time())
 
     def worker(self, model: str | None) -> Worker:
@@ -77,20 +85,44 @@ class Api:
 
     def models(self) -> dict:
         """List the checkpoints of this server, the default one first."""
-        entry = {"object": "model", "created": self.created, "owned_by": "xianliao"}
-        return {"object": "list", "data": [{"id": name, **entry} for name in self.workers]}
+        return {"object": "list", "data": [self.model(name) for name in self.workers]}
 
-    async def complete(self, body: CompletionRequest, request: Request) -> JSONResponse | StreamingResponse:
+    def model(self, model: str) -> dict:
+        """Describe a checkpoint of this server.
+
+        Raises:
+            ApiError: The server has no model of this name.
+        """
+        name = self.worker(model).bot.name
+        return {"id": name, "object": "model", "created": self.created, "owned_by": "xianliao"}
+
+    async def read(self, request: Request) -> CompletionRequest:
+        """Return the body of a request, checked.
+
+        Raises:
+            ApiError: The body is not a request.
+        """
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            found = f"got {kind[:60]!r}" if kind else "which is missing"
+            raise ApiError(400, f"Send the header Content-Type: application/json, {found}.")
+        body = await request.body()
+        if len(body) <= MAX_BYTES_IN_LOOP:
+            return parse(body)
+        return await self.pool.run_async(len(body), parse, body)
+
+    async def complete(self, request: Request) -> JSONResponse | StreamingResponse:
         """Reply to the last message, whole or as server-sent events."""
+        body = await self.read(request)
         worker = self.worker(body.model)
         turns, left_out = to_turns(body.messages)
+        left_out += body.ignored()
         conversation = request.headers.get("x-conversation-id")
-        conversation = conversation or sha256(turns[0].encode("utf-8", "replace")).hexdigest()
+        conversation = conversation or sha256(turns[0][:1000].encode("utf-8", "replace")).hexdigest()
         headers = {"X-Conversation-Id": conversation[:64].strip().encode("ascii", "replace").decode()}
         if left_out:
             headers["X-Ignored"] = ", ".join(left_out)
-        # In a thread: tokenizing a long history takes up to a second, and other requests must be answered meanwhile.
-        prepared = await asyncio.to_thread(self._prepare, worker, body, turns)
+        prepared = await self.pool.run_async(sum(map(len, turns)), self._prepare, worker, body, turns)
         if prepared.fixed is not None:
             headers["X-Fixed-Reply"] = prepared.fixed.kind
         replies = Replies(worker, prepared, body, self.metrics)
@@ -116,7 +148,7 @@ class Api:
         return JSONResponse({**head, **whole(replies)}, headers=headers)
 
     def _prepare(self, worker: Worker, body: CompletionRequest, turns: Sequence[str]) -> ReplyRequest:
-        return worker.bot.request(bounded_turns(turns, worker.bot), body.seed, **body.changes())
+        return worker.bot.request(within_bounds(turns, worker.bot), body.seed, **body.changes())
 
 
 async def wait_for(replies: Replies, request: Request) -> None:
@@ -145,9 +177,9 @@ def whole(replies: Replies) -> dict:
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": state.text},
+            "message": {"role": "assistant", "content": state.text, "refusal": None},
             "finish_reason": state.finish,
-            "logprobs": None,
+            "logprobs": replies.new_logprobs(index),
         }
         for index, state in enumerate(replies.states)
     ]
@@ -183,11 +215,23 @@ def build_router(api: Api, access: Access) -> APIRouter:
         "content": {"text/event-stream": {"schema": event}},
     }
     router.get("/v1/models", response_model=ModelList, responses=ERROR_RESPONSES)(api.models)
-    router.post("/v1/chat/completions", response_model=CompletionResponse, responses={200: success, **ERROR_RESPONSES})(
-        api.complete
-    )
+    router.get("/v1/models/{model}", response_model=ModelEntry, responses=ERROR_RESPONSES)(api.model)
+    router.head("/v1/models", include_in_schema=False)(api.models)
+    router.head("/v1/models/{model}", include_in_schema=False)(api.model)
+    router.post(
+        "/v1/chat/completions",
+        response_model=CompletionResponse,
+        responses={200: success, **ERROR_RESPONSES},
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": {"$ref": f"{SCHEMAS}CompletionRequest"}}},
+            }
+        },
+    )(api.complete)
 
     @router.get("/metrics", include_in_schema=False)
+    @router.head("/metrics", include_in_schema=False)
     def show_metrics() -> PlainTextResponse:
         return PlainTextResponse(generate_latest(api.metrics.registry), media_type="text/plain; version=0.0.4")
 
@@ -197,22 +241,43 @@ def build_router(api: Api, access: Access) -> APIRouter:
 async def unknown_route(scope: Scope, receive: Receive, send: Send) -> None:
     """Refuse every other path below /v1 in OpenAI's format."""
     path = scope["path"]
-    if path in METHODS:
-        raise HTTPException(405, f"{path} accepts {METHODS[path]} only", {"Allow": METHODS[path]})
+    pattern = "/v1/models/ID" if path.startswith("/v1/models/") else path
+    if pattern in METHODS:
+        raise HTTPException(405, f"{pattern} accepts {METHODS[pattern]} only", {"Allow": METHODS[pattern]})
     raise ApiError(404, f"No route {path[:100]}. This server has {' and '.join(METHODS)}.")
 
 
 def add_api(
-    app: FastAPI, workers: Mapping[str, Worker], metrics: Metrics, options: ServeOptions, access: Access
+    app: FastAPI,
+    workers: Mapping[str, Worker],
+    metrics: Metrics,
+    options: ServeOptions,
+    access: Access,
+    pool: WorkPool | None = None,
 ) -> None:
     """Add the API, its error responses and /metrics to a server."""
-    app.include_router(build_router(Api(workers, metrics, options.log_text), access))
+    app.include_router(build_router(Api(workers, metrics, options.log_text, pool), access))
+    describe_request(app)
     app.mount("/v1", unknown_route)
     add_error_handlers(app, metrics)
 
 
+def describe_request(app: FastAPI) -> None:
+    """Add the schema of a request, which `Api.read` reads, to the OpenAPI document."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        schema = CompletionRequest.model_json_schema(ref_template=f"{SCHEMAS}{{model}}")
+        parts = {**schema.pop("$defs", {}), "CompletionRequest": schema}
+        document.setdefault("components", {}).setdefault("schemas", {}).update(parts)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this way to extend the document
+
+
 def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
-    """Make a server answer every error in OpenAI's format and count it."""
+    """Register handlers that answer every error of a server in OpenAI's format and count the error."""
 
     def respond(error: ApiError) -> JSONResponse:
         metrics.errors.labels(str(error.status)).inc()

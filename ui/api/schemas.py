@@ -1,97 +1,21 @@
-"""Requests and responses of /v1 in OpenAI's format, and errors."""
+"""Responses of /v1 in OpenAI's format, and errors."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
-from chatbot.chat.bot import MAX_SEED
 from chatbot.chat.worker import BusyError, WorkerError
 from chatbot.decoding.settings import ReplySettingsError
 from chatbot.errors import XianliaoError
 from chatbot.text.dialogue import DialogueError
-from ui.turns import MAX_MESSAGE_CHARACTERS
-
-MAX_MESSAGES = 512
-MAX_PARTS = 64
-MAX_REPLIES = 8
-MAX_STOPS = 4
-MAX_STOP_CHARACTERS = 200
-
-
-class RequestModel(BaseModel):
-    """Base of requests. Unknown fields are ignored, as OpenAI has many more; `"1"` and `true` are not numbers."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-
-Stop = Annotated[str, Field(max_length=MAX_STOP_CHARACTERS)]
-
-
-class Part(RequestModel):
-    """Part of a message; only text is supported."""
-
-    type: Literal["text"]
-    text: str = Field(max_length=MAX_MESSAGE_CHARACTERS)
-
-
-class Message(RequestModel):
-    """Message of the history."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: (
-        Annotated[str, Field(max_length=MAX_MESSAGE_CHARACTERS)] | Annotated[list[Part], Field(max_length=MAX_PARTS)]
-    )
-
-    @property
-    def text(self) -> str:
-        """The content as one text."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-
-
-class StreamOptions(RequestModel):
-    """Options of a streamed response."""
-
-    include_usage: bool = False
-
-
-class CompletionRequest(RequestModel):
-    """Request for replies."""
-
-    model: str | None = None
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    n: int = Field(1, ge=1, le=MAX_REPLIES)
-    seed: int | None = Field(None, ge=0, le=MAX_SEED)
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    max_tokens: int | None = Field(None, ge=1, le=10**6)
-    max_completion_tokens: int | None = Field(None, ge=1, le=10**6)
-
-    @property
-    def stops(self) -> list[str]:
-        """Stop sequences, without empty ones."""
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return [text for text in stops if text]
-
-    def changes(self) -> dict[str, Any]:
-        """Return the fields of `ReplySettings` that the request sets; None leaves a field as it is."""
-        greedy = self.temperature is not None and self.temperature < 0.01
-        changes = {
-            "method": "greedy" if greedy else None,
-            "temperature": None if greedy else self.temperature,
-            "top_p": self.top_p,
-            "max_reply_tokens": self.max_completion_tokens or self.max_tokens,
-        }
-        return {name: value for name, value in changes.items() if value is not None}
+from ui.server.work import OverloadError
 
 
 class Usage(BaseModel):
-    """Token counts; the end of a reply counts as one token."""
+    """Token counts; the end of a reply counts as one token if the model generated it."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -103,6 +27,31 @@ class ReplyMessage(BaseModel):
 
     role: Literal["assistant"]
     content: str
+    refusal: None
+
+
+class TokenLogprob(BaseModel):
+    """Token with its log-probability, in nats, under the model's distribution over the allowed tokens.
+
+    That is the distribution before penalties, biases, temperature, EOS floor and truncation. The end of turn has no bytes.
+    """
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ScoredToken(TokenLogprob):
+    """Token of the reply, with the most likely tokens in its place."""
+
+    top_logprobs: list[TokenLogprob]
+
+
+class Logprobs(BaseModel):
+    """Log-probabilities of the tokens of a reply, without its end."""
+
+    content: list[ScoredToken]
+    refusal: None
 
 
 class Choice(BaseModel):
@@ -111,7 +60,7 @@ class Choice(BaseModel):
     index: int
     message: ReplyMessage
     finish_reason: Literal["stop", "length", "content_filter"] | None
-    logprobs: None
+    logprobs: Logprobs | None
 
 
 class CompletionResponse(BaseModel):
@@ -146,7 +95,7 @@ class ErrorBody(BaseModel):
 
     message: str
     type: str
-    param: None
+    param: str | None
     code: str | None
 
 
@@ -172,16 +121,19 @@ class ApiError(Exception):
         kind: str = "invalid_request_error",
         code: str | None = None,
         retry_after: int = 1,
+        param: str | None = None,
     ):
         super().__init__(message)
         self.status, self.retry_after = status, retry_after
-        self.content = {"message": message, "type": kind, "param": None, "code": code}
+        self.content = {"message": message, "type": kind, "param": param, "code": code}
 
 
 def as_api_error(error: XianliaoError) -> ApiError:
     """Return the API error for an error of this project."""
     if isinstance(error, BusyError):
         return ApiError(429, str(error), "rate_limit_error", "busy")
+    if isinstance(error, OverloadError):
+        return ApiError(503, str(error), "server_error", "busy")
     if isinstance(error, WorkerError):
         return ApiError(503, str(error), "server_error", "shutting_down")
     if isinstance(error, (DialogueError, ReplySettingsError)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +14,8 @@ from chatbot.chat.bot import Reply, Request, candidate_seeds
 from chatbot.chat.worker import Job, Worker
 from chatbot.errors import XianliaoError
 from ui.api.history import until_stop
-from ui.api.schemas import ApiError, CompletionRequest, as_api_error
+from ui.api.requests import CompletionRequest
+from ui.api.schemas import ApiError, as_api_error
 from ui.server.logs import LOGGER
 from ui.server.metrics import Metrics
 
@@ -26,11 +28,13 @@ class ReplyState:
         reply: Newest state from the worker, or None before the first.
         text: Text that was sent to the client.
         finish: OpenAI's finish reason, or None while the reply is not complete.
+        scored: Number of tokens whose log-probabilities were sent.
     """
 
     reply: Reply | None = None
     text: str = ""
     finish: str | None = None
+    scored: int = 0
 
     def update(self, reply: Reply, ended: bool, stops: Sequence[str]) -> str:
         """Store the newest state of the reply and return the new part of its text."""
@@ -62,8 +66,8 @@ class Replies:
     """
 
     def __init__(self, worker: Worker, request: Request, body: CompletionRequest, metrics: Metrics):
-        self.stops, self.metrics, self.started = body.stops, metrics, request.started
-        self.model = worker.bot.name
+        self.stops, self.metrics, self.started = body.stop, metrics, request.started
+        self.model, self._bot, self._has_logprobs = worker.bot.name, worker.bot, body.logprobs
         self.first_token_seconds: float | None = None
         self.prompt_tokens = len(request.prompt.input_ids)
         requests = [replace(request, seed=seed) for seed in candidate_seeds(request.seed, body.n)]
@@ -138,6 +142,34 @@ class Replies:
             self.metrics.count_reply(self.model, reply)
         return new
 
+    def new_logprobs(self, index: int) -> dict | None:
+        """Return the log-probabilities of the tokens of the text so far that were not returned yet.
+
+        None if the client did not ask for them. Tokens after a stop sequence are left out.
+        """
+        state = self.states[index]
+        if not self._has_logprobs or state.reply is None:
+            return None
+        scores, tokenizer = state.reply.scores, self._bot.tokenizer
+        count = len(scores)
+        if len(state.text) < len(state.reply.text):  # the fewest tokens that spell the text
+            ids, length = state.reply.token_ids, len(state.text)
+            count = bisect_left(
+                range(count), length, key=lambda end: len(tokenizer.decode_complete(ids[:end]).lstrip())
+            )
+        new, state.scored = scores[state.scored : count], max(count, state.scored)
+        pieces, end_name = self._bot.vocabulary.pieces, tokenizer.tokens([self._bot.vocabulary.end_id])[0]
+
+        def entry(token: int, log_prob: float) -> dict:
+            text, known = pieces[token].decode("utf-8", "replace"), pieces[token] or None
+            return {"token": text if known else end_name, "logprob": log_prob, "bytes": known and list(known)}
+
+        content = [
+            {**entry(score.token_id, score.log_prob), "top_logprobs": [entry(*best) for best in score.best]}
+            for score in new
+        ]
+        return {"content": content, "refusal": None}
+
     @property
     def replies(self) -> list[Reply]:
         """The replies so far, without those that have not begun."""
@@ -146,7 +178,7 @@ class Replies:
     @property
     def usage(self) -> dict[str, int]:
         """Token counts in OpenAI's format."""
-        completion = sum(len(reply.token_ids) + 1 for reply in self.replies if reply.stop_reason != "safety")
+        completion = sum(reply.generated_tokens for reply in self.replies)
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": completion,
@@ -171,19 +203,23 @@ async def events(replies: Replies, head: dict, body: CompletionRequest) -> Async
         body: The request.
     """
 
+    head = {**head, "object": "chat.completion.chunk"}
+    usage = {"usage": None} if body.include_usage else {}  # as OpenAI: null in every event but the last
+
     def chunk(index: int, delta: dict, finish: str | None = None) -> str:
-        choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None}
-        return _event({**head, "object": "chat.completion.chunk", "choices": [choice]})
+        logprobs = replies.new_logprobs(index)
+        choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
+        return _event({**head, "choices": [choice], **usage})
 
     try:
         for index in range(len(replies.states)):
-            yield chunk(index, {"role": "assistant", "content": ""})
+            yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
         async for index, new in replies.pieces():
             yield chunk(index, {"content": new})
         for index, state in enumerate(replies.states):
             yield chunk(index, {}, state.finish)
-        if body.stream_options is not None and body.stream_options.include_usage:
-            yield _event({**head, "object": "chat.completion.chunk", "choices": [], "usage": replies.usage})
+        if body.include_usage:
+            yield _event({**head, "choices": [], "usage": replies.usage})
         yield "data: [DONE]\n\n"
     except XianliaoError as error:
         yield _event({"error": as_api_error(error).content})

@@ -5,7 +5,7 @@ Every value comes from a browser, so each conversation passes `chats.checked` fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -21,6 +21,7 @@ from ui.page.feedback import MAX_COMMENT_CHARACTERS, REASONS, Feedback, Feedback
 from ui.page.handlers import PageSettings, ReplyCallback
 from ui.page.text import PERSONAS, TEXT, language_of
 from ui.server.logs import LOGGER
+from ui.server.work import WorkPool
 
 PRESETS = ("careful", "balanced", "free")
 MAX_LISTED_CHATS = 1_000
@@ -41,19 +42,33 @@ def notices(language: str) -> Iterator[None]:
 
 
 def guarded(method: Callable) -> Callable:
-    """Make a method of `Actions` show its errors as notices."""
+    """Make a method of `Actions` run in the pool for texts, and show its errors as notices."""
 
     @wraps(method)
     def call(self, *values, **named):
         request = next((value for value in (*values, *named.values()) if isinstance(value, gr.Request)), None)
         with notices(_language(request)):
-            return method(self, *values, **named)
+            return self.pool.run(_size(values), method, self, *values, **named)
 
     return call
 
 
 def _language(request: gr.Request | None) -> str:
     return language_of(request.headers.get("accept-language") if request else None)
+
+
+def _size(values: Iterable[object]) -> int:
+    """Return about the number of characters of the texts and messages among some inputs."""
+    size = 0
+    for value in values:
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, dict):
+            messages = value.get("messages")
+            parts = [value, *messages] if isinstance(messages, list) else [value]
+            texts = [part.get("text") for part in parts if isinstance(part, dict)]
+            size += sum(len(text) if isinstance(text, str) else 0 for text in texts) + 50 * len(parts)
+    return size
 
 
 def _index(value: object) -> int:
@@ -76,10 +91,17 @@ class Actions:
         workers: Workers by the name of their checkpoint; the first is the default.
         options: Options of the server.
         on_reply: Function to call after each reply.
+        pool: Threads in which texts are read.
     """
 
-    def __init__(self, workers: Mapping[str, Worker], options: ServeOptions, on_reply: ReplyCallback | None):
-        self.workers, self.on_reply = workers, on_reply
+    def __init__(
+        self,
+        workers: Mapping[str, Worker],
+        options: ServeOptions,
+        on_reply: ReplyCallback | None,
+        pool: WorkPool | None = None,
+    ):
+        self.workers, self.on_reply, self.pool = workers, on_reply, pool or WorkPool()
         self.feedback = Feedback(options.data_dir)
 
     def worker(self, model: object) -> Worker:
@@ -124,7 +146,8 @@ class Actions:
         """Stream the reply to the last message. After an error the status line explains it."""
         language = _language(request)
         try:
-            checked, settings = chats.checked(chat), PageSettings.from_fields(seed, temperature, top_p)
+            checked = self.pool.run(_size([chat]), chats.checked, chat)
+            settings = PageSettings.from_fields(seed, temperature, top_p)
         except XianliaoError as error:
             yield gr.skip(), gr.skip(), handlers.explain(error, language)
             return
@@ -168,7 +191,8 @@ class Actions:
         with notices(_language(request)):
             settings = PageSettings.from_fields(seed, temperature, top_p)
             worker = self.worker(model)
-            for messages in handlers.candidates(worker, chats.checked(chat), settings, self.on_reply):
+            checked = self.pool.run(_size([chat]), chats.checked, chat)
+            for messages in handlers.candidates(worker, checked, settings, self.on_reply):
                 yield gr.Row(visible=True), messages, *(message["text"] for message in messages)
 
     @guarded
@@ -206,11 +230,12 @@ class Actions:
         """Set the persona of the conversation."""
         return {**chats.checked(chat), "persona": chats.persona_turns(text)}
 
-    @guarded
     def look_inside(self, chat: Any, request: gr.Request) -> tuple[gr.LinePlot, gr.Dataframe]:
         """Show how the last reply was chosen."""
-        steps = handlers.trace_last_reply(self.worker, chats.checked(chat))
-        return plot_steps(steps, TEXT[_language(request)])
+        with notices(_language(request)):
+            checked = self.pool.run(_size([chat]), chats.checked, chat)
+            steps = handlers.trace_last_reply(self.worker, checked)
+            return plot_steps(steps, TEXT[_language(request)])
 
     # Saved conversations.
 

@@ -23,6 +23,9 @@ MAX_MESSAGES = 4_000
 SPARE_MESSAGES, SPARE_CHARACTERS = 8, 100_000
 """A chat may exceed its bounds by this much: the last reply may, and the chat must still be exported and shortened."""
 
+MAX_FIXED_CHARACTERS = 10_000
+"""Room for a fixed reply to a person in need."""
+
 MAX_PERSONA_TURNS, MAX_PERSONA_CHARACTERS = 64, 10_000
 MAX_TITLE_CHARACTERS, MAX_NAME_CHARACTERS = 100, 100
 TITLE_CHARACTERS = 20
@@ -157,6 +160,13 @@ def check_room(chat: Chat, characters: int = 0) -> None:
     characters += sum(len(message["text"]) for message in chat["messages"]) + sum(map(len, chat["persona"]))
     if len(chat["messages"]) >= MAX_MESSAGES or characters > MAX_CHARACTERS:
         raise too_large()
+
+
+def has_spare_room(chat: Chat) -> bool:
+    """Whether a conversation with one more reply is within the bounds of `checked`."""
+    characters = sum(len(message["text"]) for message in chat["messages"]) + sum(map(len, chat["persona"]))
+    within = characters <= MAX_CHARACTERS + SPARE_CHARACTERS - MAX_FIXED_CHARACTERS
+    return within and len(chat["messages"]) < MAX_MESSAGES + SPARE_MESSAGES
 
 
 def too_large() -> ChatError:

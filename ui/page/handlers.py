@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from chatbot import Chatbot, ChatSession, Reply
-from chatbot.chat.bot import MAX_SEED, candidate_seeds
+from chatbot.chat.request import MAX_SEED, MessageTooLongError, candidate_seeds
 from chatbot.chat.trace import TracedStep
 from chatbot.chat.worker import BusyError, Worker, WorkerError
 from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import XianliaoError
-from chatbot.text.dialogue import clean_turn
+from chatbot.text.characters import typed_text
 from ui.page.chats import (
     Chat,
     ChatError,
     ChatMessage,
     check_room,
     ends_with_user,
+    has_spare_room,
     turns_of,
     up_to_last_user,
     with_message,
@@ -29,13 +30,16 @@ from ui.page.chats import (
 )
 from ui.page.signature import is_signed, sign
 from ui.page.text import TEXT
-from ui.turns import MessageTooLongError, bounded_turns
+from ui.server.work import OverloadError
 
 CANDIDATES = 3
 """Number of replies that "More replies" offers."""
 
 SHOW_SECONDS = 0.05
 """Shortest time between two updates of a growing reply; without it the browser is too busy to handle its buttons."""
+
+ORDINARY_MESSAGES, ORDINARY_CHARACTERS = 100, 10_000
+"""In a larger conversation a growing reply is shown less often, by the same factor, because each update sends all of it."""
 
 _MARKUP = re.compile("[<&](?=[A-Za-z/!?#])")
 _MARK_BROKEN = re.compile("(?<=[<&])\u200b(?=[A-Za-z/!?#])")
@@ -135,30 +139,25 @@ def view_of(chat: Chat, language: str) -> list[dict]:
     ]
 
 
-def turns_for(bot: Chatbot, chat: Chat) -> list[str]:
-    """Return the turns that a bot reads, bounded before they are tokenized.
-
-    Raises:
-        ChatError: The message to answer is too long.
-    """
-    try:
-        return bounded_turns(turns_of(chat), bot)
-    except MessageTooLongError as error:
-        raise ChatError("too_long", characters=error.characters, limit=error.max_tokens) from None
-
-
 def with_user_message(bot: Chatbot, chat: Chat, text: str) -> Chat:
     """Return the conversation after a message of the user.
 
     Messages that were never answered are kept and read together with the new one, unless that is too long.
 
     Raises:
-        ChatError: The message is empty, or it or the conversation is too long.
+        ChatError: The message is empty, or it or the conversation is too long. A person in need gets an answer to a
+            message of any length, in a conversation that is too long as well while `chats.SPARE_MESSAGES` last.
     """
-    check_room(chat, len(text))
-    if not clean_turn(text):
+    if not typed_text(text):
         raise ChatError("empty")
     before = without_empty_reply(chat)
+    try:
+        check_room(chat, len(text))
+    except ChatError:
+        after = with_message(before, {"role": "user", "text": text})
+        if not has_spare_room(after) or bot.fixed_answer(turns_of(after)) is None:
+            raise
+        return after
     for start in (before, without_unanswered(before)):
         after = with_message(start, {"role": "user", "text": text})
         if _can_be_read(bot, after):
@@ -168,17 +167,14 @@ def with_user_message(bot: Chatbot, chat: Chat, text: str) -> Chat:
 
 def _can_be_read(bot: Chatbot, chat: Chat) -> bool:
     """Whether the last turn is short enough, or gets a fixed reply, which a person in need gets to any message."""
-    try:
-        turns = bounded_turns(turns_of(chat), bot)
-    except MessageTooLongError:
-        return False
-    return bot.fixed_answer(turns) is not None or bot.count_tokens(turns[-1]) <= bot.max_message_tokens
+    turns = turns_of(chat)
+    return bot.fixed_answer(turns) is not None or bot.reads(turns[-1])
 
 
 def answer(
     worker: Worker, chat: Chat, settings: PageSettings, language: str, on_reply: ReplyCallback | None = None
 ) -> Iterator[tuple[Chat, str]]:
-    """Yield the conversation with the reply so far, and the status line, at most every `SHOW_SECONDS`.
+    """Yield the conversation with the reply so far, and the status line, at most every `seconds_between_updates`.
 
     The last item has the complete reply. A fixed reply (`chatbot.safety`) has no seed. Closing the iterator cancels the
     reply.
@@ -195,15 +191,17 @@ def answer(
     """
     if not ends_with_user(chat):
         raise ChatError("nothing_to_answer")
-    bot, turns = worker.bot, turns_for(worker.bot, chat)
-    fixed = bot.fixed_answer(turns) is not None
+    bot, turns = worker.bot, turns_of(chat)
+    fixed = worker.fixed_answer(turns) is not None
     session = ChatSession(worker, turns[:-1], **settings.changes)
-    text, shown, began, first = "", 0.0, time.monotonic(), None
+    seconds = seconds_between_updates(chat)
+    text, began, first = "", time.monotonic(), None
+    shown = began if seconds > SHOW_SECONDS else 0.0
     stream = session.stream(turns[-1], settings.seed)
     try:
         for text in stream:
             first = time.monotonic() - began if first is None and not fixed else first
-            if text and not fixed and time.monotonic() - shown >= SHOW_SECONDS:
+            if text and not fixed and time.monotonic() - shown >= seconds:
                 shown = time.monotonic()
                 yield with_message(chat, {"role": "assistant", "text": text}), ""
     finally:
@@ -217,6 +215,12 @@ def answer(
         return
     message = settings.message(text, reply.seed, bot.name)
     yield with_message(chat, signed(chat, message)), status(bot, reply, language)
+
+
+def seconds_between_updates(chat: Chat) -> float:
+    """Return the shortest time between two updates of a growing reply of a conversation."""
+    characters = sum(len(message["text"]) for message in chat["messages"])
+    return SHOW_SECONDS * max(1, len(chat["messages"]) / ORDINARY_MESSAGES, characters / ORDINARY_CHARACTERS)
 
 
 def close(stream: Iterator) -> None:
@@ -235,7 +239,9 @@ def explain(error: XianliaoError, language: str) -> str:
     texts = TEXT[language]
     if isinstance(error, ChatError):
         return texts[error.name].format(**error.values)
-    if isinstance(error, BusyError):
+    if isinstance(error, MessageTooLongError):
+        return texts["too_long"].format(characters=error.characters, limit=error.max_tokens)
+    if isinstance(error, (BusyError, OverloadError)):
         return texts["busy"]
     return texts["closing"] if isinstance(error, WorkerError) else str(error)
 
@@ -256,10 +262,10 @@ def candidates(
     """
     chat = up_to_last_user(chat)
     bot = worker.bot
-    turns = turns_for(bot, chat) if ends_with_user(chat) else []
-    if not turns or bot.fixed_answer(turns) is not None:
+    turns = turns_of(chat) if ends_with_user(chat) else []
+    if not turns or worker.fixed_answer(turns) is not None:
         raise ChatError("nothing_to_answer")
-    first = bot.request(turns, settings.seed).seed
+    first = worker.prepare(turns, settings.seed).seed
     seeds = candidate_seeds(first, CANDIDATES + (settings.seed is not None))[-CANDIDATES:]
     messages = [settings.message("", seed, bot.name) for seed in seeds]
     last: dict[int, Reply] = {}
@@ -299,8 +305,8 @@ def trace_last_reply(worker_of: Callable[[str | None], Worker], chat: Chat) -> l
     reply = messages[last]
     settings = PageSettings.from_fields(reply["seed"], reply.get("temperature"), reply.get("top_p"))
     worker = worker_of(reply.get("model"))
-    turns = turns_for(worker.bot, before)
-    if settings.seed is None or worker.bot.fixed_answer(turns) is not None:
+    turns = turns_of(before)
+    if settings.seed is None or worker.fixed_answer(turns) is not None:
         raise ChatError("nothing_to_look_at")
     return list(worker.trace(turns, settings.seed, **settings.changes))
 

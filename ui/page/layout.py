@@ -16,8 +16,10 @@ from ui.options import ServeOptions
 from ui.page import chats
 from ui.page.actions import Actions
 from ui.page.handlers import CANDIDATES, ReplyCallback
+from ui.page.queue import BoundedQueue
 from ui.page.text import EXAMPLES, PERSONAS, TITLE
 from ui.server.logs import LOGGER
+from ui.server.work import WorkPool
 
 CONCURRENT_CHATS = 32
 """Number of replies of the page that are decoded at the same time; more wait in Gradio's queue."""
@@ -37,7 +39,22 @@ STORE = "window.xianliao"
 
 
 class QuietBlocks(gr.Blocks):
-    """Blocks whose errors are logged by this project's rules. Gradio would print tracebacks that quote the inputs."""
+    """Blocks with a bounded queue, whose errors are logged by this project's rules.
+
+    Gradio would print tracebacks that quote the inputs.
+    """
+
+    def queue(self, *args: Any, max_size: int | None = None, **kwargs: Any) -> QuietBlocks:
+        """Give the page a queue of at most `max_size` waiting events."""
+        super().queue(*args, max_size=max_size, **kwargs)
+        self._queue = BoundedQueue(
+            live_updates=True,
+            concurrency_count=self.max_threads,
+            update_intervals=1,
+            max_size=max_size,
+            blocks=self,
+        )
+        return self
 
     async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Run an event handler."""
@@ -100,6 +117,7 @@ class Page:
         options: Options of the server.
         i18n: Texts in all languages.
         on_reply: Function to call after each reply.
+        pool: Threads for work on texts.
 
     Attributes:
         blocks: Gradio's object for the page.
@@ -111,9 +129,10 @@ class Page:
         options: ServeOptions,
         i18n: gr.I18n,
         on_reply: ReplyCallback | None,
+        pool: WorkPool | None = None,
     ):
         self.workers, self.options, self.i18n = workers, options, i18n
-        self.act = Actions(workers, options, on_reply)
+        self.act = Actions(workers, options, on_reply, pool)
         part = self.part = Parts()
         with QuietBlocks(title=TITLE, fill_height=True) as self.blocks:
             part.chat = gr.JSON({**chats.new_chat()}, visible=False)
@@ -147,6 +166,8 @@ class Page:
             part.load = gr.Button(i18n("import"), size="sm", elem_id="import")
             part.imported = gr.JSON(visible=False)
             part.delete_all = gr.Button(i18n("delete_all"), size="sm", variant="stop", elem_id="delete-all")
+            leave = gr.Button(i18n("log_out"), size="sm", elem_id="log-out", visible=bool(self.options.auth))
+            leave.click(None, js=f"() => {STORE}.logOut()", api_visibility="private")
 
     def _lay_out_chat(self) -> None:
         part, i18n = self.part, self.i18n

@@ -9,15 +9,19 @@ import gradio as gr
 from fastapi import FastAPI
 from gradio.routes import App
 from starlette.datastructures import Headers
-from starlette.requests import cookie_parser
+from starlette.requests import Request, cookie_parser
+from starlette.responses import Response
 from starlette.routing import Mount
 
 from chatbot.chat.worker import Worker
 from ui.options import ServeOptions
 from ui.page.handlers import ReplyCallback
 from ui.page.layout import Page
+from ui.page.no_files import search_inputs_only
+from ui.page.states import keep_no_values
 from ui.page.text import TEXT
 from ui.server.page_routes import PageRules
+from ui.server.work import WorkPool
 
 CSS = Path(__file__).with_name("page.css")
 SCRIPT = Path(__file__).with_name("page.js")
@@ -25,7 +29,11 @@ CHINESE = ("zh", "zh-CN", "zh-TW", "zh-HK", "zh-MO", "zh-SG", "zh-Hans", "zh-Han
 
 
 def mount_page(
-    app: FastAPI, workers: Mapping[str, Worker], options: ServeOptions, on_reply: ReplyCallback | None
+    app: FastAPI,
+    workers: Mapping[str, Worker],
+    options: ServeOptions,
+    on_reply: ReplyCallback | None,
+    pool: WorkPool | None = None,
 ) -> PageRules:
     """Put the page on a server, at /.
 
@@ -34,13 +42,27 @@ def mount_page(
         workers: Workers by the name of their checkpoint; the first is the default.
         options: Options of the server.
         on_reply: Function to call after each reply.
+        pool: Threads for work on texts.
 
     Returns:
         The facts about the page that the checks of requests need.
     """
+    search_inputs_only()
     i18n = gr.I18n(en=TEXT["en"], **dict.fromkeys(CHINESE, TEXT["zh"]))
     script = SCRIPT.read_text(encoding="utf-8").replace("KEEP_CHATS", str(options.saved_chats).lower())
-    blocks = Page(workers, options, i18n, on_reply).blocks
+    blocks = Page(workers, options, i18n, on_reply, pool).blocks
+
+    @app.post("/logout", include_in_schema=False)
+    def log_out(request: Request) -> Response:
+        """End all sessions of the logged-in user. Gradio's own route is a GET, which any link or image could call."""
+        if (user := user_of(request.headers)) is not None:
+            for token in [token for token, name in mounted.tokens.items() if name == user]:
+                del mounted.tokens[token]
+        response = Response(status_code=204)
+        for name in cookie_names(mounted):
+            response.delete_cookie(name)
+        return response
+
     gr.mount_gradio_app(
         app,
         blocks,
@@ -58,7 +80,14 @@ def mount_page(
     blocks.has_launched = True
     functions = {index: len(function.inputs) for index, function in blocks.fns.items()}
     mounted = next(route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))
-    return PageRules(functions, bool(options.auth), user_reader(mounted))
+    keep_no_values(mounted, blocks)
+    user_of = user_reader(mounted)
+    return PageRules(functions, bool(options.auth), user_of, blocks._queue.sessions.__contains__, blocks._queue.takes)
+
+
+def cookie_names(app: App) -> tuple[str, str]:
+    """Return the names of the cookies of a log-in."""
+    return f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}"
 
 
 def user_reader(app: App) -> Callable[[Headers], str | None]:
@@ -70,7 +99,7 @@ def user_reader(app: App) -> Callable[[Headers], str | None]:
 
     def user_of(headers: Headers) -> str | None:
         cookies = cookie_parser(headers.get("cookie", ""))
-        for name in (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}"):
+        for name in cookie_names(app):
             if (user := app.tokens.get(cookies.get(name))) is not None:
                 return user
         return None

@@ -57,6 +57,7 @@
       };
       input.click();
     }),
+    logOut: () => fetch("logout", { method: "POST" }).then(() => location.reload()),
     download: (file) => {
       const link = document.createElement("a");
       link.href = URL.createObjectURL(new Blob([file.text], { type: "text/plain;charset=utf-8" }));

@@ -24,6 +24,7 @@ from ui.server.limits import Limits, RateLimit
 from ui.server.logs import log_event, reply_fields
 from ui.server.metrics import Metrics
 from ui.server.origins import Origins
+from ui.server.work import WorkPool
 
 
 class Health(BaseModel):
@@ -56,7 +57,8 @@ def create_app(
     for name in names:
         if names.count(name) > 1:
             raise XianliaoError(f"Duplicate checkpoint name {name!r}. Names must be unique.")
-    workers = {bot.name: Worker(bot) for bot in bots}
+    pool = WorkPool()
+    workers = {bot.name: Worker(bot, run=pool.run) for bot in bots}
     metrics, access = Metrics(workers.values()), Access(options.auth, options.api_keys)
 
     @asynccontextmanager
@@ -64,20 +66,22 @@ def create_app(
         yield
         for worker in workers.values():
             worker.close(1)
+        pool.close()
 
     app = FastAPI(title="xianliao", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.workers = workers
     app.state.on_reply = reply_recorder(metrics, options)
     origins = Origins(frozenset(options.hosts), frozenset(options.allow_origins))
-    limits = app.state.limits = Limits(options, access, metrics, RateLimit(options.rate_limit), origins)
+    limits = app.state.limits = Limits(options, access, metrics, RateLimit(options.rate_limit), origins, pool=pool)
     app.add_middleware(Gate, limits=limits)
-    add_api(app, workers, metrics, options, access)
+    add_api(app, workers, metrics, options, access, pool)
 
     @app.get("/healthz")
+    @app.head("/healthz", include_in_schema=False)
     async def healthz() -> Health:  # needs none of the threads that long requests occupy
         return Health(status="ok", checkpoint=bots[0].name, version=__version__)
 
-    limits.page = mount_page(app, workers, options, app.state.on_reply)
+    limits.page = mount_page(app, workers, options, app.state.on_reply, pool)
     return app
 
 

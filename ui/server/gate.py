@@ -8,7 +8,6 @@ are arriving, and refused if it names a file. Each answer gets security headers 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass, field
 
@@ -16,10 +15,11 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ui.api.schemas import ApiError, to_response
+from ui.api.schemas import ApiError, as_api_error, to_response
 from ui.server import page_routes
 from ui.server.limits import BodyReader, Limits
 from ui.server.logs import log_event
+from ui.server.work import OverloadError
 
 PAGE_SHARE = 0.1
 """Cost of one request of the page, in requests: one message on the page takes several."""
@@ -28,8 +28,8 @@ FILE_SHARE = 0.01
 """Cost of one script, style sheet or font of the page: loading the page for the first time takes about a hundred."""
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-THREAD_BYTES = 64 * 1024
-"""Larger bodies of the page are checked in a thread, so that other requests are answered meanwhile."""
+THREAD_BYTES = 16 * 1024
+"""Larger bodies are checked in a thread, so that other requests are answered meanwhile."""
 
 
 @dataclass
@@ -62,8 +62,11 @@ class Gate:
 
         async def send_secured(message: Message) -> None:
             if message["type"] == "http.response.start":
+                reader.release()
                 record.status = message["status"]
                 sent = message.get("headers", [])
+                if record.status in (429, 503) and not any(name.lower() == b"retry-after" for name, _ in sent):
+                    sent = [*sent, (b"retry-after", b"1")]
                 message = {**message, "headers": self.limits.origins.secured(scope, headers, sent)}
             await send(message)
 
@@ -80,6 +83,7 @@ class Gate:
                 _narrow(scope)
                 await self.app(scope, _replay(body, receive), send_secured)
         finally:
+            reader.release()
             _log(scope, record, time.perf_counter() - started)
 
     def _check_origin(self, scope: Scope, headers: Headers) -> Response | None:
@@ -117,18 +121,26 @@ class Gate:
             raise ApiError(401, "Log in on the page first.", code="not_logged_in")
         if page_routes.needs_key(path) and not limits.access.is_open and identity is None:
             raise limits.access.refusal()
+        if is_page and method != "POST":
+            page_routes.check_results(path, scope["query_string"], limits.page.has_session)
         if method != "POST" and _may_have_body(headers):
             raise ApiError(400, "Only a POST request may have a body.", code="unexpected_body")
         trusted = identity is not None or user is not None
-        limit = page_routes.LOGIN_BYTES if path.startswith("/login") else limits.body_bytes(trusted)
+        limit = page_routes.LOGIN_BYTES if path.startswith(("/login", "/logout")) else limits.body_bytes(trusted)
         stated = headers.get("content-length", "0")
         body = await reader.read(limit, stated, limits.options.body_seconds, limits.arriving, trusted)
         if body is None or method != "POST" or not is_page:
             return body
+        scope["state"]["body_bytes"] = len(body)
         arguments = (path, headers.get("content-type", ""), body, limits.page.functions)
-        if len(body) > THREAD_BYTES:
-            return await asyncio.to_thread(page_routes.checked_body, *arguments)
-        return page_routes.checked_body(*arguments)
+        if len(body) <= THREAD_BYTES:
+            return page_routes.checked_body(*arguments)
+        if not limits.page.takes(len(body)):
+            raise as_api_error(OverloadError())
+        try:
+            return await limits.pool.run_async(len(body), page_routes.checked_body, *arguments)
+        except OverloadError as error:
+            raise as_api_error(error) from None
 
     def _charge(self, scope: Scope, identity: str | None) -> None:
         """Count the request for its sender.
@@ -174,8 +186,10 @@ def _may_have_body(headers: Headers) -> bool:
 
 
 def _narrow(scope: Scope) -> None:
-    """Remove headers from a request that rename the server."""
+    """Remove headers from a request that rename the server, and the slash after a path that is not the page's."""
     scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"x-forwarded-host"]
+    if not page_routes.is_page(scope["path"]):
+        scope["path"] = scope["path"].rstrip("/")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -183,11 +197,11 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     delivered = False
 
     async def replayed() -> Message:
-        nonlocal delivered
+        nonlocal delivered, body
         if delivered:
             return await receive()
-        delivered = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        delivered, given, body = True, body, b""  # the memory of a large body is freed as soon as it is parsed
+        return {"type": "http.request", "body": given, "more_body": False}
 
     return replayed
 

@@ -1,4 +1,4 @@
-"""Limits of one server: request rate, and request bodies that are arriving."""
+"""Limits of one server: request rate, and request bodies that arrive or wait for an answer."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ui.server.access import Access
 from ui.server.metrics import Metrics
 from ui.server.origins import Origins
 from ui.server.page_routes import PageRules
+from ui.server.work import WorkPool
 
 MAX_SENDERS = 10_000
 """Number of senders whose requests are counted; the one that was quiet for longest is forgotten first."""
@@ -58,7 +59,7 @@ class RateLimit:
 
 
 class ArrivingBytes:
-    """Sum of the sizes of all request bodies that are arriving.
+    """Sum of the sizes of all request bodies that arrive, or whose answer has not begun.
 
     Args:
         limit: Largest sum. Clients without credentials share one half of it.
@@ -80,7 +81,7 @@ class ArrivingBytes:
         self.held += count
 
     def release(self, count: int) -> None:
-        """Subtract bytes of a body that has arrived or was given up."""
+        """Subtract bytes of a body that has been answered or was given up."""
         self.held -= count
 
 
@@ -92,6 +93,7 @@ class Limits:
         options: Sizes and times.
         origins: Names of this server and web sites that may use it.
         page: Functions and log-ins of the mounted page.
+        pool: Threads for work on texts and large bodies.
         closing: Whether the server shuts down and refuses new requests.
     """
 
@@ -101,6 +103,7 @@ class Limits:
     rate: RateLimit
     origins: Origins = field(default_factory=Origins)
     page: PageRules = field(default_factory=PageRules)
+    pool: WorkPool = field(default_factory=WorkPool)
     closing: bool = False
 
     def __post_init__(self) -> None:
@@ -120,6 +123,7 @@ class BodyReader:
 
     def __init__(self, receive: Receive):
         self._receive, self.complete = receive, False
+        self._held, self._arriving = 0, ArrivingBytes(0)
 
     async def _next(self) -> Message:
         message = await self._receive()
@@ -129,7 +133,7 @@ class BodyReader:
     async def read(
         self, limit: int, stated: str, seconds: float, arriving: ArrivingBytes, trusted: bool
     ) -> bytes | None:
-        """Return the whole body, or None if the client left.
+        """Return the whole body, or None if the client left. It is counted in `arriving` until `release`.
 
         Args:
             limit: Largest body, in bytes. A body without a stated length is counted while it arrives.
@@ -144,7 +148,7 @@ class BodyReader:
         too_large = ApiError(413, f"A request may have at most {limit} bytes.", code="body_too_large")
         if not stated.isdigit() or int(stated) > limit:
             raise too_large
-        body, held = bytearray(), 0
+        body, self._arriving = bytearray(), arriving
         try:
             async with asyncio.timeout(seconds):
                 while not self.complete:
@@ -155,13 +159,16 @@ class BodyReader:
                     if len(body) > limit:
                         raise too_large
                     counted = max(0, len(body) - UNCOUNTED_BODY_BYTES)
-                    arriving.hold(counted - held, trusted)
-                    held = counted
+                    arriving.hold(counted - self._held, trusted)
+                    self._held = counted
         except TimeoutError:
             raise ApiError(408, f"The request did not arrive whole within {seconds:g} s.", code="timeout") from None
-        finally:
-            arriving.release(held)
         return bytes(body)
+
+    def release(self) -> None:
+        """Stop counting the body, because it is read, refused or given up."""
+        self._arriving.release(self._held)
+        self._held = 0
 
     async def drain(self) -> None:
         """Throw away what still arrives, up to `DRAIN_BYTES` and `DRAIN_SECONDS`."""

@@ -51,7 +51,7 @@ def reply_fields(
     """
     fields: dict[str, Any] = {
         "model": model,
-        "tokens": sum(len(reply.token_ids) + (reply.stop_reason != "safety") for reply in replies),
+        "tokens": sum(reply.generated_tokens for reply in replies),
         "first_token_seconds": None if first_token_seconds is None else round(first_token_seconds, 4),
         "stop_reason": ",".join(reply.stop_reason for reply in replies) or None,
         "conversation": salted_hash(conversation),

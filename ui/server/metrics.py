@@ -24,7 +24,7 @@ class Metrics:
         self.replies = Counter(
             "xianliao_replies", "Replies by model and reason of their end", ["model", "reason"], registry=registry
         )
-        self.tokens = Counter("xianliao_reply_tokens", "Tokens of replies, ends included", registry=registry)
+        self.tokens = Counter("xianliao_reply_tokens", "Generated tokens of replies", registry=registry)
         self.first_token = Histogram(
             "xianliao_first_token_seconds", "Time to the first token", buckets=BUCKET_SECONDS, registry=registry
         )
@@ -39,4 +39,4 @@ class Metrics:
     def count_reply(self, model: str, reply: Reply, reason: str | None = None) -> None:
         """Count a reply that has ended; `reason` replaces the reply's own reason."""
         self.replies.labels(model, reason or reply.stop_reason).inc()
-        self.tokens.inc(len(reply.token_ids) + (reply.stop_reason != "safety"))
+        self.tokens.inc(reply.generated_tokens)

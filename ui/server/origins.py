@@ -201,7 +201,7 @@ def is_address(name: str) -> bool:
 
 
 def lax(cookie: bytes) -> bytes:
-    """Return a Set-Cookie value with SameSite=Lax in place of any other."""
+    """Return a Set-Cookie value with SameSite=Lax; another SameSite is replaced."""
     parts = [part.strip() for part in cookie.split(b";")]
     return b"; ".join([*(part for part in parts if not part.lower().startswith(b"samesite")), b"SameSite=Lax"])
 

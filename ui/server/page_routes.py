@@ -28,13 +28,13 @@ KEY_ROUTES = ("/metrics", "/openapi.json")
 ROUTES: dict[str, tuple[re.Pattern[str], tuple[str, ...]]] = {
     "GET": (
         re.compile(
-            r"/|/config|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/logout"
+            r"/|/config|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json"
             r"|/(assets|static)/.+"
             r"|/gradio_api/(info|user|login_check|app_id|startup-events|theme\.css|queue/data|heartbeat/\w+)"
         ),
         ("session_hash", "__theme"),
     ),
-    "POST": (re.compile(r"/login|/gradio_api/(queue/join|cancel|reset)"), ("__theme",)),
+    "POST": (re.compile(r"/login|/logout|/gradio_api/(queue/join|cancel|reset)"), ("__theme",)),
 }
 """For each method the paths of the page and the query parameters that are passed on; HEAD follows GET."""
 
@@ -70,11 +70,15 @@ class PageRules:
         functions: Number of inputs of each function, by its index.
         needs_login: Whether the page is for logged-in users only.
         user_of: Function that returns the logged-in user of a request, or None.
+        has_session: Whether a session has events; only then its results can be read.
+        takes: Whether an input of so many bytes may wait for its turn now.
     """
 
     functions: Mapping[int, int] = field(default_factory=dict)
     needs_login: bool = False
     user_of: Callable[[Headers], str | None] = lambda headers: None
+    has_session: Callable[[str], bool] = lambda name: True
+    takes: Callable[[int], bool] = lambda size: True
 
 
 def is_page(path: str) -> bool:
@@ -104,10 +108,15 @@ def check_route(method: str, path: str) -> None:
         ApiError: 404, the route is closed.
     """
     pattern, _ = ROUTES.get("GET" if method == "HEAD" else method, (None, ()))
+    closed = ApiError(
+        404,
+        "There is nothing at this address. The API is below /v1, for example /v1/chat/completions.",
+        code="not_found",
+    )
     if len(path) > MAX_PATH:
-        raise ApiError(404, "There is nothing at this address.", code="not_found")
+        raise closed
     if pattern is None or not pattern.fullmatch(path.rstrip("/") or "/") or ".." in path:
-        raise ApiError(404, "There is nothing at this address.", code="not_found")
+        raise closed
 
 
 def _refuse_constant(name: str) -> None:
@@ -134,6 +143,18 @@ def checked_query(method: str, query: bytes) -> bytes:
     return urlencode([(name, value) for name, value in pairs if name in names]).encode()
 
 
+def check_results(path: str, query: bytes, has_session: Callable[[str], bool]) -> None:
+    """Refuse to read the results of a session that does not exist; Gradio would fail in the middle of the answer.
+
+    Raises:
+        ApiError: 404, the session does not exist or was dropped because no browser read it.
+    """
+    if path.rstrip("/").endswith("/queue/data"):
+        name = dict(parse_qsl(query.decode("latin-1"))).get("session_hash", "")
+        if not has_session(name):
+            raise ApiError(404, "This session has no results. Reload the page.", code="unknown_session")
+
+
 def checked_body(path: str, content_type: str, body: bytes, functions: Mapping[int, int] | None = None) -> bytes:
     """Return the body of a POST as Gradio may read it.
 
@@ -150,6 +171,8 @@ def checked_body(path: str, content_type: str, body: bytes, functions: Mapping[i
         if b"filename" in body.lower():
             raise ApiError(415, "A log-in has a user name and a password, not a file.", code="no_files")
         return body
+    if path.startswith("/logout"):
+        return b""
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "Send application/json.", code="unsupported_media_type")
     try:

@@ -78,8 +78,7 @@ def lite_bytes(folder: Path, safety: Safety | None = None) -> bytes:
         body += array.tobytes()
     numbers = struct.pack("<32i", *parts.sizes, *[0] * (32 - len(parts.sizes)))
     floats = [config.layer_norm_eps, config.rope_theta, *setting_values(settings)]
-    floats = struct.pack("<20d", *floats, *[0.0] * (20 - len(floats)))
-    rest = struct.pack("<Q", len(body)) + numbers + floats
+    rest = struct.pack("<Q", len(body)) + numbers + struct.pack("<20d", *floats, *[0.0] * (20 - len(floats)))
     body[16 : 16 + len(rest)] = rest
     body[:16] = MAGIC + struct.pack("<II", VERSION, zlib.crc32(memoryview(body)[16:]))
     return bytes(body)

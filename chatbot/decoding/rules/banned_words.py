@@ -1,4 +1,4 @@
-"""Banned words: tokens that would complete a banned word are forbidden, unless the text before makes it harmless."""
+"""Banned words: a token that would complete a banned word is forbidden, unless the text before makes the word harmless."""
 
 from __future__ import annotations
 

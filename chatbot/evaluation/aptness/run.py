@@ -21,8 +21,8 @@ from chatbot.storage import exclusive, read_json, replacing, write_json
 from chatbot.text.dialogue import clean_turn
 
 RESULT, MARKDOWN, CHOICES = "aptness.json", "aptness.md", "choices.json"
-MAX_CHOICES = 500
-"""Maximum number of dialogues for the choices without a judge."""
+CHOICES_DEFAULT = 500
+"""Number of dialogues for the choices without a judge."""
 
 
 def write_aptness_sheets(
@@ -33,6 +33,7 @@ def write_aptness_sheets(
     max_contexts: int = 200,
     sheets: int = 3,
     seed: int = 0,
+    max_choices: int = CHOICES_DEFAULT,
 ) -> list[Path]:
     """Let all systems reply to held-out contexts; write rating sheets, their key and the choices without a judge.
 
@@ -44,6 +45,7 @@ def write_aptness_sheets(
         max_contexts: Maximum number of contexts of each set.
         sheets: Number of sheets, one for each judge, in different orders.
         seed: Context i is answered with seed `seed + i`; the orders depend on it as well.
+        max_choices: Maximum number of dialogues of each set for the choices without a judge; 0 for none.
 
     Returns:
         The HTML pages of the sheets.
@@ -61,7 +63,10 @@ def write_aptness_sheets(
         cache = ResultCache(output)
         for name, path in zip(_set_names(data), data, strict=True):
             dialogues, _ = read_fitting(bots, path, None)
-            contexts, whole = draw_contexts(dialogues, max_contexts, seed), make_contexts(dialogues, MAX_CHOICES)
+            contexts, whole = (
+                draw_contexts(dialogues, max_contexts, seed),
+                make_contexts(dialogues, max_choices) if max_choices else [],
+            )
             if len(contexts) < 2:
                 raise FileError(f"{path} has fewer than two dialogues of at least two turns. Check --data.")
             replies: dict[str, list[str]] = {}
@@ -72,7 +77,8 @@ def write_aptness_sheets(
                 for method, given in answers.items():
                     system = f"{bot_name}: {method}" if method else bot_name
                     replies[system] = list(replies_of(bot, contexts, given).texts)
-                choices[name][bot_name] = {"reply": reply_hits(bot, whole), "history": history_hits(bot, whole)}
+                if whole:
+                    choices[name][bot_name] = {"reply": reply_hits(bot, whole), "history": history_hits(bot, whole)}
             rows += make_rows(name, contexts, replies, len(rows), seed)
             systems = [REFERENCE, *replies, RANDOM]
         key = Key(seed, systems, rows)
@@ -171,7 +177,7 @@ def to_markdown(result: dict[str, Any]) -> str:
         ]
     for name, part in result["sets"].items():
         lines += _set_table(name, part)
-    if result["choices"]:
+    if any(result["choices"].values()):
         lines += _choice_table(result["choices"])
     if result["agreement"]:
         kappas = [f"{' and '.join(pair['judges'])} {_number(pair['kappa'])}" for pair in result["agreement"]]

@@ -114,7 +114,7 @@ def with_interval(value: float, interval: Sequence[float] | None, places: int = 
 
 
 def notes(report: Report) -> list[str]:
-    """Return the explanation of the numbers, one sentence or more per line."""
+    """Return the explanations of the numbers, one list item per line."""
     budgets = report["budgets"]
     lines = [
         f"{report['dialogues']} dialogues, {report['units']} units (characters and ends of turn), full history;"

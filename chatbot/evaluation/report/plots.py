@@ -74,7 +74,7 @@ def length_histograms(methods: Methods, people: dict[str, Any]) -> str:
 
 
 def quality_and_diversity(methods: Methods, people: dict[str, Any]) -> str | None:
-    """Plot likeness to the references over Dist-2; None if one of them was not measured."""
+    """Plot likeness to the references over Dist-2; None if likeness or Dist-2 was not measured."""
     key, label = ("wrd", "1 - WRD to the reference") if "wrd" in methods[0][1] else ("bleu_2", "BLEU-2")
     if not all(key in row and "dist_2" in row for _, row in methods):
         return None

@@ -173,7 +173,7 @@ class SoftmaxAttention(Mixer):
         return _Keys(keys, values, keep, positions, segments)
 
     def _visible(self, tokens: Tokens, all_keys: _Keys, length: int) -> torch.Tensor | None:
-        """Return which of S keys each of T queries sees, bool `[B or 1, T, S]`; `None` means all keys up to it."""
+        """Return which of S keys each of T queries sees, bool `[B or 1, T, S]`; `None` means all keys up to the query."""
         total = all_keys.keys.shape[1]
         window = total if self.window is None else self.window
         narrow = total > window

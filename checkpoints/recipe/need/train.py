@@ -24,10 +24,10 @@ from chatbot.safety.folding import fold  # noqa: E402
 from chatbot.safety.phrases import Phrases, lines_of  # noqa: E402
 from chatbot.safety.rules import FOLDER  # noqa: E402
 
-FALSE_ALARMS, EVERYDAY_FALSE_ALARMS = 0.02, 0.002
+FALSE_ALARMS, EVERYDAY_FALSE_ALARMS = 0.025, 0.002
 """Largest shares of the held-out harmless sentences and everyday turns that may be taken for need."""
 EVERYDAY_WEIGHT = 0.3
-DECAY = 3e-6
+DECAY = 1e-6
 STEPS = 400
 
 
@@ -58,9 +58,8 @@ def everyday() -> list[str]:
 
 def fit(messages: list[str], labels: np.ndarray, importance: np.ndarray) -> tuple[torch.Tensor, float]:
     """Logistic regression with weight decay, by L-BFGS."""
-    rows = [buckets_of(fold(message).text) for message in messages]
-    lengths = np.array([len(row) for row in rows])
-    index = torch.from_numpy(np.concatenate(rows))
+    buckets, lengths = buckets_of([fold(message).text for message in messages])
+    index = torch.from_numpy(buckets)
     offsets = torch.from_numpy(np.concatenate([[0], lengths.cumsum()[:-1]]))
     per_gram = torch.from_numpy(np.repeat(lengths**-0.5, lengths)).float()
     y, c = torch.from_numpy(labels).float(), torch.from_numpy(importance).float()
@@ -97,7 +96,7 @@ def main() -> None:
 
     allowed = [
         (share(0, threshold, veto), threshold, veto)
-        for threshold in np.arange(-0.2, 1.2, 0.1)
+        for threshold in np.arange(-0.2, 1.6, 0.1)
         for veto in (-2.0, -1.5, -1.0, -0.5)
         if share(1, threshold, veto) <= FALSE_ALARMS and share(2, threshold, veto) <= EVERYDAY_FALSE_ALARMS
     ]

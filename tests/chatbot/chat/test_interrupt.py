@@ -50,7 +50,7 @@ def test_a_stopped_reply_can_be_taken_back(run):
     code, shown, decoded = run(["你好", "/undo"], stop_at(30))
     assert code == 0
     assert len(decoded) == 30
-    assert f"闲聊: {decoded[-2].text}  [stopped]\n" in shown.out
+    assert f"xianliao: {decoded[-2].text}  [stopped]\n" in shown.out
     assert "nothing to take back" not in shown.err
 
 

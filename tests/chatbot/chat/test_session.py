@@ -172,6 +172,7 @@ def test_log_probability_is_the_models_own(bot, floor):
     with torch.no_grad():
         logits = bot.model(ids, token_type_ids=speakers).logits[0, start - 1 : -1]
     logits[:, list(bot.vocabulary.banned_ids)] = -torch.inf
+    bot.vocabulary.readable.apply(logits, [said[:end] for end in range(len(said))])
     logits[0, bot.tokenizer.sep_id] = -torch.inf  # not allowed as the first token
     log_probs = logits.log_softmax(-1).gather(1, ids[0, start:, None])
     assert reply.log_prob == pytest.approx(log_probs.sum().item(), abs=1e-3)

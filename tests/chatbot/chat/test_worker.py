@@ -216,11 +216,17 @@ def test_no_more_rows_than_allowed_are_decoded_together(bot, changes, together_a
     assert (worker.busy_rows, len(worker.waiting)) == (together_at_most, waiting - 1)
 
 
-def test_a_turn_reads_only_its_message(checkpoint, monkeypatch):
-    """The state after a served reply is cached, with its end of turn: turn 8 costs as many tokens as turn 1."""
+@pytest.fixture
+def native_bot(checkpoint):
     bot = Chatbot.from_pretrained(checkpoint)
     if bot.model.native is None:
         pytest.skip("no C compiler here")
+    return bot
+
+
+@pytest.fixture
+def tokens_read(monkeypatch):
+    """Number of tokens of every call that reads into the shared batch."""
     read = []
     original = Slots.read_rows
 
@@ -229,16 +235,39 @@ def test_a_turn_reads_only_its_message(checkpoint, monkeypatch):
         return original(slots, rows, ids, speakers)
 
     monkeypatch.setattr(Slots, "read_rows", counting)
+    return read
+
+
+def wait_until_idle(worker):
+    while worker.busy_rows:  # the end of turn is read after the reply was delivered
+        time.sleep(0.001)
+
+
+def test_an_edited_message_reads_only_itself(native_bot, tokens_read):
+    """The state after the history of a prompt is cached: only the last message of the same history is read again."""
+    worker = Worker(native_bot)
+    history = ["今天吃什么", "吃面吧", "好啊", "那就走吧"]
+    whole(worker, [*history, "去哪家"], 0, {})
+    wait_until_idle(worker)
+    tokens_read.clear()
+    reply = whole(worker, [*history, "明天呢"], 1, {})
+    wait_until_idle(worker)
+    worker.close(0)
+    assert sum(tokens_read) == len(native_bot.tokenizer.encode("明天呢")) + 1 + len(reply.token_ids) + 1
+
+
+def test_a_turn_reads_only_its_message(native_bot, tokens_read, monkeypatch):
+    """The state after a served reply is cached, with its end of turn: turn 8 costs as many tokens as turn 1."""
+    bot, read = native_bot, tokens_read
     worker = Worker(bot)
     turns, message = [], bot.tokenizer.encode("今天吃什么")
-    encode, ids_of_replies = bot._encode_cached, {}  # what a random model says would be encoded to other tokens
-    monkeypatch.setattr(bot, "_encode_cached", lambda turn: ids_of_replies.get(turn) or encode(turn))
+    encode, ids_of_replies = bot.reader.ids, {}  # what a random model says would be encoded to other tokens
+    monkeypatch.setattr(bot.reader, "ids", lambda turn, script: ids_of_replies.get(turn) or encode(turn, script))
     for number in range(8):
         turns.append("今天吃什么")
         read.clear()
         reply = whole(worker, turns, number, {})
-        while worker.busy_rows:  # the end of turn is read after the reply was delivered
-            time.sleep(0.001)
+        wait_until_idle(worker)
         opening = 1 if number == 0 else 0  # [CLS]
         assert sum(read) == opening + len(message) + 1 + len(reply.token_ids) + 1
         turns.append(reply.text)

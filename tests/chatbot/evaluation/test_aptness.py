@@ -328,7 +328,8 @@ def test_without_aptness_one_path_is_needed(capsys):
 
 def test_sheets_of_a_bot_are_those_of_its_replies(checkpoint, data, tmp_path):
     bot = Chatbot.from_pretrained(checkpoint)
-    run.write_aptness_sheets([bot], [data], tmp_path, max_contexts=4, sheets=1)
+    run.write_aptness_sheets([bot], [data], tmp_path, max_contexts=4, sheets=1, max_choices=0)
+    assert json.loads((tmp_path / run.CHOICES).read_text()) == {"plain": {}}
     for index, row in enumerate(Key.read(tmp_path).rows):
         (position,) = [i for i, systems in enumerate(row.systems) if bot.name in systems]
         assert row.replies[position] == bot.reply(row.context, seed=index)

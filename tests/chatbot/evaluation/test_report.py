@@ -251,6 +251,7 @@ def test_what_references_cost(bot, dialogues, layout, tmp_path):
         logits = bot.model(torch.tensor([ids]), token_type_ids=torch.tensor([speakers])).logits[0]
         logits[:, list(bot.vocabulary.banned_ids)] = -math.inf
         start = len(one.prompt.input_ids)
+        bot.vocabulary.readable.apply(logits, [ids[start : place + 1] for place in range(len(ids))])
         logits[start - 1, bot.vocabulary.end_id] = -math.inf  # no reference is empty
         log_p = logits.log_softmax(-1)
         plain = [log_p[place - 1, ids[place]].item() for place in range(start, len(ids))]

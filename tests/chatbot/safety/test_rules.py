@@ -17,8 +17,10 @@ from chatbot.chat.trace import trace
 from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
 from chatbot.safety import FOLDER, Fixed, Phrases, Safety, SafetyError
+from chatbot.safety.classifier import parts_of
 from chatbot.safety.folding import fold
 from chatbot.safety.phrases import lines_of
+from chatbot.text.dialogue import DialogueError
 from tests.conftest import ROOT
 
 
@@ -353,6 +355,32 @@ def test_a_fixed_reply_has_no_steps_to_look_at(bot):
 
 def test_whoever_is_in_need_is_answered_however_long_the_message_is(bot):
     assert bot.respond([CRISIS + "，" + "太长了" * 5000]).stop_reason == "safety"
+
+
+@pytest.mark.parametrize("characters", [18_000, 40_000])
+def test_need_is_found_in_the_middle_of_a_long_message_and_of_an_earlier_turn(bot, characters):
+    filler = "今天天气很好，我们去公园散步，看到了很多花。" * (characters // 40)
+    message = f"{filler}我不想活了。{filler}"
+    assert bot.safety.answer([filler * 2]) is None
+    assert bot.respond([message]).text == bot.safety.crisis_reply
+    assert bot.respond([message, "嗯", "嗯"]).text in bot.safety.care.replies["short"]
+    assert bot.request([filler * 2, "嗯", "你好"]).fixed is None  # a long earlier turn is cut, after the check
+    with pytest.raises(DialogueError, match="too long"):
+        bot.request([filler * 2])
+
+
+def test_a_space_divides_clauses_and_letters_written_apart_belong_together():
+    parts = list(parts_of(fold("昨天刚刚下班的时候 我坐在窗边看了很久 然后 回 家 了")))
+    assert "昨天刚刚下班的时候我坐在窗边看了很久" in parts
+    assert list(parts_of(fold("想 去 死"))) == ["想去死"]
+    assert list(parts_of(fold("i want to go home now"))) == ["iwanttogohomenow"]
+    assert len(list(parts_of(fold("我今天很累。 真的 很累")))) > 1
+
+
+def test_each_text_is_scored_as_it_would_be_alone():
+    classifier = Safety.load().classifier
+    texts = ["我想休息一下", "a", "活着没意思活着没意思", "哈" * 300]
+    assert [classifier.scores([text])[0] for text in texts] == list(classifier.scores(texts))
 
 
 def test_a_stream_that_is_left_early_keeps_the_fixed_reply(bot):

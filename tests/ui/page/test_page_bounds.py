@@ -7,6 +7,7 @@ import json
 import gradio as gr
 import pytest
 
+from chatbot.chat.request import CHARACTERS_PER_TOKEN, MessageTooLongError, bounded_turns, shorten
 from chatbot.chat.worker import Worker
 from chatbot.text.dialogue import fit
 from tests.ui.page.test_page import chat_of
@@ -18,7 +19,7 @@ from ui.page.chats import ChatError, check_room, checked, new_chat, persona_turn
 from ui.page.feedback import Feedback, FeedbackError
 from ui.page.handlers import PageSettings, answer, candidates, rated_turns, trace_last_reply, with_user_message
 from ui.page.signature import is_signed, sign
-from ui.turns import CHARACTERS_PER_TOKEN, MessageTooLongError, bounded_turns, join_messages, shorten
+from ui.turns import join_messages
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def test_long_messages_are_refused_before_they_are_tokenized(bot, worker, monkey
             lambda name: worker, {**asked, "messages": [*asked["messages"], {**message("a", "assistant"), "seed": 1}]}
         ),
     ):
-        with pytest.raises(ChatError, match="too long"):
+        with pytest.raises(MessageTooLongError, match="too long"):
             call()
 
 
@@ -160,12 +161,13 @@ def test_a_person_in_need_is_answered_however_long_the_message_is(bot, worker):
 def test_old_turns_are_cut_to_what_can_matter(bot):
     overfull = CHARACTERS_PER_TOKEN * bot.context_tokens
     turns = ["嗯", "长" * (3 * overfull), "好", "行", "你好"]
-    bounded = bounded_turns(turns, bot)
+    sizes = (bot.context_tokens, bot.max_message_tokens)
+    bounded = bounded_turns(turns, *sizes)
     assert [len(turn) for turn in bounded] == [1, overfull + 1, 1, 1, 2]
     assert bot.request(turns, 1).prompt == bot.request(bounded, 1).prompt
-    assert bounded_turns(turns[2:], bot) == turns[2:]
+    assert bounded_turns(turns[2:], *sizes) == turns[2:]
     with pytest.raises(MessageTooLongError):
-        bounded_turns(turns[:2], bot)
+        bounded_turns(turns[:2], *sizes)
     lengths = [7, overfull + 1, 3, 2, 5]
     assert fit(lengths, bot.context_tokens) == fit([7, 3 * overfull, 3, 2, 5], bot.context_tokens)
 

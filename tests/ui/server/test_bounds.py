@@ -133,7 +133,12 @@ def test_a_log_in_opens_the_page_and_a_key_the_api(bot):
         assert client.get("/gradio_api/app_id").status_code == 200
         assert client.get("/v1/models").status_code == 401  # a cookie is not a key
         assert client.get("/openapi.json", headers={"Authorization": "Bearer k"}).status_code == 200
-        client.get("/logout")
+        assert client.get("/logout").status_code == 404  # any link or image of another site could call it
+        assert client.get("/config").status_code == 200
+        assert client.post("/logout", headers={"Origin": "http://evil.example"}).status_code == 403
+        assert client.post("/logout", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+        assert client.get("/config").status_code == 200
+        assert client.post("/logout", headers={"Origin": "http://localhost"}).status_code == 204
         assert client.get("/config").status_code == 401
 
 
@@ -326,8 +331,8 @@ def test_a_message_of_four_mebibytes_costs_little_in_the_api(warm, contents):
     body = json.dumps({"messages": messages}, ensure_ascii=False).encode()
     answers = []
     seconds = cpu_seconds(lambda: answers.append(warm.post(COMPLETE, content=body)))
-    assert answers[0].status_code == 400
-    assert seconds < 0.3
+    assert answers[0].status_code in (400, 413)
+    assert seconds < 2.5  # of a thread of its own: 500,000 characters are checked for a person in need
 
 
 def test_a_conversation_that_is_too_long_is_refused_with_a_reason(warm):

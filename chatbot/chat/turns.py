@@ -1,0 +1,90 @@
+"""Turns of a history as the model reads them, and the script of its reply."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from chatbot.decoding.settings import Script
+from chatbot.text.characters import HAN, script_of, simplified, traditional, typed_text
+from chatbot.text.dialogue import DialogueError
+from chatbot.text.tokenizer import DialogueTokenizer
+
+CACHED_TURNS = 8192
+"""Number of turns whose tokens are cached, because every request contains the whole history."""
+
+CACHED_TURN_CHARACTERS = 1000
+"""Longer turns are not cached."""
+
+CHECKED_CHARACTERS = 1000
+"""Length of the parts in which a message is searched for something to read; usually the first one has it."""
+
+_HAN_RUNS = re.compile(f"([{HAN}]+)")
+
+
+class TurnReader:
+    """Reads turns in the form of the training data, with a cache of their tokens.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+    """
+
+    def __init__(self, tokenizer: DialogueTokenizer):
+        self.tokenizer = tokenizer
+        self.keeps_lines = tokenizer.marks is not None  # a chat model has read texts of several lines
+        self._ids_cached = lru_cache(CACHED_TURNS)(self._ids)
+
+    def text(self, turn: str, script: Script = "typed") -> str:
+        """Return a turn as the model sees it; see `chatbot.text.characters.typed_text`.
+
+        Args:
+            turn: The turn, as a person typed it.
+            script: `typed` keeps traditional characters, the other values turn them into simplified ones.
+        """
+        text = typed_text(turn, self.keeps_lines)
+        return text if script == "typed" else simplified(text)
+
+    def ids(self, turn: str, script: Script = "typed") -> list[int]:
+        """Return the token ids of a turn; arguments as for `text`."""
+        read = self._ids_cached if len(turn) < CACHED_TURN_CHARACTERS else self._ids
+        return list(read(turn, script != "typed"))
+
+    def _ids(self, turn: str, is_simplified: bool) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(self.text(turn, "simplified" if is_simplified else "typed")))
+
+    def check(self, turns: Sequence[str]) -> None:
+        """Check that a history can be answered.
+
+        Raises:
+            DialogueError: It is empty, or nothing can be read of its last turn.
+        """
+        if isinstance(turns, str) or not all(isinstance(turn, str) for turn in turns):
+            raise DialogueError("The history must be a list of strings, oldest turn first.")
+        if not turns:
+            raise DialogueError("The history is empty: give at least one turn.")
+        message = turns[-1]
+        starts = range(0, len(message), CHECKED_CHARACTERS)
+        if not any(self.text(message[start : start + CHECKED_CHARACTERS]) for start in starts):
+            raise DialogueError("The message is empty; type something to talk about.")
+
+
+def asks_in_traditional(turns: Sequence[str]) -> bool:
+    """Whether the newest message with characters of one script only has traditional ones; the last turn is a message."""
+    return next((script == "traditional" for turn in turns[::-2] if (script := script_of(turn)) is not None), False)
+
+
+def in_traditional(reply: str, is_complete: bool) -> str:
+    """Return a reply in traditional characters.
+
+    A word decides how its characters are written (发 in 头发 and in 发现), so Chinese characters are converted in runs. The
+    last run of an unfinished reply is left out, so that the text only grows.
+
+    Args:
+        reply: Reply so far.
+        is_complete: Whether the reply has ended.
+    """
+    runs = _HAN_RUNS.split(reply)
+    if not is_complete and not runs[-1] and len(runs) > 1:
+        del runs[-2]
+    return "".join(map(traditional, runs))

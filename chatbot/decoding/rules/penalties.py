@@ -1,0 +1,45 @@
+"""Penalties on tokens of the reply so far, and biases of tokens: OpenAI's presence, frequency and logit bias.
+
+    logit(v) -= presence 1[c(v) > 0] + frequency c(v) - bias(v),        c(v): times that the reply so far has v
+
+The rules come before temperature, EOS floor and truncation, and after the tokens that are not allowed, which keep -inf. EOS
+is never part of a reply, so only a bias can change it. The floor gives EOS its least probability for all logits, so
+the bound on the length of a reply holds for every value.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """Penalties and biases, in nats.
+
+    Attributes:
+        presence: Loss of every token that the reply has.
+        frequency: Loss of a token for each time that the reply has it.
+        bias: (token id, gain) pairs.
+    """
+
+    presence: float
+    frequency: float
+    bias: tuple[tuple[int, float], ...] = ()
+
+    def apply(self, logits: torch.Tensor, replies: Sequence[Sequence[int]]) -> None:
+        """Change the logits `[B, V]` of the next token of each of the B replies in place."""
+        if self.bias:
+            tokens, gains = zip(*self.bias, strict=True)
+            index = torch.tensor(tokens, device=logits.device)
+            logits[:, index] += torch.tensor(gains, dtype=logits.dtype, device=logits.device)
+        if not (self.presence or self.frequency):
+            return
+        for row, reply in enumerate(replies):
+            if times := Counter(reply):
+                losses = [self.presence + self.frequency * count for count in times.values()]
+                index = torch.tensor(list(times), device=logits.device)
+                logits[row, index] -= torch.tensor(losses, dtype=logits.dtype, device=logits.device)

@@ -1,0 +1,52 @@
+"""Checks of the settings that are lists: banned words and biases of tokens. Needs neither torch nor transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from chatbot.errors import ReplySettingsError, shown
+from chatbot.safety.words import lost_exceptions
+from chatbot.text.dialogue import valid_text
+
+MAX_BIAS = 100
+"""Largest absolute value of a bias."""
+
+
+def checked_words(words: object) -> tuple[str, ...]:
+    """Return banned words and their exceptions without outer spaces.
+
+    Raises:
+        ReplySettingsError: They cannot be used.
+    """
+    if not isinstance(words, Sequence) or isinstance(words, str) or not all(map(_is_word, words)):
+        raise ReplySettingsError(f"Decoding: banned_words must be a list of words, got {shown(words)}.")
+    stripped = tuple(word.strip() for word in words)
+    if lost := lost_exceptions(stripped):
+        raise ReplySettingsError(
+            f"Decoding: the exception {shown(lost[0])} in banned_words does not end with a banned word."
+        )
+    return stripped
+
+
+def checked_bias(bias: object) -> tuple[tuple[int, float], ...]:
+    """Return a mapping or pairs of token id and nats as sorted pairs; ids may be strings, as in JSON.
+
+    Raises:
+        ReplySettingsError: They cannot be used.
+    """
+    try:
+        items = bias.items() if isinstance(bias, Mapping) else iter(bias)  # type: ignore[call-overload]
+        pairs = sorted({int(token): value for token, value in items}.items())
+    except (TypeError, ValueError):
+        raise ReplySettingsError(f"Decoding: logit_bias must map token ids to numbers, got {shown(bias)}.") from None
+    for token, value in pairs:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if token < 0 or not is_number or not -MAX_BIAS <= value <= MAX_BIAS:
+            raise ReplySettingsError(
+                f"Decoding: logit_bias of token {token} must be between -{MAX_BIAS} and {MAX_BIAS}, got {shown(value)}."
+            )
+    return tuple((token, float(value)) for token, value in pairs)
+
+
+def _is_word(word: object) -> bool:
+    return isinstance(word, str) and bool(word.strip()) and valid_text(word) == word

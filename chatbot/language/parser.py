@@ -1,0 +1,87 @@
+"""Argument parser whose help and errors are in the language of the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from chatbot.language.translation import is_chinese, labelled, translate
+
+_NOT_FIRST = "，。；：、）”》"
+"""Punctuation that does not begin a line."""
+_NOT_LAST = "（“《"
+"""Punctuation that does not end a line."""
+
+
+def columns(text: str) -> int:
+    """Return the number of terminal columns of a text; a Chinese character takes two."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Break a text into lines of at most `width` columns, at spaces and between Chinese characters."""
+    lines = [""]
+    for piece in re.findall(
+        rf"\s+|[{_NOT_LAST}]?[!-~]+[{_NOT_FIRST}]*|[{_NOT_LAST}]?.[{_NOT_FIRST}]*", " ".join(text.split())
+    ):
+        if lines[-1] and columns(lines[-1] + piece) > width:
+            lines[-1] = lines[-1].rstrip()
+            lines.append("")
+        lines[-1] += piece if lines[-1] else piece.lstrip()
+    return lines
+
+
+class ChineseLines:
+    """Mixin of a help formatter: breaks lines by terminal columns and translates the heading of the usage."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        text = super()._expand_help(action)  # type: ignore[misc]  # of the formatter
+        text = re.sub(r" \(type: (.*), default: (.*)\)$", r"（类型 \1，默认 \2）", text)  # by jsonargparse
+        return re.sub(r" \(default: (.*)\)$", r"（默认 \1）", text)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrap(text, width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in wrap(text, width - len(indent)))
+
+    def add_usage(self, usage: Any, actions: Iterable[Any], groups: Iterable[Any], prefix: str | None = None) -> None:
+        super().add_usage(usage, actions, groups, translate("usage: ") if prefix is None else prefix)  # type: ignore[misc]  # of the formatter
+
+
+class TranslatedHelp(argparse.ArgumentParser):
+    """Mixin of a parser that translates its help texts when they are shown."""
+
+    def format_help(self, *args: Any) -> str:
+        self._translate_texts()
+        return super().format_help(*args)
+
+    def format_usage(self, *args: Any) -> str:
+        self._translate_texts()
+        return super().format_usage(*args)
+
+    def _translate_texts(self) -> None:
+        formatter: Any = self.formatter_class
+        if not is_chinese() or issubclass(formatter, ChineseLines):
+            return
+        chinese: Any = type("ChineseFormatter", (ChineseLines, formatter), {})
+        self.formatter_class = chinese
+        self.description = self.description and translate(self.description)
+        for group in self._action_groups:
+            group.title = group.title and translate(group.title)
+            group.description = group.description and translate(group.description)
+        for action in self._actions:
+            if action.help and action.help is not argparse.SUPPRESS:
+                action.help = translate(action.help)
+
+
+class Parser(TranslatedHelp, argparse.ArgumentParser):
+    """argparse's parser in the language of the terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(2, f"{self.prog}: {labelled('error: ', message)}\n")

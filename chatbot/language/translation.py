@@ -1,0 +1,91 @@
+"""Language of the terminal: English, or Chinese if the locale is Chinese.
+
+Code writes its messages in English. The catalogue `zh.json` maps them to Chinese when they are shown, so that errors keep
+one text for Python, logs and the API. Values inside a message are numbered in the catalogue: `{0} does not exist. Check
+the path.` matches that message about any path.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import locale
+import os
+import re
+from pathlib import Path
+
+CATALOGUE = Path(__file__).with_name("zh.json")
+VARIABLES = ("XIANLIAO_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
+"""Environment variables that name the language; the first that is not empty counts."""
+_VALUE = re.compile(r"\{(\d+)\}")
+
+
+def is_chinese() -> bool:
+    """Whether the terminal speaks Chinese."""
+    named = next((value for name in VARIABLES if (value := os.environ.get(name))), None)
+    if named is None:
+        named = locale.getlocale()[0] or ""  # Windows has no such variables; it calls the language "Chinese (…)_China"
+    return named.lower().startswith(("zh", "chinese"))
+
+
+def translate(text: str) -> str:
+    """Return a help text or a message in the language of the terminal; unknown texts are returned unchanged."""
+    return to_chinese(text) if is_chinese() else text
+
+
+def labelled(label: str, message: str) -> str:
+    """Return a message after its label (`error: `, `warning: `), both in the language of the terminal."""
+    return translate(label) + translate(message)
+
+
+def to_chinese(text: str) -> str:
+    """Return the Chinese of a text: of an entry, of faults joined by semicolons, or of `label: entry`."""
+    label, colon, rest = text.partition(": ")
+    if colon and " " not in label and label in read_catalogue():
+        return f"{read_catalogue()[label]}：{to_chinese(rest)}"
+    return read_catalogue().get(text) or _listed(text) or _by_entry(text) or text
+
+
+def _listed(text: str) -> str | None:
+    """Return the Chinese of faults joined by semicolons, perhaps with a full stop; None if one of them is unknown."""
+    chinese = _all_known(tuple(text.removesuffix(".").split("; ")))
+    return None if chinese is None else "；".join(chinese) + "。" * text.endswith(".")
+
+
+@functools.lru_cache(1024)  # without it, the time could double with every part
+def _all_known(parts: tuple[str, ...]) -> list[str] | None:
+    """Return the Chinese of parts, of which some may belong together; None if a part is unknown."""
+    if not parts:
+        return []
+    for count in range(1, len(parts) + 1):
+        chinese = _by_entry("; ".join(parts[:count]))
+        if chinese is not None and (rest := _all_known(parts[count:])) is not None:
+            return [chinese, *rest]
+    return None
+
+
+def _by_entry(text: str) -> str | None:
+    """Return the Chinese by the entry that matches the whole text and has most fixed words."""
+    if text in read_catalogue():
+        return read_catalogue()[text]
+    fixed = _fixed_words()
+    possible = [english for english, parts in fixed.items() if all(part in text for part in parts)]
+    for english in sorted(possible, key=lambda english: -sum(map(len, fixed[english]))):
+        if match := re.fullmatch("(.*?)".join(map(re.escape, fixed[english])), text, re.DOTALL):
+            return read_catalogue()[english].format(*map(to_chinese, match.groups()))
+    label, colon, rest = text.partition(": ")
+    chinese = _by_entry(rest) if colon and "; " not in label else None
+    return None if chinese is None else f"{label}：{chinese}"
+
+
+@functools.cache
+def _fixed_words() -> dict[str, list[str]]:
+    """Return the text around the values of every entry that has values."""
+    return {english: _VALUE.split(english)[::2] for english in read_catalogue() if "{0}" in english}
+
+
+@functools.cache
+def read_catalogue() -> dict[str, str]:
+    """Return the Chinese of every English text."""
+    content = json.loads(CATALOGUE.read_text(encoding="utf-8"))
+    return {english: chinese for section in content.values() for english, chinese in section.items()}

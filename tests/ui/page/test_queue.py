@@ -1,0 +1,174 @@
+"""What a client can leave in Gradio's queue: events, results and inputs that no browser reads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+from fastapi.testclient import TestClient
+from gradio.server_messages import EstimationMessage, ProcessCompletedMessage
+from starlette.routing import Mount
+
+from ui.options import ServeOptions
+from ui.page import queue
+from ui.page.queue import BoundedQueue, Output
+from ui.server.app import create_app
+
+JOIN, DATA = "/gradio_api/queue/join", "/gradio_api/queue/data"
+
+
+@contextmanager
+def page(bot):
+    """A client of a server, its queue, and a function that calls `begin` with a chat of a number of characters."""
+    app = create_app(bot, ServeOptions())
+    with TestClient(app, base_url="http://localhost") as client:
+        functions = {part["api_name"]: part["id"] for part in client.get("/config").json()["dependencies"]}
+        held = (
+            next(route.app for route in app.routes if isinstance(route, Mount) and hasattr(route.app, "get_blocks"))
+            .get_blocks()
+            ._queue
+        )
+
+        def call(session: str, characters: int = 10) -> int:
+            chat = {"id": "", "title": "", "persona": [], "messages": [{"role": "user", "text": "长" * characters}]}
+            body = {"data": [chat], "fn_index": functions["begin"], "session_hash": session}
+            return client.post(JOIN, json=body).status_code
+
+        yield client, held, call
+
+
+def settle(held: BoundedQueue, client: TestClient) -> None:
+    """Wait until no event runs."""
+    for _ in range(200):
+        if not held.event_ids_to_events:
+            return
+        client.portal.call(asyncio.sleep, 0.05)
+    raise AssertionError("events are still running")
+
+
+def test_results_that_no_browser_reads_are_bounded(bot, monkeypatch):
+    monkeypatch.setattr(queue, "MAX_SESSION_BYTES", 4_000_000)
+    monkeypatch.setattr(queue, "MAX_BYTES", 8_000_000)
+    with page(bot) as (client, held, call):
+        statuses = []
+        for number in range(30):  # about 1.8 MB of results each
+            statuses.append(call(f"s{number % 6}", 300_000))
+            settle(held, client)
+            assert held.held.bytes <= 8_000_000
+        assert set(statuses) <= {200, 503}
+        assert 200 in statuses
+        sizes = [
+            len(json.dumps(item.model_dump(), default=str)) for each in held.sessions.values() for item in each._queue
+        ]
+        assert sum(sizes) < 8_000_000
+        assert len(held.sessions) <= 6
+
+
+def test_events_of_one_session_and_sessions_are_bounded(bot, monkeypatch):
+    monkeypatch.setattr(queue, "MAX_SESSION_EVENTS", 3)
+    monkeypatch.setattr(queue, "MAX_SESSIONS", 2)
+    with page(bot) as (client, held, call):
+        assert [call("a") for _ in range(5)] == [200] * 3 + [503] * 2
+        settle(held, client)
+        assert [call(name) for name in ("b", "c", "b")] == [200, 503, 200]
+        assert sorted(held.sessions) == ["a", "b"]
+
+
+def test_a_session_without_a_reader_is_dropped_after_a_minute(bot):
+    with page(bot) as (client, held, call):
+        assert call("gone") == 200
+        settle(held, client)
+        late = held.now() + queue.UNREAD_SECONDS + 1
+        held.now = lambda: late
+        assert call("new") == 200
+        settle(held, client)
+        client.portal.call(held.drop_unread)
+        assert list(held.sessions) == ["new"]
+        assert list(held.pending_event_ids_session) == ["new"]
+        assert held.held.bytes == held.sessions["new"].held
+        assert client.get(DATA, params={"session_hash": "gone"}).status_code == 404
+
+
+def test_a_browser_that_reads_gets_every_result(bot):
+    with page(bot) as (client, held, call):
+        assert call("s", 1_000) == 200
+        with client.stream("GET", DATA, params={"session_hash": "s"}) as stream:
+            events = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
+        done = next(event for event in events if event["msg"] == "process_completed")
+        assert done["success"]
+        assert "长" * 1_000 in json.dumps(done["output"]["data"], ensure_ascii=False)
+        assert events[-1]["msg"] == "close_stream"
+        settle(held, client)
+        assert held.held.bytes == 0
+
+
+def test_the_server_keeps_no_conversation_of_a_tab(bot):
+    with page(bot) as (client, held, call):
+        for number in range(3):
+            assert call(f"tab{number}", 50_000) == 200
+        settle(held, client)
+        states = held.server_app.state_holder
+        assert sorted(states.session_data) == ["tab0", "tab1", "tab2"]
+        kept = repr([state.config_values for state in states.session_data.values()])
+        assert "长" * 100 not in kept
+        assert states.capacity < 1_000
+
+
+@pytest.mark.parametrize("query", [{"session_hash": "nobody"}, {}])
+def test_results_of_an_unknown_session_are_not_found(bot, query, caplog):
+    with page(bot) as (client, _, _):
+        answer = client.get(DATA, params=query)
+        assert answer.status_code == 404
+        assert "session" in answer.json()["error"]["message"]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_session_that_is_dropped_while_it_is_read_ends_its_stream(bot, caplog):
+    with page(bot) as (client, held, call):
+        assert call("s") == 200
+        settle(held, client)
+        held.pending_event_ids_session["s"].add("still running")  # so that the stream waits for more
+        check = held.pending_messages_per_session.__class__.__getitem__
+        reads = []
+
+        def read(self, name):
+            reads.append(name)
+            if len(reads) == 2:
+                held.forget("s")
+            return check(self, name)
+
+        held.pending_messages_per_session.__class__.__getitem__ = read
+        try:
+            with client.stream("GET", DATA, params={"session_hash": "s"}) as stream:
+                text = "".join(stream.iter_text())
+        finally:
+            held.pending_messages_per_session.__class__.__getitem__ = check
+        assert "Reload the page" in text
+        assert "close_stream" in text
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_the_session_with_the_most_results_loses_them(bot, monkeypatch):
+    monkeypatch.setattr(queue, "MAX_BYTES", 1_000)
+
+    async def scenario():
+        held = BoundedQueue(
+            live_updates=True, concurrency_count=1, update_intervals=1, max_size=None, blocks=SimpleNamespace()
+        )
+        for name, size in (("small", 300), ("large", 650), ("small", 300)):
+            held.sessions.setdefault(name, held.new_session())
+            event = SimpleNamespace(session_hash=name, alive=True, _id=name)
+            held.send_message(event, ProcessCompletedMessage(output={"data": "x" * (size - 202)}, success=True))
+        assert held.sessions["large"].get_nowait().msg == "unexpected_error"
+        first = held.sessions["small"].get_nowait()
+        assert isinstance(first.output, Output)
+        assert first.output.size == 100
+        held.send_message(event, EstimationMessage(queue_size=1))
+        held.forget("small")
+        held.forget("large")
+        assert held.held.bytes == 0
+
+    asyncio.run(scenario())
