@@ -4,7 +4,7 @@
  * A lane is one token of one row (dialogue). Weights are fp32, or int8 with one fp32 scale per row of the matrix. The
  * activations of an int8 product are rounded to int8 with one scale per lane. The order of every sum is fixed, so the
  * result of a row is the same to the bit, whatever other rows are computed and in however many parts the row is read.
- * With int8 weights and elu or window layers it is also the same on every processor: sums have 16 partial sums whatever
+ * With int8 weights and elu or window layers it is also the same on every processor with or without AVX (tests/lite): sums have 16 partial sums whatever
  * the registers, and the compiler may neither reorder nor fuse (library.py's FLAGS). fp32 products fuse if they can.
  * The states of the rows are updated in place. chatbot/native/library.py compiles this file on the machine that runs
  * it; without a compiler, torch computes the same.
