@@ -194,6 +194,14 @@ class DialogueTokenizer:
         """Return the whole tokenizer as JSON: equal strings mean equal tokenizers."""
         return self._stored.to_str()
 
+    def content(self) -> dict[str, Any]:
+        """Return the content of tokenizer.json."""
+        return json.loads(self._stored.to_str())
+
+    def split(self, text: str) -> list[tuple[str, tuple[int, int]]]:
+        """Return the pieces of a text that tokens stay within, each with its first character and the one after it."""
+        return self._tokenizer.pre_tokenizer.pre_tokenize_str(text)
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, never a special token. Lone surrogates, which are not text, become U+FFFD.
 

@@ -11,7 +11,12 @@ from pathlib import Path
 from chatbot.errors import CheckpointError, explain_faults
 from chatbot.language.parser import Parser
 
-FORMATS = {"hf": ("hf", "export_hf"), "onnx": ("onnx_graph", "export_onnx")}
+FORMATS = {
+    "html": ("html", "export_html"),
+    "lite": ("lite", "export_lite"),
+    "hf": ("hf", "export_hf"),
+    "onnx": ("onnx_graph", "export_onnx"),
+}
 """For each format the module of this folder and its function: `export(folder, path)` takes a checkpoint folder
 and the output path. Modules are imported when they are needed, so that --help answers at once. The help of `--to` describes
 the formats."""
@@ -25,8 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--to",
         required=True,
         choices=FORMATS,
-        help="format to write: hf, a folder that transformers loads without xianliao; onnx, a folder with graphs for"
-        " onnxruntime, in float32 and int8",
+        help="format to write: html, one page with model and decoder inside, which opens offline; lite, the weights file of"
+        " the package xianliao-lite, which needs neither torch nor transformers; hf, a folder that transformers loads without"
+        " xianliao; onnx, a folder with graphs for onnxruntime, in float32 and int8",
     )
     parser.add_argument("--output", required=True, metavar="PATH", help="new file or folder; it must not exist yet")
     return parser
