@@ -31,8 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         choices=FORMATS,
         help="format to write: html, one page with model and decoder inside, which opens offline; lite, the weights file of"
-        " the package xianliao-lite, which needs neither torch nor transformers; hf, a folder that transformers loads without"
-        " xianliao; onnx, a folder with graphs for onnxruntime, in float32 and int8",
+        " the package xianliao-lite, which needs neither torch nor transformers; hf, a folder that transformers loads"
+        " without xianliao; onnx, a folder with graphs for onnxruntime, in float32 and int8",
     )
     parser.add_argument("--output", required=True, metavar="PATH", help="new file or folder; it must not exist yet")
     return parser
