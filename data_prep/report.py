@@ -16,11 +16,18 @@ from chatbot.text.tokenizer import DialogueTokenizer
 from data_prep.cleaning.cleaner import ONE_TURN, RULES
 from data_prep.cleaning.ledger import Ledger
 from data_prep.corpus.frequent_turns import FREQUENCY_RULES
+from data_prep.reading.formats import NEGATIVE
+from data_prep.reading.json_shapes import NOT_A_DIALOGUE, OBJECT_WITHOUT_TURNS, TEXT_WITHOUT_A_REPLY
+from data_prep.reading.messages import BOT_IS_SILENT
 
 _REASONS = {
     "not_json": "not JSON",
     "not_text": "neither UTF-8 nor GB18030",
-    "not_a_list_of_strings": "not a dialogue: neither a list of strings nor an object that holds one",
+    NOT_A_DIALOGUE: "not a dialogue: neither a list of strings nor an object that holds one",
+    OBJECT_WITHOUT_TURNS: "a JSON object without turns, see the shapes in data_prep/README.md",
+    TEXT_WITHOUT_A_REPLY: "a JSON object with a text and no reply",
+    NEGATIVE: "a row whose last column replies to something else (label 0)",
+    BOT_IS_SILENT: "the speaker of --bot does not reply",
     "line_too_long": "a line or message of more than 16 MB",
     "disliked": "feedback from the page: the reply was disliked",
     "nothing_left": "turns that are empty after cleaning",
@@ -134,7 +141,7 @@ def _reasons(manifest: Mapping[str, Any]) -> list[str]:
         ("Turns removed in cleaning", "dirty_turns"),
         ("Turns changed in cleaning", "changed_turns"),
     ):
-        rows = [[reason, count, _REASONS[reason]] for reason, count in manifest[name].items()]
+        rows = [[reason, count, _REASONS.get(reason, "")] for reason, count in manifest[name].items()]
         lines += [f"## {title}", "", *(table(["reason", "count", "explanation"], rows) if rows else ["None.", ""])]
     return lines
 

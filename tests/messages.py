@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
+from chatbot.checkpoint.export.cli import build_parser as build_export_parser
 from chatbot.cli import build_chat_parser, build_evaluate_parser
 from data_prep.cli import build_parser as build_prepare_parser
 from training.arguments import build_parser as build_train_parser
@@ -23,6 +24,7 @@ PARSERS = {
     "xianliao-prepare": build_prepare_parser,
     "xianliao-train": build_train_parser,
     "xianliao-serve": build_serve_parser,
+    "xianliao-export": build_export_parser,
 }
 ELSEWHERE = (
     "chatbot/evaluation/behaviour.py",  # prints Markdown for the model card

@@ -31,7 +31,7 @@ def chinese(monkeypatch):
 
 @pytest.mark.parametrize(("command", "texts"), help_texts().items())
 def test_every_help_text_has_a_translation(command, texts):
-    assert len(texts) > 15
+    assert len(texts) > 5
     assert {text for text in texts if text not in ENTRIES} == set()
 
 

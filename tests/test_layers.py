@@ -51,7 +51,7 @@ TEXT_MODULES = (
     "data_prep.preview",
     "ui.page.text",
 )
-COMMANDS = ("data_prep.cli", "training.cli", "chatbot.cli", "ui.cli")
+COMMANDS = ("data_prep.cli", "training.cli", "chatbot.cli", "chatbot.checkpoint.export.cli", "ui.cli")
 
 
 def imports_of(path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""A built wheel, installed into a new environment in another folder, runs the five commands."""
+"""A built wheel, installed into a new environment in another folder, runs the commands."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def test_the_terminal_needs_neither_gradio_nor_datasets(python, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("command", "extra"), [("serve", "serve"), ("prepare", "prepare"), ("train", "train"), ("evaluate", "eval")]
+    ("command", "extra"),
+    [("serve", "serve"), ("prepare", "prepare"), ("train", "train"), ("evaluate", "eval"), ("export", "export")],
 )
 def test_a_missing_extra_is_named(python, tmp_path, command, extra):
     arguments = {
@@ -81,11 +82,19 @@ def test_a_missing_extra_is_named(python, tmp_path, command, extra):
         "prepare": ["--input", "x.jsonl", "--output", "set"],
         "train": ["--data", "set", "--output", "run"],
         "evaluate": ["--data", "x.jsonl", "--output", "report"],
+        "export": ["default", "--to", "onnx", "--output", "graphs"],
     }[command]
     (tmp_path / "x.jsonl").write_text('["你好", "你好呀"]\n' * 3, encoding="utf-8")
     said = run(python.with_name(f"xianliao-{command}"), *arguments, folder=tmp_path, status=1)
     assert f"xianliao[{extra}]" in said
     assert "Traceback" not in said
+
+
+def test_the_export_for_transformers_needs_no_extra(python, tmp_path):
+    run(python.with_name("xianliao-export"), "default", "--to", "hf", "--output", "bot", folder=tmp_path)
+    assert {"modeling_xianliao.py", "README.md", "model.safetensors"} <= {
+        path.name for path in (tmp_path / "bot").iterdir()
+    }
 
 
 def test_the_wheel_has_the_chinese_texts(python, tmp_path):

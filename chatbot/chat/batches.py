@@ -1,24 +1,27 @@
-"""Batches of the worker: the rows of many conversations in one batch, or those of one conversation alone."""
+"""Batch of the worker: the replies of many conversations, which join and leave at any step."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar
 
 import torch
 
-from chatbot.chat.bot import Chatbot, Request, candidate_seeds
+from chatbot.chat.bot import Chatbot, Request
+from chatbot.chat.request import Reply, searches_of
 from chatbot.chat.snapshots import Pieces
-from chatbot.decoding.batch import native_network
-from chatbot.decoding.loop import repeat_rows
-from chatbot.decoding.native_batch import NativeBatch
-from chatbot.decoding.native_slots import Slots
-from chatbot.decoding.sampler import LiveReply
-from chatbot.text.layouts import DialogptLayout
+from chatbot.chat.trace import TracedStep, forced_reply, traced_step
+from chatbot.decoding.batch import start_slots
+from chatbot.decoding.beam import BeamSearch
+from chatbot.decoding.candidates import Candidates, Draft
+from chatbot.decoding.loop import Decoding, Search
+from chatbot.decoding.sampler import SampledReply
+from chatbot.decoding.slots import Part, SlotRows
+from chatbot.decoding.vocabulary import Vocabulary
 
-T = TypeVar("T")
+PROMPT_TOKENS = 128
+"""Maximum number of prompt tokens that are read in one step."""
 
 
 @dataclass(eq=False)
@@ -30,226 +33,269 @@ class Job:
         deliver: Called in the worker's thread with the reply so far after every step, then with None at the end, or
             with the exception that ended it.
         cancelled: Whether the caller has cancelled it.
-        alone: Whether it is decoded in a batch of its conversation alone, because it may have caused a failure.
+        alone: Whether it is decoded in a separate batch, because it may have caused a failure.
         delivered: Number of steps whose reply was delivered.
-        rows: Its candidates, from the first token on.
-        generator: Optional generator to run instead of decoding: it is advanced one item per tick, and items that are
-            not None are delivered unchanged.
+        searches: Its candidates, from the first token on.
     """
 
     request: Request
-    deliver: Callable[[Any], None]  # Reply, an item of the generator, BaseException or None
+    deliver: Callable[[Any], None]  # Reply, TracedStep, BaseException or None
     cancelled: bool = False
     alone: bool = False
     delivered: int = 0
-    rows: list[LiveReply] = field(default_factory=list)
-    generator: Callable[[], Iterator[Any]] | None = None
+    searches: list[Search] = field(default_factory=list)
+
+    @property
+    def most_rows(self) -> int:
+        """Maximum number of rows that it takes in a batch."""
+        settings = self.request.settings
+        return settings.beams if settings.method == "beam" else settings.candidates
 
     def cancel(self) -> None:
         """Stop the reply; at most the step in progress is still delivered."""
         self.cancelled = True
 
-    def begin(self) -> list[LiveReply]:
-        """Create the rows of the job, one per candidate reply, and return them."""
-        settings, earlier = self.request.settings, self.request.answered.earlier_replies
-        seeds = candidate_seeds(self.request.seed, settings.candidates)
-        self.rows = [LiveReply(settings, random.Random(seed), earlier) for seed in seeds]
-        return self.rows
+    def begin(self, bot: Chatbot) -> list[Search]:
+        """Return new searches for its candidates."""
+        self.searches = searches_of(self.request)
+        return self.searches
+
+    def show(self, bot: Chatbot) -> None:
+        """Deliver the reply so far, and None after the last step; see `Chatbot.best_draft`."""
+        candidates = [search.draft for search in self.searches]
+        draft = bot.best_draft(self.request, candidates)
+        has_ended = all(candidate.stop_reason is not None for candidate in candidates)
+        steps = max(len(candidate.token_ids) for candidate in candidates) + has_ended
+        if isinstance(self.searches[0], BeamSearch):  # its draft does not grow at every step
+            steps = self.searches[0].emitted
+        if steps > self.delivered:  # a job that started again does not deliver a step twice
+            self.delivered = steps
+            self.hand_over(bot.show(self.request, draft))
+            if has_ended:
+                self.hand_over(None)
+
+    def hand_over(self, item: Reply | TracedStep | BaseException | None) -> None:
+        """Deliver an item unless the job was cancelled; an exception of the receiver cancels the job."""
+        try:
+            if not self.cancelled:
+                self.deliver(item)
+        except Exception:
+            self.cancel()
 
 
-class ExclusiveBatch:
-    """Rows of one job, in any model. In every tick the worker calls `read`, sets `tokens`, and calls `keep`.
-
-    Args:
-        bot: Bot whose model decodes.
-        job: The job; its whole prompt is read at once.
+@dataclass(eq=False)
+class TraceJob(Job):
+    """A finished reply that is read again, to deliver a `TracedStep` for each token.
 
     Attributes:
-        logits: Logits `[B, V]` of the next token of each row.
-        rows, owners: The B replies in progress and their jobs.
-        tokens: Chosen token of each row, to be read next.
+        reply: The reply.
+        watched: Candidates of the step that was not delivered yet.
     """
 
-    def __init__(self, bot: Chatbot, job: Job):
-        self._batch, logits = bot.read_prompt(job.request.prompt)
-        self.rows = list(job.begin())
-        self.owners = [job] * len(self.rows)
-        self.tokens: list[int] = []
-        self.logits = repeat_rows(self._batch, logits, len(self.rows))
-
-    def __len__(self) -> int:
-        """Number of replies in the batch."""
-        return len(self.rows)
+    reply: Draft = field(default_factory=Draft)
+    watched: list[Candidates] = field(default_factory=list)
 
     @property
-    def jobs(self) -> list[Job]:
-        """Jobs in the batch."""
-        return list(dict.fromkeys(self.owners))
+    def most_rows(self) -> int:
+        return 1
 
-    def read(self) -> None:
-        """Read `tokens` and update `logits`."""
-        if self.tokens:
-            tokens = torch.tensor(self.tokens, device=self.logits.device)
-            self.logits = self._batch(tokens, torch.full_like(tokens, self.owners[0].request.prompt.reply_speaker))
+    def begin(self, bot: Chatbot) -> list[Search]:
+        self.watched.clear()
+        self.searches = [forced_reply(bot, self.request, self.reply, self.watched.append)]
+        return self.searches
 
-    def keep(self, indices: Sequence[int]) -> None:
-        """Keep these rows and remove the others."""
-        if 0 < len(indices) < len(self.rows):
-            self._batch.select(torch.tensor(indices, device=self.logits.device))
-        self.rows, self.owners = _selected(self.rows, indices), _selected(self.owners, indices)
-        self.tokens = _selected(self.tokens, indices)
+    def show(self, bot: Chatbot) -> None:
+        position = int(self.watched[-1].emitted[0])
+        step = traced_step(bot, self.request, self.reply, position, self.watched.pop())
+        if position >= self.delivered:
+            self.delivered = position + 1
+            self.hand_over(step)
+            if position == len(self.reply.token_ids):
+                self.hand_over(None)
 
 
-@dataclass
+@dataclass(eq=False)
+class Closing:
+    """The end of turn of a finished reply, read so that the state can be cached for the next turn; a `Search`.
+
+    Attributes:
+        pieces: Pieces of the prompt and the reply, with its end.
+        unread: Tokens of the end that were not chosen yet.
+        speaker: Speaker of the reply.
+    """
+
+    pieces: Pieces
+    unread: list[int]
+    speaker: int
+    draft: Draft = field(default_factory=Draft)
+    rows: ClassVar[int] = 1
+    group: ClassVar[Hashable] = None
+
+    @staticmethod
+    def advance(
+        logits: torch.Tensor, searches: Sequence[Closing], vocabulary: Vocabulary
+    ) -> list[list[tuple[int, int]]]:
+        return [[(0, closing.unread.pop(0))] if closing.unread else [] for closing in searches]
+
+
 class Entering:
     """A job whose prompt is being read.
 
-    Attributes:
+    Args:
+        job: The job.
         slot: Slot of its state.
-        done: Number of prompt pieces that have been read.
+        done: Number of prompt pieces that the state has read.
         logits: Logits `[1, V]` after these pieces; None before the first piece.
+
+    Attributes:
+        read: Number of tokens that were read after these pieces.
     """
 
-    job: Job
-    slot: int
-    done: int
-    logits: torch.Tensor | None
+    def __init__(self, job: Job, slot: int, done: int, logits: torch.Tensor | None):
+        self.job, self.slot, self.logits, self.read = job, slot, logits, 0
+        pieces = job.request.prompt.pieces
+        self.ids = [token for ids, _ in pieces[done:] for token in ids]
+        self.speakers = [speaker for ids, speaker in pieces[done:] for _ in ids]
+        last = len(pieces[-1][0]) if done < len(pieces) else 0
+        self.message_start = len(self.ids) - last  # where the last turn begins, from which others can go on
 
     @property
-    def unread(self) -> Pieces:
-        """Pieces that have not been read."""
-        return self.job.request.prompt.pieces[self.done :]
+    def unread(self) -> int:
+        """Number of tokens that were not read."""
+        return len(self.ids) - self.read
 
-
-@dataclass
-class Closing:
-    """A finished reply whose end of turn has not been read yet; after that its state is cached for the next turn.
-
-    Attributes:
-        slot: Slot of its state.
-        pieces: Pieces of the prompt and the reply.
-    """
-
-    slot: int
-    pieces: Pieces
+    def part(self, most: int) -> Part:
+        """Return the next tokens to read, at most `most`; a part does not cross the beginning of the last turn."""
+        end = min(len(self.ids), self.read + most)
+        if self.read < self.message_start:
+            end = min(end, self.message_start)
+        return Part(self.slot, self.ids[self.read : end], self.speakers[self.read : end])
 
 
 class SharedBatch:
-    """Rows of many jobs whose states are in `Slots`; like `ExclusiveBatch`, and jobs can enter at any tick.
+    """Replies of many jobs in the slots of one pool; jobs enter and leave at any step.
 
-    Each tick is one batched forward pass over the last token of every running reply, one piece of the prompt of every new
-    job, and the end of turn of every finished reply. A state is cached where the next message of the person continues
-    from it.
+    Each step is one pass over the last token of every running reply, over parts of the prompts of new jobs, and over
+    the ends of turns of finished replies. At most `prompt_tokens` tokens of prompts are read in a step, so that a long
+    history delays the others by little. Half of them go to the job that has waited longest, the rest to the jobs with
+    the fewest unread tokens. A state is cached where the next message of the person continues from it.
+
+    A job whose logits cannot be decoded ends with the error; the others go on.
 
     Args:
-        bot: Bot whose compiled model decodes.
+        bot: Bot whose model decodes.
+        prompt_tokens: Maximum number of prompt tokens that are read in one step.
     """
 
-    def __init__(self, bot: Chatbot):
-        network = native_network(bot.model)
-        if network is None:
-            raise ValueError("A shared batch needs the compiled library.")
-        self._ends_with_turn = isinstance(bot.layout, DialogptLayout)  # the last token of a reply ends the turn
-        self._snapshots, self._slots = bot.snapshots, Slots(network)
-        self.logits = torch.empty(0, bot.model.config.vocab_size)
-        self.rows: list[LiveReply] = []
-        self.owners: list[Job] = []
-        self.tokens: list[int] = []
-        self._row_slots: list[int] = []
+    def __init__(self, bot: Chatbot, prompt_tokens: int = PROMPT_TOKENS):
+        self.bot, self.prompt_tokens = bot, prompt_tokens
+        self.pool = start_slots(bot.model)
+        self._rows = SlotRows(self.pool)
+        empty = torch.empty(0, bot.model.config.vocab_size, device=bot.model.device)
+        self._decoding = Decoding(self._rows, empty, [], bot.vocabulary)
+        self._owners: dict[Search, Job] = {}
         self._entering: list[Entering] = []
-        self._closing: list[Closing] = []
 
     def __len__(self) -> int:
-        """Number of replies in the batch. Those of entering jobs, and those that have just ended, count."""
-        entering = sum(entry.job.request.settings.candidates for entry in self._entering)
-        return len(self.rows) + entering + len(self._closing)
+        """Number of rows in the batch, with those that entering jobs and beams may take."""
+        running = [
+            search.settings.beams if isinstance(search, BeamSearch) else search.rows
+            for search in self._decoding.searches
+        ]
+        return sum(running) + sum(entry.job.most_rows for entry in self._entering)
 
     @property
     def jobs(self) -> list[Job]:
         """Jobs in the batch."""
-        return list(dict.fromkeys([*self.owners, *(entry.job for entry in self._entering)]))
+        running = (self._owners[search] for search in self._decoding.searches if search in self._owners)
+        return list(dict.fromkeys([*running, *(entry.job for entry in self._entering)]))
 
     def enter(self, job: Job) -> None:
         """Give a job a slot with the longest cached prefix of its prompt."""
-        done, batch, logits = self._snapshots.longest(job.request.prompt.pieces)
-        if isinstance(batch, NativeBatch):
-            self._entering.append(Entering(job, self._slots.enter(batch), done, logits))
-        else:
-            self._entering.append(Entering(job, self._slots.enter(None), 0, None))
+        done, batch, logits = self.bot.snapshots.longest(job.request.prompt.pieces)
+        if not self.pool.accepts(batch):
+            done, batch, logits = 0, None, None
+        self._entering.append(Entering(job, self.pool.enter(batch), done, logits))
 
-    def read(self) -> None:
-        """Read `tokens`, prompt pieces and ends of turns, update `logits`, and add the rows of jobs that are ready."""
-        prompts = [entry for entry in self._entering if entry.unread]
-        closing, self._closing = self._closing, []
-        pieces: list[tuple[tuple[int, ...], int]] = [
-            *(
-                ((token,), job.request.prompt.reply_speaker)
-                for token, job in zip(self.tokens, self.owners, strict=True)
-            ),
-            *(entry.unread[0] for entry in prompts),
-            *((entry.pieces[-1][0][-1:], entry.pieces[-1][1]) for entry in closing),
-        ]
-        slots = [*self._row_slots, *(entry.slot for entry in prompts), *(entry.slot for entry in closing)]
-        logits = self._read(slots, pieces) if pieces else self.logits[:0]
-        of_rows, of_prompts, of_closing = logits.split([len(self.rows), len(prompts), len(closing)])
-        for index, entry in enumerate(prompts):
-            self._advance(entry, of_prompts[index : index + 1].clone())
-        for index, closed in enumerate(closing):
-            after = of_closing[index : index + 1].clone()
-            self._snapshots.add(closed.pieces, self._slots.copy_of(closed.slot), after)
-            self._slots.leave(closed.slot)
-        parts = [of_rows]
-        for entry in self._entering:
-            if not entry.unread and entry.logits is not None:
-                parts += [entry.logits] * self._begin(entry)
-        self._entering = [entry for entry in self._entering if entry.unread]
-        self.logits = torch.cat(parts)
-
-    def _read(self, slots: list[int], pieces: Pieces | list[tuple[tuple[int, ...], int]]) -> torch.Tensor:
-        tokens = [ids for ids, _ in pieces]
-        return self._slots.read_rows(slots, tokens, [[speaker] * len(ids) for ids, speaker in pieces])
-
-    def _advance(self, entry: Entering, logits: torch.Tensor) -> None:
-        """Record that a prompt piece was read, and cache the state if a later message can continue from it."""
-        entry.done, entry.logits = entry.done + 1, logits
-        prompt = entry.job.request.prompt
-        if prompt.pieces[entry.done - 1][1] == prompt.reply_speaker or not self._ends_with_turn:
-            self._snapshots.add(prompt.pieces[: entry.done], self._slots.copy_of(entry.slot), logits)
-
-    def _begin(self, entry: Entering) -> int:
-        """Add the rows of a job whose prompt has been read, the first in its slot; return their number."""
-        rows = entry.job.begin()
-        self.rows += rows
-        self.owners += [entry.job] * len(rows)
-        self._row_slots.append(entry.slot)
-        if len(rows) > 1:
-            state = self._slots.copy_of(entry.slot)
-            self._row_slots += [self._slots.enter(state) for _ in rows[1:]]
-        return len(rows)
-
-    def keep(self, indices: Sequence[int]) -> None:
-        """Keep these rows and remove the others and the cancelled jobs that are entering."""
-        kept = set(indices)
-        for row, slot in enumerate(self._row_slots):
-            if row not in kept:
-                self._end(row, slot)
-        self.rows, self.owners = _selected(self.rows, indices), _selected(self.owners, indices)
-        self.tokens, self._row_slots = _selected(self.tokens, indices), _selected(self._row_slots, indices)
+    def drop_cancelled(self) -> None:
+        """Remove the cancelled jobs."""
+        if not any(job.cancelled for job in self.jobs):
+            return
+        self._decoding.remove(lambda search: search in self._owners and self._owners[search].cancelled)
         for entry in self._entering:
             if entry.job.cancelled:
-                self._slots.leave(entry.slot)
+                self.pool.leave(entry.slot)
         self._entering = [entry for entry in self._entering if not entry.job.cancelled]
+        self._forget_ended()
 
-    def _end(self, row: int, slot: int) -> None:
-        """Free the slot of a row, or, for a finished reply, use its state for the next turn first."""
-        job, draft = self.owners[row], self.rows[row].draft
-        if not self._ends_with_turn or job.cancelled or draft.stop_reason is None or len(job.rows) > 1:
-            self._slots.leave(slot)
-            return
-        prompt = job.request.prompt
-        reply = ((*draft.token_ids, self.tokens[row]), prompt.reply_speaker)
-        self._closing.append(Closing(slot, (*prompt.pieces, reply)))
+    def step(self) -> list[Job]:
+        """Read, add the jobs whose prompts have been read, choose a token for every row, and return the jobs that did."""
+        entries = self._next_parts()
+        self._rows.parts = [part for _, part in entries]
+        if self._decoding.tokens or entries:
+            self._decoding.read()
+        for entry, part in entries:
+            self._advance(entry, part)
+        self._cache_closed()
+        for entry in self._entering:
+            if not entry.unread:
+                self._begin(entry)
+        self._entering = [entry for entry in self._entering if entry.unread]
+        if not self._decoding.searches:
+            return []
+        advanced = [self._owners[search] for search in self._decoding.searches if search in self._owners]
+        self._decoding.choose(self._closing)
+        for search, error in self._decoding.failed.items():
+            if (failed := self._owners.get(search)) is not None:  # the end of a reply may fail: it is not cached then
+                failed.hand_over(error)
+                failed.cancel()
+        self._forget_ended()
+        return [job for job in dict.fromkeys(advanced) if not job.cancelled]
 
+    def _next_parts(self) -> list[tuple[Entering, Part]]:
+        """Return the parts of prompts to read in this step."""
+        waiting = [entry for entry in self._entering if entry.unread]
+        if not waiting:
+            return []
+        most = {waiting[0]: min(waiting[0].unread, self.prompt_tokens // 2)}
+        rest = self.prompt_tokens - most[waiting[0]]
+        for entry in sorted(waiting, key=lambda entry: entry.unread):
+            more = min(entry.unread - most.get(entry, 0), rest)
+            most[entry], rest = most.get(entry, 0) + more, rest - more
+        return [(entry, entry.part(most[entry])) for entry in waiting if most[entry]]
 
-def _selected(values: Sequence[T], indices: Sequence[int]) -> list[T]:
-    return [values[index] for index in indices]
+    def _advance(self, entry: Entering, part: Part) -> None:
+        """Record that a part was read, and cache the state if a later message can continue from it."""
+        entry.read, entry.logits = entry.read + len(part.ids), part.logits
+        if entry.read == entry.message_start and part.logits is not None:
+            pieces = entry.job.request.prompt.pieces[:-1]
+            self.bot.snapshots.add(pieces, self.pool.copy_of(entry.slot), part.logits)
+
+    def _cache_closed(self) -> None:
+        """Cache the states of replies whose end of turn was read."""
+        for search, row in self._decoding.first_rows():
+            if isinstance(search, Closing) and not search.unread:
+                logits = self._decoding.logits[row : row + 1].clone()
+                self.bot.snapshots.add(search.pieces, self.pool.copy_of(self._rows.slots[row]), logits)
+
+    def _begin(self, entry: Entering) -> None:
+        """Add the rows of a job whose prompt has been read, the first in its slot."""
+        searches = entry.job.begin(self.bot)
+        self._owners.update(dict.fromkeys(searches, entry.job))
+        state = self.pool.copy_of(entry.slot) if len(searches) > 1 else None
+        self._rows.slots += [entry.slot, *(self.pool.enter(state) for _ in searches[1:])]
+        assert entry.logits is not None  # a prompt has at least one token
+        self._decoding.add(searches, entry.logits.expand(len(searches), -1))
+
+    def _closing(self, search: Search) -> tuple[Closing, int] | None:
+        """Return what reads the end of turn of a finished reply, and its first token; None if its state is not needed."""
+        job = self._owners.get(search)
+        if job is None or job.cancelled or not isinstance(search, SampledReply) or len(job.searches) > 1:
+            return None
+        prompt, end = job.request.prompt, self.bot.layout.end_of_reply
+        reply = ((*search.draft.token_ids, *end), prompt.reply_speaker)
+        return Closing((*prompt.pieces, reply), list(end[1:]), prompt.reply_speaker), end[0]
+
+    def _forget_ended(self) -> None:
+        running = set(self._decoding.searches)
+        self._owners = {search: job for search, job in self._owners.items() if search in running}

@@ -17,12 +17,12 @@ import torch
 from chatbot.chat.ranking import load_backward, load_ranker, reads_backwards
 from chatbot.chat.request import (
     MAX_SEED,
-    REMEMBERED_REPLIES,
     Reply,
     Request,
     answered_by,
     bounded_turns,
     candidate_seeds,
+    decode_requests,
     max_message_characters,
 )
 from chatbot.chat.snapshots import Snapshots
@@ -31,7 +31,6 @@ from chatbot.checkpoint.folder import BACKWARD, GENERATION, load_model, resolve
 from chatbot.checkpoint.location import DEFAULT
 from chatbot.decoding.batch import DialogueBatch, make_native, start_batch
 from chatbot.decoding.candidates import Draft
-from chatbot.decoding.loop import decode, repeat_rows
 from chatbot.decoding.rerank import Answered, Ranker
 from chatbot.decoding.rules.readable import readable_text
 from chatbot.decoding.settings import ReplySettings, Script, settings_from
@@ -45,7 +44,7 @@ from chatbot.text.dialogue import DialogueError, Prompt
 from chatbot.text.layouts import LAYOUTS, SpecialIds
 from chatbot.text.tokenizer import DialogueTokenizer
 
-__all__ = ["MAX_SEED", "REMEMBERED_REPLIES", "Chatbot", "Reply", "Request", "candidate_seeds"]
+__all__ = ["MAX_SEED", "Chatbot", "Reply", "Request", "candidate_seeds"]
 
 SNAPSHOT_BYTES = 256 * 2**20
 """Maximum size in bytes of the states that are cached after turns."""
@@ -228,11 +227,7 @@ class Chatbot:
             batch: The dialogue after the prompt, one row; decoding uses it up.
             logits: Logits `[1, V]` of the first token.
         """
-        settings, count = request.settings, request.settings.candidates
-        logits = repeat_rows(batch, logits, count)
-        speakers, seeds = [request.prompt.reply_speaker] * count, candidate_seeds(request.seed, count)
-        earlier = [request.answered.earlier_replies] * count
-        for candidates in decode(batch, logits, speakers, settings, self.vocabulary, seeds, earlier):
+        for (candidates,) in decode_requests([request], batch, logits, self.vocabulary):
             yield self.best_draft(request, candidates)
 
     def best_draft(self, request: Request, candidates: Sequence[Draft]) -> Draft:
@@ -317,6 +312,7 @@ class Chatbot:
         """Read a prompt after its longest cached prefix.
 
         Each turn is read by itself, whether the state is cached or rebuilt from the text, so both give the same bits.
+        The states before and after the last turn are cached.
 
         Returns:
             The dialogue as a batch of one row, which the caller can use up, and the next logits `[1, V]`.
@@ -327,7 +323,8 @@ class Chatbot:
         for count in range(done, len(pieces)):
             tokens, speaker = pieces[count]
             logits = batch.read([tokens], [[speaker] * len(tokens)])
-            self.snapshots.add(pieces[: count + 1], batch.clone(), logits)
+            if count >= len(pieces) - 2:
+                self.snapshots.add(pieces[: count + 1], batch.clone(), logits)
         if logits is None:
             raise DialogueError("The prompt is empty: give at least one turn.")
         return batch, logits

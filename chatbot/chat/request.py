@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-from chatbot.decoding.candidates import TokenScore
+import torch
+
+from chatbot.decoding.batch import DialogueBatch
+from chatbot.decoding.candidates import Draft, TokenScore
+from chatbot.decoding.loop import Search, repeat_rows, run, start_search
 from chatbot.decoding.rerank import Answered
 from chatbot.decoding.rules.eos_floor import StopReason
+from chatbot.decoding.rules.repetition import last_replies
 from chatbot.decoding.settings import ReplySettings
+from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.safety import Fixed
 from chatbot.text.dialogue import DialogueError, Prompt
-
-REMEMBERED_REPLIES = 3
-"""Number of the bot's last replies that the rules against repetition use."""
 
 MAX_SEED = 2**31 - 1
 """Largest seed."""
@@ -103,12 +107,40 @@ def answered_by(ids: Sequence[Sequence[int]]) -> Answered:
     Args:
         ids: Token ids of the turns, oldest first; the last is the message.
     """
-    return Answered(ids, ids[-2::-2][:REMEMBERED_REPLIES])
+    return Answered(ids, last_replies(ids))
 
 
 def candidate_seeds(seed: int, count: int) -> list[int]:
     """Return the seeds of the candidates of a reply; the first is `seed`, so a single candidate is the plain reply."""
     return [seed, *(random.Random(f"{seed}/{number}").randrange(MAX_SEED) for number in range(1, count))]
+
+
+def searches_of(request: Request) -> list[Search]:
+    """Return new searches for the candidates of a request."""
+    settings = request.settings
+    earlier, speaker = request.answered.earlier_replies, request.prompt.reply_speaker
+    return [
+        start_search(settings, seed, earlier, speaker) for seed in candidate_seeds(request.seed, settings.candidates)
+    ]
+
+
+@torch.inference_mode()
+def decode_requests(
+    requests: Sequence[Request], batch: DialogueBatch, logits: torch.Tensor, vocabulary: Vocabulary
+) -> Iterator[list[list[Draft]]]:
+    """Yield the candidates of each of several requests after every step; in the last yield all have ended.
+
+    Args:
+        requests: The B requests.
+        batch: The dialogues after their prompts, B rows; decoding uses them up.
+        logits: Logits `[B, V]` of the first tokens.
+        vocabulary: Properties of the tokens.
+    """
+    counts = [request.settings.candidates for request in requests]
+    searches = [search for request in requests for search in searches_of(request)]
+    for drafts in run(batch, repeat_rows(batch, logits, counts), searches, vocabulary):
+        remaining = iter(drafts)
+        yield [list(islice(remaining, count)) for count in counts]
 
 
 def max_message_characters(max_tokens: int) -> int:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
 from chatbot.chat.bot import Chatbot, Request
-from chatbot.decoding.candidates import Candidates, Draft, next_candidates
+from chatbot.decoding.candidates import Candidates, Draft
+from chatbot.decoding.loop import ForcedReply, run
 from chatbot.decoding.rules.truncation import truncate
-from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import XianliaoError
 
 MAX_SHOWN = 8
@@ -40,6 +40,16 @@ class TracedStep:
     floor: float
 
 
+def check_traceable(request: Request) -> None:
+    """Check that the model answers a request.
+
+    Raises:
+        XianliaoError: The reply is a fixed text.
+    """
+    if request.fixed is not None:
+        raise XianliaoError("This reply is a fixed text; the model did not choose its words.")
+
+
 @torch.inference_mode()
 def trace(bot: Chatbot, request: Request) -> Iterator[TracedStep | None]:
     """Decode a reply, yielding None per step, then read it again and yield the candidates of every step.
@@ -50,25 +60,29 @@ def trace(bot: Chatbot, request: Request) -> Iterator[TracedStep | None]:
     Raises:
         XianliaoError: The reply is a fixed text.
     """
-    if request.fixed is not None:
-        raise XianliaoError("This reply is a fixed text; the model did not choose its words.")
+    check_traceable(request)
     draft = Draft()
     for draft in bot.drafts(request, *bot.read_prompt(request.prompt)):  # noqa: B007
         yield None
     batch, logits = bot.read_prompt(request.prompt)
-    speaker = torch.tensor([request.prompt.reply_speaker], device=logits.device)
-    tokens = [*draft.token_ids, bot.vocabulary.end_id]
-    earlier = [request.answered.earlier_replies]
-    for emitted, token in enumerate(tokens):
-        candidates = next_candidates(logits, request.settings, bot.vocabulary, [tokens[:emitted]], earlier)
-        is_last = emitted == len(tokens) - 1
-        yield _step(bot, request.settings, candidates, token, draft.stop_reason == "limit" and is_last)
-        if not is_last:
-            logits = batch(torch.tensor([token], device=logits.device), speaker)
+    watched: list[Candidates] = []
+    forced = forced_reply(bot, request, draft, watched.append)
+    for position, _ in enumerate(run(batch, logits, [forced], bot.vocabulary)):
+        yield traced_step(bot, request, draft, position, watched.pop())
 
 
-def _step(bot: Chatbot, settings: ReplySettings, candidates: Candidates, token: int, forced: bool) -> TracedStep:
-    end_id = bot.vocabulary.end_id
+def forced_reply(bot: Chatbot, request: Request, draft: Draft, watch: Callable[[Candidates], None]) -> ForcedReply:
+    """Return a finished reply to be read again; `watch` gets the candidates of every step."""
+    tokens, earlier = [*draft.token_ids, bot.vocabulary.end_id], request.answered.earlier_replies
+    speaker = request.prompt.reply_speaker
+    return ForcedReply(tokens, (request.settings,), lambda index, found, replies: watch(found), earlier, speaker)
+
+
+def traced_step(bot: Chatbot, request: Request, draft: Draft, position: int, candidates: Candidates) -> TracedStep:
+    """Return the choice of token `position` of a finished reply; the last is the end of the turn."""
+    settings, end_id = request.settings, bot.vocabulary.end_id
+    token = [*draft.token_ids, end_id][position]
+    forced = draft.stop_reason == "limit" and position == len(draft.token_ids)
     sampled = settings.method == "sample"
     heated = (candidates.ruled / (settings.temperature if sampled else 1)).log_softmax(-1)
     floor = candidates.floor

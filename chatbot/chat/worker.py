@@ -1,10 +1,10 @@
 """Continuous batching: one worker thread decodes for all conversations, which join and leave at any step.
 
-Every tick of the worker reads, all together, the next turn of every new conversation and the last token of every reply
-in progress, and then chooses the next token of these replies. The state of a conversation has a constant size and a
-slot, so joining copies a few hundred kilobytes, and leaving copies no state. In the compiled library the numbers of a
-row do not depend on the other rows, so a reply is the same as alone with the same seed. Without the library, and for
-beam search, every conversation steps by itself: slower, and again with the same reply.
+Every tick of the worker reads, all together, parts of the prompts of new conversations and the last token of every reply
+in progress, and then chooses the next token of these replies. The state of a conversation has a slot, so joining and
+leaving copy no other state. In the compiled library the numbers of a row do not depend on the other rows, so a reply is
+the same as alone with the same seed. In other models a row is rounded differently beside other rows, by a few millionths of
+the largest logit in fp32; `tests/chatbot/chat/test_shared.py` states the measured difference.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from chatbot.chat.batches import ExclusiveBatch, Job, SharedBatch
+from chatbot.chat.batches import PROMPT_TOKENS, Job, SharedBatch, TraceJob
 from chatbot.chat.bot import Chatbot, Reply, Request
-from chatbot.chat.trace import TracedStep, trace
+from chatbot.chat.trace import TracedStep, check_traceable
 from chatbot.decoding.batch import native_network
-from chatbot.decoding.sampler import choose
+from chatbot.decoding.candidates import Draft
 from chatbot.errors import XianliaoError
 from chatbot.safety import Fixed
 
@@ -44,13 +44,13 @@ class Worker:
         bot: Bot that replies; no other thread may use its model while the worker runs.
         max_rows: Maximum number of replies that are decoded at the same time; more wait in the queue.
         max_waiting: Maximum number of replies in the queue; more are refused.
+        prompt_tokens: Maximum number of prompt tokens that are read in one step.
         run: Function that calls `function(*values, **named)` for a text of `size` characters; a server passes a bounded pool
             of threads. It reads the texts of `prepare`, `stream_replies` and `trace`.
 
     Attributes:
         waiting: Queue of jobs.
         batches: Batches that are being decoded.
-        generators: Jobs that are decoded by a generator (beam search), or run one instead of decoding.
     """
 
     def __init__(
@@ -59,11 +59,12 @@ class Worker:
         max_rows: int = 64,
         max_waiting: int = 256,
         run: Callable[..., Any] = lambda size, function, *values, **named: function(*values, **named),
+        prompt_tokens: int = PROMPT_TOKENS,
     ):
         self.bot, self.max_rows, self.max_waiting, self._run_sized = bot, max_rows, max_waiting, run
+        self.prompt_tokens = prompt_tokens
         self.waiting: deque[Job] = deque()
-        self.batches: list[ExclusiveBatch | SharedBatch] = []
-        self.generators: list[tuple[Job, Iterator[Any]]] = []
+        self.batches: list[SharedBatch] = []
         self._shared: SharedBatch | None = None  # kept while it is empty, for its memory
         self._changed = threading.Condition()
         self._stopping, self._grace_seconds = False, 0.0
@@ -74,7 +75,7 @@ class Worker:
     @property
     def busy_rows(self) -> int:
         """Number of replies in progress."""
-        return sum(map(len, self.batches)) + len(self.generators)
+        return sum(map(len, self.batches))
 
     def submit(
         self,
@@ -121,8 +122,11 @@ class Worker:
     def trace(self, turns: Sequence[str], seed: int, **changes: Any) -> Iterator[TracedStep]:
         """Yield the steps of the reply of this seed; see `chatbot.chat.trace`."""
         request = self.prepare(turns, seed, **changes)
+        check_traceable(request)
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        job = Job(request, arrived.put, generator=lambda: trace(self.bot, request))
+        *_, reply = _received(self.submit(request, arrived.put), arrived)
+        draft = Draft(list(reply.token_ids), reply.log_prob, reply.stop_reason)
+        job = TraceJob(request, arrived.put, reply=draft)
         self._queue(job)
         yield from _received(job, arrived)
 
@@ -142,12 +146,11 @@ class Worker:
         deadline = None
         while True:
             with self._changed:
-                while not self._stopping and not self.waiting and not self.batches and not self.generators:
+                while not self._stopping and not self.waiting and not self.batches:
                     self._changed.wait()
                 if self._stopping and deadline is None:
                     deadline = time.monotonic() + self._grace_seconds
-            is_idle = not (self.batches or self.generators or self.waiting)
-            if deadline is not None and (time.monotonic() > deadline or is_idle):
+            if deadline is not None and (time.monotonic() > deadline or not (self.batches or self.waiting)):
                 break
             self._tick()
         self._fail(WorkerError(SHUTTING_DOWN))
@@ -161,19 +164,20 @@ class Worker:
             self._fail(error)
         for batch in list(self.batches):
             try:
-                self._step(batch)
+                advanced = batch.step()
             except Exception as error:
                 self._isolate(batch, error)
-        for entry in list(self.generators):
-            self._advance(entry)
+                continue
+            for job in advanced:
+                self._show(job)
+            if not len(batch):
+                self.batches.remove(batch)
 
     def _drop_cancelled(self) -> None:
         with self._changed:
             self.waiting = deque(job for job in self.waiting if not job.cancelled)
-        self.generators = [(job, items) for job, items in self.generators if not job.cancelled]
         for batch in self.batches:
-            if any(job.cancelled for job in batch.jobs):
-                batch.keep([row for row, job in enumerate(batch.owners) if not job.cancelled])
+            batch.drop_cancelled()
         self.batches = [batch for batch in self.batches if len(batch)]
 
     def _admit(self) -> None:
@@ -182,7 +186,7 @@ class Worker:
         free_rows = self.max_rows - self.busy_rows
         with self._changed:
             while self.waiting:
-                needed = self.waiting[0].request.settings.candidates
+                needed = self.waiting[0].most_rows
                 # a job that needs more rows than there are starts when no other job runs
                 if needed > free_rows and (self.busy_rows or admitted):
                     break
@@ -192,65 +196,28 @@ class Worker:
             try:
                 self._start(job)
             except Exception as error:
-                _deliver(job, error)
+                job.hand_over(error)
 
     def _start(self, job: Job) -> None:
-        """Add a job to the shared batch, to a batch of its conversation alone, or to the generators."""
-        if job.generator is not None:
-            self.generators.append((job, job.generator()))
-        elif job.request.settings.method == "beam":
-            self.generators.append((job, self.bot.drafts(job.request, *self.bot.read_prompt(job.request.prompt))))
-        elif job.alone or native_network(self.bot.model) is None:
-            self.batches.append(ExclusiveBatch(self.bot, job))
+        """Add a job to the shared batch, or to a separate batch if it may have caused a failure."""
+        if job.alone or self._shared is None:
+            batch = SharedBatch(self.bot, self.prompt_tokens)
+            self._shared = self._shared if job.alone else batch
         else:
-            if self._shared is None:
-                self._shared = SharedBatch(self.bot)
-            self._shared.enter(job)
-            if self._shared not in self.batches:
-                self.batches.append(self._shared)
-
-    def _step(self, batch: ExclusiveBatch | SharedBatch) -> None:
-        """Read the last tokens, choose a token for every row, deliver, and remove the rows that have ended."""
-        batch.read()
-        if batch.rows:
-            batch.tokens = choose(batch.logits, batch.rows, self.bot.vocabulary)
-            for job in dict.fromkeys(batch.owners):
-                self._show(job)
-            unfinished = [index for index, row in enumerate(batch.rows) if row.draft.stop_reason is None]
-            if len(unfinished) < len(batch.rows):
-                batch.keep(unfinished)
-        if not len(batch):
-            self.batches.remove(batch)
+            batch = self._shared
+        batch.enter(job)
+        if batch not in self.batches:
+            self.batches.append(batch)
 
     def _show(self, job: Job) -> None:
-        """Deliver the reply so far; see `Chatbot.best_draft`."""
-        candidates = [row.draft for row in job.rows]
-        draft = self.bot.best_draft(job.request, candidates)
-        has_ended = all(candidate.stop_reason is not None for candidate in candidates)
-        steps = max(len(candidate.token_ids) for candidate in candidates) + has_ended
-        if steps > job.delivered and not job.cancelled:  # a job that started again does not deliver a step twice
-            job.delivered = steps
-            _deliver(job, self.bot.show(job.request, draft))
-            if has_ended:
-                _deliver(job, None)
-
-    def _advance(self, entry: tuple[Job, Iterator[Any]]) -> None:
-        """Advance a generator by one item and deliver it."""
-        job, items = entry
+        """Deliver what a job has to show; a ranking that fails ends it alone."""
         try:
-            item = next(items)
-        except StopIteration:
-            self.generators.remove(entry)
-            _deliver(job, None)
-            return
+            job.show(self.bot)
         except Exception as error:
-            self.generators.remove(entry)
-            _deliver(job, error)
-            return
-        if item is not None:
-            _deliver(job, item if job.generator is not None else self.bot.show(job.request, item))
+            job.hand_over(error)
+            job.cancel()
 
-    def _isolate(self, batch: ExclusiveBatch | SharedBatch, error: Exception) -> None:
+    def _isolate(self, batch: SharedBatch, error: Exception) -> None:
         """After a failure, start every job of the batch again by itself; the job that fails again was the cause.
 
         Replies are a function of history, settings and seed, so the other jobs give the same replies as without it.
@@ -259,7 +226,7 @@ class Worker:
         self._shared = None if batch is self._shared else self._shared
         for job in batch.jobs:
             if job.alone:
-                _deliver(job, error)
+                job.hand_over(error)
                 continue
             job.alone = True
             with self._changed:
@@ -270,10 +237,10 @@ class Worker:
         with self._changed:
             jobs = list(self.waiting)
             self.waiting.clear()
-        jobs += [job for batch in self.batches for job in batch.jobs] + [job for job, _ in self.generators]
-        self.batches, self.generators, self._shared = [], [], None
+        jobs += [job for batch in self.batches for job in batch.jobs]
+        self.batches, self._shared = [], None
         for job in dict.fromkeys(jobs):
-            _deliver(job, error)
+            job.hand_over(error)
 
 
 def _received(job: Job, arrived: queue.SimpleQueue[Any]) -> Iterator[Any]:
@@ -284,12 +251,4 @@ def _received(job: Job, arrived: queue.SimpleQueue[Any]) -> Iterator[Any]:
                 raise item
             yield item
     finally:
-        job.cancel()
-
-
-def _deliver(job: Job, item: Reply | TracedStep | BaseException | None) -> None:
-    """Deliver an item; an exception of the receiver cancels its job and does not stop the others."""
-    try:
-        job.deliver(item)
-    except Exception:
         job.cancel()

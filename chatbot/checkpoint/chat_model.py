@@ -39,6 +39,7 @@ from chatbot.checkpoint.weights import (
 from chatbot.errors import CheckpointError, first_line, last_line, shown
 from chatbot.model.config import MAXIMA
 from chatbot.model.hf_chat_model import MAX_CONTEXT_TOKENS, HfChatModel
+from chatbot.model.slots.states import SLOT_ATTENTION
 from chatbot.storage import read_json
 from chatbot.text.tokenizer import DialogueTokenizer
 
@@ -100,7 +101,7 @@ def load_hf_chat_model(path: Path, tokenizer: DialogueTokenizer, dtype: torch.dt
             config=config,
             state_dict=read_tensors(files),
             dtype=dtype,
-            attn_implementation="sdpa",
+            attn_implementation=SLOT_ATTENTION,
             output_loading_info=True,
         )
     except CheckpointError:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 import torch
 
-from chatbot.decoding.batch import DialogueBatch
 from chatbot.decoding.candidates import Candidates, Draft, next_candidates
 from chatbot.decoding.rules.eos_floor import StopReason
 from chatbot.decoding.settings import ReplySettings
@@ -27,7 +26,7 @@ class Hypothesis:
         score: Sum of log p with the rules and the floor, by which hypotheses are compared. It is not divided by a
             length, which would undo the bound.
         log_prob: See `Draft`.
-        row: Its row in the batch; meaningless once it has ended.
+        row: The row that it continues, among those of its reply; meaningless once it has ended.
         stop_reason: None while it is unfinished.
     """
 
@@ -38,48 +37,62 @@ class Hypothesis:
     stop_reason: StopReason | None = None
 
 
-def beam_search(
-    batch: DialogueBatch,
-    logits: torch.Tensor,
-    reply_speakers: Sequence[int],
-    settings: ReplySettings,
-    vocabulary: Vocabulary,
-    earlier: Sequence[Sequence[Sequence[int]]],
-) -> Iterator[list[Draft]]:
-    """Keep the `settings.beams` best finished and unfinished hypotheses of each reply; it ends when the best has ended.
+@dataclass(eq=False)
+class BeamSearch:
+    """A reply by beam search; a `chatbot.decoding.loop.Search` with one row per unfinished hypothesis.
 
-    A score only falls, so no other hypothesis could overtake that one. From t0 + delta on EOS has half of the mass or
-    more: the end of the best unfinished hypothesis is then no worse than any other continuation, so no reply is longer
-    than t0 + delta + 1. Until a reply has ended, its draft is the common beginning of its hypotheses, so it only grows.
+    It keeps the `settings.beams` best finished and unfinished hypotheses and ends when the best has ended: a score only
+    falls, so no other hypothesis could overtake that one. From t0 + delta on EOS has half of the mass or more: the end
+    of the best unfinished hypothesis is then no worse than any other continuation, so no reply is longer than
+    t0 + delta + 1. Until the reply has ended, its draft is the common beginning of its hypotheses, so it only grows.
 
-    Args and yields: see `chatbot.decoding.loop.decode`.
+    Attributes:
+        settings: Decoding settings.
+        earlier: Token ids of the last replies in its conversation.
+        speaker: Speaker id of the reply.
+        draft: The reply so far.
+        beam: The hypotheses, best first; empty once the reply has ended.
+        emitted: Number of steps.
     """
-    beams = [[Hypothesis(row=row)] for row in range(len(reply_speakers))]
-    drafts = [Draft() for _ in beams]
-    speakers = torch.tensor(reply_speakers, device=logits.device)
-    for emitted in range(settings.limit_tokens + 1):
-        unfinished = [(index, hypothesis) for index, beam in enumerate(beams) for hypothesis in _unfinished(beam)]
-        replies, last_replies = [h.token_ids for _, h in unfinished], [earlier[index] for index, _ in unfinished]
-        candidates = next_candidates(logits, settings, vocabulary, replies, last_replies)
+
+    settings: ReplySettings
+    earlier: Sequence[Sequence[int]] = ()
+    speaker: int = 1
+    draft: Draft = field(default_factory=Draft)
+    beam: list[Hypothesis] = field(default_factory=lambda: [Hypothesis()])
+    emitted: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the batch that belong to the reply."""
+        return len(_unfinished(self.beam))
+
+    @property
+    def group(self) -> Hashable:
+        """Replies of equal groups are advanced together."""
+        return self.settings
+
+    @staticmethod
+    def advance(
+        logits: torch.Tensor, searches: Sequence[BeamSearch], vocabulary: Vocabulary
+    ) -> list[list[tuple[int, int]]]:
+        """Extend the hypotheses of replies with equal settings; see `chatbot.decoding.loop.Search`."""
+        settings = searches[0].settings
+        unfinished = [(search, hypothesis) for search in searches for hypothesis in _unfinished(search.beam)]
+        replies, earlier = [h.token_ids for _, h in unfinished], [search.earlier for search, _ in unfinished]
+        candidates = next_candidates(logits, settings, vocabulary, replies, earlier)
         continuations = _Continuations(candidates, settings, vocabulary.end_id)
-        first_row = 0  # row in `logits` of the first unfinished hypothesis of this beam
-        for index, beam in enumerate(beams):
-            count = len(_unfinished(beam))
-            if drafts[index].stop_reason is None:
-                at_limit = emitted >= settings.limit_tokens
-                beams[index] = _cut_off(beam) if at_limit else continuations.extend(beam, first_row)
-                drafts[index] = _draft(beams[index])
-                if drafts[index].stop_reason is not None:
-                    beams[index] = []
+        first_row, steps = 0, []  # row in `logits` of the first hypothesis of a search
+        for search in searches:
+            count = search.rows
+            at_limit = search.emitted >= settings.limit_tokens
+            search.beam = _cut_off(search.beam) if at_limit else continuations.extend(search.beam, first_row)
+            search.draft, search.emitted = _draft(search.beam), search.emitted + 1
+            if search.draft.stop_reason is not None:
+                search.beam = []
+            steps.append([(hypothesis.row, hypothesis.token_ids[-1]) for hypothesis in _unfinished(search.beam)])
             first_row += count
-        yield drafts
-        remaining = [hypothesis for beam in beams for hypothesis in _unfinished(beam)]
-        if not remaining:
-            return
-        rows = torch.tensor([hypothesis.row for hypothesis in remaining], device=logits.device)
-        batch.select(rows)
-        speakers = speakers[rows]
-        logits = batch(torch.tensor([h.token_ids[-1] for h in remaining], device=logits.device), speakers)
+        return steps
 
 
 class _Continuations:
@@ -104,7 +117,8 @@ class _Continuations:
             first_row: Row of its first unfinished hypothesis; the others follow.
         """
         pool = [hypothesis for hypothesis in beam if hypothesis.stop_reason is not None]
-        for row, hypothesis in enumerate(_unfinished(beam), first_row):
+        for source, hypothesis in enumerate(_unfinished(beam)):
+            row = first_row + source
             for value, token in zip(self.values[row], self.tokens[row], strict=True):
                 score = hypothesis.score + value
                 if value < MIN_LOG_PROB:
@@ -112,9 +126,9 @@ class _Continuations:
                 log_prob = hypothesis.log_prob + self.model_log_probs[row, token].item()
                 if token == self.end_id:
                     reason: StopReason = "eos" if self._ends_without_floor(row) else "floor"
-                    pool.append(Hypothesis(hypothesis.token_ids, score, log_prob, row, reason))
+                    pool.append(Hypothesis(hypothesis.token_ids, score, log_prob, source, reason))
                 else:
-                    pool.append(Hypothesis((*hypothesis.token_ids, token), score, log_prob, row))
+                    pool.append(Hypothesis((*hypothesis.token_ids, token), score, log_prob, source))
         return sorted(pool, key=lambda h: -h.score)[: self.beams]
 
     def _ends_without_floor(self, row: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from transformers import (
@@ -22,6 +22,9 @@ from chatbot.decoding.rules.repetition import RepetitionRules
 from chatbot.decoding.rules.truncation import truncation
 from chatbot.decoding.settings import ReplySettings
 from chatbot.decoding.vocabulary import Vocabulary
+
+Earlier = Sequence[Sequence[int]] | Callable[[list[int]], Sequence[Sequence[int]]]
+"""Replies before the one that is generated, or a function that finds them in a prompt."""
 
 
 class EosFloorProcessor(LogitsProcessor):
@@ -48,13 +51,14 @@ class EosFloorProcessor(LogitsProcessor):
 class RepetitionProcessor(LogitsProcessor):
     """`RepetitionRules` for `generate()` of transformers; they apply to the reply and `earlier`, not to the prompt."""
 
-    def __init__(self, rules: RepetitionRules, prompt_tokens: int, earlier: Sequence[Sequence[int]] = ()):
+    def __init__(self, rules: RepetitionRules, prompt_tokens: int, earlier: Earlier = ()):
         self.rules, self.prompt_tokens, self.earlier = rules, prompt_tokens, earlier
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         scores = scores.clone()
-        replies = input_ids[:, self.prompt_tokens :].tolist()
-        self.rules.apply(scores, replies, [self.earlier] * len(replies))
+        prompts, replies = input_ids[:, : self.prompt_tokens].tolist(), input_ids[:, self.prompt_tokens :].tolist()
+        find = self.earlier
+        self.rules.apply(scores, replies, [find(prompt) if callable(find) else find for prompt in prompts])
         return scores
 
 
@@ -71,7 +75,7 @@ class ReplyProcessor(LogitsProcessor):
 
 
 def reply_processors(
-    settings: ReplySettings, vocabulary: Vocabulary, prompt_tokens: int, earlier: Sequence[Sequence[int]] = ()
+    settings: ReplySettings, vocabulary: Vocabulary, prompt_tokens: int, earlier: Earlier = ()
 ) -> LogitsProcessorList:
     """Return our decoding rules for `generate(logits_processor=…, temperature=1, top_p=1, top_k=0)`.
 
@@ -81,7 +85,8 @@ def reply_processors(
         settings: Decoding settings.
         vocabulary: Properties of the tokens.
         prompt_tokens: Number of tokens of the prompt.
-        earlier: Token ids of the bot's last replies, for the rules against repetition.
+        earlier: Token ids of the bot's last replies, for the rules against repetition; or a function that finds them in
+            the token ids of a prompt.
     """
     rules = LogitsProcessorList()
     if vocabulary.banned_ids:

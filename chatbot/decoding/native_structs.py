@@ -76,4 +76,5 @@ class Network(ctypes.Structure):
         ("norm_bias", c_void_p),
         ("head_matrix", Matrix),
         ("layer", POINTER(Layer)),
+        ("token_scales", c_void_p),
     ]

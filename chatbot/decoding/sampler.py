@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,27 +18,47 @@ from chatbot.decoding.settings import ReplySettings
 from chatbot.decoding.vocabulary import Vocabulary
 
 
-@dataclass
-class LiveReply:
-    """A reply that is being decoded.
+@dataclass(eq=False)
+class SampledReply:
+    """A reply that is sampled or chosen greedily; a `chatbot.decoding.loop.Search` of one row.
 
     Attributes:
         settings: Decoding settings.
         random: Random numbers of this reply alone.
         earlier: Token ids of the last replies in its conversation.
+        speaker: Speaker id of the reply.
         draft: The reply so far.
     """
 
     settings: ReplySettings
     random: random.Random
     earlier: Sequence[Sequence[int]] = ()
+    speaker: int = 1
     draft: Draft = field(default_factory=Draft)
+    rows: ClassVar[int] = 1
+
+    @property
+    def group(self) -> Hashable:
+        """Replies of equal groups are advanced together."""
+        return self.settings
+
+    @staticmethod
+    def advance(
+        logits: torch.Tensor, searches: Sequence[SampledReply], vocabulary: Vocabulary
+    ) -> list[list[tuple[int, int]]]:
+        """Choose the next token of replies with equal settings; see `chatbot.decoding.loop.Search`.
+
+        Each reply gets the token that it would get alone.
+        """
+        tokens = choose(logits, searches, vocabulary)
+        return [
+            [(0, token)] if reply.draft.stop_reason is None else []
+            for token, reply in zip(tokens, searches, strict=True)
+        ]
 
 
-def choose(logits: torch.Tensor, rows: Sequence[LiveReply], vocabulary: Vocabulary) -> list[int]:
-    """Choose a token for each row of the logits `[B, V]`, and extend or end its draft.
-
-    Rows with different settings and lengths can be in one batch; each row gets the token that it would get alone.
+def choose(logits: torch.Tensor, rows: Sequence[SampledReply], vocabulary: Vocabulary) -> list[int]:
+    """Choose a token for each row of the logits `[B, V]`, and extend or end its draft; all have equal settings.
 
     Returns:
         The B tokens.
@@ -45,20 +66,6 @@ def choose(logits: torch.Tensor, rows: Sequence[LiveReply], vocabulary: Vocabula
     Raises:
         GenerationError: Logits are NaN or +inf, or leave no token to choose.
     """
-    groups: dict[ReplySettings, list[int]] = {}
-    for index, row in enumerate(rows):
-        groups.setdefault(row.settings, []).append(index)
-    if len(groups) == 1:
-        return _choose_with_equal_settings(logits, rows, vocabulary)
-    tokens = [0] * len(rows)
-    for indices in groups.values():
-        chosen = _choose_with_equal_settings(logits[indices], [rows[index] for index in indices], vocabulary)
-        for index, token in zip(indices, chosen, strict=True):
-            tokens[index] = token
-    return tokens
-
-
-def _choose_with_equal_settings(logits: torch.Tensor, rows: Sequence[LiveReply], vocabulary: Vocabulary) -> list[int]:
     end_id, settings = vocabulary.end_id, rows[0].settings
     replies, earlier = [row.draft.token_ids for row in rows], [row.earlier for row in rows]
     candidates = next_candidates(logits, settings, vocabulary, replies, earlier)
@@ -110,7 +117,7 @@ def _argmax(scores: torch.Tensor) -> list[int]:
 
 
 def _draw(
-    candidates: Candidates, settings: ReplySettings, end_id: int, rows: Sequence[LiveReply]
+    candidates: Candidates, settings: ReplySettings, end_id: int, rows: Sequence[SampledReply]
 ) -> tuple[list[int], list[bool]]:
     """Sample by the inverse CDF with EOS first: a reply ends iff u < p(eos), without the floor iff u < p0(eos).
 

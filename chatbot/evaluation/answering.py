@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 import torch
 from tqdm import tqdm
 
-from chatbot.chat.bot import REMEMBERED_REPLIES, Chatbot, candidate_seeds
+from chatbot.chat.bot import Chatbot, Request
+from chatbot.chat.request import answered_by, decode_requests
 from chatbot.decoding.batch import DialogueBatch
 from chatbot.decoding.candidates import Draft
-from chatbot.decoding.loop import decode, prefill, repeat_rows
+from chatbot.decoding.loop import prefill
 from chatbot.decoding.rerank import Answered
 from chatbot.decoding.settings import ReplySettings
 from chatbot.evaluation.cache import CacheFile, ResultCache, identity_of, identity_of_ranker
@@ -94,8 +95,8 @@ def make_contexts(dialogues: Sequence[Sequence[str]], count: int) -> list[Contex
 def encode(bot: Chatbot, context: Context) -> EncodedContext:
     """Encode a context as a chat does, but without a limit on the last message."""
     ids = [bot.reader.ids(turn, bot.settings.script) for turn in context.turns]
-    answered = Answered(ids, ids[-2::-2][:REMEMBERED_REPLIES])
-    return EncodedContext(bot.layout.prompt(ids, bot.context_tokens), answered, bot.reader.ids(context.reference))
+    prompt = bot.layout.prompt(ids, bot.context_tokens)
+    return EncodedContext(prompt, answered_by(ids), bot.reader.ids(context.reference))
 
 
 def in_batches(bot: Chatbot, contexts: Sequence[Context]) -> tuple[list[EncodedContext], list[list[int]]]:
@@ -196,8 +197,13 @@ def _answer_batch(
         rows = torch.arange(len(batch), device=logits.device)[part]
         part_steps = steps.clone()
         part_steps.select(rows)
-        seeds = [seed + index for index in indices[part]]
-        decoded += decode_candidates(bot, part_steps, logits[rows], batch[part], settings, seeds)
+        requests = [
+            Request(context.prompt, context.answered, settings, seed + index, started)
+            for context, index in zip(batch[part], indices[part], strict=True)
+        ]
+        *_, candidates = decode_requests(requests, part_steps, logits[rows], bot.vocabulary)
+        best = bot.best_of([request.answered for request in requests], candidates, settings)
+        decoded += zip(candidates, best, strict=True)
     chosen = [candidates[best] for candidates, best in decoded]
     return {
         "contexts": list(indices),
@@ -207,36 +213,3 @@ def _answer_batch(
         "seconds": time.perf_counter() - started,
         "tokens": sum(len(draft.token_ids) + 1 for candidates, _ in decoded for draft in candidates),
     }
-
-
-def decode_candidates(
-    bot: Chatbot,
-    steps: DialogueBatch,
-    logits: torch.Tensor,
-    batch: Sequence[EncodedContext],
-    settings: ReplySettings,
-    seeds: Sequence[int],
-) -> list[tuple[list[Draft], int]]:
-    """Decode the candidates of every context and return them with the index of the best.
-
-    The best candidate is the reply that `Chatbot.respond` gives to the context alone.
-
-    Args:
-        bot: The bot.
-        steps: State after the prompts; it is used up.
-        logits: Logits of the first reply token, `[B, V]`.
-        batch: The B contexts.
-        settings: How to decode.
-        seeds: One seed per context.
-    """
-    count = settings.candidates
-    logits = repeat_rows(steps, logits, count)
-    speakers = [context.prompt.reply_speaker for context in batch for _ in range(count)]
-    earlier = [context.answered.earlier_replies for context in batch for _ in range(count)]
-    all_seeds = [candidate_seed for seed in seeds for candidate_seed in candidate_seeds(seed, count)]
-    *_, drafts = decode(steps, logits, speakers, settings, bot.vocabulary, all_seeds, earlier)
-    groups = [drafts[start : start + count] for start in range(0, len(drafts), count)]
-    if count == 1:
-        return [(group, 0) for group in groups]
-    best = bot.ranker(settings).best([context.answered for context in batch], groups, settings)
-    return list(zip(groups, best, strict=True))

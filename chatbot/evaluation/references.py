@@ -14,8 +14,8 @@ from dataclasses import asdict, replace
 import torch
 
 from chatbot.chat.bot import Chatbot
-from chatbot.decoding.candidates import next_candidates
-from chatbot.decoding.loop import prefill
+from chatbot.decoding.candidates import Candidates
+from chatbot.decoding.loop import ForcedReply, prefill, run
 from chatbot.decoding.settings import ReplySettings
 from chatbot.evaluation import answering
 from chatbot.evaluation.answering import Context, EncodedContext
@@ -95,44 +95,38 @@ def _rules_only(alone: ReplySettings, settings: ReplySettings) -> ReplySettings:
 @torch.inference_mode()
 def _score_batch(bot: Chatbot, batch: Sequence[EncodedContext], kinds: Sequence[ReplySettings]) -> list[list[float]]:
     """Return the nats of the references of a batch under each kind of settings, `[kinds][B]`."""
-    end_id = bot.vocabulary.end_id
-    targets = [[*context.reference, end_id] for context in batch]
     steps, logits = prefill(bot.model, [context.prompt for context in batch])
-    active = list(range(len(batch)))  # references that have not ended; row r of the logits belongs to active[r]
     nats = [[0.0] * len(batch) for _ in kinds]
-    for position in range(max(map(len, targets))):
-        replies = [targets[i][:position] for i in active]
-        next_ids = [targets[i][position] for i in active]
-        earlier = [batch[i].answered.earlier_replies for i in active]
-        for kind, sums in zip(kinds, nats, strict=True):
-            log_probs = _target_log_probs(bot, logits, kind, replies, earlier, next_ids)
-            for i, log_prob in zip(active, log_probs, strict=True):
-                sums[i] -= log_prob
-        rows = [row for row, i in enumerate(active) if position + 1 < len(targets[i])]
-        if not rows:
-            break
-        if len(rows) < len(active):
-            steps.select(torch.tensor(rows, device=logits.device))
-            active, next_ids = [active[row] for row in rows], [next_ids[row] for row in rows]
-        speakers = torch.tensor([batch[i].prompt.reply_speaker for i in active], device=logits.device)
-        logits = steps(torch.tensor(next_ids, device=logits.device), speakers)
+
+    def watch(index: int, candidates: Candidates, replies: Sequence[ForcedReply]) -> None:
+        for reply, log_prob in zip(replies, _target_log_probs(candidates, kinds[index], replies), strict=True):
+            nats[index][number_of[reply]] -= log_prob
+
+    references = [
+        ForcedReply(
+            [*context.reference, bot.vocabulary.end_id],
+            tuple(kinds),
+            watch,
+            context.answered.earlier_replies,
+            context.prompt.reply_speaker,
+        )
+        for context in batch
+    ]
+    number_of = {reply: number for number, reply in enumerate(references)}
+    for _ in run(steps, logits, references, bot.vocabulary):
+        pass
     return nats
 
 
-def _target_log_probs(
-    bot: Chatbot,
-    logits: torch.Tensor,
-    kind: ReplySettings,
-    replies: Sequence[Sequence[int]],
-    earlier: Sequence[Sequence[Sequence[int]]],
-    next_ids: Sequence[int],
-) -> list[float]:
-    """Return log p of the next tokens under some settings; at the length limit EOS has probability 1."""
-    end_id = bot.vocabulary.end_id
-    if len(replies[0]) >= kind.limit_tokens:
-        return [0.0 if token == end_id else -math.inf for token in next_ids]
-    candidates = next_candidates(logits, kind, bot.vocabulary, replies, earlier)
+def _target_log_probs(candidates: Candidates, kind: ReplySettings, replies: Sequence[ForcedReply]) -> list[float]:
+    """Return log p of the next tokens of references under some settings; at the length limit the end has log p 0."""
+    end_id = replies[0].tokens[-1]
     log_p = candidates.ruled.log_softmax(-1)
     if candidates.floor is not None:
         log_p = candidates.floor.apply(log_p, candidates.emitted, end_id)
-    return log_p.gather(1, torch.tensor(next_ids, device=log_p.device)[:, None])[:, 0].tolist()
+    targets = [reply.tokens[reply.position] for reply in replies]
+    log_probs = log_p.gather(1, torch.tensor(targets, device=log_p.device)[:, None])[:, 0].tolist()
+    return [
+        log_prob if reply.position < kind.limit_tokens else (0.0 if target == end_id else -math.inf)
+        for reply, target, log_prob in zip(replies, targets, log_probs, strict=True)
+    ]

@@ -9,7 +9,6 @@ Dims: B batch, T tokens, S tokens before them, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-import copy
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,14 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
 from chatbot.errors import CheckpointError
 from chatbot.model.attention.mixer import Form
 from chatbot.model.attention.tokens import dialogue_starts, visible_keys
 from chatbot.model.end_head import EndLogProbs
 from chatbot.model.language_model import LanguageModel
+from chatbot.model.slots.states import SlotChatState
+from chatbot.model.slots.table import SlotTable, SlotView
 from chatbot.model.state import check_positions
 from chatbot.text.layouts import ChatTemplateLayout, SpecialIds
 from chatbot.text.tokenizer import DialogueTokenizer
@@ -101,25 +101,6 @@ class HfChatState:
         now = torch.ones(rows, width, dtype=torch.bool, device=device) if keep is None else keep
         self.keep = torch.cat([before, now], 1)
         return self.keep
-
-    def clone(self) -> HfChatState:
-        """Return an independent copy; cheap, because transformers replaces the tensors and never writes into them."""
-        other = HfChatState()
-        other.cache.layers = [copy.copy(layer) for layer in self.cache.layers]
-        other.keep = self.keep
-        return other
-
-    def select(self, rows: torch.Tensor) -> None:
-        """Keep these rows, in this order; `rows` int64 `[B']`, repeats allowed."""
-        self.cache.batch_select_indices(rows)
-        if self.keep is not None:
-            self.keep = self.keep[rows]
-
-    def nbytes(self) -> int:
-        """Return the bytes of all keys and values."""
-        layers = [layer for layer in self.cache.layers if isinstance(layer, DynamicLayer)]
-        tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 class HfChatModel(LanguageModel):
@@ -197,6 +178,14 @@ class HfChatModel(LanguageModel):
         """Return an empty state, ready for the first token."""
         return HfChatState()
 
+    def new_table(self, rows: int = 1) -> SlotTable:
+        """Return a table of empty states, one per row."""
+        return SlotTable([("keys", "values")] * self.config.num_hidden_layers, rows)
+
+    def state_of(self, view: SlotView) -> SlotChatState:
+        """Return a state that reads and writes the rows of a view of a table."""
+        return SlotChatState(view)
+
     def get_input_embeddings(self) -> nn.Module:
         return self.inner.get_input_embeddings()
 
@@ -216,7 +205,7 @@ class HfChatModel(LanguageModel):
         attention_mask: torch.Tensor | None,
         token_type_ids: torch.Tensor | None,
         segment_ids: torch.Tensor | None,
-        state: HfChatState | None,
+        state: HfChatState | SlotChatState | None,
         form: Form,
     ) -> tuple[torch.Tensor, EndLogProbs | None]:
         """Return hidden states `[B, T, D]` after the last norm; there is never an end head.
@@ -231,6 +220,7 @@ class HfChatModel(LanguageModel):
                 attention_mask=mask,
                 past_key_values=None if state is None else state.cache,
                 use_cache=state is not None,
+                **({"runs": state.runs} if isinstance(state, SlotChatState) else {}),
             )
         return output.last_hidden_state, None
 
@@ -239,9 +229,12 @@ class HfChatModel(LanguageModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
         segment_ids: torch.Tensor | None,
-        state: HfChatState | None,
+        state: HfChatState | SlotChatState | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return positions int64 `[B, T]` and visible keys, bool `[B, 1, T, S + T]`, or None for all keys before."""
+        if isinstance(state, SlotChatState):
+            check_positions(state.positions, self.max_tokens)
+            return state.positions, state.mask
         rows, width = input_ids.shape
         device = input_ids.device
         past = 0 if state is None else state.tokens

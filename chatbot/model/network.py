@@ -10,7 +10,7 @@ Dims: B batch, T tokens, D hidden size, H heads, K head width, V vocabulary (in 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -22,12 +22,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import cached_file
 
 from chatbot.model.attention import build_mixer
-from chatbot.model.attention.mixer import Form, ResidualProjection
+from chatbot.model.attention.mixer import Form, Mixer, ResidualProjection
 from chatbot.model.attention.tokens import Tokens, dialogue_starts
 from chatbot.model.config import XianliaoConfig
 from chatbot.model.end_head import EndHead, EndLogProbs
 from chatbot.model.int8 import dequantize
 from chatbot.model.language_model import LanguageModel
+from chatbot.model.slots.states import SlotDialogueState
+from chatbot.model.slots.table import SlotTable, SlotView
 from chatbot.model.state import DialogueState, check_positions
 
 
@@ -139,6 +141,15 @@ class XianliaoForCausalLM(LanguageModel, PreTrainedModel, GenerationMixin):
     def new_state(self) -> DialogueState:
         """Return an empty state, ready for the first token."""
         return DialogueState(self.config.num_hidden_layers)
+
+    def new_table(self, rows: int = 1) -> SlotTable:
+        """Return a table of empty states, one per row; its last layer serves the end head."""
+        mixers = [cast(Mixer, block.mixer) for block in self.blocks]
+        return SlotTable([*(mixer.growing for mixer in mixers), ()], rows)
+
+    def state_of(self, view: SlotView) -> SlotDialogueState:
+        """Return a state that reads and writes the rows of a view of a table."""
+        return SlotDialogueState(view)
 
     def output_head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return weight `[V, D]` and bias (None) of the output head."""

@@ -6,12 +6,14 @@ Dims: B batch, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 if TYPE_CHECKING:
     from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    from chatbot.model.slots.table import SlotTable, SlotView
 
 
 class ModelConfig(Protocol):
@@ -42,19 +44,6 @@ class ModelConfig(Protocol):
     @property
     def eos_token_id(self) -> int | None:
         """Id of the end of turn."""
-
-
-class ModelState(Protocol):
-    """State of a batch of dialogues after the tokens that the model has read."""
-
-    def clone(self) -> Self:
-        """Return an independent copy."""
-
-    def select(self, rows: torch.Tensor) -> None:
-        """Keep these rows, in this order; `rows` int64 `[B']`, repeats allowed."""
-
-    def nbytes(self) -> int:
-        """Return the bytes of all tensors."""
 
 
 class CompiledNetwork(Protocol):
@@ -92,8 +81,14 @@ class DialogueModel(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
 
-    def new_state(self) -> ModelState:
-        """Return an empty state."""
+    def new_state(self) -> Any:
+        """Return an empty state for `past_key_values`, which a call updates in place."""
+
+    def new_table(self, rows: int = 1) -> SlotTable:
+        """Return a table of empty states, one per row."""
+
+    def state_of(self, view: SlotView) -> Any:
+        """Return a state, for `past_key_values`, that reads and writes the rows of a view of a `new_table`."""
 
     def __call__(
         self,

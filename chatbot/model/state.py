@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -27,6 +29,20 @@ class MixerState(CacheLayerMixin):
         self.tensors = {**self.tensors, **tensors}
         self.tokens += new_tokens
         self.is_initialized = True
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attention: Callable[..., torch.Tensor]
+    ) -> torch.Tensor | None:
+        """Add keys and values in place and attend to all, if the state keeps them in slots.
+
+        Args:
+            q, k, v: `[B, T, H, K]` of the new tokens.
+            attention: `chatbot.model.attention.softmax.parallel`.
+
+        Returns:
+            `[B, T, H, V]`; None if the mixer must join the tensors itself.
+        """
+        return None
 
     def clone(self) -> MixerState:
         """Return an independent copy; cheap, because tensors are replaced and never written in place."""

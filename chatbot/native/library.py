@@ -30,11 +30,9 @@ FLAGS = (
     "-fno-strict-aliasing",
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-fassociative-math",
-    "-fno-signed-zeros",
-    "-freciprocal-math",
+    "-ffp-contract=off",
 )
-"""Not -ffast-math, because the decode loop must be able to see a NaN."""
+"""Not -ffast-math: the decode loop must be able to see a NaN, and every processor must round alike."""
 TARGETS = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ())
 """Flags for the processor; the first that the compiler accepts are used."""
 

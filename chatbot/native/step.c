@@ -4,18 +4,31 @@
  * A lane is one token of one row (dialogue). Weights are fp32, or int8 with one fp32 scale per row of the matrix. The
  * activations of an int8 product are rounded to int8 with one scale per lane. The order of every sum is fixed, so the
  * result of a row is the same to the bit, whatever other rows are computed and in however many parts the row is read.
+ * With int8 weights and elu or window layers it is also the same on every processor with or without AVX (tests/lite): sums have 16 partial sums whatever
+ * the registers, and the compiler may neither reorder nor fuse (library.py's FLAGS). fp32 products fuse if they can.
  * The states of the rows are updated in place. chatbot/native/library.py compiles this file on the machine that runs
  * it; without a compiler, torch computes the same.
  * Dims: L lanes, B rows, D hidden size, H heads, K head width, W window, V vocabulary.
  *
  */
 #include <math.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifndef XIANLIAO_ONE_THREAD
+#include <pthread.h>
+#endif
 #if defined(__AVX2__) || defined(__FMA__)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#elif defined(__wasm_simd128__)
+#include <wasm_simd128.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+#ifdef __wasm__ /* no fused instruction; the product of two floats is exact in double */
+#define fmaf(a, b, c) ((float)((double)(a) * (b) + (c)))
 #endif
 
 enum { DECAY = 0, GATED = 1, DELTA = 2, WINDOW = 3, ELU = 4 };
@@ -26,14 +39,21 @@ enum { GROUP = 16, MAX_LANES = 6 };
 enum { GROUP = 8, MAX_LANES = 2 }; /* registers are half as wide, and half as many */
 #endif
 enum { MAX_GROUPS = 4, PASS = 64, MAX_THREADS = 16, MIN_LANES = 4 }; /* MIN_LANES: fewer do not pay for a thread */
+#ifndef TILE
+#define TILE GROUP /* rows of int8 weights that are interleaved; a file for every processor fixes it to 16 */
+#endif
 const int64_t xianliao_group = GROUP;
 int64_t xianliao_threads = 1; /* set by chatbot/native/library.py */
 
 typedef float Floats __attribute__((vector_size(4 * GROUP), aligned(4)));
 typedef int32_t Integers __attribute__((vector_size(4 * GROUP), aligned(4)));
+typedef float Sixteen __attribute__((vector_size(64), aligned(4)));
+typedef float EightFloats __attribute__((vector_size(32), aligned(4)));
+typedef int32_t EightIntegers __attribute__((vector_size(32), aligned(4)));
+typedef double EightDoubles __attribute__((vector_size(64), aligned(8)));
 
-/* A matrix [rows, columns] of a linear layer with GROUP rows interleaved: weight [rows / GROUP, columns, GROUP] or
- * packed [rows / GROUP, stride / 4, GROUP, 4], padded with zeros. scale, sums and bias are padded in the same way. */
+/* A matrix [rows, columns] of a linear layer with rows interleaved: weight [rows / GROUP, columns, GROUP] or packed
+ * [rows / TILE, stride / 4, TILE, 4], padded with zeros. scale, sums and bias are padded in the same way. */
 typedef struct {
     const float *weight;   /* fp32, or NULL */
     const int8_t *packed;  /* int8, or NULL */
@@ -62,10 +82,11 @@ typedef struct {
 typedef struct {
     int64_t layers, width, heads, head, inner, window, taps, activation, rotates, rotates_linear;
     float eps, theta;
-    const float *tokens, *speakers, *positions;  /* positions may be NULL */
+    const float *tokens, *speakers, *positions;  /* positions may be NULL; tokens too if token_scales is given */
     const float *norm, *norm_bias;
     Matrix head_matrix;
     const Layer *layer;
+    const float *token_scales;  /* [V]: token embeddings are the int8 rows of head_matrix times these; or NULL */
 } Model;
 
 /* Cephes expf; fmaf, so that no compiler flag merges the two steps of the reduction. */
@@ -83,6 +104,47 @@ static inline float exp_(float x) {
     int32_t whole = n == n ? (int32_t)n : 0; /* C leaves the conversion of a NaN undefined; p is NaN then */
     union { int32_t i; float f; } power = {(whole + 127) << 23};
     return p * power.f;
+}
+
+/* The sum of 16 partial sums, by halves. */
+static inline float gather(Sixteen parts) {
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) parts[i] += parts[i + half];
+    return parts[0];
+}
+
+static inline double gather_doubles(EightDoubles parts) {
+    for (int half = 4; half; half /= 2)
+        for (int i = 0; i < half; i++) parts[i] += parts[i + half];
+    return parts[0];
+}
+
+static inline float dot(const float *a, const float *b, int64_t n) {
+    Sixteen parts = {0};
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) parts += *(const Sixteen *)(a + i) * *(const Sixteen *)(b + i);
+    for (int64_t j = 0; i + j < n; j++) parts[j] += a[i + j] * b[i + j];
+    return gather(parts);
+}
+
+static inline float sum(const float *x, int64_t n) {
+    Sixteen parts = {0};
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) parts += *(const Sixteen *)(x + i);
+    for (int64_t j = 0; i + j < n; j++) parts[j] += x[i + j];
+    return gather(parts);
+}
+
+/* Sum of the squares of x - mean. */
+static inline float spread(const float *x, float mean, int64_t n) {
+    Sixteen parts = {0};
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        Sixteen distance = *(const Sixteen *)(x + i) - mean;
+        parts += distance * distance;
+    }
+    for (int64_t j = 0; i + j < n; j++) parts[j] += (x[i + j] - mean) * (x[i + j] - mean);
+    return gather(parts);
 }
 
 static inline float silu_(float x) { return x / (1.0f + exp_(-x)); }
@@ -111,11 +173,7 @@ static void activate(float *x, int64_t n, int64_t kind) {
 }
 
 static void layer_norm(const float *x, float *y, int64_t n, const float *weight, const float *bias, float eps) {
-    float mean = 0, variance = 0;
-    for (int64_t i = 0; i < n; i++) mean += x[i];
-    mean /= n;
-    for (int64_t i = 0; i < n; i++) variance += (x[i] - mean) * (x[i] - mean);
-    float inverse = 1.0f / sqrtf(variance / n + eps);
+    float mean = sum(x, n) / n, inverse = 1.0f / sqrtf(spread(x, mean, n) / n + eps);
     for (int64_t i = 0; i < n; i++) {
         float value = (x[i] - mean) * inverse;
         if (weight) value *= weight[i];
@@ -154,11 +212,11 @@ ALWAYS void block_float(const Matrix *m, int64_t group, const float *x, int grou
 ALWAYS void block_int8(const Matrix *m, int64_t group, const uint8_t *x, const float *scales, int groups, int lanes,
                        Floats s[MAX_GROUPS][MAX_LANES]) {
     int64_t n = m->stride;
-    const int8_t *w = m->packed + group * GROUP * n;
     Integers sums[MAX_GROUPS][MAX_LANES] = {{{0}}};
     for (int64_t c = 0; c < n; c += 4)
         for (int g = 0; g < groups; g++) {
-            const int8_t *weights = w + (g * n + c) * GROUP;
+            int64_t row = (group + g) * GROUP;
+            const int8_t *weights = m->packed + (row - row % TILE) * n + c * TILE + row % TILE * 4;
 #ifdef __AVX512VNNI__
             __m512i loaded = _mm512_loadu_si512(weights);
             for (int b = 0; b < lanes; b++) {
@@ -186,6 +244,62 @@ ALWAYS void block_int8(const Matrix *m, int64_t group, const uint8_t *x, const f
                 __m256i inputs = _mm256_set1_epi32(four ^ (int32_t)0x80808080);
                 __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(inputs), _mm256_sign_epi8(loaded, inputs));
                 sums[g][b] += (Integers)_mm256_madd_epi16(pairs, ones);
+            }
+#elif defined(__SSE2__) && !defined(__AVX512F__)
+            for (int b = 0; b < lanes; b++) {
+                int32_t four;
+                memcpy(&four, x + b * n + c, 4);
+                __m128i bytes = _mm_set1_epi32(four ^ (int32_t)0x80808080);
+                __m128i inputs = _mm_srai_epi16(_mm_unpacklo_epi8(bytes, bytes), 8), halves[2];
+                for (int i = 0; i < 2; i++) { /* four rows each: sums of two products, then of their pairs */
+                    __m128i loaded = _mm_loadu_si128((const __m128i *)(weights + 16 * i));
+                    __m128i low = _mm_madd_epi16(_mm_srai_epi16(_mm_unpacklo_epi8(loaded, loaded), 8), inputs);
+                    __m128i high = _mm_madd_epi16(_mm_srai_epi16(_mm_unpackhi_epi8(loaded, loaded), 8), inputs);
+                    __m128 first = _mm_shuffle_ps((__m128)low, (__m128)high, _MM_SHUFFLE(2, 0, 2, 0));
+                    __m128 second = _mm_shuffle_ps((__m128)low, (__m128)high, _MM_SHUFFLE(3, 1, 3, 1));
+                    halves[i] = _mm_add_epi32((__m128i)first, (__m128i)second);
+                }
+                Integers sum;
+                memcpy(&sum, halves, sizeof sum);
+                sums[g][b] += sum;
+            }
+#elif defined(__wasm_simd128__)
+            for (int b = 0; b < lanes; b++) {
+                int32_t four;
+                memcpy(&four, x + b * n + c, 4);
+                v128_t inputs = wasm_i16x8_extend_low_i8x16(wasm_i32x4_splat(four ^ (int32_t)0x80808080));
+                v128_t halves[2];
+                for (int i = 0; i < 2; i++) { /* four rows each: sums of two products, then of their pairs */
+                    v128_t loaded = wasm_v128_load(weights + 16 * i);
+                    v128_t low = wasm_i32x4_dot_i16x8(wasm_i16x8_extend_low_i8x16(loaded), inputs);
+                    v128_t high = wasm_i32x4_dot_i16x8(wasm_i16x8_extend_high_i8x16(loaded), inputs);
+                    halves[i] = wasm_i32x4_add(wasm_i32x4_shuffle(low, high, 0, 2, 4, 6),
+                                               wasm_i32x4_shuffle(low, high, 1, 3, 5, 7));
+                }
+                Integers sum;
+                memcpy(&sum, halves, sizeof sum);
+                sums[g][b] += sum;
+            }
+#elif defined(__ARM_NEON)
+            for (int b = 0; b < lanes; b++) {
+                int32_t four;
+                memcpy(&four, x + b * n + c, 4);
+                int8x16_t inputs = vreinterpretq_s8_s32(vdupq_n_s32(four ^ (int32_t)0x80808080));
+                int32x4_t halves[2];
+                for (int i = 0; i < 2; i++) {
+                    int8x16_t loaded = vld1q_s8(weights + 16 * i);
+#ifdef __ARM_FEATURE_DOTPROD
+                    halves[i] = vdotq_s32(vdupq_n_s32(0), loaded, inputs);
+#else
+                    int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(loaded), vget_low_s8(inputs)));
+                    int32x4_t high = vpaddlq_s16(vmull_s8(vget_high_s8(loaded), vget_high_s8(inputs)));
+                    halves[i] = vcombine_s32(vpadd_s32(vget_low_s32(low), vget_high_s32(low)),
+                                             vpadd_s32(vget_low_s32(high), vget_high_s32(high)));
+#endif
+                }
+                Integers sum;
+                memcpy(&sum, halves, sizeof sum);
+                sums[g][b] += sum;
             }
 #else
             for (int b = 0; b < lanes; b++)
@@ -286,9 +400,9 @@ static void multiply(const Matrix *m, const float *x, float *y, int64_t lanes, i
 static void angles(int64_t head, int64_t position, float theta, float *cosines, float *sines) {
     int64_t half = head / 2;
     for (int64_t i = 0; i < half; i++) {
-        float angle = (float)position * powf(theta, -(float)i / half);
-        cosines[i] = cosf(angle);
-        sines[i] = sinf(angle);
+        float angle = (float)position * (float)pow(theta, -(double)i / half);
+        cosines[i] = (float)cos(angle); /* in double, where C libraries agree after rounding */
+        sines[i] = (float)sin(angle);
     }
 }
 
@@ -330,9 +444,7 @@ static void recur_delta(float *restrict S, const float *q, const float *k, const
 }
 
 static void normalize(float *x, int64_t n) {
-    float sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += x[i] * x[i];
-    float inverse = 1.0f / (sqrtf(sum) > 1e-12f ? sqrtf(sum) : 1e-12f);
+    float size = sqrtf(dot(x, x, n)), inverse = 1.0f / (size > 1e-12f ? size : 1e-12f);
     for (int64_t i = 0; i < n; i++) x[i] *= inverse;
 }
 
@@ -342,15 +454,13 @@ static void attend(const Model *m, float *keys, float *values, float *q, float *
     int64_t K = m->head, W = m->window, seen = position + 1 < W ? position + 1 : W;
     memcpy(keys + (position % W) * m->inner + h * K, k, K * sizeof(float));
     memcpy(values + (position % W) * m->inner + h * K, v, K * sizeof(float));
-    float most = -INFINITY, total = 0, scale = 1.0f / sqrtf((float)K);
+    float most = -INFINITY, scale = 1.0f / sqrtf((float)K);
     for (int64_t s = 0; s < seen; s++) {
-        const float *key = keys + s * m->inner + h * K;
-        float dot = 0;
-        for (int64_t i = 0; i < K; i++) dot += q[i] * key[i];
-        scores[s] = dot * scale;
+        scores[s] = dot(q, keys + s * m->inner + h * K, K) * scale;
         most = scores[s] > most ? scores[s] : most;
     }
-    for (int64_t s = 0; s < seen; s++) total += scores[s] = exp_(scores[s] - most);
+    for (int64_t s = 0; s < seen; s++) scores[s] = exp_(scores[s] - most);
+    float total = sum(scores, seen);
     memset(o, 0, K * sizeof(float));
     for (int64_t s = 0; s < seen; s++) {
         const float *value = values + s * m->inner + h * K;
@@ -376,13 +486,12 @@ static void convolve(float *qkv, float *inputs, const float *taps, int64_t count
 static void attend_linear(const Model *m, float *S, float *z, float *q, float *k, const float *v, const float *turns,
                           float *o) {
     int64_t K = m->head;
-    float below = 0;
     for (int64_t i = 0; i < K; i++) {
         q[i] = q[i] > 0 ? q[i] + 1 : exp_(q[i]);
         k[i] = k[i] > 0 ? k[i] + 1 : exp_(k[i]);
         z[i] += k[i];
-        below += q[i] * z[i];
     }
+    float below = dot(q, z, K);
     if (turns) {
         rotate(q, K, turns, turns + K / 2);
         rotate(k, K, turns, turns + K / 2);
@@ -482,12 +591,21 @@ static void predict(const Model *m, int64_t lanes, const int64_t *wanted, float 
         if (count == 0) return;
         multiply(&m->head_matrix, s.h, logits + first * V, count, 0, s.rounded);
         for (int64_t i = 0; i < count; i++) { /* int8 rounding hides a NaN: restore it */
-            float sum = 0;
-            for (int64_t j = 0; j < D; j++) sum += s.h[i * D + j];
-            if (!(sum - sum == 0))
+            float whole = sum(s.h + i * D, D);
+            if (!(whole - whole == 0))
                 for (int64_t j = 0; j < V; j++) logits[(first + i) * V + j] = NAN;
         }
     }
+}
+
+/* x [D] = the embedding of a token. */
+static void embed(const Model *m, int64_t id, float *x) {
+    if (!m->token_scales) {
+        memcpy(x, m->tokens + id * m->width, m->width * sizeof(float));
+        return;
+    }
+    const int8_t *row = m->head_matrix.packed + (id - id % TILE) * m->head_matrix.stride + id % TILE * 4;
+    for (int64_t i = 0; i < m->width; i++) x[i] = row[i / 4 * 4 * TILE + i % 4] * m->token_scales[id];
 }
 
 /* Computes xianliao_read for at most PASS lanes. */
@@ -495,8 +613,9 @@ static void pass(const Model *m, State *states, int64_t lanes, const int64_t *ro
                  const int64_t *speakers, const int64_t *positions, const int64_t *wanted, float *logits, Space s) {
     int64_t D = m->width, inner = m->inner, K = m->head;
     for (int64_t l = 0; l < lanes; l++) {
+        embed(m, ids[l], s.x + l * D);
         for (int64_t i = 0; i < D; i++) {
-            s.x[l * D + i] = m->tokens[ids[l] * D + i] + m->speakers[speakers[l] * D + i];
+            s.x[l * D + i] += m->speakers[speakers[l] * D + i];
             if (m->positions) s.x[l * D + i] += m->positions[positions[l] * D + i];
         }
         if (m->rotates) angles(K, positions[l], m->theta, s.turns + l * K, s.turns + l * K + K / 2);
@@ -553,6 +672,11 @@ static void *read_share(void *argument) {
  * allocation fails. */
 int xianliao_read(const Model *m, State *states, int64_t lanes, const int64_t *rows, const int64_t *ids,
                   const int64_t *speakers, const int64_t *positions, const int64_t *wanted, float *logits) {
+#ifdef XIANLIAO_ONE_THREAD
+    Share share = {m, states, lanes, rows, ids, speakers, positions, wanted, logits, 0};
+    read_share(&share);
+    return share.failed;
+#else
     Share shares[MAX_THREADS];
     pthread_t threads[MAX_THREADS];
     int started[MAX_THREADS] = {0}, failed = 0;
@@ -575,6 +699,20 @@ int xianliao_read(const Model *m, State *states, int64_t lanes, const int64_t *r
         failed |= shares[i].failed;
     }
     return failed;
+#endif
+}
+
+/* Returns the sum of the values [n] that are at least `bound`, none of which is negative. */
+static double mass_from(const float *values, int64_t n, float bound) {
+    EightDoubles parts = {0};
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        EightFloats some = *(const EightFloats *)(values + i);
+        EightIntegers kept = (EightIntegers)some & (some >= bound); /* false for a NaN */
+        parts += __builtin_convertvector((EightFloats)kept, EightDoubles);
+    }
+    for (int64_t j = 0; i + j < n; j++) parts[j] += values[i + j] >= bound ? values[i + j] : 0;
+    return gather_doubles(parts);
 }
 
 /* weights [V] = exp((x - max x) / temperature), 0 where x is -inf; returns their sum and writes max x to `largest`. */
@@ -585,17 +723,8 @@ static double heat(const float *x, float *weights, int64_t V, float temperature,
         for (int64_t i = 0; i < GROUP && v + i < V; i++) tops[i] = x[v + i] > tops[i] ? x[v + i] : tops[i];
     for (int64_t i = 0; i < GROUP; i++) top = tops[i] > top ? tops[i] : top;
     for (int64_t v = 0; v < V; v++) weights[v] = x[v] == -INFINITY ? 0 : exp_((x[v] - top) * inverse);
-    double total = 0;
-    for (int64_t v = 0; v < V; v++) total += weights[v];
     *largest = top;
-    return total;
-}
-
-/* Returns the sum of the values [n] that are at least `bound`. */
-static double mass_from(const float *values, int64_t n, float bound) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += values[i] >= bound ? values[i] : 0;
-    return sum;
+    return mass_from(weights, V, 0);
 }
 
 /* Settings of a draw: temperature, mass of the nucleus, id of the end of turn, whether truncation always keeps it. */

@@ -80,7 +80,7 @@ def fold(text: str) -> Folded:
         if character == "." and 0 < place < len(text) - 1 and (text[place - 1] + text[place + 1]).isalnum():
             between = max(between, SPACE)  # s.u.i.c.i.d.e
             continue
-        folded, kind = _fold(character)
+        folded, kind = fold_character(character)
         between = max(between, kind)
         for letter in folded:
             letters.append(letter)
@@ -91,7 +91,7 @@ def fold(text: str) -> Folded:
 
 
 @lru_cache(1 << 16)
-def _fold(character: str) -> tuple[str, int]:
+def fold_character(character: str) -> tuple[str, int]:
     """Return the letters to which a character is folded, and the kind of separator that it counts as."""
     if character in _SENTENCE or character == ".":
         return "", SENTENCE

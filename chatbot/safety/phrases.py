@@ -72,6 +72,7 @@ class Phrases:
     """
 
     def __init__(self, lines: Sequence[str], spares_titles: bool = False):
+        self.lines = tuple(lines)
         self._spares_titles = spares_titles
         self._patterns: list[tuple[bool, list[int]]] = []  # harmless, the last index of each phrase joined by &
         uses: defaultdict[str, set[tuple[int, int, bool, bool]]] = defaultdict(set)
@@ -221,6 +222,15 @@ def _parts(line: str) -> list[set[tuple[str, bool, bool]]]:
 
 def _readings(part: str, line: str) -> list[str]:
     """Return all readings of a part of a line, folded."""
+    return ["".join(chosen) for chosen in product(*choices_of(part, line))]
+
+
+def choices_of(part: str, line: str) -> list[list[str]]:
+    """Return the folded alternatives of each piece of a part of a line; a reading has one of each.
+
+    Raises:
+        SafetyError: The line cannot be read.
+    """
     pieces = re.split(r"\(([^()]*)\)", part)
     if any(mark in piece for piece in pieces[::2] for mark in "()|"):
         raise SafetyError(f"The phrase {line!r} has a bracket or | without its counterpart; write (a|b).")
@@ -229,7 +239,7 @@ def _readings(part: str, line: str) -> list[str]:
         raise SafetyError(
             f"The phrase {line!r} has more than {MAX_READINGS:,} readings in a part; write * or two lines."
         )
-    return ["".join(chosen) for chosen in product(*([_folded(text, line) for text in texts] for texts in choices))]
+    return [[_folded(text, line) for text in texts] for texts in choices]
 
 
 def _folded(text: str, line: str) -> str:

@@ -48,6 +48,7 @@ class DialogptLayout:
         opening_tokens: Number of tokens before the first turn of a sample.
         turn_tokens: Number of tokens that a turn takes besides its content.
         end_of_turn_id: Id that ends a turn.
+        end_of_reply: Ids that follow the content of a reply in the history.
     """
 
     name = "dialogpt"
@@ -57,6 +58,7 @@ class DialogptLayout:
     def __init__(self, special: SpecialIds):
         self.cls_id = special.cls_id
         self.end_of_turn_id = special.sep_id
+        self.end_of_reply = (special.sep_id,)
 
     def lay_out(self, turns: Sequence[Sequence[int]], first_turn: int = 0) -> Sample:
         """Return a whole dialogue as model input, for training or scoring.
@@ -106,6 +108,7 @@ class ChatTemplateLayout:
         opening_tokens: Largest number of tokens before the first turn of a sample.
         turn_tokens: Largest number of tokens that a turn takes besides its content.
         end_of_turn_id: Id that ends a turn of the bot.
+        end_of_reply: Ids that follow the content of a reply in the history, `end_of_turn_id` first.
     """
 
     name = "chat_template"
@@ -115,6 +118,7 @@ class ChatTemplateLayout:
             raise DialogueError("The tokenizer has no chat template. Give the folder of a chat model.")
         self._opening, self._after = special.marks.opening, (special.marks.to_bot, special.marks.to_person)
         self.end_of_turn_id = special.marks.to_person[0]
+        self.end_of_reply = special.marks.to_person
         self.opening_tokens = len(self._opening) + len(special.marks.to_bot)
         self.turn_tokens = max(map(len, self._after))
 

@@ -105,7 +105,7 @@ class DialogueTokenizer:
         self.special_ids = frozenset(special)
         self._never_typed = self.special_ids - {ids.get(UNKNOWN)}
         self._words = ["" if index in special else names[index] for index in range(self.vocab_size)]
-        self._bytes = [_bytes_of(word, self.is_wordpiece) for word in self._words]
+        self._bytes = [bytes_of(word, self.is_wordpiece) for word in self._words]
 
     def _init_chat(self, tokenizer: Tokenizer, template: Template) -> None:
         """Wrap a chat model's tokenizer; every added token is special, even if its file says otherwise."""
@@ -194,6 +194,14 @@ class DialogueTokenizer:
         """Return the whole tokenizer as JSON: equal strings mean equal tokenizers."""
         return self._stored.to_str()
 
+    def content(self) -> dict[str, Any]:
+        """Return the content of tokenizer.json."""
+        return json.loads(self._stored.to_str())
+
+    def split(self, text: str) -> list[tuple[str, tuple[int, int]]]:
+        """Return the pieces of a text that tokens stay within, each with its first character and the one after it."""
+        return self._tokenizer.pre_tokenizer.pre_tokenize_str(text)
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, never a special token. Lone surrogates, which are not text, become U+FFFD.
 
@@ -248,7 +256,7 @@ def _names(tokenizer: Tokenizer) -> dict[int, str]:
     return {index: name for name, index in tokenizer.get_vocab().items()}
 
 
-def _bytes_of(word: str, is_wordpiece: bool) -> bytes:
+def bytes_of(word: str, is_wordpiece: bool) -> bytes:
     """Return the UTF-8 bytes of a token: those of its text, or the byte that its name spells."""
     if is_wordpiece:
         return word.removeprefix(CONTINUATION).encode("utf-8", "replace")

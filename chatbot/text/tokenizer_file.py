@@ -9,6 +9,7 @@ Imports neither torch nor transformers.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from math import inf
@@ -67,7 +68,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
     content = read_json(path, TokenizerError, "copy or build it again")
     try:
         check_tokenizer(content)
-        tokenizer = Tokenizer.from_file(str(path))
+        # Dialogues are neither padded nor cut by the tokenizer, and either setting may ask for any amount of memory.
+        tokenizer = Tokenizer.from_str(json.dumps({**content, "padding": None, "truncation": None}))
         tokenizer.encode(PROBE, add_special_tokens=False)
         return tokenizer
     except XianliaoError:

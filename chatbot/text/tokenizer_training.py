@@ -22,6 +22,8 @@ _MIN_VOCABULARY = len(_RESERVED) + 64
 _HAN = re.compile("[\u3400-\u9fff]")
 _PIECES = r"\p{Han}+| ?[\p{L}&&[^\p{Han}]]+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 """Tokens stay within one piece: Chinese, other letters with a space before them, a digit, punctuation, or space."""
+SPLIT = {"type": "Split", "pattern": {"Regex": _PIECES}, "behavior": "Isolated", "invert": False}
+"""The same, as tokenizer.json has it."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: int, word_count: int | None) -> Tokenizer:

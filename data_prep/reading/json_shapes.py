@@ -78,6 +78,8 @@ NOTICE_KINDS = (
     "pin",
 )
 """Beginnings of the types of messages that the program wrote."""
+OBJECT_WITHOUT_TURNS, TEXT_WITHOUT_A_REPLY = "object_without_turns", "text_without_a_reply"
+NOT_A_DIALOGUE = "not_a_list_of_strings"
 SPLITS = ("train", "valid", "test")
 
 _THOUGHT = re.compile(r"\s*<(think|thinking|reasoning)>.*?(?:</\1>|\Z)\s*", re.DOTALL | re.IGNORECASE)
@@ -103,9 +105,9 @@ def shape_of(value: object) -> str:
     """Return the reason for a value that is not a dialogue: what it is."""
     if isinstance(value, dict):
         if any(isinstance(value.get(key), str) for key in TEXT_KEYS):
-            return "text_without_a_reply"
-        return "object_without_turns"
-    return "not_a_list_of_strings"
+            return TEXT_WITHOUT_A_REPLY
+        return OBJECT_WITHOUT_TURNS
+    return NOT_A_DIALOGUE
 
 
 def clean_text(text: str) -> str:

@@ -10,7 +10,7 @@ import time
 import torch
 
 from chatbot.chat.bot import Chatbot
-from tests.benchmarks import decoding_speed, training_speed
+from tests.benchmarks import decoding_speed, serving_speed, training_speed
 from tests.benchmarks.measure import to_markdown
 from training.optim.memory import keep_freed_memory
 
@@ -20,6 +20,7 @@ PARTS = {
     "decoding": decoding_speed.single_rows,
     "batch": lambda rounds: [decoding_speed.batch_row(rounds)],
     "context": decoding_speed.context_rows,
+    "serving": serving_speed.rows,
 }
 
 

@@ -15,7 +15,7 @@ from chatbot.model.network import XianliaoForCausalLM
 from chatbot.text.tokenizer import DialogueTokenizer
 
 VOCABULARY = 8192
-SIZES = {"12M": (384, 6), "30M": (512, 8)}
+SIZES = {"12M": (384, 6), "30M": (512, 8), "GPT-2": (768, 12)}
 
 
 def ours(size: str = "12M", **changes) -> XianliaoForCausalLM:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chatbot.native import library as native
-from tests.benchmarks import bakeoff, decoding_speed, prepare_speed, training_speed
+from tests.benchmarks import bakeoff, decoding_speed, prepare_speed, serving_speed, training_speed
 from tests.benchmarks.measure import alternate, latency_row, matmul_peak, reading_seconds, throughput_row, to_markdown
 from tests.benchmarks.peers import NanoGPT, gpt2, multiplied, ours
 from tests.conftest import SAMPLES
@@ -48,6 +48,14 @@ def test_candidates_get_equal_parameters(tokenizer):
         for name in ("softmax", "linear_gated+conv+gate", "linear_taylor2", "gated_delta:sliding 3:1+gate")
     }
     assert max(sizes.values()) < 1.01 * min(sizes.values())
+
+
+def test_serving_is_measured(bot, monkeypatch):
+    monkeypatch.setattr(serving_speed, "HISTORY", 100)
+    assert serving_speed.tokens_per_second(bot, 3) > 0
+    waits = serving_speed.first_token_seconds(bot, 64, short=3, running=2)
+    assert len(waits) == 3
+    assert all(wait > 0 for wait in waits)
 
 
 @pytest.mark.slow

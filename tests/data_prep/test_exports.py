@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chatbot.errors import FileError
-from data_prep.cleaning.characters import traditional
+from chatbot.text.characters import simplified
 from data_prep.cli import main
 from data_prep.reading import messages as message_reading
 from data_prep.reading.chat_logs import read_chat_log
@@ -482,7 +482,7 @@ def test_a_log_is_read_in_linear_time_and_memory():
 
 
 @pytest.mark.parametrize(
-    ("text", "simplified"),
+    ("text", "right"),
     [
         ("我看著你", "我看着你"),
         ("他睡著了", "他睡着了"),
@@ -491,5 +491,26 @@ def test_a_log_is_read_in_linear_time_and_memory():
         ("頭髮", "头发"),
     ],
 )
-def test_traditional_as_written_in_taiwan(text, simplified):
-    assert traditional(text) == simplified
+def test_traditional_as_written_in_taiwan(text, right):
+    assert simplified(text) == right
+
+
+def test_every_reason_is_explained_in_the_report(tmp_path):
+    """A set with every kind of bad record is built, and no reason is without its explanation."""
+    good = [[f"第{i}句话你好", "嗯嗯好的"] for i in range(30)]
+    jsonl = tmp_path / "x.jsonl"
+    bad = ['{"x": 1}', '{"text": "今天"}', "[3]", "{", '{"rating": "dislike", "messages": []}']
+    jsonl.write_text("\n".join([json.dumps(turns) for turns in good] + bad), encoding="utf-8")
+    (tmp_path / "x.tsv").write_text("1\t你好呀\t在吗\t在的呀\n0\t你好呀\t在吗\t股票跌了\n" * 3, encoding="utf-8")
+    paths = [str(jsonl), str(tmp_path / "x.tsv")]
+    assert main(["--input", *paths, "--output", str(tmp_path / "set"), "--vocab-size", "600"]) == 0
+    report = (tmp_path / "set" / "report" / "report.md").read_text(encoding="utf-8")
+    for reason in ("object_without_turns", "text_without_a_reply", "not_a_list_of_strings", "not_json", "disliked"):
+        assert re.search(rf"\| {reason} \| 1 \| \w", report)
+    assert re.search(r"\| negative_example \| 3 \| \w", report)
+    (tmp_path / "chat.txt").write_text(QQ, encoding="utf-8")
+    bot = ["--bot", "小海", "--input", str(tmp_path / "chat.txt"), str(tmp_path / "chat.txt")]
+    assert main([*bot, "--output", str(tmp_path / "of"), "--vocab-size", "600"]) == 0
+    assert re.search(
+        r"\| bot_does_not_reply \| \d \| \w", (tmp_path / "of/report/report.md").read_text(encoding="utf-8")
+    )

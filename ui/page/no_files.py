@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio.blocks
 from gradio import processing_utils
-from gradio.data_classes import GradioModel, GradioRootModel
+from pydantic import BaseModel
 
 
 class WithoutFiles(ModuleType):
@@ -32,7 +32,7 @@ class WithoutFiles(ModuleType):
         """Return an output as plain values; search an input as before."""
         if not postprocess:
             return await processing_utils.async_move_files_to_cache(data, block, **named)
-        return data.model_dump() if isinstance(data, (GradioModel, GradioRootModel)) else data
+        return data.model_dump() if isinstance(data, BaseModel) else data  # of pydantic, as the value of gr.JSON
 
 
 def search_inputs_only() -> None:

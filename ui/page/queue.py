@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import orjson
+from fastapi.encoders import jsonable_encoder
 from gradio.data_classes import PredictBodyInternal
 from gradio.queueing import Event, Queue
 from gradio.server_messages import EventMessage, ProcessCompletedMessage, UnexpectedErrorMessage
@@ -169,7 +170,7 @@ class BoundedQueue(Queue):
             return
         output = getattr(event_message, "output", None)
         if isinstance(output, dict) and "data" in output:
-            data = orjson.dumps(output["data"], default=str)
+            data = orjson.dumps(output["data"], default=jsonable_encoder, option=orjson.OPT_SERIALIZE_NUMPY)
             serialized = Output({**output, "data": orjson.Fragment(data)})
             serialized.size = len(data)
             event_message = event_message.model_copy(update={"output": serialized})

@@ -35,7 +35,7 @@ class BannedWords:
         self.pieces = [piece.lower() for piece in pieces]
         spaced = any(b" " in piece for piece in self.pieces)
         banned, exceptions = split_words(words)
-        forms, harmless = _spellings(banned, spaced), _spellings(exceptions, spaced)
+        forms, harmless = spellings(banned, spaced), spellings(exceptions, spaced)
         harmless_of = {
             word: frozenset(exception for exception in harmless if _is_exception_of(exception, word)) for word in forms
         }
@@ -108,7 +108,7 @@ def _tails(end: bytes) -> set[bytes]:
     return {complete, complete + decoder.getstate()[0]}
 
 
-def _spellings(words: Sequence[str], spaced: bool) -> list[bytes]:
+def spellings(words: Sequence[str], spaced: bool) -> list[bytes]:
     """Return the bytes of all forms of the words: as written, lower case, upper case, capitalised."""
     forms = {form for word in words for form in (word, word.lower(), word.upper(), word.capitalize())}
     return sorted({(form if spaced else form.replace(" ", "")).encode().lower() for form in forms} - {b""})

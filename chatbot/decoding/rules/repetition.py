@@ -14,6 +14,18 @@ from dataclasses import dataclass
 
 import torch
 
+REMEMBERED_REPLIES = 3
+"""Number of the bot's last replies that the rules against repetition use."""
+
+
+def last_replies(turns: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+    """Return the bot's last replies in a history, newest first.
+
+    Args:
+        turns: Token ids of the turns, oldest first; the last is the message.
+    """
+    return turns[-2::-2][:REMEMBERED_REPLIES]
+
 
 @dataclass(frozen=True)
 class RepetitionRules:

@@ -37,8 +37,7 @@ class ShortConvolution(nn.Module):
 
         Without a state, padding may be on either side; with a state, anywhere. Segments and a state exclude each other.
         """
-        compiles = x.device.type == "cpu" and self.weight.dtype == torch.float32
-        if state is None and compiles and native.library() is not None:
+        if state is None and x.device.type == "cpu" and self.weight.dtype == torch.float32 and native.library():
             x = x.float()  # under autocast the preceding projection returns bf16
             masked = x if tokens.keep is None else x * tokens.keep[..., None]
             return CompiledConvolution.apply(masked, self.weight, tokens.segment_ids)

@@ -31,6 +31,7 @@ class Mixer(nn.Module):
     """
 
     needs_positions = False
+    growing: tuple[str, ...] = ()  # names of the tensors of the state that have one entry per token
 
     def __init__(self, config: XianliaoConfig, key_dim: int | None = None, projects_queries: bool = True):
         super().__init__()

@@ -130,6 +130,7 @@ class SoftmaxAttention(Mixer):
         self.window, self.theta = window, config.rope_theta
         self.rotates = config.positions == "rope"
         self.needs_positions = self.rotates or window is not None
+        self.growing = ("keys", "values") if window is None else ()
 
     def forward(
         self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None, form: Form = "auto"
@@ -138,6 +139,10 @@ class SoftmaxAttention(Mixer):
         q, k, v = self.project(x, tokens, state)
         if self.rotates:
             q, k = (rotary(part, tokens.known_positions, self.theta) for part in (q, k))
+        if state is not None and self.growing and form == "auto":
+            attended = state.attend(q, k, v, parallel)
+            if attended is not None:
+                return self.finish(x, attended)
         past = {} if state is None else state.tensors
         all_keys = self._with_past(k, v, tokens, past)
         without_past = all_keys.keep is None and "keys" not in past
@@ -152,7 +157,7 @@ class SoftmaxAttention(Mixer):
             else:
                 output = parallel(q, all_keys.keys, all_keys.values, visible)
         if state is not None:
-            self._remember(state, length, all_keys)
+            self._remember(state, length, all_keys, tokens.keep is not None)
         return self.finish(x, output)
 
     def _with_past(self, k: torch.Tensor, v: torch.Tensor, tokens: Tokens, past: dict[str, torch.Tensor]) -> _Keys:
@@ -188,7 +193,7 @@ class SoftmaxAttention(Mixer):
             visible = visible & (positions[:, -length:, None] - positions[:, None, :] < window)
         return visible
 
-    def _remember(self, state: MixerState, length: int, all_keys: _Keys) -> None:
+    def _remember(self, state: MixerState, length: int, all_keys: _Keys, is_padded: bool) -> None:
         """Store all keys, or exactly W of them: a window that is not yet full begins with masked entries."""
         tensors = {"keys": all_keys.keys, "values": all_keys.values}
         keep = all_keys.keep
@@ -204,7 +209,7 @@ class SoftmaxAttention(Mixer):
         missing = self.window - keep.shape[1]
         if missing > 0:
             tensors = {name: F.pad(x, (0, 0) * (x.ndim - 2) + (missing, 0)) for name, x in tensors.items()}
-        elif not keep.all():  # select the last W that are not padding
+        elif is_padded:  # select the last W that are not padding; without new padding those are the last W
             order = keep.long().argsort(dim=1, stable=True)
             tensors = {
                 name: x.gather(1, order[(...,) + (None,) * (x.ndim - 2)].expand_as(x)) for name, x in tensors.items()

@@ -17,8 +17,8 @@ from chatbot.decoding.batch import TorchBatch, make_native, start_batch
 from chatbot.decoding.candidates import GenerationError
 from chatbot.decoding.loop import decode, prefill
 from chatbot.decoding.native_batch import NativeNetwork
-from chatbot.decoding.native_slots import INITIAL_SLOTS, Slots
 from chatbot.decoding.settings import ReplySettings
+from chatbot.decoding.slots import INITIAL_SLOTS, NativeSlots
 from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.native import library as native
@@ -73,7 +73,7 @@ def both(model, ids, int8=False, rows=None):
     speakers = torch.arange(ids.shape[1]).expand_as(ids) // 7 % 2
     starts = [30 - 6 * row for row in range(len(ids))]
     results = []
-    for run in (start_batch(model, len(ids)), TorchBatch(model, model.new_state())):
+    for run in (start_batch(model, len(ids)), TorchBatch(model, len(ids))):
         now = torch.arange(len(ids))
         parts = [[values[row, :end].tolist() for row, end in enumerate(starts)] for values in (ids, speakers)]
         logits = [run.read(*parts)]
@@ -190,7 +190,7 @@ def test_what_cannot_be_read_is_refused_before_it_touches_memory(tokenizer, kind
 @torch.inference_mode()
 def test_slots_refuse_what_they_cannot_read(tokenizer):
     """One function reads for all batches, so slots have the same checks; a slot must exist and be named once."""
-    slots = Slots(compiled(tokenizer, "learned").native)
+    slots = NativeSlots(compiled(tokenizer, "learned").native)
     slot = slots.enter(None)
     logits = slots.read_rows([slot], [[5, 6]], [[0, 0]])
     assert torch.equal(logits, start_batch(compiled(tokenizer, "learned")).read([[5, 6]], [[0, 0]]))

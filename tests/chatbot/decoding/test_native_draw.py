@@ -9,7 +9,7 @@ import torch
 
 from chatbot.decoding.candidates import Draft, next_candidates
 from chatbot.decoding.native_draw import can_draw, draw
-from chatbot.decoding.sampler import LiveReply, _draw
+from chatbot.decoding.sampler import SampledReply, _draw
 from chatbot.decoding.settings import ReplySettings
 from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.native import library as native
@@ -39,7 +39,7 @@ def found_and_rows(settings: ReplySettings, sharpness: float):
     logits[: ROWS // 4] = logits[: ROWS // 4].round()  # with many equal ones
     logits[:, END] += draw.random() * 3 * sharpness
     replies = [[draw.randrange(3, 60) for _ in range(draw.randrange(9))] for _ in range(ROWS)]
-    rows = [LiveReply(settings, random.Random(number), (), Draft(reply)) for number, reply in enumerate(replies)]
+    rows = [SampledReply(settings, random.Random(number), (), 1, Draft(reply)) for number, reply in enumerate(replies)]
     return next_candidates(logits, settings, VOCABULARY, replies, [()] * ROWS), rows
 
 

@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 
-from chatbot.evaluation import answering, cache
+from chatbot.chat import request as chat_request
+from chatbot.evaluation import cache
 from chatbot.evaluation.cache import DECIDING, PACKAGE, ResultCache, code_hash
 from chatbot.evaluation.grid import Grid
 from chatbot.evaluation.run import evaluate
@@ -71,15 +72,15 @@ def test_a_changed_decoder_is_measured_again(bot, dialogues, package, tmp_path, 
         return report["checkpoints"][0]["decoding"]["default"]["mean_characters"]
 
     assert mean_characters("report") > 0
-    decode = answering.decode
+    run = chat_request.run
 
     def says_nothing(*args):
-        *_, drafts = decode(*args)
+        *_, drafts = run(*args)
         for draft in drafts:
             draft.token_ids = []
         yield drafts
 
-    monkeypatch.setattr(answering, "decode", says_nothing)
+    monkeypatch.setattr(chat_request, "run", says_nothing)
     assert mean_characters("report") > 0  # the files are as before, so the cached replies are used
     hash_after(package, "decoding/loop.py", "CHANGED = 1\n")  # a change of the code is seen on disk
     monkeypatch.setattr(cache, "PACKAGE", package)

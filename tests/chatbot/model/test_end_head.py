@@ -126,7 +126,7 @@ def test_padding_and_packing_change_nothing(ended, tokenizer):
     open_end = torch.tensor([first[:-1] + second])  # a dialogue that was cut inside a turn
     segments = torch.tensor([[0] * (len(first) - 1) + [1] * len(second)])
     assert (ended(open_end, segment_ids=segments).logits[0, len(first) - 1 :] - alone[1]).abs().max() < 1e-5
-    steps = TorchBatch(ended, ended.new_state())
+    steps = TorchBatch(ended, 2)
     logits = steps.read([first, second], [[0] * len(first), [0] * len(second)])
     assert (logits - torch.stack([alone[0][-1], alone[1][-1]])).abs().max() < 1e-5
     follow = steps(torch.tensor([50, 51]), torch.tensor([0, 0]))

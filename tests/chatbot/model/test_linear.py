@@ -82,7 +82,7 @@ def test_the_compiled_step_agrees_where_features_are_small(tokenizer, level, lin
         block.mixer.qkv_proj.bias[: 2 * 32] = level
     assert make_native(model)
     ids = torch.randint(3, tokenizer.vocab_size, (30,), generator=torch.Generator().manual_seed(2)).tolist()
-    compiled, plain = start_batch(model), TorchBatch(model, model.new_state())
+    compiled, plain = start_batch(model), TorchBatch(model)
     for part in (ids[:20], ids[20:21], ids[21:]):
         speakers = [[0] * len(part)]
         torch.testing.assert_close(compiled.read([part], speakers), plain.read([part], speakers), rtol=1e-3, atol=1e-4)

@@ -101,7 +101,6 @@ BOMBS = {
     "list": ({"normalizer": [[]]}, "cannot be read"),
     "added": ({"added_tokens": "abc"}, "cannot be read"),
     "model": ({"model": None}, "cannot be read"),
-    "truncation": ({"truncation": {"max_length": -1}}, "cannot be read"),
 }
 
 
@@ -164,3 +163,24 @@ def test_usual_components_are_accepted(content, tmp_path):
         },
     }
     assert DialogueTokenizer.load(written(content | changes, tmp_path)).encode("你好  呀")
+
+
+PADDING = {
+    **{"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None},
+    **{"pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"},
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"padding": {**PADDING, "strategy": {"Fixed": 10**9}}},
+        {"padding": {**PADDING, "pad_to_multiple_of": 10**9}},
+        {"truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 10**6}},
+    ],
+)
+def test_a_file_that_asks_for_padding_or_truncation_gets_neither(tokenizer, tmp_path, changes):
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+    assert DialogueTokenizer.load(tmp_path).encode("今天心情不太好") == tokenizer.encode("今天心情不太好")

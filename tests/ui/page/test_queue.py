@@ -105,6 +105,27 @@ def test_a_browser_that_reads_gets_every_result(bot):
         assert held.held.bytes == 0
 
 
+def test_a_conversation_as_the_browser_has_it(bot):
+    """Every output goes to the browser as JSON and comes back as it went: two messages, two replies."""
+    with page(bot) as (client, _, _):
+        parts = {part["api_name"]: part for part in client.get("/config").json()["dependencies"]}
+        chat = {"id": "", "title": "", "persona": [], "messages": []}
+        for number, text in enumerate(("你好", "今天累了"), 1):
+            chat["messages"].append({"role": "user", "text": text})
+            body = {"data": [chat], "fn_index": parts["begin"]["id"], "session_hash": f"s{number}"}
+            assert client.post(JOIN, json=body).status_code == 200
+            with client.stream("GET", DATA, params={"session_hash": f"s{number}"}) as events:
+                for line in events.iter_lines():
+                    event = json.loads(line[6:]) if line.startswith("data: ") else {}
+                    if event.get("msg") == "process_completed":
+                        break
+            assert event["success"]
+            for value in event["output"]["data"]:
+                assert not (isinstance(value, str) and value.startswith("root="))
+            (chat,) = (value for value in event["output"]["data"] if isinstance(value, dict) and "messages" in value)
+        assert [message["text"] for message in chat["messages"] if message["role"] == "user"] == ["你好", "今天累了"]
+
+
 def test_the_server_keeps_no_conversation_of_a_tab(bot):
     with page(bot) as (client, held, call):
         for number in range(3):

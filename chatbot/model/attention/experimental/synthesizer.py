@@ -170,6 +170,7 @@ class Synthesizer(Mixer):
     """
 
     needs_positions = True
+    growing = ("values", "columns", "keys")
 
     def __init__(self, config: XianliaoConfig, kind: str):
         assert config.synthesizer_mixture is not None  # XianliaoConfig.__post_init__ fills it in

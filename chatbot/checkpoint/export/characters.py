@@ -1,0 +1,56 @@
+"""Classes of characters by which a tokenizer splits a text, read off the tokenizer itself: its Unicode tables are others
+than Python's."""
+
+from __future__ import annotations
+
+from chatbot.errors import CheckpointError
+from chatbot.text.tokenizer import DialogueTokenizer
+from chatbot.text.tokenizer_training import SPLIT
+
+HAN, LETTER, NUMBER, SPACE, OTHER = 1, 2, 4, 8, 16
+"""Alternatives of the pattern that a character continues, as chatbot/native/runtime/text.c has them."""
+
+PROBES = ("一", "a", "!")
+"""Characters that a Han character, another letter, and one that is neither space, letter nor number join."""
+
+BLOCK = 4096
+UNIFORM = ((0xD800, 0xE000), (0x40000, 0xE0000), (0xE1000, 0x110000))
+"""Surrogates, planes without characters, and private planes: one class each."""
+
+
+def character_classes(tokenizer: DialogueTokenizer) -> list[tuple[int, int]]:
+    """Return (first code point, classes) of each run of code points with the same classes.
+
+    Raises:
+        CheckpointError: The tokenizer splits by another pattern than ours.
+    """
+    content = tokenizer.content()
+    split = content["pre_tokenizer"]
+    if content["normalizer"] is not None or split != SPLIT or content["model"]["type"] != "BPE":
+        raise CheckpointError(
+            "The tokenizer is not of the kind that xianliao-prepare makes. Export another checkpoint."
+        )
+    runs: list[tuple[int, int]] = []
+    point = 0
+    while point < 0x110000:
+        skip = next((end for start, end in UNIFORM if start <= point < end), None)
+        end = min([start for start, _ in UNIFORM if start > point] + [point + BLOCK, 0x110000])
+        classes = [OTHER] if skip else _classes(tokenizer, point, end)
+        for number, kinds in enumerate(classes):
+            if not runs or runs[-1][1] != kinds:
+                runs.append((point + number, kinds))
+        point = skip or end
+    return runs
+
+
+def _classes(tokenizer: DialogueTokenizer, start: int, end: int) -> list[int]:
+    """Return the classes of the code points from `start` to `end`: each is probed after characters of known classes."""
+    units = [[probe + chr(point) for probe in PROBES] + [chr(point) * 2] for point in range(start, end)]
+    text = "".join("".join(unit) for unit in units)
+    begins = {first for _, (first, _) in tokenizer.split(text)}
+    found = []
+    for number in range(end - start):
+        joined = [8 * number + 2 * index + 1 not in begins for index in range(4)]
+        kinds = HAN * joined[0] | LETTER * joined[1] | OTHER * joined[2]
+        found.append(kinds or (SPACE if joined[3] else NUMBER))
+    return found

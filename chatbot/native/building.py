@@ -1,0 +1,170 @@
+"""Building the C runtime (chatbot/native/runtime): for this machine, for others with zig, and to WebAssembly."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from chatbot.errors import XianliaoError
+from chatbot.native.library import FLAGS, SOURCE, TARGETS
+
+RUNTIME = Path(__file__).with_name("runtime")
+FUNCTIONS = ("read", "draw", "convolve", "convolve_backward", "group", "threads")
+"""Names of step.c that every build of it gets with its own ending."""
+
+KERNEL_FLAGS = tuple(flag for flag in FLAGS if flag != "-pthread")
+COMMON = ("-std=gnu11", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-DXIANLIAO_ONE_THREAD", "-DTILE=16")
+
+
+class BuildError(XianliaoError):
+    """The runtime cannot be built."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A system that the runtime is built for.
+
+    Attributes:
+        triple: Target of zig, or None for the system's compiler.
+        kernels: Flags of each build of step.c by its ending.
+        suffix: Ending of the library.
+        flags: Flags of all files.
+        link: Flags of the linker.
+    """
+
+    triple: str | None
+    kernels: dict[str, tuple[str, ...]]
+    suffix: str = ".so"
+    flags: tuple[str, ...] = ()
+    link: tuple[str, ...] = ("-shared", "-O2", "-s", "-Wl,--gc-sections", "-lm")
+
+
+X86 = {
+    "base": ("-mcpu=x86_64",),
+    "avx2": ("-mcpu=x86_64_v3",),
+    "avx512": ("-mcpu=x86_64_v4+avx512vnni", "-mprefer-vector-width=512"),
+}
+TARGETS_OF_ZIG = {
+    "linux-x86_64": Target("x86_64-linux-gnu.2.17", X86),
+    "linux-aarch64": Target(
+        "aarch64-linux-gnu.2.17", {"base": ("-mcpu=generic",), "dotprod": ("-mcpu=generic+dotprod",)}
+    ),
+    "macos-arm64": Target(
+        "aarch64-macos.11.0", {"base": ("-mcpu=apple_m1",)}, ".dylib", link=("-shared", "-O2", "-s", "-Wl,-dead_strip")
+    ),
+    "windows-x86_64": Target(
+        "x86_64-windows-gnu", X86, ".dll", ("-Daligned_alloc(alignment,size)=malloc(size)",), ("-shared", "-O2", "-s")
+    ),
+    "wasm": Target(
+        "wasm32-wasi",
+        {"base": ("-msimd128",)},
+        ".wasm",
+        ("-msimd128", "-DXL_NATIVE"),
+        (
+            "-mexec-model=reactor",
+            "-O2",
+            "-s",
+            "-Wl,--gc-sections",
+            "-Wl,--export-dynamic,--export=malloc,--export=free",
+            "-Wl,-z,stack-size=1048576",
+        ),
+    ),
+}
+"""Systems by name; the libraries for them are the same to the byte on every machine with the same zig."""
+
+
+def build_native(output: Path, flags: Sequence[str] = (), kernels: Sequence[Sequence[str]] = TARGETS) -> None:
+    """Build the runtime for this machine with its C compiler, with the arithmetic of `chatbot.native.library`.
+
+    Args:
+        output: Library to write.
+        flags: Further flags, for all files.
+        kernels: Flags for the processor; the first that the compiler accepts are used.
+
+    Raises:
+        BuildError: There is no C compiler, or it fails.
+    """
+    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    if compiler is None:
+        raise BuildError("There is no C compiler. Install gcc or clang.")
+    failure = BuildError("No flags are given.")
+    for kernel in kernels:
+        target = Target(None, {"base": tuple(kernel)}, flags=("-DXL_NATIVE", *flags))
+        try:
+            _build([compiler], target, output)
+            return
+        except BuildError as error:
+            failure = error
+    raise failure
+
+
+def build_with_zig(name: str, output: Path) -> None:
+    """Build the runtime for one of `TARGETS_OF_ZIG` with the package ziglang.
+
+    Raises:
+        BuildError: The package is missing, or the compiler fails.
+    """
+    _build(zig(), TARGETS_OF_ZIG[name], output)
+
+
+def build_program(name: str, main: Path, output: Path) -> None:
+    """Build a program with the runtime inside; arguments and errors as for `build_with_zig`.
+
+    Args:
+        name: One of `TARGETS_OF_ZIG`; for Linux the program is static, so that an emulator runs it alone.
+        main: Source of its function `main`.
+        output: Program to write.
+    """
+    target = TARGETS_OF_ZIG[name]
+    static = {"linux-x86_64": "x86_64-linux-musl", "linux-aarch64": "aarch64-linux-musl"}
+    triple = static.get(name, target.triple)
+    link = tuple(flag for flag in target.link if flag != "-shared")
+    _build(zig(), replace(target, triple=triple, link=link, suffix=".exe"), output, (main,))
+
+
+def zig() -> list[str]:
+    """Return the command of zig.
+
+    Raises:
+        BuildError: The package ziglang is missing.
+    """
+    package = find_spec("ziglang")
+    if package is None or package.origin is None:
+        raise BuildError("Building for other systems needs zig. Run: pip install 'xianliao[html]'")
+    return [str(Path(package.origin).with_name("zig"))]
+
+
+def _build(compiler: list[str], target: Target, output: Path, more: Sequence[Path] = ()) -> None:
+    """Compile and link.
+
+    Raises:
+        BuildError: The compiler fails.
+    """
+    command = [*compiler, *(["cc", "-target", target.triple] if target.triple else [])]
+    flags = [*COMMON, "-g0", *target.flags]
+    with tempfile.TemporaryDirectory() as folder:
+        objects = []
+        for ending, kernel in target.kernels.items():
+            renamed = [f"-Dxianliao_{name}=xianliao_{name}_{ending}" for name in FUNCTIONS]
+            objects.append(str(Path(folder) / f"step_{ending}.o"))
+            _run([*command, *flags, *KERNEL_FLAGS, *kernel, *renamed, "-c", str(SOURCE), "-o", objects[-1]])
+        for source in (*sorted(RUNTIME.glob("*.c")), *more):
+            objects.append(str(Path(folder) / f"{source.stem}.o"))
+            _run(
+                [*command, *flags, "-O2", "-ffp-contract=off", "-I", str(RUNTIME), "-c", str(source), "-o", objects[-1]]
+            )
+        built = Path(folder) / f"built{target.suffix}"
+        _run([*command, *target.flags, *objects, *target.link, "-o", str(built)])
+        shutil.copy(built, output)
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()[:1] or ["?"]
+        raise BuildError(f"{Path(command[0]).name} cannot build the runtime: {lines[0]}")

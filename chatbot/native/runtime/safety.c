@@ -1,0 +1,626 @@
+/* The fixed replies to people in need: chatbot/safety in C, over tables that chatbot/checkpoint/export/rules.py writes.
+ * folding.py, phrases.py, classifier.py and rules.py describe what is done; the functions here have their names. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "weights.h"
+
+enum { NONE, SPACE, CLAUSE, SENTENCE };
+enum { AGAIN, MEANS, LEAVING, DISTRESS, BETTER, SHORT, ORDINARY, KINDS, CRISIS = KINDS };
+enum { CRISIS_LIST, MEANS_LIST, LEAVING_LIST, DISTRESS_LIST, BETTER_LIST, WORDS_LIST, LISTS };
+enum { GAP = 8, LATIN_GAP = 32, SPELLED_OUT = 5, FILLER = 2, BUCKETS = 1 << 16, LONGEST_NGRAM = 4 };
+enum { SHORT_LETTERS = 12, LONG_LETTERS = 100, FEWEST_LETTERS = 6, MAX_LETTERS = 4000, MAX_DEPTH = 64 };
+enum { IDENTITY, SEPARATOR, SHIFTED, POOL, ALNUM = 256 }; /* how a range of characters is folded */
+
+typedef struct {
+    const int32_t *letters;
+    int64_t size;
+} Alternative;
+
+typedef struct {
+    Alternative *alternatives;
+    int64_t count;
+} Piece;
+
+typedef struct {
+    Piece *pieces;
+    int64_t count;
+} Part;
+
+typedef struct {
+    int harmless;
+    int64_t phrases, *ends, parts; /* ends[i]: parts of the first i + 1 phrases */
+    Part *part;
+} Line;
+
+typedef struct {
+    Line *lines;
+    int64_t count;
+} Phrases;
+
+typedef struct {
+    const uint8_t *bytes;
+    int64_t size;
+} Text;
+
+struct Safety {
+    const int32_t *fold, *pool; /* fold: (first character, kind, value) */
+    int64_t fold_count, pool_count;
+    Phrases lists[LISTS];
+    Text *replies[KINDS], crisis_reply, refusal;
+    int64_t reply_count[KINDS], ordinary_messages, ordinary_letters;
+    int refuses, has_classifier;
+    double scale, bias, threshold, veto;
+    const int8_t *weights;
+    void **owned; /* memory to release */
+    int64_t owned_count, owned_room;
+};
+
+typedef struct {
+    Numbers text, places, breaks;
+} Folded;
+
+typedef struct {
+    int32_t start, end;
+} Span;
+
+typedef struct {
+    Span *data;
+    int64_t count, room;
+    int failed;
+} Spans;
+
+static void add(Spans *spans, Span span) {
+    if (spans->count == spans->room && !spans->failed) {
+        int64_t room = spans->room ? 2 * spans->room : 16;
+        Span *data = realloc(spans->data, (size_t)room * sizeof *data);
+        spans->failed = !data;
+        if (data) spans->data = data, spans->room = room;
+    }
+    if (!spans->failed) spans->data[spans->count++] = span;
+}
+
+int64_t read_number(Reader *reader) {
+    int32_t value = 0;
+    if (reader->end - reader->at < 4)
+        reader->failed = 1;
+    else
+        memcpy(&value, reader->at, 4), reader->at += 4;
+    return value;
+}
+
+/* A length and so many bytes, padded to a multiple of four. */
+const uint8_t *read_bytes(Reader *reader, int64_t *size) {
+    const uint8_t *bytes = reader->at + 4;
+    *size = read_number(reader);
+    int64_t padded = (*size + 3) / 4 * 4;
+    if (reader->failed || *size < 0 || padded > reader->end - reader->at) {
+        reader->failed = 1;
+        *size = 0;
+        return reader->end;
+    }
+    reader->at += padded;
+    return bytes;
+}
+
+static void *own(struct Safety *safety, int64_t count, size_t width, Reader *reader) {
+    if (count < 0 || count > reader->end - reader->at) { /* each element takes at least one byte of the file */
+        reader->failed = 1;
+        return NULL;
+    }
+    void *memory = calloc((size_t)count + 1, width);
+    if (safety->owned_count == safety->owned_room) {
+        int64_t room = 2 * safety->owned_room + 64;
+        void **owned = realloc(safety->owned, (size_t)room * sizeof *owned);
+        if (owned) safety->owned = owned, safety->owned_room = room;
+    }
+    if (!memory || safety->owned_count == safety->owned_room) {
+        free(memory);
+        reader->failed = 1;
+        return NULL;
+    }
+    return safety->owned[safety->owned_count++] = memory;
+}
+
+static void read_part(struct Safety *safety, Reader *reader, Part *part) {
+    part->count = read_number(reader);
+    part->pieces = own(safety, part->count, sizeof *part->pieces, reader);
+    reader->failed |= part->count > MAX_DEPTH;
+    for (int64_t p = 0; p < part->count && !reader->failed; p++) {
+        Piece *piece = part->pieces + p;
+        piece->count = read_number(reader);
+        piece->alternatives = own(safety, piece->count, sizeof *piece->alternatives, reader);
+        for (int64_t a = 0; a < piece->count && !reader->failed; a++) {
+            int64_t size;
+            piece->alternatives[a].letters = (const int32_t *)read_bytes(reader, &size);
+            piece->alternatives[a].size = size / 4;
+        }
+    }
+}
+
+static void read_phrases(struct Safety *safety, Reader *reader, Phrases *list) {
+    list->count = read_number(reader);
+    list->lines = own(safety, list->count, sizeof *list->lines, reader);
+    for (int64_t l = 0; l < list->count && !reader->failed; l++) {
+        Line *line = list->lines + l;
+        line->harmless = read_number(reader) != 0;
+        line->phrases = read_number(reader);
+        line->parts = read_number(reader);
+        line->ends = own(safety, line->phrases, sizeof *line->ends, reader);
+        line->part = own(safety, line->parts, sizeof *line->part, reader);
+        reader->failed |= line->phrases < 1;
+        for (int64_t i = 0; i < line->phrases && !reader->failed; i++) {
+            line->ends[i] = read_number(reader);
+            reader->failed |= line->ends[i] <= (i ? line->ends[i - 1] : 0) || line->ends[i] > line->parts;
+        }
+        for (int64_t i = 0; i < line->parts && !reader->failed; i++) read_part(safety, reader, line->part + i);
+    }
+}
+
+static double read_double(Reader *reader) {
+    double value = 0;
+    if (reader->end - reader->at < 8)
+        reader->failed = 1;
+    else
+        memcpy(&value, reader->at, 8), reader->at += 8;
+    return value;
+}
+
+void free_safety(struct Safety *safety) {
+    if (!safety) return;
+    for (int64_t i = 0; i < safety->owned_count; i++) free(safety->owned[i]);
+    free(safety->owned);
+    free(safety);
+}
+
+struct Safety *load_safety(const uint8_t *bytes, int64_t size) {
+    struct Safety *s = calloc(1, sizeof *s);
+    Reader reader = {bytes, bytes + size, 0};
+    int64_t count;
+    if (!s) return NULL;
+    s->fold = (const int32_t *)read_bytes(&reader, &count);
+    s->fold_count = count / 12;
+    s->pool = (const int32_t *)read_bytes(&reader, &count);
+    s->pool_count = count / 4;
+    for (int64_t i = 0; i < s->fold_count; i++) {
+        const int32_t *entry = s->fold + 3 * i;
+        int kind = entry[1] & 255;
+        if (kind >= POOL) reader.failed |= entry[2] < 0 || entry[2] > s->pool_count - (kind - POOL);
+        if (kind == SEPARATOR) reader.failed |= entry[2] < 0 || entry[2] > SENTENCE;
+    }
+    reader.failed |= s->fold_count < 1 || s->fold[0] != 0;
+    for (int i = 0; i < LISTS && !reader.failed; i++) read_phrases(s, &reader, s->lists + i);
+    s->refuses = read_number(&reader) != 0;
+    s->ordinary_messages = read_number(&reader);
+    s->ordinary_letters = read_number(&reader);
+    s->crisis_reply.bytes = read_bytes(&reader, &s->crisis_reply.size);
+    s->refusal.bytes = read_bytes(&reader, &s->refusal.size);
+    for (int kind = 0; kind < KINDS && !reader.failed; kind++) {
+        s->reply_count[kind] = read_number(&reader);
+        s->replies[kind] = own(s, s->reply_count[kind], sizeof(Text), &reader);
+        reader.failed |= s->reply_count[kind] < 1;
+        for (int64_t i = 0; i < s->reply_count[kind] && !reader.failed; i++)
+            s->replies[kind][i].bytes = read_bytes(&reader, &s->replies[kind][i].size);
+    }
+    s->has_classifier = read_number(&reader) != 0;
+    s->scale = read_double(&reader);
+    s->bias = read_double(&reader);
+    s->threshold = read_double(&reader);
+    s->veto = read_double(&reader);
+    s->weights = (const int8_t *)read_bytes(&reader, &count);
+    reader.failed |= s->has_classifier && count != BUCKETS;
+    if (!reader.failed) return s;
+    free_safety(s);
+    return NULL;
+}
+
+static const int32_t *entry_of(const struct Safety *s, int32_t character) {
+    int64_t low = 0, high = s->fold_count;
+    while (high - low > 1) {
+        int64_t middle = (low + high) / 2;
+        if (s->fold[3 * middle] <= character)
+            low = middle;
+        else
+            high = middle;
+    }
+    return s->fold + 3 * low;
+}
+
+static void fold(const struct Safety *s, const Numbers *text, Folded *folded) {
+    int32_t between = SENTENCE;
+    for (int64_t place = 0; place < text->count; place++) {
+        int32_t character = text->data[place];
+        const int32_t *entry = entry_of(s, character);
+        if (character == '.' && place > 0 && place < text->count - 1 && entry_of(s, text->data[place - 1])[1] & ALNUM &&
+            entry_of(s, text->data[place + 1])[1] & ALNUM) {
+            between = between > SPACE ? between : SPACE; /* s.u.i.c.i.d.e */
+            continue;
+        }
+        int kind = entry[1] & 255, letters = kind >= POOL ? kind - POOL : kind != SEPARATOR;
+        if (kind == SEPARATOR && entry[2] > between) between = entry[2];
+        for (int i = 0; i < letters; i++) {
+            push(&folded->text, kind == IDENTITY ? character : kind == SHIFTED ? character + entry[2] : s->pool[entry[2] + i]);
+            push(&folded->places, (int32_t)place);
+            push(&folded->breaks, between);
+            between = NONE;
+        }
+    }
+    push(&folded->breaks, SENTENCE);
+}
+
+static void free_folded(Folded *folded) {
+    free(folded->text.data);
+    free(folded->places.data);
+    free(folded->breaks.data);
+}
+
+static int fold_failed(const Folded *f) { return f->text.failed || f->places.failed || f->breaks.failed; }
+
+static int is_chinese(int32_t c) { return (c >= 0x3400 && c <= 0x9fff) || (c >= 0x20000 && c <= 0x3ffff); }
+
+static int is_latin(int32_t c) { return c < 128; }
+
+static int is_filler(int32_t c) { return c < 128 || c == 0x3007; }
+
+/* The text without one or two Latin letters or digits between two Chinese characters; returns whether it differs. */
+static int without_fillers(const Folded *from, Folded *to) {
+    const int32_t *text = from->text.data, *breaks = from->breaks.data;
+    int64_t size = from->text.count, place = 0;
+    int32_t between = NONE;
+    while (place < size) {
+        int64_t end = place;
+        while (end < size && is_filler(text[end])) end++;
+        int inside = 0 < place && place < end && end < size && end - place <= FILLER && is_chinese(text[place - 1]) &&
+                     is_chinese(text[end]);
+        for (int64_t i = place; i <= end && i < size; i++) {
+            between = breaks[i] > between ? breaks[i] : between;
+            if (inside && i < end) continue;
+            push(&to->text, text[i]);
+            push(&to->places, from->places.data[i]);
+            push(&to->breaks, between);
+            between = NONE;
+        }
+        place = end + 1;
+    }
+    push(&to->breaks, breaks[size] > between ? breaks[size] : between);
+    return to->text.count != size;
+}
+
+/* Whether a span consists of whole words and clauses, and is not part of other words or across other clauses. */
+static int is_apart(const Folded *f, Span span) {
+    const int32_t *text = f->text.data, *breaks = f->breaks.data;
+    int64_t start = span.start, end = span.end, size = f->text.count;
+    int inner = 0, latin = 1;
+    if (is_latin(text[start]) && start && breaks[start] == NONE && is_latin(text[start - 1])) return 0;
+    if (is_latin(text[end - 1]) && end < size && breaks[end] == NONE && is_latin(text[end])) return 0;
+    for (int64_t i = start; i < end; i++) {
+        latin &= is_latin(text[i]);
+        inner |= i > start && breaks[i] != NONE;
+    }
+    if (inner && end - start < SPELLED_OUT && latin) return 0;
+    for (int64_t place = start + 1; place < end; place++) {
+        if (breaks[place] < CLAUSE) continue;
+        int64_t before = place - 1, after = place + 1;
+        while (before > 0 && breaks[before] < CLAUSE) before--;
+        while (after < size && breaks[after] < CLAUSE) after++;
+        if (before < start && after > end) return 0;
+    }
+    return 1;
+}
+
+typedef struct {
+    const Folded *folded;
+    const Part *part;
+    int64_t start;
+    Spans *found;
+} Search;
+
+/* Matches the pieces from `piece` on at `at`; ^ and $ match an edge. */
+static void match(const Search *search, int64_t piece, int64_t at) {
+    const Folded *f = search->folded;
+    if (piece == search->part->count) {
+        Span span = {(int32_t)search->start, (int32_t)at};
+        if (at > search->start && is_apart(f, span)) add(search->found, span);
+        return;
+    }
+    for (int64_t a = 0; a < search->part->pieces[piece].count; a++) {
+        const Alternative *alternative = search->part->pieces[piece].alternatives + a;
+        int64_t now = at, i = 0;
+        for (; i < alternative->size; i++) {
+            int32_t letter = alternative->letters[i];
+            if (letter == '^' || letter == '$') {
+                if (f->breaks.data[now] == NONE) break;
+            } else if (now >= f->text.count || f->text.data[now++] != letter)
+                break;
+        }
+        if (i == alternative->size) match(search, piece + 1, now);
+    }
+}
+
+static int by_place(const void *a, const void *b) {
+    const Span *x = a, *y = b;
+    return x->start != y->start ? (x->start > y->start) - (x->start < y->start) : (x->end > y->end) - (x->end < y->end);
+}
+
+static void sort_spans(Spans *spans) {
+    int64_t kept = 0;
+    if (spans->count) qsort(spans->data, (size_t)spans->count, sizeof *spans->data, by_place);
+    for (int64_t i = 0; i < spans->count; i++)
+        if (!kept || by_place(spans->data + i, spans->data + kept - 1)) spans->data[kept++] = spans->data[i];
+    spans->count = kept;
+}
+
+/* Whether a part can begin anywhere in the text: one of its first letters is in it. `there` is a filter of its letters. */
+static int may_begin(const Part *part, const uint8_t *there) {
+    for (int64_t p = 0; p < part->count; p++) {
+        int skips = 0;
+        for (int64_t a = 0; a < part->pieces[p].count; a++) {
+            const Alternative *alternative = part->pieces[p].alternatives + a;
+            int64_t i = 0;
+            while (i < alternative->size && (alternative->letters[i] == '^' || alternative->letters[i] == '$')) i++;
+            if (i == alternative->size)
+                skips = 1;
+            else if (there[alternative->letters[i] & 4095])
+                return 1;
+        }
+        if (!skips) return 0;
+    }
+    return 0;
+}
+
+static void find_part(const Folded *folded, const Part *part, const uint8_t *there, Spans *found) {
+    found->count = 0;
+    if (!may_begin(part, there)) return;
+    for (int64_t start = 0; start < folded->text.count; start++) {
+        Search search = {folded, part, start, found};
+        match(&search, 0, start);
+    }
+    sort_spans(found);
+}
+
+static int may_follow(const Folded *f, int64_t end, int64_t next, int harmless) {
+    int32_t most = NONE;
+    int latin = 1, own = 0;
+    for (int64_t i = end; i <= next; i++) most = f->breaks.data[i] > most ? f->breaks.data[i] : most;
+    for (int64_t i = end; i < next; i++) {
+        int32_t letter = f->text.data[i];
+        latin &= is_latin(letter);
+        own |= letter == 0x6211 || letter == 0x60f3 || letter == 0x8981; /* 我想要 */
+    }
+    return (next - end <= GAP || latin) && most < (harmless ? CLAUSE : SENTENCE) && !(harmless && own);
+}
+
+/* Index of the first of sorted spans that begins at `place` or later. */
+static int64_t first_from(const Spans *spans, int64_t place) {
+    int64_t low = 0, high = spans->count;
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        if (spans->data[middle].start < place)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* Spans of a phrase: those of its parts, one after the other with a gap between. */
+static void find_phrase(const Folded *f, const Part *parts, int64_t count, int harmless, const uint8_t *there, Spans *spans) {
+    Spans found = {0}, next = {0};
+    find_part(f, parts, there, spans);
+    for (int64_t p = 1; p < count && spans->count; p++) {
+        find_part(f, parts + p, there, &found);
+        next.count = 0;
+        for (int64_t i = 0; i < spans->count; i++) {
+            int64_t end = spans->data[i].end;
+            for (int64_t j = first_from(&found, end); j < found.count && found.data[j].start <= end + LATIN_GAP; j++)
+                if (may_follow(f, end, found.data[j].start, harmless))
+                    add(&next, (Span){spans->data[i].start, found.data[j].end});
+        }
+        sort_spans(&next);
+        Spans old = *spans;
+        *spans = next;
+        next = old;
+        spans->failed |= next.failed | found.failed;
+    }
+    free(found.data);
+    free(next.data);
+}
+
+static int is_held(const Spans *covers, const Spans *titles, Span span) {
+    for (int64_t i = 0; i < covers->count; i++)
+        if (covers->data[i].start <= span.start && covers->data[i].end >= span.end) return 1;
+    for (int64_t i = 0; i < titles->count; i++) {
+        Span title = titles->data[i];
+        if ((title.start < span.start && title.end >= span.end) || (title.start <= span.start && title.end > span.end)) return 1;
+    }
+    return 0;
+}
+
+/* Whether the folded text has a phrase of the list outside of its harmless ones and of titles. */
+static int has_hit(const Folded *f, const Phrases *list, const Spans *titles, int *failed) {
+    uint8_t there[4096] = {0};
+    Spans covers = {0}, spans = {0};
+    int hit = 0;
+    for (int64_t i = 0; i < f->text.count; i++) there[f->text.data[i] & 4095] = 1;
+    for (int64_t l = 0; l < list->count; l++) {
+        const Line *line = list->lines + l;
+        if (!line->harmless) continue;
+        find_phrase(f, line->part, line->ends[0], 1, there, &spans);
+        for (int64_t i = 0; i < spans.count; i++) add(&covers, spans.data[i]);
+    }
+    for (int64_t l = 0; l < list->count && !hit; l++) {
+        const Line *line = list->lines + l;
+        if (line->harmless) continue;
+        hit = 1;
+        for (int64_t p = 0, begin = 0; p < line->phrases && hit; begin = line->ends[p++]) {
+            int counts = 0;
+            find_phrase(f, line->part + begin, line->ends[p] - begin, 0, there, &spans);
+            for (int64_t i = 0; i < spans.count && !counts; i++) counts = !is_held(&covers, titles, spans.data[i]);
+            hit = counts;
+        }
+    }
+    *failed |= covers.failed | spans.failed;
+    free(covers.data);
+    free(spans.data);
+    return hit;
+}
+
+/* Index of the first folded letter of a place of the text, or of one after it. */
+static int32_t letter_at(const Folded *f, int64_t place) {
+    int32_t i = 0;
+    while (i < f->places.count && f->places.data[i] < place) i++;
+    return i;
+}
+
+static void find_titles(const Numbers *text, const Folded *f, Spans *titles) {
+    int64_t open = -1;
+    for (int64_t i = 0; i < text->count; i++) {
+        if (text->data[i] == 0x300a) open = i + 1; /* 《 */
+        if (text->data[i] == 0x300b && open >= 0) { /* 》 */
+            add(titles, (Span){letter_at(f, open), letter_at(f, i)});
+            open = -1;
+        }
+    }
+}
+
+static int has_phrase(const Numbers *text, const Folded *plain, const Phrases *list, int spares_titles,
+                      int *failed) {
+    Spans titles = {0}, none = {0};
+    Folded filled = {0};
+    if (!list->count) return 0;
+    if (spares_titles) find_titles(text, plain, &titles);
+    int found = has_hit(plain, list, &titles, failed);
+    if (!found && without_fillers(plain, &filled) && !fold_failed(&filled)) found = has_hit(&filled, list, &none, failed);
+    *failed |= fold_failed(&filled) | titles.failed;
+    free_folded(&filled);
+    free(titles.data);
+    return found;
+}
+
+static int point_bytes(int32_t c, uint8_t *out) {
+    if (c < 0x80) return out[0] = (uint8_t)c, 1;
+    int more = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+    out[0] = (uint8_t)((0xff00 >> (more + 1) & 0xff) | c >> (6 * more));
+    for (int i = 1; i <= more; i++) out[i] = (uint8_t)(0x80 | (c >> (6 * (more - i)) & 0x3f));
+    return more + 1;
+}
+
+static uint32_t crc_on(uint32_t crc, const uint8_t *bytes, int size) {
+    for (int i = 0; i < size; i++) {
+        crc ^= bytes[i];
+        for (int k = 0; k < 8; k++) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
+    }
+    return crc;
+}
+
+/* Score of a part; `seen` [BUCKETS / 8] is scratch. */
+static double score_part(const struct Safety *s, const int32_t *letters, int64_t count, uint8_t *seen) {
+    int64_t sum = 0, different = 0;
+    memset(seen, 0, BUCKETS / 8);
+    for (int64_t start = -1; start <= count; start++) {
+        uint32_t crc = ~0u;
+        for (int64_t i = start; i <= count && i < start + LONGEST_NGRAM; i++) {
+            uint8_t bytes[4];
+            crc = crc_on(crc, bytes, point_bytes(i < 0 ? '^' : i == count ? '$' : letters[i], bytes));
+            uint32_t bucket = ~crc % BUCKETS;
+            if (seen[bucket / 8] >> bucket % 8 & 1) continue;
+            seen[bucket / 8] |= (uint8_t)(1 << bucket % 8);
+            sum += s->weights[bucket];
+            different++;
+        }
+    }
+    return s->bias + s->scale * (double)sum / sqrt((double)different);
+}
+
+/* Largest score of the whole message, its sentences, and pairs of neighbouring clauses. */
+static double score(const struct Safety *s, const Folded *f, int *failed) {
+    int64_t size = f->text.count < MAX_LETTERS ? f->text.count : MAX_LETTERS;
+    uint8_t *seen = malloc(BUCKETS / 8);
+    if (!seen) return *failed = 1, 0;
+    const int32_t *text = f->text.data;
+    double best = score_part(s, text, size, seen);
+    for (int32_t separator = SENTENCE; separator >= CLAUSE; separator--) {
+        int64_t before = -1, start = 0;
+        if (!size) break;
+        for (int64_t i = 1; i <= size; i++) {
+            if (i < size && f->breaks.data[i] < separator) continue;
+            int alone = start == 0 && i == size;
+            double value = !alone && i - start >= SHORT_LETTERS ? score_part(s, text + start, i - start, seen) : best;
+            best = value > best ? value : best;
+            value = before >= 0 ? score_part(s, text + before, i - before, seen) : best;
+            best = value > best ? value : best;
+            before = start;
+            start = i;
+        }
+    }
+    free(seen);
+    return best;
+}
+
+static int kind_of(const struct Safety *s, const Numbers *message, int *failed) {
+    Folded f = {0};
+    int kind = ORDINARY;
+    fold(s, message, &f);
+    if (fold_failed(&f)) {
+        *failed = 1;
+        free_folded(&f);
+        return kind;
+    }
+    int64_t letters = f.text.count;
+    int found = has_phrase(message, &f, s->lists + CRISIS_LIST, 1, failed);
+    int judges = s->has_classifier && letters >= FEWEST_LETTERS &&
+                 !(found && !(SHORT_LETTERS <= letters && letters <= LONG_LETTERS));
+    if (judges) found = score(s, &f, failed) >= (found && s->veto < s->threshold ? s->veto : s->threshold);
+    if (found)
+        kind = CRISIS;
+    else {
+        kind = letters >= s->ordinary_letters ? ORDINARY : SHORT;
+        for (int i = BETTER; i >= MEANS; i--)
+            if (has_phrase(message, &f, s->lists + MEANS_LIST + i - MEANS, 0, failed)) kind = i;
+    }
+    free_folded(&f);
+    return kind;
+}
+
+/* Safety.answer: the conversation is in need from a crisis message until the talk has clearly moved on. */
+const uint8_t *fixed_reply(const struct Safety *s, const Numbers *turns, int32_t count, int64_t *size, int *failed) {
+    int32_t first = (count - 1) % 2, messages = (count + 1) / 2, begin = messages - 1;
+    int8_t *kinds = malloc((size_t)messages);
+    const Text *reply = NULL;
+    int64_t ordinary = 0, number = 0, crises = 0;
+    int needing = 0;
+    if (!kinds) return *failed = 1, NULL;
+    kinds[begin] = (int8_t)kind_of(s, turns + count - 1, failed);
+    for (int32_t i = begin - 1; i >= 0; i--) { /* back to where the conversation was not in need */
+        int kind = kind_of(s, turns + first + 2 * i, failed);
+        ordinary = kind == ORDINARY ? ordinary + 1 : kind == SHORT ? ordinary : 0;
+        if (kind == BETTER || ordinary == s->ordinary_messages) break;
+        kinds[begin = i] = (int8_t)kind;
+    }
+    ordinary = 0;
+    for (int32_t i = begin; i < messages; i++) {
+        int kind = kinds[i];
+        if (kind == CRISIS && !needing) needing = 1, number = crises = 0;
+        reply = NULL;
+        if (!needing) continue;
+        number++;
+        crises += kind == CRISIS;
+        int said = kind == CRISIS ? AGAIN : kind;
+        reply = kind == CRISIS && crises == 1 ? &s->crisis_reply : s->replies[said] + number % s->reply_count[said];
+        ordinary = kind == ORDINARY ? ordinary + 1 : kind == SHORT ? ordinary : 0;
+        if (kind == BETTER || ordinary == s->ordinary_messages) needing = 0, ordinary = 0;
+    }
+    free(kinds);
+    if (!reply && s->refuses) {
+        Folded f = {0};
+        fold(s, turns + count - 1, &f);
+        if (fold_failed(&f))
+            *failed = 1;
+        else if (has_phrase(turns + count - 1, &f, s->lists + WORDS_LIST, 0, failed))
+            reply = &s->refusal;
+        free_folded(&f);
+    }
+    if (reply) *size = reply->size;
+    return reply ? reply->bytes : NULL;
+}

@@ -1,0 +1,219 @@
+"""A small server of OpenAI's chat completions, by the standard library; one reply is decoded at a time."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from xianliao_lite.bot import Bot, LiteError, Reply
+
+MAX_BODY = 1 << 20
+READ_SECONDS = 30
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
+FIELDS = {
+    **{name: name for name in ("temperature", "top_p", "top_k", "min_p", "seed")},
+    **{"max_tokens": "max_reply_tokens", "max_completion_tokens": "max_reply_tokens"},
+}
+"""Fields of a request that are settings of the reply, or its seed."""
+
+
+class RequestError(Exception):
+    """A request that cannot be answered.
+
+    Attributes:
+        status: HTTP status.
+    """
+
+    def __init__(self, status: int, text: str):
+        super().__init__(text)
+        self.status = status
+
+
+def to_turns(messages: Any) -> list[str]:
+    """Return the turns of a conversation, the user's first; system messages are left out.
+
+    Raises:
+        RequestError: The messages are not a conversation, or the last one is not the user's.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise RequestError(400, "messages must be a list of messages.")
+    turns: list[str] = []
+    for message in messages:
+        role = message.get("role") if isinstance(message, dict) else None
+        if role not in ("system", "developer", "user", "assistant"):
+            raise RequestError(400, "Every message needs the role system, user or assistant.")
+        content = message.get("content")
+        if isinstance(content, list):
+            content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
+        if not isinstance(content, str):
+            raise RequestError(400, "The content of a message must be text.")
+        if role in ("system", "developer") or (role == "assistant" and not turns):
+            continue
+        if (len(turns) % 2 == 1) == (role == "user"):
+            turns[-1] += "\n" + content
+        else:
+            turns.append(content)
+    if len(turns) % 2 == 0:
+        raise RequestError(400, "The last message must be the user's.")
+    return turns
+
+
+def settings_of(body: dict[str, Any]) -> dict[str, Any]:
+    """Return seed and settings of a request.
+
+    Raises:
+        RequestError: A number is not one.
+    """
+    found: dict[str, Any] = {}
+    for name, setting in FIELDS.items():
+        value = body.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise RequestError(400, f"{name} must be a number.")
+        found[setting] = value
+    if found.get("temperature") == 0:
+        del found["temperature"]
+        found["method"] = "greedy"
+    if body.get("n", 1) != 1:
+        raise RequestError(400, "n must be 1.")
+    return found
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Routes /v1/chat/completions, /v1/models and /health."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    timeout = READ_SECONDS
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Write nothing: a log would hold nothing but addresses."""
+
+    def do_GET(self) -> None:
+        if not self._is_local():
+            return
+        if self.path == "/v1/models":
+            self._send(200, {"object": "list", "data": [{"id": self.server.bot.name, "object": "model", "created": 0}]})
+        elif self.path == "/health":
+            self._send(200, {"status": "ok"})
+        else:
+            self._fail(404, "There is no such page; the route is POST /v1/chat/completions.")
+
+    def do_POST(self) -> None:
+        if not self._is_local():
+            return
+        try:
+            if self.path != "/v1/chat/completions":
+                raise RequestError(404, "There is no such page; the route is POST /v1/chat/completions.")
+            body = self._body()
+            turns, settings = to_turns(body.get("messages")), settings_of(body)
+            with self.server.decoding:
+                replies = self.server.bot.stream(turns, settings.pop("seed", None), **settings)
+                first = next(replies)  # a wrong request fails here, before the headers
+                if body.get("stream"):
+                    self._stream(first, replies)
+                else:
+                    reply = first
+                    for reply in replies:  # noqa: B007
+                        pass
+                    self._send(200, self._completion(turns, reply))
+        except RequestError as error:
+            self._fail(error.status, str(error))
+        except LiteError as error:
+            self._fail(400, str(error))
+        except (BrokenPipeError, ConnectionResetError, TimeoutError):
+            self.close_connection = True
+
+    def _is_local(self) -> bool:
+        """Refuse pages of other sites that reach a local server by a name of theirs."""
+        name = self.headers.get("Host", "").rsplit(":", 1)[0]
+        if self.server.is_local and name not in LOCAL:
+            self._fail(403, "This server answers requests to localhost only.")
+            return False
+        return True
+
+    def _body(self) -> dict[str, Any]:
+        kind, size = self.headers.get("Content-Type", ""), self.headers.get("Content-Length", "")
+        if not size.isascii() or not size.isdigit() or int(size) > MAX_BODY:
+            self.close_connection = True
+            raise RequestError(413, f"The request needs a Content-Length of at most {MAX_BODY}.")
+        content = self.rfile.read(int(size))
+        if kind.split(";")[0].strip().lower() != "application/json":
+            raise RequestError(415, "The request must be of Content-Type application/json.")
+        try:
+            body = json.loads(content)
+        except (ValueError, RecursionError):
+            raise RequestError(400, "The body is not JSON.") from None
+        if not isinstance(body, dict):
+            raise RequestError(400, "The body must be a JSON object.")
+        return body
+
+    def _head(self) -> dict[str, Any]:
+        return {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.server.bot.name}
+
+    def _completion(self, turns: list[str], reply: Reply) -> dict[str, Any]:
+        bot, message = self.server.bot, {"role": "assistant", "content": reply.text}
+        prompt, made = 1 + sum(bot.count_tokens(turn) + 1 for turn in turns), len(reply.token_ids) + 1
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(reply)}
+        usage = {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
+        extra = {"seed": reply.seed, "stop_reason": reply.stop_reason}
+        return {**self._head(), "object": "chat.completion", "choices": [choice], "usage": usage, **extra}
+
+    def _stream(self, first: Reply, replies: Iterator[Reply]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        head, sent, reply = {**self._head(), "object": "chat.completion.chunk"}, "", first
+        self._chunk(head, {"role": "assistant", "content": ""}, None)
+        for reply in _chain(first, replies):
+            if reply.text != sent:
+                self._chunk(head, {"content": reply.text[len(sent) :]}, None)
+                sent = reply.text
+        self._chunk(head, {}, _finish(reply))
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _chunk(self, head: dict[str, Any], delta: dict[str, str], finish: str | None) -> None:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        content = json.dumps({**head, "choices": [choice]}, ensure_ascii=False)
+        self.wfile.write(f"data: {content}\n\n".encode())
+        self.wfile.flush()
+
+    def _fail(self, status: int, text: str) -> None:
+        self._send(status, {"error": {"message": text, "type": "invalid_request_error", "param": None, "code": None}})
+
+    def _send(self, status: int, content: dict[str, Any]) -> None:
+        encoded = json.dumps(content, ensure_ascii=False).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(encoded)))
+        self.end_headers()
+        self.wfile.write(encoded)
+
+
+def _chain(first: Reply, rest: Iterator[Reply]) -> Iterator[Reply]:
+    yield first
+    yield from rest
+
+
+def _finish(reply: Reply) -> str:
+    return {"limit": "length", "safety": "content_filter"}.get(reply.stop_reason, "stop")
+
+
+class Server(ThreadingHTTPServer):
+    """The server of a bot; `serve_forever` runs it."""
+
+    daemon_threads = True
+
+    def __init__(self, bot: Bot, host: str = "127.0.0.1", port: int = 8000):
+        super().__init__((host, port), Handler)
+        self.bot, self.decoding = bot, threading.Lock()
+        self.is_local = host in ("127.0.0.1", "localhost", "::1")
