@@ -56,12 +56,14 @@ def settings(server: Target, row: Row) -> None:
         row.check(answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] < 1_000, answer.text)
     for name, value in (
         *(("temperature", value) for value in (-1, 3, "1", True)),
-        *(("top_p", value) for value in (0, -1, 1.1, "x")),
+        *(("top_p", value) for value in (-1, 1.1, "x")),
         *(("n", value) for value in (0, 9, 1.5, "2")),
-        *(("max_tokens", value) for value in (0, -5, 10**9, 1.5)),
-        *(("seed", value) for value in (-1, 2**31, "1", 1.5)),
+        *(("max_tokens", value) for value in (0, -5, 1.5)),
+        *(("seed", value) for value in (2**31, "1", 1.5)),
     ):
         row.check(server.ask("你好", **{name: value}).status_code == 400, (name, value))
+    answer = server.ask("讲个很长的故事", max_tokens=10**9)  # allowed, but the bound of the checkpoint holds
+    row.check(answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] < 1_000, answer.text)
 
 
 def special_tokens(server: Target, row: Row) -> None:
