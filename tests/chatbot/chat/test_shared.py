@@ -189,14 +189,15 @@ def test_the_next_turn_reads_only_its_message(name, monkeypatch):
     bot, read = built(name), []
     bot.snapshots.clear()
     batch = SharedBatch(bot)
-    real, encode, said = batch.pool.read_rows, bot._encode_cached, {}
+    real, encode, said = batch.pool.read_rows, bot.reader.ids, {}
 
     def counting(rows, ids, speakers):
         read.append(sum(map(len, ids)))
         return real(rows, ids, speakers)
 
     batch.pool.read_rows = counting
-    monkeypatch.setattr(bot, "_encode_cached", lambda turn: said.get(turn) or encode(turn))  # as the model spelled it
+    spelled = lambda turn, script="typed": list(said.get(turn) or encode(turn, script))  # noqa: E731  # as the model did
+    monkeypatch.setattr(bot.reader, "ids", spelled)
     turns: list[str] = []
     for number in range(4):
         turns.append(TEXTS[number])
