@@ -2,7 +2,7 @@
 
 The goal is a 99th percentile of at most 100 ms and 300 MB. The clients run in another process on the same machine, so other
 load counts: on two cores beside a load of 4 by other work, on 2026-11-29, the 99th percentiles were 95 ms (huge bodies),
-198 ms (big chats), 385 ms (vanishing in a stream) and 10 to 12 ms (slow headers and bodies), and the memory was 117 to 382 MB
+198 ms (big chats), 385 ms (vanishing in a stream) and 10 to 12 ms (slow headers and bodies), and memory was 117 to 382 MB
 above that of the idle server. A quiet machine has not been measured yet. The bounds here are those of a regression: before
 the server bounded its work, huge bodies took 3,428 ms.
 """
