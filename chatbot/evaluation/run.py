@@ -108,18 +108,6 @@ def evaluate(
     return {"report": report, "timing": timing}
 
 
-def _header(data: Path, inputs: _Inputs) -> Report:
-    """Return the first entries of a report: data, seed and sizes."""
-    return {
-        "data": data.name + (" (valid split)" if is_prepared_set(data) else ""),
-        "seed": inputs.seed,
-        "dialogues": len(inputs.dialogues),
-        "contexts": len(inputs.contexts),
-        "units": sum(map(count_units, inputs.dialogues)),
-        "lengths": list(inputs.grid.lengths),
-    }
-
-
 def read_fitting(bots: Sequence[Chatbot], data: str | Path, max_dialogues: int | None) -> tuple[list[list[str]], int]:
     """Return the dialogues that every bot can score, and the number of dialogues that were left out.
 
@@ -168,7 +156,7 @@ def _add_checkpoints(
     timing: dict[str, Any] = {}
     replies: list[dict[str, Replies]] = []
     report["checkpoints"] = []
-    for name, bot, settings in zip(unique_names(bots), bots, methods, strict=True):
+    for name, bot, settings in zip(unique_names([bot.name for bot in bots]), bots, methods, strict=True):
         part, timing[name], answered = _evaluate_checkpoint(name, bot, settings, inputs)
         report["checkpoints"].append(part)
         replies.append(answered)
@@ -177,9 +165,8 @@ def _add_checkpoints(
     return timing
 
 
-def unique_names(bots: Sequence[Chatbot]) -> list[str]:
-    """Return the names of the checkpoints; equal names get their number."""
-    names = [bot.name for bot in bots]
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Return the names; equal ones get their number."""
     return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, 1)]
 
 

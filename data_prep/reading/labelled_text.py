@@ -48,8 +48,6 @@ _NOTICE_NAMES = frozenset({"-->", "<--", "--", "---", "=!=", "*", " *"})
 """Columns of WeeChat in the place of a name: somebody joined, left, or did something."""
 _SUBTITLE = re.compile(r"\d{1,2}:\d{2}:\d{2}[,.]\d{2,3}\s*-->\s*\d")
 
-FORMS = ("prefix", "stamp", "name", "fields", "markdown", "line", "conv")
-
 
 def recognise_labels(lines: Sequence[str]) -> str | None:
     """Return the form of labelled text that lines at the beginning of a file have, or None.
@@ -98,7 +96,7 @@ def read_labelled(lines: Iterable[NumberedLine], form: str, bot: str | None = No
 
     Args:
         lines: The lines, blank ones included.
-        form: One of `FORMS`.
+        form: Result of `recognise_labels`.
         bot: See `to_dialogues`.
     """
     yield from to_dialogues(_READERS[form](lines), bot)

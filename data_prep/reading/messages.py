@@ -152,11 +152,11 @@ def to_dialogues(messages: Iterable[Message | Gap], bot: str | None = None) -> I
             open_chats.pop(message.chat, None)
             yield Record(message.number, None, LONG_LINE)
             continue
-        if is_system_name(message.speaker) or is_system(message.text):
+        if is_system_name(message.speaker):
             continue
         text = speech(message.text)
         if not text:
-            if dialogue is not None and message.text.strip():
+            if dialogue is not None and message.text.strip() and not is_system(message.text):
                 dialogue.unspoken_by = message.speaker
             continue
         if bot is not None and len(speakers) < MAX_CHATS:

@@ -55,13 +55,14 @@ def write_aptness_sheets(
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
+    names = [Path(path).name.split(".")[0] or str(path) for path in data]
     error = FileError(f"Another evaluation is writing to {output}. Wait for it or give another --output.")
     with exclusive(output / FOLDER, error):
         rows: list[Row] = []
         choices: dict[str, Any] = {}
         systems: list[str] = []
         cache = ResultCache(output)
-        for name, path in zip(_set_names(data), data, strict=True):
+        for name, path in zip(unique_names(names), data, strict=True):
             dialogues, _ = read_fitting(bots, path, None)
             contexts, whole = (
                 draw_contexts(dialogues, max_contexts, seed),
@@ -71,7 +72,7 @@ def write_aptness_sheets(
                 raise FileError(f"{path} has fewer than two dialogues of at least two turns. Check --data.")
             replies: dict[str, list[str]] = {}
             choices[name] = {}
-            for bot_name, bot in zip(unique_names(bots), bots, strict=True):
+            for bot_name, bot in zip(unique_names([bot.name for bot in bots]), bots, strict=True):
                 methods = {"": bot.settings} if grid is None else grid.settings(bot.settings, bot.within_limits)
                 answers, _ = answer_all(bot, contexts, methods, seed, cache)
                 for method, given in answers.items():
@@ -102,12 +103,6 @@ def draw_contexts(dialogues: Sequence[Sequence[str]], count: int, seed: int) -> 
             reply = draw.randrange(1, len(turns), 2)
             drawn.append((draw.random(), Context(tuple(turns[:reply]), cleaned[reply])))
     return [context for _, context in sorted(drawn, key=lambda item: item[0])[:count]]
-
-
-def _set_names(data: Sequence[str | Path]) -> list[str]:
-    """Return the names of the sets: those of the files without ending, with a number if two are equal."""
-    names = [Path(path).name.split(".")[0] or str(path) for path in data]
-    return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, 1)]
 
 
 def _protect_ratings(output: Path, key: Key) -> None:
@@ -150,15 +145,12 @@ def report_aptness(output: str | Path, scores: Sequence[str | Path] = ()) -> dic
     key = Key.read(output)
     judges: list[Judge] = [read_scores(Path(path), key) for path in (scores or _score_files(output))]
     result = summarise(key, judges)
-    result["choices"] = read_json(output / CHOICES, FileError, "write the sheets again") if _has(output) else {}
+    choices = output / CHOICES
+    result["choices"] = read_json(choices, FileError, "write the sheets again") if choices.is_file() else {}
     write_json(output / RESULT, result)
     with replacing(output / MARKDOWN) as temporary:
         temporary.write_text(to_markdown(result), encoding="utf-8")
     return result
-
-
-def _has(output: Path) -> bool:
-    return (output / CHOICES).is_file()
 
 
 def to_markdown(result: dict[str, Any]) -> str:
