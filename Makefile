@@ -5,15 +5,12 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt
 
-.PHONY: chat test coverage test-slow bench docs lint clean
+.PHONY: chat test test-slow bench docs lint clean
 
 chat: $(VENV)/.installed
 	$(BIN)/xianliao-serve
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
-
-coverage: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile --cov --cov-report=
 	@printf 'coverage of lines and branches: %s %%\n' "$$($(BIN)/coverage report --format=total)"
 
