@@ -12,10 +12,10 @@ from xianliao_lite.bot import SETTINGS as LITE_SETTINGS
 
 from chatbot import Chatbot
 from chatbot.checkpoint.export.lite import SETTINGS
+from chatbot.checkpoint.export.turns import opencc_stages
 from chatbot.checkpoint.folder import resolve
 from chatbot.native.building import build_native
 from chatbot.safety import default_safety
-from chatbot.text.dialogue import clean_turn
 from tests.lite.building import built_library, tiny_checkpoint, weights_file
 
 OPENERS = (
@@ -108,13 +108,17 @@ def test_fifty_conversations_with_the_bundled_bot_are_the_same(bundled, method):
 def test_any_text_has_the_same_ids(bundled):
     python, lite = bundled
     draw = random.Random(0)
-    common = "你好吗我是的 \t\n!?，。abcXYZ019éЖ가ひ〇々⺀😀\u0300\u200b\u3000\xa0½"
-    ranges = ((1, 0xD7FF), (0xE000, 0x1FFFF), (0x4E00, 0x9FFF), (32, 126))
-    texts = ["[SEP][CLS]", " 1 2  x", "a\u3000b\t\n c   d", "cafe\u0301 naïve", "哈" * 300]
+    common = "你好吗我是的 \t\n!?，。abcXYZ019éЖ가ひ〇々⺀😀👩\u0300\u200b\u3000\xa0½Ａ９＃#️‍❤☺\ufffd\ue000\x07\u2028"
+    traditional = "這個後髮發麵裡妳牠著名作者原看聽乾干幹憑藉慰深沈傢俱鍾鐘書立說豈更車⿰⿲⿾"
+    phrases = sorted(key for stage in opencc_stages("t2s") for key in stage if len(key) > 1)
+    ranges = ((1, 0xD7FF), (0xE000, 0x1FFFF), (0x4E00, 0x9FFF), (32, 126), (0xF900, 0xFAFF), (0x2000, 0x2070))
+    texts = ["[SEP][CLS]", " 1 2  x", "a\u3000b\t\n c   d", "cafe\u0301 naïve", "哈" * 300, "著", "名著著名著者", "😀‍‍️😀"]
     texts += ["".join(draw.choices(common, k=draw.randint(0, 40))) for _ in range(2000)]
+    texts += ["".join(draw.choices([*traditional, *phrases, *"了的 a"], k=draw.randint(1, 20))) for _ in range(2000)]
     texts += ["".join(chr(draw.randint(*draw.choice(ranges))) for _ in range(20)) for _ in range(2000)]
+    assert len(phrases) > 100
     for text in texts:
-        ids = python.tokenizer.encode(clean_turn(text))
+        ids = python.reader.ids(text, python.settings.script)
         assert lite.count_tokens(text) == len(ids), text
         assert lite.encode(text) == ids, text
 

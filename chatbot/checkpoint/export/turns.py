@@ -43,8 +43,9 @@ def turn_tables(script: Script) -> bytes:
     Raises:
         CheckpointError: The dictionaries of the installed OpenCC cannot be read.
     """
-    stages: list[Mapping[str, str]] = [_letters(FULL_WIDTH)]
-    stages += [] if script == "typed" else [*opencc_stages("t2s"), _letters(TAIWAN)]
+    stages = [_stage(_letters(FULL_WIDTH))]
+    if script != "typed":
+        stages += [*(_stage(entries, True) for entries in opencc_stages("t2s")), _stage(_letters(TAIWAN))]
     zhu, particle = (-1, 0) if script == "typed" else (ord("著"), ord("着"))
     before = [point for text in ZHU_BEFORE for point in (*map(ord, text), 0)]
     return b"".join(
@@ -54,7 +55,7 @@ def turn_tables(script: Script) -> bytes:
             array_block(np.array(list(map(ord, ZHU_AFTER)), "<i4")),
             array_block(np.array(before, "<i4")),
             numbers_block(len(stages)),
-            *(block for stage in stages for block in _stage_blocks(stage)),
+            *stages,
         ]
     )
 
@@ -128,10 +129,14 @@ def _letters(table: Mapping[int, int]) -> dict[str, str]:
     return {chr(key): chr(value) for key, value in table.items()}
 
 
-def _stage_blocks(entries: Mapping[str, str]) -> list[bytes]:
+def _stage(entries: Mapping[str, str], spares_descriptions: bool = False) -> bytes:
     """Return a dictionary as (start, length) of each key, and keys each followed by its value, of the same length.
 
     Keys are sorted by their first character, longer ones first, so that the first that matches is the longest.
+
+    Args:
+        entries: The dictionary.
+        spares_descriptions: Whether ideographic description sequences are left as they are.
 
     Raises:
         CheckpointError: A value has another length than its key.
@@ -144,4 +149,5 @@ def _stage_blocks(entries: Mapping[str, str]) -> list[bytes]:
         if key != value or len(key) > 1:
             index.append((len(points), len(key)))
             points += map(ord, key + value)
-    return [array_block(np.array(index, "<i4").reshape(-1, 2)), array_block(np.array(points, "<i4"))]
+    blocks = [array_block(np.array(index, "<i4")), array_block(np.array(points, "<i4"))]
+    return numbers_block(spares_descriptions) + b"".join(blocks)

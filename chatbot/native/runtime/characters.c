@@ -7,6 +7,7 @@
 #include "weights.h"
 
 enum { READABLE = 1, WHITE = 2, INVISIBLE = 4, EMOJI = 8, KEYCAP = 16, CJK = 32, BLANK = 64 };
+enum { MAX_DESCRIPTION = 64, MAX_DESCRIPTION_DEPTH = 16 };
 enum { JOINER = 0x200d, AS_EMOJI = 0xfe0f };
 
 static const int32_t *read_points(Reader *reader, int64_t *count) {
@@ -23,6 +24,7 @@ static int are_points(const int32_t *points, int64_t count) {
 
 static void read_stage(Reader *reader, Stage *stage) {
     int64_t pool;
+    stage->spares_descriptions = read_number(reader) != 0;
     stage->index = read_points(reader, &stage->count);
     stage->points = read_points(reader, &pool);
     stage->count /= 2;
@@ -131,11 +133,28 @@ static void control_characters(const Characters *c, Numbers *points) {
     }
 }
 
+/* Length of the description of a character that begins at a text, or 0; OpenCC's UTF8Util.hpp bounds depth and length. */
+static int64_t description(const int32_t *text, int64_t left, int depth, int *points) {
+    if (left < 1 || depth == 0 || *points == MAX_DESCRIPTION) return 0;
+    ++*points;
+    int parts = *text == 0x2ff2 || *text == 0x2ff3 ? 3 : *text == 0x2ffe || *text == 0x2fff ? 1 : *text >= 0x2ff0 && *text < 0x2ffe ? 2 : 0;
+    int64_t size = 1;
+    while (parts--) {
+        int64_t part = description(text + size, left - size, depth - 1, points);
+        if (!part) return 0;
+        size += part;
+    }
+    return size;
+}
+
 /* Replaces the longest keys that begin at a place, from left to right. */
 static void replace(const Stage *stage, Numbers *points) {
     for (int64_t at = 0, used; at < points->count; at += used) {
         int32_t *text = points->data + at;
         int64_t low = 0, high = stage->count;
+        int described = 0;
+        used = stage->spares_descriptions ? description(text, points->count - at, MAX_DESCRIPTION_DEPTH, &described) : 0;
+        if (used > 1) continue;
         while (low < high) {
             int64_t middle = (low + high) / 2;
             if (stage->points[stage->index[2 * middle]] < *text)

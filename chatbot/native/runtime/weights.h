@@ -31,6 +31,7 @@ typedef struct {
 typedef struct {
     const int32_t *index, *points; /* (start, length) of each key in points, by first character; the value follows the key */
     int64_t count;
+    int spares_descriptions; /* of characters: sequences like U+2FF0 and two characters, which OpenCC leaves as they are */
 } Stage;
 
 enum { MAX_STAGES = 8, MAX_PIECE = 4096 };
