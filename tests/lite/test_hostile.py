@@ -47,8 +47,8 @@ def test_damaged_files_touch_no_foreign_memory(weights, tmp_path):
     assert replied > opened / 2
 
 
-def test_a_damaged_file_is_refused_with_a_sentence(weights, tmp_path):
-    library, content = built_library(tmp_path), weights.read_bytes()
+def test_a_damaged_file_is_refused_with_a_sentence(weights, library, tmp_path):
+    content = weights.read_bytes()
     flipped = bytearray(content)
     flipped[len(content) // 2] ^= 1
     for data in (b"", b"x", content[:700], content[:-1], content + b"x", bytes(flipped), b"GGUF" + content[4:]):

@@ -145,7 +145,9 @@ def _stage(entries: Mapping[str, str], spares_descriptions: bool = False) -> byt
     points: list[int] = []
     for key, value in sorted(entries.items(), key=lambda entry: (entry[0][0], -len(entry[0]), entry[0])):
         if len(key) != len(value):
-            raise CheckpointError(f"OpenCC makes {value} of {key}, which the lite runtime cannot. Install opencc 1.4.2.")
+            raise CheckpointError(
+                f"OpenCC makes {value} of {key}, which the lite runtime cannot. Install opencc 1.4.2."
+            )
         if key != value or len(key) > 1:
             index.append((len(points), len(key)))
             points += map(ord, key + value)
