@@ -20,9 +20,9 @@ from chatbot.text.special_tokens import SPECIAL_TOKENS, add_special_tokens
 _RESERVED = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256))]
 _MIN_VOCABULARY = len(_RESERVED) + 64
 _HAN = re.compile("[\u3400-\u9fff]")
-_PIECES = r"\p{Han}+| ?[\p{L}&&[^\p{Han}]]+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
+PIECES = r"\p{Han}+| ?[\p{L}&&[^\p{Han}]]+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 """Tokens stay within one piece: Chinese, other letters with a space before them, a digit, punctuation, or space."""
-SPLIT = {"type": "Split", "pattern": {"Regex": _PIECES}, "behavior": "Isolated", "invert": False}
+SPLIT = {"type": "Split", "pattern": {"Regex": PIECES}, "behavior": "Isolated", "invert": False}
 """The same, as tokenizer.json has it."""
 
 
@@ -96,4 +96,4 @@ def _finish(model: models.Model) -> Tokenizer:
 
 
 def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
+    return pre_tokenizers.Split(Regex(PIECES), behavior="isolated")

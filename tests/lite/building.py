@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from chatbot.checkpoint.export.lite import export_lite
 from chatbot.checkpoint.folder import save
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.native.building import build_native
+from chatbot.native.library import TARGETS
 from tests.conftest import tiny_config
 
 GENERATION = {
@@ -56,12 +58,12 @@ def tiny_checkpoint(folder: Path, tokenizer, use_bias: bool = False, **generatio
     return folder
 
 
-def built_library(folder: Path, *flags: str) -> Path:
-    """Return the runtime, built by this machine's compiler."""
+def built_library(folder: Path, *flags: str, kernels: Sequence[Sequence[str]] = TARGETS) -> Path:
+    """Return the runtime, built by this machine's compiler; arguments as for `build_native`."""
     if shutil.which("cc") is None or sys.platform != "linux":
         pytest.skip("there is no C compiler for the runtime")
     path = folder / "xianliao.so"
-    build_native(path, flags)
+    build_native(path, flags, kernels)
     return path
 
 

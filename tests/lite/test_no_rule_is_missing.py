@@ -15,9 +15,10 @@ from chatbot import Chatbot
 from chatbot.checkpoint.export.lite import OTHER_SETTINGS, SETTINGS, VERSION, check_support
 from chatbot.decoding.settings import NAMES, ReplySettings
 from chatbot.errors import CheckpointError
+from chatbot.native.library import TARGETS
 from chatbot.safety import default_safety
 from tests.conftest import ROOT, tiny_config
-from tests.lite.building import METHODS, tiny_checkpoint, weights_file
+from tests.lite.building import METHODS, built_library, tiny_checkpoint, weights_file
 
 HISTORIES = (
     ["請問妳聽著什麼？著名的憑藉"],
@@ -77,6 +78,13 @@ NEED = (
     "今天去公园散步，看到很多花。" * 30 + "我真的撑不下去了，想结束自己的生命。" + "晚上和朋友吃火锅，很开心。" * 30,
     "天气好" * 12_000 + "我不想再醒过来了，活着没有意思" + "吃火锅" * 12_000,
 )
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """The runtime with less optimization: it is built in half the time, and its bits are the same."""
+    kernels = [(*kernel, "-O1") for kernel in TARGETS]
+    return built_library(tmp_path_factory.mktemp("library"), kernels=kernels)
 
 
 @pytest.fixture(scope="module")

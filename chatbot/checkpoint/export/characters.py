@@ -9,7 +9,7 @@ from tokenizers import Regex, pre_tokenizers
 
 from chatbot.errors import CheckpointError
 from chatbot.text.tokenizer import DialogueTokenizer
-from chatbot.text.tokenizer_training import SPLIT
+from chatbot.text.tokenizer_training import PIECES, SPLIT
 
 HAN, LETTER, NUMBER, SPACE, OTHER = 1, 2, 4, 8, 16
 """Alternatives of the pattern that a character continues, as chatbot/native/runtime/text.c has them."""
@@ -40,7 +40,7 @@ def character_classes(tokenizer: DialogueTokenizer) -> list[tuple[int, int]]:
 @lru_cache(1)
 def _runs_of_classes() -> list[tuple[int, int]]:
     """Return the result of `character_classes`, which is the same for all tokenizers that split by `SPLIT`."""
-    pattern = pre_tokenizers.Split(Regex(SPLIT["pattern"]["Regex"]), "isolated")
+    pattern = pre_tokenizers.Split(Regex(PIECES), "isolated")
     runs: list[tuple[int, int]] = []
     point = 0
     while point < 0x110000:
