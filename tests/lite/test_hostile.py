@@ -11,7 +11,7 @@ from xianliao_lite import Bot, LiteError
 
 from tests.chatbot.native.test_sanitizers import sanitizer_libraries
 from tests.conftest import ROOT
-from tests.lite.building import built_library, tiny_checkpoint, weights_file
+from tests.lite.building import QUICKLY, built_library, tiny_checkpoint, weights_file
 
 pytestmark = pytest.mark.slow
 SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
@@ -28,7 +28,7 @@ def test_damaged_files_touch_no_foreign_memory(weights, tmp_path):
     libraries = sanitizer_libraries()
     if libraries is None or sys.platform != "linux":
         pytest.skip("gcc with sanitizers is not installed")
-    library = built_library(tmp_path, *SANITIZERS)
+    library = built_library(tmp_path, *SANITIZERS, kernels=QUICKLY)
     environment = {
         **os.environ,
         "LD_PRELOAD": libraries,

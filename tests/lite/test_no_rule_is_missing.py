@@ -15,10 +15,9 @@ from chatbot import Chatbot
 from chatbot.checkpoint.export.lite import OTHER_SETTINGS, SETTINGS, VERSION, check_support
 from chatbot.decoding.settings import NAMES, ReplySettings
 from chatbot.errors import CheckpointError
-from chatbot.native.library import TARGETS
 from chatbot.safety import default_safety
 from tests.conftest import ROOT, tiny_config
-from tests.lite.building import METHODS, built_library, tiny_checkpoint, weights_file
+from tests.lite.building import METHODS, QUICKLY, built_library, tiny_checkpoint, weights_file
 
 HISTORIES = (
     ["請問妳聽著什麼？著名的憑藉"],
@@ -82,9 +81,7 @@ NEED = (
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    """The runtime with less optimization: it is built in half the time, and its bits are the same."""
-    kernels = [(*kernel, "-O1") for kernel in TARGETS]
-    return built_library(tmp_path_factory.mktemp("library"), kernels=kernels)
+    return built_library(tmp_path_factory.mktemp("library"), kernels=QUICKLY)
 
 
 @pytest.fixture(scope="module")
