@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from chatbot.errors import XianliaoError
 
-_CJK = (
+CJK = (
     "\u2e80-\u303f"  # radicals, CJK punctuation
     "\u3040-\u30ff"  # kana
     "\u3100-\u312f"  # bopomofo
@@ -32,8 +32,9 @@ _CJK = (
     "\ufe30-\ufe4f\uff00-\uffef"  # vertical, full-width and half-width forms
     "\U00020000-\U0003ffff"
 )
+"""Characters beside which spaces are removed, as a range for a character class."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_SPACE_BESIDE_CJK = re.compile(f"(?<! )(?:(?<=[{_CJK}]) +| +(?=[{_CJK}]))")
+_SPACE_BESIDE_CJK = re.compile(f"(?<! )(?:(?<=[{CJK}]) +| +(?=[{CJK}]))")
 """A match begins only at the first space of a run; otherwise a run of n spaces would cost n² steps."""
 
 
