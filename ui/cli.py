@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from chatbot.checkpoint.location import locate
-from chatbot.cli import add_model_options, add_safety_option, add_script_option
+from chatbot.cli import add_model_options, add_safety_option, add_script_option, check_model_options
 from chatbot.errors import XianliaoError, explain_faults
 from chatbot.language.parser import Parser
 from chatbot.language.translation import labelled, translate
@@ -118,6 +118,7 @@ def main(argv: list[str] | None = None) -> int | None:
     parser = build_parser()
     args = parser.parse_args(argv)
     users, keys, hosts, origins = check_arguments(parser, args)
+    check_model_options(args)
     from ui.options import ServeOptions, default_data_dir
 
     listener = listen(args.host, args.port)

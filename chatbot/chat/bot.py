@@ -26,7 +26,7 @@ from chatbot.chat.request import (
     max_message_characters,
 )
 from chatbot.chat.snapshots import Snapshots
-from chatbot.chat.turns import TurnReader, asks_in_traditional, in_traditional
+from chatbot.chat.turns import TurnReader, asks_in_traditional, check_turns, in_traditional
 from chatbot.checkpoint.folder import BACKWARD, GENERATION, load_model, resolve
 from chatbot.checkpoint.location import DEFAULT
 from chatbot.decoding.batch import DialogueBatch, make_native, start_batch
@@ -181,7 +181,7 @@ class Chatbot:
         if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
             raise XianliaoError(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
         settings = self.within_limits(self.settings.with_changes(**changes))
-        self.reader.check(turns)
+        check_turns(turns)
         if (fixed := self.fixed_answer(turns)) is not None:  # decided on the whole text, before long turns are cut
             prompt = Prompt((), 1 - (len(turns) - 1) % 2, 0)
             return Request(prompt, Answered([], []), settings, seed, started, fixed)
@@ -292,7 +292,7 @@ class Chatbot:
         Raises:
             DialogueError: The history is empty, or its last turn empty or too long.
         """
-        self.reader.check(turns)
+        check_turns(turns)
         ids = [self.reader.ids(turn, script) for turn in turns]
         if len(ids[-1]) > self.max_message_tokens:
             raise DialogueError(

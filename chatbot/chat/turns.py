@@ -53,20 +53,21 @@ class TurnReader:
     def _ids(self, turn: str, is_simplified: bool) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(self.text(turn, "simplified" if is_simplified else "typed")))
 
-    def check(self, turns: Sequence[str]) -> None:
-        """Check that a history can be answered.
 
-        Raises:
-            DialogueError: It is empty, or nothing can be read of its last turn.
-        """
-        if isinstance(turns, str) or not all(isinstance(turn, str) for turn in turns):
-            raise DialogueError("The history must be a list of strings, oldest turn first.")
-        if not turns:
-            raise DialogueError("The history is empty: give at least one turn.")
-        message = turns[-1]
-        starts = range(0, len(message), CHECKED_CHARACTERS)
-        if not any(self.text(message[start : start + CHECKED_CHARACTERS]) for start in starts):
-            raise DialogueError("The message is empty; type something to talk about.")
+def check_turns(turns: Sequence[str]) -> None:
+    """Check that a history can be answered; needs no model.
+
+    Raises:
+        DialogueError: It is empty, or nothing can be read of its last turn.
+    """
+    if isinstance(turns, str) or not all(isinstance(turn, str) for turn in turns):
+        raise DialogueError("The history must be a list of strings, oldest turn first.")
+    if not turns:
+        raise DialogueError("The history is empty: give at least one turn.")
+    message = turns[-1]
+    starts = range(0, len(message), CHECKED_CHARACTERS)
+    if not any(typed_text(message[start : start + CHECKED_CHARACTERS], False) for start in starts):
+        raise DialogueError("The message is empty; type something to talk about.")
 
 
 def asks_in_traditional(turns: Sequence[str]) -> bool:

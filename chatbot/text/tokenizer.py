@@ -32,11 +32,10 @@ from chatbot.text.chat_template import (
 from chatbot.text.dialogue import valid_text
 from chatbot.text.layouts import ChatTemplateLayout, DialogptLayout, TurnMarks
 from chatbot.text.special_tokens import CLS, PAD, SEP, SPECIAL_TOKENS, UNKNOWN
-from chatbot.text.tokenizer_file import read_tokenizer
+from chatbot.text.tokenizer_file import TOKENIZER_FILE, read_tokenizer
 from chatbot.text.tokenizer_training import train_tokenizer
 from chatbot.text.wordpiece import CONTINUATION, VOCABULARY_FILE, join_words, read_vocabulary
 
-TOKENIZER_FILE = "tokenizer.json"
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _BRACKETED = re.compile(r"\[[A-Za-z0-9]+\]")
 

@@ -29,7 +29,7 @@ from training.reporting.logs import read_metrics
 from training.run import Run, train
 from training.settings import ModelSettings, SettingsError, StageSettings, TrainSettings
 from training.stage import Stage
-from training.state.saved_state import ResumeError
+from training.state.run_folder import ResumeError
 
 TINY = ModelSettings(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=16, intermediate_size=64)
 
