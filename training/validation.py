@@ -151,8 +151,8 @@ def nats_per_unit(trained: TrainedModel, stage: Stage) -> float:
 def decoder_settings(model: TrainableModel, init: str | None) -> dict[str, Any]:
     """Return the decoder settings to store with a checkpoint, without the EOS floor.
 
-    A model keeps all decoder settings of the checkpoint that it starts from. What that checkpoint does not set, models of this
-    project get from this project.
+    A model keeps all decoder settings of the checkpoint that it starts from. Models of this project get this project's
+    values for what that checkpoint does not set.
 
     Args:
         model: Unwrapped model.

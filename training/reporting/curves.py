@@ -26,7 +26,7 @@ def draw_curves(
         unigram: nats/unit of a unigram model, drawn as a line beside the validation; None draws no line.
         before: nats/unit of the validation before the first step; None draws no point.
         tokens_per_unit: Tokens per unit of the validation dialogues, which turn the training loss from nats/token into
-            nats/unit; None shows nats/token, on an axis of its own name.
+            nats/unit; None shows nats/token.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

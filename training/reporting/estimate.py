@@ -31,7 +31,7 @@ SCORED_DIALOGUES = 8
 def estimate(settings: TrainSettings) -> list[str]:
     """Return lines that say how large a run is and how long it takes; no file is written.
 
-    Every stage runs three micro-batches of its own rows: one to warm up, one without and one with an optimizer step. A step
+    Every stage runs three micro-batches: one to warm up, one without and one with an optimizer step. A step
     of the run is extrapolated from them, so another load on the machine changes the figure.
 
     Args:
@@ -51,7 +51,7 @@ def estimate(settings: TrainSettings) -> list[str]:
     learnt = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     lines = [f"model: {sum(map(torch.numel, parameters)) / 1e6:.2f}M parameters, {learnt / 1e6:.2f}M of them trained"]
     backward = getattr(trained.inner.config, "direction", "forward") == "backward"
-    seconds, notes = 0.0, []
+    seconds, found = 0.0, []
     for number in range(max(1, len(settings.stages))):
         stage = Stage(settings, number, tokenizer, trained.layout, backward)
         step, validation = _seconds_per_step(trained, stage), _seconds_per_validation(trained, stage)
@@ -64,12 +64,12 @@ def estimate(settings: TrainSettings) -> list[str]:
             f"{stage.name}: {stage.steps} steps, {tokens} tokens, {stage.data.tokens(rows)} tokens per epoch,"
             f" {len(stage.valid_dialogues)} validation dialogues"
         )
-        notes.append(f"{stage.steps} steps of {step:.2f} s and {validations} validations of {validation:.1f} s")
+        found.append(f"{stage.steps} steps of {step:.2f} s and {validations} validations of {validation:.1f} s")
     lines.append(f"memory: about {memory_gigabytes(accelerator.device):.1f} GB")
-    lines.append(f"time: about {_minutes(seconds)} ({'; '.join(notes)})")
+    lines.append(f"time: about {_minutes(seconds)} ({'; '.join(found)})")
     lines.append(
-        f"estimated from micro-batches measured now on this machine ({accelerator.device}, {torch.get_num_threads()} threads);"
-        " other work on it makes the run slower"
+        f"estimated from steps measured now ({accelerator.device}, {torch.get_num_threads()} threads); other work on this"
+        " machine makes the run slower"
     )
     return lines
 
@@ -83,7 +83,9 @@ def _seconds_per_step(trained: TrainedModel, stage: Stage) -> float:
     progress = new_progress()
     progress["micro_batch_rows"] = micro
     try:
-        frozen = replace(stage.settings, learning_rate=1e-12)  # nothing is saved, but later stages measure the same model
+        frozen = replace(
+            stage.settings, learning_rate=1e-12
+        )  # nothing is saved, but later stages measure the same model
         take_step(trained, stage, objective, rows, progress, frozen, False)
         started = time.perf_counter()
         add_gradients(trained, stage, objective, rows, micro)

@@ -44,7 +44,7 @@ def check_folder(output: Path, resume: bool) -> None:
     """Check that a run may start in a folder, or that a run to resume has a saved state in it.
 
     Raises:
-        ResumeError: It may not, or there is no saved state.
+        ResumeError: It may not, or the run has not saved a state.
     """
     steps = saved_steps(output)
     if resume and not steps:
