@@ -14,6 +14,7 @@ from chatbot.checkpoint.export.cli import build_parser as build_export_parser
 from chatbot.cli import build_chat_parser, build_evaluate_parser
 from data_prep.cli import build_parser as build_prepare_parser
 from training.arguments import build_parser as build_train_parser
+from training.likeness.cli import build_parser as build_likeness_parser
 from training.naming.cli import build_parser as build_name_parser
 from ui.cli import build_parser as build_serve_parser
 
@@ -27,6 +28,7 @@ PARSERS = {
     "xianliao-serve": build_serve_parser,
     "xianliao-export": build_export_parser,
     "xianliao-name": build_name_parser,
+    "xianliao-likeness": build_likeness_parser,
 }
 ELSEWHERE = (
     "chatbot/evaluation/behaviour.py",  # prints Markdown for the model card

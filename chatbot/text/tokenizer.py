@@ -24,6 +24,7 @@ from chatbot.text.chat_template import (
     SETTINGS_FILE,
     Template,
     byte_characters,
+    dialogpt_template,
     is_byte_level,
     read_template,
     to_marks,
@@ -182,6 +183,7 @@ class DialogueTokenizer:
         if self._template is not None:
             config |= self._template
         else:
+            config |= {"chat_template": dialogpt_template()}
             config |= {"pad_token": PAD, "bos_token": CLS, "eos_token": SEP, "split_special_tokens": True}
             config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
         if self.is_wordpiece:

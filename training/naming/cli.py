@@ -23,7 +23,7 @@ from training.state.run_folder import STATES, check_folder
 
 KEPT_RULES = ("echo", "generic_replies", "copied_replies", "hot_posts", "blocked_words", "no_chinese", "advertisement")
 """Cleaning rules that must not touch the dialogues: the same answer comes after many questions on purpose."""
-MAX_CHECKED = 500
+MAX_CHECKED = 300
 """Dialogues of each file of --check that are scored."""
 RECORD = "naming.json"
 SHOWN_REPLIES = 5

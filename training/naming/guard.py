@@ -19,6 +19,8 @@ MAX_LOSS = 0.05
 """Largest rise in nats/unit on a set of dialogues."""
 MAX_APTNESS_LOSS = 0.05
 """Largest fall of the share of true replies that the bot prefers to nine others."""
+CHOICES = 100
+"""Dialogues of the choice among ten replies."""
 SEEDS = 2
 """Replies to each question."""
 OTHERS = "others"
@@ -41,7 +43,7 @@ class Knowledge:
 def measure_knowledge(bot: Chatbot, sets: dict[str, list[list[str]]]) -> Knowledge:
     """Score sets of dialogues, and let the bot choose among ten replies (`chatbot.evaluation.aptness.choosing`)."""
     nats = {name: _nats_per_unit(bot, dialogues) for name, dialogues in sets.items()}
-    hits = reply_hits(bot, make_contexts(sets[OTHERS], len(sets[OTHERS])))
+    hits = reply_hits(bot, make_contexts(sets[OTHERS], CHOICES))
     return Knowledge(nats, hits["hits"] if hits else 0.0)
 
 
