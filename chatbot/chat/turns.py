@@ -95,7 +95,7 @@ def as_turns(history: History) -> list[str]:
         DialogueError: A message has another role or no text, or the last message is not the user's.
     """
     if isinstance(history, str) or not any(isinstance(message, Mapping) for message in history):
-        return cast(list[str], history)  # `check_turns` says what is wrong with it
+        return cast(list[str], history)  # `check_turns` explains the fault
     pairs = []
     for message in history:
         role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)

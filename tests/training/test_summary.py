@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -71,13 +72,17 @@ def test_a_dry_run_says_how_large_the_run_is_and_writes_nothing(prepared, ancest
 
 
 def test_a_failed_start_leaves_no_folder_without_content(tmp_path):
-    for files, is_kept in (((), False), (("metrics.jsonl",), True)):
-        output = tmp_path / f"run{len(files)}"
-        with pytest.raises(SettingsError), own_folder(output):
+    def start(output: Path, files: tuple[str, ...]) -> None:
+        with own_folder(output):
             for name in files:
                 (output / name).write_text("{}")
             raise SettingsError("no")
-        assert output.exists() == is_kept
+
+    for files in ((), ("metrics.jsonl",)):
+        output = tmp_path / f"run{len(files)}"
+        with pytest.raises(SettingsError):
+            start(output, files)
+        assert output.exists() == bool(files)
 
 
 def test_presets_have_names(prepared, tmp_path, capsys):
