@@ -236,6 +236,8 @@ def evaluate(argv: list[str] | None = None) -> int | None:
         parser.error("--seed must be at least 0")
     if args.choices < 0:
         parser.error("--choices must be at least 0")
+    if not args.aptness and len(args.data) != 1:
+        parser.error("--data needs one PATH; several only with --aptness")
     if args.data:
         check_model_options(args, *args.compare)
     for path in (*args.data, args.baseline):
@@ -243,22 +245,18 @@ def evaluate(argv: list[str] | None = None) -> int | None:
             raise FileError(f"{path} does not exist. Check the path.")
     if args.aptness:
         return _evaluate_aptness(args)
-    if len(args.data) != 1:
-        parser.error("--data needs one PATH; several only with --aptness")
-    data = args.data[0]
     from chatbot.evaluation.grid import Grid
-
-    grid = Grid.read(args.grid)
-    from chatbot.chat.bot import Chatbot
-    from chatbot.evaluation.report.markdown import to_markdown
-    from chatbot.evaluation.run import evaluate as run
     from chatbot.text.prepared_set import is_prepared_set
 
-    baseline = args.baseline
+    data, baseline, grid = args.data[0], args.baseline, Grid.read(args.grid)
     if baseline == "":
         if not is_prepared_set(Path(data)):
             parser.error("--baseline needs a PATH, because --data is not a prepared set")
         baseline = data
+    from chatbot.chat.bot import Chatbot
+    from chatbot.evaluation.report.markdown import to_markdown
+    from chatbot.evaluation.run import evaluate as run
+
     bots = [Chatbot.from_pretrained(path, args.device, args.dtype) for path in (args.checkpoint, *args.compare)]
     result = run(
         bots,
