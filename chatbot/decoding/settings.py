@@ -241,8 +241,12 @@ class ReplySettings:
     @property
     def limit_tokens(self) -> int:
         """Maximum number of tokens of a reply before EOS is forced; at most t0 + 2 delta."""
-        limits = [self.max_reply_tokens, None if (floor := self.floor) is None else floor.limit_tokens]
-        return min(limit for limit in limits if limit is not None)
+        return min(limit for limit in (self.max_reply_tokens, self._floor_limit_tokens) if limit is not None)
+
+    @property
+    def _floor_limit_tokens(self) -> int | None:
+        """`EosFloor.limit_tokens`, without torch; None where the floor is off."""
+        return None if self.floor_start_tokens is None else self.floor_start_tokens + 2 * self.floor_delta_tokens
 
     @property
     def bound_tokens(self) -> int:
@@ -328,7 +332,7 @@ def settings_from(generation: Mapping[str, Any]) -> ReplySettings:
     can_be_off = {option.name for option in OPTIONS if option.can_be_off}
     known = {name for name, value in generation.items() if name in NAMES and (value is not None or name in can_be_off)}
     settings = ReplySettings(**{name: generation[name] for name in known})
-    limit = settings.limit_tokens if settings.floor is None else settings.floor.limit_tokens  # a request may raise max
+    limit = settings._floor_limit_tokens or settings.limit_tokens  # a request may raise max
     if limit > MAX_STORED_LIMIT_TOKENS:
         raise ReplySettingsError(
             f"Decoding: a reply could have {limit} tokens. Lower floor_start_tokens, floor_delta_tokens or"
