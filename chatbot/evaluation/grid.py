@@ -95,7 +95,8 @@ class Grid:
 
     def _base(self, name: str, defaults: ReplySettings) -> ReplySettings:
         """Return the settings that a method starts from; see grid.yaml."""
-        floor = replace(defaults, repetition_penalty=1.0, no_repeat_ngram=0, repeat_cost=None, candidates=1)
+        off = {"repetition_penalty": 1.0, "no_repeat_ngram": 0, "dry_multiplier": 0.0}
+        floor = replace(defaults, **off, repeat_cost=None, candidates=1)
         consistent = replace(floor, floor_start_tokens=None, max_reply_tokens=max(self.lengths))
         bases = {
             "checkpoint": defaults,

@@ -44,6 +44,12 @@ SETTINGS = (
 )
 """Decoding settings in the order of the file and of chatbot/native/runtime/runtime.h."""
 
+UNSUPPORTED = (
+    *("rank_backward", "rank_prior", "rank_similarity", "presence_penalty", "frequency_penalty", "logit_bias"),
+    *("dry_multiplier", "xtc_probability", "top_n_sigma"),
+)
+"""Decoding settings that switch on what the runtime does not have."""
+
 
 def export_lite(
     bot_folder: str | Path, path: str | Path, safety: Safety | Literal["default"] | None = "default"
@@ -98,7 +104,7 @@ def check_support(config: XianliaoConfig, tokenizer: DialogueTokenizer, settings
     Raises:
         CheckpointError: It does not.
     """
-    ranks = [name for name in ("rank_backward", "rank_prior", "rank_similarity") if getattr(settings, name)]
+    unsupported = [name for name in UNSUPPORTED if getattr(settings, name)]
     faults = [
         (set(config.layer_types or []) - set(LAYER_TYPES), f"layers other than {' and '.join(LAYER_TYPES)}"),
         (getattr(config, "model_type", "") != "xianliao", "a model of another project"),
@@ -109,7 +115,7 @@ def check_support(config: XianliaoConfig, tokenizer: DialogueTokenizer, settings
         (config.hidden_act not in ACTIVATIONS, f"the activation {config.hidden_act}"),
         (tokenizer.is_wordpiece or tokenizer.layout != "dialogpt", "a tokenizer of another project"),
         (settings.method == "beam", "beam search"),
-        (ranks, f"the setting {', '.join(ranks)}"),
+        (unsupported, f"the setting {', '.join(unsupported)}"),
         (settings.max_reply_tokens == 0, "max_reply_tokens 0"),
     ]
     for fault, name in faults:
