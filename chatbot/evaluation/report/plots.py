@@ -167,5 +167,5 @@ def _text_of(figure: Figure, label: str) -> str:
         FigureCanvasSVG(figure).print_svg(target, metadata={"Date": None, "Creator": None})
     text = target.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
-    text = re.sub(r' id="[a-zA-Z]+\d?_\d+"', "", text)  # nothing refers to these
+    text = re.sub(r' id="[a-zA-Z0-9]+_\d+"', "", text)  # nothing refers to these
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)

@@ -176,7 +176,7 @@ def _interval(row: Report, key: str) -> tuple[float, float, float] | None:
     value = row.get(key)
     if not isinstance(value, (int, float)):
         return None
-    low, high = row["intervals"].get(key) or (value, value)
+    low, high = row["intervals"].get(key) or (round(value, 4), round(value, 4))  # sums differ in their last digits
     return value, low, high
 
 
@@ -230,4 +230,5 @@ def _cell(column: Column, row: Report) -> Cell:
 
 
 def _plain(value: float, places: int) -> Cell:
-    return Cell(f"{value:.{places}f}", "", value)
+    rounded = round(value, places) + 0.0  # no minus before a zero
+    return Cell(f"{rounded:.{places}f}" if rounded else "0", "", rounded)

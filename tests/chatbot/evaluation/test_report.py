@@ -114,10 +114,8 @@ def test_the_page_needs_nothing_else(finished):
     assert re.search(r"<text[^>]*>0\.1</text>", page)  # a label of the logarithmic axes
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page.replace('xlink:href="#', ""))
     assert "best of 3" in page
-    ids = re.findall(r' id="([^"]+)"', page)
-    assert {name for name in re.findall(r"(?:#|url\(#)([^\")]+)", page) if name[0].isalpha() and len(name) > 8} <= set(
-        ids
-    )
+    used = set(re.findall(r'href="#([^"]+)|url\(#([^)]+)', page))
+    assert {first or second for first, second in used} <= set(re.findall(r' id="([^"]+)"', page))
     report = (folder / "first" / "report.md").read_text(encoding="utf-8")
     assert "did not end and were cut off" in report
     for text in (page, report):  # the verdict is first
