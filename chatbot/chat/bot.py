@@ -177,7 +177,7 @@ class Chatbot:
     def next_beginning(self, request: Request, reply: Reply) -> Prompt | None:
         """Return the turns that the next prompt begins with if old turns are dropped before it, else None.
 
-        A caller reads them while nobody waits: otherwise the next message would have to wait until they are read again.
+        A caller reads them in the background: otherwise the next message would have to wait until they are read again.
         """
         ids = [*request.answered.turns, self.reader.ids(reply.text, request.settings.script)]
         following = self.layout.prompt([*ids, []], self.context_tokens)

@@ -193,7 +193,7 @@ class Worker:
                     break
                 admitted.append(self.waiting.popleft())
                 free_rows -= needed
-        if not self.waiting and not admitted and self._later and free_rows > 0:  # nobody waits to be read
+        if not self.waiting and not admitted and self._later and free_rows > 0:  # no prompt waits
             admitted.append(self._later.popleft())
         for job in admitted:
             try:

@@ -124,9 +124,9 @@ def fit(turn_tokens: Sequence[int], context_tokens: int, opening_tokens: int = 1
 
     Turns are appended one by one; whenever the history ([CLS], turns, [SEP]s) is longer than `context_tokens` less a
     reserve, the oldest turns are dropped until it is at most half of `context_tokens`. The reserve is for the newest turn:
-    as long as that fits into it, it does not matter for what is dropped. So the turns that the next prompt begins with are
-    known before the next message, and their state can be computed ahead. The result is a pure function of the dialogue,
-    and the cost of a turn is, amortised, constant. The newest turn is always kept.
+    every message that fits into it leaves the same turns. So the turns that the next prompt begins with are known before
+    the next message, and their state can be computed ahead. The result is a pure function of the dialogue, and the cost of
+    a turn is, amortised, constant. The newest turn is always kept.
 
     Args:
         turn_tokens: Number of tokens of each turn, without [SEP].

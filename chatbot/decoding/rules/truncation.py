@@ -125,8 +125,8 @@ class ConsistentXtc(LogitsProcessor):
     """XTC ("exclude top choices", p-e-w, github.com/oobabooga/text-generation-webui, pull request 6335), without EOS.
 
     With a probability, all tokens with p(v) >= threshold but the least likely of them are left out. The rule chooses among
-    words alone: EOS is no choice of it, and keeps its probability, because the mass of the tokens that are left out goes
-    to the other words. So the floor's lower bound of p(EOS) holds, and replies become neither shorter nor longer by it. (The
+    words alone: EOS is never left out and keeps its probability, because the other words get the mass of the tokens
+    that are left out. So the floor's lower bound of p(EOS) holds, and replies become neither shorter nor longer by it. (The
     original skips a step in which EOS would be left out; otherwise it makes EOS more likely.)
 
     Args:

@@ -13,7 +13,7 @@ from chatbot.evaluation.report.tables import (
     turn_table,
 )
 
-BEST = "Bold: the best of a column, and all that are not clearly worse (their intervals overlap with its interval)."
+BEST = "Bold: the best of a column, and those that are not clearly worse (their intervals overlap with its interval)."
 IN_WORDS = (
     "A decoding method is the way in which the words of a reply are chosen; a row of the tables is one method of one model.",
     "nats/unit says how badly a model predicts what people really said, per character: 0.1 less is much.",
@@ -23,7 +23,7 @@ IN_WORDS = (
     " only their order says something.",
     "None of these numbers says whether a reply makes sense; xianliao-evaluate --aptness measures that.",
 )
-"""What the numbers mean, for somebody who reads such a report for the first time."""
+"""What the numbers mean, for a first reader."""
 
 
 def notes(report: Report) -> list[str]:
