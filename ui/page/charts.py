@@ -1,46 +1,48 @@
-"""Chart and table of how a reply was chosen."""
+"""Steps of a reply in the form in which the page's script draws them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import gradio as gr
-import pandas as pd
+from collections.abc import Sequence
+from typing import TypedDict
 
 from chatbot.chat.trace import TracedStep
-from ui.page.handlers import escape_markup
-
-LINES = {"line_kept": "probability", "line_end": "end", "line_end_kept": "end_kept", "line_floor": "floor"}
-"""Text key of each line, and the attribute of `TracedStep` that it shows."""
 
 
-def plot_steps(steps: Sequence[TracedStep], texts: Mapping[str, str]) -> tuple[gr.LinePlot, gr.Dataframe]:
-    """Return the steps of a reply as a chart of probabilities and a table of candidates.
+class ShownStep(TypedDict):
+    """Choice of one token; the end of the turn is the empty text. See `TracedStep` for the probabilities."""
+
+    token: str
+    p: float
+    count: int
+    end: list[float]
+    candidates: list[tuple[str, float]]
+
+
+def shown_steps(steps: Sequence[TracedStep]) -> list[ShownStep]:
+    """Return the steps of a reply as plain values.
 
     Args:
         steps: Steps of the reply.
-        texts: Texts of the page in one language.
+
+    Returns:
+        For each step its candidates, most probable first. The chosen token is always among them: if it is not one of the
+        most probable ones, it comes last. `end` has the probabilities of the end before truncation, as drawn, and at least.
     """
-
-    def shown(token: str) -> str:
-        return escape_markup(token) or texts["end_mark"]
-
-    points = [
-        {"step": number, "p": getattr(step, attribute), "line": texts[line]}
-        for number, step in enumerate(steps, 1)
-        for line, attribute in LINES.items()
-    ]
-    rows = [
-        [shown(step.token), step.count, "  ".join(f"{shown(token)} {share:.2f}" for token, share in step.kept)]
+    return [
+        {
+            "token": step.token,
+            "p": step.probability,
+            "count": step.count,
+            "end": [step.end, step.end_kept, step.floor],
+            "candidates": candidates_of(step),
+        }
         for step in steps
     ]
-    chart = gr.LinePlot(
-        pd.DataFrame(points),
-        y_lim=[0, 1],
-        visible=True,
-        x_title=texts["chart_step"],
-        y_title=texts["chart_p"],
-        color_title=" ",
-    )
-    headers = [texts[name] for name in ("table_token", "table_count", "table_kept")]
-    return chart, gr.Dataframe(rows, headers=headers, visible=True)
+
+
+def candidates_of(step: TracedStep) -> list[tuple[str, float]]:
+    """Return the listed candidates of a step and the chosen token."""
+    listed = list(step.kept)
+    if step.token not in (token for token, _ in listed):
+        listed.append((step.token, step.probability))
+    return listed
