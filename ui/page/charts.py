@@ -9,13 +9,23 @@ from chatbot.chat.trace import TracedStep
 
 
 class ShownStep(TypedDict):
-    """Choice of one token; the end of the turn is the empty text. See `TracedStep` for the probabilities."""
+    """Choice of one token; the end of the turn is the empty text. See `TracedStep` for the probabilities.
+
+    Attributes:
+        token: Text of the chosen token.
+        p: Its probability.
+        count: Number of candidates after truncation.
+        end: Probabilities of the end: before truncation, as drawn, and the least one.
+        candidates: Most likely candidates and the chosen one, text and probability.
+        chosen: Index of the chosen token among them.
+    """
 
     token: str
     p: float
     count: int
     end: list[float]
     candidates: list[tuple[str, float]]
+    chosen: int
 
 
 def shown_steps(steps: Sequence[TracedStep]) -> list[ShownStep]:
@@ -23,26 +33,26 @@ def shown_steps(steps: Sequence[TracedStep]) -> list[ShownStep]:
 
     Args:
         steps: Steps of the reply.
-
-    Returns:
-        For each step its candidates, most probable first. The chosen token is always among them: if it is not one of the
-        most probable ones, it comes last. `end` has the probabilities of the end before truncation, as drawn, and at least.
     """
-    return [
-        {
-            "token": step.token,
-            "p": step.probability,
-            "count": step.count,
-            "end": [step.end, step.end_kept, step.floor],
-            "candidates": candidates_of(step),
-        }
-        for step in steps
-    ]
+    return [shown_step(step) for step in steps]
 
 
-def candidates_of(step: TracedStep) -> list[tuple[str, float]]:
-    """Return the listed candidates of a step and the chosen token."""
-    listed = list(step.kept)
-    if step.token not in (token for token, _ in listed):
-        listed.append((step.token, step.probability))
-    return listed
+def shown_step(step: TracedStep) -> ShownStep:
+    """Return a step with the chosen token among the candidates: last if it is not one of the most likely ones.
+
+    Several tokens that are parts of a character have the same text; the probability tells them apart.
+    """
+    candidates = list(step.kept)
+    distances = {at: abs(p - step.probability) for at, (token, p) in enumerate(candidates) if token == step.token}
+    chosen = min(distances, key=lambda at: distances[at], default=len(candidates))
+    if not distances or ("\ufffd" in step.token and distances[chosen] > 1e-6):
+        chosen = len(candidates)
+        candidates.append((step.token, step.probability))
+    return {
+        "token": step.token,
+        "p": step.probability,
+        "count": step.count,
+        "end": [step.end, step.end_kept, step.floor],
+        "candidates": candidates,
+        "chosen": chosen,
+    }

@@ -148,7 +148,9 @@ class Page:
         with gr.Group(visible=False, elem_id="why") as part.why:
             part.reasons = gr.CheckboxGroup([], label=i18n("why"), elem_id="reasons")
             with gr.Row():
-                part.comment = gr.Textbox(label=i18n("comment"), container=False, scale=4, elem_id="comment")
+                part.comment = gr.Textbox(
+                    label=i18n("comment"), placeholder=i18n("comment"), show_label=False, container=False, scale=4
+                )
                 part.send_feedback = gr.Button(i18n("send_feedback"), size="sm", elem_id="send-feedback")
         part.status = gr.Markdown(elem_id="status")
         part.box = gr.Textbox(

@@ -260,7 +260,7 @@ TEXT = {
         "export_all": "Export all",
         "export_training": "Export training data",
         "imported_chats": "Imported {count} chats.",
-        "nothing_to_export": "There are no chats to export yet.",
+        "nothing_to_export": "You have no chats to export yet.",
         "ask_delete": "Delete {title}?",
         "ask_delete_all": "Delete all saved chats?",
         "theme": "Theme",

@@ -20,7 +20,7 @@ from chatbot.errors import XianliaoError
 from data_prep.reading.formats import read_records
 from ui.cli import listen, main
 from ui.options import ServeOptions
-from ui.page.charts import candidates_of
+from ui.page.charts import shown_step
 from ui.page.chat_files import from_text, to_json, to_markdown
 from ui.page.chats import (
     ChatError,
@@ -309,17 +309,18 @@ def test_the_steps_of_a_reply_have_the_chosen_token_among_their_candidates(bot, 
         index, steps = act.look_inside(chat, type("Event", (), {"index": reply})(), None)
         assert index == reply
         assert len(steps) == len(bot.respond(turns, seed=chat["messages"][reply]["seed"]).token_ids) + 1
-        assert steps[0]["token"][0] == chat["messages"][reply]["text"][0]
         assert steps[-1]["token"] == ""
         for step in steps:
-            assert (step["token"], step["p"]) in [(token, pytest.approx(p)) for token, p in step["candidates"]]
+            assert step["candidates"][step["chosen"]] == (step["token"], pytest.approx(step["p"]))
         json.dumps(steps)
 
 
 def test_a_token_beyond_the_listed_candidates_is_listed_last():
     step = TracedStep("稀", 0.01, (("常", 0.6), ("见", 0.3)), 90, 0.0, 0.0, 0.0)
-    assert candidates_of(step) == [("常", 0.6), ("见", 0.3), ("稀", 0.01)]
-    assert candidates_of(replace(step, token="见")) == [("常", 0.6), ("见", 0.3)]
+    assert (shown_step(step)["candidates"][-1], shown_step(step)["chosen"]) == (("稀", 0.01), 2)
+    assert shown_step(replace(step, token="见", probability=1.0))["chosen"] == 1  # chosen by the hard limit
+    parts = replace(step, token="\ufffd", kept=(("\ufffd", 0.6), ("\ufffd", 0.01)))
+    assert [shown_step(replace(parts, probability=p))["chosen"] for p in (0.6, 0.01, 0.002)] == [0, 1, 2]
 
 
 def test_no_seed_is_another_seed_each_time_also_after_the_settings_were_opened():

@@ -5,12 +5,12 @@
   const shown = (token) => token || xl.say("end_mark");
   const place = (index) => document.querySelector(`#chat .x-turn[data-index="${index}"] .x-body`);
 
-  const candidates = (step, at) => element("div", { class: "x-candidates" },
-    element("p", {}, xl.say("inside_count", { at: at + 1, count: step.count })),
-    element("ol", {}, ...step.candidates.map(([token, p]) => element(
-      "li", { class: token === step.token ? "chosen" : "", style: `--p: ${p}` },
+  const candidates = (step, number) => element("div", { class: "x-candidates" },
+    element("p", {}, xl.say("inside_count", { at: number + 1, count: step.count })),
+    element("ol", {}, ...step.candidates.map(([token, p], at) => element(
+      "li", { class: at === step.chosen ? "chosen" : "", style: `--p: ${p}` },
       element("span", { class: "x-name" }, shown(token)), element("span", { class: "x-share" }),
-      element("span", {}, percent(p)), token === step.token ? element("b", {}, xl.say("chosen")) : null,
+      element("span", {}, percent(p)), at === step.chosen ? element("b", {}, xl.say("chosen")) : null,
     ))),
     element("p", {}, xl.say("inside_end", Object.fromEntries(["end", "kept", "floor"].map((name, n) => [name, percent(step.end[n])])))));
 
