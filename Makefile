@@ -15,7 +15,7 @@ test: $(VENV)/.installed-test lint
 	@printf 'coverage of lines and branches: %s %%\n' "$$($(BIN)/coverage report --format=total)"
 
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --durations=40
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m tests.benchmarks
@@ -48,7 +48,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP_INSTALL) --editable ".[test]"
+	$(PIP_INSTALL) --no-compile --editable ".[test]"
 	touch $@ $(VENV)/.installed $(VENV)/.installed-docs
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
