@@ -10,7 +10,7 @@
   const message = (value) => {
     if (!value || typeof value.text !== "string" || !ROLES.includes(value.role)) return null;
     const known = { role: value.role, text: value.text };
-    for (const name of ["seed", "temperature", "top_p"]) if (Number.isFinite(value[name])) known[name] = value[name];
+    for (const name of ["seed", "temperature", "top_p", "variation", "spread"]) if (Number.isFinite(value[name])) known[name] = value[name];
     if (typeof value.model === "string") known.model = value.model.slice(0, 100);
     return known;
   };
