@@ -120,7 +120,7 @@
     xl.side.list();
   };
   xl.draw.top = (place) => {
-    heading = element("strong", { id: "heading" }, xl.say("name"));
+    heading = element("h1", { id: "heading" }, xl.say("name"));
     place.className = "x-top";
     place.replaceChildren(
       xl.iconButton("bars", xl.say("open_sidebar"), () => xl.side.toggle(), { id: "side-button" }),
