@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from chatbot.decoding.settings import OPTIONS, ReplySettings, Script, settings_from
 from chatbot.errors import FileError, XianliaoError, explain_faults
 from chatbot.language.parser import Parser
-from chatbot.language.translation import translate
+from chatbot.language.translation import labelled, translate
 
 if TYPE_CHECKING:  # importing torch takes seconds, which --help does not need
     from chatbot.chat.session import ChatSession
@@ -176,6 +176,16 @@ def _say(session: ChatSession, stream: Generator[str, None, None]) -> None:
     print(f"  [{translate(reason)}]" if reason != "eos" else "")
 
 
+class PrintGrid(argparse.Action):
+    """Print the default grid and exit, as --help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        from chatbot.evaluation.grid import DEFAULT
+
+        print(DEFAULT.read_text(encoding="utf-8"), end="")
+        parser.exit()
+
+
 def build_evaluate_parser() -> argparse.ArgumentParser:
     """Return the argument parser of xianliao-evaluate."""
     parser = Parser(
@@ -200,14 +210,15 @@ def build_evaluate_parser() -> argparse.ArgumentParser:
         help="add a unigram and a Witten-Bell trigram baseline, trained on PATH (default: the train split of --data)",
     )
     add("--compare", nargs="+", default=[], metavar="DIR", help="further checkpoints for the same report")
-    add("--grid", metavar="FILE", help="YAML file of decoding methods (default: chatbot/evaluation/grid.yaml)")
+    add("--grid", metavar="FILE", help="YAML file of decoding methods (default: what --print-grid prints)")
+    add("--print-grid", action=PrintGrid, nargs=0, help="print the default decoding methods, to be edited, and exit")
     add(
         "--vectors", metavar="DIR", help="checkpoint folder with the token vectors for likeness (default: --checkpoint)"
     )
     add("--contexts", type=int, help="maximum number of contexts to answer (default: 1000, with --aptness 200)")
     add("--max-dialogues", type=int, help="maximum number of dialogues to read (default: all)")
     add("--seed", type=int, default=0, help="seed of the first context (default: %(default)s)")
-    add("--json", action="store_true", help="print the report as JSON instead of tables")
+    add("--json", action="store_true", help="print the report as JSON instead of its verdict")
     aptness = parser.add_argument_group("aptness", "do the replies make sense? rated blind by people or a model")
     add = aptness.add_argument
     add("--aptness", action="store_true", help="write rating sheets; with ratings, report means and agreement")
@@ -246,6 +257,7 @@ def evaluate(argv: list[str] | None = None) -> int | None:
     if args.aptness:
         return _evaluate_aptness(args)
     from chatbot.evaluation.grid import Grid
+    from chatbot.evaluation.run import PAGE
     from chatbot.text.prepared_set import is_prepared_set
 
     data, baseline, grid = args.data[0], args.baseline, Grid.read(args.grid)
@@ -254,7 +266,6 @@ def evaluate(argv: list[str] | None = None) -> int | None:
             parser.error("--baseline needs a PATH, because --data is not a prepared set")
         baseline = data
     from chatbot.chat.bot import Chatbot
-    from chatbot.evaluation.report.markdown import to_markdown
     from chatbot.evaluation.run import evaluate as run
 
     bots = [Chatbot.from_pretrained(path, args.device, args.dtype) for path in (args.checkpoint, *args.compare)]
@@ -272,8 +283,20 @@ def evaluate(argv: list[str] | None = None) -> int | None:
     if args.json:
         print(json.dumps(result, ensure_ascii=False, indent=2))
     else:
-        print(to_markdown(result["report"], result["timing"]))
+        _print_verdict(result["report"], Path(args.output) / PAGE)
     return 0
+
+
+def _print_verdict(report: dict[str, Any], page: Path) -> None:
+    """Print what a report says in at most eight lines, and the path of its page."""
+    names = ", ".join(part["name"] for part in report["checkpoints"])
+    methods = len(report["checkpoints"][0]["decoding"])
+    print(translate(f"{names} on {report['data']}: {report['contexts']} contexts, {methods} methods"))
+    print(*(translate(line) for line in report["verdict"]), sep="\n")
+    print(
+        *(labelled("warning: ", line) for line in report["warnings"]), sep="\n", end="\n" if report["warnings"] else ""
+    )
+    print(page)
 
 
 def _evaluate_aptness(args: argparse.Namespace) -> int:

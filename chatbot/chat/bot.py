@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -176,7 +177,26 @@ class Chatbot:
         with self._reading:
             batch, logits = self.read_prompt(request.prompt)
         for draft in self.drafts(request, batch, logits):
-            yield self.show(request, draft)
+            reply = self.show(request, draft)
+            yield reply
+        if (ahead := self.next_beginning(request, reply)) is not None:
+            threading.Thread(target=self._read_ahead, args=(ahead,), name="reading ahead").start()
+
+    def next_beginning(self, request: Request, reply: Reply) -> Prompt | None:
+        """Return the turns that the next prompt begins with if old turns are dropped before it, else None.
+
+        A caller reads them in the background: otherwise the next message would have to wait until they are read again.
+        """
+        ids = [*request.answered.turns, self.reader.ids(reply.text, request.settings.script)]
+        following = self.layout.prompt([*ids, []], self.context_tokens)
+        if following.first_turn == request.prompt.first_turn or len(following.pieces) == 1:
+            return None
+        return replace(following, pieces=following.pieces[:-1])
+
+    def _read_ahead(self, prompt: Prompt) -> None:
+        """Cache the state after a prompt; a failure is left to the message that needs the state."""
+        with suppress(Exception), self._reading:
+            self.read_prompt(prompt)
 
     def request(self, turns: History, seed: int | None = None, **changes: Any) -> Request:
         """Return a checked request; arguments as for `reply`.
