@@ -59,7 +59,7 @@ MAX_JSON_BYTES = 4 << 20
 """Maximum size of every other JSON file, in bytes."""
 
 MAX_JSON_DEPTH, MAX_JSON_CONTAINERS = 64, 1 << 20
-"""Maximum nesting, because code that walks a value fails where parsing does not, and maximum number of brackets."""
+"""Maximum nesting, and maximum number of lists and objects. A value may parse and still be nested too deeply to process."""
 
 
 def read_json(

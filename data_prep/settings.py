@@ -68,7 +68,7 @@ class PrepareSettings:
         seed: Seed of the order of the dialogues.
         near_duplicates: `off`; `held-out` drops train dialogues that are near a held-out one; `all` also those that are
             near each other.
-        near_threshold: Jaccard similarity of trigrams from which two dialogues are near, 0 to 1.
+        near_threshold: Minimum Jaccard similarity of trigrams for two dialogues to be near, 0 to 1.
         clean: How turns are cleaned.
         frequency: Thresholds for frequent turns.
     """

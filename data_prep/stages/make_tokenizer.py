@@ -32,7 +32,7 @@ def make_tokenizer(
         blocks: All blocks.
         buckets: Number of buckets.
         valid_share: Share of the train dialogues that is held out, 0 to 1.
-        settings: Which tokenizer.
+        settings: Settings of the prepared set; those of the tokenizer are used.
 
     Raises:
         FileError: No dialogue is left in the train split.

@@ -1,4 +1,4 @@
-"""What happens when a person uses the page, without Gradio."""
+"""Effects of the actions on the page (send, stop, edit, …), independent of Gradio."""
 
 from __future__ import annotations
 

@@ -41,13 +41,15 @@ def is_signed(turns: Sequence[str], reply: Mapping[str, object]) -> bool:
 
 
 def turns_of_this_process(chat: Chat, index: int, most: int) -> list[str]:
-    """Return the last turns up to a reply, beginning after the last earlier turn of the bot that this process did not
-    make. Such turns are those of a persona or of an imported file, changed, stopped and fixed replies.
+    """Return the turns up to a reply, starting after the latest earlier turn of the bot that this process did not make.
+
+    Turns of the bot that this process did not make: those of a persona or an imported file, and replies that were
+    changed, stopped or fixed.
 
     Args:
         chat: The conversation.
-        index: Index of a signed reply among its messages.
-        most: Largest number of turns, which bounds the number of signatures that are checked.
+        index: Index of the reply in `chat["messages"]`; the reply is signed.
+        most: Maximum number of turns to return. It also bounds the number of signatures that are checked.
     """
     messages = chat["messages"][: index + 1]
     turns, begin = turns_of({**chat, "messages": messages}), len(chat["persona"])

@@ -17,7 +17,8 @@ from chatbot.safety.rules import ASKING, KINDS
 from chatbot.safety.words import split_words
 
 IDENTITY, SEPARATOR, SHIFTED, POOL, ALNUM = 0, 1, 2, 3, 256
-"""How a range of characters is folded: to itself, to a separator, by a distance, to letters of the pool; alphanumeric."""
+"""Codes for how a range of characters is folded: to itself, to a separator, by adding a distance, to letters of the pool;
+and a flag: alphanumeric."""
 
 SAME_PLANES = range(0x40000, 0x110000)
 """Planes in which all characters fold alike: none but tags has a meaning."""
