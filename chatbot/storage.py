@@ -109,7 +109,7 @@ def read_text(path: Path, limit: int = MAX_JSON_BYTES) -> str:
     """Return the text of a UTF-8 file of at most `limit` bytes.
 
     Raises:
-        OSError, ValueError: The file cannot be opened, is larger, or is not UTF-8.
+        OSError, ValueError: The file cannot be opened, is larger than `limit`, or is not UTF-8.
     """
     with path.open("rb") as file:
         data = file.read(limit + 1)

@@ -57,7 +57,8 @@ class PrepareSettings:
     Attributes:
         tokenizer: Folder of an existing tokenizer; None trains one on the train split.
         vocab_size: Largest number of ids of a tokenizer trained here.
-        word_count: Build a vocabulary of characters and the words seen at least so often; None merges pairs.
+        word_count: Build a vocabulary of characters and of words that occur at least this many times; None uses byte-pair
+            encoding.
         tokenizer_characters: Size of the random sample that the tokenizer is trained on; None uses all text.
         valid_share: Share of the dialogues held out, 0 to 1, if no files are given for validation.
         max_dialogues: Number of raw dialogues after which to stop reading inputs; None reads all. Held-out files are

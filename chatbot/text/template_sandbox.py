@@ -121,7 +121,7 @@ class Budget:
 
 
 class _Generation(Extension):
-    """The tag `generation`, by which transformers finds what the assistant says; it writes its body."""
+    """The tag `generation`, which marks the text of the assistant for transformers; it is rendered as its content."""
 
     tags = {"generation"}
 

@@ -313,7 +313,7 @@ def trace_last_reply(worker_of: Callable[[str | None], Worker], chat: Chat) -> l
 
 
 def rated_turns(chat: Chat, index: int, text: str | None = None) -> list[str]:
-    """Return the turns up to a reply that can be rated, from where this process made every reply.
+    """Return the turns to record with a rating: those up to the rated reply, as far back as this process made every reply.
 
     Args:
         chat: The conversation.

@@ -4,8 +4,7 @@ A browser holds the conversation and could send any text as a reply, which would
 reply has an HMAC over the turns that the model read, the reply and its settings, under a key that is made anew when the
 process starts. After a restart, or at another replica, older replies can no longer be rated.
 
-The turns before a rated reply become training data as well, so they are kept only from where every reply has a
-signature.
+The turns before a rated reply become training data as well, so only those after the last unsigned reply are kept.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ IDENTITY, SEPARATOR, SHIFTED, POOL, ALNUM = 0, 1, 2, 3, 256
 and a flag: alphanumeric."""
 
 SAME_PLANES = range(0x40000, 0x110000)
-"""Planes in which all characters fold alike: none but tags has a meaning."""
+"""Planes whose characters all fold in the same way, because no character in them except the tags has a meaning."""
 
 
 def spelled_words(words: Sequence[str]) -> list[str]:
@@ -45,7 +45,7 @@ def safety_bytes(safety: Safety) -> bytes:
         CheckpointError: The rules replace words of messages, which the runtime does not.
     """
     if safety.mode == "replace" and safety.words_in.lines:
-        raise CheckpointError("The lite runtime does not replace words of messages. Set words_in to refuse or off.")
+        raise CheckpointError("The lite runtime cannot replace words in messages. Set words_in to refuse or off.")
     entries, pool = fold_table()
     parts = [_array(np.array(entries, "<i4")), _array(np.array(pool, "<i4"))]
     for phrases in (safety.crisis, *(safety.care.phrases[kind] for kind in ASKING), safety.words_in):
