@@ -59,7 +59,7 @@ def read_probe(name: str) -> list[str]:
 
 
 def probe_pattern(name: str) -> re.Pattern[str]:
-    """Return a pattern that matches any entry of a list; an entry in Latin letters matches only whole words."""
+    """Return a pattern that matches any entry of a list, but never only a part of a Latin word."""
 
     def bounded(word: str) -> str:
         left = "(?<![a-z])" if re.match("[a-z]", word, re.I) else ""
