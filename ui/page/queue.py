@@ -34,7 +34,7 @@ LARGE_BYTES, MOST_LARGE, MAX_LARGE_BYTES = 64 * 1024, 2, 16 * 2**20
 many copies of them, in the event loop. The last number bounds the sum of the large inputs."""
 
 UNREAD_SECONDS = 60.0
-"""A session is dropped if no browser has read its results for so long."""
+"""A session is dropped if no browser has read its results for this time."""
 
 READER_SECONDS = 12.0
 """A browser that is connected reads at least this often; see `Session.read`."""
@@ -182,7 +182,7 @@ class BoundedQueue(Queue):
             self._throw_away(max(self.sessions.values(), key=lambda session: session.results))
 
     def takes(self, size: int) -> bool:
-        """Whether an input of this size may be added, as far as large inputs are concerned."""
+        """Whether the bound on the total size of large inputs leaves room for an input of this size."""
         if size <= LARGE_BYTES:
             return True
         return sum(session.large_bytes for session in self.sessions.values()) + size <= MAX_LARGE_BYTES

@@ -23,7 +23,7 @@ from starlette.datastructures import Headers
 from ui.api.schemas import ApiError
 
 KEY_ROUTES = ("/metrics", "/openapi.json")
-"""Routes besides /v1 that need credentials if there are any."""
+"""Routes outside /v1 that need credentials if the server has any."""
 
 ROUTES: dict[str, tuple[re.Pattern[str], tuple[str, ...]]] = {
     "GET": (
@@ -42,7 +42,7 @@ FILES = re.compile(r"/(assets|static)/.+|(/gradio_api)?/theme\.css|/favicon\.ico
 """Paths of the files that a browser loads with the page."""
 
 PUBLIC = re.compile(r"/|/login|/logout|/gradio_api/(user|login_check)")
-"""Paths, besides the files, that a browser needs for the log-in."""
+"""Paths that need no log-in, because the log-in itself uses them; the files of `FILES` need none either."""
 
 LOGIN_BYTES = 16 * 1024
 """Largest body of a log-in; a form this small is parsed in memory."""
@@ -71,7 +71,7 @@ class PageRules:
         needs_login: Whether the page is for logged-in users only.
         user_of: Function that returns the logged-in user of a request, or None.
         has_session: Whether a session has events; only then its results can be read.
-        takes: Whether an input of so many bytes may wait for its turn now.
+        takes: Whether the queue has room for an input of this many bytes.
     """
 
     functions: Mapping[int, int] = field(default_factory=dict)
