@@ -40,6 +40,7 @@ READER_SECONDS = 12.0
 """A browser that is connected reads at least this often; see `Session.read`."""
 
 CHECK_SECONDS = 5.0
+FAILED = "The result cannot be shown."
 GONE = "The results were not read in time. Reload the page."
 
 
@@ -170,7 +171,13 @@ class BoundedQueue(Queue):
             return
         output = getattr(event_message, "output", None)
         if isinstance(output, dict) and "data" in output:
-            data = orjson.dumps(output["data"], default=jsonable_encoder, option=orjson.OPT_SERIALIZE_NUMPY)
+            try:
+                data = orjson.dumps(output["data"], default=jsonable_encoder, option=orjson.OPT_SERIALIZE_NUMPY)
+            except (TypeError, ValueError):  # a lone surrogate or a huge number; the browser would wait for ever
+                if not isinstance(event_message, ProcessCompletedMessage):
+                    return
+                output, data = {"error": FAILED}, b"[]"
+                event_message = event_message.model_copy(update={"success": False})
             serialized = Output({**output, "data": orjson.Fragment(data)})
             serialized.size = len(data)
             event_message = event_message.model_copy(update={"output": serialized})

@@ -55,6 +55,8 @@ BODY_KEYS = ("data", "event_data", "fn_index", "trigger_id", "session_hash", "ev
 
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
+MOST_DIGITS = 18
+
 MAX_PATH = 1_000
 """Characters of a path; longer ones are closed, because no file system has such names."""
 
@@ -123,6 +125,11 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+def _number(digits: str) -> int | float:
+    """Return a whole number, as a float if it has more digits than results can have: they have at most 64 bits."""
+    return int(digits) if len(digits) <= MOST_DIGITS else float(digits)
+
+
 def check_session(session: object) -> None:
     """Refuse a session id that Gradio's page would not make: Gradio keeps sessions, so their size must be bounded.
 
@@ -176,7 +183,7 @@ def checked_body(path: str, content_type: str, body: bytes, functions: Mapping[i
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "Send application/json.", code="unsupported_media_type")
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value = json.loads(body, parse_constant=_refuse_constant, parse_int=_number)
     except (ValueError, RecursionError):
         raise ApiError(400, "The body is not JSON.", code="invalid_json") from None
     check_values(value)
@@ -185,7 +192,7 @@ def checked_body(path: str, content_type: str, body: bytes, functions: Mapping[i
     if functions is not None and path.rstrip("/").endswith("/queue/join"):
         check_call(value, functions)
     try:
-        return json.dumps(value, allow_nan=False).encode()
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")  # no lone surrogate
     except (ValueError, RecursionError):
         raise ApiError(400, "The body is not JSON.", code="invalid_json") from None
 
