@@ -78,7 +78,9 @@ def echo():
     server.server_close()
 
 
-def exchanged(address: tuple[str, int], *headers: str, first: str = "POST /v1/chat/completions", body: bytes = b"") -> list:
+def exchanged(
+    address: tuple[str, int], *headers: str, first: str = "POST /v1/chat/completions", body: bytes = b""
+) -> list:
     """Send one request and return the statuses of all answers; the second one would be that to a hidden request."""
     lines = [f"{first} HTTP/1.1", *headers, f"Content-Length: {len(body)}"]
     with socket.create_connection(address, 5) as connection:

@@ -201,7 +201,12 @@ def test_the_session_with_the_most_results_loses_them(bot, monkeypatch):
 @pytest.mark.parametrize("value", ["\ud800", 10**30])
 def test_a_result_that_is_not_json_ends_its_event(value):
     held = BoundedQueue(
-        live_updates=False, concurrency_count=1, update_intervals=1, max_size=None, blocks=None, default_concurrency_limit=1
+        live_updates=False,
+        concurrency_count=1,
+        update_intervals=1,
+        max_size=None,
+        blocks=None,
+        default_concurrency_limit=1,
     )
     session = held.sessions["a"] = held.new_session()
     event = SimpleNamespace(session_hash="a", alive=True, _id="e")
