@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -26,7 +27,7 @@ from chatbot.chat.request import (
     max_message_characters,
 )
 from chatbot.chat.snapshots import Snapshots
-from chatbot.chat.turns import TurnReader, asks_in_traditional, in_traditional
+from chatbot.chat.turns import History, TurnReader, as_turns, asks_in_traditional, check_turns, in_traditional
 from chatbot.checkpoint.folder import BACKWARD, GENERATION, load_model, resolve
 from chatbot.checkpoint.location import DEFAULT
 from chatbot.decoding.batch import DialogueBatch, make_native, start_batch
@@ -89,6 +90,13 @@ class Chatbot:
         self._reading = threading.Lock()
         self._ranker: Ranker | None = None
 
+    def __repr__(self) -> str:
+        parameters = sum(weight.numel() for weight in getattr(self.model, "parameters", tuple)())
+        return (
+            f"<Chatbot {self.name or '(unnamed)'}: {parameters / 1e6:.1f}M parameters on {self.model.device}, history of at"
+            f" most {self.context_tokens} tokens, replies of at most {self.settings.bound_tokens} tokens>"
+        )
+
     @classmethod
     def from_pretrained(
         cls,
@@ -135,11 +143,12 @@ class Chatbot:
             )
         return cls(model, tokenizer, settings, path.name, path, rules)
 
-    def reply(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> str:
+    def reply(self, turns: History, seed: int | None = None, **changes: Any) -> str:
         """Return the text of the reply to a history.
 
         Args:
-            turns: The history, oldest turn first; the last turn is the message.
+            turns: The history, oldest turn first; the last turn is the message. Strings, or messages like
+                `{"role": "user", "content": "你好"}`.
             seed: Seed of the random numbers; None draws one.
             changes: Fields of `ReplySettings` for this reply; None switches a setting off.
 
@@ -149,17 +158,17 @@ class Chatbot:
         """
         return self.respond(turns, seed, **changes).text
 
-    def respond(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Reply:
+    def respond(self, turns: History, seed: int | None = None, **changes: Any) -> Reply:
         """Return the reply with its stop reason, log-probability and seed; arguments as for `reply`."""
         *_, reply = self.stream_replies(turns, seed, **changes)
         return reply
 
-    def stream(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Iterator[str]:
+    def stream(self, turns: History, seed: int | None = None, **changes: Any) -> Iterator[str]:
         """Yield the text so far after each token; it only grows and never ends in part of a character."""
         for reply in self.stream_replies(turns, seed, **changes):
             yield reply.text
 
-    def stream_replies(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Iterator[Reply]:
+    def stream_replies(self, turns: History, seed: int | None = None, **changes: Any) -> Iterator[Reply]:
         """Yield the reply so far after each token; its stop reason is `stopped` until the last yield."""
         request = self.request(turns, seed, **changes)
         if request.fixed is not None:
@@ -168,9 +177,28 @@ class Chatbot:
         with self._reading:
             batch, logits = self.read_prompt(request.prompt)
         for draft in self.drafts(request, batch, logits):
-            yield self.show(request, draft)
+            reply = self.show(request, draft)
+            yield reply
+        if (ahead := self.next_beginning(request, reply)) is not None:
+            threading.Thread(target=self._read_ahead, args=(ahead,), name="reading ahead").start()
 
-    def request(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Request:
+    def next_beginning(self, request: Request, reply: Reply) -> Prompt | None:
+        """Return the turns that the next prompt begins with if old turns are dropped before it, else None.
+
+        A caller reads them in the background: otherwise the next message would have to wait until they are read again.
+        """
+        ids = [*request.answered.turns, self.reader.ids(reply.text, request.settings.script)]
+        following = self.layout.prompt([*ids, []], self.context_tokens)
+        if following.first_turn == request.prompt.first_turn or len(following.pieces) == 1:
+            return None
+        return replace(following, pieces=following.pieces[:-1])
+
+    def _read_ahead(self, prompt: Prompt) -> None:
+        """Cache the state after a prompt; a failure is left to the message that needs the state."""
+        with suppress(Exception), self._reading:
+            self.read_prompt(prompt)
+
+    def request(self, turns: History, seed: int | None = None, **changes: Any) -> Request:
         """Return a checked request; arguments as for `reply`.
 
         Raises:
@@ -181,7 +209,8 @@ class Chatbot:
         if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
             raise XianliaoError(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
         settings = self.within_limits(self.settings.with_changes(**changes))
-        self.reader.check(turns)
+        turns = as_turns(turns)
+        check_turns(turns)
         if (fixed := self.fixed_answer(turns)) is not None:  # decided on the whole text, before long turns are cut
             prompt = Prompt((), 1 - (len(turns) - 1) % 2, 0)
             return Request(prompt, Answered([], []), settings, seed, started, fixed)
@@ -292,7 +321,7 @@ class Chatbot:
         Raises:
             DialogueError: The history is empty, or its last turn empty or too long.
         """
-        self.reader.check(turns)
+        check_turns(turns)
         ids = [self.reader.ids(turn, script) for turn in turns]
         if len(ids[-1]) > self.max_message_tokens:
             raise DialogueError(

@@ -27,6 +27,8 @@ HISTORIES = (
 REFUSED = {
     **{"rank_backward": 1.0, "rank_prior": 1.0, "rank_similarity": 1.0},
     **{"presence_penalty": 0.5, "frequency_penalty": 0.5, "logit_bias": ((5, 1.0),)},
+    **{"dry_multiplier": 0.8, "dry_base": 2.0, "dry_allowed_length": 3},
+    **{"xtc_probability": 0.5, "xtc_threshold": 0.2, "top_n_sigma": 1.0},
     **{"method": "beam", "script": "asker"},
 }
 """Settings that the runtime does not have, each with a value that changes replies."""

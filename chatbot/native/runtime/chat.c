@@ -168,14 +168,16 @@ static void forget(Chat *chat) {
     chat->read.count = chat->roles.count = 0;
 }
 
+enum { RESERVE = 8 };
+
 /* Index of the first turn that the model still sees; chatbot/text/dialogue.py. */
 static int32_t fit(const Chat *chat) {
-    int64_t total = 1;
+    int64_t total = 1, context = chat->bot->context;
     int32_t first = 0;
     for (int32_t i = 0; i < chat->turn_count; i++) {
         total += chat->turns[i].count + 1;
-        if (total > chat->bot->context)
-            while (total > chat->bot->context / 2 && first < i) total -= chat->turns[first++].count + 1;
+        if (total > context - (i == chat->turn_count - 1 ? 0 : context / RESERVE))
+            while (total > context / 2 && first < i) total -= chat->turns[first++].count + 1;
     }
     return first;
 }
