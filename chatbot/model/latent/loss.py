@@ -94,8 +94,11 @@ class Encoded:
 
 @torch.no_grad()
 def encode(model: XianliaoForCausalLM, batch: dict[str, torch.Tensor], replies: Replies) -> Encoded:
-    """Read a batch without z."""
+    """Read a batch without z and without dropout."""
+    was_training = model.training
+    model.eval()
     states = at_least_float(hidden(model, batch))
+    model.train(was_training)
     words = replies.words
     kept = words >= 0
     sums = states.new_zeros(len(replies), states.shape[-1]).index_add(0, words[kept], states[kept])
