@@ -27,6 +27,7 @@ from chatbot.chat.request import (
 )
 from chatbot.chat.snapshots import Snapshots
 from chatbot.chat.turns import TurnReader, asks_in_traditional, in_traditional
+from chatbot.chat.variants import check_variation, choose_variant, latent_of, read_request
 from chatbot.checkpoint.folder import BACKWARD, GENERATION, load_model, resolve
 from chatbot.checkpoint.location import DEFAULT
 from chatbot.decoding.batch import DialogueBatch, make_native, start_batch
@@ -141,7 +142,8 @@ class Chatbot:
         Args:
             turns: The history, oldest turn first; the last turn is the message.
             seed: Seed of the random numbers; None draws one.
-            changes: Fields of `ReplySettings` for this reply; None switches a setting off.
+            changes: Fields of `ReplySettings` for this reply, None switches a setting off; and `variation` and `spread`:
+                variant `variation` of the reply of this seed (`chatbot.chat.variants`), 0 the reply itself.
 
         Raises:
             DialogueError: The history is empty, or its last turn empty or too long.
@@ -166,11 +168,13 @@ class Chatbot:
             yield self.show_fixed(request, request.fixed)
             return
         with self._reading:
-            batch, logits = self.read_prompt(request.prompt)
+            batch, logits = read_request(self, request)
         for draft in self.drafts(request, batch, logits):
             yield self.show(request, draft)
 
-    def request(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Request:
+    def request(
+        self, turns: Sequence[str], seed: int | None = None, variation: int = 0, spread: float = 1.0, **changes: Any
+    ) -> Request:
         """Return a checked request; arguments as for `reply`.
 
         Raises:
@@ -181,6 +185,7 @@ class Chatbot:
         if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
             raise XianliaoError(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
         settings = self.within_limits(self.settings.with_changes(**changes))
+        check_variation(variation, spread, settings)
         self.reader.check(turns)
         if (fixed := self.fixed_answer(turns)) is not None:  # decided on the whole text, before long turns are cut
             prompt = Prompt((), 1 - (len(turns) - 1) % 2, 0)
@@ -193,7 +198,8 @@ class Chatbot:
         ids = self.encode_turns(turns, settings.script)
         prompt, traditional = self.layout.prompt(ids, self.context_tokens), settings.script == "asker"
         traditional = traditional and asks_in_traditional(turns)
-        return Request(prompt, answered_by(ids), settings, seed, started, traditional=traditional)
+        request = Request(prompt, answered_by(ids), settings, seed, started, traditional=traditional)
+        return replace(request, variation=variation, spread=spread, has_latent=latent_of(self) is not None)
 
     def show(self, request: Request, draft: Draft) -> Reply:
         """Return a draft as text, with its seed and time."""
@@ -238,6 +244,8 @@ class Chatbot:
         """
         if len(candidates) > 1 and any(draft.stop_reason is None for draft in candidates):
             return Draft()
+        if request.is_chosen:
+            return choose_variant(self.ranker(request.settings), request, candidates)
         return candidates[self.best_of([request.answered], [candidates], request.settings)[0]]
 
     def best_of(

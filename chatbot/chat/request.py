@@ -9,6 +9,7 @@ from itertools import islice
 
 import torch
 
+from chatbot.chat.variants import pool_size
 from chatbot.decoding.batch import DialogueBatch
 from chatbot.decoding.candidates import Draft, TokenScore
 from chatbot.decoding.loop import Search, repeat_rows, run, start_search
@@ -90,6 +91,9 @@ class Request:
         started: Time of the request, by `time.perf_counter`.
         fixed: Text to deliver instead of a reply of the model, or None.
         traditional: Whether the reply is shown in traditional characters.
+        variation: Number of the variant of the reply (`chatbot.chat.variants`); 0 is the reply itself.
+        spread: How far variants are from each other.
+        has_latent: Whether the model has a latent, so that a variant needs no choice among candidates.
     """
 
     prompt: Prompt
@@ -99,6 +103,20 @@ class Request:
     started: float
     fixed: Fixed | None = None
     traditional: bool = False
+    variation: int = 0
+    spread: float = 1.0
+    has_latent: bool = False
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether the reply is a variant that is chosen among candidates."""
+        return self.variation > 0 and not self.has_latent
+
+    @property
+    def candidates(self) -> int:
+        """Number of replies to sample."""
+        count = self.settings.candidates
+        return max(count, pool_size(self.variation)) if self.is_chosen else count
 
 
 def answered_by(ids: Sequence[Sequence[int]]) -> Answered:
@@ -120,7 +138,7 @@ def searches_of(request: Request) -> list[Search]:
     settings = request.settings
     earlier, speaker = request.answered.earlier_replies, request.prompt.reply_speaker
     return [
-        start_search(settings, seed, earlier, speaker) for seed in candidate_seeds(request.seed, settings.candidates)
+        start_search(settings, seed, earlier, speaker) for seed in candidate_seeds(request.seed, request.candidates)
     ]
 
 
@@ -136,7 +154,7 @@ def decode_requests(
         logits: Logits `[B, V]` of the first tokens.
         vocabulary: Properties of the tokens.
     """
-    counts = [request.settings.candidates for request in requests]
+    counts = [request.candidates for request in requests]
     searches = [search for request in requests for search in searches_of(request)]
     for drafts in run(batch, repeat_rows(batch, logits, counts), searches, vocabulary):
         remaining = iter(drafts)
