@@ -18,6 +18,7 @@ from ui.page.actions import Actions
 from ui.page.handlers import CANDIDATES, ReplyCallback
 from ui.page.queue import BoundedQueue
 from ui.page.text import EXAMPLES, PERSONAS, TITLE
+from ui.page.variants import add_variants
 from ui.server.logs import LOGGER
 from ui.server.work import WorkPool
 
@@ -140,9 +141,12 @@ class Page:
             part.file = gr.JSON({}, visible=False)
             self._lay_out_saved()
             self._lay_out_chat()
+            varied = add_variants(part.chat, part.view, self.act, i18n, **SLOW)
             self._lay_out_settings()
             self._wire_talk()
             self._wire_changes()
+            for event in varied:
+                self._save_after(event)
             self._wire_saved()
             if options.feedback:
                 self._wire_feedback()
