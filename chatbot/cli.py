@@ -121,7 +121,10 @@ def _show(session: ChatSession, as_json: bool) -> None:
 
 def _converse(session: ChatSession, args: argparse.Namespace) -> int:
     """Run the interactive chat: a line is a message, a line that begins with / is a command."""
-    print(translate("/another say it in another way  /retry new reply  /undo take back  /clear start again  /quit leave"), file=sys.stderr)
+    print(
+        translate("/another say it in another way  /retry new reply  /undo take back  /clear start again  /quit leave"),
+        file=sys.stderr,
+    )
     while True:
         try:
             line = input(translate("you: ")).strip()

@@ -189,9 +189,7 @@ class TrainSettings:
     )
     latent_size: int = setting(32, "size of the latent")
     latent_codes: int = setting(16, "number of values of a discrete latent")
-    latent_training: LatentTraining = field(
-        default_factory=LatentTraining, metadata={"help": "schedule of the latent"}
-    )
+    latent_training: LatentTraining = field(default_factory=LatentTraining, metadata={"help": "schedule of the latent"})
     seed: int = setting(0, "seed of the initial weights, the data order and the noise")
     threads: int | None = setting(None, "CPU threads; null lets torch choose")
     device: str = setting("auto", "auto, cpu, cuda or mps")

@@ -9,7 +9,7 @@ from itertools import islice
 
 import torch
 
-from chatbot.chat.variants import pool_size
+from chatbot.chat.variants import candidate_settings, pool_size
 from chatbot.decoding.batch import DialogueBatch
 from chatbot.decoding.candidates import Draft, TokenScore
 from chatbot.decoding.loop import Search, repeat_rows, run, start_search
@@ -135,11 +135,10 @@ def candidate_seeds(seed: int, count: int) -> list[int]:
 
 def searches_of(request: Request) -> list[Search]:
     """Return new searches for the candidates of a request."""
-    settings = request.settings
     earlier, speaker = request.answered.earlier_replies, request.prompt.reply_speaker
-    return [
-        start_search(settings, seed, earlier, speaker) for seed in candidate_seeds(request.seed, request.candidates)
-    ]
+    seeds = candidate_seeds(request.seed, request.candidates)
+    pairs = zip(candidate_settings(request), seeds, strict=True)
+    return [start_search(settings, seed, earlier, speaker) for settings, seed in pairs]
 
 
 @torch.inference_mode()

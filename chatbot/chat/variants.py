@@ -3,9 +3,11 @@
 Variant 0 is the reply itself. With a latent (`chatbot.model.latent`) variant k is decoded with
 z_k = mu_p + spread sigma_p * e_k, e_k orthogonal to those of the earlier variants.
 
-Without a latent, variants are chosen among candidates of the same seed, in blocks of `POOL` candidates: the better half of a
-block by the score of `chatbot.decoding.rerank` is ordered by the distance to the nearest variant that was shown, and spread
-is the place in that order, 0 the nearest and 1 the farthest. Each block gives `PER_BLOCK` variants.
+Without a latent, variants are chosen among candidates of the same seed, in blocks of `POOL` candidates, of which each gives
+`PER_BLOCK` variants. A third of a block is sampled at the temperature of the settings and the rest at higher ones, because
+a bot that is sure of its reply would only repeat it. Of the candidates that are new, the better half by the score of
+`chatbot.decoding.rerank` is ordered by the distance to the nearest variant that was shown, and spread is the place in that
+order, 0 the nearest and 1 the farthest.
 """
 
 from __future__ import annotations
@@ -31,10 +33,13 @@ if TYPE_CHECKING:
 POOL = 12
 """Candidates per block."""
 
-PER_BLOCK = 3
+PER_BLOCK = 2
 """Variants that are chosen from a block."""
 
-MAX_VARIATION = 9
+HEATS = (1.0, 1.25, 1.5)
+"""Factors of the temperature of the thirds of a block, for spread 1."""
+
+MAX_VARIATION = 8
 """Largest number of a variant; it bounds the rows that a request takes in a batch."""
 
 MAX_SPREAD = 2.0
@@ -47,9 +52,7 @@ def check_variation(variation: int, spread: float, settings: ReplySettings) -> N
         ReplySettingsError: A value is out of range, or the settings do not sample.
     """
     if type(variation) is not int or not 0 <= variation <= MAX_VARIATION:
-        raise ReplySettingsError(
-            f"variation must be a whole number from 0 to {MAX_VARIATION}, got {shown(variation)}."
-        )
+        raise ReplySettingsError(f"variation must be a whole number from 0 to {MAX_VARIATION}, got {shown(variation)}.")
     if isinstance(spread, bool) or not isinstance(spread, (int, float)) or not 0 <= spread <= MAX_SPREAD:
         raise ReplySettingsError(f"spread must be a number from 0 to {MAX_SPREAD}, got {shown(spread)}.")
     if variation and settings.method != "sample":
@@ -59,6 +62,16 @@ def check_variation(variation: int, spread: float, settings: ReplySettings) -> N
 def pool_size(variation: int) -> int:
     """Return the number of candidates that variant `variation` without a latent is chosen from."""
     return POOL * (1 + (variation - 1) // PER_BLOCK)
+
+
+def candidate_settings(request: Request) -> list[ReplySettings]:
+    """Return the settings of each candidate of a request; only the candidates of variants differ from the request's."""
+    settings = [request.settings] * request.candidates
+    for index in range(request.settings.candidates if request.is_chosen else len(settings), len(settings)):
+        heat = 1 + request.spread * (HEATS[index % POOL * len(HEATS) // POOL] - 1)
+        if heat > 1:
+            settings[index] = request.settings.with_changes(temperature=min(100.0, heat * request.settings.temperature))
+    return settings
 
 
 def choose_variant(ranker: Ranker, request: Request, drafts: Sequence[Draft]) -> Draft:
@@ -73,30 +86,25 @@ def choose_variant(ranker: Ranker, request: Request, drafts: Sequence[Draft]) ->
     """
     settings, history = request.settings, [request.answered]
     own = drafts[: settings.candidates]
-    current = own[ranker.best(history, [own], settings)[0]] if len(own) > 1 else own[0]
-    variants = [current]
+    variants = [own[ranker.best(history, [own], settings)[0]] if len(own) > 1 else own[0]]
+    scores: dict[int, float] = {}  # of the different candidates of the block
     likeness: dict[int, float] = {}  # of the candidates of the block to the nearest variant so far
     for number in range(request.variation):
         block = drafts[POOL * (number // PER_BLOCK) :][:POOL]
+        compared = variants[-1:]
         if number % PER_BLOCK == 0:
-            good, compared = _better_half(ranker, request, block), variants
-            likeness = dict.fromkeys(good, -inf)
-        else:
-            compared = variants[-1:]
+            ((kept, values),) = ranker.scored(history, [block], settings)
+            scores, compared = dict(zip(kept, values, strict=True)), variants
+            likeness = dict.fromkeys(scores, -inf)
         for index in likeness:
             alike = max(ranker.likeness(block[index].token_ids, variant.token_ids) for variant in compared)
             likeness[index] = max(likeness[index], alike)
-        order = sorted(likeness, key=lambda index: (-likeness[index], index))  # the nearest first
-        new = [index for index in order if likeness[index] < SAME_LIKENESS] or order[-1:]
-        variants.append(block[new[round(min(1.0, request.spread) * (len(new) - 1))]])
+        new = [index for index in likeness if likeness[index] < SAME_LIKENESS]
+        good = sorted(new, key=lambda index: (-scores[index], index))[: (len(new) + 1) // 2]
+        order = sorted(good, key=lambda index: (-likeness[index], index))  # the nearest first
+        order = order or [min(likeness, key=lambda index: (likeness[index], index))]
+        variants.append(block[order[round(min(1.0, request.spread) * (len(order) - 1))]])
     return variants[-1]
-
-
-def _better_half(ranker: Ranker, request: Request, block: Sequence[Draft]) -> list[int]:
-    """Return the indices of the better half of different candidates, by score, and at least `PER_BLOCK` if there are."""
-    ((kept, scores),) = ranker.scored([request.answered], [block], request.settings)
-    order = sorted(zip(kept, scores, strict=True), key=lambda pair: (-pair[1], pair[0]))
-    return [index for index, _ in order[: max(PER_BLOCK, (len(order) + 1) // 2)]]
 
 
 def latent_of(bot: Chatbot) -> ReplyLatent | None:

@@ -59,7 +59,7 @@ class NativeNetwork:
             layer=self._layers,
         )
         latent = model.latent
-        self.skips = None if latent is None else [skip.weight.detach().float() for skip in latent.skips]  # [D, Z] each
+        self.skips = None if latent is None else [cast(nn.Linear, skip).weight.detach() for skip in latent.skips]
 
     @staticmethod
     def supports(model: XianliaoForCausalLM) -> bool:

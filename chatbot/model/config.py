@@ -184,7 +184,11 @@ class XianliaoConfig(PretrainedConfig):
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-        if self.latent != "none" and (self.termination, self.layout, self.direction) != ("softmax", "dialogpt", "forward"):
+        if self.latent != "none" and (self.termination, self.layout, self.direction) != (
+            "softmax",
+            "dialogpt",
+            "forward",
+        ):
             raise ValueError("`latent` needs `termination` softmax, `layout` dialogpt and `direction` forward.")
         unknown = sorted(set(self.synthesizer_mixture) - set(SYNTHESIZER_PARTS))
         if unknown or not self.synthesizer_mixture:

@@ -60,7 +60,7 @@ def test_a_run_resumes_exactly_and_begins_with_the_model_as_it_is(prepared, base
     with pytest.raises(KeyboardInterrupt):
         train(latent_settings(prepared, base, tmp_path / "parts", kind, **changes))
     monkeypatch.undo()
-    state = {name: t for name, t in load_state(tmp_path / "parts").items()}
+    state = load_state(tmp_path / "parts")
     before = load_model(base).state_dict()
     assert all(torch.equal(t, before[name]) for name, t in state.items() if not name.startswith("latent."))
     assert any(t.any() for name, t in state.items() if name.startswith("latent.skips"))
@@ -81,9 +81,10 @@ def load_state(folder):
 
 
 def test_a_collapsed_run_says_so_and_stops(prepared, base, tmp_path):
+    schedule = LatentTraining(autoencoding_share=0.2, cycling_share=0.2)
+    settings = latent_settings(prepared, base, tmp_path / "run", max_steps=4, eval_every=2, latent_training=schedule)
     with pytest.raises(SettingsError, match=r"The latent has collapsed at step 2: .* the minimum is 0.05"):
-        schedule = LatentTraining(autoencoding_share=0.2, cycling_share=0.2)
-        train(latent_settings(prepared, base, tmp_path / "run", max_steps=4, eval_every=2, latent_training=schedule))
+        train(settings)
 
 
 @pytest.mark.parametrize(

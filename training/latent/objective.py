@@ -17,6 +17,7 @@ from training.latent.schedule import phase_at
 from training.optim.regularizers import Objective
 from training.settings import SettingsError, TrainSettings
 
+
 class LatentObjective(Objective):
     """Loss and gradient of a micro-batch of a model with a latent.
 
@@ -113,4 +114,6 @@ def check_latent(model: XianliaoForCausalLM) -> None:
         SettingsError: It has an end head or reads dialogues backwards.
     """
     if model.config.termination != "softmax" or model.config.direction != "forward":
-        raise SettingsError("--latent needs a checkpoint with a softmax end of turn that reads forwards; give another --init.")
+        raise SettingsError(
+            "--latent needs a checkpoint with a softmax end of turn that reads forwards; give another --init."
+        )

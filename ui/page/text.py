@@ -109,7 +109,7 @@ TEXT = {
         " Start a new one.",
         "not_rateable": "Only a complete reply of the model can be rated.",
         "not_signed": "Only replies made since the server started, in an unchanged conversation, can be rated.",
-        "nothing_to_vary": "There is no reply yet that could be said in another way.",
+        "nothing_to_vary": "The last message is not a complete reply of the bot, so it cannot be said in another way.",
         "another": "Another way to say it",
         "near_far": "near – far",
         "not_recorded": "The rating could not be saved. Please tell the operator of this server.",

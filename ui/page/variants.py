@@ -86,9 +86,7 @@ def add_variants(chat: gr.JSON, view: gr.Chatbot, actions: Actions, i18n: gr.I18
         return change
 
     inputs, outputs = [chat, spread, walked], [chat, view, place, walked]
-    return [
-        button.click(stepping(step), inputs, outputs, **event) for button, step in ((back, -1), (following, 1))
-    ]
+    return [button.click(stepping(step), inputs, outputs, **event) for button, step in ((back, -1), (following, 1))]
 
 
 def most_shown(walked: Any, message: chats.ChatMessage) -> dict[str, Any]:

@@ -73,8 +73,8 @@ def latent_of(model: XianliaoForCausalLM) -> ReplyLatent:
 
 def hidden(model: XianliaoForCausalLM, batch: dict[str, torch.Tensor], z: torch.Tensor | None = None) -> torch.Tensor:
     """Return the hidden states `[B, T, D]` of a packed batch, with z `[B, T, Z]` or without."""
-    described = {name: batch.get(name) for name in ("attention_mask", "token_type_ids", "segment_ids")}
-    return model.embed_and_mix(batch["input_ids"], **described, latent=z)[0]
+    mask, speakers, segments = (batch.get(name) for name in ("attention_mask", "token_type_ids", "segment_ids"))
+    return model.embed_and_mix(batch["input_ids"], mask, speakers, segments, latent=z)[0]
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,7 @@ def encode(model: XianliaoForCausalLM, batch: dict[str, torch.Tensor], replies: 
     return Encoded(context, sums / counts, end)
 
 
-def drop_words(
-    batch: dict[str, torch.Tensor], replies: Replies, share: float, pad_id: int
-) -> dict[str, torch.Tensor]:
+def drop_words(batch: dict[str, torch.Tensor], replies: Replies, share: float, pad_id: int) -> dict[str, torch.Tensor]:
     """Replace a share of the replies' input words by padding, at random; the labels do not change."""
     if not share:
         return batch
@@ -158,9 +156,7 @@ def latent_loss(
     return LatentLoss(total, parts[0].item(), divergence.item(), bag.item(), kl_means, codes)
 
 
-def bag_loss(
-    model: XianliaoForCausalLM, z: torch.Tensor, context: torch.Tensor, replies: Replies
-) -> torch.Tensor:
+def bag_loss(model: XianliaoForCausalLM, z: torch.Tensor, context: torch.Tensor, replies: Replies) -> torch.Tensor:
     """Return BoW(r|z,c) summed over the replies, nats; the output embedding gets no gradient from it."""
     words = replies.words
     kept = words >= 0

@@ -124,7 +124,9 @@ def measure(model: XianliaoForCausalLM, batches: Sequence[Batch], units: int, se
         active = int(used.sum())
         prior_codes = torch.cat([latent.log_code_prior(e.context) for e in encoded]).exp().cpu()
         drawn = torch.multinomial(prior_codes, 1, generator=generator)[:, 0].to(own.device)
-        choices = {name: latent.codes.weight[c] for name, c in (("z", own), ("shuffled", own.roll(1)), ("prior", drawn))}
+        choices = {
+            name: latent.codes.weight[c] for name, c in (("z", own), ("shuffled", own.roll(1)), ("prior", drawn))
+        }
     else:
         pairs = [posterior_of(model, e) for e in encoded]
         q, p = (Normal(*map(torch.cat, zip(*part, strict=True))) for part in zip(*pairs, strict=True))
@@ -195,9 +197,7 @@ def _nats(
     return [reply_nats(model, *batch, part) for batch, part in zip(batches, parts, strict=True)]
 
 
-def _joined_costs(
-    model: XianliaoForCausalLM, batches: Sequence[Batch], encoded: Sequence[Encoded]
-) -> torch.Tensor:
+def _joined_costs(model: XianliaoForCausalLM, batches: Sequence[Batch], encoded: Sequence[Encoded]) -> torch.Tensor:
     """Return -log p(r|c,k) - log p(k|c) of every reply and code, `[N, K]`."""
     pairs = zip(batches, encoded, strict=True)
     return torch.cat([code_costs(model, batch, replies, e, LossWeights()) for (batch, replies), e in pairs])

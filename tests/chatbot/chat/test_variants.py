@@ -6,7 +6,7 @@ import pytest
 
 from chatbot.chat.bot import Chatbot
 from chatbot.chat.session import ChatSession
-from chatbot.chat.variants import MAX_VARIATION, POOL, choose_variant
+from chatbot.chat.variants import MAX_VARIATION, POOL, candidate_settings, choose_variant
 from chatbot.chat.worker import Worker
 from chatbot.decoding.batch import make_native
 from chatbot.decoding.candidates import Draft
@@ -72,12 +72,13 @@ def test_the_spread_is_the_place_in_the_order_of_the_distances(bot):
     """Candidates by their share of common tokens with the reply shown; the worst half by log p is left out."""
     drafts = [Draft([1, 2, 3, 4], -1.0, "eos"), Draft([1, 2, 3, 5], -1.0, "eos"), Draft([1, 2, 6, 7], -1.0, "eos")]
     drafts += [Draft([8, 9, 10, 11], -1.1, "eos"), Draft([1, 12, 13, 14], -1.0, "eos")]
-    drafts += [Draft([20 + number] * 4, -90.0, "eos") for number in range(POOL - len(drafts))]
+    drafts += [Draft([20 + number] * 4, -90.0, "eos") for number in range(3)]
+    drafts += [drafts[0]] * (POOL - len(drafts))
     ranker = bot.ranker(bot.settings)
 
     def chosen(variation: int, spread: float) -> list[int]:
         request = bot.request(["你好"], 1, variation=variation, spread=spread)
-        assert request.candidates == POOL * (1 + (variation - 1) // 3)
+        assert request.candidates == POOL * (1 + (variation - 1) // 2)
         return choose_variant(ranker, request, drafts).token_ids
 
     assert chosen(1, 0.0) == [1, 2, 3, 5]
@@ -85,6 +86,15 @@ def test_the_spread_is_the_place_in_the_order_of_the_distances(bot):
     assert chosen(1, 2.0) == chosen(1, 1.0)
     assert set(chosen(1, 1.0)) & {1, 2, 3, 4} == set()
     assert chosen(2, 1.0) != chosen(1, 1.0)
+
+
+def test_later_candidates_are_sampled_at_higher_temperatures(bot):
+    request = bot.request(["你好"], 1, variation=1, spread=0.5, temperature=0.8)
+    heats = [settings.temperature for settings in candidate_settings(request)]
+    assert heats == pytest.approx([0.8] * 4 + [0.9] * 4 + [1.0] * 4)
+    assert {settings.temperature for settings in candidate_settings(bot.request(["你好"], 1, candidates=3))} == {0.7}
+    near = bot.request(["你好"], 1, variation=1, spread=0.0, candidates=20)
+    assert candidate_settings(near) == [near.settings] * 20
 
 
 def test_equal_candidates_still_give_a_reply(bot):
@@ -96,7 +106,7 @@ def test_equal_candidates_still_give_a_reply(bot):
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"variation": MAX_VARIATION + 1}, f"from 0 to {MAX_VARIATION}, got 10"),
+        ({"variation": MAX_VARIATION + 1}, f"from 0 to {MAX_VARIATION}, got 9"),
         ({"variation": -1}, "got -1"),
         ({"variation": 1.0}, "got 1.0"),
         ({"variation": True}, "got True"),
@@ -114,7 +124,7 @@ def test_the_last_variant_says_that_it_is_the_last(bot):
     session = ChatSession(bot)
     session.reply("你好", 1)
     session.variation = MAX_VARIATION
-    with pytest.raises(ReplySettingsError, match="from 0 to 9, got 10"):
+    with pytest.raises(ReplySettingsError, match="from 0 to 8, got 9"):
         session.another()
 
 

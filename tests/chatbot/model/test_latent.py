@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -115,7 +116,9 @@ def test_replies_are_chosen_once_per_dialogue_and_later_turns_are_cut(tokenizer,
             later = (batch["segment_ids"][row] == segment) & (torch.arange(batch["input_ids"].shape[1]) > end)
             assert batch["input_ids"][row, context] == batch["input_ids"][row, end] == tokenizer.sep_id
             assert (replies.labels[row, later] == -100).all()
-            assert torch.equal(replies.labels[row, context + 1 : end + 1], batch["input_ids"][row, context + 1 : end + 1])
+            assert torch.equal(
+                replies.labels[row, context + 1 : end + 1], batch["input_ids"][row, context + 1 : end + 1]
+            )
     batch["labels"][0, batch["segment_ids"][0] == 1] = -100
     assert len(choose_replies(batch, tokenizer.sep_id)) == 2
 
@@ -174,7 +177,7 @@ def test_hard_em_decreases_its_bound(tokenizer, batch):
         optimizer.zero_grad()
         (result.total).backward()  # M step
         optimizer.step()
-    assert all(after <= before + 1e-3 for before, after in zip(bounds, bounds[1:], strict=False))
+    assert all(after <= before + 1e-3 for before, after in pairwise(bounds))
     assert bounds[-1] < bounds[0] - 1
 
 

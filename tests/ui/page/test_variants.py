@@ -37,7 +37,7 @@ def test_variants_walk_forth_and_back_and_can_be_rated_and_traced(worker, bot): 
 
 def test_only_a_complete_reply_can_be_varied(worker):  # noqa: F811
     for chat in (chat_of(), chat_of(("user", "你好")), chat_of(("user", "你好"), ("assistant", "嗨"))):
-        with pytest.raises(ChatError, match="no reply yet"):
+        with pytest.raises(ChatError, match="not a complete reply"):
             variant(lambda name: worker, chat, 1, 1.0)
 
 
