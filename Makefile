@@ -15,7 +15,7 @@ test: $(VENV)/.installed-test lint
 	@printf 'coverage of lines and branches: %s %%\n' "$$($(BIN)/coverage report --format=total)"
 
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --durations=40
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m tests.benchmarks

@@ -13,9 +13,8 @@ from urllib.request import urlopen
 import pytest
 
 from chatbot import Chatbot
-from chatbot.checkpoint.folder import resolve
 from data_prep.reading.formats import read_records
-from tests.ui.serving import free_port, serving
+from tests.ui.serving import endless_checkpoint, free_port, serving
 from ui.page.text import PERSONAS, TEXT
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
@@ -466,10 +465,7 @@ def test_a_phone_shows_all_of_it(server, tmp_path):
 
 def test_stop_keeps_what_was_said(tmp_path, data_dir):
     """On another checkpoint, chosen on the page, that is made to talk for thousands of tokens."""
-    endless = tmp_path / "endless"
-    shutil.copytree(resolve("default"), endless)
-    settings = {"floor_start_tokens": 5000, "floor_delta_tokens": 32, "min_reply_tokens": 4000}
-    (endless / "generation_config.json").write_text(json.dumps(settings))
+    endless = endless_checkpoint(tmp_path)
     with serving(data_dir, "--checkpoint", "default", str(endless)) as (address, _):
         driver = open_browser(tmp_path, "zh-CN")
         try:

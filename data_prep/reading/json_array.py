@@ -145,4 +145,9 @@ class _ArrayReader:
         )
 
 
-_DECODER = json.JSONDecoder()
+def _integer(digits: str) -> float:
+    """Return an integer of any length; Python refuses to read very long ones."""
+    return int(digits) if len(digits) < 100 else float(digits)
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer)

@@ -175,6 +175,14 @@ def test_a_huge_element_of_an_array_is_one_sentence_and_soon(tmp_path):
     assert time.process_time() - start < 10
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_number_of_more_digits_than_python_reads_stops_nothing(tmp_path, name):
+    dialogues = ['["你好", "嗨"]', "9" * 5000, '["在吗", "在"]']
+    content = f"[{', '.join(dialogues)}]" if name == "a.json" else "\n".join(dialogues)
+    turns = turns_of(write(tmp_path / name, content))
+    assert [turn for turn in turns if turn] == [["你好", "嗨"], ["在吗", "在"]]
+
+
 def test_what_one_speaker_says_in_a_row_is_one_turn():
     assert merge_speakers([("a", "你好"), ("a", "在吗"), ("b", "在。"), ("b", "怎么"), ("a", "")]) == [
         "你好，在吗",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,10 +12,14 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import openai
+import torch
 
-from chatbot.checkpoint.folder import resolve
-from tests.conftest import ROOT
+from chatbot.checkpoint.folder import resolve, save
+from chatbot.model.network import XianliaoForCausalLM
+from chatbot.text.tokenizer import DialogueTokenizer
+from tests.conftest import ROOT, tiny_config
 
+LAYERS = 96
 HELLO = [{"role": "user", "content": "你好"}]
 
 
@@ -63,9 +66,13 @@ def reply_of(address: str, seed: int = 1) -> str:
 
 
 def endless_checkpoint(folder: Path) -> Path:
-    """A checkpoint that talks for thousands of tokens."""
+    """A checkpoint whose replies have as many tokens as a checkpoint may ask for, and so many layers that one lasts long."""
+    torch.manual_seed(0)
+    tokenizer = DialogueTokenizer.load(resolve("default"))
+    sizes = {"hidden_size": 256, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "head_dim": 64}
+    layers = {"intermediate_size": 1024, "layer_types": ["linear_elu1"] * LAYERS, "initializer_range": 0.02}
+    model = XianliaoForCausalLM(tiny_config(tokenizer, **sizes, **layers)).eval()
+    settings = {"floor_start_tokens": 4000, "floor_delta_tokens": 32, "min_reply_tokens": 4000}
     endless = folder / "endless"
-    shutil.copytree(resolve("default"), endless)
-    settings = {"floor_start_tokens": 50_000, "floor_delta_tokens": 32, "min_reply_tokens": 40_000}
-    (endless / "generation_config.json").write_text(json.dumps(settings))
+    save(endless, model, tokenizer, settings, {"step": 0}, int8=True)
     return endless

@@ -51,7 +51,9 @@ def from_text(text: object) -> Chat:
             chat = checked({"messages": value} if isinstance(value, list) else value)
         else:
             chat = checked(_from_markdown(text))
-    except (json.JSONDecodeError, RecursionError):
+    except ChatError:
+        raise
+    except (ValueError, RecursionError):  # also a number of more digits than Python reads
         raise ChatError("not_a_file") from None
     check_room(chat)
     return chat

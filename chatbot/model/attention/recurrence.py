@@ -193,7 +193,8 @@ class ChunkedRecurrence(torch.autograd.Function):
         dk = multiply_(torch.bmm(v, after.mT), outgoing, shape).baddbmm_(dscores.mT, q)
         dg = None
         if ctx.needs_input_grad[3]:
-            dc = (q * dq).sum(-1).sub_((k * dk).sum(-1))
+            wide = torch.float64  # the sums of a chunk cancel almost all of each term
+            dc = (q * dq).sum(-1, dtype=wide).sub_((k * dk).sum(-1, dtype=wide))
             dg = decay_gradient(dc, states, last, after, shape)
             dg = dg if within.shape[1] == shape[1] else dg.sum(2, keepdim=True)  # one decay for all heads
         dq, dk, dv = (tokens_of(x, shape) for x in (dq, dk, dv))
@@ -227,7 +228,8 @@ def decay_gradient(
     """Return the gradient of the log decays, `[B, T, H]`.
 
     Args:
-        dc: Gradient of the running sums in each chunk without their effect on the state after it, `[B H N, C]`.
+        dc: Gradient of the running sums in each chunk without their effect on the state after it, `[B H N, C]`; its own
+            sums cancel, so it is best float64.
         states: State before each chunk, `[B H N, K, V]`.
         last: State after the last chunk, `[B, H, K, V]`.
         after: Gradient of the state after each chunk, `[B H N, K, V]`.
@@ -235,8 +237,12 @@ def decay_gradient(
     """
     following = torch.cat([states.unflatten(0, shape)[:, :, 1:], last[:, :, None]], 2)
     dc = dc.unflatten(0, shape)
-    dc[..., -1] += (following * after.unflatten(0, shape)).sum((-1, -2))  # c_C scales the whole state after the chunk
-    return dc.flip(-1).cumsum(-1).flip(-1).flatten(2).movedim(1, 2)  # g_t is part of every c_i of its chunk with i >= t
+    dc[..., -1] += (following * after.unflatten(0, shape)).sum(
+        (-1, -2), dtype=torch.float64
+    )  # c_C scales the whole state after the chunk
+    return (
+        dc.flip(-1).cumsum(-1).flip(-1).flatten(2).movedim(1, 2).to(states.dtype)
+    )  # g_t is part of every c_i of its chunk with i >= t
 
 
 def pad_to_chunks(

@@ -98,8 +98,9 @@ def test_forms_agree_in_values_and_gradients(name, length):
     for dtype in (torch.float64, torch.float32):
         exact = dtype == torch.float64
         naive, *others = (outputs_and_gradients(name, length, form, dtype) for form in ("naive", "auto", "step"))
-        # fp32 sums over 500 tokens differ by 1.2e-4 without AVX-512; a zero gradient by the rounding of large ones
-        tolerance = 1e-10 if exact else 1e-4 if length < 500 else 3e-4
+        # the chunked form's gradient of the gates cancels in fp32: 2e-4 over 500 tokens, more or less by processor;
+        # a zero gradient differs by the rounding of large ones
+        tolerance = 1e-10 if exact else 1e-4 if length < 500 else 5e-4
         least = 1e-3 if exact else 1e-3 * max(1, *(gradient.abs().max().item() for gradient in naive[1:]))
         for other in others:
             for value, reference in zip(other, naive, strict=True):

@@ -206,6 +206,7 @@ def test_files_give_the_same_conversation_back(chat):
         '{"messages": [], "persona": ["a"]}',
         '{"messages": [{"role": "user", "text": 1}]}',
         "## 谁\n\n你好",
+        '{"messages": [{"role": "user", "text": "a", "seed": ' + "9" * 5000 + "}]}",
     ],
 )
 def test_other_files_are_refused_in_a_sentence(content):
