@@ -16,7 +16,9 @@ pytestmark = pytest.mark.skipif(library.library() is None or sys.platform == "wi
 def cache(tmp_path, monkeypatch):
     """An empty cache folder, and libraries that are looked for anew."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(library, "FLAGS", ("-pthread", "-O0"))  # built in a second; what it computes is tested elsewhere
+    monkeypatch.setattr(
+        library, "FLAGS", ("-pthread", "-O0")
+    )  # built in a second; what it computes is tested elsewhere
     monkeypatch.setattr(library, "TARGETS", ((),))
     library.library.cache_clear()
     yield tmp_path / "xianliao"
