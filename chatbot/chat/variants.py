@@ -6,7 +6,7 @@ z_k = mu_p + spread sigma_p * e_k, e_k orthogonal to those of the earlier varian
 Without a latent, variants are chosen among candidates of the same seed, in blocks of `POOL` candidates, of which each gives
 `PER_BLOCK` variants. A third of a block is sampled at the temperature of the settings and the rest at higher ones, because
 a bot that is sure of its reply would only repeat it. The better half of the new candidates, by the score of
-`chatbot.decoding.rerank` is ordered by the distance to the nearest variant that was shown, and spread is the place in that
+`chatbot.decoding.rerank`, is ordered by the distance to the nearest variant that was shown, and spread is the place in that
 order, 0 the nearest and 1 the farthest.
 """
 
