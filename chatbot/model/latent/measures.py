@@ -55,7 +55,7 @@ class LatentMeasures:
         divergence: KL(q||p), or -log p(k|c), nats per reply.
         kl: Mean KL of every dimension; a single value with discrete z.
         active_units: Number of active dimensions; with discrete z the number of used codes.
-        mutual_information: I(reply; z), nats.
+        mutual_information: I(reply; z), nats; with discrete z the mean of KL(p(k|c,r)||p(k|c)).
         gain_by_position: Nats per token that z saves against the shuffled z, at the first positions of the replies.
     """
 
@@ -119,7 +119,8 @@ def measure(model: XianliaoForCausalLM, batches: Sequence[Batch], units: int, se
     if latent.is_discrete:
         assert latent.codes is not None
         costs = _joined_costs(model, batches, encoded)
-        own, divergence, information, kl = _code_statistics(costs, model, encoded)
+        own, divergence, information = _code_statistics(costs, model, encoded)
+        kl: tuple[float, ...] = (information,)
         used = torch.bincount(own, minlength=costs.shape[1]) >= max(1.0, USED_SHARE * len(own))
         active = int(used.sum())
         prior_codes = torch.cat([latent.log_code_prior(e.context) for e in encoded]).exp().cpu()
@@ -205,15 +206,13 @@ def _joined_costs(model: XianliaoForCausalLM, batches: Sequence[Batch], encoded:
 
 def _code_statistics(
     costs: torch.Tensor, model: XianliaoForCausalLM, encoded: Sequence[Encoded]
-) -> tuple[torch.Tensor, float, float, tuple[float, ...]]:
-    """Return the best code of each reply, the mean of its -log p(k|c), I(reply; k) and KL(p(k|c,r)||p(k|c))."""
+) -> tuple[torch.Tensor, float, float]:
+    """Return the best code of each reply, the mean of its -log p(k|c), and the mean of KL(p(k|c,r)||p(k|c))."""
     own = costs.argmin(1)
     log_prior = torch.cat([latent_of(model).log_code_prior(e.context) for e in encoded])
     log_q = (-costs).log_softmax(1)
-    mean = log_q.exp().mean(0)
-    information = (log_q.exp() * (log_q - mean.clamp_min(1e-30).log())).sum(1).mean().item()
     kl = (log_q.exp() * (log_q - log_prior)).sum(1).mean().item()
-    return own, -log_prior.gather(1, own[:, None]).mean().item(), information, (kl,)
+    return own, -log_prior.gather(1, own[:, None]).mean().item(), kl
 
 
 def _by_position(batches: Sequence[Batch], gains: Sequence[torch.Tensor]) -> tuple[float, ...]:
