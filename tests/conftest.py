@@ -12,6 +12,7 @@ import json
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -21,6 +22,12 @@ from chatbot.model.config import XianliaoConfig
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.text.layouts import DialogptLayout
 from chatbot.text.tokenizer import DialogueTokenizer
+
+# how long an example takes says how busy the machine is, not whether the code is right
+hypothesis.settings.register_profile(
+    "any speed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any speed")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts background jobs with Ctrl+C ignored; tests that send a real SIGINT need Python's handler.
