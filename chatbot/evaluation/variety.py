@@ -25,6 +25,7 @@ from chatbot.chat.bot import Chatbot
 from chatbot.chat.variants import latent_of
 from chatbot.errors import explain_faults
 from chatbot.evaluation.intervals import ratio
+from chatbot.evaluation.latent_picture import picture, whitened_replies
 from chatbot.language.parser import Parser
 from chatbot.model.latent.loss import encode, hidden, posterior_of
 from chatbot.model.latent.loss import latent_of as latent_layers
@@ -154,7 +155,7 @@ def token_accuracy(model: XianliaoForCausalLM, batches: Sequence[Batch]) -> dict
 
 
 def write_report(output: Path, report: dict[str, Any]) -> None:
-    """Write report.json, report.md and pareto.png."""
+    """Write report.json, report.md and pareto.png; `main` adds ellipses.svg for a Gaussian latent."""
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "report.json", report)
     lines = ["# Other ways to say a reply", "", f"{report['contexts']} contexts, {CANDIDATES} candidates each.", ""]
@@ -231,6 +232,12 @@ def main(argv: list[str] | None = None) -> int:
         "latent": latent_report(bot, base, dialogues) if latent_of(bot) is not None else None,
     }
     write_report(Path(args.output), report)
+    latent = latent_of(bot)
+    if latent is not None and not latent.is_discrete:
+        *turns, own = dialogues[0]
+        texts = list(dict.fromkeys([own, *candidates_of(bot, turns, methods_of(bot)["latent, spread 1.0"], 0)]))
+        drawn = picture(whitened_replies(bot, turns, texts), texts, turns[-1])
+        Path(args.output, "ellipses.svg").write_text(drawn, encoding="utf-8")
     print(Path(args.output, "report.md").read_text(encoding="utf-8"))
     return 0
 

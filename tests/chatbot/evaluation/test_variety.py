@@ -82,4 +82,5 @@ def test_the_command_writes_the_report(tokenizer, checkpoint, tmp_path, capsys):
     assert {"temperature 0.75", "top-p 0.8", "best of n, spread 1.0", "latent, spread 1.5"} <= set(report["methods"])
     assert report["latent"]["iwae_50"] > 0
     assert "| latent, spread 1.5 |" in capsys.readouterr().out
+    assert (tmp_path / "report" / "ellipses.svg").read_text(encoding="utf-8").count("<ellipse") >= 1
     assert (tmp_path / "report" / "pareto.png").stat().st_size > 5_000
