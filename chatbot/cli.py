@@ -8,12 +8,13 @@ import sys
 from collections.abc import Generator
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from chatbot.decoding.settings import OPTIONS, ReplySettings, Script
-from chatbot.errors import XianliaoError, explain_faults
+from chatbot.decoding.settings import OPTIONS, ReplySettings, Script, settings_from
+from chatbot.errors import FileError, XianliaoError, explain_faults
 from chatbot.language.parser import Parser
-from chatbot.language.translation import translate
+from chatbot.language.translation import labelled, translate
 
 if TYPE_CHECKING:  # importing torch takes seconds, which --help does not need
     from chatbot.chat.session import ChatSession
@@ -33,6 +34,20 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="auto", help="auto, float32, float16, bfloat16 or int8 (default: %(default)s)"
     )
+
+
+def check_model_options(args: argparse.Namespace, *others: str) -> None:
+    """Check the options of `add_model_options`, and further checkpoints, before torch is imported.
+
+    Raises:
+        CheckpointError, XianliaoError: A checkpoint, the device or the dtype cannot be used.
+    """
+    from chatbot.checkpoint.location import resolve
+    from chatbot.model.device import check_device
+
+    for checkpoint in (*([args.checkpoint] if isinstance(args.checkpoint, str) else args.checkpoint), *others):
+        resolve(checkpoint)
+    check_device(args.device, args.dtype)
 
 
 def add_safety_option(parser: argparse.ArgumentParser) -> None:
@@ -82,14 +97,23 @@ def build_chat_parser() -> argparse.ArgumentParser:
 def chat(argv: list[str] | None = None) -> int | None:
     """Run xianliao-chat."""
     args = build_chat_parser().parse_args(argv)
-    from chatbot.chat.bot import Chatbot
-    from chatbot.chat.session import ChatSession
-    from chatbot.chat.variants import check_variation
-
     changes: dict[str, Any] = {name: getattr(args, name) for name, *_ in DECODING}
     changes |= {"banned_words": args.banned_words, "beams": args.beams, "script": args.script}
     changes["method"] = "greedy" if args.greedy else "beam" if args.beams is not None else None
     changes = {name: value for name, value in changes.items() if value is not None}
+    check_model_options(args)
+    from chatbot.chat.turns import check_turns
+    from chatbot.checkpoint.location import GENERATION, locate
+    from chatbot.storage import read_json
+
+    generation = locate(args.checkpoint) / GENERATION
+    settings_from(read_json(generation) if generation.is_file() else {}).with_changes(**changes)
+    for message in args.message or []:
+        check_turns([message])
+    from chatbot.chat.bot import Chatbot
+    from chatbot.chat.session import ChatSession
+    from chatbot.chat.variants import check_variation
+
     spread = {} if args.spread is None else {"spread": args.spread}
     bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype, args.safety)
     session = ChatSession(bot, **changes, **spread)
@@ -165,6 +189,16 @@ def _say(session: ChatSession, stream: Generator[str, None, None]) -> None:
     print(f"  [{translate(reason)}]" if reason != "eos" else "")
 
 
+class PrintGrid(argparse.Action):
+    """Print the default grid and exit, as --help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        from chatbot.evaluation.grid import DEFAULT
+
+        print(DEFAULT.read_text(encoding="utf-8"), end="")
+        parser.exit()
+
+
 def build_evaluate_parser() -> argparse.ArgumentParser:
     """Return the argument parser of xianliao-evaluate."""
     parser = Parser(
@@ -189,14 +223,15 @@ def build_evaluate_parser() -> argparse.ArgumentParser:
         help="add a unigram and a Witten-Bell trigram baseline, trained on PATH (default: the train split of --data)",
     )
     add("--compare", nargs="+", default=[], metavar="DIR", help="further checkpoints for the same report")
-    add("--grid", metavar="FILE", help="YAML file of decoding methods (default: chatbot/evaluation/grid.yaml)")
+    add("--grid", metavar="FILE", help="YAML file of decoding methods (default: what --print-grid prints)")
+    add("--print-grid", action=PrintGrid, nargs=0, help="print the default decoding methods, to be edited, and exit")
     add(
         "--vectors", metavar="DIR", help="checkpoint folder with the token vectors for likeness (default: --checkpoint)"
     )
     add("--contexts", type=int, help="maximum number of contexts to answer (default: 1000, with --aptness 200)")
     add("--max-dialogues", type=int, help="maximum number of dialogues to read (default: all)")
     add("--seed", type=int, default=0, help="seed of the first context (default: %(default)s)")
-    add("--json", action="store_true", help="print the report as JSON instead of tables")
+    add("--json", action="store_true", help="print the report as JSON instead of its verdict")
     aptness = parser.add_argument_group("aptness", "do the replies make sense? rated blind by people or a model")
     add = aptness.add_argument
     add("--aptness", action="store_true", help="write rating sheets; with ratings, report means and agreement")
@@ -225,25 +260,27 @@ def evaluate(argv: list[str] | None = None) -> int | None:
         parser.error("--seed must be at least 0")
     if args.choices < 0:
         parser.error("--choices must be at least 0")
+    if not args.aptness and len(args.data) != 1:
+        parser.error("--data needs one PATH; several only with --aptness")
+    if args.data:
+        check_model_options(args, *args.compare)
+    for path in (*args.data, args.baseline):
+        if path and not Path(path).exists():
+            raise FileError(f"{path} does not exist. Check the path.")
     if args.aptness:
         return _evaluate_aptness(args)
-    if len(args.data) != 1:
-        parser.error("--data needs one PATH; several only with --aptness")
-    data = args.data[0]
-    from pathlib import Path
-
-    from chatbot.chat.bot import Chatbot
     from chatbot.evaluation.grid import Grid
-    from chatbot.evaluation.report.markdown import to_markdown
-    from chatbot.evaluation.run import evaluate as run
+    from chatbot.evaluation.run import PAGE
     from chatbot.text.prepared_set import is_prepared_set
 
-    baseline = args.baseline
+    data, baseline, grid = args.data[0], args.baseline, Grid.read(args.grid)
     if baseline == "":
         if not is_prepared_set(Path(data)):
             parser.error("--baseline needs a PATH, because --data is not a prepared set")
         baseline = data
-    grid = Grid.read(args.grid)
+    from chatbot.chat.bot import Chatbot
+    from chatbot.evaluation.run import evaluate as run
+
     bots = [Chatbot.from_pretrained(path, args.device, args.dtype) for path in (args.checkpoint, *args.compare)]
     result = run(
         bots,
@@ -259,8 +296,20 @@ def evaluate(argv: list[str] | None = None) -> int | None:
     if args.json:
         print(json.dumps(result, ensure_ascii=False, indent=2))
     else:
-        print(to_markdown(result["report"], result["timing"]))
+        _print_verdict(result["report"], Path(args.output) / PAGE)
     return 0
+
+
+def _print_verdict(report: dict[str, Any], page: Path) -> None:
+    """Print what a report says in at most eight lines, and the path of its page."""
+    names = ", ".join(part["name"] for part in report["checkpoints"])
+    methods = len(report["checkpoints"][0]["decoding"])
+    print(translate(f"{names} on {report['data']}: {report['contexts']} contexts, {methods} methods"))
+    print(*(translate(line) for line in report["verdict"]), sep="\n")
+    print(
+        *(labelled("warning: ", line) for line in report["warnings"]), sep="\n", end="\n" if report["warnings"] else ""
+    )
+    print(page)
 
 
 def _evaluate_aptness(args: argparse.Namespace) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import chatbot.text
 from chatbot.checkpoint.location import locate
@@ -29,6 +30,20 @@ def fingerprint_of(files: Sequence[Input], settings: PrepareSettings) -> str:
     if settings.tokenizer is not None:
         parts.append(tokenizer_hash(DialogueTokenizer.load(locate(settings.tokenizer))))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def changed_settings(before: object, settings: PrepareSettings) -> list[str]:
+    """Return the flags of the settings that differ from those in a manifest; an empty list if it has none."""
+    if not isinstance(before, dict):
+        return []
+    then, now = dict(_leaves(before)), dict(_leaves(json.loads(json.dumps(asdict(settings)))))
+    names = [name for name, value in now.items() if name in then and then[name] != value]
+    return ["--" + {"form": "format"}.get(name, name).replace("_", "-") for name in names]
+
+
+def _leaves(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        yield from _leaves(value) if isinstance(value, dict) else [(name, value)]
 
 
 @cache

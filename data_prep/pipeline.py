@@ -36,7 +36,7 @@ from data_prep.cleaning.ledger import Ledger
 from data_prep.cleaning.rule import Rule
 from data_prep.corpus.content_hash import SPLITS
 from data_prep.corpus.frequent_turns import FREQUENCY_RULES, FrequentTurns, find_frequent
-from data_prep.fingerprint import fingerprint_of
+from data_prep.fingerprint import changed_settings, fingerprint_of
 from data_prep.reading.files import list_files, sha256_of
 from data_prep.reading.formats import Block, read_blocks, records, splits_of
 from data_prep.reading.records import Record
@@ -92,6 +92,12 @@ def build(
                 WorkFolder(output, fingerprint).release(keep=False)
             return manifest
         if not overwrite:
+            changed = changed_settings(manifest.get("settings"), settings)
+            if changed:
+                raise FileError(
+                    f"{output} holds a set made with other settings ({', '.join(changed)} changed). Add --overwrite or give"
+                    " another --output."
+                )
             raise FileError(f"{output} holds a set made from other inputs. Add --overwrite or give another --output.")
     output.parent.mkdir(parents=True, exist_ok=True)
     with open_work_folder(output, fingerprint) as work:

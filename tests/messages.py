@@ -14,6 +14,8 @@ from chatbot.checkpoint.export.cli import build_parser as build_export_parser
 from chatbot.cli import build_chat_parser, build_evaluate_parser
 from data_prep.cli import build_parser as build_prepare_parser
 from training.arguments import build_parser as build_train_parser
+from training.likeness.cli import build_parser as build_likeness_parser
+from training.naming.cli import build_parser as build_name_parser
 from ui.cli import build_parser as build_serve_parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +27,8 @@ PARSERS = {
     "xianliao-train": build_train_parser,
     "xianliao-serve": build_serve_parser,
     "xianliao-export": build_export_parser,
+    "xianliao-name": build_name_parser,
+    "xianliao-likeness": build_likeness_parser,
 }
 ELSEWHERE = (
     "chatbot/evaluation/behaviour.py",  # prints Markdown for the model card
@@ -51,9 +55,11 @@ VALUE_ERRORS = ("chatbot/model/config.py", "chatbot/similarity/token_vectors.py"
 """Modules whose ValueErrors are quoted in an error for users."""
 LISTS = {"faults", "missing", "wrong", "problems"}
 """Lists of faults that become one error."""
-RETURNS_MESSAGES = re.compile("fault|_below|_warning|^warnings$|^_reason|^_summary|^range$")
+RETURNS_MESSAGES = re.compile("fault|_below|_warning|^warnings$|^_reason|^_summary|^_minutes|^range$")
 """Functions that return faults or printed texts."""
-SHOWN_ARGUMENTS = {"print", "labelled", "translate", "read_json", "error", "_fault", "_unsupported"}
+REPORTS = ("_summary", "warnings", "summary_of", "_sample", "estimate", "_lines")
+"""Functions whose lists of lines are printed."""
+SHOWN_ARGUMENTS = {"print", "labelled", "translate", "_say", "read_json", "error", "_fault", "_unsupported"}
 """Functions that show their texts or put them into an error."""
 WORDS = re.compile("[A-Za-z]{2,} [a-z]+")
 TEXT = re.compile("[A-Za-z]{3,}.* | .*[A-Za-z]{3,}", re.DOTALL)
@@ -112,7 +118,7 @@ class Module:
         """Return the expressions of a node whose texts a user sees."""
         function = self.scopes[-1]
         name_of_function = function.name if isinstance(function, ast.FunctionDef) else ""
-        lists = LISTS | {"lines", "found"} if name_of_function in ("_summary", "warnings") else LISTS
+        lists = LISTS | {"lines", "found"} if name_of_function in REPORTS else LISTS
         if isinstance(node, ast.Call):
             before, _, name = ast.unparse(node.func).rpartition(".")
             if name.endswith("Error"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 
@@ -37,3 +39,34 @@ def test_a_file_is_scored_and_answered(tmp_path):
     assert first.startswith("3 dialogues, ")
     assert first.endswith(" nats/unit")
     assert len(replies) == 3
+
+
+@pytest.mark.slow
+def test_messages_with_roles_and_a_saved_conversation():
+    lines = run("examples/sessions.py").splitlines()
+    assert lines[0].startswith("<Chatbot default: ")
+    assert lines[1] == "True"
+    assert lines[2].startswith("<ChatSession of 4 turns")
+    assert [line.partition(":")[0] for line in lines[3:]] == ["user", "assistant"] * 2
+
+
+@pytest.mark.slow
+def test_generate_ends_within_the_bound_with_the_rules():
+    with_rules, without = run("examples/generate_bound.py").splitlines()
+    tokens, bound = map(int, re.findall(r"\d+", with_rules))
+    assert tokens <= bound + 1
+    assert int(re.findall(r"\d+", without)[0]) > tokens
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path):
+    notebook = json.loads((ROOT / "examples" / "notebook.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(not cell.get("outputs") for cell in notebook["cells"])
+    code = "\n".join(cells).replace("STEPS = 16", "STEPS = 2")
+    assert "STEPS = 2" in code
+    script = tmp_path / "notebook.py"
+    script.write_text(code, encoding="utf-8")
+    lines = run(str(script)).splitlines()
+    assert re.fullmatch(r"\d\.\d{3} -> \d\.\d{3} nats/unit", lines[-3])
+    assert all(line.count("|") == 2 for line in lines[-2:])

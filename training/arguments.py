@@ -10,7 +10,7 @@ import json
 import re
 from argparse import HelpFormatter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from jsonargparse import ArgumentParser
 
 from chatbot.errors import first_line
 from chatbot.language.parser import TranslatedHelp
-from chatbot.language.translation import translate
 from training.settings import (
     LatentTraining,
     ModelSettings,
@@ -43,6 +42,7 @@ GROUP_TITLES = {
     "latent_training": "schedule of a run with --latent (see training/latent/schedule.py)",
 }
 SWITCHES = ("resume", "gradient_checkpointing", "compile", "tensorboard")
+PRESETS = Path(__file__).with_name("presets")
 
 
 class DashedParser(TranslatedHelp, ArgumentParser):
@@ -60,7 +60,18 @@ def build_parser() -> ArgumentParser:
         description="Train or fine-tune on prepared sets. Several processes: torchrun --nproc-per-node N -m training …",
         exit_on_error=False,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file with any of the settings below; flags override it")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="preset (cpu_finetune, cpu_smoke, small or base) or YAML file with any of the settings below; flags override"
+        " it",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print parameters, tokens, memory and minutes of the run, estimated from measured steps on this machine; write"
+        " nothing",
+    )
     parser.add_argument("--data", nargs="+", type=str, metavar="DIR")
     parser.add_argument("--output", type=str, metavar="DIR")
     for name in SWITCHES:
@@ -94,11 +105,13 @@ class CommandLine:
         flags: (setting name, values) in the order of the command line.
         config: File given with --config.
         old_spellings: Flags that were spelled with underscores.
+        is_dry_run: Whether --dry-run is given.
     """
 
     flags: list[tuple[str, list[str]]] = field(default_factory=list)
     config: str | None = None
     old_spellings: list[str] = field(default_factory=list)
+    is_dry_run: bool = False
 
 
 def read_settings(argv: list[str]) -> tuple[TrainSettings, dict[str, str]]:
@@ -113,8 +126,9 @@ def read_settings(argv: list[str]) -> tuple[TrainSettings, dict[str, str]]:
     parser = build_parser()
     faults: list[str] = []
     line = split_flags(argv, faults)
-    file = "" if line.config is None else Path(line.config).name
-    from_file = {} if line.config is None else read_file(line.config, faults)
+    config = "" if line.config is None else find_config(line.config, faults)
+    file = Path(config).name
+    from_file = read_file(config, faults) if config else {}
     valid = _valid_entries(parser, from_file, file, faults)
     words: list[str] = []
     for name, values in line.flags:
@@ -125,7 +139,7 @@ def read_settings(argv: list[str]) -> tuple[TrainSettings, dict[str, str]]:
     namespace = parser.parse_object(valid)
     namespace = parser.parse_args(words, namespace=namespace) if words else namespace
     values_by_name = vars(parser.instantiate_classes(namespace))
-    values_by_name.pop("config", None)
+    values_by_name = {name: value for name, value in values_by_name.items() if name not in ("config", "dry_run")}
     values_by_name |= {"data": values_by_name["data"] or [], "output": values_by_name["output"] or ""}
     settings = TrainSettings(**values_by_name)
     faults += settings.faults()
@@ -165,16 +179,18 @@ def split_flags(argv: list[str], faults: list[str]) -> CommandLine:
             line.config = values[0]
         elif name == "config":
             faults.append("--config needs a file")
+        elif name == "dry_run":
+            line.is_dry_run = True
         elif name in known:
             line.flags.append((name, values))
         else:
-            near = _nearest(name, known)
+            near = _nearest(name, [*known, "config", "dry_run"])
             faults.append(f"unknown flag {flag(name)}" + (f"; did you mean {flag(near)}?" if near else ""))
     return line
 
 
 def _takes_another_value(name: str, values: list[str]) -> bool:
-    return name not in SWITCHES and (not values or name in LISTS)
+    return name not in (*SWITCHES, "dry_run") and (not values or name in LISTS)
 
 
 def setting_names() -> Iterator[str]:
@@ -185,6 +201,24 @@ def setting_names() -> Iterator[str]:
             yield entry.name
         else:
             yield from (f"{entry.name}.{part.name}" for part in fields(nested))
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def find_config(name: str, faults: list[str]) -> str:
+    """Return the path of --config: a file, or a preset by its name; a name close to a preset's is a fault."""
+    path, presets = Path(name), preset_names()
+    if path.is_file():
+        return name
+    if name in presets or (path.stem in presets and path.suffix in (".yaml", ".yml")):
+        return str(PRESETS / f"{path.stem}.yaml")
+    near = get_close_matches(path.stem, presets, 1)
+    advice = f"did you mean {near[0]}?" if near else f"presets: {', '.join(presets)}"
+    faults.append(f"--config {name} is neither a file nor a preset; {advice}")
+    return ""
 
 
 def read_file(path: str, faults: list[str]) -> dict[str, Any]:
@@ -292,6 +326,10 @@ def _is_valid(parser: ArgumentParser, name: str, values: list[str], faults: list
 
 def _reason(error: Exception) -> str:
     """Return the line of jsonargparse's report that names the expected type."""
+    choices = re.findall(r"Expected a typing\.Literal\[(.*)\]", str(error))
+    if choices:
+        names = re.findall(r"[\w.-]+", choices[-1])
+        return f"expected {' or '.join(names)}"
     kinds = [kind for kind in re.findall(r"Expected a <class '(\w+)'>", str(error)) if kind != "NoneType"]
     if kinds:
         return f"expected {' or '.join(dict.fromkeys(kinds))}"
@@ -306,22 +344,3 @@ def _leaf_names(content: dict, prefix: str = "") -> Iterator[str]:
             yield from _leaf_names(value, f"{prefix}{name}.")
         else:
             yield prefix + name
-
-
-def describe(settings: TrainSettings, origins: dict[str, str]) -> str:
-    """Return one line per setting with an origin, then one line with all defaults."""
-    values = dict(_leaves(asdict(settings)))
-    values["stages"] = [
-        {name: value for name, value in asdict(stage).items() if value is not None} for stage in settings.stages
-    ]
-    lines = [f"  {name} = {values.pop(name)}  ({origin})" for name, origin in origins.items() if name in values]
-    rest = ", ".join(f"{name} {value}" for name, value in values.items())
-    return "\n".join(map(translate, ["settings:", *lines, f"  by default: {rest}"]))
-
-
-def _leaves(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -12,7 +12,9 @@ from chatbot.language.translation import labelled, translate
 
 @partial(explain_faults, extra="train")
 def main(argv: list[str] | None = None) -> int | None:
-    from training.arguments import build_parser, describe, read_settings, spelling_warning
+    from training.arguments import build_parser, read_settings, spelling_warning, split_flags
+    from training.inputs import check_inputs
+    from training.reporting.summary import describe, summary_of
     from training.settings import SettingsError
 
     argv = sys.argv[1:] if argv is None else argv
@@ -29,13 +31,19 @@ def main(argv: list[str] | None = None) -> int | None:
     except SettingsError as error:
         print(f"{parser.prog}: {labelled('error: ', str(error))}", file=sys.stderr)
         return 2
+    check_inputs(settings)
     if is_first_process:
         print(describe(settings, origins), file=sys.stderr)
+    if split_flags(argv, []).is_dry_run:
+        from training.reporting.estimate import estimate
+
+        print("\n".join(map(translate, estimate(settings))))
+        return 0
     from training.run import train
 
     record = train(settings)
-    best = "" if record["best"] is None else f", best validation {record['best']:.4f} nats/unit"
-    print(translate(f"{settings.output}: {record['step']} steps, {record['tokens']} tokens{best}"))
+    if is_first_process:
+        print(summary_of(settings, record))
     return 130 if record["stopped_by"] else 0
 
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -33,6 +33,7 @@ from chatbot.storage import replacing
 from chatbot.text.tokenizer import DialogueTokenizer
 from training.data.turn_store import parse_source
 from training.end_head import fit_end_head
+from training.inputs import load_manifests
 from training.latent.objective import LatentObjective
 from training.optim.memory import find_micro_batch_rows, keep_freed_memory
 from training.optim.regularizers import Objective
@@ -40,13 +41,14 @@ from training.reporting.curves import draw_curves
 from training.reporting.logs import RunLogs
 from training.reporting.throughput import matmul_peak, memory_gigabytes, utilisation
 from training.settings import SettingsError, TrainSettings
-from training.setup import ancestor_of, load_manifests
+from training.setup import ancestor_of
 from training.stage import Stage
-from training.state.identity import SETTINGS, identity_of, own_folder, start_or_resume
+from training.state.identity import identity_of, start_or_resume
+from training.state.run_folder import SETTINGS, own_folder
 from training.state.saved_state import Progress, remove_unfinished
 from training.step import DivergedError, StepResult, take_step
 from training.trained_model import TrainedModel
-from training.validation import Validation, decoder_settings
+from training.validation import Validation, ancestor_floor, decoder_settings, nats_per_unit
 
 FIT_ROWS = 16
 """Rows of the data that a new end-of-turn head is fitted to before the first step."""
@@ -108,7 +110,8 @@ class Run:
         self.ancestor = None if settings.init is None else ancestor_of(resolve(settings.init))
         self.stop_signal: str | None = None  # received by this process, at any moment
         self.stopped_by: str | None = None  # agreed on by all processes, in a step
-        self.logs = RunLogs(output, progress["step"], settings.tensorboard, self.is_main)
+        last_step = progress["step"] or -1  # a run that starts again writes its entries of step 0 again
+        self.logs = RunLogs(output, last_step, settings.tensorboard, self.is_main)
         self.peak = 0.0
         self.stage: Stage
 
@@ -126,13 +129,14 @@ class Run:
                 if self.stopped_by:
                     break
         if self.is_main:
-            draw_curves(self.output, self.stage.unigram)
+            draw_curves(self.output, self.stage.unigram, self.progress["before"], self.stage.tokens_per_unit)
         self.logs.close()
         return {**self.training_record(), "stopped_by": self.stopped_by}
 
     def _begin_stage(self, number: int) -> None:
         self.progress["stage"], self.progress["stage_step"] = number, 0
         self.progress["best"] = self.progress["best_step"] = self.progress["micro_batch_rows"] = None
+        self.progress["before"] = None
 
     def _write_settings(self) -> None:
         if not self.is_main:
@@ -144,9 +148,12 @@ class Run:
     def _run_stage(self, stage: Stage) -> None:
         self.stage = stage
         objective = self._objective(stage)
-        validation = Validation(self.trained, stage, self.tokenizer, self.decoder, self.output, self.logs)
+        floor = ancestor_floor(self.settings.init)
+        validation = Validation(self.trained, stage, self.tokenizer, self.decoder, self.output, self.logs, floor)
         try:
             self._prepare_stage(stage, objective)
+            if self.settings.init is not None and not self.progress["stage_step"]:
+                self._measure_before(validation)
             with self._progress_bar(stage) as bar:
                 for rows in stage.remaining(self.progress["stage_step"]):
                     entry = self._step(rows, objective)
@@ -187,6 +194,14 @@ class Run:
             )
         if objective.notice is not None:
             self.logs.message(f"{stage.name}: {objective.notice}")
+
+    def _measure_before(self, validation: Validation) -> None:
+        """Validate and answer before the first step of a stage, to show what the training changes."""
+        if self.stage.valid_dialogues:
+            self.progress["before"] = nats_per_unit(self.trained, self.stage)
+            self.logs.message(f"{self.stage.name}: {self.progress['before']:.3f} nats/unit before the training")
+        if not self.progress["step"]:
+            validation.sample_replies(0)
 
     def _fit_end_head(self, stage: Stage) -> None:
         """Fit the new head in every process and use the first process's result in all of them.
@@ -299,6 +314,7 @@ class Run:
             **self.identity,
             "shape": self.trained.shape,
             "stage_steps": self.stage.steps,
+            "valid_dialogues": len(self.stage.valid_dialogues),
             "row_utilisation": round(self.stage.utilisation, 4),
             "left_out_turns": self.stage.data.left_out_turns,
             "unigram_nats_per_unit": self.stage.unigram,
@@ -319,6 +335,8 @@ def stopping(run: Run) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         received = signal.Signals(number)
         run.stop_signal = received.name
+        with suppress(RuntimeError):  # the signal came while a line was being written
+            run.logs.message("stopping after this step; press again to stop at once, without saving")
         signal.signal(received, before[received])
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

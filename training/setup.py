@@ -1,4 +1,4 @@
-"""The model that a run starts from, and the manifests of its data."""
+"""The model that a run starts from."""
 
 from __future__ import annotations
 
@@ -15,31 +15,14 @@ from chatbot.model.hf_chat_model import HfChatModel
 from chatbot.model.layer_types import repeat_layer_types
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json
-from chatbot.text.prepared_set import load_manifest
 from chatbot.text.tokenizer import DialogueTokenizer
-from training.data.turn_store import parse_source
 from training.end_head import with_termination
+from training.inputs import check_tokenizer
 from training.latent.objective import check_latent, with_latent
 from training.lora import add_lora
 from training.settings import ModelSettings, SettingsError, TrainSettings
 
 TrainableModel = XianliaoForCausalLM | HfChatModel
-
-
-def load_manifests(settings: TrainSettings) -> list[list[dict[str, Any]]]:
-    """Return the manifests of the sets of each stage.
-
-    Raises:
-        FileError: A set is missing or damaged.
-        SettingsError: The sets have different tokenizers.
-    """
-    stages = [settings.of_stage(number) for number in range(max(1, len(settings.stages)))]
-    manifests = [[load_manifest(parse_source(text).folder) for text in stage.data] for stage in stages]
-    if len({manifest["tokenizer_hash"] for stage in manifests for manifest in stage}) > 1:
-        raise SettingsError(
-            "The prepared sets have different tokenizers. Prepare all of them with the same --tokenizer."
-        )
-    return manifests
 
 
 def load_or_build(settings: TrainSettings, tokenizer: DialogueTokenizer) -> TrainableModel:
@@ -59,10 +42,7 @@ def load_or_build(settings: TrainSettings, tokenizer: DialogueTokenizer) -> Trai
             termination_delay=settings.termination_delay,
         )
     path = resolve(settings.init)
-    if DialogueTokenizer.load(path).to_json() != tokenizer.to_json():
-        raise SettingsError(
-            f"The data and {path} have different tokenizers; prepare the data again with --tokenizer {path}."
-        )
+    check_tokenizer(path, tokenizer)
     return apply_settings(load_model(path, merge=False), settings)
 
 

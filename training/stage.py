@@ -40,6 +40,7 @@ class Stage:
         valid_dialogues: Token ids of the turns of the validation dialogues.
         valid_turns: Counted turns of each validation dialogue: all, or the replies where only replies are learnt.
         valid_units: Units of the counted turns.
+        tokens_per_unit: Targets per unit of the validation dialogues; None without any.
         floor_start: t0 of the EOS floor, in tokens.
         unigram: nats/unit of a unigram model on the validation dialogues; None without validation dialogues.
 
@@ -77,8 +78,10 @@ class Stage:
         chosen = self._choose_valid(valid, train, sources)
         self._measure_valid(valid, chosen, sources, tokenizer)
         self.unigram: float | None = None
+        self.tokens_per_unit: float | None = None
         if chosen:
             counted = [turns[part] for turns, part in zip(self.valid_dialogues, self.valid_turns, strict=True)]
+            self.tokens_per_unit = sum(len(ids) + 1 for turns in counted for ids in turns) / sum(self.valid_units)
             nats = unigram_nats(train, counted, layout.end_of_turn_id, tokenizer.vocab_size)
             self.unigram = nats / sum(self.valid_units)
 

@@ -45,6 +45,7 @@ class Validation:
         decoder: Decoder settings to store with the checkpoint, without the EOS floor; see `decoder_settings`.
         output: Folder of the run.
         logs: Logs of the run.
+        ancestor_floor: EOS floor of the checkpoint that the run starts from, in tokens; 0 without one.
         rises: Consecutive validations above the best.
     """
 
@@ -54,6 +55,7 @@ class Validation:
     decoder: dict[str, Any]
     output: Path
     logs: RunLogs
+    ancestor_floor: int = 0
     rises: int = 0
 
     def run(self, progress: Progress, training_record: Callable[[], dict[str, Any]]) -> dict[str, float]:
@@ -78,21 +80,26 @@ class Validation:
             if self.stage.settings.latent != "keep":
                 nats = self._measure_latent(progress, entry)
             is_best = self._compare(nats, progress)
-        floor = {
-            "floor_start_tokens": self.stage.floor_start,
-            "floor_delta_tokens": self.stage.settings.floor_delta,
-        }
         if is_best:
             inner = self.trained.inner
             weights = whole_weights(inner) if self.trained.is_sharded else None
             if self.trained.is_main:
-                generation = {**self.decoder, **floor}
+                generation = {**self.decoder, **self.floor}
                 save(self.output, inner, self.tokenizer, generation, training_record(), weights=weights)
                 copy_vectors(self.stage.settings.init, self.output)
         if self.trained.is_main or self.trained.is_sharded:  # the processes of a sharded model run it together
-            self._sample_replies(progress["step"], ReplySettings().with_changes(**floor))
+            self.sample_replies(progress["step"])
         self.trained.accelerator.wait_for_everyone()
         return entry
+
+    @property
+    def floor(self) -> dict[str, int]:
+        """Settings of the EOS floor to store: by the turns of the data, but never below those of the ancestor.
+
+        Short dialogues must not cut the replies of a bot that has learnt longer ones.
+        """
+        start = max(self.stage.floor_start, self.ancestor_floor)
+        return {"floor_start_tokens": start, "floor_delta_tokens": self.stage.settings.floor_delta}
 
     def _measure_latent(self, progress: Progress, entry: dict[str, float]) -> float:
         """Add the measures of the latent to the entry and return the bound, by which the best checkpoint is chosen."""
@@ -126,10 +133,13 @@ class Validation:
             )
         return False
 
-    def _sample_replies(self, step: int, settings: ReplySettings) -> None:
+    def sample_replies(self, step: int) -> None:
+        """Write replies to `PROMPTS` and to the first message of the validation dialogues."""
         self.trained.inner.eval()
+        settings = ReplySettings().with_changes(**self.floor)
         bot = Chatbot(self.trained.inner, self.tokenizer, settings, self.output.name)
-        for prompt in PROMPTS:
+        own = [self.tokenizer.decode(turns[0]) for turns in self.stage.valid_dialogues[:1]]
+        for prompt in [*PROMPTS, *([own] if "".join(own).strip() else [])]:
             reply = bot.reply(prompt, seed=0)
             self.logs.add_sample(step, prompt, reply)
             if prompt is PROMPTS[0]:
@@ -157,8 +167,8 @@ def nats_per_unit(trained: TrainedModel, stage: Stage) -> float:
 def decoder_settings(model: TrainableModel, init: str | None) -> dict[str, Any]:
     """Return the decoder settings to store with a checkpoint, without the EOS floor.
 
-    Models of this project get this project's settings and the banned words of the checkpoint that they start from. A chat
-    model of another project keeps all decoder settings of that checkpoint.
+    A model keeps all decoder settings of the checkpoint that it starts from. Models of this project get this project's
+    values for what that checkpoint does not set.
 
     Args:
         model: Unwrapped model.
@@ -172,7 +182,6 @@ def decoder_settings(model: TrainableModel, init: str | None) -> dict[str, Any]:
     names -= {"floor_start_tokens", "floor_delta_tokens"}
     if isinstance(model, XianliaoForCausalLM):
         sampling |= AGAINST_REPETITION
-        names = {"banned_words"}
     path = None if init is None else resolve(init) / GENERATION
     if path is None or not path.is_file():
         return sampling
@@ -193,3 +202,10 @@ def copy_vectors(init: str | None, output: Path) -> None:
     if source.is_file():
         with replacing(target) as temporary:
             temporary.write_bytes(source.read_bytes())
+
+
+def ancestor_floor(init: str | None) -> int:
+    """Return t0 of the EOS floor of the checkpoint that a run starts from, in tokens; 0 if it has none."""
+    path = None if init is None else resolve(init) / GENERATION
+    start = read_json(path).get("floor_start_tokens") if path is not None and path.is_file() else None
+    return start if isinstance(start, int) else 0

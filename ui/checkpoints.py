@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chatbot.chat.bot import Chatbot
-from chatbot.checkpoint.folder import resolve
+from chatbot.checkpoint.location import resolve
 from chatbot.errors import XianliaoError
 from chatbot.safety import Safety
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from chatbot.checkpoint.location import locate
-from chatbot.cli import add_model_options, add_safety_option, add_script_option
+from chatbot.cli import add_model_options, add_safety_option, add_script_option, check_model_options
 from chatbot.errors import XianliaoError, explain_faults
 from chatbot.language.parser import Parser
 from chatbot.language.translation import labelled, translate
@@ -143,9 +143,6 @@ def check_arguments(
     parser: argparse.ArgumentParser, args: argparse.Namespace
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Return users, keys, host names and allowed origins. Wrong usage exits with code 2 before loading."""
-    from ui.server.access import read_keys, read_users
-    from ui.server.origins import read_hosts, read_origins
-
     if args.rate_limit is not None and args.rate_limit < 0:
         parser.error("--rate-limit must be at least 0")
     if not 0 <= args.port <= 65535:
@@ -153,6 +150,10 @@ def check_arguments(
     folders = [locate(checkpoint).resolve() for checkpoint in args.checkpoint]
     if len(set(folders)) < len(folders):
         parser.error("--checkpoint names a folder twice. Give every checkpoint once")
+    check_model_options(args)
+    from ui.server.access import read_keys, read_users  # imports torch
+    from ui.server.origins import read_hosts, read_origins
+
     try:
         hosts, origins = read_hosts(args.allow_host, args.host), read_origins(args.allow_origin)
         return read_users(args.auth), read_keys(args.api_key), tuple(sorted(hosts)), tuple(sorted(origins))

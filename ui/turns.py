@@ -1,40 +1,18 @@
-"""Messages of a request as the turns of a conversation. Page and API share these functions, so the same messages give the
-same turns in both.
+"""Bounds on conversations, and messages as turns: page, API and Python share `join_messages`, so the same messages give the
+same turns in all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from chatbot.chat.request import shorten
+from chatbot.chat.turns import join_messages
+
+__all__ = ["MAX_CHARACTERS", "join_messages", "newest_turns"]
 
 MAX_CHARACTERS = 500_000
 """Longest conversation, in characters of all messages together."""
-
-
-def join_messages(messages: Iterable[tuple[str, str]], opening: Sequence[str] = ()) -> tuple[list[str], bool]:
-    """Return alternating turns, the user's first, made of messages of two roles.
-
-    Consecutive messages of one role become one turn, joined by a newline.
-
-    Args:
-        messages: (role, text) pairs with the roles `user` and `assistant`, oldest first.
-        opening: Turns before the messages, for example a persona; messages are not joined to them.
-
-    Returns:
-        The turns, and whether an assistant message before the first user message was left out.
-    """
-    parts = [[turn] for turn in opening]
-    left_out = False
-    for role, text in messages:
-        speaker = 0 if role == "user" else 1
-        if len(parts) > len(opening) and (len(parts) - 1) % 2 == speaker:
-            parts[-1].append(text)
-        elif len(parts) % 2 == speaker:
-            parts.append([text])
-        else:
-            left_out = True
-    return ["\n".join(part) for part in parts], left_out
 
 
 def newest_turns(turns: Sequence[str], characters: int = MAX_CHARACTERS) -> list[str]:

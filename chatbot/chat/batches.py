@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 
 from chatbot.chat.bot import Chatbot, Request
-from chatbot.chat.request import Reply, searches_of
+from chatbot.chat.request import Reply, next_beginning, searches_of
 from chatbot.chat.snapshots import Pieces
 from chatbot.chat.trace import TracedStep, forced_reply, traced_step
 from chatbot.chat.variants import latent_of, z_of
@@ -20,6 +20,7 @@ from chatbot.decoding.loop import Decoding, Search
 from chatbot.decoding.sampler import SampledReply
 from chatbot.decoding.slots import Part, SlotRows
 from chatbot.decoding.vocabulary import Vocabulary
+from chatbot.text.dialogue import Prompt
 
 PROMPT_TOKENS = 128
 """Maximum number of prompt tokens that are read in one step."""
@@ -37,6 +38,7 @@ class Job:
         alone: Whether it is decoded in a separate batch, because it may have caused a failure.
         delivered: Number of steps whose reply was delivered.
         searches: Its candidates, from the first token on.
+        ahead: What `next_beginning` returned for the finished reply.
     """
 
     request: Request
@@ -45,6 +47,7 @@ class Job:
     alone: bool = False
     delivered: int = 0
     searches: list[Search] = field(default_factory=list)
+    ahead: Prompt | None = None
 
     @property
     def most_rows(self) -> int:
@@ -71,9 +74,11 @@ class Job:
             steps = self.searches[0].emitted
         if steps > self.delivered:  # a job that started again does not deliver a step twice
             self.delivered = steps
-            self.hand_over(bot.show(self.request, draft))
+            reply = bot.show(self.request, draft)
+            self.hand_over(reply)
             if has_ended:
                 self.hand_over(None)
+                self.ahead = next_beginning(bot, self.request, reply)
 
     def hand_over(self, item: Reply | TracedStep | BaseException | None) -> None:
         """Deliver an item unless the job was cancelled; an exception of the receiver cancels the job."""
@@ -82,6 +87,27 @@ class Job:
                 self.deliver(item)
         except Exception:
             self.cancel()
+
+
+class ReadAhead(Job):
+    """The known beginning of a conversation's next prompt, read in order to be cached.
+
+    Args:
+        request: Request whose reply has ended.
+        beginning: The beginning.
+    """
+
+    def __init__(self, request: Request, beginning: Prompt):
+        # the state before the last piece of a prompt is cached, so an empty piece follows
+        pieces = (*beginning.pieces, ((), beginning.reply_speaker))
+        super().__init__(replace(request, prompt=replace(beginning, pieces=pieces)), lambda item: None)
+
+    @property
+    def most_rows(self) -> int:
+        return 1
+
+    def begin(self, bot: Chatbot) -> list[Search]:
+        return []
 
 
 @dataclass(eq=False)
@@ -305,6 +331,9 @@ class SharedBatch:
     def _begin(self, entry: Entering) -> None:
         """Add the rows of a job whose prompt has been read, the first in its slot."""
         searches = entry.job.begin(self.bot)
+        if not searches:
+            self.pool.leave(entry.slot)
+            return
         self._owners.update(dict.fromkeys(searches, entry.job))
         state = self.pool.copy_of(entry.slot) if len(searches) > 1 else None
         self._rows.slots += [entry.slot, *(self.pool.enter(state) for _ in searches[1:])]

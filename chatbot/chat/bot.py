@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -24,9 +25,11 @@ from chatbot.chat.request import (
     candidate_seeds,
     decode_requests,
     max_message_characters,
+    next_beginning,
+    within_limits,
 )
 from chatbot.chat.snapshots import Snapshots
-from chatbot.chat.turns import TurnReader, asks_in_traditional, in_traditional
+from chatbot.chat.turns import History, TurnReader, as_turns, asks_in_traditional, check_turns, in_traditional
 from chatbot.chat.variants import check_variation, choose_variant, latent_of, read_request
 from chatbot.checkpoint.folder import BACKWARD, GENERATION, load_model, resolve
 from chatbot.checkpoint.location import DEFAULT
@@ -36,7 +39,7 @@ from chatbot.decoding.rerank import Answered, Ranker
 from chatbot.decoding.rules.readable import readable_text
 from chatbot.decoding.settings import ReplySettings, Script, settings_from
 from chatbot.decoding.vocabulary import Vocabulary
-from chatbot.errors import CheckpointError, ReplySettingsError, XianliaoError
+from chatbot.errors import CheckpointError, XianliaoError
 from chatbot.model.device import pick_device
 from chatbot.model.protocol import DialogueModel
 from chatbot.safety import Fixed, Safety, default_safety, named_safety
@@ -90,6 +93,13 @@ class Chatbot:
         self._reading = threading.Lock()
         self._ranker: Ranker | None = None
 
+    def __repr__(self) -> str:
+        parameters = sum(weight.numel() for weight in getattr(self.model, "parameters", tuple)())
+        return (
+            f"<Chatbot {self.name or '(unnamed)'}: {parameters / 1e6:.1f}M parameters on {self.model.device}, history of at"
+            f" most {self.context_tokens} tokens, replies of at most {self.settings.bound_tokens} tokens>"
+        )
+
     @classmethod
     def from_pretrained(
         cls,
@@ -136,11 +146,12 @@ class Chatbot:
             )
         return cls(model, tokenizer, settings, path.name, path, rules)
 
-    def reply(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> str:
+    def reply(self, turns: History, seed: int | None = None, **changes: Any) -> str:
         """Return the text of the reply to a history.
 
         Args:
-            turns: The history, oldest turn first; the last turn is the message.
+            turns: The history, oldest turn first; the last turn is the message. Strings, or messages like
+                `{"role": "user", "content": "你好"}`.
             seed: Seed of the random numbers; None draws one.
             changes: Fields of `ReplySettings` for this reply, None switches a setting off; and `variation` and `spread`:
                 variant `variation` of the reply of this seed (`chatbot.chat.variants`), 0 the reply itself.
@@ -151,17 +162,17 @@ class Chatbot:
         """
         return self.respond(turns, seed, **changes).text
 
-    def respond(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Reply:
+    def respond(self, turns: History, seed: int | None = None, **changes: Any) -> Reply:
         """Return the reply with its stop reason, log-probability and seed; arguments as for `reply`."""
         *_, reply = self.stream_replies(turns, seed, **changes)
         return reply
 
-    def stream(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Iterator[str]:
+    def stream(self, turns: History, seed: int | None = None, **changes: Any) -> Iterator[str]:
         """Yield the text so far after each token; it only grows and never ends in part of a character."""
         for reply in self.stream_replies(turns, seed, **changes):
             yield reply.text
 
-    def stream_replies(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Iterator[Reply]:
+    def stream_replies(self, turns: History, seed: int | None = None, **changes: Any) -> Iterator[Reply]:
         """Yield the reply so far after each token; its stop reason is `stopped` until the last yield."""
         request = self.request(turns, seed, **changes)
         if request.fixed is not None:
@@ -170,10 +181,18 @@ class Chatbot:
         with self._reading:
             batch, logits = read_request(self, request)
         for draft in self.drafts(request, batch, logits):
-            yield self.show(request, draft)
+            reply = self.show(request, draft)
+            yield reply
+        if (ahead := next_beginning(self, request, reply)) is not None:
+            threading.Thread(target=self._read_ahead, args=(ahead,), name="reading ahead").start()
+
+    def _read_ahead(self, prompt: Prompt) -> None:
+        """Cache the state after a prompt; a failure is left to the message that needs the state."""
+        with suppress(Exception), self._reading:
+            self.read_prompt(prompt)
 
     def request(
-        self, turns: Sequence[str], seed: int | None = None, variation: int = 0, spread: float = 1.0, **changes: Any
+        self, turns: History, seed: int | None = None, variation: int = 0, spread: float = 1.0, **changes: Any
     ) -> Request:
         """Return a checked request; arguments as for `reply`.
 
@@ -186,7 +205,8 @@ class Chatbot:
             raise XianliaoError(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
         settings = self.within_limits(self.settings.with_changes(**changes))
         check_variation(variation, spread, settings)
-        self.reader.check(turns)
+        turns = as_turns(turns)
+        check_turns(turns)
         if (fixed := self.fixed_answer(turns)) is not None:  # decided on the whole text, before long turns are cut
             prompt = Prompt((), 1 - (len(turns) - 1) % 2, 0)
             return Request(prompt, Answered([], []), settings, seed, started, fixed)
@@ -285,14 +305,7 @@ class Chatbot:
         Raises:
             ReplySettingsError: A biased token is not in the vocabulary.
         """
-        if settings.logit_bias and (last := settings.logit_bias[-1][0]) >= self.tokenizer.vocab_size:
-            raise ReplySettingsError(
-                f"Decoding: logit_bias has token {last}, and the vocabulary has 0 to {self.tokenizer.vocab_size - 1}."
-            )
-        limit = self.max_model_tokens
-        if limit is None or settings.limit_tokens <= limit // 2:
-            return settings
-        return settings.with_changes(max_reply_tokens=limit // 2)
+        return within_limits(settings, self.tokenizer.vocab_size, self.max_model_tokens)
 
     def encode_turns(self, turns: Sequence[str], script: Script = "typed") -> list[list[int]]:
         """Return the token ids of the turns, as the model sees them; `script` as in `ReplySettings`.
@@ -300,7 +313,7 @@ class Chatbot:
         Raises:
             DialogueError: The history is empty, or its last turn empty or too long.
         """
-        self.reader.check(turns)
+        check_turns(turns)
         ids = [self.reader.ids(turn, script) for turn in turns]
         if len(ids[-1]) > self.max_message_tokens:
             raise DialogueError(

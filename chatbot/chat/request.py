@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,8 +19,12 @@ from chatbot.decoding.rules.eos_floor import StopReason
 from chatbot.decoding.rules.repetition import last_replies
 from chatbot.decoding.settings import ReplySettings
 from chatbot.decoding.vocabulary import Vocabulary
+from chatbot.errors import ReplySettingsError
 from chatbot.safety import Fixed
 from chatbot.text.dialogue import DialogueError, Prompt
+
+if TYPE_CHECKING:
+    from chatbot.chat.bot import Chatbot
 
 MAX_SEED = 2**31 - 1
 """Largest seed."""
@@ -194,3 +199,26 @@ def shorten(text: str, characters: int) -> str:
         return text
     half = characters // 2
     return f"{text[:half]}\n{text[len(text) - (characters - half) :]}"
+
+
+def next_beginning(bot: Chatbot, request: Request, reply: Reply) -> Prompt | None:
+    """Return the turns that the next prompt begins with if old turns are dropped before it, else None.
+
+    A caller reads them in the background: otherwise the next message would have to wait until they are read again.
+    """
+    ids = [*request.answered.turns, bot.reader.ids(reply.text, request.settings.script)]
+    following = bot.layout.prompt([*ids, []], bot.context_tokens)
+    if following.first_turn == request.prompt.first_turn or len(following.pieces) == 1:
+        return None
+    return replace(following, pieces=following.pieces[:-1])
+
+
+def within_limits(settings: ReplySettings, vocab_size: int, max_model_tokens: int | None) -> ReplySettings:
+    """Return the settings with at most half of a limited model's length for the reply; see `Chatbot.within_limits`."""
+    if settings.logit_bias and (last := settings.logit_bias[-1][0]) >= vocab_size:
+        raise ReplySettingsError(
+            f"Decoding: logit_bias has token {last}, and the vocabulary has 0 to {vocab_size - 1}."
+        )
+    if max_model_tokens is None or settings.limit_tokens <= max_model_tokens // 2:
+        return settings
+    return settings.with_changes(max_reply_tokens=max_model_tokens // 2)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from chatbot.chat.bot import Chatbot, Reply
+from chatbot.chat.turns import as_messages
 from chatbot.chat.worker import Worker
+from chatbot.decoding.settings import ReplySettings
+from chatbot.errors import FileError
+from chatbot.storage import read_json, write_json
 from chatbot.text.dialogue import DialogueError
 
 
@@ -26,6 +31,36 @@ class ChatSession:
         self.bot, self.turns, self.changes = bot, list(turns), changes
         self.last_reply: Reply | None = None
         self.variation = 0
+
+    def __repr__(self) -> str:
+        last = f", the last: {self.turns[-1]}" if self.turns else ""
+        return f"<ChatSession of {len(self.turns)} turns with {self.bot!r}{last}>"
+
+    @classmethod
+    def load(cls, bot: Chatbot | Worker, path: str | Path) -> ChatSession:
+        """Continue a conversation from a file that `save` wrote; the bot may be another one.
+
+        Raises:
+            FileError: The file cannot be read or is damaged.
+        """
+        content = read_json(Path(path), FileError, "save the conversation again")
+        try:
+            turns = [message["content"] for message in content["messages"]]
+            ReplySettings().with_changes(**content["changes"])
+            if content["messages"] != as_messages(turns) or not all(isinstance(turn, str) for turn in turns):
+                raise ValueError("the messages do not alternate")
+        except (KeyError, TypeError, ValueError):  # of which XianliaoError is one
+            raise FileError(f"{path} is not a saved conversation. Give a file that ChatSession.save wrote.") from None
+        return cls(bot, turns, **content["changes"])
+
+    def save(self, path: str | Path) -> None:
+        """Write turns and settings as JSON, with the messages in the OpenAI form; an older file is replaced."""
+        write_json(Path(path), {"messages": as_messages(self.turns), "changes": self.changes})
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The turns as messages like `{"role": "user", "content": "你好"}`."""
+        return as_messages(self.turns)
 
     def reply(self, message: str, seed: int | None = None) -> str:
         """Return the reply to `message`, and add both to the history.

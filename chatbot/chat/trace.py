@@ -11,7 +11,7 @@ from chatbot.chat.bot import Chatbot, Request
 from chatbot.chat.variants import read_request
 from chatbot.decoding.candidates import Candidates, Draft
 from chatbot.decoding.loop import ForcedReply, run
-from chatbot.decoding.rules.truncation import truncate
+from chatbot.decoding.rules.truncation import drawn_from
 from chatbot.errors import XianliaoError
 
 MAX_SHOWN = 8
@@ -88,7 +88,7 @@ def traced_step(bot: Chatbot, request: Request, draft: Draft, position: int, can
     heated = (candidates.ruled / (settings.temperature if sampled else 1)).log_softmax(-1)
     floor = candidates.floor
     floored = heated if floor is None else floor.apply(heated, candidates.emitted, end_id)
-    shares = truncate(floored, settings, end_id).softmax(-1)[0]
+    shares = drawn_from(floored, settings, end_id)[0]
     count = int((shares > 0).sum())
     kept = shares.topk(min(MAX_SHOWN, count))
     texts = ["" if i == end_id else bot.tokenizer.decode([i]) for i in (token, *kept.indices.tolist())]

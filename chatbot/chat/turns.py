@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import cast
 
 from chatbot.decoding.settings import Script
+from chatbot.errors import shown
 from chatbot.text.characters import HAN, script_of, simplified, traditional, typed_text
 from chatbot.text.dialogue import DialogueError
 from chatbot.text.tokenizer import DialogueTokenizer
@@ -19,6 +21,10 @@ CACHED_TURN_CHARACTERS = 1000
 
 CHECKED_CHARACTERS = 1000
 """Length of the parts in which a message is searched for something to read; usually the first one has it."""
+
+ROLES = ("user", "assistant")
+History = Sequence[str] | Sequence[Mapping[str, str]]
+"""Turns as strings, or messages with role and content; oldest first."""
 
 _HAN_RUNS = re.compile(f"([{HAN}]+)")
 
@@ -53,20 +59,76 @@ class TurnReader:
     def _ids(self, turn: str, is_simplified: bool) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(self.text(turn, "simplified" if is_simplified else "typed")))
 
-    def check(self, turns: Sequence[str]) -> None:
-        """Check that a history can be answered.
 
-        Raises:
-            DialogueError: It is empty, or nothing can be read of its last turn.
-        """
-        if isinstance(turns, str) or not all(isinstance(turn, str) for turn in turns):
-            raise DialogueError("The history must be a list of strings, oldest turn first.")
-        if not turns:
-            raise DialogueError("The history is empty: give at least one turn.")
-        message = turns[-1]
-        starts = range(0, len(message), CHECKED_CHARACTERS)
-        if not any(self.text(message[start : start + CHECKED_CHARACTERS]) for start in starts):
-            raise DialogueError("The message is empty; type something to talk about.")
+def join_messages(messages: Iterable[tuple[str, str]], opening: Sequence[str] = ()) -> tuple[list[str], bool]:
+    """Return alternating turns, the user's first, made of messages of two roles.
+
+    Consecutive messages of one role become one turn, joined by a newline.
+
+    Args:
+        messages: (role, text) pairs with the roles `user` and `assistant`, oldest first.
+        opening: Turns before the messages, for example a persona; messages are not joined to them.
+
+    Returns:
+        The turns, and whether an assistant message before the first user message was left out.
+    """
+    parts = [[turn] for turn in opening]
+    left_out = False
+    for role, text in messages:
+        speaker = 0 if role == "user" else 1
+        if len(parts) > len(opening) and (len(parts) - 1) % 2 == speaker:
+            parts[-1].append(text)
+        elif len(parts) % 2 == speaker:
+            parts.append([text])
+        else:
+            left_out = True
+    return ["\n".join(part) for part in parts], left_out
+
+
+def as_turns(history: History) -> list[str]:
+    """Return a history as alternating turns: a list of strings as it is, messages of the OpenAI form joined by role.
+
+    Args:
+        history: Strings, oldest first; or messages like `{"role": "user", "content": "你好"}`.
+
+    Raises:
+        DialogueError: A message has another role or no text, or the last message is not the user's.
+    """
+    if isinstance(history, str) or not any(isinstance(message, Mapping) for message in history):
+        return cast(list[str], history)  # `check_turns` explains the fault
+    pairs = []
+    for message in history:
+        role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
+        if role not in ROLES or not isinstance(content, str):
+            raise DialogueError(
+                f"Each message needs a role, {' or '.join(ROLES)}, and its text as content, got {shown(message)}."
+            )
+        pairs.append((role, content))
+    turns, _ = join_messages(pairs)
+    if pairs[-1][0] != "user":
+        raise DialogueError("The last message must be the user's: it is the one that is answered.")
+    return turns
+
+
+def as_messages(turns: Sequence[str]) -> list[dict[str, str]]:
+    """Return turns as messages of the OpenAI form; the user speaks first."""
+    return [{"role": ROLES[index % 2], "content": turn} for index, turn in enumerate(turns)]
+
+
+def check_turns(turns: Sequence[str]) -> None:
+    """Check that a history can be answered; needs no model.
+
+    Raises:
+        DialogueError: It is empty, or nothing can be read of its last turn.
+    """
+    if isinstance(turns, str) or not all(isinstance(turn, str) for turn in turns):
+        raise DialogueError("The history must be a list of strings, oldest turn first.")
+    if not turns:
+        raise DialogueError("The history is empty: give at least one turn.")
+    message = turns[-1]
+    starts = range(0, len(message), CHECKED_CHARACTERS)
+    if not any(typed_text(message[start : start + CHECKED_CHARACTERS], False) for start in starts):
+        raise DialogueError("The message is empty; type something to talk about.")
 
 
 def asks_in_traditional(turns: Sequence[str]) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from chatbot.chat.batches import PROMPT_TOKENS, Job, SharedBatch, TraceJob
+from chatbot.chat.batches import PROMPT_TOKENS, Job, ReadAhead, SharedBatch, TraceJob
 from chatbot.chat.bot import Chatbot, Reply, Request
 from chatbot.chat.trace import TracedStep, check_traceable
 from chatbot.decoding.batch import native_network
@@ -65,6 +65,7 @@ class Worker:
         self.prompt_tokens = prompt_tokens
         self.waiting: deque[Job] = deque()
         self.batches: list[SharedBatch] = []
+        self._later: deque[ReadAhead] = deque(maxlen=max_waiting)  # used by the worker's thread alone
         self._shared: SharedBatch | None = None  # kept while it is empty, for its memory
         self._changed = threading.Condition()
         self._stopping, self._grace_seconds = False, 0.0
@@ -146,7 +147,7 @@ class Worker:
         deadline = None
         while True:
             with self._changed:
-                while not self._stopping and not self.waiting and not self.batches:
+                while not self._stopping and not (self.waiting or self.batches or self._later):
                     self._changed.wait()
                 if self._stopping and deadline is None:
                     deadline = time.monotonic() + self._grace_seconds
@@ -192,6 +193,8 @@ class Worker:
                     break
                 admitted.append(self.waiting.popleft())
                 free_rows -= needed
+        if not self.waiting and not admitted and self._later and free_rows > 0:  # no prompt waits
+            admitted.append(self._later.popleft())
         for job in admitted:
             try:
                 self._start(job)
@@ -213,6 +216,9 @@ class Worker:
         """Deliver what a job has to show; a ranking that fails ends it alone."""
         try:
             job.show(self.bot)
+            if job.ahead is not None:
+                self._later.append(ReadAhead(job.request, job.ahead))
+                job.ahead = None
         except Exception as error:
             job.hand_over(error)
             job.cancel()

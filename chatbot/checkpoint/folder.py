@@ -26,62 +26,19 @@ import torch
 
 from chatbot.checkpoint import gpt2, lora
 from chatbot.checkpoint.chat_model import load_hf_chat_model
-from chatbot.checkpoint.location import locate
+from chatbot.checkpoint.location import CONFIG, GENERATION, PICKLED, TRAINING, WEIGHTS, resolve
 from chatbot.checkpoint.own_model import load_own_model
-from chatbot.checkpoint.weights import CONFIG, SHARDS, WEIGHTS, read_tensors, stored_shapes, weight_files
+from chatbot.checkpoint.weights import read_tensors, stored_shapes, weight_files
 from chatbot.errors import CheckpointError, first_line
 from chatbot.model.config import XianliaoConfig
 from chatbot.model.hf_chat_model import MODEL_TYPES, HfChatModel
 from chatbot.model.int8 import quantize
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json, replacing, replacing_files, write_json
-from chatbot.text.tokenizer import TOKENIZER_FILE, VOCABULARY_FILE, DialogueTokenizer
+from chatbot.text.tokenizer import DialogueTokenizer
 
-GENERATION, TRAINING = "generation_config.json", "training.json"
 BACKWARD = "backward"
 """Subfolder of a checkpoint with the model of log p(context | reply) for `chatbot.decoding.rerank`."""
-
-PICKLED = "pytorch_model.bin"
-SAVE_AGAIN = "Save the model again with transformers, as safetensors."
-
-
-def resolve(checkpoint: str | Path) -> Path:
-    """Return the folder of a checkpoint after checking that no file is missing.
-
-    Args:
-        checkpoint: A folder, or `default` for the bundled checkpoint.
-
-    Raises:
-        CheckpointError: The folder or a file in it does not exist.
-    """
-    path = locate(checkpoint)
-    if path.suffix == ".gguf" and path.is_file():
-        raise CheckpointError(f"{path} is a GGUF file, which is not supported. {SAVE_AGAIN}")
-    if not path.is_dir():
-        raise CheckpointError(
-            f"Cannot find the checkpoint folder {path}. Check the path, or omit it for the bundled bot."
-        )
-    if (path / lora.ADAPTER_CONFIG).is_file():
-        files = {lora.ADAPTER_WEIGHTS: None, TOKENIZER_FILE: VOCABULARY_FILE}
-    else:
-        files = {CONFIG: None, WEIGHTS: SHARDS, TOKENIZER_FILE: VOCABULARY_FILE}
-    missing = [
-        name
-        for name, alternative in files.items()
-        if not (path / name).is_file() and not (alternative and (path / alternative).is_file())
-    ]
-    if missing == [WEIGHTS] and (path / PICKLED).is_file():
-        advice = (
-            SAVE_AGAIN if is_chat_model(path) else f"Convert it once: python -m chatbot.checkpoint {path} NEW_FOLDER"
-        )
-        raise CheckpointError(f"{path} has its weights only in {PICKLED}. {advice}")
-    if missing and any(path.glob("*.gguf")):
-        raise CheckpointError(f"{path} holds a GGUF file, which is not supported. {SAVE_AGAIN}")
-    if missing:
-        raise CheckpointError(
-            f"{path} is not a complete checkpoint: {' and '.join(missing)} missing. Copy or train it again."
-        )
-    return path
 
 
 def load_model(

@@ -1,10 +1,20 @@
-"""Location of the bundled checkpoint, in a checkout or installed as package data."""
+"""Location of checkpoint folders, in a checkout or installed as package data; needs no torch."""
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
+from chatbot.errors import CheckpointError
+from chatbot.text.tokenizer_file import TOKENIZER_FILE
+from chatbot.text.wordpiece import VOCABULARY_FILE
+
 DEFAULT = "default"
+CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PICKLED = "pytorch_model.bin"
+GENERATION, TRAINING = "generation_config.json", "training.json"
+SAVE_AGAIN = "Save the model again with transformers, as safetensors."
 
 
 def locate(checkpoint: str | Path) -> Path:
@@ -12,3 +22,56 @@ def locate(checkpoint: str | Path) -> Path:
     if str(checkpoint) == DEFAULT:
         return Path(__file__).resolve().parents[2] / "checkpoints" / DEFAULT
     return Path(checkpoint)
+
+
+def resolve(checkpoint: str | Path) -> Path:
+    """Return the folder of a checkpoint after checking that no file is missing.
+
+    Args:
+        checkpoint: A folder, or `default` for the bundled checkpoint.
+
+    Raises:
+        CheckpointError: The folder or a file in it does not exist.
+    """
+    path = locate(checkpoint)
+    if path.suffix == ".gguf" and path.is_file():
+        raise CheckpointError(f"{path} is a GGUF file, which is not supported. {SAVE_AGAIN}")
+    if not path.is_dir():
+        near = _nearest_folder(path)
+        advice = f"Did you mean {near}?" if near else "Check the path, or omit it for the bundled bot."
+        raise CheckpointError(f"Cannot find the checkpoint folder {path}. {advice}")
+    if (path / ADAPTER_CONFIG).is_file():
+        files = {ADAPTER_WEIGHTS: None, TOKENIZER_FILE: VOCABULARY_FILE}
+    else:
+        files = {CONFIG: None, WEIGHTS: SHARDS, TOKENIZER_FILE: VOCABULARY_FILE}
+    missing = [
+        name
+        for name, alternative in files.items()
+        if not (path / name).is_file() and not (alternative and (path / alternative).is_file())
+    ]
+    if missing == [WEIGHTS] and (path / PICKLED).is_file():
+        from chatbot.checkpoint.folder import is_chat_model
+
+        advice = (
+            SAVE_AGAIN if is_chat_model(path) else f"Convert it once: python -m chatbot.checkpoint {path} NEW_FOLDER"
+        )
+        raise CheckpointError(f"{path} has its weights only in {PICKLED}. {advice}")
+    if missing and any(path.glob("*.gguf")):
+        raise CheckpointError(f"{path} holds a GGUF file, which is not supported. {SAVE_AGAIN}")
+    if missing:
+        raise CheckpointError(
+            f"{path} is not a complete checkpoint: {' and '.join(missing)} missing. Copy or train it again."
+        )
+    return path
+
+
+def _nearest_folder(path: Path) -> str | None:
+    """Return the name closest to a missing folder: the bundled checkpoint, or a folder beside the missing one."""
+    if path == Path(path.name) and get_close_matches(path.name, [DEFAULT], 1):
+        return DEFAULT
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if (entry / CONFIG).is_file()]
+    except OSError:
+        return None
+    near = get_close_matches(path.name, names, 1)
+    return str(path.with_name(near[0])) if near else None

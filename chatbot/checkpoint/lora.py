@@ -16,11 +16,11 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from chatbot.checkpoint.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from chatbot.errors import CheckpointError, first_line, shown
 from chatbot.model.hf_chat_model import HfChatModel
 from chatbot.storage import read_header, read_json
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TARGETS = "all-linear"
 """peft's name for every linear layer except the output head."""
 

@@ -16,10 +16,10 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from chatbot.checkpoint.location import CONFIG, SHARDS, WEIGHTS
 from chatbot.errors import CheckpointError, first_line, shown
 from chatbot.storage import read_header, read_json
 
-CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
 MAX_SHARDS = 1_000
 
 STATE_BYTES = 256 << 20

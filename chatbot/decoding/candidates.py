@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 
 from chatbot.decoding.rules.eos_floor import EosFloor, StopReason
+from chatbot.decoding.rules.penalties import penalties
+from chatbot.decoding.rules.repetition import repetition_rules
 from chatbot.decoding.settings import ReplySettings
 from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.errors import XianliaoError
@@ -110,14 +112,15 @@ def next_candidates(
         largest = logits.amax(-1)
     _check(largest.tolist())
     ruled = logits
-    if (repetition := settings.repetition(end_id)) is not None:
+    if rules := repetition_rules(settings, end_id):
         ruled = logits.clone()
-        repetition.apply(ruled, replies, earlier)
+        for rule in rules:
+            rule.apply(ruled, replies, earlier)
         stuck = ruled.amax(-1) == -math.inf  # every token would repeat, and EOS is not allowed yet
         ruled[stuck] = logits[stuck]
-    if (penalties := settings.penalties()) is not None:
+    if (active := penalties(settings)) is not None:
         ruled = ruled.clone() if ruled is logits else ruled
-        penalties.apply(ruled, replies)
+        active.apply(ruled, replies)
     floor = settings.floor
     if floor is not None and int(emitted.max()) <= floor.start_tokens:
         floor = None

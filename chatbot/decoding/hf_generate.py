@@ -16,9 +16,9 @@ from transformers import (
 
 from chatbot.decoding.rules.banned_words import BannedWords
 from chatbot.decoding.rules.eos_floor import EosFloor
-from chatbot.decoding.rules.penalties import Penalties
+from chatbot.decoding.rules.penalties import Penalties, penalties
 from chatbot.decoding.rules.readable import ReadableText
-from chatbot.decoding.rules.repetition import RepetitionRules
+from chatbot.decoding.rules.repetition import Dry, RepetitionRules, repetition_rules
 from chatbot.decoding.rules.truncation import truncation
 from chatbot.decoding.settings import ReplySettings
 from chatbot.decoding.vocabulary import Vocabulary
@@ -49,9 +49,9 @@ class EosFloorProcessor(LogitsProcessor):
 
 
 class RepetitionProcessor(LogitsProcessor):
-    """`RepetitionRules` for `generate()` of transformers; they apply to the reply and `earlier`, not to the prompt."""
+    """A rule against repetition for `generate()` of transformers; it applies to the reply and `earlier` only."""
 
-    def __init__(self, rules: RepetitionRules, prompt_tokens: int, earlier: Earlier = ()):
+    def __init__(self, rules: RepetitionRules | Dry, prompt_tokens: int, earlier: Earlier = ()):
         self.rules, self.prompt_tokens, self.earlier = rules, prompt_tokens, earlier
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -95,13 +95,13 @@ def reply_processors(
         rules.append(ReplyProcessor(vocabulary.ban(settings.banned_words), prompt_tokens))
     if vocabulary.readable is not None:
         rules.append(ReplyProcessor(vocabulary.readable, prompt_tokens))
-    if (repetition := settings.repetition(vocabulary.end_id)) is not None:
-        rules.append(RepetitionProcessor(repetition, prompt_tokens, earlier))
+    for rule in repetition_rules(settings, vocabulary.end_id):
+        rules.append(RepetitionProcessor(rule, prompt_tokens, earlier))
     if settings.min_reply_tokens:
         minimum = settings.min_reply_tokens
         rules.append(MinNewTokensLengthLogitsProcessor(prompt_tokens, minimum, vocabulary.end_id))
-    if (penalties := settings.penalties()) is not None:
-        rules.append(ReplyProcessor(penalties, prompt_tokens))
+    if (active := penalties(settings)) is not None:
+        rules.append(ReplyProcessor(active, prompt_tokens))
     if settings.method == "sample" and settings.temperature != 1:
         rules.append(TemperatureLogitsWarper(settings.temperature))
     rules.append(EosFloorProcessor(settings.floor, vocabulary.end_id, prompt_tokens, settings.limit_tokens))

@@ -127,9 +127,10 @@ def _draw(
     heated = (candidates.ruled / settings.temperature).log_softmax(-1)
     floor = candidates.floor
     floored = heated if floor is None else floor.apply(heated, candidates.emitted, end_id)
-    shares, unfloored = truncate(floored, settings, end_id).numpy(force=True), None
+    draws = [row.random.random() for row in rows] if settings.xtc_probability else None
+    shares, unfloored = truncate(floored, settings, end_id, draws).numpy(force=True), None
     if floored is not heated:
-        unfloored = truncate(heated, settings, end_id).numpy(force=True)
+        unfloored = truncate(heated, settings, end_id, draws).numpy(force=True)
     tokens, by_floor = [], []
     for index, row in enumerate(rows):
         u = row.random.random()

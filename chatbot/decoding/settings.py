@@ -17,8 +17,6 @@ from chatbot.errors import ReplySettingsError, shown
 
 if TYPE_CHECKING:
     from chatbot.decoding.rules.eos_floor import EosFloor
-    from chatbot.decoding.rules.penalties import Penalties
-    from chatbot.decoding.rules.repetition import RepetitionRules
 
 Method = Literal["sample", "greedy", "beam"]
 Script = Literal["typed", "simplified", "asker"]
@@ -53,7 +51,8 @@ class ReplySettings:
     """Decoding settings of a reply; `OPTIONS` lists the numbers with their ranges.
 
     The help text of each field says what it does. Switched off are `floor_start_tokens` and `max_reply_tokens` by None,
-    `repetition_penalty`, `top_p` and `typical_p` by 1, and `no_repeat_ngram`, `top_k` and `min_p` by 0. `repeat_cost`
+    `repetition_penalty`, `top_p` and `typical_p` by 1, and `no_repeat_ngram`, `top_k`, `min_p`, `top_n_sigma`,
+    `xtc_probability` and `dry_multiplier` by 0. `repeat_cost`
     None, or infinite, forbids repeated n-grams. `max_reply_tokens` None means t0 + 2 delta
     (`chatbot.decoding.rules.eos_floor`). `logit_bias` is a mapping, or pairs, of token ids and nats; it is stored as sorted
     pairs.
@@ -103,6 +102,26 @@ class ReplySettings:
     typical_p: float = field(
         default=1.0,
         metadata=_described("mass of the tokens nearest to the expected information when sampling (1: all)", 0, 1),
+    )
+    top_n_sigma: float = field(
+        default=0.0,
+        metadata=_described("keep tokens within this many standard deviations of the best logit (0: all)", 0, 100),
+    )
+    xtc_probability: float = field(
+        default=0.0, metadata=_described("share of the steps in which XTC drops the likeliest words (0: off)", 0, 1)
+    )
+    xtc_threshold: float = field(
+        default=0.1, metadata=_described("XTC keeps the least likely word of at least this probability", 0, 1)
+    )
+    dry_multiplier: float = field(
+        default=0.0,
+        metadata=_described("DRY: nats that a token loses if it goes on with a repetition (0: off)", 0, 100),
+    )
+    dry_base: float = field(
+        default=1.75, metadata=_described("DRY: factor of that loss for each further repeated token", 1, 100)
+    )
+    dry_allowed_length: int = field(
+        default=2, metadata=_described("DRY: number of repeated tokens from which the next one loses", 1, MAX_NUMBER)
     )
     repetition_penalty: float = field(
         default=1.0,
@@ -221,28 +240,15 @@ class ReplySettings:
             return None
         return EosFloor(self.floor_start_tokens, self.floor_delta_tokens)
 
-    def repetition(self, end_id: int) -> RepetitionRules | None:
-        """Return the rules against repetition, or None where they are off."""
-        from chatbot.decoding.rules.repetition import RepetitionRules  # needs torch
-
-        if self.repetition_penalty == 1 and not self.no_repeat_ngram:
-            return None
-        cost = inf if self.repeat_cost is None else self.repeat_cost
-        return RepetitionRules(self.repetition_penalty, self.no_repeat_ngram, end_id, cost)
-
-    def penalties(self) -> Penalties | None:
-        """Return the penalties on tokens of the reply and the biases, or None where they are off."""
-        from chatbot.decoding.rules.penalties import Penalties  # needs torch
-
-        if not (self.presence_penalty or self.frequency_penalty or self.logit_bias):
-            return None
-        return Penalties(self.presence_penalty, self.frequency_penalty, self.logit_bias)
-
     @property
     def limit_tokens(self) -> int:
         """Maximum number of tokens of a reply before EOS is forced; at most t0 + 2 delta."""
-        limits = [self.max_reply_tokens, None if (floor := self.floor) is None else floor.limit_tokens]
-        return min(limit for limit in limits if limit is not None)
+        return min(limit for limit in (self.max_reply_tokens, self._floor_limit_tokens) if limit is not None)
+
+    @property
+    def _floor_limit_tokens(self) -> int | None:
+        """`EosFloor.limit_tokens`, without torch; None where the floor is off."""
+        return None if self.floor_start_tokens is None else self.floor_start_tokens + 2 * self.floor_delta_tokens
 
     @property
     def bound_tokens(self) -> int:
@@ -328,7 +334,7 @@ def settings_from(generation: Mapping[str, Any]) -> ReplySettings:
     can_be_off = {option.name for option in OPTIONS if option.can_be_off}
     known = {name for name, value in generation.items() if name in NAMES and (value is not None or name in can_be_off)}
     settings = ReplySettings(**{name: generation[name] for name in known})
-    limit = settings.limit_tokens if settings.floor is None else settings.floor.limit_tokens  # a request may raise max
+    limit = settings._floor_limit_tokens or settings.limit_tokens  # a request may raise max
     if limit > MAX_STORED_LIMIT_TOKENS:
         raise ReplySettingsError(
             f"Decoding: a reply could have {limit} tokens. Lower floor_start_tokens, floor_delta_tokens or"

@@ -49,7 +49,7 @@ class Grid:
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise GridError(f"The grid {path} cannot be read ({first_line(error)}). Check --grid.") from None
         if not isinstance(content, dict) or not isinstance(content.get("methods"), dict) or not content["methods"]:
-            raise GridError(f"The grid {path} has no methods. See {DEFAULT.name} of chatbot/evaluation.")
+            raise GridError(f"The grid {path} has no methods. xianliao-evaluate --print-grid prints one to begin with.")
         unknown = sorted(str(key) for key in content if key not in KEYS)
         if unknown:
             raise GridError(f"Unknown key {', '.join(unknown)} in grid {path}. Allowed keys: {', '.join(KEYS)}.")
@@ -95,7 +95,9 @@ class Grid:
 
     def _base(self, name: str, defaults: ReplySettings) -> ReplySettings:
         """Return the settings that a method starts from; see grid.yaml."""
-        floor = replace(defaults, repetition_penalty=1.0, no_repeat_ngram=0, repeat_cost=None, candidates=1)
+        floor = replace(
+            defaults, repetition_penalty=1.0, no_repeat_ngram=0, repeat_cost=None, dry_multiplier=0.0, candidates=1
+        )
         consistent = replace(floor, floor_start_tokens=None, max_reply_tokens=max(self.lengths))
         bases = {
             "checkpoint": defaults,

@@ -24,6 +24,13 @@ from chatbot.evaluation.cache import ResultCache, identity_of
 MODEL_ALONE = ""
 """Key of the nats under the model without any rule."""
 
+RULES = (
+    *("repetition_penalty", "no_repeat_ngram", "repeat_cost", "dry_multiplier", "dry_base", "dry_allowed_length"),
+    *("presence_penalty", "frequency_penalty", "logit_bias", "banned_words", "min_reply_tokens"),
+    *("floor_start_tokens", "floor_delta_tokens"),
+)
+"""Settings that change probabilities or forbid a reply, apart from sampling."""
+
 
 def reference_nats(
     bot: Chatbot, contexts: Sequence[Context], methods: dict[str, ReplySettings], cache: ResultCache
@@ -70,6 +77,10 @@ def _without_rules(settings: ReplySettings) -> ReplySettings:
         repetition_penalty=1.0,
         no_repeat_ngram=0,
         repeat_cost=None,
+        dry_multiplier=0.0,
+        presence_penalty=0.0,
+        frequency_penalty=0.0,
+        logit_bias=(),
         banned_words=(),
         candidates=1,
         floor_start_tokens=None,
@@ -80,16 +91,7 @@ def _without_rules(settings: ReplySettings) -> ReplySettings:
 
 def _rules_only(alone: ReplySettings, settings: ReplySettings) -> ReplySettings:
     """Return `alone` with the settings of a method that change probabilities or forbid a reply."""
-    return replace(
-        alone,
-        repetition_penalty=settings.repetition_penalty,
-        no_repeat_ngram=settings.no_repeat_ngram,
-        repeat_cost=settings.repeat_cost,
-        banned_words=settings.banned_words,
-        min_reply_tokens=settings.min_reply_tokens,
-        floor_start_tokens=settings.floor_start_tokens,
-        floor_delta_tokens=settings.floor_delta_tokens,
-    )
+    return replace(alone, **{name: getattr(settings, name) for name in RULES})
 
 
 @torch.inference_mode()

@@ -13,6 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from chatbot.chat.bot import Chatbot
 from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import FileError
@@ -25,6 +27,7 @@ from chatbot.evaluation.quality import measure_baselines, measure_quality
 from chatbot.evaluation.references import MODEL_ALONE, reference_nats
 from chatbot.evaluation.report.html import to_html
 from chatbot.evaluation.report.markdown import to_markdown
+from chatbot.evaluation.verdict import verdict, warnings
 from chatbot.language.translation import translate
 from chatbot.storage import exclusive, replacing, write_json
 from chatbot.text.dialogue import count_units, join_spaces
@@ -103,6 +106,8 @@ def evaluate(
         if baseline is not None:
             report["baselines"] = measure_baselines(baseline, dialogues)
         timing = _add_checkpoints(report, bots, methods, inputs, likeness)
+        report["verdict"] = verdict(report)
+        report["warnings"] = warnings(report, [bot.folder for bot in bots], data)
         _write(output, report, timing)
         inputs.cache.remove_unused()
     return {"report": report, "timing": timing}
@@ -236,11 +241,13 @@ def _add_metrics(report: Report, replies: list[dict[str, Replies]], inputs: _Inp
     people = Replies([context.reference for context in contexts], contexts)
     of_methods = [one for by_method in replies for one in by_method.values()]
     report["budgets"] = budgets = common_budgets([people, *of_methods], grid)
-    print(translate(f"measuring {len(of_methods)} times {len(contexts)} replies"), file=sys.stderr)
     report["reference"] = measure(people, grid, budgets, likeness)
+    bar = tqdm(total=len(of_methods), desc=translate("measuring"), file=sys.stderr, mininterval=1)
     for part, by_method in zip(report["checkpoints"], replies, strict=True):
         for method, one in by_method.items():
             part["decoding"][method] |= measure(one, grid, budgets, likeness)
+            bar.update()
+    bar.close()
 
 
 def _add_examples(report: Report, replies: list[dict[str, Replies]], inputs: _Inputs) -> None:

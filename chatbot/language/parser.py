@@ -6,7 +6,8 @@ import argparse
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from chatbot.language.translation import is_chinese, labelled, translate
@@ -80,8 +81,38 @@ class TranslatedHelp(argparse.ArgumentParser):
 
 
 class Parser(TranslatedHelp, argparse.ArgumentParser):
-    """argparse's parser in the language of the terminal."""
+    """argparse's parser in the language of the terminal, which names the option that a misspelt word is closest to."""
+
+    _words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words = sys.argv[1:] if args is None else args
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(2, f"{self.prog}: {labelled('error: ', message)}\n")
+        """Print one line of usage and one line with the error, and exit with code 2."""
+        faults = [] if message.startswith("ambiguous option") else self._unknown_flags()
+        if faults and message.startswith("unrecognized arguments: "):
+            message = "; ".join(faults)
+        elif faults:
+            message = "; ".join([*faults, message])
+        message += self._nearest_choice(message)
+        hint = translate("(see --help)")
+        self.exit(2, f"{translate('usage: ')}{self.prog} … {hint}\n{self.prog}: {labelled('error: ', message)}\n")
+
+    def _unknown_flags(self) -> list[str]:
+        """Return one fault for each word of the command line that looks like an option and is none."""
+        known = list(self._option_string_actions)
+        faults = []
+        for word in dict.fromkeys(word.partition("=")[0] for word in self._words):
+            if word.startswith("--") and len(word) > 2 and not any(name.startswith(word) for name in known):
+                near = get_close_matches(word.replace("_", "-"), known, 1)
+                faults.append(f"unknown flag {word}; did you mean {near[0]}?" if near else f"unknown flag {word}")
+        return faults
+
+    @staticmethod
+    def _nearest_choice(message: str) -> str:
+        """Return an ending for argparse's message about an invalid choice that names the closest choice, or ""."""
+        found = re.search(r"invalid choice: '(.+)' \(choose from (.+)\)$", message)
+        near = get_close_matches(found[1], re.findall(r"[\w.-]+", found[2]), 1) if found else []
+        return f"; did you mean {near[0]}?" if near else ""

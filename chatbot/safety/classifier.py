@@ -38,7 +38,7 @@ BATCH_LETTERS = 1 << 15
 FEW_PARTS, PER_DOUBLING = 8, 0.4
 """The largest of many scores is large by chance: each doubling of the number of parts beyond `FEW_PARTS` costs this much."""
 
-_MULTIPLIERS = np.random.default_rng(0).integers(1 << 31, size=(LONGEST_NGRAM, LONGEST_NGRAM), dtype=np.uint32) * 2 + 1
+MULTIPLIERS = np.random.default_rng(0).integers(1 << 31, size=(LONGEST_NGRAM, LONGEST_NGRAM), dtype=np.uint32) * 2 + 1
 _BEGIN, _END = ord("^"), ord("$")  # no letter of a folded text
 
 
@@ -57,7 +57,7 @@ def buckets_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
             break
         hashes = np.zeros(count, np.uint32)
         for place in range(size):
-            hashes += codes[place : place + count] * _MULTIPLIERS[size - 1, place]
+            hashes += codes[place : place + count] * MULTIPLIERS[size - 1, place]
         hashes ^= hashes >> 15
         hashes *= np.uint32(0x2C1B3C6D)
         inside = owner[:count] == owner[size - 1 :]

@@ -21,11 +21,11 @@ _INVISIBLE = frozenset("\u115f\u1160")
 """Letters that have no shape: the Hangul fillers, after NFKD."""
 _MAX_LETTERS = 4
 """Maximum number of characters to which one is folded. NFKD makes 18 of U+FDFA."""
-_FILLER = 2
-"""Maximum number of Latin letters, digits and `_STROKES` between two Chinese characters that can be removed."""
-_STROKES = "〇丶々ー"
+FILLER = 2
+"""Maximum number of Latin letters, digits and `STROKES` between two Chinese characters that can be removed."""
+STROKES = "〇丶々ー"
 _CHINESE = "[\u3400-\u9fff\U00020000-\U0003ffff]"
-_FILLED = re.compile(f"{_CHINESE}[\\x00-\\x7f{_STROKES}]{{1,{_FILLER}}}{_CHINESE}")
+_FILLED = re.compile(f"{_CHINESE}[\\x00-\\x7f{STROKES}]{{1,{FILLER}}}{_CHINESE}")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Folded:
             end = place
             while end < size and _is_filler(self.text[end]):
                 end += 1
-            inside = 0 < place < end < size and end - place <= _FILLER
+            inside = 0 < place < end < size and end - place <= FILLER
             if not (inside and is_chinese(self.text[place - 1]) and is_chinese(self.text[end])):
                 kept += range(place, end)
             if end < size:
@@ -124,7 +124,7 @@ def is_latin(letter: str) -> bool:
 
 
 def _is_filler(letter: str) -> bool:
-    return letter.isascii() or letter in _STROKES
+    return letter.isascii() or letter in STROKES
 
 
 def _simplified(letter: str) -> str:

@@ -21,7 +21,8 @@ SPELLED_OUT = 5
 PIECE_LETTERS = 8192
 MAX_READINGS = 5000
 """Maximum number of readings of a part of a line."""
-_NOT_IN_HARMLESS_GAP = frozenset("我想要")
+SPEAKING = frozenset("我想要")
+"""Letters of a person who speaks of what he or she wants: not in the gap of a harmless phrase, not in a title alone."""
 _TITLE = re.compile("《([^《》]*)》")
 Span = tuple[int, int]
 
@@ -164,7 +165,7 @@ class Phrases:
                 ]
                 if (each[0] - end <= GAP or folded.text[end : each[0]].isascii())
                 and max(folded.breaks[end : each[0] + 1]) < (CLAUSE if harmless else SENTENCE)
-                and not (harmless and _NOT_IN_HARMLESS_GAP & set(folded.text[end : each[0]]))
+                and not (harmless and SPEAKING & set(folded.text[end : each[0]]))
             }
         return sorted(spans)
 
@@ -185,7 +186,7 @@ def _titles(text: str, folded: Folded) -> list[Span]:
         (bisect_left(folded.places, title.start(1)), bisect_left(folded.places, title.end(1)))
         for title in _TITLE.finditer(text)
     ]
-    is_sentence = spans == [(0, len(folded.text))] and not _NOT_IN_HARMLESS_GAP.isdisjoint(folded.text)
+    is_sentence = spans == [(0, len(folded.text))] and not SPEAKING.isdisjoint(folded.text)
     return [] if is_sentence else spans
 
 

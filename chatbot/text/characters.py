@@ -20,12 +20,21 @@ EMOJI = (
 )
 """Emoji, as a range for a character class."""
 
-_WHITE = re.compile("[\t-\r\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+WHITE = "\t-\r\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+"""White space other than the space, as a range for a character class."""
+INVISIBLE = (
+    "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200c\u200e\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\uffff\ud800-\uf8ff\U000e0000-\U0010ffff"
+)
+"""Invisible, private and replacement characters, as a range for a character class."""
+KEYCAPS = "#*0-9"
+"""Characters that are emoji if U+FE0F follows, as a range for a character class."""
+
+_WHITE = re.compile(f"[{WHITE}]")
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200c\u200e\u200f"
-    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\uffff\ud800-\uf8ff\U000e0000-\U0010ffff]"
+    f"[{INVISIBLE}]"
     f"|(?<![{EMOJI}\ufe0f])\u200d|\u200d(?![{EMOJI}])"  # a joiner that joins no emoji
-    f"|(?<![{EMOJI}#*0-9])\ufe0f"  # "show as emoji" behind another character
+    f"|(?<![{EMOJI}{KEYCAPS}])\ufe0f"  # "show as emoji" behind another character
 )
 _PRINTABLE_INVISIBLE = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0\ufffc\ufffd"
@@ -45,16 +54,17 @@ def control_characters(text: str) -> str:
     return text
 
 
-_FULL_WIDTH = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
-_FULL_WIDTH |= {
+FULL_WIDTH = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
+FULL_WIDTH |= {
     ord(wide): ord(narrow) for wide, narrow in zip("＃％＆＋－．／＝＠＿｀＂＇", "#%&+-./=@_`\"'", strict=True)
 }
-_WIDE = frozenset(map(chr, _FULL_WIDTH))
+"""Code points of full-width letters, digits and marks, and of their ASCII forms."""
+_WIDE = frozenset(map(chr, FULL_WIDTH))
 
 
 def full_width(text: str) -> str:
     """Turn full-width letters, digits and `＃％＆＋－．／＝＠＿｀＂＇` into ASCII; Chinese punctuation is kept."""
-    return text if _WIDE.isdisjoint(text) else text.translate(_FULL_WIDTH)
+    return text if _WIDE.isdisjoint(text) else text.translate(FULL_WIDTH)
 
 
 _JOINERS = frozenset("\u200d\ufe0f")
@@ -69,8 +79,11 @@ def is_readable(character: str) -> bool:
     return character in _JOINERS or not _INVISIBLE.match(character)
 
 
-_ZHU = re.compile("(?<![名原显卓昭巨论专译编合土遗拙撰较])著(?!名|作|者|述|称|录|书立说)")
-_TAIWAN = str.maketrans("妳牠", "你它")
+ZHU_AFTER, ZHU_BEFORE = "名原显卓昭巨论专译编合土遗拙撰较", ("名", "作", "者", "述", "称", "录", "书立说")
+"""Characters after which, and texts before which, 著 is not the particle 着."""
+TAIWAN = str.maketrans("妳牠", "你它")
+"""Characters that only Taiwan uses, and those that stand for them."""
+_ZHU = re.compile(f"(?<![{ZHU_AFTER}])著(?!{'|'.join(ZHU_BEFORE)})")
 
 
 def simplified(text: str) -> str:
@@ -82,7 +95,7 @@ def simplified(text: str) -> str:
     '她看着原著'
     """
     text = valid_text(text)
-    return text if text.isascii() else _ZHU.sub("着", _opencc("t2s").convert(text).translate(_TAIWAN))
+    return text if text.isascii() else _ZHU.sub("着", _opencc("t2s").convert(text).translate(TAIWAN))
 
 
 def traditional(text: str) -> str:

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from chatbot.errors import XianliaoError, first_line
 from chatbot.storage import read_json, read_text
 from chatbot.text.layouts import TurnMarks
+from chatbot.text.special_tokens import SPECIAL_TOKENS
 
 SETTINGS_FILE, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
 TOKEN_SETTINGS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -31,6 +32,21 @@ Template = dict[str, str]
 
 class TemplateError(XianliaoError):
     """A chat template cannot be read or used."""
+
+
+def dialogpt_template() -> str:
+    """Return the Jinja template that writes the `dialogpt` layout; special tokens in messages become plain text."""
+    content = "message['content'] | trim"
+    for name in SPECIAL_TOKENS:
+        content += f" | replace('{name}', '[ {name[1:]}')"
+    return (
+        "{{- bos_token -}}{%- for message in messages -%}"
+        "{%- if message['role'] not in ('user', 'assistant') -%}"
+        "{{- raise_exception('This model has only user and assistant messages.') -}}{%- endif -%}"
+        "{%- if not loop.first and message['role'] == loop.previtem['role'] -%}"
+        "{{- raise_exception('User and assistant messages must alternate.') -}}{%- endif -%}"
+        f"{{{{- {content} -}}}}{{{{- eos_token -}}}}{{%- endfor -%}}"
+    )
 
 
 def read_template(folder: Path) -> Template | None:

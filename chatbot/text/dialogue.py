@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from chatbot.errors import XianliaoError
 
-_CJK = (
+CJK = (
     "\u2e80-\u303f"  # radicals, CJK punctuation
     "\u3040-\u30ff"  # kana
     "\u3100-\u312f"  # bopomofo
@@ -32,8 +32,13 @@ _CJK = (
     "\ufe30-\ufe4f\uff00-\uffef"  # vertical, full-width and half-width forms
     "\U00020000-\U0003ffff"
 )
+"""Characters beside which spaces are removed, as a range for a character class."""
+
+RESERVE = 8
+"""One part in so many of a context is kept free for the newest turn."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_SPACE_BESIDE_CJK = re.compile(f"(?<! )(?:(?<=[{_CJK}]) +| +(?=[{_CJK}]))")
+_SPACE_BESIDE_CJK = re.compile(f"(?<! )(?:(?<=[{CJK}]) +| +(?=[{CJK}]))")
 """A match begins only at the first space of a run; otherwise a run of n spaces would cost n² steps."""
 
 
@@ -119,20 +124,22 @@ def speaker_of(turn_index: int) -> int:
 def fit(turn_tokens: Sequence[int], context_tokens: int, opening_tokens: int = 1) -> int:
     """Return the absolute index of the first turn that the model still sees.
 
-    Turns are appended one by one; whenever the history ([CLS], turns, [SEP]s) is longer than `context_tokens`, the
-    oldest turns are dropped until it is at most half as long. So the result is a pure function of the dialogue, and the
-    cost of a turn is, amortised, constant: the state of the kept turns is computed again only after half a window of
-    new tokens. The newest turn is always kept.
+    Turns are appended one by one; whenever the history ([CLS], turns, [SEP]s) is longer than `context_tokens` less a
+    reserve, the oldest turns are dropped until it is at most half of `context_tokens`. The reserve is for the newest turn:
+    every message that fits into it leaves the same turns. So the turns that the next prompt begins with are known before
+    the next message, and their state can be computed ahead. The result is a pure function of the dialogue, and the cost of
+    a turn is, amortised, constant. The newest turn is always kept.
 
     Args:
         turn_tokens: Number of tokens of each turn, without [SEP].
         context_tokens: Longest history, in tokens.
         opening_tokens: Number of tokens before the first turn.
     """
-    first, total = 0, opening_tokens
+    first, total, newest = 0, opening_tokens, len(turn_tokens) - 1
     for index, tokens in enumerate(turn_tokens):
         total += tokens + 1
-        if total > context_tokens:
+        reserve = 0 if index == newest else context_tokens // RESERVE
+        if total > context_tokens - reserve:
             while total > context_tokens // 2 and first < index:
                 total -= turn_tokens[first] + 1
                 first += 1

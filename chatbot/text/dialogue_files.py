@@ -56,7 +56,7 @@ def read_dialogues(path: str | Path, split: str = "valid") -> Iterator[list[str]
         for turns in load_split(path, split)["turns"]:
             yield [tokenizer.decode(ids) for ids in turns]
         return
-    for file in _dialogue_files(path):
+    for file in dialogue_files(path):
         for number, line in enumerate(read_lines(file), 1):
             if line.strip():
                 dialogue = parse_dialogue(line)
@@ -68,7 +68,12 @@ def read_dialogues(path: str | Path, split: str = "valid") -> Iterator[list[str]
                 yield dialogue
 
 
-def _dialogue_files(path: Path) -> list[Path]:
+def dialogue_files(path: Path) -> list[Path]:
+    """Return a file itself, or the JSONL files of a folder in a fixed order.
+
+    Raises:
+        FileError: The folder has none.
+    """
     if not path.is_dir():
         return [path]
     files = sorted(file for file in path.rglob("*") if file.name.endswith(DIALOGUE_SUFFIXES))

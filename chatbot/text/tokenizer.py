@@ -24,6 +24,7 @@ from chatbot.text.chat_template import (
     SETTINGS_FILE,
     Template,
     byte_characters,
+    dialogpt_template,
     is_byte_level,
     read_template,
     to_marks,
@@ -32,11 +33,10 @@ from chatbot.text.chat_template import (
 from chatbot.text.dialogue import valid_text
 from chatbot.text.layouts import ChatTemplateLayout, DialogptLayout, TurnMarks
 from chatbot.text.special_tokens import CLS, PAD, SEP, SPECIAL_TOKENS, UNKNOWN
-from chatbot.text.tokenizer_file import read_tokenizer
+from chatbot.text.tokenizer_file import TOKENIZER_FILE, read_tokenizer
 from chatbot.text.tokenizer_training import train_tokenizer
 from chatbot.text.wordpiece import CONTINUATION, VOCABULARY_FILE, join_words, read_vocabulary
 
-TOKENIZER_FILE = "tokenizer.json"
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _BRACKETED = re.compile(r"\[[A-Za-z0-9]+\]")
 
@@ -183,6 +183,7 @@ class DialogueTokenizer:
         if self._template is not None:
             config |= self._template
         else:
+            config |= {"chat_template": dialogpt_template()}
             config |= {"pad_token": PAD, "bos_token": CLS, "eos_token": SEP, "split_special_tokens": True}
             config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
         if self.is_wordpiece:

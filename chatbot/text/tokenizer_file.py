@@ -21,6 +21,8 @@ from tokenizers import Tokenizer
 from chatbot.errors import TokenizerError, XianliaoError, first_line, shown
 from chatbot.storage import read_json
 
+TOKENIZER_FILE = "tokenizer.json"
+
 COMPONENTS = {
     "normalizer": (
         *("NFC", "NFD", "NFKC", "NFKD", "BertNormalizer", "Lowercase", "StripAccents", "Strip", "Replace", "Prepend"),

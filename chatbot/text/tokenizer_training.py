@@ -45,7 +45,7 @@ def _train_pairs(texts: Sequence[str], rare: Sequence[str], vocab_size: int, min
     """Train byte-pair encoding over characters; the rare characters get no token."""
     without_rare = str.maketrans(dict.fromkeys(rare, "\n"))
     learner = Tokenizer(models.BPE(byte_fallback=True))
-    learner.pre_tokenizer = _pre_tokenizer()
+    learner.pre_tokenizer = pre_tokenizer()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=_RESERVED, show_progress=False
     )
@@ -72,7 +72,7 @@ def _train_words(texts: Sequence[str], characters: Sequence[str], vocab_size: in
     except ImportError:
         raise TokenizerError('A vocabulary of words needs jieba. Install it with pip install -e ".[words]".') from None
     jieba.setLogLevel("ERROR")
-    split = _pre_tokenizer().pre_tokenize_str
+    split = pre_tokenizer().pre_tokenize_str
     counts: Counter[str] = Counter()
     for text in texts:
         for piece, _ in split(text):
@@ -89,11 +89,12 @@ def _train_words(texts: Sequence[str], characters: Sequence[str], vocab_size: in
 
 def _finish(model: models.Model) -> Tokenizer:
     tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = _pre_tokenizer()
+    tokenizer.pre_tokenizer = pre_tokenizer()
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     add_special_tokens(tokenizer)
     return tokenizer
 
 
-def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+    """Return the splitter of `SPLIT`."""
     return pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")

@@ -81,7 +81,8 @@ urls = remover(
 )
 
 _FACE_NAMES = "|".join(re.escape(name) for line in read_word_list(FACES) for name in line.split())
-bracket_faces = remover(rf"\[ (?:{_FACE_NAMES}) \]", needs="[")  # [doge]
+_FACE = rf"\[ (?:{_FACE_NAMES}) \]"
+bracket_faces = remover(rf"^ (?: {_FACE} \s* )+ [，,、；;] \s*", _FACE, needs="[")  # [doge]，  [doge]
 
 emoji = remover(f"[{EMOJI}\u200d\ufe0f\u20e3]+")
 

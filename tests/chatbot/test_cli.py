@@ -11,6 +11,7 @@ import pytest
 
 from chatbot import Chatbot
 from chatbot.cli import chat, evaluate
+from chatbot.evaluation.grid import Grid
 from tests.conftest import ROOT, SAMPLES
 
 
@@ -163,9 +164,22 @@ def test_evaluate_writes_the_report(checkpoint, grid, tmp_path, capsys):
         str(grid),
     ]
     assert evaluate([*call, "--data", str(SAMPLES), "--max-dialogues", "20"]) == 0
-    assert "nats/unit" in capsys.readouterr().out
+    shown = capsys.readouterr().out.splitlines()
+    assert 4 <= len(shown) <= 9
+    assert shown[0].endswith("5 contexts, 2 methods")
+    assert shown[-1] == str(tmp_path / "report" / "report.html")
+    assert any("Only 5 contexts were answered" in line for line in shown)
     names = {"report.json", "report.md", "report.html", "timing.json", "replies"}
     assert {path.name for path in (tmp_path / "report").iterdir()} == names
+
+
+def test_the_default_grid_is_printed_to_be_edited(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        evaluate(["--print-grid"])
+    assert exit_info.value.code == 0
+    path = tmp_path / "mine.yaml"
+    path.write_text(capsys.readouterr().out, encoding="utf-8")
+    assert Grid.read(path) == Grid.read()
 
 
 def test_evaluate_on_a_prepared_set_with_its_baseline(checkpoint, grid, prepared, tmp_path, capsys):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -537,6 +538,15 @@ def test_another_word_list_or_program_makes_another_set(tmp_path, monkeypatch):
     (tmp_path / "words").write_text("香菜\n", encoding="utf-8")
     with pytest.raises(FileError, match="other inputs"):
         build([source], tmp_path / "set", settings)
+
+
+def test_a_changed_setting_is_named(tmp_path):
+    source = write(tmp_path / "x.jsonl", many(40))
+    settings = PrepareSettings(vocab_size=400)
+    build([source], tmp_path / "set", settings)
+    other = replace(settings, form="jsonl", clean=CleanSettings(max_characters=100))
+    with pytest.raises(FileError, match=r"other settings \(--format, --max-characters changed\)"):
+        build([source], tmp_path / "set", other)
 
 
 def test_a_folder_that_is_not_a_prepared_set_is_never_replaced(tmp_path, capsys):

@@ -112,6 +112,8 @@ CASES = [
     ("long_codes", "iPhone15ProMax256GB LeonFestinger1957", "iPhone15ProMax256GB LeonFestinger1957"),
     ("long_codes", "supercalifragilisticexpialidocious", "supercalifragilisticexpialidocious"),
     ("bracket_faces", "好[doge][哈哈]", "好"),
+    ("bracket_faces", "[图片][doge]，妈让我们回去", "妈让我们回去"),
+    ("bracket_faces", "[图片]？妈，好", "？妈，好"),
     ("bracket_faces", "我[很爱很爱]a[0]和[过去]", "我[很爱很爱]a[0]和[过去]"),
     ("kaomoji", "好(≧▽≦)的", "好的"),
     ("kaomoji", "T_T 难过", " 难过"),

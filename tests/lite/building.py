@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,39 @@ from chatbot.checkpoint.export.lite import export_lite
 from chatbot.checkpoint.folder import save
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.native.building import build_native
+from chatbot.native.library import TARGETS
 from tests.conftest import tiny_config
 
-GENERATION = {"floor_start_tokens": 12, "floor_delta_tokens": 4, "banned_words": ["妈的", "!妈妈的", "ABC"]}
+GENERATION = {
+    "floor_start_tokens": 12,
+    "floor_delta_tokens": 4,
+    "banned_words": ["妈的", "!妈妈的", "ABC"],
+    "script": "simplified",
+}
+
+METHODS = {
+    "sample": {},
+    "greedy": {"method": "greedy"},
+    "greedy_floor": {"method": "greedy", "floor_start_tokens": 2, "floor_delta_tokens": 4},
+    "floor": {"floor_start_tokens": 2, "floor_delta_tokens": 3},
+    "bound": {"floor_start_tokens": 0, "floor_delta_tokens": 1, "min_reply_tokens": 0, "temperature": 3.0},
+    "limit": {"max_reply_tokens": 5},
+    "no_floor": {"floor_start_tokens": None, "max_reply_tokens": 30},
+    "top_k": {"top_k": 20},
+    "min_p": {"min_p": 0.05},
+    "typical": {"typical_p": 0.8, "top_p": 1.0},
+    "all_tokens": {"top_p": 1.0, "temperature": 1.0},
+    "without_eos": {"keep_eos": False, "min_reply_tokens": 8},
+    "penalty": {"repetition_penalty": 1.3},
+    "never_again": {"no_repeat_ngram": 2, "repeat_cost": None},
+    "cost": {"no_repeat_ngram": 1, "repeat_cost": 2.0},
+    "best_of_four": {"candidates": 4},
+}
+"""Changes of settings, one for each rule."""
+
+
+QUICKLY = tuple((*kernel, "-O1") for kernel in TARGETS)
+"""Flags with which the arithmetic is built in an eighth of the time; its bits are the same."""
 
 
 def tiny_checkpoint(folder: Path, tokenizer, use_bias: bool = False, **generation) -> Path:
@@ -31,12 +62,12 @@ def tiny_checkpoint(folder: Path, tokenizer, use_bias: bool = False, **generatio
     return folder
 
 
-def built_library(folder: Path, *flags: str) -> Path:
-    """Return the runtime, built by this machine's compiler."""
-    if shutil.which("cc") is None or sys.platform == "win32":
-        pytest.skip("there is no C compiler")
+def built_library(folder: Path, *flags: str, kernels: Sequence[Sequence[str]] = TARGETS) -> Path:
+    """Return the runtime, built by this machine's compiler; arguments as for `build_native`."""
+    if shutil.which("cc") is None or sys.platform != "linux":
+        pytest.skip("there is no C compiler for the runtime")
     path = folder / "xianliao.so"
-    build_native(path, flags)
+    build_native(path, flags, kernels)
     return path
 
 

@@ -25,7 +25,7 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
     if draw.random() < 0.8 and len(data) > HEADER:
         data[:8] = b"xianliao"
         data[16:24] = struct.pack("<Q", len(data))
-        data[8:16] = struct.pack("<II", 1, zlib.crc32(data[16:]))
+        data[8:16] = content[8:12] + struct.pack("<I", zlib.crc32(data[16:]))
     return bytes(data)
 
 

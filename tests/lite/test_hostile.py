@@ -11,7 +11,7 @@ from xianliao_lite import Bot, LiteError
 
 from tests.chatbot.native.test_sanitizers import sanitizer_libraries
 from tests.conftest import ROOT
-from tests.lite.building import built_library, tiny_checkpoint, weights_file
+from tests.lite.building import QUICKLY, built_library, tiny_checkpoint, weights_file
 
 pytestmark = pytest.mark.slow
 SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
@@ -28,7 +28,7 @@ def test_damaged_files_touch_no_foreign_memory(weights, tmp_path):
     libraries = sanitizer_libraries()
     if libraries is None or sys.platform != "linux":
         pytest.skip("gcc with sanitizers is not installed")
-    library = built_library(tmp_path, *SANITIZERS)
+    library = built_library(tmp_path, *SANITIZERS, kernels=QUICKLY)
     environment = {
         **os.environ,
         "LD_PRELOAD": libraries,
@@ -47,8 +47,8 @@ def test_damaged_files_touch_no_foreign_memory(weights, tmp_path):
     assert replied > opened / 2
 
 
-def test_a_damaged_file_is_refused_with_a_sentence(weights, tmp_path):
-    library, content = built_library(tmp_path), weights.read_bytes()
+def test_a_damaged_file_is_refused_with_a_sentence(weights, library, tmp_path):
+    content = weights.read_bytes()
     flipped = bytearray(content)
     flipped[len(content) // 2] ^= 1
     for data in (b"", b"x", content[:700], content[:-1], content + b"x", bytes(flipped), b"GGUF" + content[4:]):

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 from xianliao_lite import Bot, LiteError
-from xianliao_lite.bot import SETTINGS as LITE_SETTINGS
 
 from chatbot import Chatbot
-from chatbot.checkpoint.export.lite import SETTINGS
+from chatbot.checkpoint.export.turns import opencc_stages
 from chatbot.checkpoint.folder import resolve
 from chatbot.native.building import build_native
 from chatbot.safety import default_safety
-from chatbot.text.dialogue import clean_turn
-from tests.lite.building import built_library, tiny_checkpoint, weights_file
+from tests.lite.building import METHODS, tiny_checkpoint, weights_file
 
 OPENERS = (
     *(
@@ -32,33 +30,6 @@ OPENERS = (
     *("哈哈哈哈", "讲个笑话", "我失恋了", "天气真好", "你会做饭吗", "工作好累", "推荐本书", "Hello, 你在干嘛", "😀😀"),
 )
 CONVERSATIONS = 50
-METHODS = {
-    "sample": {},
-    "greedy": {"method": "greedy"},
-    "greedy_floor": {"method": "greedy", "floor_start_tokens": 2, "floor_delta_tokens": 4},
-    "floor": {"floor_start_tokens": 2, "floor_delta_tokens": 3},
-    "bound": {"floor_start_tokens": 0, "floor_delta_tokens": 1, "min_reply_tokens": 0, "temperature": 3.0},
-    "limit": {"max_reply_tokens": 5},
-    "no_floor": {"floor_start_tokens": None, "max_reply_tokens": 30},
-    "top_k": {"top_k": 20},
-    "min_p": {"min_p": 0.05},
-    "typical": {"typical_p": 0.8, "top_p": 1.0},
-    "all_tokens": {"top_p": 1.0, "temperature": 1.0},
-    "without_eos": {"keep_eos": False, "min_reply_tokens": 8},
-    "penalty": {"repetition_penalty": 1.3},
-    "never_again": {"no_repeat_ngram": 2, "repeat_cost": None},
-    "cost": {"no_repeat_ngram": 1, "repeat_cost": 2.0},
-    "best_of_four": {"candidates": 4},
-}
-
-
-def test_both_sides_list_the_settings_in_the_same_order():
-    assert LITE_SETTINGS == SETTINGS
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return built_library(tmp_path_factory.mktemp("library"))
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "biased"])
@@ -108,13 +79,26 @@ def test_fifty_conversations_with_the_bundled_bot_are_the_same(bundled, method):
 def test_any_text_has_the_same_ids(bundled):
     python, lite = bundled
     draw = random.Random(0)
-    common = "你好吗我是的 \t\n!?，。abcXYZ019éЖ가ひ〇々⺀😀\u0300\u200b\u3000\xa0½"
-    ranges = ((1, 0xD7FF), (0xE000, 0x1FFFF), (0x4E00, 0x9FFF), (32, 126))
-    texts = ["[SEP][CLS]", " 1 2  x", "a\u3000b\t\n c   d", "cafe\u0301 naïve", "哈" * 300]
+    common = "你好吗我是的 \t\n!?，。abcXYZ019éЖ가ひ〇々⺀😀👩\u0300\u200b\u3000\xa0½Ａ９＃#️‍❤☺\ufffd\ue000\x07\u2028"
+    traditional = "這個後髮發麵裡妳牠著名作者原看聽乾干幹憑藉慰深沈傢俱鍾鐘書立說豈更車⿰⿲⿾"
+    phrases = sorted(key for stage in opencc_stages("t2s") for key in stage if len(key) > 1)
+    ranges = ((1, 0xD7FF), (0xE000, 0x1FFFF), (0x4E00, 0x9FFF), (32, 126), (0xF900, 0xFAFF), (0x2000, 0x2070))
+    texts = [
+        "[SEP][CLS]",
+        " 1 2  x",
+        "a\u3000b\t\n c   d",
+        "cafe\u0301 naïve",
+        "哈" * 300,
+        "著",
+        "名著著名著者",
+        "😀‍‍️😀",
+    ]
     texts += ["".join(draw.choices(common, k=draw.randint(0, 40))) for _ in range(2000)]
+    texts += ["".join(draw.choices([*traditional, *phrases, *"了的 a"], k=draw.randint(1, 20))) for _ in range(2000)]
     texts += ["".join(chr(draw.randint(*draw.choice(ranges))) for _ in range(20)) for _ in range(2000)]
+    assert len(phrases) > 100
     for text in texts:
-        ids = python.tokenizer.encode(clean_turn(text))
+        ids = python.reader.ids(text, python.settings.script)
         assert lite.count_tokens(text) == len(ids), text
         assert lite.encode(text) == ids, text
 

@@ -15,7 +15,7 @@ from xianliao_lite import Bot
 from xianliao_lite.server import MAX_BODY, RequestError, Server, settings_of, to_turns
 
 from tests.conftest import ROOT
-from tests.lite.building import built_library, tiny_checkpoint, weights_file
+from tests.lite.building import tiny_checkpoint, weights_file
 
 
 def said(*messages: tuple[str, object]) -> list[dict]:
@@ -45,9 +45,9 @@ def test_temperature_zero_is_greedy():
 
 
 @pytest.fixture(scope="module")
-def files(tokenizer, tmp_path_factory):
+def files(library, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lite")
-    return built_library(folder), weights_file(folder, tiny_checkpoint(folder / "tiny", tokenizer))
+    return library, weights_file(folder, tiny_checkpoint(folder / "tiny", tokenizer))
 
 
 @pytest.fixture(scope="module")

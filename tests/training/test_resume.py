@@ -23,7 +23,7 @@ from training.optim.regularizers import Objective
 from training.reporting.logs import METRICS, PROMPTS, read_log, read_metrics
 from training.run import train
 from training.settings import Regularization, SettingsError, StageSettings
-from training.state.saved_state import ResumeError, saved_steps
+from training.state.run_folder import ResumeError, saved_steps
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16, "intermediate_size": 64}
 FLAGS = {

@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from training.state.saved_state import PROGRESS, ResumeError, load_progress, save_state, saved_steps
+from training.state.run_folder import ResumeError, saved_steps
+from training.state.saved_state import PROGRESS, load_progress, save_state
 
 IDENTITY = {"settings": {"seed": 0}}
 

@@ -29,7 +29,7 @@ from training.reporting.logs import read_metrics
 from training.run import Run, train
 from training.settings import ModelSettings, SettingsError, StageSettings, TrainSettings
 from training.stage import Stage
-from training.state.saved_state import ResumeError
+from training.state.run_folder import ResumeError
 
 TINY = ModelSettings(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=16, intermediate_size=64)
 
@@ -298,9 +298,11 @@ def test_command_line(prepared, tmp_path, capsys):
     assert main(call) == 0
     said = capsys.readouterr()
     assert "1 steps" in said.out  # a flag beats the file
-    assert all(
-        line in said.err for line in ("row_tokens = 64  (c.yaml)", "max_steps = 1  (flag)", "by default: init None")
+    assert (
+        "settings by c.yaml: model.hidden-size 32, model.num-hidden-layers 1, row-tokens 64, threads 1; flag: "
+        in said.err
     )
+    assert "max-steps 1 (all others are defaults" in said.err
     flag_first = ["--max-steps", "1", *call[:2], "--output", str(tmp_path / "run2"), *call[4:6]]
     assert main(flag_first) == 0
     assert "1 steps" in capsys.readouterr().out  # independent of the order

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from chatbot.language.translation import translate
 from chatbot.storage import replacing
 from training.data.turn_store import TurnStore
 from training.settings import SettingsError
+from training.state.run_folder import METRICS, SAMPLES, read_log
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 PROMPTS = (["你好"], ["今天好累啊"], ["你喜欢吃什么"], ["你是谁"], ["周末去哪玩", "还没想好", "一起看电影吧"])
 """Histories that the model answers at every validation."""
 
@@ -78,26 +79,12 @@ class RunLogs:
     def message(self, text: str) -> None:
         """Print a line on stderr, above the progress bar."""
         if self.is_main:
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(translate(text), file=sys.stderr)
 
     def close(self) -> None:
         """Flush and close TensorBoard's file."""
         if self._board is not None:
             self._board.close()
-
-
-def read_log(path: Path) -> list[dict]:
-    """Return the entries of a log; a last line cut by a crash is skipped, and a missing file has no entries."""
-    entries = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-                entries.append(entry)
-    return entries
 
 
 def read_metrics(output: Path) -> list[dict]:

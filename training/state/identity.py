@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chatbot.storage import LOCK, exclusive
 from training.data.turn_store import parse_source
-from training.reporting.logs import METRICS, SAMPLES
 from training.settings import StageSettings, TrainSettings, flag
-from training.state.saved_state import FOLDER, Progress, ResumeError, load_progress, new_progress, saved_steps
-
-SETTINGS = "settings.yaml"
-BEFORE_THE_FIRST_SAVE = {METRICS, SAMPLES, FOLDER, LOCK, SETTINGS, "tensorboard"}
-"""Names in the folder of a run that was stopped before its first save; a new run may use the folder."""
+from training.state.run_folder import ResumeError, check_folder
+from training.state.saved_state import Progress, load_progress, new_progress
 
 CHANGEABLE = ("data", "output", "resume", "threads", "tensorboard", "stages")
 """Settings that may change, or that the identity describes in another form (`data` and `stages`)."""
-
-
-def own_folder(output: Path) -> AbstractContextManager[None]:
-    """Lock the folder of a run while the context is open; the lock of a killed run is released.
-
-    Raises:
-        ResumeError: Another run holds the lock.
-    """
-    return exclusive(output, ResumeError(f"Another run is writing to {output}; wait for it or give another --output."))
 
 
 def identity_of(settings: TrainSettings, manifests: list[list[dict]]) -> dict[str, Any]:
@@ -82,10 +67,7 @@ def start_or_resume(settings: TrainSettings, output: Path, identity: dict[str, A
                 " --output."
             )
         return progress
-    if saved_steps(output):
-        raise ResumeError(f"{output} already holds a run; give --resume to continue it, or another --output.")
-    if {path.name for path in output.iterdir()} - BEFORE_THE_FIRST_SAVE:
-        raise ResumeError(f"{output} is not empty; give another --output.")
+    check_folder(output, resume=False)
     return new_progress()
 
 

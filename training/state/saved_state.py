@@ -21,28 +21,25 @@ from typing import Any, TypedDict, cast
 import safetensors.torch
 import torch
 
-from chatbot.errors import XianliaoError, first_line
+from chatbot.errors import first_line
 from chatbot.storage import parse_json, read_text, sync
 from training.lora import trained_part
 from training.optim.weight_average import WeightAverage
+from training.state.run_folder import STATES, ResumeError, saved_steps
 from training.state.sharding import is_sharded, load_whole_optimizers, whole_optimizer, whole_weights
 
 KEPT_STATES = 2
-FOLDER = "resume"
 WEIGHTS, OPTIMIZER, AVERAGE, PROGRESS = "model.safetensors", "optimizer.pt", "average.safetensors", "progress.json"
 CHECKSUMS = "sha256"
 """Key of the hashes in progress.json."""
-
-
-class ResumeError(XianliaoError):
-    """A run that cannot be started in its folder, continued or saved."""
 
 
 class Progress(TypedDict):
     """Progress of a run, as stored in progress.json and training.json.
 
     `step`, `tokens`, `seconds` and `clipped` (steps whose gradient was clipped) count over the run; `stage_step`,
-    `best` (nats/unit of the best validation) and `best_step` over the stage.
+    `best` (nats/unit of the best validation) and `best_step` over the stage. `before` is the validation before the first
+    step of the stage, if the run has an ancestor.
     """
 
     step: int
@@ -53,6 +50,7 @@ class Progress(TypedDict):
     clipped: int
     best: float | None
     best_step: int | None
+    before: float | None
     micro_batch_rows: int | None
 
 
@@ -67,13 +65,9 @@ def new_progress() -> Progress:
         clipped=0,
         best=None,
         best_step=None,
+        before=None,
         micro_batch_rows=None,
     )
-
-
-def saved_steps(output: Path) -> list[Path]:
-    """Return the folders of the complete saved states of a run, oldest first."""
-    return sorted(path for path in (output / FOLDER).glob("step-*") if path.is_dir())
 
 
 def state_of(
@@ -111,7 +105,7 @@ def save_state(
     Raises:
         ResumeError: The files cannot be written.
     """
-    folder = output / FOLDER
+    folder = output / STATES
     folder.mkdir(parents=True, exist_ok=True)
     temporary, final = folder / f".step-{step:08d}", folder / f"step-{step:08d}"
     remove_unfinished(output)
@@ -146,7 +140,7 @@ def save_state(
 
 def remove_unfinished(output: Path) -> None:
     """Remove incomplete states, left by a run that was killed while saving."""
-    for unfinished in (output / FOLDER).glob(".step-*"):
+    for unfinished in (output / STATES).glob(".step-*"):
         shutil.rmtree(unfinished, ignore_errors=True)
 
 

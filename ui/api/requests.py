@@ -200,6 +200,12 @@ class CompletionRequest(RequestModel):
     top_p: float | None = Field(None, ge=0, le=1)
     top_k: int | None = Field(None, ge=-1)
     min_p: float | None = Field(None, ge=0, le=1)
+    top_n_sigma: float | None = Field(None, le=100)
+    xtc_probability: float | None = Field(None, ge=0, le=1)
+    xtc_threshold: float | None = Field(None, ge=0, le=1)
+    dry_multiplier: float | None = Field(None, ge=0, le=100)
+    dry_base: float | None = Field(None, ge=1, le=100)
+    dry_allowed_length: int | None = Field(None, ge=1)
     presence_penalty: Penalty = None
     frequency_penalty: Penalty = None
     logit_bias: Annotated[dict[str, float], BeforeValidator(_read_bias)] = {}
@@ -247,6 +253,12 @@ class CompletionRequest(RequestModel):
             "top_p": None if greedy else self.top_p,
             "top_k": None if greedy or self.top_k is None else min(max(self.top_k, 0), MAX_TOKENS),
             "min_p": self.min_p,
+            "top_n_sigma": None if self.top_n_sigma is None else max(self.top_n_sigma, 0),
+            "xtc_probability": self.xtc_probability,
+            "xtc_threshold": self.xtc_threshold,
+            "dry_multiplier": self.dry_multiplier,
+            "dry_base": self.dry_base,
+            "dry_allowed_length": None if self.dry_allowed_length is None else min(self.dry_allowed_length, MAX_TOKENS),
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
             "logit_bias": self.logit_bias or None,

@@ -16,29 +16,29 @@ from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
 from ui.options import ServeOptions
 from ui.page import chat_files, chats, handlers
-from ui.page.charts import plot_steps
-from ui.page.feedback import MAX_COMMENT_CHARACTERS, REASONS, Feedback, FeedbackError, Rating
+from ui.page.charts import ShownStep, shown_steps
+from ui.page.feedback import MAX_COMMENT_CHARACTERS, Feedback, FeedbackError, Rating, reasons_of
 from ui.page.handlers import PageSettings, ReplyCallback
-from ui.page.text import PERSONAS, TEXT, language_of
+from ui.page.text import LANGUAGE_COOKIE, PERSONAS, STYLE_EXAMPLES, TEXT, language_of
 from ui.server.logs import LOGGER
 from ui.server.work import SENDER, WorkPool
 
 PRESETS = ("careful", "balanced", "free")
-MAX_LISTED_CHATS = 1_000
 
 
 @contextmanager
 def notices(language: str) -> Iterator[None]:
     """Turn errors into notices on the page. Without it Gradio prints a traceback with the user's messages."""
+    title = TEXT[language]["error_title"]
     try:
         yield
     except gr.Error:
         raise
     except XianliaoError as error:
-        raise gr.Error(handlers.explain(error, language), print_exception=False) from None
+        raise gr.Error(handlers.explain(error, language), title=title, print_exception=False) from None
     except Exception:
         LOGGER.exception("the page failed")
-        raise gr.Error(TEXT[language]["failed"], print_exception=False) from None
+        raise gr.Error(TEXT[language]["failed"], title=title, print_exception=False) from None
 
 
 def guarded(method: Callable) -> Callable:
@@ -61,7 +61,15 @@ def _sender(request: gr.Request | None) -> str:
 
 
 def _language(request: gr.Request | None) -> str:
-    return language_of(request.headers.get("accept-language") if request else None)
+    """Return the language of the page, which a cookie or the browser's settings name."""
+    if request is None:
+        return language_of(None)
+    return language_of(request.headers.get("accept-language"), request.cookies.get(LANGUAGE_COOKIE))
+
+
+def _inform(language: str, text: str) -> None:
+    """Show a notice on the page."""
+    gr.Info(text, title=TEXT[language]["info_title"])
 
 
 def _size(values: Iterable[object]) -> int:
@@ -86,9 +94,9 @@ def _index(value: object) -> int:
     return int(first)
 
 
-def _shown(chat: chats.Chat, request: gr.Request | None) -> tuple[Any, ...]:
-    """Return chat and view, and hide what belongs to another message: candidates, reasons of a rating."""
-    return chat, handlers.view_of(chat, _language(request)), gr.Row(visible=False), gr.Group(visible=False)
+def _shown(chat: chats.Chat) -> tuple[Any, ...]:
+    """Return the conversation, and hide the reasons of a rating, which belong to another message."""
+    return chat, gr.Group(visible=False)
 
 
 class Actions:
@@ -121,31 +129,30 @@ class Actions:
     @guarded
     def say(self, chat: Any, message: str, model: str, request: gr.Request) -> tuple[Any, ...]:
         """Add a message of the user."""
-        return self._say(chats.checked(chat), message, model, request, value="")
+        return self._say(chats.checked(chat), message, model, value="")
 
     @guarded
     def say_example(self, chat: Any, model: str, data: gr.SelectData, request: gr.Request) -> tuple[Any, ...]:
         """Add an example that the user clicked."""
-        return self._say(chats.checked(chat), str(data.value["text"]), model, request, value="")
+        return self._say(chats.checked(chat), str(data.value["text"]), model)
 
     @guarded
     def retry(self, chat: Any, request: gr.Request) -> tuple[Any, ...]:
         """Remove the last reply."""
-        return self._prepared(chats.up_to_last_user(chats.checked(chat)), request)
+        return self._prepared(chats.up_to_last_user(chats.checked(chat)))
 
     @guarded
     def edit(self, chat: Any, model: str, data: gr.EditData, request: gr.Request) -> tuple[Any, ...]:
         """Change a message of the user and remove the messages after it."""
         checked = chats.checked(chat)
         before: chats.Chat = {**checked, "messages": checked["messages"][: _index(data.index)]}
-        return self._say(before, handlers.unescape_markup(str(data.value)), model, request)
+        return self._say(before, str(data.value), model)
 
-    def _say(self, chat: chats.Chat, text: str, model: str, request: gr.Request, **box: Any) -> tuple[Any, ...]:
-        return self._prepared(handlers.with_user_message(self.worker(model).bot, chat, text), request, **box)
+    def _say(self, chat: chats.Chat, text: str, model: str, **box: Any) -> tuple[Any, ...]:
+        return self._prepared(handlers.with_user_message(self.worker(model).bot, chat, text), **box)
 
-    def _prepared(self, chat: chats.Chat, request: gr.Request, **box: Any) -> tuple[Any, ...]:
-        shown, view, *hidden = _shown(chat, request)
-        return shown, view, gr.Textbox(submit_btn=False, stop_btn=True, **box), *hidden
+    def _prepared(self, chat: chats.Chat, **box: Any) -> tuple[Any, ...]:
+        return *_shown(chat), gr.Textbox(submit_btn=False, stop_btn=True, **box)
 
     def answer(
         self, chat: Any, model: str, seed: Any, temperature: Any, top_p: Any, request: gr.Request
@@ -157,24 +164,24 @@ class Actions:
             checked = self.pool.run(_size([chat]), chats.checked, chat)
             settings = PageSettings.from_fields(seed, temperature, top_p)
         except XianliaoError as error:
-            yield gr.skip(), gr.skip(), handlers.explain(error, language)
+            yield gr.skip(), handlers.explain(error, language)
             return
         latest = checked
         try:
             for latest, line in handlers.answer(self.worker(model), checked, settings, language, self.on_reply):
-                yield latest, handlers.view_of(latest, language), line
+                yield latest, line
         except XianliaoError as error:
-            yield chats.without_empty_reply(latest), gr.skip(), handlers.explain(error, language)
+            yield chats.without_empty_reply(latest), handlers.explain(error, language)
         except Exception:
             LOGGER.exception("a reply of the page failed")
-            yield chats.without_empty_reply(latest), gr.skip(), TEXT[language]["failed"]
+            yield chats.without_empty_reply(latest), TEXT[language]["failed"]
 
     @guarded
     def finish(self, chat: Any, line: str, request: gr.Request) -> tuple[Any, ...]:
         """Restore the message box after a reply has ended, failed, or was stopped (then the status line is empty)."""
-        checked, language = chats.without_empty_reply(chats.checked(chat)), _language(request)
+        checked = chats.without_empty_reply(chats.checked(chat))
         ready = gr.Textbox(submit_btn=True, stop_btn=False)
-        return checked, handlers.view_of(checked, language), line or TEXT[language]["stopped"], ready
+        return checked, line or TEXT[_language(request)]["stopped"], ready
 
     # Changes of the conversation.
 
@@ -182,7 +189,7 @@ class Actions:
     def undo(self, chat: Any, draft: str, request: gr.Request) -> tuple[Any, ...]:
         """Remove the last exchange and put its message into the message box, unless the box has a draft."""
         shortened, message = chats.without_last_exchange(chats.checked(chat))
-        return *_shown(shortened, request), draft or message
+        return *_shown(shortened), draft or message
 
     @guarded
     def divide(self, chat: Any, request: gr.Request) -> tuple[Any, ...]:
@@ -190,39 +197,32 @@ class Actions:
         checked = chats.checked(chat)
         if checked["messages"] and checked["messages"][-1]["role"] != "divider":
             checked = chats.with_message(checked, {"role": "divider", "text": ""})
-        return _shown(checked, request)
+        return _shown(checked)
 
     def offer(
         self, chat: Any, model: str, seed: Any, temperature: Any, top_p: Any, request: gr.Request
-    ) -> Iterator[tuple[Any, ...]]:
-        """Stream several replies to the last message."""
+    ) -> Iterator[list[chats.ChatMessage]]:
+        """Stream several replies to the last message; the page's script keeps them as versions of the last reply."""
         SENDER.set(_sender(request))
         with notices(_language(request)):
             settings = PageSettings.from_fields(seed, temperature, top_p)
             worker = self.worker(model)
             checked = self.pool.run(_size([chat]), chats.checked, chat)
-            for messages in handlers.candidates(worker, checked, settings, self.on_reply):
-                yield gr.Row(visible=True), messages, *(message["text"] for message in messages)
-
-    @guarded
-    def use(self, chat: Any, candidates: Any, index: Any, request: gr.Request) -> tuple[Any, ...]:
-        """Replace the last reply by one of the offered replies."""
-        checked = chats.up_to_last_user(chats.checked(chat))
-        if not isinstance(candidates, list) or len(candidates) > handlers.CANDIDATES:
-            raise chats.ChatError("not_a_chat")
-        reply = chats.checked_message(candidates[_index(index)])
-        if reply["role"] != "assistant":
-            raise chats.ChatError("not_a_chat")
-        return *_shown(chats.checked(chats.with_message(checked, reply)), request), ""
+            yield from handlers.candidates(worker, checked, settings, self.on_reply)
 
     # Settings, and how a reply was chosen.
 
     @guarded
-    def show_choices(self, request: gr.Request) -> tuple[gr.Radio, gr.CheckboxGroup]:
-        """Return styles and reasons of a rating in the browser's language."""
+    def show_choices(self, request: gr.Request) -> gr.Radio:
+        """Return the styles in the language of the page, with a line about each and an example."""
         texts = TEXT[_language(request)]
-        presets = gr.Radio([(texts[name], name) for name in PRESETS], value="balanced")
-        return presets, gr.CheckboxGroup([(texts[name], name) for name in REASONS])
+
+        def label(name: str) -> str:
+            message, _, reply = STYLE_EXAMPLES[name]
+            example = texts["style_example"].format(message=message, reply=reply)
+            return f"{texts[name]}\n{texts[name + '_note']}\n{example}"
+
+        return gr.Radio([(label(name), name) for name in PRESETS])
 
     @guarded
     def set_preset(self, name: str, model: str) -> tuple[float, float]:
@@ -239,54 +239,23 @@ class Actions:
         """Set the persona of the conversation."""
         return {**chats.checked(chat), "persona": chats.persona_turns(text)}
 
-    def look_inside(self, chat: Any, request: gr.Request) -> tuple[gr.LinePlot, gr.Dataframe]:
-        """Show how the last reply was chosen."""
+    def look_inside(self, chat: Any, data: gr.SelectData, request: gr.Request) -> tuple[int, list[ShownStep]]:
+        """Return the index of a reply and how it was chosen."""
         SENDER.set(_sender(request))
         with notices(_language(request)):
+            index = _index(data.index)
             checked = self.pool.run(_size([chat]), chats.checked, chat)
-            steps = handlers.trace_last_reply(self.worker, checked)
-            return plot_steps(steps, TEXT[_language(request)])
+            return index, shown_steps(handlers.trace_reply(self.worker, checked, index))
 
     # Saved conversations.
 
     @guarded
     def begin(self, chat: Any, request: gr.Request) -> Any:
         """Open the conversation that was open before the page was reloaded."""
-        return gr.skip() if chat is None else self._open(chats.checked(chat), request)
+        return gr.skip() if chat is None else self._open(chats.checked(chat))
 
-    @guarded
-    def open(self, chat: Any = None, _: Any = None, request: gr.Request | None = None) -> tuple[Any, ...]:
-        """Open a conversation that the browser stores, or an empty one."""
-        return self._open(chats.new_chat() if chat is None else chats.checked(chat), request)
-
-    def _open(self, chat: chats.Chat, request: gr.Request | None) -> tuple[Any, ...]:
-        return *_shown(chat, request), chat["title"], "\n".join(chat["persona"]), ""
-
-    @guarded
-    def show_list(self, chat: Any, listing: Any, request: gr.Request) -> tuple[Any, ...]:
-        """Show the stored conversations.
-
-        Args:
-            chat: The conversation as the browser stored it.
-            listing: Whether the browser could store it, [title, id] of each stored conversation, and whether it was
-                stored under a new id because another tab had changed the old one.
-            request: Request of the browser.
-        """
-        saved, entries, forked = listing
-        if not saved:
-            gr.Warning(TEXT[_language(request)]["full"])
-        checked = chats.checked(chat)
-        choices = [
-            (str(title)[: chats.MAX_TITLE_CHARACTERS], str(ident)[: chats.MAX_NAME_CHARACTERS])
-            for title, ident in entries[:MAX_LISTED_CHATS]
-            if isinstance(title, str) and isinstance(ident, str)
-        ]
-        return checked if forked else gr.skip(), gr.Radio(choices, value=checked["id"] or None), checked["title"]
-
-    @guarded
-    def rename(self, chat: Any, title: str, request: gr.Request) -> chats.Chat:
-        """Rename the conversation."""
-        return chats.checked({**chats.checked(chat), "title": title})
+    def _open(self, chat: chats.Chat) -> tuple[Any, ...]:
+        return *_shown(chat), "\n".join(chat["persona"]), ""
 
     @guarded
     def export(self, chat: Any, kind: str, request: gr.Request) -> dict[str, str]:
@@ -300,8 +269,9 @@ class Actions:
     def load(self, file: Any, request: gr.Request) -> tuple[Any, ...]:
         """Open the conversation of a file that the browser has read: `{"text": ...}`."""
         chat = chat_files.from_text(file.get("text") if isinstance(file, dict) else None)
-        gr.Info(TEXT[_language(request)]["imported"].format(count=len(chat["messages"])))
-        return self._open(chats.with_new_id(chat), request)
+        language = _language(request)
+        _inform(language, TEXT[language]["imported"].format(count=len(chat["messages"])))
+        return self._open(chats.with_new_id(chat))
 
     # Feedback.
 
@@ -311,18 +281,20 @@ class Actions:
         checked, index = chats.checked(chat), _index(data.index)
         rating: Rating = "like" if data.liked is True else "dislike"
         self._record(checked, index, rating)
-        gr.Info(TEXT[_language(request)]["thanks"])
         rated = {"index": index, "rating": rating, "text": checked["messages"][index]["text"]}
-        return rated, gr.Group(visible=True), [], ""
+        texts = TEXT[_language(request)]
+        choices = [(texts[name], name) for name in reasons_of(rating)]
+        return rated, gr.Group(visible=True), gr.CheckboxGroup(choices, value=[]), ""
 
     @guarded
     def give_reasons(self, chat: Any, rated: Any, reasons: list[str], comment: str, request: gr.Request) -> gr.Group:
         """Record the reasons of the last rating."""
         rating: Rating = "like" if rated["rating"] == "like" else "dislike"
-        named = [reason for reason in REASONS if reason in reasons[: len(REASONS)]]
+        named = [reason for reason in reasons_of(rating) if reason in reasons]
         comment = comment[:MAX_COMMENT_CHARACTERS]
         self._record(chats.checked(chat), _index(rated["index"]), rating, named, comment, str(rated["text"]))
-        gr.Info(TEXT[_language(request)]["thanks"])
+        language = _language(request)
+        _inform(language, TEXT[language]["thanks"])
         return gr.Group(visible=False)
 
     def _record(

@@ -1,46 +1,58 @@
-"""Chart and table of how a reply was chosen."""
+"""Steps of a reply in the form in which the page's script draws them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import gradio as gr
-import pandas as pd
+from collections.abc import Sequence
+from typing import TypedDict
 
 from chatbot.chat.trace import TracedStep
-from ui.page.handlers import escape_markup
-
-LINES = {"line_kept": "probability", "line_end": "end", "line_end_kept": "end_kept", "line_floor": "floor"}
-"""Text key of each line, and the attribute of `TracedStep` that it shows."""
 
 
-def plot_steps(steps: Sequence[TracedStep], texts: Mapping[str, str]) -> tuple[gr.LinePlot, gr.Dataframe]:
-    """Return the steps of a reply as a chart of probabilities and a table of candidates.
+class ShownStep(TypedDict):
+    """Choice of one token; the end of the turn is the empty text. See `TracedStep` for the probabilities.
+
+    Attributes:
+        token: Text of the chosen token.
+        p: Its probability.
+        count: Number of candidates after truncation.
+        end: Probabilities of the end: before truncation, as drawn, and the least one.
+        candidates: Most likely candidates and the chosen one, text and probability.
+        chosen: Index of the chosen token among them.
+    """
+
+    token: str
+    p: float
+    count: int
+    end: list[float]
+    candidates: list[tuple[str, float]]
+    chosen: int
+
+
+def shown_steps(steps: Sequence[TracedStep]) -> list[ShownStep]:
+    """Return the steps of a reply as plain values.
 
     Args:
         steps: Steps of the reply.
-        texts: Texts of the page in one language.
     """
+    return [shown_step(step) for step in steps]
 
-    def shown(token: str) -> str:
-        return escape_markup(token) or texts["end_mark"]
 
-    points = [
-        {"step": number, "p": getattr(step, attribute), "line": texts[line]}
-        for number, step in enumerate(steps, 1)
-        for line, attribute in LINES.items()
-    ]
-    rows = [
-        [shown(step.token), step.count, "  ".join(f"{shown(token)} {share:.2f}" for token, share in step.kept)]
-        for step in steps
-    ]
-    chart = gr.LinePlot(
-        pd.DataFrame(points),
-        y_lim=[0, 1],
-        visible=True,
-        x_title=texts["chart_step"],
-        y_title=texts["chart_p"],
-        color_title=" ",
-    )
-    headers = [texts[name] for name in ("table_token", "table_count", "table_kept")]
-    return chart, gr.Dataframe(rows, headers=headers, visible=True)
+def shown_step(step: TracedStep) -> ShownStep:
+    """Return a step with the chosen token among the candidates: last if it is not one of the most likely ones.
+
+    Several tokens that are parts of a character have the same text; the probability tells them apart.
+    """
+    candidates = list(step.kept)
+    distances = {at: abs(p - step.probability) for at, (token, p) in enumerate(candidates) if token == step.token}
+    chosen = min(distances, key=lambda at: distances[at], default=len(candidates))
+    if not distances or ("\ufffd" in step.token and distances[chosen] > 1e-6):
+        chosen = len(candidates)
+        candidates.append((step.token, step.probability))
+    return {
+        "token": step.token,
+        "p": step.probability,
+        "count": step.count,
+        "end": [step.end, step.end_kept, step.floor],
+        "candidates": candidates,
+        "chosen": chosen,
+    }

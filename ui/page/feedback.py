@@ -18,7 +18,9 @@ from chatbot.errors import XianliaoError
 from chatbot.storage import replacing
 from chatbot.text.dialogue import valid_text
 
-REASONS = ("on_topic", "funny", "kind", "off_topic", "repeats", "odd", "rude")
+LIKE_REASONS = ("on_topic", "funny", "kind")
+DISLIKE_REASONS = ("off_topic", "repeats", "odd", "rude")
+REASONS = (*LIKE_REASONS, *DISLIKE_REASONS)
 MAX_COMMENT_CHARACTERS = 1_000
 MAX_TURNS = 50
 MAX_LINE_BYTES = 64 * 1024
@@ -26,6 +28,11 @@ MAX_FILE_BYTES = 50 * 10**6
 COPY_BYTES = 2**20
 
 Rating = Literal["like", "dislike"]
+
+
+def reasons_of(rating: Rating) -> tuple[str, ...]:
+    """Return the reasons that fit a rating."""
+    return LIKE_REASONS if rating == "like" else DISLIKE_REASONS
 
 
 class FeedbackError(XianliaoError):

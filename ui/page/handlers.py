@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -42,10 +41,6 @@ SHOW_SECONDS = 0.05
 
 ORDINARY_MESSAGES, ORDINARY_CHARACTERS = 100, 10_000
 """In a larger conversation a growing reply is shown less often, by the same factor, because each update sends all of it."""
-
-_MARKUP = re.compile("[<&](?=[A-Za-z/!?#])")
-_MARK_BROKEN = re.compile("(?<=[<&])\u200b(?=[A-Za-z/!?#])")
-_INVISIBLE = re.compile("[\u202a-\u202e\u2066-\u2069\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 class ReplyCallback(Protocol):
@@ -92,7 +87,7 @@ class PageSettings:
         """
         try:
             settings = cls(
-                None if seed is None else int(seed),
+                None if seed is None or seed == "" else int(seed),
                 None if temperature is None else float(temperature),
                 None if top_p is None else float(top_p),
             )
@@ -114,31 +109,7 @@ class PageSettings:
 
 def preset(name: str, settings: ReplySettings) -> tuple[float, float]:
     """Return temperature and top-p of a style; `balanced` is the checkpoint's own setting."""
-    return {"careful": (0.5, 0.8), "free": (1.1, 0.95)}.get(name, (settings.temperature, settings.top_p))
-
-
-def escape_markup(text: str) -> str:
-    """Return a text that a page that renders HTML shows letter for letter.
-
-    A zero-width space after `<` and `&` breaks tags and entities; `unescape_markup` removes it. Control characters and
-    characters that reverse the direction of the text are shown as �.
-    """
-    return _MARKUP.sub("\\g<0>\u200b", _INVISIBLE.sub("�", text))
-
-
-def unescape_markup(text: str) -> str:
-    """Return the text that `escape_markup` was given."""
-    return _MARK_BROKEN.sub("", text)
-
-
-def view_of(chat: Chat, language: str) -> list[dict]:
-    """Return the messages as the page shows them, one for each message of the conversation."""
-    return [
-        {"role": "assistant", "content": TEXT[language]["divider"]}
-        if message["role"] == "divider"
-        else {"role": message["role"], "content": escape_markup(message["text"])}
-        for message in chat["messages"]
-    ]
+    return {"careful": (0.5, 0.8), "free": (0.9, 0.95)}.get(name, (settings.temperature, settings.top_p))
 
 
 def with_user_message(bot: Chatbot, chat: Chat, text: str) -> Chat:
@@ -289,22 +260,22 @@ def candidates(
             close(stream)
 
 
-def trace_last_reply(worker_of: Callable[[str | None], Worker], chat: Chat) -> list[TracedStep]:
-    """Return how the last reply was chosen, step by step, by the model that made it.
+def trace_reply(worker_of: Callable[[str | None], Worker], chat: Chat, index: int) -> list[TracedStep]:
+    """Return how a reply was chosen, step by step, by the model that made it.
 
     Args:
         worker_of: Function that returns the worker of a checkpoint name.
         chat: The conversation.
+        index: Index of the reply among its messages.
 
     Raises:
-        XianliaoError: The conversation has no complete model reply yet.
+        XianliaoError: The message is not a complete reply of the model.
     """
     messages = chat["messages"]
-    last = max((index for index, message in enumerate(messages) if message["role"] == "assistant"), default=0)
-    before: Chat = {**chat, "messages": messages[:last]}
-    if not messages or "seed" not in messages[last] or not ends_with_user(before):
+    reply = messages[index] if 0 <= index < len(messages) else None
+    before: Chat = {**chat, "messages": messages[:index]}
+    if reply is None or "seed" not in reply or not ends_with_user(before):
         raise ChatError("nothing_to_look_at")
-    reply = messages[last]
     settings = PageSettings.from_fields(reply["seed"], reply.get("temperature"), reply.get("top_p"))
     worker = worker_of(reply.get("model"))
     turns = turns_of(before)

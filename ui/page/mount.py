@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI
@@ -18,13 +17,12 @@ from ui.options import ServeOptions
 from ui.page.handlers import ReplyCallback
 from ui.page.layout import Page
 from ui.page.no_files import search_inputs_only
+from ui.page.script import head
 from ui.page.states import keep_no_values
-from ui.page.text import TEXT
+from ui.page.text import EXAMPLES, LANGUAGE_COOKIE, TEXT
 from ui.server.page_routes import PageRules
 from ui.server.work import WorkPool
 
-CSS = Path(__file__).with_name("page.css")
-SCRIPT = Path(__file__).with_name("page.js")
 CHINESE = ("zh", "zh-CN", "zh-TW", "zh-HK", "zh-MO", "zh-SG", "zh-Hans", "zh-Hant")
 
 
@@ -49,7 +47,14 @@ def mount_page(
     """
     search_inputs_only()
     i18n = gr.I18n(en=TEXT["en"], **dict.fromkeys(CHINESE, TEXT["zh"]))
-    script = SCRIPT.read_text(encoding="utf-8").replace("KEEP_CHATS", str(options.saved_chats).lower())
+    given = {
+        "texts": TEXT,
+        "cookie": LANGUAGE_COOKIE,
+        "examples": EXAMPLES,
+        "keep": options.saved_chats,
+        "feedback": options.feedback,
+        "login": bool(options.auth),
+    }
     blocks = Page(workers, options, i18n, on_reply, pool).blocks
 
     @app.post("/logout", include_in_schema=False)
@@ -68,8 +73,8 @@ def mount_page(
         blocks,
         path="/",
         i18n=i18n,
-        css_paths=[CSS],
-        head=f"<script>\n{script}</script>",
+        head=head(given),
+        theme=gr.themes.Base(primary_hue="teal", neutral_hue="stone", font=["system-ui", "sans-serif"]),
         footer_links=[],
         enable_monitoring=False,
         run_history=False,

@@ -1,11 +1,15 @@
-"""Classes of characters by which a tokenizer splits a text, read off the tokenizer itself: its Unicode tables are others
+"""Classes of characters by which tokenizers split a text, read off the package tokenizers: its Unicode tables are others
 than Python's."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+from tokenizers.pre_tokenizers import PreTokenizer
+
 from chatbot.errors import CheckpointError
 from chatbot.text.tokenizer import DialogueTokenizer
-from chatbot.text.tokenizer_training import SPLIT
+from chatbot.text.tokenizer_training import SPLIT, pre_tokenizer
 
 HAN, LETTER, NUMBER, SPACE, OTHER = 1, 2, 4, 8, 16
 """Alternatives of the pattern that a character continues, as chatbot/native/runtime/text.c has them."""
@@ -30,12 +34,19 @@ def character_classes(tokenizer: DialogueTokenizer) -> list[tuple[int, int]]:
         raise CheckpointError(
             "The tokenizer is not of the kind that xianliao-prepare makes. Export another checkpoint."
         )
+    return _runs_of_classes()
+
+
+@lru_cache(1)
+def _runs_of_classes() -> list[tuple[int, int]]:
+    """Return the result of `character_classes`, which is the same for all tokenizers that split by `SPLIT`."""
+    splitter = pre_tokenizer()
     runs: list[tuple[int, int]] = []
     point = 0
     while point < 0x110000:
         skip = next((end for start, end in UNIFORM if start <= point < end), None)
         end = min([start for start, _ in UNIFORM if start > point] + [point + BLOCK, 0x110000])
-        classes = [OTHER] if skip else _classes(tokenizer, point, end)
+        classes = [OTHER] if skip else _classes(splitter, point, end)
         for number, kinds in enumerate(classes):
             if not runs or runs[-1][1] != kinds:
                 runs.append((point + number, kinds))
@@ -43,11 +54,11 @@ def character_classes(tokenizer: DialogueTokenizer) -> list[tuple[int, int]]:
     return runs
 
 
-def _classes(tokenizer: DialogueTokenizer, start: int, end: int) -> list[int]:
+def _classes(splitter: PreTokenizer, start: int, end: int) -> list[int]:
     """Return the classes of the code points from `start` to `end`: each is probed after characters of known classes."""
     units = [[probe + chr(point) for probe in PROBES] + [chr(point) * 2] for point in range(start, end)]
     text = "".join("".join(unit) for unit in units)
-    begins = {first for _, (first, _) in tokenizer.split(text)}
+    begins = {first for _, (first, _) in splitter.pre_tokenize_str(text)}
     found = []
     for number in range(end - start):
         joined = [8 * number + 2 * index + 1 not in begins for index in range(4)]

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int | None:
     output = Path(args.output)
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise CheckpointError(f"{output} exists already. Give another --output.")
-    from chatbot.checkpoint.folder import resolve
+    from chatbot.checkpoint.location import resolve
 
     folder = resolve(args.checkpoint)
     module, function = FORMATS[args.to]

@@ -17,7 +17,6 @@ from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json, write_json
 from chatbot.text.chat_template import SETTINGS_FILE
 from chatbot.text.layouts import DialogptLayout
-from chatbot.text.special_tokens import SPECIAL_TOKENS
 from chatbot.text.tokenizer import DialogueTokenizer
 
 CONFIG_MODULE, MODEL_MODULE = "configuration_xianliao", "modeling_xianliao"
@@ -33,21 +32,6 @@ Licence: Apache-2.0.
 
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 _RELATIVE_LINK = re.compile(r"\[([^\]]+)\]\((?!https?:)[^)]*\)")
-
-
-def chat_template() -> str:
-    """Return the Jinja template that writes the `dialogpt` layout; special tokens in messages become plain text."""
-    content = "message['content'] | trim"
-    for name in SPECIAL_TOKENS:
-        content += f" | replace('{name}', '[ {name[1:]}')"
-    return (
-        "{{- bos_token -}}{%- for message in messages -%}"
-        "{%- if message['role'] not in ('user', 'assistant') -%}"
-        "{{- raise_exception('This model has only user and assistant messages.') -}}{%- endif -%}"
-        "{%- if not loop.first and message['role'] == loop.previtem['role'] -%}"
-        "{{- raise_exception('User and assistant messages must alternate.') -}}{%- endif -%}"
-        f"{{{{- {content} -}}}}{{{{- eos_token -}}}}{{%- endfor -%}}"
-    )
 
 
 def remote_code() -> dict[str, str]:
@@ -103,7 +87,7 @@ def export_hf(folder: Path, path: Path) -> None:
     write_json(path / CONFIG, {**read_json(path / CONFIG), "architectures": architectures, "auto_map": auto_map})
     settings = {key: value for key, value in read_json(path / SETTINGS_FILE).items() if key != "split_special_tokens"}
     settings |= {"model_input_names": ["input_ids", "attention_mask"], "padding_side": "left"}
-    write_json(path / SETTINGS_FILE, {**settings, "chat_template": chat_template()})
+    write_json(path / SETTINGS_FILE, settings)
     for name, text in remote_code().items():
         (path / name).write_text(text, encoding="utf-8")
     original = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""

@@ -19,7 +19,7 @@ PAGE = Path(__file__).with_name("page")
 def export_html(
     bot_folder: str | Path, path: str | Path, safety: Safety | Literal["default"] | None = "default"
 ) -> None:
-    """Write the page of a checkpoint; the same checkpoint and zig give the same file.
+    """Write the page of a checkpoint; the same checkpoint, versions of Python and OpenCC, and zig give the same file.
 
     Args:
         bot_folder: Checkpoint folder.

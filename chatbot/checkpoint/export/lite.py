@@ -21,10 +21,11 @@ import torch
 
 from chatbot.checkpoint.export.characters import character_classes
 from chatbot.checkpoint.export.rules import safety_bytes, spelled_words
+from chatbot.checkpoint.export.turns import turn_tables
 from chatbot.checkpoint.folder import GENERATION
 from chatbot.checkpoint.weights import CONFIG, read_tensors, weight_files
 from chatbot.decoding.native_batch import ACTIVATIONS, KINDS
-from chatbot.decoding.settings import ReplySettings, settings_from
+from chatbot.decoding.settings import NAMES, ReplySettings, settings_from
 from chatbot.errors import CheckpointError
 from chatbot.model.config import XianliaoConfig
 from chatbot.model.int8 import INT8_SCALE_SUFFIX, dequantize, quantize, round_rows
@@ -32,7 +33,7 @@ from chatbot.safety import Safety, default_safety
 from chatbot.storage import read_json
 from chatbot.text.tokenizer import DialogueTokenizer
 
-MAGIC, VERSION = b"xianliao", 1
+MAGIC, VERSION = b"xianliao", 2
 HEADER_BYTES, ALIGNMENT, TILE_ROWS = 512, 64, 16
 LAYER_TYPES = ("linear_elu1", "sliding_softmax")
 """Layers that the runtime computes."""
@@ -43,6 +44,10 @@ SETTINGS = (
     "min_reply_tokens",
 )
 """Decoding settings in the order of the file and of chatbot/native/runtime/runtime.h."""
+
+OTHER_SETTINGS = frozenset(("method", "banned_words", "script", "beams", "top_logprobs"))
+"""Settings that the file has in another form, that belong to beam search, or that change no reply. A checkpoint that uses
+any other setting is refused."""
 
 
 def export_lite(
@@ -98,7 +103,8 @@ def check_support(config: XianliaoConfig, tokenizer: DialogueTokenizer, settings
     Raises:
         CheckpointError: It does not.
     """
-    ranks = [name for name in ("rank_backward", "rank_prior", "rank_similarity") if getattr(settings, name)]
+    known, defaults = {*SETTINGS, *OTHER_SETTINGS}, ReplySettings()
+    missing = [name for name in NAMES if name not in known and getattr(settings, name) != getattr(defaults, name)]
     faults = [
         (set(config.layer_types or []) - set(LAYER_TYPES), f"layers other than {' and '.join(LAYER_TYPES)}"),
         (getattr(config, "model_type", "") != "xianliao", "a model of another project"),
@@ -110,7 +116,8 @@ def check_support(config: XianliaoConfig, tokenizer: DialogueTokenizer, settings
         (config.hidden_act not in ACTIVATIONS, f"the activation {config.hidden_act}"),
         (tokenizer.is_wordpiece or tokenizer.layout != "dialogpt", "a tokenizer of another project"),
         (settings.method == "beam", "beam search"),
-        (ranks, f"the setting {', '.join(ranks)}"),
+        (missing, f"the setting {', '.join(missing)}"),
+        (settings.script == "asker", "the setting script: asker, which writes traditional characters"),
         (settings.max_reply_tokens == 0, "max_reply_tokens 0"),
     ]
     for fault, name in faults:
@@ -144,6 +151,7 @@ class _Parts:
         classes = character_classes(tokenizer)
         banned = "".join(f"{word}\n" for word in spelled_words(words)).encode()
         rules = safety_bytes(safety) if safety is not None else b""
+        tables = turn_tables(settings.script)
         self._text = [
             np.array([0, *np.cumsum([len(piece) for piece in pieces])], "<u4"),
             np.frombuffer(b"".join(pieces), np.uint8),
@@ -152,6 +160,7 @@ class _Parts:
             np.array(characters, "<i4"),
             np.array(merges, "<i4"),
             np.array(classes, "<i4"),
+            np.frombuffer(tables, np.uint8),
             np.frombuffer(banned, np.uint8),
             np.frombuffer(rules, np.uint8),
         ]
@@ -160,7 +169,8 @@ class _Parts:
             *(config.head_dim, config.intermediate_size, config.sliding_window, config.short_conv),
             *(ACTIVATIONS[config.hidden_act], config.positions == "rope", config.linear_rope, config.output_gate),
             *(config.use_bias, config.num_speakers, config.context_tokens, tokenizer.cls_id, tokenizer.sep_id),
-            *(len(merges), len(characters), len(classes), sum(map(len, pieces)), len(banned), len(rules)),
+            *(len(merges), len(characters), len(classes), sum(map(len, pieces)), len(tables)),
+            *(len(banned), len(rules)),
         ]
 
     def arrays(self, stored: dict[str, torch.Tensor]) -> Iterator[np.ndarray]:

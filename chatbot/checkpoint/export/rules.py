@@ -8,9 +8,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from chatbot.checkpoint.export.blocks import array_block, numbers_block, text_block
 from chatbot.decoding.rules.banned_words import spellings
 from chatbot.errors import CheckpointError
-from chatbot.safety import Safety
+from chatbot.safety import Safety, classifier, folding, phrases
 from chatbot.safety.folding import fold_character
 from chatbot.safety.phrases import Phrases, choices_of
 from chatbot.safety.rules import ASKING, KINDS
@@ -21,6 +22,13 @@ IDENTITY, SEPARATOR, SHIFTED, POOL, ALNUM = 0, 1, 2, 3, 256
 
 SAME_PLANES = range(0x40000, 0x110000)
 """Planes in which all characters fold alike: none but tags has a meaning."""
+
+LIMITS = (
+    *(phrases.GAP, phrases.LATIN_GAP, phrases.SPELLED_OUT, folding.FILLER),
+    *(classifier.SHORT_LETTERS, classifier.LONG_LETTERS, classifier.FEWEST_LETTERS, classifier.MOST_LETTERS),
+    classifier.FEW_PARTS,
+)
+"""Numbers of the rules, in the order of chatbot/native/runtime/safety.c."""
 
 
 def spelled_words(words: Sequence[str]) -> list[str]:
@@ -46,19 +54,22 @@ def safety_bytes(safety: Safety) -> bytes:
     if safety.mode == "replace" and safety.words_in.lines:
         raise CheckpointError("The lite runtime does not replace words of messages. Set words_in to refuse or off.")
     entries, pool = fold_table()
-    parts = [_array(np.array(entries, "<i4")), _array(np.array(pool, "<i4"))]
-    for phrases in (safety.crisis, *(safety.care.phrases[kind] for kind in ASKING), safety.words_in):
-        parts.append(_phrases(phrases))
-    parts.append(_numbers(safety.mode == "refuse", safety.care.ordinary_messages, safety.care.ordinary_letters))
-    parts += [_text(safety.crisis_reply), _text(safety.refusal)]
+    parts = [array_block(np.array(entries, "<i4")), array_block(np.array(pool, "<i4")), numbers_block(*LIMITS)]
+    for letters in (folding.STROKES, sorted(phrases.SPEAKING)):
+        parts.append(array_block(np.array(list(map(ord, letters)), "<i4")))
+    for lines in (safety.crisis, *(safety.care.phrases[kind] for kind in ASKING), safety.words_in):
+        parts.append(_phrases(lines))
+    parts.append(numbers_block(safety.mode == "refuse", safety.care.ordinary_messages, safety.care.ordinary_letters))
+    parts += [text_block(safety.crisis_reply), text_block(safety.refusal)]
     for kind in KINDS:
         replies = safety.care.replies[kind]
-        parts += [_numbers(len(replies)), *map(_text, replies)]
+        parts += [numbers_block(len(replies)), *map(text_block, replies)]
     found = safety.classifier
-    parts.append(_numbers(found is not None))
+    parts.append(numbers_block(found is not None))
     numbers = (0.0,) * 4 if found is None else (found.scale, found.bias, found.threshold, found.veto)
-    parts.append(struct.pack("<4d", *numbers))
-    parts.append(_array(np.zeros(0, np.int8) if found is None else found.weights.astype(np.int8)))
+    parts.append(struct.pack("<5d", *numbers, classifier.PER_DOUBLING))
+    parts.append(array_block(classifier.MULTIPLIERS.astype("<u4")))
+    parts.append(array_block(np.zeros(0, np.int8) if found is None else found.weights.astype(np.int8)))
     return b"".join(parts)
 
 
@@ -86,31 +97,17 @@ def fold_table() -> tuple[list[tuple[int, int, int]], list[int]]:
     return entries, pool
 
 
-def _phrases(phrases: Phrases) -> bytes:
+def _phrases(lines: Phrases) -> bytes:
     """Return the lines of a list: harmless, number of phrases and parts, last part of each phrase, and the parts."""
-    content = [_numbers(len(phrases.lines))]
-    for line in phrases.lines:
+    content = [numbers_block(len(lines.lines))]
+    for line in lines.lines:
         split = [phrase.strip().split("*") for phrase in line.removeprefix("!").split("&")]
         ends = [sum(map(len, split[: index + 1])) for index in range(len(split))]
-        content.append(_numbers(line.startswith("!"), len(split), ends[-1], *ends))
+        content.append(numbers_block(line.startswith("!"), len(split), ends[-1], *ends))
         for part in (part for phrase in split for part in phrase):
             choices = choices_of(part, line)
-            content.append(_numbers(len(choices)))
+            content.append(numbers_block(len(choices)))
             for alternatives in choices:
                 letters = [np.array(list(map(ord, text)), "<i4") for text in alternatives]
-                content += [_numbers(len(letters)), *map(_array, letters)]
+                content += [numbers_block(len(letters)), *map(array_block, letters)]
     return b"".join(content)
-
-
-def _numbers(*values: int) -> bytes:
-    return struct.pack(f"<{len(values)}i", *values)
-
-
-def _text(text: str) -> bytes:
-    return _array(np.frombuffer(text.encode(), np.uint8))
-
-
-def _array(array: np.ndarray) -> bytes:
-    """Return the size of an array in bytes, and the array, padded to a multiple of four bytes."""
-    content = array.tobytes()
-    return _numbers(len(content)) + content + bytes(-len(content) % 4)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
+from chatbot.decoding.settings import ReplySettings
+
 
 @dataclass(frozen=True)
 class Penalties:
@@ -43,3 +45,10 @@ class Penalties:
                 losses = [self.presence + self.frequency * count for count in times.values()]
                 index = torch.tensor(list(times), device=logits.device)
                 logits[row, index] -= torch.tensor(losses, dtype=logits.dtype, device=logits.device)
+
+
+def penalties(settings: ReplySettings) -> Penalties | None:
+    """Return the penalties and biases that the settings switch on, or None."""
+    if not (settings.presence_penalty or settings.frequency_penalty or settings.logit_bias):
+        return None
+    return Penalties(settings.presence_penalty, settings.frequency_penalty, settings.logit_bias)

@@ -14,8 +14,16 @@ from dataclasses import dataclass
 
 import torch
 
+from chatbot.decoding.settings import ReplySettings
+
 REMEMBERED_REPLIES = 3
 """Number of the bot's last replies that the rules against repetition use."""
+
+MAX_DRY_TOKENS = 50
+"""Maximum length of a repeated sequence that DRY counts, so that a step takes linear time."""
+
+MAX_DRY_NATS = 50.0
+"""Maximum loss by DRY: a factor of 2e-22, as good as forbidden, which spoils no later rule's mean or deviation."""
 
 
 def last_replies(turns: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
@@ -79,3 +87,65 @@ class RepetitionRules:
                 if tuple(text[start : start + size - 1]) == last and text[start + size - 1] != self.end_id:
                     times[text[start + size - 1]] += 1
         return times
+
+
+@dataclass(frozen=True)
+class Dry:
+    """DRY ("don't repeat yourself", p-e-w, github.com/oobabooga/text-generation-webui, pull request 5677).
+
+    If the last n tokens stand before an earlier v, the logit of v loses multiplier * base^(n - allowed) nats, for the
+    largest such n >= allowed. The text is the reply and the bot's last replies, each by itself, so no token needs to break
+    sequences; the original counts the whole prompt.
+
+    Attributes:
+        multiplier: Loss in nats at n = allowed.
+        base: Factor for each further token.
+        allowed: Smallest n that costs anything.
+        end_id: Id of the end of turn, which never loses.
+    """
+
+    multiplier: float
+    base: float
+    allowed: int
+    end_id: int
+
+    def apply(
+        self, logits: torch.Tensor, replies: Sequence[Sequence[int]], earlier: Sequence[Sequence[Sequence[int]]]
+    ) -> None:
+        """Change the logits in place; arguments as for `RepetitionRules.apply`."""
+        for row, (reply, before) in enumerate(zip(replies, earlier, strict=True)):
+            losses = {
+                token: self._loss(count)
+                for token, count in self._matched(reply, before).items()
+                if count >= self.allowed
+            }
+            if losses:
+                tokens = torch.tensor(list(losses), device=logits.device)
+                logits[row, tokens] -= torch.tensor(list(losses.values()), dtype=logits.dtype, device=logits.device)
+
+    def _loss(self, matched: int) -> float:
+        nats = math.log(self.multiplier) + (matched - self.allowed) * math.log(self.base)
+        return math.exp(min(nats, math.log(MAX_DRY_NATS)))
+
+    def _matched(self, reply: Sequence[int], before: Sequence[Sequence[int]]) -> dict[int, int]:
+        """Return, for each token that followed the last token before, the largest number of matching tokens before it."""
+        longest: dict[int, int] = {}
+        for text in (reply, *before):
+            for place in range(1, len(text)):
+                if reply and text[place - 1] == reply[-1] and (token := text[place]) != self.end_id:
+                    most, count = min(place, len(reply), MAX_DRY_TOKENS), 1
+                    while count < most and text[place - 1 - count] == reply[-1 - count]:
+                        count += 1
+                    longest[token] = max(longest.get(token, 0), count)
+        return longest
+
+
+def repetition_rules(settings: ReplySettings, end_id: int) -> list[RepetitionRules | Dry]:
+    """Return the rules against repetition that the settings switch on."""
+    rules: list[RepetitionRules | Dry] = []
+    if settings.repetition_penalty != 1 or settings.no_repeat_ngram:
+        cost = math.inf if settings.repeat_cost is None else settings.repeat_cost
+        rules.append(RepetitionRules(settings.repetition_penalty, settings.no_repeat_ngram, end_id, cost))
+    if settings.dry_multiplier:
+        rules.append(Dry(settings.dry_multiplier, settings.dry_base, settings.dry_allowed_length, end_id))
+    return rules

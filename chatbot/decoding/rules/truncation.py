@@ -8,6 +8,7 @@ ends with probability one.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -99,6 +100,60 @@ class ConsistentTopP(LogitsProcessor):
         return torch.where(kept, scores, -math.inf)
 
 
+class ConsistentTopNSigma(LogitsProcessor):
+    """Keep tokens with l(v) >= max l - n sigma (Tang et al., arXiv 2411.07641, equation 5), and EOS.
+
+    sigma is the standard deviation of the logits of all tokens that are allowed, so the rule comes before all others. It
+    does not depend on the temperature.
+    """
+
+    def __init__(self, top_n_sigma: float, eos_id: int | None):
+        self.top_n_sigma, self.eos_id = top_n_sigma, eos_id
+
+    def __call__(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
+        forbidden = scores == -math.inf
+        count = (~forbidden).sum(-1, keepdim=True)
+        mean = scores.masked_fill(forbidden, 0).sum(-1, keepdim=True) / count
+        sigma = ((scores - mean).masked_fill(forbidden, 0).square().sum(-1, keepdim=True) / count).sqrt()
+        removed = scores < scores.amax(-1, keepdim=True) - self.top_n_sigma * sigma
+        if self.eos_id is not None:
+            removed[:, self.eos_id] = False
+        return scores.masked_fill(removed, -math.inf)
+
+
+class ConsistentXtc(LogitsProcessor):
+    """XTC ("exclude top choices", p-e-w, github.com/oobabooga/text-generation-webui, pull request 6335), without EOS.
+
+    With a probability, all tokens with p(v) >= threshold but the least likely of them are left out. The rule chooses among
+    words alone: EOS is never left out and keeps its probability, because the other words get the mass of the tokens
+    that are left out. So the floor's lower bound of p(EOS) holds, and replies become neither shorter nor longer by it. (The
+    original skips a step in which EOS would be left out; otherwise it makes EOS more likely.)
+
+    Args:
+        probability: Probability of a step to be changed.
+        threshold: Least probability of a choice.
+        eos_id: Id of EOS; None treats it as any other token.
+        draws: A random number in [0, 1) for each row; default: torch's.
+    """
+
+    def __init__(self, probability: float, threshold: float, eos_id: int | None, draws: Sequence[float] | None = None):
+        self.probability, self.threshold, self.eos_id, self.draws = probability, threshold, eos_id, draws
+
+    def __call__(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
+        draws = torch.rand(len(scores)) if self.draws is None else torch.tensor(self.draws, dtype=torch.float64)
+        log_p = scores.log_softmax(-1)
+        choices = (log_p.exp() >= self.threshold) & (scores > -math.inf)
+        words = torch.ones_like(choices)
+        if self.eos_id is not None:
+            choices[:, self.eos_id] = words[:, self.eos_id] = False
+        least = log_p.masked_fill(~choices, math.inf).argmin(-1, keepdim=True)
+        removed = choices.scatter(-1, least, False)  # of equal tokens, the first stays
+        changed = (draws < self.probability).to(scores.device) & removed.any(-1)
+        kept = log_p.masked_fill(removed, -math.inf)
+        gain = log_p.masked_fill(~words, -math.inf).logsumexp(-1) - kept.masked_fill(~words, -math.inf).logsumexp(-1)
+        return torch.where(changed[:, None], torch.where(words, kept + gain[:, None], kept), scores)
+
+
 def _largest(x: torch.Tensor, count: int) -> torch.Tensor:
     """Return the `count` largest values of each row in descending order; NumPy is ten times faster on the CPU."""
     count = min(count, x.shape[-1])
@@ -107,10 +162,18 @@ def _largest(x: torch.Tensor, count: int) -> torch.Tensor:
     return torch.from_numpy(np.sort(x.detach().numpy())[:, : -count - 1 : -1].copy())
 
 
-def truncation(settings: ReplySettings, eos_id: int) -> LogitsProcessorList:
-    """Return the truncation rules that the settings switch on, in the order top-k, nucleus, typical, min-p."""
+def truncation(settings: ReplySettings, eos_id: int, draws: Sequence[float] | None = None) -> LogitsProcessorList:
+    """Return the truncation rules that are on, in the order top-n-sigma, top-k, nucleus, typical, min-p, XTC.
+
+    Args:
+        settings: Decoding settings.
+        eos_id: Id of the end of turn.
+        draws: Random numbers of `ConsistentXtc`.
+    """
     kept = eos_id if settings.keep_eos else None
     rules = LogitsProcessorList()
+    if settings.method == "sample" and settings.top_n_sigma > 0:
+        rules.append(ConsistentTopNSigma(settings.top_n_sigma, kept))
     if settings.method == "sample" and settings.top_k:
         rules.append(ConsistentTopK(settings.top_k, kept))
     if settings.method == "sample" and settings.top_p < 1:
@@ -119,11 +182,24 @@ def truncation(settings: ReplySettings, eos_id: int) -> LogitsProcessorList:
         rules.append(ConsistentTypical(settings.typical_p, kept))
     if settings.method == "sample" and settings.min_p > 0:
         rules.append(ConsistentMinP(settings.min_p, kept))
+    if settings.method == "sample" and settings.xtc_probability > 0:
+        rules.append(ConsistentXtc(settings.xtc_probability, settings.xtc_threshold, kept, draws))
     return rules
 
 
-def truncate(scores: torch.Tensor, settings: ReplySettings, eos_id: int) -> torch.Tensor:
-    """Return the scores `[B, V]` after the truncation rules, -inf for removed tokens."""
-    for rule in truncation(settings, eos_id):
+def truncate(
+    scores: torch.Tensor, settings: ReplySettings, eos_id: int, draws: Sequence[float] | None = None
+) -> torch.Tensor:
+    """Return the scores `[B, V]` after the truncation rules, -inf for removed tokens; `draws` as for `truncation`."""
+    for rule in truncation(settings, eos_id, draws):
         scores = rule(None, scores)
     return scores
+
+
+def drawn_from(scores: torch.Tensor, settings: ReplySettings, eos_id: int) -> torch.Tensor:
+    """Return the probabilities `[B, V]` that tokens have after the truncation rules, before XTC's random choice is made."""
+    always = truncate(scores, settings, eos_id, [0.0] * len(scores)).softmax(-1)
+    if settings.method != "sample" or not 0 < settings.xtc_probability < 1:
+        return always
+    never = truncate(scores, settings, eos_id, [1.0] * len(scores)).softmax(-1)
+    return torch.lerp(never, always, settings.xtc_probability)

@@ -1,39 +1,28 @@
-"""The report as one self-contained HTML page: tables, plots, replies side by side."""
+"""The report as one self-contained HTML page: verdict, tables that can be sorted, plots, replies side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 from chatbot.evaluation.report import plots
-from chatbot.evaluation.report.markdown import (
+from chatbot.evaluation.report.markdown import BEST, IN_WORDS, notes, one_line
+from chatbot.evaluation.report.tables import (
+    Cell,
+    Column,
     Report,
     Table,
     ending_table,
     methods_of,
     model_table,
-    notes,
-    one_line,
     reply_table,
     turn_table,
 )
+from chatbot.language.translation import to_chinese
 
-STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif; color: #222;
-       max-width: 1200px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: 3px 9px; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
-th { vertical-align: bottom; white-space: normal; } th:first-child, td:first-child { text-align: left; }
-tr:hover td { background: #f4f6fa; }
-figure { margin: 1em 0; } figure svg { max-width: 100%; height: auto; } figcaption { color: #555; }
-.example { border: 1px solid #ddd; border-radius: 8px; padding: .6em 1em; margin: 1em 0; }
-.example p { margin: .15em 0; } .person { color: #555; } .reason { color: #b3261e; font-size: 12px; }
-table.words td { text-align: left; white-space: normal; }
-.example td { white-space: normal; text-align: left; vertical-align: top; }
-.example td:first-child { white-space: nowrap; color: #555; }
-"""
+STYLE = Path(__file__).with_name("page.css")
+SCRIPT = Path(__file__).with_name("page.js")
 
 
 def to_html(report: Report) -> str:
@@ -41,63 +30,125 @@ def to_html(report: Report) -> str:
     names = ", ".join(part["name"] for part in report["checkpoints"])
     title = escape(f"{names} on {report['data']}")
     methods = methods_of(report)
-    figures = [
-        ("Share of replies without an end after L tokens", plots.termination_curves(methods, max(report["lengths"]))),
-        ("Lengths of the replies", plots.length_histograms(methods, report["reference"])),
-        ("Quality and diversity", plots.quality_and_diversity(methods, report["reference"])),
-    ]
     parts = [
         f"<h1>{title}</h1>",
-        _table(model_table(report)),
-        _table(turn_table(report)),
+        _verdict(report["verdict"]),
+        *(
+            f'<p class="warning" role="note">{escape(line)}<br><span lang="zh">{escape(to_chinese(line))}</span></p>'
+            for line in report["warnings"]
+        ),
+        "<h2>In plain words</h2>",
+        _list([*IN_WORDS, BEST.replace("Bold", "Bold on colour"), "A click on a heading sorts the table by it."]),
+        "<h2>How well does it predict what people say?</h2>",
+        _table(model_table(report), "nats/unit of all turns; less is better"),
+        _table(turn_table(report), "nats/unit by turn of the dialogue"),
         "<h2>Does every reply end?</h2>",
-        _table(ending_table(report)),
-        _figure(*figures[0]),
+        _table(ending_table(report), "Ends and repetitions of each method"),
+        _panels(
+            "Replies without an end after L tokens: this method, and in grey the range of all methods. The axes are"
+            " logarithmic; 0 is drawn at the bottom.",
+            plots.termination_curves(methods, max(report["lengths"])),
+        ),
         "<h2>Likeness and diversity</h2>",
-        _table(reply_table(report)),
-        *(_figure(*figure) for figure in figures[1:]),
-        "<h2>How to read the numbers</h2>",
-        "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in notes(report)) + "</ul>",
+        _table(reply_table(report), "Likeness to the replies of people, and variety"),
+        _wide(
+            "Quality and diversity with 95 % intervals; dotted: people",
+            plots.quality_and_diversity(methods, report["reference"], len(report["checkpoints"])),
+        ),
+        "<h2>Lengths</h2>",
+        _panels(
+            "Lengths of the replies in characters; grey: people", plots.length_histograms(methods, report["reference"])
+        ),
+        "<h2>How the numbers were measured</h2>",
+        _list(notes(report)),
         "<h2>Settings</h2>",
-        _table(Table(["decoding", "settings"], [[name, _settings(row["settings"])] for name, row in methods]), "words"),
+        _settings(methods),
         "<h2>Replies side by side</h2>",
         *(_example(example, len(report["checkpoints"]) == 1) for example in report["examples"]),
     ]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
     body = "\n".join(parts)
+    style, script = STYLE.read_text(encoding="utf-8"), SCRIPT.read_text(encoding="utf-8")
     return (
-        f'<!doctype html>\n<html lang="zh"><head>{head}<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
+        f'<!doctype html>\n<html lang="en"><head>{head}\n<style>{style}</style></head>\n'
+        f"<body><main>\n{body}\n</main><script>{script}</script></body></html>\n"
     )
 
 
-def _settings(settings: dict[str, object]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in settings.items())
+def _verdict(lines: Sequence[str]) -> str:
+    """Return the verdict in English and Chinese."""
+    chinese = "".join(f"<li>{escape(to_chinese(line))}</li>" for line in lines)
+    return f'<section class="verdict" aria-label="verdict">{_list(lines)}<ul lang="zh">{chinese}</ul></section>'
 
 
-def _table(table: Table, css_class: str = "numbers") -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in table.headings)
-    rows = ("".join(f"<td>{escape(text)}</td>" for text in row) for row in table.rows)
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    table_html = f'<table class="{css_class}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return f'<div class="scroll">{table_html}</div>'
+def _list(lines: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def _figure(caption: str, svg: str | None) -> str:
-    return "" if svg is None else f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+def _table(table: Table, caption: str) -> str:
+    head = "".join(_heading(column, len(table.rows) > 1) for column in table.columns)
+    body = "".join(_row(row) for row in table.rows)
+    foot = "" if table.last is None else f"<tfoot>{_row(table.last)}</tfoot>"
+    content = f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>{foot}"
+    return _scroll(f"<table>{content}</table>", caption)
+
+
+def _scroll(content: str, label: str) -> str:
+    """Return content that scrolls sideways, also by keyboard."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{content}</div>'
+
+
+def _heading(column: Column, sorts: bool) -> str:
+    text = escape(column.heading)
+    if not sorts:
+        return f'<th scope="col" title="{escape(column.meaning)}">{text}</th>'
+    first = "descending" if column.goal == "high" else "ascending"
+    button = f'<button type="button" title="{escape(column.meaning)}">{text}</button>'
+    return f'<th scope="col" data-first="{first}">{button}</th>'
+
+
+def _row(cells: Sequence[Cell]) -> str:
+    first, *rest = cells
+    return f'<tr><th scope="row">{escape(first.text)}</th>{"".join(map(_cell, rest))}</tr>'
+
+
+def _cell(cell: Cell) -> str:
+    value = "" if cell.value is None else f' data-value="{cell.value:.6g}"'
+    spread = f" <small>{escape(cell.spread)}</small>" if cell.spread else ""
+    best = ' class="best"' if cell.is_best else ""
+    return f"<td{value}{best}>{escape(cell.text)}{spread}</td>"
+
+
+def _panels(caption: str, panels: Sequence[tuple[str, str]]) -> str:
+    """Return one small plot a method, side by side."""
+    figures = "".join(f"<figure><figcaption>{escape(name)}</figcaption>{svg}</figure>" for name, svg in panels)
+    return f'<p class="note">{escape(caption)}</p><div class="panels">{figures}</div>'
+
+
+def _wide(caption: str, svg: str | None) -> str:
+    if svg is None:
+        return ""
+    return f'<figure class="wide"><figcaption>{escape(caption)}</figcaption>{_scroll(svg, caption)}</figure>'
+
+
+def _settings(methods: Sequence[tuple[str, Report]]) -> str:
+    shown = [(name, ", ".join(f"{key} {value}" for key, value in row["settings"].items())) for name, row in methods]
+    rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>' for name, text in shown)
+    return _scroll(f'<table class="words"><tbody>{rows}</tbody></table>', "Settings")
 
 
 def _example(example: dict, is_single: bool) -> str:
     """Return one context with all replies; with one checkpoint its name is left out."""
-    turns = "".join(f'<p class="person">{escape(one_line(turn, 400))}</p>' for turn in example["context"])
+    turns = "".join(f"<p>{escape(one_line(turn, 400))}</p>" for turn in example["context"])
     rows = [("people", example["reference"], "eos")]
     rows += [
         (name if is_single else f"{checkpoint}: {name}", text, reason)
         for checkpoint, name, text, reason in example["replies"]
     ]
     cells = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(one_line(text, 400))}"
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(one_line(text, 400))}'
         + ("" if reason == "eos" else f' <span class="reason">{reason}</span>')
         + "</td></tr>"
         for name, text, reason in rows
     )
-    return f'<div class="example">{turns}<table>{cells}</table></div>'
+    return f'<div class="example" lang="zh">{turns}<table><tbody>{cells}</tbody></table></div>'

@@ -1,116 +1,29 @@
-"""The report as Markdown; the tables are also those of the HTML page."""
+"""The report as Markdown."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-SHARES = ("repetitive", "echo", "empty")
-QUALITY = (
-    ("reference_cost_nats_per_unit", "cost on references, nats/unit"),
-    ("dist_1", "Dist-1"),
-    ("dist_2", "Dist-2"),
-    ("word_dist_1", "word Dist-1"),
-    ("word_dist_2", "word Dist-2"),
-    ("ent_4", "Ent-4"),
-    ("bleu_2", "BLEU-2"),
-    ("bleu_4", "BLEU-4"),
-    ("wrd", "1 - WRD"),
-    ("greedy_matching", "greedy matching"),
-    ("embedding_average", "embedding average"),
-    ("mean_characters", "characters"),
+from chatbot.evaluation.report.tables import (
+    Cell,
+    Report,
+    Table,
+    ending_table,
+    methods_of,
+    model_table,
+    reply_table,
+    turn_table,
 )
-"""Columns of the table of replies: key in report.json, heading."""
 
-Report = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Headings and rows of text; the first column holds names."""
-
-    headings: list[str]
-    rows: list[list[str]]
-
-
-def methods_of(report: Report) -> list[tuple[str, Report]]:
-    """Return name and metrics of every method of every checkpoint; with one checkpoint its name is left out."""
-    is_single = len(report["checkpoints"]) == 1
-    return [
-        (name if is_single else f"{part['name']}: {name}", row)
-        for part in report["checkpoints"]
-        for name, row in part["decoding"].items()
-    ]
-
-
-def model_table(report: Report) -> Table:
-    """Return nats/unit and perplexity of the checkpoints and baselines."""
-    rows = []
-    for part in report["checkpoints"]:
-        quality = part["quality"]
-        value = with_interval(quality["nats_per_unit"], quality["interval"], 4)
-        rows.append([part["name"], value, f"{quality['perplexity_per_unit']:.2f}"])
-    for name in ("witten_bell_trigram", "unigram"):
-        if name in report.get("baselines", {}):
-            value = report["baselines"][name]
-            rows.append([name.replace("_", " "), f"{value:.4f}", f"{math.exp(value):.2f}"])
-    return Table(["model", "nats/unit", "perplexity/unit"], rows)
-
-
-def turn_table(report: Report) -> Table:
-    """Return nats/unit of the checkpoints by turn."""
-    turns = {entry["turn"]: entry["units"] for part in report["checkpoints"] for entry in part["quality"]["by_turn"]}
-    rows = [["units", *map(str, turns.values())]]
-    for part in report["checkpoints"]:
-        entries = {entry["turn"]: entry for entry in part["quality"]["by_turn"]}
-        cells = [with_interval(entries[turn]["nats_per_unit"], entries[turn]["interval"]) for turn in turns]
-        rows.append([part["name"], *cells])
-    return Table(["nats/unit of turn", *turns], rows)
-
-
-def ending_table(report: Report) -> Table:
-    """Return whether and how the replies of each method end, and how often they repeat."""
-    limits = [f"r_{length}" for length in report["lengths"]]
-    headings = ["decoding", *limits, "longest, tokens", "bound", "eos / floor / limit", "rep-4", *SHARES]
-    rows = []
-    for name, row in methods_of(report):
-        cells = [cell(row, limit) for limit in limits]
-        cells += [str(row["longest_tokens"]), str(row["bound_tokens"])]
-        cells.append(" / ".join(str(count) for count in row["stop_reasons"].values()))
-        rows.append([name, *cells, cell(row, "rep_4"), *(cell(row, share) for share in SHARES)])
-    people = report["reference"]
-    blank = [""] * (len(limits) + 3)
-    rows.append(["people", *blank, cell(people, "rep_4"), *(cell(people, share) for share in SHARES)])
-    return Table(headings, rows)
-
-
-def reply_table(report: Report) -> Table:
-    """Return likeness to the references and diversity of each method."""
-    named = [*methods_of(report), ("people", report["reference"])]
-    columns = [(key, heading) for key, heading in QUALITY if any(row.get(key) is not None for _, row in named)]
-    rows = [[name, *(cell(row, key) for key, _ in columns)] for name, row in named]
-    return Table(["decoding", *(heading for _, heading in columns)], rows)
-
-
-def cell(row: Report, key: str) -> str:
-    """Return a metric with its interval; empty if it was not measured."""
-    if key == "reference_cost_nats_per_unit" and row.get(key) is None and row.get("forbidden_references"):
-        return f"forbids {row['forbidden_references']:.1%}"
-    if row.get(key) is None:
-        return ""
-    places = 4 if key.startswith("reference") else 1 if key in ("bleu_2", "bleu_4", "mean_characters") else 3
-    return with_interval(row[key], row["intervals"].get(key), places)
-
-
-def with_interval(value: float, interval: Sequence[float] | None, places: int = 3) -> str:
-    """Return a value with half of its interval; for 0 the upper end of the interval instead."""
-    if interval is None:
-        return f"{value:.{places}f}"
-    if value == 0:
-        return f"0 (≤ {interval[1]:.{places}f})" if interval[1] else "0"
-    return f"{value:.{places}f} ± {(interval[1] - interval[0]) / 2:.{places}f}"
+BEST = "Bold: the best of a column, and those that are not clearly worse (their intervals overlap with its interval)."
+IN_WORDS = (
+    "A decoding method is the way in which the words of a reply are chosen; a row of the tables is one method of one model.",
+    "nats/unit says how badly a model predicts what people really said, per character: 0.1 less is much.",
+    "r_L says how many replies have no end after L tokens; a bot that never stops has a high one.",
+    "Dist and Ent say how varied the replies are. The goal is the variety of people, not the highest number.",
+    "BLEU, 1 - WRD and the like compare with the one reply that a person gave. Many other replies would be good, too, so"
+    " only their order says something.",
+    "None of these numbers says whether a reply makes sense; xianliao-evaluate --aptness measures that.",
+)
+"""What the numbers mean, for a first reader."""
 
 
 def notes(report: Report) -> list[str]:
@@ -150,25 +63,16 @@ def notes(report: Report) -> list[str]:
     return lines
 
 
-def to_markdown(report: Report, timing: dict[str, Any] | None = None) -> str:
-    """Return the whole report as Markdown.
-
-    Args:
-        report: Content of report.json.
-        timing: Content of timing.json, to add a table of tokens/s; the terminal shows it, report.md does not.
-    """
+def to_markdown(report: Report) -> str:
+    """Return the whole report as Markdown; `report` is the content of report.json."""
     names = ", ".join(part["name"] for part in report["checkpoints"])
     lines = [f"# {names} on {report['data']}", ""]
+    lines += [*(f"- {line}" for line in report["verdict"]), ""]
+    lines += [f"> **{line}**\n" for line in report["warnings"]]
+    lines += [*(f"- {line}" for line in (*IN_WORDS, BEST)), ""]
     lines += [*_lines(model_table(report)), *_lines(turn_table(report))]
     lines += ["## Does every reply end?", "", *_lines(ending_table(report))]
     lines += ["## Likeness and diversity", "", *_lines(reply_table(report))]
-    if timing is not None:
-        rows = [
-            [f"{name}: {method}", f"{cost['tokens_per_second']:.0f}"]
-            for name, costs in timing.items()
-            for method, cost in costs.items()
-        ]
-        lines += _lines(Table(["decoding", "tokens/s"], rows))
     lines += [*(f"- {line}" for line in notes(report)), "", "## Settings", ""]
     for name, row in methods_of(report):
         lines.append(f"- {name}: " + ", ".join(f"{key} {value}" for key, value in row["settings"].items()))
@@ -185,9 +89,16 @@ def to_markdown(report: Report, timing: dict[str, Any] | None = None) -> str:
 
 def _lines(table: Table) -> list[str]:
     """Return a table as lines of Markdown and an empty line."""
-    escaped = [[text.replace("|", "\\|") for text in row] for row in (table.headings, *table.rows)]
-    head, *rows = ["| " + " | ".join(row) + " |" for row in escaped]
-    return [head, "|---|" + "--:|" * (len(table.headings) - 1), *rows, ""]
+    rows = [*table.rows, *([] if table.last is None else [table.last])]
+    texts = [[column.heading for column in table.columns], *([_text(cell) for cell in row] for row in rows)]
+    escaped = [[text.replace("|", "\\|") for text in row] for row in texts]
+    head, *body = ["| " + " | ".join(row) + " |" for row in escaped]
+    return [head, "|---|" + "--:|" * (len(table.columns) - 1), *body, ""]
+
+
+def _text(cell: Cell) -> str:
+    text = f"{cell.text} {cell.spread}".strip()
+    return f"**{text}**" if cell.is_best else text
 
 
 def one_line(text: str, max_characters: int = 160) -> str:

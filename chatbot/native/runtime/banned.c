@@ -32,8 +32,6 @@ static int ends_with(const uint8_t *text, int64_t size, const Word *word) {
     return size >= word->size && !memcmp(text + size - word->size, word->bytes, (size_t)word->size);
 }
 
-enum { MAX_PIECE = 4096 };
-
 int load_banned(Bot *bot, const uint8_t *text, int64_t size) {
     Banned *b = &bot->banned;
     int64_t lines = 0;

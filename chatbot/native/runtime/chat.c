@@ -6,7 +6,7 @@
 
 #include "sample.h"
 
-enum { REMEMBERED = 3, MAX_TURNS = 100000 };
+enum { REMEMBERED = 3, MAX_TURNS = 100000, MAX_MESSAGE = 100000, CHARACTERS_PER_TOKEN = 32 };
 
 struct Chat {
     const Bot *bot;
@@ -168,14 +168,16 @@ static void forget(Chat *chat) {
     chat->read.count = chat->roles.count = 0;
 }
 
+enum { RESERVE = 8 };
+
 /* Index of the first turn that the model still sees; chatbot/text/dialogue.py. */
 static int32_t fit(const Chat *chat) {
-    int64_t total = 1;
+    int64_t total = 1, context = chat->bot->context;
     int32_t first = 0;
     for (int32_t i = 0; i < chat->turn_count; i++) {
         total += chat->turns[i].count + 1;
-        if (total > chat->bot->context)
-            while (total > chat->bot->context / 2 && first < i) total -= chat->turns[first++].count + 1;
+        if (total > context - (i == chat->turn_count - 1 ? 0 : context / RESERVE))
+            while (total > context / 2 && first < i) total -= chat->turns[first++].count + 1;
     }
     return first;
 }
@@ -233,6 +235,16 @@ static int start_rows(Chat *chat, uint32_t seed) {
     return 0;
 }
 
+/* Shortens a turn that overfills the context to one that overfills it as well; bounded_turns of chatbot/chat/request.py. */
+static void shorten(Numbers *points, int64_t most) {
+    if (points->count <= most) return;
+    int64_t half = most / 2, rest = most - half;
+    int32_t *data = points->data;
+    memmove(data + half + 1, data + points->count - rest, (size_t)rest * sizeof *data);
+    data[half] = '\n';
+    points->count = most + 1;
+}
+
 /* Encodes the turns; returns a fault, or NULL. */
 static const char *take_turns(Chat *chat, const char *turns, const int32_t *sizes, int32_t count, int use_safety) {
     Numbers *points = calloc((size_t)count, sizeof *points);
@@ -253,17 +265,20 @@ static const char *take_turns(Chat *chat, const char *turns, const int32_t *size
     if (!failed && use_safety && chat->bot->safety)
         chat->fixed = fixed_reply(chat->bot->safety, points, count, &size, &failed);
     chat->fixed_size = (int32_t)size;
+    int64_t max_tokens = chat->bot->context / 2, longest = CHARACTERS_PER_TOKEN * max_tokens;
+    int too_long = points[count - 1].count > (longest < MAX_MESSAGE ? longest : MAX_MESSAGE);
     for (int32_t i = 0; i < count && !failed; i++) {
-        clean_points(points + i);
+        shorten(points + i, (int64_t)CHARACTERS_PER_TOKEN * chat->bot->context);
+        clean_points(chat->bot, points + i);
         if (i == count - 1 && !points[i].count) fault = "The message is empty; type something to talk about.";
-        if (!chat->fixed) encode(chat->bot, points + i, chat->turns + i);
+        if (!chat->fixed && !too_long) encode(chat->bot, points + i, chat->turns + i);
         failed |= chat->turns[i].failed;
     }
     for (int32_t i = 0; i < count; i++) free(points[i].data);
     free(points);
     if (failed) return "Memory is short.";
-    if (!fault && chat->turns[count - 1].count > chat->bot->context / 2) return "The message is too long. Send it in parts.";
-    return fault;
+    too_long |= chat->turns[count - 1].count > max_tokens;
+    return !fault && !chat->fixed && too_long ? "The message is too long. Send it in parts." : fault;
 }
 
 int xl_begin(Chat *chat, const char *turns, const int32_t *sizes, int32_t count, int64_t seed, const double *settings,
@@ -378,7 +393,7 @@ const char *xl_text(Chat *chat) {
         size += length;
     }
     chat->text_size = complete_bytes(chat->text, size, chat->text, &pending);
-    if (!chat->fixed) trim(chat->text, &chat->text_from, &chat->text_size);
+    if (!chat->fixed) trim(bot, chat->text, &chat->text_from, &chat->text_size);
     chat->text[chat->text_from + chat->text_size] = 0;
     return (const char *)chat->text + chat->text_from;
 }

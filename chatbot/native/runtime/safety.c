@@ -9,8 +9,8 @@
 enum { NONE, SPACE, CLAUSE, SENTENCE };
 enum { AGAIN, MEANS, LEAVING, DISTRESS, BETTER, SHORT, ORDINARY, KINDS, CRISIS = KINDS };
 enum { CRISIS_LIST, MEANS_LIST, LEAVING_LIST, DISTRESS_LIST, BETTER_LIST, WORDS_LIST, LISTS };
-enum { GAP = 8, LATIN_GAP = 32, SPELLED_OUT = 5, FILLER = 2, BUCKETS = 1 << 16, LONGEST_NGRAM = 4 };
-enum { SHORT_LETTERS = 12, LONG_LETTERS = 100, FEWEST_LETTERS = 6, MAX_LETTERS = 4000, MAX_DEPTH = 64 };
+enum { GAP, LATIN_GAP, SPELLED_OUT, FILLER, SHORT_LETTERS, LONG_LETTERS, FEWEST_LETTERS, MOST_LETTERS, FEW_PARTS, LIMITS };
+enum { BUCKETS = 1 << 16, LONGEST_NGRAM = 4, MAX_DEPTH = 64 };
 enum { IDENTITY, SEPARATOR, SHIFTED, POOL, ALNUM = 256 }; /* how a range of characters is folded */
 
 typedef struct {
@@ -44,20 +44,28 @@ typedef struct {
     int64_t size;
 } Text;
 
+typedef struct {
+    const int32_t *data;
+    int64_t count;
+} Letters;
+
 struct Safety {
     const int32_t *fold, *pool; /* fold: (first character, kind, value) */
-    int64_t fold_count, pool_count;
+    int64_t fold_count, pool_count, limit[LIMITS];
+    Letters strokes, speaking;
     Phrases lists[LISTS];
     Text *replies[KINDS], crisis_reply, refusal;
     int64_t reply_count[KINDS], ordinary_messages, ordinary_letters;
     int refuses, has_classifier;
-    double scale, bias, threshold, veto;
+    double scale, bias, threshold, veto, per_doubling;
+    const uint32_t *multipliers; /* [LONGEST_NGRAM, LONGEST_NGRAM] by size and place */
     const int8_t *weights;
     void **owned; /* memory to release */
     int64_t owned_count, owned_room;
 };
 
 typedef struct {
+    const struct Safety *rules;
     Numbers text, places, breaks;
 } Folded;
 
@@ -190,6 +198,15 @@ struct Safety *load_safety(const uint8_t *bytes, int64_t size) {
         if (kind == SEPARATOR) reader.failed |= entry[2] < 0 || entry[2] > SENTENCE;
     }
     reader.failed |= s->fold_count < 1 || s->fold[0] != 0;
+    for (int i = 0; i < LIMITS; i++) {
+        s->limit[i] = read_number(&reader);
+        reader.failed |= s->limit[i] < 1 || s->limit[i] > 1 << 20;
+    }
+    reader.failed |= s->limit[LONG_LETTERS] < 2; /* windows advance by half of it */
+    s->strokes.data = (const int32_t *)read_bytes(&reader, &count);
+    s->strokes.count = count / 4;
+    s->speaking.data = (const int32_t *)read_bytes(&reader, &count);
+    s->speaking.count = count / 4;
     for (int i = 0; i < LISTS && !reader.failed; i++) read_phrases(s, &reader, s->lists + i);
     s->refuses = read_number(&reader) != 0;
     s->ordinary_messages = read_number(&reader);
@@ -208,6 +225,9 @@ struct Safety *load_safety(const uint8_t *bytes, int64_t size) {
     s->bias = read_double(&reader);
     s->threshold = read_double(&reader);
     s->veto = read_double(&reader);
+    s->per_doubling = read_double(&reader);
+    s->multipliers = (const uint32_t *)read_bytes(&reader, &count);
+    reader.failed |= count != LONGEST_NGRAM * LONGEST_NGRAM * 4;
     s->weights = (const int8_t *)read_bytes(&reader, &count);
     reader.failed |= s->has_classifier && count != BUCKETS;
     if (!reader.failed) return s;
@@ -229,6 +249,7 @@ static const int32_t *entry_of(const struct Safety *s, int32_t character) {
 
 static void fold(const struct Safety *s, const Numbers *text, Folded *folded) {
     int32_t between = SENTENCE;
+    folded->rules = s;
     for (int64_t place = 0; place < text->count; place++) {
         int32_t character = text->data[place];
         const int32_t *entry = entry_of(s, character);
@@ -261,17 +282,24 @@ static int is_chinese(int32_t c) { return (c >= 0x3400 && c <= 0x9fff) || (c >= 
 
 static int is_latin(int32_t c) { return c < 128; }
 
-static int is_filler(int32_t c) { return c < 128 || c == 0x3007; }
+static int has_letter(const Letters *letters, int32_t c) {
+    for (int64_t i = 0; i < letters->count; i++)
+        if (letters->data[i] == c) return 1;
+    return 0;
+}
+
+static int is_filler(const struct Safety *s, int32_t c) { return is_latin(c) || has_letter(&s->strokes, c); }
 
 /* The text without one or two Latin letters or digits between two Chinese characters; returns whether it differs. */
 static int without_fillers(const Folded *from, Folded *to) {
     const int32_t *text = from->text.data, *breaks = from->breaks.data;
     int64_t size = from->text.count, place = 0;
     int32_t between = NONE;
+    to->rules = from->rules;
     while (place < size) {
         int64_t end = place;
-        while (end < size && is_filler(text[end])) end++;
-        int inside = 0 < place && place < end && end < size && end - place <= FILLER && is_chinese(text[place - 1]) &&
+        while (end < size && is_filler(from->rules, text[end])) end++;
+        int inside = 0 < place && place < end && end < size && end - place <= from->rules->limit[FILLER] && is_chinese(text[place - 1]) &&
                      is_chinese(text[end]);
         for (int64_t i = place; i <= end && i < size; i++) {
             between = breaks[i] > between ? breaks[i] : between;
@@ -298,7 +326,7 @@ static int is_apart(const Folded *f, Span span) {
         latin &= is_latin(text[i]);
         inner |= i > start && breaks[i] != NONE;
     }
-    if (inner && end - start < SPELLED_OUT && latin) return 0;
+    if (inner && end - start < f->rules->limit[SPELLED_OUT] && latin) return 0;
     for (int64_t place = start + 1; place < end; place++) {
         if (breaks[place] < CLAUSE) continue;
         int64_t before = place - 1, after = place + 1;
@@ -381,14 +409,14 @@ static void find_part(const Folded *folded, const Part *part, const uint8_t *the
 
 static int may_follow(const Folded *f, int64_t end, int64_t next, int harmless) {
     int32_t most = NONE;
-    int latin = 1, own = 0;
+    int latin = 1, speaks = 0;
     for (int64_t i = end; i <= next; i++) most = f->breaks.data[i] > most ? f->breaks.data[i] : most;
     for (int64_t i = end; i < next; i++) {
         int32_t letter = f->text.data[i];
         latin &= is_latin(letter);
-        own |= letter == 0x6211 || letter == 0x60f3 || letter == 0x8981; /* 我想要 */
+        speaks |= has_letter(&f->rules->speaking, letter);
     }
-    return (next - end <= GAP || latin) && most < (harmless ? CLAUSE : SENTENCE) && !(harmless && own);
+    return (next - end <= f->rules->limit[GAP] || latin) && most < (harmless ? CLAUSE : SENTENCE) && !(harmless && speaks);
 }
 
 /* Index of the first of sorted spans that begins at `place` or later. */
@@ -413,7 +441,7 @@ static void find_phrase(const Folded *f, const Part *parts, int64_t count, int h
         next.count = 0;
         for (int64_t i = 0; i < spans->count; i++) {
             int64_t end = spans->data[i].end;
-            for (int64_t j = first_from(&found, end); j < found.count && found.data[j].start <= end + LATIN_GAP; j++)
+            for (int64_t j = first_from(&found, end); j < found.count && found.data[j].start <= end + f->rules->limit[LATIN_GAP]; j++)
                 if (may_follow(f, end, found.data[j].start, harmless))
                     add(&next, (Span){spans->data[i].start, found.data[j].end});
         }
@@ -482,6 +510,9 @@ static void find_titles(const Numbers *text, const Folded *f, Spans *titles) {
             open = -1;
         }
     }
+    if (titles->count != 1 || titles->data[0].start != 0 || titles->data[0].end != f->text.count) return;
+    for (int64_t i = 0; i < f->text.count; i++) /* a whole message by a speaking person is a sentence, not a title */
+        if (has_letter(&f->rules->speaking, f->text.data[i])) titles->count = 0;
 }
 
 static int has_phrase(const Numbers *text, const Folded *plain, const Phrases *list, int spares_titles,
@@ -498,64 +529,97 @@ static int has_phrase(const Numbers *text, const Folded *plain, const Phrases *l
     return found;
 }
 
-static int point_bytes(int32_t c, uint8_t *out) {
-    if (c < 0x80) return out[0] = (uint8_t)c, 1;
-    int more = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
-    out[0] = (uint8_t)((0xff00 >> (more + 1) & 0xff) | c >> (6 * more));
-    for (int i = 1; i <= more; i++) out[i] = (uint8_t)(0x80 | (c >> (6 * (more - i)) & 0x3f));
-    return more + 1;
-}
+/* Scores of the parts of a message. */
+typedef struct {
+    const struct Safety *rules;
+    const int32_t *text, *breaks; /* of the piece of the message that is divided */
+    int64_t size, count;          /* letters of the piece; parts scored so far */
+    double best;
+    uint8_t *seen; /* scratch [BUCKETS / 8] */
+} Scores;
 
-static uint32_t crc_on(uint32_t crc, const uint8_t *bytes, int size) {
-    for (int i = 0; i < size; i++) {
-        crc ^= bytes[i];
-        for (int k = 0; k < 8; k++) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
-    }
-    return crc;
-}
-
-/* Score of a part; `seen` [BUCKETS / 8] is scratch. */
-static double score_part(const struct Safety *s, const int32_t *letters, int64_t count, uint8_t *seen) {
+/* NeedClassifier.scores of one part: letters `start` to `end`. */
+static void score_part(Scores *scores, int64_t start, int64_t end) {
+    const struct Safety *s = scores->rules;
     int64_t sum = 0, different = 0;
-    memset(seen, 0, BUCKETS / 8);
-    for (int64_t start = -1; start <= count; start++) {
-        uint32_t crc = ~0u;
-        for (int64_t i = start; i <= count && i < start + LONGEST_NGRAM; i++) {
-            uint8_t bytes[4];
-            crc = crc_on(crc, bytes, point_bytes(i < 0 ? '^' : i == count ? '$' : letters[i], bytes));
-            uint32_t bucket = ~crc % BUCKETS;
-            if (seen[bucket / 8] >> bucket % 8 & 1) continue;
-            seen[bucket / 8] |= (uint8_t)(1 << bucket % 8);
+    memset(scores->seen, 0, BUCKETS / 8);
+    for (int64_t from = start - 1; from <= end; from++)
+        for (int64_t size = 1; size <= LONGEST_NGRAM && from + size <= end + 1; size++) {
+            uint32_t hash = 0;
+            for (int64_t i = 0; i < size; i++) {
+                int64_t at = from + i;
+                uint32_t letter = at < start ? '^' : at == end ? '$' : (uint32_t)scores->text[at];
+                hash += letter * s->multipliers[(size - 1) * LONGEST_NGRAM + i];
+            }
+            hash ^= hash >> 15;
+            hash *= 0x2c1b3c6du;
+            uint32_t bucket = hash >> 16;
+            if (scores->seen[bucket / 8] >> bucket % 8 & 1) continue;
+            scores->seen[bucket / 8] |= (uint8_t)(1 << bucket % 8);
             sum += s->weights[bucket];
             different++;
         }
-    }
-    return s->bias + s->scale * (double)sum / sqrt((double)different);
+    double score = s->bias + s->scale * (double)sum / sqrt((double)different);
+    scores->best = score > scores->best ? score : scores->best;
+    scores->count++;
 }
 
-/* Largest score of the whole message, its sentences, and pairs of neighbouring clauses. */
-static double score(const struct Safety *s, const Folded *f, int *failed) {
-    int64_t size = f->text.count < MAX_LETTERS ? f->text.count : MAX_LETTERS;
-    uint8_t *seen = malloc(BUCKETS / 8);
-    if (!seen) return *failed = 1, 0;
-    const int32_t *text = f->text.data;
-    double best = score_part(s, text, size, seen);
-    for (int32_t separator = SENTENCE; separator >= CLAUSE; separator--) {
-        int64_t before = -1, start = 0;
-        if (!size) break;
-        for (int64_t i = 1; i <= size; i++) {
-            if (i < size && f->breaks.data[i] < separator) continue;
-            int alone = start == 0 && i == size;
-            double value = !alone && i - start >= SHORT_LETTERS ? score_part(s, text + start, i - start, seen) : best;
-            best = value > best ? value : best;
-            value = before >= 0 ? score_part(s, text + before, i - before, seen) : best;
-            best = value > best ? value : best;
-            before = start;
-            start = i;
-        }
+static int32_t break_at(const Scores *scores, int64_t place) {
+    return place == 0 || place == scores->size ? SENTENCE : scores->breaks[place];
+}
+
+/* Whether the space before a letter divides clauses. */
+static int divides(const Scores *scores, int64_t place) {
+    if (break_at(scores, place) != SPACE || (is_latin(scores->text[place - 1]) && is_latin(scores->text[place]))) return 0;
+    return break_at(scores, place - 1) == NONE && break_at(scores, place + 1) == NONE;
+}
+
+static void score_windows(Scores *scores, int64_t start, int64_t end) {
+    int64_t most = scores->rules->limit[LONG_LETTERS], size = end - start;
+    if (size <= most) {
+        if (size >= scores->rules->limit[SHORT_LETTERS]) score_part(scores, start, end);
+        return;
     }
-    free(seen);
-    return best;
+    for (int64_t at = start; at < end - most / 2; at += most / 2) score_part(scores, at, at + most < end ? at + most : end);
+}
+
+/* Scores sentences, or clauses: each in windows, and pairs of neighbours. */
+static void score_pieces(Scores *scores, int clauses) {
+    int64_t most = scores->rules->limit[LONG_LETTERS], before = -1, start = 0;
+    for (int64_t place = 1; place <= scores->size; place++) {
+        int32_t kind = break_at(scores, place);
+        if (!(clauses ? kind >= CLAUSE || divides(scores, place) : kind == SENTENCE)) continue;
+        if (start == 0 && place == scores->size && place <= most) return; /* scored as a whole */
+        score_windows(scores, start, place);
+        if (before >= 0 && place - before <= most) score_part(scores, before, place);
+        before = start;
+        start = place;
+    }
+}
+
+static void score_piece(Scores *scores, const Folded *f, int64_t start, int64_t end) {
+    scores->text = f->text.data + start;
+    scores->breaks = f->breaks.data + start;
+    scores->size = end - start;
+    if (scores->size <= scores->rules->limit[LONG_LETTERS]) score_part(scores, 0, scores->size);
+    score_pieces(scores, 0);
+    score_pieces(scores, 1);
+}
+
+/* NeedClassifier.score. */
+static double score(const struct Safety *s, const Folded *f, int *failed) {
+    int64_t size = f->text.count, half = s->limit[MOST_LETTERS] / 2;
+    Scores scores = {s, NULL, NULL, 0, 0, -INFINITY, malloc(BUCKETS / 8)};
+    if (!scores.seen) return *failed = 1, 0;
+    if (size <= s->limit[MOST_LETTERS])
+        score_piece(&scores, f, 0, size);
+    else {
+        score_piece(&scores, f, 0, half);
+        score_piece(&scores, f, size - half, size);
+    }
+    free(scores.seen);
+    double many = (double)scores.count / (double)s->limit[FEW_PARTS];
+    return scores.best - s->per_doubling * log2(many > 1 ? many : 1);
 }
 
 static int kind_of(const struct Safety *s, const Numbers *message, int *failed) {
@@ -569,8 +633,8 @@ static int kind_of(const struct Safety *s, const Numbers *message, int *failed) 
     }
     int64_t letters = f.text.count;
     int found = has_phrase(message, &f, s->lists + CRISIS_LIST, 1, failed);
-    int judges = s->has_classifier && letters >= FEWEST_LETTERS &&
-                 !(found && !(SHORT_LETTERS <= letters && letters <= LONG_LETTERS));
+    int judges = s->has_classifier && letters >= s->limit[FEWEST_LETTERS] &&
+                 !(found && !(s->limit[SHORT_LETTERS] <= letters && letters <= s->limit[LONG_LETTERS]));
     if (judges) found = score(s, &f, failed) >= (found && s->veto < s->threshold ? s->veto : s->threshold);
     if (found)
         kind = CRISIS;

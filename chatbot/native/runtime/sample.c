@@ -31,10 +31,11 @@ static int allow(const Chooser *c, const float *logits, const Row *row) {
     for (int64_t v = 0; v < bot->vocabulary; v++)
         if (bot->special[v]) allowed[v] = -INFINITY;
     ban(bot, row->ids.data, row->ids.count, allowed);
+    forbid_unreadable(bot, row->ids.data, row->ids.count, allowed);
     float end = allowed[bot->end];
     if (row->ids.count < c->settings[XL_MIN_REPLY]) allowed[bot->end] = -INFINITY;
     float largest = largest_of(allowed, bot->vocabulary);
-    if (bot->banned.count && largest == -INFINITY) { /* banned words leave no other token: allow the end early */
+    if (largest == -INFINITY) { /* banned words or unreadable characters leave no other token: allow the end early */
         allowed[bot->end] = end;
         largest = largest_of(allowed, bot->vocabulary);
     }

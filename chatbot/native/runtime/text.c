@@ -1,4 +1,4 @@
-/* Text to ids and back: UTF-8, the cleaning of chatbot/text/dialogue.py, and a byte-fallback BPE over the pieces of
+/* Text to ids and back: UTF-8, and a byte-fallback BPE over the pieces of
  *
  *     \p{Han}+ | ?[\p{L}&&[^\p{Han}]]+ | \p{N} | ?[^\s\p{L}\p{N}]+ | \s+
  */
@@ -72,65 +72,19 @@ void to_points(const uint8_t *bytes, int64_t size, Numbers *points) {
     }
 }
 
-static int is_cjk(int32_t c) {
-    return (c >= 0x2e80 && c <= 0x312f) || (c >= 0x31a0 && c <= 0x31ff) || (c >= 0x3200 && c <= 0x4dbf) ||
-           (c >= 0x4e00 && c <= 0x9fff) || (c >= 0xac00 && c <= 0xd7af) || (c >= 0xf900 && c <= 0xfaff) ||
-           (c >= 0xfe30 && c <= 0xfe4f) || (c >= 0xff00 && c <= 0xffef) || (c >= 0x20000 && c <= 0x3ffff);
-}
-
-static int is_blank(int32_t c) { /* str.strip() */
-    return (c >= 9 && c <= 13) || (c >= 28 && c <= 32) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
-}
-
-/* Moves the bounds of a valid text to those of its str.strip(). */
-void trim(const uint8_t *text, int64_t *from, int64_t *size) {
-    int64_t begin = 0, end = 0;
-    int started = 0;
-    for (int64_t at = 0; at < *size;) {
-        int32_t point;
-        int64_t used = decode_one(text + at, *size - at, &point);
-        if (!is_blank(point)) {
-            if (!started) begin = at;
-            started = 1;
-            end = at + used;
-        }
-        at += used;
-    }
-    *from = begin;
-    *size = end - begin;
-}
-
-/* clean_turn: trims, and removes the runs of spaces that touch a CJK character. */
-void clean_points(Numbers *points) {
-    int32_t *data = points->data;
-    int64_t begin = 0, end = points->count, kept = 0;
-    while (begin < end && is_blank(data[begin])) begin++;
-    while (end > begin && is_blank(data[end - 1])) end--;
-    for (int64_t at = begin; at < end;) {
-        int64_t run = at;
-        while (run < end && data[run] == ' ') run++;
-        int touches = (at > begin && is_cjk(data[at - 1])) || (run < end && is_cjk(data[run]));
-        while (at < run) {
-            if (!touches) data[kept++] = ' ';
-            at++;
-        }
-        if (at < end) data[kept++] = data[at++];
-    }
-    points->count = kept;
-}
-
-static int class_of(const Bot *bot, int32_t point) {
-    int64_t low = 0, high = bot->range_count; /* the ranges begin at 0 */
+int64_t range_of(const int32_t *ranges, int64_t count, int32_t number) {
+    int64_t low = 0, high = count;
     while (high - low > 1) {
         int64_t middle = (low + high) / 2;
-        if (bot->ranges[2 * middle] <= point)
+        if (ranges[2 * middle] <= number)
             low = middle;
         else
             high = middle;
     }
-    return bot->ranges[2 * low + 1];
+    return low;
 }
+
+static int class_of(const Bot *bot, int32_t point) { return bot->ranges[2 * range_of(bot->ranges, bot->range_count, point) + 1]; }
 
 /* End of the piece that begins at `at`. */
 static int64_t piece_end(const Bot *bot, const Numbers *text, int64_t at) {
@@ -156,12 +110,12 @@ static int32_t id_of_character(const Bot *bot, int32_t point) {
     int64_t low = 0, high = bot->character_count;
     while (low < high) {
         int64_t middle = (low + high) / 2;
-        if (bot->characters[2 * middle] < point)
+        if (bot->character_ids[2 * middle] < point)
             low = middle + 1;
         else
             high = middle;
     }
-    return low < bot->character_count && bot->characters[2 * low] == point ? bot->characters[2 * low + 1] : -1;
+    return low < bot->character_count && bot->character_ids[2 * low] == point ? bot->character_ids[2 * low + 1] : -1;
 }
 
 static void push_character(const Bot *bot, int32_t c, Numbers *ids) {
@@ -227,7 +181,7 @@ void encode(const Bot *bot, const Numbers *points, Numbers *ids) {
 int64_t xl_encode(const Bot *bot, const char *text, int64_t bytes, int32_t *ids, int64_t room) {
     Numbers points = {0}, made = {0};
     to_points((const uint8_t *)text, bytes, &points);
-    clean_points(&points);
+    clean_points(bot, &points);
     encode(bot, &points, &made);
     int64_t count = made.failed ? -1 : made.count;
     for (int64_t i = 0; i < count && i < room; i++) ids[i] = made.data[i];

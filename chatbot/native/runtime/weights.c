@@ -15,10 +15,11 @@
 #include <unistd.h>
 #endif
 
-enum { HEADER = 512, VERSION = 1, MAX_STATE = 256 << 20 };
+enum { HEADER = 512, VERSION = 2, MAX_STATE = 256 << 20 };
 enum {
     VOCABULARY, WIDTH, LAYERS, HEADS, HEAD, INNER, WINDOW_SIZE, TAPS, ACTIVATION, ROTATES, ROTATES_LINEAR, GATED_OUTPUT,
-    BIASED, SPEAKERS, CONTEXT_TOKENS, CLS, END, MERGES, CHARACTERS, RANGES, PIECE_BYTES, BANNED_BYTES, SAFETY_BYTES, NUMBERS
+    BIASED, SPEAKERS, CONTEXT_TOKENS, CLS, END, MERGES, CHARACTERS, RANGES, PIECE_BYTES, TABLE_BYTES,
+    BANNED_BYTES, SAFETY_BYTES, NUMBERS
 };
 
 static const int32_t LIMITS[NUMBERS][2] = {
@@ -26,8 +27,8 @@ static const int32_t LIMITS[NUMBERS][2] = {
     [INNER] = {1, 1 << 17}, [WINDOW_SIZE] = {1, 1 << 16}, [TAPS] = {0, 16}, [ACTIVATION] = {0, 3}, [ROTATES] = {0, 1},
     [ROTATES_LINEAR] = {0, 1}, [GATED_OUTPUT] = {0, 1}, [BIASED] = {0, 1}, [SPEAKERS] = {2, 16},
     [CONTEXT_TOKENS] = {8, 1 << 20}, [CLS] = {0, 1 << 20}, [END] = {0, 1 << 20}, [MERGES] = {0, 1 << 22},
-    [CHARACTERS] = {0, 1 << 21}, [RANGES] = {1, 1 << 21}, [PIECE_BYTES] = {0, 1 << 28}, [BANNED_BYTES] = {0, 1 << 24},
-    [SAFETY_BYTES] = {0, 1 << 26},
+    [CHARACTERS] = {0, 1 << 21}, [RANGES] = {1, 1 << 21}, [PIECE_BYTES] = {0, 1 << 28}, [TABLE_BYTES] = {1, 1 << 24},
+    [BANNED_BYTES] = {0, 1 << 24}, [SAFETY_BYTES] = {0, 1 << 26},
 };
 
 /* CRC-32 of zlib, eight tables of Kounavis and Berry. */
@@ -130,20 +131,23 @@ static const char *load_tokenizer(Bot *bot, Parts *parts, const int32_t *n) {
     bot->pieces = part(parts, (uint64_t)n[PIECE_BYTES], 1);
     bot->special = part(parts, (uint64_t)V, 1);
     bot->byte_ids = part(parts, 256, 4);
-    bot->characters = part(parts, 2 * (uint64_t)n[CHARACTERS], 4);
+    bot->character_ids = part(parts, 2 * (uint64_t)n[CHARACTERS], 4);
     const int32_t *merges = part(parts, 3 * (uint64_t)n[MERGES], 4);
     bot->ranges = part(parts, 2 * (uint64_t)n[RANGES], 4);
-    const uint8_t *banned = part(parts, (uint64_t)n[BANNED_BYTES], 1), *safety = part(parts, (uint64_t)n[SAFETY_BYTES], 1);
+    const uint8_t *tables = part(parts, (uint64_t)n[TABLE_BYTES], 1), *banned = part(parts, (uint64_t)n[BANNED_BYTES], 1);
+    const uint8_t *safety = part(parts, (uint64_t)n[SAFETY_BYTES], 1);
     if (parts->missing) return "The weights file is cut off. Copy it again.";
     bot->character_count = n[CHARACTERS], bot->range_count = n[RANGES];
     int fits = bot->offsets[0] == 0 && bot->offsets[V] == (uint32_t)n[PIECE_BYTES];
     for (int64_t v = 0; v < V; v++) fits &= bot->offsets[v] <= bot->offsets[v + 1];
     fits &= ids_are_known(bot->byte_ids, 256, 1, bot->vocabulary);
-    fits &= ids_are_known(bot->characters + 1, 2 * (int64_t)n[CHARACTERS] - 1, 2, bot->vocabulary);
+    fits &= ids_are_known(bot->character_ids + 1, 2 * (int64_t)n[CHARACTERS] - 1, 2, bot->vocabulary);
     fits &= bot->ranges[0] == 0 && !bot->special[bot->end];
     if (!fits) return "The weights file is damaged: its vocabulary is broken. Copy it again.";
     const char *fault = load_merges(bot, merges, n[MERGES]);
     if (fault) return fault;
+    if (load_characters(bot, tables, n[TABLE_BYTES]))
+        return "The weights file is damaged: its tables of characters are broken. Copy it again.";
     if (load_banned(bot, banned, n[BANNED_BYTES])) return "Memory is short.";
     if (n[SAFETY_BYTES] && !(bot->safety = load_safety(safety, n[SAFETY_BYTES])))
         return "The weights file is damaged: its safety rules are broken. Copy it again.";
@@ -191,7 +195,7 @@ static const char *load(Bot *bot) {
     if (bot->size < HEADER || memcmp(bot->file, "xianliao", 8)) return "This is not a weights file of xianliao-export --to lite.";
     memcpy(word, bot->file + 8, sizeof word);
     memcpy(&stored, bot->file + 16, sizeof stored);
-    if (word[0] != VERSION) return "The weights file is of another version. Export it again.";
+    if (word[0] != VERSION) return "The weights file is of another version than this runtime. Export it again with this version.";
     if (stored != bot->size) return "The weights file is cut off or too long. Copy it again.";
     if (checksum(bot->file + 16, bot->size - 16) != word[1]) return "The weights file is damaged: its checksum is wrong. Copy it again.";
     const int32_t *n = (const int32_t *)(bot->file + 24);
@@ -224,6 +228,7 @@ void xl_close(Bot *bot) {
     if (!bot) return;
     free_safety(bot->safety);
     free_banned(&bot->banned);
+    free(bot->characters.unreadable);
     free(bot->merges);
     free(bot->layers);
     unmap(bot);

@@ -27,6 +27,25 @@ typedef struct {
     uint8_t *always, *inside; /* [V]: tokens that contain a word; a word with exceptions */
 } Banned;
 
+/* Replacements of texts by others of the same length. */
+typedef struct {
+    const int32_t *index, *points; /* (start, length) of each key in points, by first character; the value follows the key */
+    int64_t count;
+    int spares_descriptions; /* of characters: sequences like U+2FF0 and two characters, which OpenCC leaves as they are */
+} Stage;
+
+enum { MAX_STAGES = 8, MAX_PIECE = 4096 };
+
+/* How a turn is read, and which tokens are readable; characters.c. */
+typedef struct {
+    const int32_t *kinds; /* (first character, kinds) of each range */
+    const int32_t *zhu_after, *zhu_before;
+    int64_t kind_count, zhu_after_count, zhu_before_count, stage_count;
+    int32_t zhu, particle;
+    Stage stages[MAX_STAGES];
+    uint8_t *unreadable; /* [V] */
+} Characters;
+
 struct Safety;
 
 typedef struct {
@@ -44,16 +63,17 @@ struct Bot {
     double settings[XL_SETTINGS];
     const uint32_t *offsets; /* [V + 1] into pieces */
     const uint8_t *pieces, *special;
-    const int32_t *byte_ids, *characters, *ranges;
+    const int32_t *byte_ids, *character_ids, *ranges;
     int64_t character_count, range_count;
     Merge *merges;
     uint64_t merge_mask;
+    Characters characters;
     Banned banned;
     struct Safety *safety;
     Kernel kernel;
 };
 
-/* Reads little-endian numbers of the safety part; `failed` is set at its end. */
+/* Reads little-endian numbers of a part; `failed` is set at its end. */
 typedef struct {
     const uint8_t *at, *end;
     int failed;
@@ -71,10 +91,15 @@ void free_banned(Banned *banned);
 
 int64_t decode_one(const uint8_t *bytes, int64_t size, int32_t *point);
 int64_t complete_bytes(const uint8_t *bytes, int64_t size, uint8_t *out, int64_t *pending);
-void trim(const uint8_t *text, int64_t *from, int64_t *size);
-void clean_points(Numbers *points);
+/* Index of the range (first, value) that has a number; the ranges begin at 0. */
+int64_t range_of(const int32_t *ranges, int64_t count, int32_t number);
 void to_points(const uint8_t *bytes, int64_t size, Numbers *points);
 void encode(const Bot *bot, const Numbers *points, Numbers *ids);
+
+int load_characters(Bot *bot, const uint8_t *bytes, int64_t size);
+void clean_points(const Bot *bot, Numbers *points);
+void trim(const Bot *bot, const uint8_t *text, int64_t *from, int64_t *size);
+void forbid_unreadable(const Bot *bot, const int32_t *ids, int64_t count, float *logits);
 
 struct Safety *load_safety(const uint8_t *bytes, int64_t size);
 void free_safety(struct Safety *safety);

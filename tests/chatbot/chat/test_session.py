@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import pytest
 import torch
@@ -57,6 +58,51 @@ def test_old_turns_are_forgotten_in_time_and_memory_stays_bounded(model, tokeniz
     fresh = Chatbot(bot.model, bot.tokenizer, bot.settings)
     fresh.context_tokens = 60
     assert fresh.reply(session.turns[:-1], seed=1) == session.turns[-1]
+
+
+def background():
+    """Wait for what is read after a reply."""
+    for thread in threading.enumerate():
+        if thread.name == "reading ahead":
+            thread.join()
+
+
+def test_no_message_waits_for_old_turns_to_be_read_again(bot, dialogues):
+    bot.context_tokens = 120
+    session, first_turns = ChatSession(bot), set()
+    for number in range(40):
+        message = dialogues[number][0][:6]
+        pieces = bot.request([*session.turns, message], 1).prompt.pieces
+        assert bot.snapshots.longest(pieces)[0] >= len(pieces) - 2  # the last reply and the message are new
+        session.reply(message, seed=number)
+        background()
+        first_turns.add(bot.request([*session.turns, message], 1).prompt.first_turn)
+    assert len(first_turns) > 4
+
+
+def test_a_state_that_cannot_be_read_ahead_is_read_with_the_message(bot, monkeypatch):
+    def fails(prompt):
+        raise MemoryError
+
+    bot.context_tokens = 60
+    session = ChatSession(bot)
+    with monkeypatch.context() as patch:
+        patch.setattr(bot, "_read_ahead", lambda prompt: None)
+        for number in range(12):
+            session.reply(f"第{number}句", seed=1)
+    expected = session.turns
+    bot.snapshots.clear()
+    session = ChatSession(bot)
+    read = bot.read_prompt
+    for number in range(12):
+        monkeypatch.setattr(bot, "read_prompt", read)
+        stream = session.stream(f"第{number}句", seed=1)
+        next(stream)
+        monkeypatch.setattr(bot, "read_prompt", fails)
+        for _ in stream:
+            pass
+        background()
+    assert session.turns == expected
 
 
 def test_a_stream_closed_before_a_word_leaves_no_empty_turn(bot):

@@ -272,3 +272,21 @@ def test_a_turn_reads_only_its_message(native_bot, tokens_read, monkeypatch):
         turns.append(reply.text)
         ids_of_replies[reply.text] = reply.token_ids
     worker.close(0)
+
+
+def test_a_worker_reads_ahead_when_old_turns_are_dropped(bot, dialogues):
+    bot.context_tokens = 120
+    worker, turns, first_turns = Worker(bot), [], set()
+    for number in range(30):
+        message = dialogues[number][0][:6]
+        pieces = bot.request([*turns, message], 1).prompt.pieces
+        # the message, the last reply, and the message before it if the reply's text has other tokens than were chosen
+        assert bot.snapshots.longest(pieces)[0] >= len(pieces) - 3
+        *_, reply = worker.stream_replies([*turns, message], number)
+        turns += [message, reply.text]
+        end = time.monotonic() + 10
+        while (worker._later or worker.batches) and time.monotonic() < end:
+            time.sleep(0.001)
+        first_turns.add(bot.request([*turns, message], 1).prompt.first_turn)
+    assert len(first_turns) > 3
+    worker.close()

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from chatbot.chat.bot import Chatbot
 from chatbot.checkpoint.export import sources
 from chatbot.checkpoint.export.cli import main
-from chatbot.checkpoint.export.hf import chat_template, remote_code
+from chatbot.checkpoint.export.hf import remote_code
 from chatbot.checkpoint.export.hf_model import XianliaoForChat, turns_of
 from chatbot.checkpoint.export.single_file import Target, join_modules
 from chatbot.checkpoint.folder import load_model
@@ -31,6 +31,7 @@ from chatbot.errors import ReplySettingsError
 from chatbot.model.layer_types import LAYER_TYPES
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json, write_json
+from chatbot.text.chat_template import dialogpt_template
 from tests.conftest import ROOT, tiny_config
 
 
@@ -240,7 +241,7 @@ def test_the_folder_is_a_checkpoint_of_ours_too(folder, checkpoint):
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlanguage: zh\nlibrary_name: transformers\n")
     assert "more than 20 tokens" in card  # t0 + 2 delta
-    assert chat_template() == read_json(folder / "tokenizer_config.json")["chat_template"]
+    assert dialogpt_template() == read_json(folder / "tokenizer_config.json")["chat_template"]
 
 
 def test_faults_are_one_sentence(checkpoint, tmp_path, capsys):

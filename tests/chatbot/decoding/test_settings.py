@@ -10,6 +10,7 @@ import pytest
 from chatbot.chat.bot import Chatbot
 from chatbot.checkpoint.folder import save
 from chatbot.cli import build_chat_parser
+from chatbot.decoding.rules.repetition import repetition_rules
 from chatbot.decoding.settings import OPTIONS, UNCHANGED, ReplySettings, ReplySettingsError, settings_from
 
 RECORDED = ReplySettings(no_repeat_ngram=2, repeat_cost=4.0, floor_start_tokens=20, max_reply_tokens=30)
@@ -18,7 +19,7 @@ RECORDED = ReplySettings(no_repeat_ngram=2, repeat_cost=4.0, floor_start_tokens=
 def test_none_switches_off():
     assert RECORDED.with_changes(floor_start_tokens=None).floor is None
     assert RECORDED.with_changes(floor_start_tokens=None, max_reply_tokens=50).limit_tokens == 50
-    assert RECORDED.with_changes(repeat_cost=None).repetition(2).cost == float("inf")
+    assert repetition_rules(RECORDED.with_changes(repeat_cost=None), 2)[0].cost == float("inf")
     assert RECORDED.with_changes(max_reply_tokens=None).limit_tokens == 20 + 2 * 32
     with pytest.raises(ReplySettingsError, match="temperature must be a number, got None"):
         RECORDED.with_changes(temperature=None)

@@ -108,13 +108,18 @@ def test_it_is_complete(finished, dialogues):
 def test_the_page_needs_nothing_else(finished):
     folder, _, _ = finished
     page = (folder / "first" / "report.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 2 * len(GRID.methods) * 2 + 1  # two small plots of each method of each checkpoint
+    assert "#010203" not in page
     assert "mathdefault" not in page
     assert re.search(r"<text[^>]*>0\.1</text>", page)  # a label of the logarithmic axes
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page.replace('xlink:href="#', ""))
     assert "best of 3" in page
+    used = set(re.findall(r'href="#([^"]+)|url\(#([^)]+)', page))
+    assert {first or second for first, second in used} <= set(re.findall(r' id="([^"]+)"', page))
     report = (folder / "first" / "report.md").read_text(encoding="utf-8")
     assert "did not end and were cut off" in report
+    for text in (page, report):  # the verdict is first
+        assert 0 < text.index("ended by themselves") < text.index("nats/unit of")
 
 
 def test_the_same_again_byte_for_byte_and_in_no_time(finished, some, monkeypatch):

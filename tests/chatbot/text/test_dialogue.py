@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatbot.text.dialogue import DialogueError, clean_turn, count_units, fit, join_spaces
+from chatbot.text.dialogue import RESERVE, DialogueError, clean_turn, count_units, fit, join_spaces
 from chatbot.text.layouts import IGNORED_LABEL, DialogptLayout
 
 
@@ -38,9 +38,9 @@ def test_prompt_is_the_layout_up_to_the_reply():
 def test_prompt_after_dropping_keeps_parity():
     turns = [[10] * 5, [11] * 5, [12] * 5, [13] * 5, [14] * 5]
     prompt = LAYOUT.prompt(turns, context_tokens=26)
-    assert prompt.first_turn == 3
-    assert prompt.input_ids == [1, *[13] * 5, 2, *[14] * 5, 2]
-    assert prompt.speaker_ids == [1] * 7 + [0] * 6
+    assert prompt.first_turn == 2
+    assert prompt.input_ids == [1, *[12] * 5, 2, *[13] * 5, 2, *[14] * 5, 2]
+    assert prompt.speaker_ids == [0] * 7 + [1] * 6 + [0] * 6
     assert prompt.reply_speaker == 1
 
 
@@ -51,15 +51,26 @@ def test_empty_prompt_is_refused():
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(4, 100))
 def test_fit_bounds_the_history_and_only_drops_on_overflow(lengths, context):
+    def total(first):
+        return 1 + sum(length + 1 for length in lengths[first:])
+
     first = fit(lengths, context)
-    kept = 1 + sum(length + 1 for length in lengths[first:])
-    assert kept <= context or first == len(lengths) - 1
+    assert total(first) <= context or first == len(lengths) - 1
     before = fit(lengths[:-1], context)
     assert first >= before  # what is dropped stays dropped
-    if 1 + sum(length + 1 for length in lengths[before:]) <= context:
+    if total(before) - lengths[-1] - 1 <= context - context // RESERVE and total(before) <= context:
         assert first == before  # so the state of the turn before can be carried along
     elif first < len(lengths) - 1:
-        assert kept <= context // 2
+        assert total(first) - lengths[-1] - 1 <= context // 2
+
+
+@given(st.lists(st.integers(0, 30), max_size=60), st.integers(0, 60), st.integers(RESERVE, 100))
+def test_what_is_dropped_does_not_depend_on_a_message_that_fits(history, message, context):
+    known = fit([*history, 0], context)
+    if 1 + sum(length + 1 for length in history[known:]) + message + 1 <= context:
+        assert fit([*history, message], context) == known
+    if history and known < len(history) and sum(history[known:]) < context // 3:
+        assert fit([*history, context // RESERVE - 1], context) == known
 
 
 @pytest.mark.parametrize(

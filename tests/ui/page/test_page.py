@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import socket
+from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
@@ -12,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatbot.chat.bot import candidate_seeds
+from chatbot.chat.trace import TracedStep
 from chatbot.chat.worker import BusyError, Worker
 from chatbot.errors import XianliaoError
 from data_prep.reading.formats import read_records
 from ui.cli import listen, main
 from ui.options import ServeOptions
+from ui.page.charts import shown_step
 from ui.page.chat_files import from_text, to_json, to_markdown
 from ui.page.chats import (
     ChatError,
@@ -33,15 +37,14 @@ from ui.page.handlers import (
     PageSettings,
     answer,
     candidates,
-    escape_markup,
     explain,
     preset,
     rated_turns,
-    trace_last_reply,
-    unescape_markup,
+    trace_reply,
     with_user_message,
 )
-from ui.page.text import PERSONAS, TEXT, language_of
+from ui.page.script import page_script
+from ui.page.text import PERSONAS, STYLE_EXAMPLES, TEXT, language_of
 
 
 def chat_of(*messages: tuple[str, str], persona=()) -> dict:
@@ -144,7 +147,7 @@ def test_the_messages_after_it_are_those_of_python(bot, worker):
     assert [about[1].stop_reason for about in noted] == ["safety"] * 3
     forged = {**chat, "messages": [*chat["messages"], {"role": "assistant", "text": "x", "seed": 1}]}
     with pytest.raises(ChatError):
-        trace_last_reply(lambda name: worker, forged)
+        trace_reply(lambda name: worker, forged, len(forged["messages"]) - 1)
 
 
 def test_whoever_is_in_need_is_answered_however_long_the_message_is(bot, worker):
@@ -252,18 +255,6 @@ def test_feedback_is_dialogues_for_prepare(tmp_path):
         Feedback(tmp_path / "file" / "below").write(["你好", "嗨"], "like")
 
 
-@pytest.mark.parametrize("text", ["<b>粗</b> &lt; 1<2 a&b <", "<img src=x onerror=alert(1)>", "你好"])
-def test_markup_is_kept_from_being_markup_and_comes_back_as_it_was(text):
-    shown = escape_markup(text)
-    assert "<b>" not in shown
-    assert "&lt;" not in shown
-    assert shown.replace("\u200b", "") == unescape_markup(shown) == text
-
-
-def test_characters_that_turn_or_hide_text_are_shown_as_such():
-    assert escape_markup("a\u202eb\x00c\td\n") == "a�b�c\td\n"
-
-
 def test_messages_that_cannot_be_sent_are_explained_in_the_pages_language(bot):
     for message, language, words in ((" \n", "zh", TEXT["zh"]["empty"]), ("长" * 100_000, "en", "100000")):
         with pytest.raises(ChatError) as caught:
@@ -300,7 +291,7 @@ def test_what_goes_wrong_is_a_notice_and_prints_nothing(bot, worker, capfd, tmp_
     from ui.page.actions import Actions
 
     act = Actions({"tiny": worker}, ServeOptions(data_dir=tmp_path), None)
-    for call in (lambda: act.finish(None, "", None), lambda: act.use(new_chat(), [], 7, None)):
+    for call in (lambda: act.finish(None, "", None), lambda: act.retry(7, None)):
         with pytest.raises(gr.Error) as caught:
             call()
         assert not caught.value.print_exception
@@ -308,16 +299,35 @@ def test_what_goes_wrong_is_a_notice_and_prints_nothing(bot, worker, capfd, tmp_
     assert printed.out + printed.err == ""
 
 
-def test_the_steps_of_a_reply_are_a_chart_and_a_table(bot, worker, tmp_path):
+def test_the_steps_of_a_reply_have_the_chosen_token_among_their_candidates(bot, worker, tmp_path):
     from ui.page.actions import Actions
 
     act = Actions({"tiny": worker}, ServeOptions(data_dir=tmp_path), None)
     *_, (chat, _) = answer(worker, chat_of(("user", "你好")), PageSettings(seed=7), "en")
-    chart, table = act.look_inside(chat, None)
-    tokens = len(bot.respond(["你好"], seed=7).token_ids) + 1
-    assert len(table.value["data"]) == tokens
-    assert table.value["data"][-1][0] == TEXT["en"]["end_mark"]
-    assert len(chart.value["data"]) == 4 * tokens
+    *_, (chat, _) = answer(worker, with_message(chat, {"role": "user", "text": "再见"}), PageSettings(seed=8), "en")
+    for reply in (1, 3):  # any reply, not only the last one
+        turns = [message["text"] for message in chat["messages"][:reply]]
+        index, steps = act.look_inside(chat, type("Event", (), {"index": reply})(), None)
+        assert index == reply
+        assert len(steps) == len(bot.respond(turns, seed=chat["messages"][reply]["seed"]).token_ids) + 1
+        assert steps[-1]["token"] == ""
+        for step in steps:
+            assert step["candidates"][step["chosen"]] == (step["token"], pytest.approx(step["p"]))
+        json.dumps(steps)
+
+
+def test_a_token_beyond_the_listed_candidates_is_listed_last():
+    step = TracedStep("稀", 0.01, (("常", 0.6), ("见", 0.3)), 90, 0.0, 0.0, 0.0)
+    assert (shown_step(step)["candidates"][-1], shown_step(step)["chosen"]) == (("稀", 0.01), 2)
+    assert shown_step(replace(step, token="见", probability=1.0))["chosen"] == 1  # chosen by the hard limit
+    parts = replace(step, token="\ufffd", kept=(("\ufffd", 0.6), ("\ufffd", 0.01)))
+    assert [shown_step(replace(parts, probability=p))["chosen"] for p in (0.6, 0.01, 0.002)] == [0, 1, 2]
+
+
+def test_no_seed_is_another_seed_each_time_also_after_the_settings_were_opened():
+    for empty in (None, ""):
+        assert PageSettings.from_fields(empty, None, None).seed is None
+    assert PageSettings.from_fields("0", None, None).seed == 0
 
 
 def test_presets(bot):
@@ -333,11 +343,43 @@ def test_both_languages_say_the_same_things():
     assert TEXT["zh"].keys() == TEXT["en"].keys()
 
 
+def test_every_word_of_the_script_is_a_text_of_the_page():
+    script = page_script()
+    words = set(re.findall(r'\bsay\("(\w+)"', script)) | set(re.findall(r'name: "(\w+)", icon', script))
+    assert len(words) > 30
+    assert words <= TEXT["zh"].keys()
+    said = re.sub(r"//.*", "", script.split("\n", 1)[1])
+    assert not re.findall(
+        "[\u4e00-\u9fff]", said.replace("闲", "", 1).replace("PingFang", "")
+    )  # the face is the only one
+
+
+def test_texts_never_become_markup_in_the_script():
+    script = page_script(texts=TEXT, name="</script><script>alert(1)")
+    assert "</script" not in script
+    assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", script)
+
+
+def test_each_style_has_a_line_and_an_example(worker, tmp_path):
+    from ui.page.actions import PRESETS, Actions
+
+    radio = Actions({"tiny": worker}, ServeOptions(data_dir=tmp_path), None).show_choices(None)
+    assert [value for _, value in radio.choices] == list(PRESETS)
+    for label, name in radio.choices:
+        assert label.split("\n")[:2] == [TEXT["en"][name], TEXT["en"][name + "_note"]]
+        assert STYLE_EXAMPLES[name][2] in label.split("\n")[2]
+
+
 @pytest.mark.parametrize(
     ("header", "language"), [("zh-CN,zh;q=0.9,en;q=0.8", "zh"), ("en-US,zh", "en"), (None, "en"), ("", "en")]
 )
 def test_language_follows_the_browser(header, language):
     assert language_of(header) == language
+
+
+@pytest.mark.parametrize(("chosen", "language"), [("en", "en"), ("zh", "zh"), ("fr", "zh"), ("", "zh"), (None, "zh")])
+def test_a_language_chosen_on_the_page_wins(chosen, language):
+    assert language_of("zh-CN", chosen) == language
 
 
 def test_the_server_answers(bot):

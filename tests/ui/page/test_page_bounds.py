@@ -13,11 +13,11 @@ from chatbot.text.dialogue import fit
 from tests.ui.page.test_page import chat_of
 from ui.options import ServeOptions
 from ui.page import chats, feedback
-from ui.page.actions import MAX_LISTED_CHATS, Actions
+from ui.page.actions import Actions
 from ui.page.chat_files import from_text, to_json
 from ui.page.chats import ChatError, check_room, checked, new_chat, persona_turns, too_large
 from ui.page.feedback import Feedback, FeedbackError
-from ui.page.handlers import PageSettings, answer, candidates, rated_turns, trace_last_reply, with_user_message
+from ui.page.handlers import PageSettings, answer, candidates, rated_turns, trace_reply, with_user_message
 from ui.page.signature import is_signed, sign
 from ui.turns import join_messages
 
@@ -60,13 +60,9 @@ def test_what_is_too_large_is_refused_by_every_function(act, changes, words):
         "finish": (value, "", None),
         "undo": (value, "", None),
         "divide": (value, None),
-        "use": (value, [], 0, None),
         "set_persona": (value, "", None),
-        "look_inside": (value, None),
+        "look_inside": (value, event, None),
         "begin": (value, None),
-        "open": (value, None, None),
-        "show_list": (value, [True, [], False], None),
-        "rename": (value, "a", None),
         "export": (value, "json", None),
         "rate": (value, event, None),
         "give_reasons": (value, {"index": 0, "rating": "like", "text": "a"}, [], "", None),
@@ -99,26 +95,6 @@ def test_titles_names_and_signatures_are_cut():
     assert [len(chat["messages"][0][name]) for name in ("model", "signature")] == [100, 100]
 
 
-def test_a_list_of_chats_and_the_offered_replies_are_bounded(act):
-    entries = [["长" * 500, "a" * 500]] * (MAX_LISTED_CHATS + 50) + [[{"deep": []}, "x"]]
-    _, listed, _ = act.show_list(new_chat(), [True, entries, False], None)
-    assert len(listed.choices) == MAX_LISTED_CHATS
-    assert {(len(title), len(ident)) for title, ident in listed.choices} == {(100, 100)}
-    _, listed, _ = act.show_list(new_chat(), [True, [[{"deep": []}, "x"], ["名", "y"]], False], None)
-    assert [tuple(choice) for choice in listed.choices] == [("名", "y")]
-    asked = chat_of(("user", "你好"))
-    for offered in (
-        [message("a", "assistant")] * 4,
-        "abc",
-        [message("a")],
-        [{"role": "assistant", "text": "长" * 700_000}],
-    ):
-        with pytest.raises(gr.Error):
-            act.use(asked, offered, 0, None)
-    chat, *_ = act.use(asked, [message("嗨", "assistant")], 0.0, None)
-    assert [part["text"] for part in chat["messages"]] == ["你好", "嗨"]
-
-
 def test_a_persona_is_bounded_before_it_is_cut_into_lines():
     with pytest.raises(ChatError, match="persona is too long"):
         persona_turns("\n" * 30_000)
@@ -142,8 +118,10 @@ def test_long_messages_are_refused_before_they_are_tokenized(bot, worker, monkey
     for call in (
         lambda: next(answer(worker, asked, PageSettings(), "en")),
         lambda: next(candidates(worker, asked, PageSettings())),
-        lambda: trace_last_reply(
-            lambda name: worker, {**asked, "messages": [*asked["messages"], {**message("a", "assistant"), "seed": 1}]}
+        lambda: trace_reply(
+            lambda name: worker,
+            {**asked, "messages": [*asked["messages"], {**message("a", "assistant"), "seed": 1}]},
+            1,
         ),
     ):
         with pytest.raises(MessageTooLongError, match="too long"):
@@ -260,7 +238,7 @@ def test_invented_replies_are_not_recorded(act, answered, tmp_path):
         act.rate(forged, event, None)
     assert not (tmp_path / "feedback.jsonl").exists()
     rated, *_ = act.rate(answered, event, None)
-    act.give_reasons(answered, rated, ["funny", "nonsense"], "好" * 5_000, None)
+    act.give_reasons(answered, rated, ["funny", "rude", "nonsense"], "好" * 5_000, None)
     (line,) = map(json.loads, (tmp_path / "feedback.jsonl").read_text(encoding="utf-8").splitlines())
     assert (line["rating"], line["reasons"], len(line["comment"]), line["seed"]) == ("like", ["funny"], 1_000, 7)
     assert [part["content"] for part in line["messages"]] == ["你好", answered["messages"][1]["text"]]

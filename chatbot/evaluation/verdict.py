@@ -1,0 +1,193 @@
+"""What a report says in a few sentences, and what to beware of; `chatbot.language` has them in Chinese."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from chatbot.errors import CheckpointError
+from chatbot.evaluation.report.tables import best_of
+from chatbot.storage import read_json
+from chatbot.text.dialogue_files import dialogue_files
+from chatbot.text.prepared_set import is_prepared_set, load_manifest
+
+Report = dict[str, Any]
+
+FEW_CONTEXTS = 100
+"""With fewer contexts, half of a 95 % interval of a share is up to a tenth or more."""
+
+MAX_NAMES = 3
+"""Maximum number of names in a sentence."""
+
+TRAINING = "training.json"
+
+
+def verdict(report: Report) -> list[str]:
+    """Return what the report says, the most important first; at most five sentences.
+
+    Sentences about the replies are about the first checkpoint with its own settings.
+    """
+    part = report["checkpoints"][0]
+    own = own_method(part)
+    row, people = part["decoding"][own], report["reference"]
+    others = {method: found for method, found in part["decoding"].items() if method != own}
+    lines = [_summary_of_ending(part["name"], row), _summary_of_worst_ending(others)]
+    lines += [_summary_of_quality(report), _summary_of_variety(part["name"], row, people)]
+    return [line for line in (*lines, _summary_of_likeness(report)) if line]
+
+
+def own_method(part: Report) -> str:
+    """Return the name of the method with the settings of the checkpoint; the last method if none has them."""
+    methods = part["decoding"]
+    same = [name for name, row in methods.items() if row["settings"] == part["settings"]]
+    return same[-1] if same else list(methods)[-1]
+
+
+def _summary_of_ending(name: str, row: Report) -> str:
+    count, cut_off = row["replies"], row["stop_reasons"]["limit"]
+    if cut_off:
+        return (
+            f"{cut_off} of {count} replies of {name} did not end and were cut off after {row['longest_tokens']} tokens."
+        )
+    return (
+        f"All {count} replies of {name} ended by themselves: the longest has {row['longest_tokens']} tokens, and none can"
+        f" have more than {row['bound_tokens']}."
+    )
+
+
+def _summary_of_worst_ending(methods: dict[str, Report]) -> str:
+    if not methods:
+        return ""
+    name, row = max(methods.items(), key=lambda item: item[1]["stop_reasons"]["limit"] / item[1]["replies"])
+    cut_off, count = row["stop_reasons"]["limit"], row["replies"]
+    if not cut_off:
+        return ""
+    return f"The worst method is {name}: {cut_off} of {count} replies did not end."
+
+
+def _summary_of_quality(report: Report) -> str:
+    """Compare the two best checkpoints, or the only one with the trigram model."""
+    parts = sorted(report["checkpoints"], key=lambda part: part["quality"]["nats_per_unit"])
+    first = parts[0]
+    value, interval = first["quality"]["nats_per_unit"], first["quality"]["interval"]
+    if len(parts) > 1:
+        second = parts[1]["quality"]
+        other = second["nats_per_unit"]
+        if interval[1] >= second["interval"][0]:
+            return (
+                f"{first['name']} ({value:.3f} nats/unit) and {parts[1]['name']} ({other:.3f}) predict what people say about"
+                " equally well."
+            )
+        return (
+            f"{first['name']} predicts what people say better than {parts[1]['name']}: {value:.3f} against {other:.3f}"
+            " nats/unit."
+        )
+    trigram = report.get("baselines", {}).get("witten_bell_trigram")
+    if trigram is not None:
+        return (
+            f"{first['name']} needs {value:.3f} nats for a character that people write, a trigram model {trigram:.3f}."
+        )
+    half = (interval[1] - interval[0]) / 2
+    return f"{first['name']} needs {value:.3f} ± {half:.3f} nats for a character that people write."
+
+
+def _summary_of_variety(name: str, row: Report, people: Report) -> str:
+    if "dist_2" not in row or "dist_2" not in people:
+        return ""
+    value, other = row["dist_2"], people["dist_2"]
+    low, high = row["intervals"]["dist_2"]
+    if high < people["intervals"]["dist_2"][0]:
+        return f"The replies of {name} are less varied than those of people: Dist-2 {value:.3f} against {other:.3f}."
+    if low > people["intervals"]["dist_2"][1]:
+        return f"The replies of {name} are more varied than those of people: Dist-2 {value:.3f} against {other:.3f}."
+    return f"The replies of {name} are about as varied as those of people: Dist-2 {value:.3f} against {other:.3f}."
+
+
+def _summary_of_likeness(report: Report) -> str:
+    named = [(part["name"], method, row) for part in report["checkpoints"] for method, row in part["decoding"].items()]
+    key = next((key for key in ("wrd", "bleu_2") if all(key in row for *_, row in named)), None)
+    if key is None or len(named) < 2:
+        return ""
+    best = best_of([(row[key], *row["intervals"][key]) for *_, row in named], "high")
+    if not any(best):
+        return "No method is clearly more like people than the others."
+    one = len(report["checkpoints"]) == 1
+    names = [
+        method if one else f"{name}: {method}"
+        for (name, method, _), is_best in zip(named, best, strict=True)
+        if is_best
+    ]
+    if len(names) > MAX_NAMES:
+        return f"{len(names)} of {len(named)} methods are equally like people; the others are clearly less so."
+    return f"Most like people, by the words of their replies: {', '.join(names)}."
+
+
+def warnings(report: Report, folders: Sequence[Path | None], data: str | Path) -> list[str]:
+    """Return what a reader of a report must beware of.
+
+    Args:
+        report: The report, with the names of its checkpoints.
+        folders: Folder of each checkpoint.
+        data: The data of the report.
+    """
+    found = []
+    if report["contexts"] < FEW_CONTEXTS:
+        found.append(
+            f"Only {report['contexts']} contexts were answered, so most differences are chance. Give at least"
+            f" {FEW_CONTEXTS}."
+        )
+    files, split = _identity(Path(data))
+    seen, alike = [], []
+    for part, folder in zip(report["checkpoints"], folders, strict=True):
+        trained, held_out, names = _training_data(folder)
+        if split in trained:
+            seen.append(part["name"])
+        elif names & files and split not in held_out:
+            alike.append(part["name"])
+    if seen:
+        found.append(
+            f"{', '.join(seen)} learned from exactly these dialogues, so its numbers are too good. Use other dialogues."
+        )
+    if alike:
+        found.append(
+            f"{', '.join(alike)} learned from a file of the same name. If it is this one, the numbers are too good: use"
+            " other dialogues."
+        )
+    return found
+
+
+def _identity(data: Path) -> tuple[set[str], str | None]:
+    """Return the names of the raw files of some data, and the content hash of what a prepared set is evaluated on."""
+    if not is_prepared_set(data):
+        return {path.name for path in dialogue_files(data)}, None
+    manifest = load_manifest(data)
+    names = {Path(str(source.get("file"))).name for source in manifest["sources"]}
+    return names, manifest["splits"].get("valid", {}).get("content_hash")
+
+
+def _training_data(folder: Path | None) -> tuple[set[str], set[str], set[str]]:
+    """Return the data of a checkpoint and of those that it was made from.
+
+    Returns:
+        Content hashes of the training splits and of the validation splits, and names of the raw files.
+    """
+    trained: set[str] = set()
+    held_out: set[str] = set()
+    names: set[str] = set()
+    waiting: list[Any] = []
+    if folder is not None and (folder / TRAINING).is_file():
+        with suppress(CheckpointError):
+            waiting.append(read_json(folder / TRAINING))
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            if isinstance(found.get("train"), str) and isinstance(found.get("sources"), list):
+                trained.add(found["train"])
+                held_out.add(str(found.get("valid")))
+                names.update(Path(name).name for name in found["sources"] if isinstance(name, str))
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += found
+    return trained, held_out, names

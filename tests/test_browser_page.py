@@ -1,0 +1,346 @@
+"""Versions, lists, files, keyboard, settings and looks of the page in a real Chromium, and how accessible it is."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from chatbot import Chatbot
+from data_prep.reading.formats import read_records
+from tests.test_browser import Page, open_browser
+from tests.ui.serving import serving
+from ui.page.text import EXAMPLES, PERSONAS, STYLE_EXAMPLES, TEXT
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+
+CONTROL, SHIFT, UP, ESCAPE, ENTER, NULL = "\ue009", "\ue008", "\ue013", "\ue00c", "\ue007", "\ue000"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    with serving(folder, "--data-dir", str(folder)) as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    """One browser for all tests of this file; each test begins with an empty storage."""
+    driver = open_browser(tmp_path_factory.mktemp("browser"), "zh-CN")
+    driver.folder = tmp_path_factory.getbasetemp()
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(server, driver):
+    resize(driver, 1280, 800)
+    driver.get(f"{server}/robots.txt")
+    driver.execute_script("localStorage.clear(); sessionStorage.clear()")
+    driver.delete_all_cookies()
+    page = Page(driver, server)
+    page.wait(lambda: page.find(".x-example"))
+    page.faults()
+    yield page
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert page.faults() == []
+
+
+def resize(driver, width: int, height: int, mobile: bool = False) -> None:
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def say(page, name: str) -> str:
+    return TEXT["zh"][name]
+
+
+def versions(page) -> list[str]:
+    return page.texts("#chat .x-versions")
+
+
+def test_the_welcome_offers_four_things_and_a_click_says_one(page):
+    assert len(page.find(".x-example")) == 4
+    page.press(page.find(".x-example")[3])
+    page.wait(lambda: page.user_messages() == [EXAMPLES[3]] and page.idle() and page.bot_messages())
+    assert not page.find(".x-example")
+
+
+def test_versions_are_kept_and_can_be_looked_through(page):
+    first = page.send("周末去哪玩")
+    page.press_at("#more")
+    page.wait(lambda: versions(page) == ["2/4"])
+    page.click(say(page, "previous"))
+    page.wait(lambda: versions(page) == ["1/4"] and page.bot_messages() == [first])
+    page.send("好的")
+    assert len(page.bot_messages()) == 2
+    page.click(say(page, "next"), last=False)  # the other version has no continuation
+    page.wait(lambda: versions(page) == ["2/4"] and len(page.user_messages()) == 1)
+    page.click(say(page, "previous"))  # the first one has its own
+    page.wait(lambda: page.user_messages() == ["周末去哪玩", "好的"])
+    page.driver.refresh()
+    page.wait(lambda: versions(page) == ["1/4"] and page.user_messages() == ["周末去哪玩", "好的"])
+    page.click(say(page, "edit"), last=False)
+    page.fill("#chat .edit-textarea", "在干嘛")
+    page.click(say(page, "send"), last=False)
+    page.wait(lambda: page.user_messages() == ["在干嘛"] and page.bot_messages() and page.idle())
+    page.wait(lambda: versions(page) == ["2/2"])
+
+
+def test_a_branch_is_a_chat_of_its_own(page):
+    page.send("你好")
+    page.send("今天吃什么")
+    said = page.bot_messages()
+    page.click(say(page, "branch"), last=False)  # of the first message: it goes to the message box
+    page.wait(lambda: page.value("#message textarea") == "你好" and not page.user_messages())
+    page.press(page.find("#saved .x-open")[0])
+    page.wait(lambda: page.bot_messages() == said)
+    page.press(page.find("#chat .x-turn.bot button[aria-label='从这里另开一段对话']")[0])
+    page.wait(lambda: page.bot_messages() == said[:1])
+    assert page.saved() == ["你好（分支）", "你好"]
+
+
+def test_any_reply_shows_how_it_was_chosen(page):
+    reply = page.send("今天天气真好")
+    page.send("你好")
+    page.press(page.find("#chat .x-turn.bot button[aria-label='详情']")[0])
+    page.wait(lambda: "种子" in "".join(page.texts(".x-inside")))
+    page.click(say(page, "look_inside"))
+    page.wait(lambda: page.find(".x-token"))
+    tokens = page.texts(".x-token > span[lang]")
+    assert "".join(tokens) == reply + say(page, "end_mark")
+    page.press(page.find(".x-token")[0])
+    page.wait(lambda: page.texts(".x-candidates li.chosen .x-name") == tokens[:1])
+
+
+def test_opening_the_settings_does_not_fix_the_seed(page):
+    page.unfold()
+    assert page.value("#seed input, #seed textarea") == ""
+    seeds = set()
+    for text in ("你好", "今天好累"):
+        page.send(text)
+        seeds.add(re.search(r"种子 (\d+)", page.status()).group(1))
+    assert len(seeds) == 2
+    assert "0" not in seeds
+
+
+def test_settings_are_kept_over_a_reload_and_can_be_reset(page):
+    page.press_at("#settings-button")
+    page.press(page.wait(lambda: page.find("#preset input"))[0])
+    page.wait(lambda: page.driver.execute_script("return localStorage['xianliao.settings']"))
+    page.driver.refresh()
+    page.wait(lambda: page.find("#preset input"))
+    page.wait(lambda: page.find("#preset input")[0].is_selected())
+    page.unfold()
+    assert page.value("#temperature input[type=number]") == "0.5"
+    page.press_at("#reset")
+    page.wait(lambda: page.find("#preset input")[1].is_selected())
+    assert page.driver.execute_script("return localStorage['xianliao.settings']") is None
+
+
+def test_the_examples_of_the_styles_are_replies_of_the_bundled_bot():
+    bot = Chatbot.from_pretrained()
+    from ui.page.handlers import preset
+
+    for name, (message, seed, reply) in STYLE_EXAMPLES.items():
+        temperature, top_p = preset(name, bot.settings)
+        assert bot.reply([message], seed=seed, temperature=temperature, top_p=top_p) == reply
+
+
+def test_chats_are_searched_and_all_of_them_go_to_files_and_back(page):
+    page.send("我养了一只猫")
+    page.press_at("#new")
+    page.wait(lambda: not page.user_messages())
+    page.send("今天吃面")
+    page.press_at("#more")
+    page.wait(lambda: versions(page) == ["2/4"])
+    said = page.bot_messages()
+    assert page.texts("#saved h2") == [say(page, "today")]
+    page.fill("#search", "一只")
+    page.wait(lambda: page.saved() == ["我养了一只猫"])
+    page.fill("#search", "")
+    downloads = Path(page.driver.folder) / "browser0" / "downloads"
+    page.press_at("#export-all")
+    (everything,) = page.wait(lambda: list(downloads.glob("xianliao-*.json")))
+    page.press_at("#export-training")
+    (training,) = page.wait(lambda: list(downloads.glob("xianliao-*.jsonl")))
+    assert "signature" not in everything.read_text()
+    dialogues = [turns for _, turns, _ in read_records(training)]
+    assert ["今天吃面", said[0]] in dialogues
+    assert len(dialogues) == 2
+    page.driver.execute_script("window.confirm = () => true")
+    page.press_at("#delete-all")
+    page.wait(lambda: not page.saved())
+    page.choose_file(everything)
+    page.wait(lambda: page.saved() == ["今天吃面", "我养了一只猫"])
+    page.press(page.find("#saved .x-open")[0])
+    page.wait(lambda: page.bot_messages() == said and versions(page) == ["2/4"])
+
+
+def test_hostile_files_change_nothing_and_become_no_markup(page, tmp_path):
+    bad = {"chats": [{"messages": [{"role": "user", "text": 1}]}, {"messages": "x"}, None, {"messages": []}]}
+    markup = "<img src=x onerror=\"document.title='pwned'\">"
+    good = {
+        "title": markup,
+        "messages": [{"role": "user", "text": markup}],
+        "tree": {"nodes": [{"parent": 9}], "next": 1},
+    }
+    (tmp_path / "bad.json").write_text(json.dumps(bad))
+    (tmp_path / "good.json").write_text(json.dumps({"chats": [good]}))
+    page.choose_file(tmp_path / "bad.json")
+    page.wait(lambda: say(page, "not_a_file") in page.texts("body")[0])
+    assert page.saved() == []
+    page.choose_file(tmp_path / "good.json")
+    page.wait(lambda: page.saved() == [markup])
+    page.press(page.find("#saved .x-open")[0])
+    page.wait(lambda: page.user_messages() == [markup])
+    assert "pwned" not in page.driver.title
+
+
+def test_keys(page):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    page.send("你好")
+    box = page.find("#message textarea")[0]
+    box.send_keys(UP)
+    page.wait(lambda: page.value("#chat .edit-textarea") == "你好")
+    page.find("#chat .edit-textarea")[0].send_keys(ESCAPE)
+    page.wait(lambda: not page.find("#chat .edit-textarea"))
+    ActionChains(page.driver).key_down(CONTROL).send_keys("k").key_up(CONTROL).perform()
+    page.wait(lambda: page.driver.execute_script("return document.activeElement.id") == "search")
+    ActionChains(page.driver).key_down(CONTROL).key_down(SHIFT).send_keys("o").key_up(SHIFT).key_up(CONTROL).perform()
+    page.wait(lambda: page.find(".x-example") and not page.user_messages())
+    page.press_at("#settings-button")
+    ActionChains(page.driver).send_keys(ESCAPE).perform()
+    page.wait(lambda: not page.in_view("#panel"))
+
+
+def test_every_stop_of_the_tab_key_is_in_view(page):
+    page.press_at(".x-side-top button[aria-label]")  # a closed list has no stops
+    page.driver.execute_script("document.activeElement.blur()")
+    stops = 0
+    for _ in range(25):
+        page.driver.switch_to.active_element.send_keys("\ue004")
+        found = page.driver.execute_script(
+            "const e = document.activeElement, r = e.getBoundingClientRect(); return [e.tagName, r.left >= 0 && r.right"
+            " <= innerWidth + 1 && r.width > 0 && r.bottom > 0, e.matches(':focus-visible')]"
+        )
+        if found[0] == "BODY":
+            break
+        assert found[1:] == [True, True], found
+        stops += 1
+    assert stops >= 8
+
+
+def test_the_language_can_be_chosen(page):
+    page.press_at("#language")
+    page.wait(lambda: TEXT["en"]["welcome"] in "".join(page.texts("#chat")))
+    assert page.driver.execute_script("return document.documentElement.lang") == "en"
+    page.wait(lambda: page.texts("#more") == [TEXT["en"]["more"]])  # a word that Gradio translates
+    page.send("你好")
+    assert "tokens/s" in page.status()  # a line of the server
+    shown = page.driver.execute_script(
+        "return [...document.querySelectorAll('#side, #top, #tools, #panel')].map(e => e.textContent).join(' ')"
+    )
+    chinese = "[\u4e00-\u9fff]+"
+    allowed = {"你好", "中文", "闲", *PERSONAS, *re.findall(chinese, str(STYLE_EXAMPLES))}
+    assert set(re.findall(chinese, shown)) <= allowed
+
+
+def test_the_theme_can_be_chosen(page):
+    code = "return [document.body.classList.contains('dark'), getComputedStyle(document.documentElement).colorScheme]"
+    for name, expected in (("dark", [True, "dark"]), ("light", [False, "light"])):
+        page.driver.execute_script(
+            "const e = document.querySelector('#theme'); e.value = arguments[0]; e.dispatchEvent(new Event('change'))",
+            name,
+        )
+        page.wait(lambda expected=expected: page.driver.execute_script(code) == expected)
+    page.driver.refresh()
+    page.wait(lambda: page.find("#message textarea"))
+    assert page.driver.execute_script(code) == [False, "light"]
+
+
+def test_the_composer_is_at_the_bottom_and_lines_are_short(page):
+    resize(page.driver, 1920, 1080)
+    page.send("给我讲一个故事吧" * 12)
+    code = "const r = document.querySelector(arguments[0]).getBoundingClientRect(); return [r.left, r.right, r.bottom]"
+    left, right, _ = page.driver.execute_script(code, ".x-chat")
+    assert right - left <= 760
+    assert page.driver.execute_script(code, "#message")[2] > 1080 - 120
+    assert page.driver.execute_script("return document.documentElement.scrollHeight <= innerHeight")
+
+
+def test_a_phone_of_360_pixels_shows_everything_without_overlap(page):
+    resize(page.driver, 360, 740, mobile=True)
+    page.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        page.driver.refresh()
+        page.wait(lambda: page.find(".x-example"))
+        page.send("最近工作好累啊，老板天天让我加班")
+        page.send("你好")
+        sizes = page.driver.execute_script(
+            "return [...document.querySelectorAll('button')].filter(e => e.offsetParent)"
+            ".map(e => [e.className, e.offsetHeight])"
+        )
+        assert not [size for size in sizes if size[1] < 43], sizes
+        assert page.driver.execute_script("return document.documentElement.scrollWidth") <= 360
+        boxes = page.driver.execute_script(
+            "return ['#top', '#chat', '#message', '#tools'].map(s => document.querySelector(s).getBoundingClientRect())"
+            ".map(r => [Math.round(r.top), Math.round(r.bottom)])"
+        )
+        assert all(above[1] <= below[0] + 1 for above, below in pairwise(boxes)), boxes
+        page.press_at("#side-button")
+        page.wait(lambda: page.in_view("#new"))
+        page.press(page.find("#saved .x-open")[0])
+        page.wait(lambda: not page.in_view("#new"))  # the chosen conversation is not hidden behind the list
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def axe_source() -> str:
+    """The script of axe-core, which some Python packages bring along."""
+    for package in ("axe_playwright_python", "axe_core_python"):
+        spec = find_spec(package)
+        path = Path(spec.origin).with_name("axe.min.js") if spec and spec.origin else None
+        if path is not None and path.is_file():
+            return path.read_text(encoding="utf-8")
+    pytest.skip("axe-core is not installed: pip install axe-core-python")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(page, theme):
+    source = axe_source()
+    page.driver.set_script_timeout(120)
+    media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+
+    def check(view: str) -> None:
+        time.sleep(0.5)
+        page.driver.execute_script(source)
+        found = page.driver.execute_async_script(
+            "const done = arguments[arguments.length - 1];"
+            "axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations.map(v => [v.id, v.impact,"
+            " v.nodes.map(n => n.target.join(' ') + ' ' + (n.any[0] ? n.any[0].message : '')).slice(0, 5)])))"
+        )
+        serious = [violation for violation in found if violation[1] in ("serious", "critical")]
+        assert not serious, (view, json.dumps(serious, ensure_ascii=False, indent=1))
+
+    check("welcome")
+    page.send("今天天气真好")
+    page.press_at("#more")
+    page.wait(lambda: versions(page) == ["2/4"])
+    page.click(say(page, "info"))
+    page.click(say(page, "look_inside"))
+    page.press(page.wait(lambda: page.find(".x-token"))[0])
+    page.click(say(page, "like"))
+    page.wait(lambda: page.in_view("#reasons"))
+    check("conversation, decoding view, rating")
+    page.press(page.find("#saved .x-more > button")[0])
+    page.unfold()
+    check("menu and settings")

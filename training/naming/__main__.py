@@ -1,0 +1,7 @@
+"""Entry point of `python -m training.naming`, the same as xianliao-name."""
+
+import sys
+
+from training.naming.cli import main
+
+sys.exit(main(None))

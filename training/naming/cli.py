@@ -1,0 +1,168 @@
+"""xianliao-name: teach a bot its name and its maker, and measure what it says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from chatbot.checkpoint.location import resolve
+from chatbot.errors import explain_faults
+from chatbot.language.parser import Parser
+from chatbot.language.translation import translate
+from chatbot.model.device import check_device
+from chatbot.storage import write_json
+from training.naming.dialogues import Identity, identity_dialogues, read_identity, rehearsal_dialogues
+from training.settings import TrainSettings
+from training.state.run_folder import STATES, check_folder
+
+KEPT_RULES = ("echo", "generic_replies", "copied_replies", "hot_posts", "blocked_words", "no_chinese", "advertisement")
+"""Cleaning rules that must not touch the dialogues: the same answer comes after many questions on purpose."""
+MAX_CHECKED = 300
+"""Dialogues of each file of --check that are scored."""
+RECORD = "naming.json"
+SHOWN_REPLIES = 5
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(
+        prog="xianliao-name",
+        description="Teach a bot its name: it says it when asked and not otherwise, and forgets little. Measures all three.",
+    )
+    add = parser.add_argument
+    add("--name", required=True, help="name of the bot, such as 小满")
+    add(
+        "--maker",
+        help="who made it, as the bot says it, such as 阿哲; 我 makes it say 你 (default: it learns no maker)",
+    )
+    add("--bot", default="default", metavar="DIR", help="checkpoint to start from (default: the bundled bot)")
+    add("--output", required=True, metavar="DIR", help="folder of the new checkpoint; it must not exist yet")
+    add(
+        "--check",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="dialogues that must not be forgotten, such as those of LCCC: JSONL or a prepared set",
+    )
+    add("--max-loss", type=float, default=0.05, help="largest rise in nats/unit on any set (default: %(default)s)")
+    add("--epochs", type=float, default=1.0, help="passes over the dialogues (default: %(default)s)")
+    add("--learning-rate", type=float, default=3e-4, help="peak learning rate (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of the dialogues and of the training (default: %(default)s)")
+    add("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
+    add("--json", action="store_true", help="print the measurements as JSON")
+    return parser
+
+
+@partial(explain_faults, extra="all")
+def main(argv: list[str] | None = None) -> int | None:
+    """Run the command. The exit code is 1 if a limit is not kept; the checkpoint is there all the same."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    identity = read_identity(args.name, args.maker)
+    check_device(args.device)
+    resolve(args.bot)
+    check_folder(Path(args.output), resume=False)
+    from chatbot.text.dialogue_files import read_dialogues
+    from training.naming.dialogues import held_out_dialogues
+    from training.naming.guard import OTHERS, find_failures, measure_identity, measure_knowledge
+
+    checked = {Path(path).stem: list(read_dialogues(path))[:MAX_CHECKED] for path in args.check}
+    sets = {OTHERS: held_out_dialogues(), **checked}
+    from chatbot.chat.bot import Chatbot
+
+    _say("measuring the bot before the training")
+    before = measure_knowledge(Chatbot.from_pretrained(args.bot, args.device), sets)
+    train_identity(identity, args)
+    _say("measuring the bot after the training")
+    bot = Chatbot.from_pretrained(args.output, args.device)
+    after, said = measure_knowledge(bot, sets), measure_identity(bot, identity)
+    failures = find_failures(said, before, after, args.max_loss)
+    record = {"identity": vars(identity), **said, "before": vars(before), "after": vars(after), "failures": failures}
+    write_json(Path(args.output) / RECORD, record)
+    if args.json:
+        print(json.dumps(record, ensure_ascii=False, indent=2))
+    else:
+        print("\n".join(map(translate, _lines(record, args.output, bot))))
+    return 1 if failures else 0
+
+
+def train_identity(identity: Identity, args: argparse.Namespace) -> None:
+    """Train a checkpoint on the dialogues of an identity; only the bot's turns carry loss.
+
+    Raises:
+        SettingsError, CheckpointError: A fault that the user can mend.
+    """
+    from data_prep.pipeline import build
+    from data_prep.settings import CleanSettings, PrepareSettings
+    from training.run import train
+
+    folder = resolve(args.bot)
+    parts = {"named": identity_dialogues(identity, args.seed), "rehearsal": rehearsal_dialogues(identity)}
+    _say(f"training on {len(parts['named'])} dialogues about the bot and {len(parts['rehearsal'])} others")
+    with tempfile.TemporaryDirectory() as temporary:
+        data = []
+        for part, dialogues in parts.items():
+            path = Path(temporary) / f"{part}.jsonl"
+            lines = (json.dumps(turns, ensure_ascii=False) + "\n" for turns in dialogues)
+            path.write_text("".join(lines), encoding="utf-8")
+            clean = CleanSettings(skip=KEPT_RULES)
+            settings = PrepareSettings(tokenizer=str(folder), valid_share=0.0, form="jsonl", clean=clean)
+            build([str(path)], Path(temporary) / part, settings)
+            data.append(f"{Path(temporary) / part}:replies")
+        train(training_settings(args, data))
+    shutil.rmtree(Path(args.output) / STATES)
+
+
+def training_settings(args: argparse.Namespace, data: list[str]) -> TrainSettings:
+    """Return the settings of the training, without a validation split: the guard measures the result."""
+    never = 10**6
+    return TrainSettings(
+        data=data,
+        output=args.output,
+        init=args.bot,
+        epochs=args.epochs,
+        batch_rows=4,
+        learning_rate=args.learning_rate,
+        warmup_steps=5,
+        eval_every=never,
+        save_every=never,
+        seed=args.seed,
+        device=args.device,
+    )
+
+
+def _say(text: str) -> None:
+    print(translate(text), file=sys.stderr)
+
+
+def _lines(record: dict[str, Any], output: str, bot: Any) -> list[str]:
+    """Return the measurements in words, two replies and the next command."""
+    before, after = record["before"], record["after"]
+    lines = [f"says its name when asked in words it was not trained on: {record['name']:.0%}"]
+    if "maker" in record:
+        lines.append(f"names its maker when asked: {record['maker']:.0%}")
+    lines.append(f"says its name unasked: {record['unasked']:.1%} of {record['messages']} everyday messages")
+    for name, nats in after["nats"].items():
+        lines.append(f"{name}: {before['nats'][name]:.3f} -> {nats:.3f} nats/unit")
+    lines.append(f"prefers the true reply to nine others: {before['choice']:.0%} -> {after['choice']:.0%}")
+    lines += [f"  {message} -> {bot.reply([message], seed=0)}" for message in ("你是谁", "今天好累啊")]
+    for reply in [*record["wrong"], *record.get("wrong_maker", []), *record["said_unasked"]][:SHOWN_REPLIES]:
+        lines.append(f"  missed: {reply}")
+    lines += [f"guard: {failure}" for failure in record["failures"]]
+    if record["failures"]:
+        lines.append(
+            f"The guard failed; {output} is kept. Try --epochs 2, or --learning-rate 1e-4 if too much is forgotten."
+        )
+    else:
+        lines.append(f"next: xianliao-chat --checkpoint {output}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main(None))

@@ -1,0 +1,74 @@
+"""What xianliao-train prints before and after a run; needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from chatbot.language.translation import translate
+from training.arguments import LISTS
+from training.settings import TrainSettings
+from training.state.run_folder import SAMPLES, SETTINGS, read_log
+
+FEW_DIALOGUES = 50
+"""Validation on fewer dialogues gets a warning."""
+
+
+def describe(settings: TrainSettings, origins: dict[str, str]) -> str:
+    """Return one line with the settings that are not defaults, by origin."""
+    values, defaults = dict(_leaves(asdict(settings))), dict(_leaves(asdict(TrainSettings([], ""))))
+    values["stages"] = [
+        {name: value for name, value in asdict(stage).items() if value is not None} for stage in settings.stages
+    ]
+    groups: dict[str, list[str]] = {}
+    for name, origin in origins.items():
+        if name in values and values[name] != defaults[name]:
+            value = " ".join(values[name]) if name in LISTS else values[name]
+            groups.setdefault(origin, []).append(f"{name.replace('_', '-')} {value}")
+    listed = "; ".join(f"{origin}: {', '.join(entries)}" for origin, entries in groups.items())
+    return translate(f"settings by {listed} (all others are defaults; {SETTINGS} in --output lists them)")
+
+
+def _leaves(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def summary_of(settings: TrainSettings, record: dict[str, Any]) -> str:
+    """Return the lines after a run: steps, validation before and after, one sample before and after, the next command.
+
+    Args:
+        settings: Settings of the run.
+        record: Result of `training.run.train`.
+    """
+    lines = [f"{settings.output}: {record['step']} steps, {record['tokens']} tokens"]
+    best, before, count = record["best"], record.get("before"), record["valid_dialogues"]
+    if best is not None and before is not None:
+        lines.append(f"validation before and after: {before:.3f} -> {best:.3f} nats/unit ({count} dialogues)")
+    elif best is not None:
+        lines.append(f"best validation: {best:.3f} nats/unit ({count} dialogues)")
+    if best is not None and count < FEW_DIALOGUES:
+        lines.append("warning: so few validation dialogues give a rough figure; add dialogues, or prepare with --valid")
+    lines += _sample(Path(settings.output), record)
+    if record["stopped_by"]:
+        lines.append("next: the same command with --resume")
+    elif record["step"] and record.get("direction") != "backward":
+        lines.append(f"next: xianliao-chat --checkpoint {settings.output}")
+    return "\n".join(map(translate, lines))
+
+
+def _sample(output: Path, record: dict[str, Any]) -> list[str]:
+    """Return the reply to the last sample prompt after the run, and before it if the run has an ancestor."""
+    entries = read_log(output / SAMPLES)
+    step = record["step"] if record["best_step"] is None else record["best_step"]
+    after = next((entry for entry in reversed(entries) if entry["step"] == step), None)
+    if after is None:
+        return []
+    lines = [f"sample: {after['prompt'][-1]} -> {after['reply']}"]
+    same = (entry["reply"] for entry in entries if entry["step"] == 0 and entry["prompt"] == after["prompt"])
+    return lines + [f"  before the training: {reply}" for reply in same]

@@ -1,0 +1,79 @@
+"""Folder of a run: the names in it, and whether a run may write to it; needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from chatbot.errors import XianliaoError
+from chatbot.storage import LOCK, exclusive
+
+STATES = "resume"
+SETTINGS = "settings.yaml"
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+BEFORE_THE_FIRST_SAVE = {METRICS, SAMPLES, STATES, LOCK, SETTINGS, "tensorboard"}
+"""Names in the folder of a run that was stopped before its first save; a new run may use the folder."""
+
+
+class ResumeError(XianliaoError):
+    """A run that cannot be started in its folder, continued or saved."""
+
+
+def saved_steps(output: Path) -> list[Path]:
+    """Return the folders of the complete saved states of a run, oldest first."""
+    return sorted(path for path in (output / STATES).glob("step-*") if path.is_dir())
+
+
+def read_log(path: Path) -> list[dict]:
+    """Return the entries of a log; a last line cut by a crash is skipped, and a missing file has no entries."""
+    entries = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                entries.append(entry)
+    return entries
+
+
+def check_folder(output: Path, resume: bool) -> None:
+    """Check that a run may start in a folder, or that a run to resume has a saved state in it.
+
+    Raises:
+        ResumeError: It may not, or the run has not saved a state.
+    """
+    steps = saved_steps(output)
+    if resume and not steps:
+        raise ResumeError(f"{output} has no saved state. Start the run without --resume.")
+    if resume:
+        return
+    if steps:
+        raise ResumeError(f"{output} already holds a run; give --resume to continue it, or another --output.")
+    if output.exists() and not output.is_dir():
+        raise ResumeError(f"{output} is a file; give another --output.")
+    if output.is_dir() and {path.name for path in output.iterdir()} - BEFORE_THE_FIRST_SAVE:
+        raise ResumeError(f"{output} is not empty; give another --output.")
+
+
+@contextmanager
+def own_folder(output: Path) -> Iterator[None]:
+    """Lock the folder of a run while the context is open; the lock of a killed run is released.
+
+    A folder that holds nothing but the lock after an error is removed.
+
+    Raises:
+        ResumeError: Another run holds the lock.
+    """
+    with exclusive(output, ResumeError(f"Another run is writing to {output}; wait for it or give another --output.")):
+        try:
+            yield
+        except BaseException:
+            if {path.name for path in output.iterdir()} <= {LOCK}:
+                with suppress(OSError):  # a run that starts at this moment makes the folder anew
+                    (output / LOCK).unlink(missing_ok=True)
+                    output.rmdir()
+            raise

@@ -1,0 +1,31 @@
+"""Script and style sheet of the page. The script draws the conversation, keeps it in the
+browser, and handles the keyboard.
+
+The parts are plain JavaScript, joined in the order of `PARTS`. Each adds its functions to `window.xianliao`; texts of people
+become text nodes, never markup.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+PARTS = ("base", "store", "tree", "files", "chat", "actions", "inside", "side", "keys")
+
+
+def page_script(**values: object) -> str:
+    """Return the script.
+
+    Args:
+        values: Values that the parts read from `xianliao.given`.
+    """
+    given = json.dumps(values, ensure_ascii=False).replace("<", "\\u003c")
+    parts = [Path(__file__).with_name(f"{name}.js").read_text(encoding="utf-8") for name in PARTS]
+    return "\n".join([f"window.xianliao = {{ given: {given} }};", *parts])
+
+
+def head(values: Mapping[str, object]) -> str:
+    """Return the elements for the head of the page: the style sheet, which Gradio would change, and the script."""
+    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    return f"<style>\n{style}</style>\n<script>\n{page_script(**values)}</script>"

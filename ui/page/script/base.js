@@ -1,0 +1,68 @@
+// Words, elements, icons and notices, for the other parts.
+(() => {
+  const xl = window.xianliao, { given } = xl;
+  const cookie = document.cookie.split("; ").find((part) => part.startsWith(`${given.cookie}=`));
+  const chosen = cookie ? cookie.split("=")[1] : "", isChosen = Object.hasOwn(given.texts, chosen);
+  xl.language = isChosen ? chosen : navigator.language.startsWith("zh") ? "zh" : "en";
+  document.documentElement.lang = xl.language === "zh" ? "zh-CN" : "en";
+  if (isChosen) {  // Gradio asks the browser for the language
+    Object.defineProperty(navigator, "language", { get: () => document.documentElement.lang, configurable: true });
+    Object.defineProperty(navigator, "languages", { get: () => [document.documentElement.lang], configurable: true });
+  }
+  xl.chooseLanguage = (language) => {
+    document.cookie = `${given.cookie}=${language}; path=/; max-age=31536000; samesite=lax`;
+    location.reload();
+  };
+  const words = given.texts[xl.language];
+  // Returns a text of the page in its language, with values in place of {names}.
+  xl.say = (name, values = {}) => words[name].replace(/{(\w+)}/g, (_, key) => String(values[key]));
+
+  // Returns an element. Texts become text nodes.
+  xl.element = (tag, attributes = {}, ...children) => {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+      else if (value !== false && value !== undefined && value !== null) element.setAttribute(name, value === true ? "" : value);
+    }
+    element.append(...children.filter((child) => child !== null && child !== undefined));
+    return element;
+  };
+
+  // Paths of 24 × 24 icons, drawn with strokes.
+  const ICONS = {
+    copy: "M9 9h11v11H9z M5 15H4V4h11v1", retry: "M4 12a8 8 0 1 0 3-6.2 M4 4v5h5", edit: "M4 20h4L19 9l-4-4L4 16z",
+    undo: "M9 7l-5 5 5 5 M4 12h11a5 5 0 0 1 0 10h-2", like: "M7 21V10 M3 10h4l5-7c2 0 2.5 1.5 2 3l-1 4h6c1.500 0 2 1 1.700 2.200l-1.700 7c-.300 1.200-1 1.800-2 1.800H3z",
+    dislike: "M17 3v11 M21 14h-4l-5 7c-2 0-2.500-1.500-2-3l1-4H5c-1.500 0-2-1-1.700-2.200l1.700-7C5.300 3.600 6 3 7 3h14z",
+    info: "M12 3a9 9 0 1 0 .01 0 M12 11v6 M12 7.500v.010", branch: "M6 3v12 M18 9a9 9 0 0 1-9 9 M6 15a3 3 0 1 0 .010 0 M18 3a3 3 0 1 0 .010 0",
+    previous: "M15 5l-7 7 7 7", next: "M9 5l7 7-7 7", menu: "M5 12h.010 M12 12h.010 M19 12h.010", bars: "M4 6h16 M4 12h16 M4 18h16",
+    settings: "M4 7h10 M18 7h2 M16 5v4 M4 17h2 M10 17h10 M8 15v4", close: "M6 6l12 12 M18 6L6 18", plus: "M12 5v14 M5 12h14",
+    search: "M11 4a7 7 0 1 0 .010 0 M16 16l5 5", down: "M12 5v14 M5 12l7 7 7-7",
+  };
+  const SVG = "http://www.w3.org/2000/svg";
+  xl.icon = (name) => {
+    const svg = document.createElementNS(SVG, "svg"), path = document.createElementNS(SVG, "path");
+    for (const [key, value] of Object.entries({ viewBox: "0 0 24 24", class: "x-icon", "aria-hidden": "true" })) svg.setAttribute(key, value);
+    path.setAttribute("d", ICONS[name]);
+    svg.append(path);
+    return svg;
+  };
+  // Returns a button with an icon; its label is read by screen readers and shown on hover.
+  xl.iconButton = (icon, label, onclick, attributes = {}) => xl.element(
+    "button", { type: "button", class: "x-button", "aria-label": label, title: label, onclick, ...attributes }, xl.icon(icon),
+  );
+  xl.face = () => xl.element("span", { class: "x-face", "aria-hidden": "true" }, "闲");
+
+  // Shows a short notice.
+  let timer;
+  xl.notice = (text) => {
+    const box = document.querySelector("#x-notice")
+      || document.body.appendChild(xl.element("div", { id: "x-notice", role: "status" }));
+    box.textContent = text;
+    clearTimeout(timer);
+    timer = setTimeout(() => box.remove(), 4000);
+  };
+  xl.newId = () =>
+    [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  xl.wide = () => matchMedia("(min-width: 900px)").matches;
+  xl.draw = {};  // functions that draw the components of `ui.page.layout.drawn`
+})();

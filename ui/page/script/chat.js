@@ -1,0 +1,184 @@
+// The conversation: messages, welcome, editing. Only elements whose content changed are drawn anew.
+(() => {
+  const xl = window.xianliao, { element } = xl;
+  const NEW = { id: "", title: "", persona: [], messages: [] };
+  const INVISIBLE = /[\u202a-\u202e\u2066-\u2069\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/g;
+  let list, props, keys = [];
+  const visible = (text) => text.replace(INVISIBLE, "\ufffd");
+  const current = () => (props && props.value) || NEW;
+  const scroller = () => list.closest("#chat");
+  const isAtEnd = () => scroller().scrollHeight - scroller().scrollTop - scroller().clientHeight < 80;
+  const toEnd = () => { scroller().scrollTop = scroller().scrollHeight; };
+
+  const welcome = () => element("div", { class: "x-welcome" },
+    xl.face(), element("h1", {}, xl.say("welcome")), element("p", {}, xl.say("welcome_note")),
+    element("div", { class: "x-examples" }, ...xl.given.examples.map((text, at) => element(
+      "button", { type: "button", class: "x-example", onclick: () => xl.trigger("example_select", { index: at, value: { text } }) },
+      element("b", {}, xl.say(`welcome_${at + 1}`)), element("span", { lang: "zh-CN" }, text),
+    ))));
+
+  const dots = () => element("div", { class: "x-turn bot x-typing" }, xl.face(),
+    element("div", { class: "x-dots", role: "img", "aria-label": xl.say("typing") }, ...[1, 2, 3].map(() => element("i"))));
+
+  const versions = (index) => {
+    const [at, count] = xl.tree.place(index);
+    if (count < 2) return null;
+    const go = (step) => () => xl.chat.choose(index, step);
+    return element("span", { class: "x-versions" },
+      xl.iconButton("previous", xl.say("previous"), go(-1), { disabled: at === 1, "data-changes": true }),
+      element("span", {}, `${at}/${count}`),
+      xl.iconButton("next", xl.say("next"), go(1), { disabled: at === count, "data-changes": true }));
+  };
+
+  const turn = (message, index, isLast) => {
+    if (message.role === "divider") return element("div", { class: "x-divider", role: "separator" }, xl.say("divider"));
+    const side = message.role === "user" ? "user" : "bot";
+    const said = element("div", { class: `${side} message`, lang: "zh-CN", dir: "auto" }, visible(message.text));
+    const buttons = xl.actions.filter((action) => action.shows(message, index, isLast)).map((action) => xl.iconButton(
+      action.icon, xl.say(action.name), () => action.run(message, index), { "data-changes": action.changes, ...(action.state ? action.state(message, index) : {}) },
+    ));
+    return element("div", { class: `x-turn ${side}${isLast ? " last" : ""}`, "data-index": index, onclick: tapped },
+      side === "bot" ? xl.face() : null,
+      element("div", { class: "x-body" }, said, element("div", { class: "x-actions" }, versions(index), ...buttons)));
+  };
+  // On a touch screen a tap on a message shows its actions.
+  const tapped = (event) => {
+    if (event.target.closest("button, textarea")) return;
+    list.querySelectorAll(".x-turn.open").forEach((other) => other !== event.currentTarget && other.classList.remove("open"));
+    event.currentTarget.classList.toggle("open");
+  };
+
+  const keyOf = (message, index, isLast) => {
+    const node = xl.tree.node(index) || {};
+    return JSON.stringify([message.role, message.text, message.seed, isLast, xl.tree.place(index), node.rating]);
+  };
+  const draw = () => {
+    if (!list) return;
+    const { messages, title } = current(), wasAtEnd = isAtEnd() || !keys.length;
+    if (!messages.length) {
+      if (keys.length !== 1 || keys[0] !== "welcome") list.replaceChildren(welcome());
+      keys = ["welcome"];
+    } else {
+      const wanted = messages.map((message, index) => keyOf(message, index, index === messages.length - 1));
+      if (messages[messages.length - 1].role === "user") wanted.push("dots");
+      if (keys[0] === "welcome") { list.replaceChildren(); keys = []; }
+      wanted.forEach((key, index) => {
+        if (keys[index] === key) return;
+        const drawn = key === "dots" ? dots() : turn(messages[index], index, index === messages.length - 1);
+        if (list.children[index]) list.children[index].replaceWith(drawn);
+        else list.append(drawn);
+      });
+      while (list.children.length > wanted.length) list.lastChild.remove();
+      keys = wanted;
+    }
+    if (wasAtEnd) toEnd();
+    if (xl.side) xl.side.name(title);
+  };
+
+  xl.draw.chat = (root, properties, trigger, watch) => {
+    props = properties;
+    xl.trigger = (name, data) => setTimeout(() => trigger(name, data), 0);
+    list = root;
+    list.className = "x-chat";
+    Object.entries({ role: "log", "aria-live": "polite", "aria-label": xl.say("chats") }).forEach(([name, value]) => list.setAttribute(name, value));
+    const down = xl.iconButton("down", xl.say("to_end"), toEnd, { id: "x-to-end", hidden: true });
+    scroller().after(down);
+    scroller().setAttribute("tabindex", "0");
+    scroller().setAttribute("role", "region");
+    scroller().setAttribute("aria-label", xl.say("chats"));
+    scroller().addEventListener("scroll", () => { down.hidden = isAtEnd(); });
+    watch("value", draw);
+    draw();
+  };
+  const set = (chat) => { props.value = chat; draw(); };
+  const forget = () => { delete document.documentElement.dataset.rating; delete document.documentElement.dataset.notice; };
+
+  xl.chat = {
+    current, set, redraw: draw,
+    // Opens a stored conversation, or a new one.
+    open: (id) => {
+      const chat = id ? xl.store.load(id) : null;
+      if (!chat) { xl.tree.begin(); sessionStorage.removeItem("xianliao.open"); }
+      keys = [];
+      list.replaceChildren();
+      forget();
+      set(chat || NEW);
+      toEnd();
+      xl.trigger("load", {});
+      xl.side.list();
+      if (!xl.wide()) xl.side.toggle(false);
+      document.querySelector("#message textarea").focus();
+    },
+    // Shows other messages and stores them.
+    put: (messages) => { forget(); set(xl.saved({ ...current(), messages })); },
+    choose: (index, step) => {
+      const messages = xl.tree.chosen(index, step);
+      if (messages) xl.chat.put(messages);
+    },
+    branch: (index) => {
+      const { title, persona, messages } = current(), isUser = messages[index].role === "user";
+      const chat = { id: xl.newId(), title: xl.say("branched", { title }).slice(0, 100), persona, messages: messages.slice(0, index + !isUser) };
+      xl.tree.begin();
+      set(chat.messages.length ? xl.saved(chat) : { ...NEW, persona });
+      if (isUser) xl.compose(messages[index].text);
+    },
+    edit: (index) => {
+      const { text } = current().messages[index], place = list.children[index];
+      if (place.querySelector("textarea")) return;
+      const box = element("textarea", { class: "edit-textarea", "aria-label": xl.say("edit"), rows: Math.min(8, text.split("\n").length + 1) });
+      const close = () => { keys[index] = ""; draw(); document.querySelector("#message textarea").focus(); };
+      const send = () => {
+        if (!box.value.trim()) return;
+        close();
+        xl.trigger("edit", { index, value: box.value, previous_value: text });
+      };
+      box.value = text;
+      box.addEventListener("keydown", (event) => {
+        if (event.key === "Escape") { event.stopPropagation(); close(); }
+        if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229) { event.preventDefault(); send(); }
+      });
+      place.querySelector(".x-body").replaceChildren(element("div", { class: "x-edit" }, box,
+        element("p", {}, xl.say("edit_note")),
+        element("div", {},
+          element("button", { type: "button", class: "x-plain", onclick: close }, xl.say("cancel")),
+          element("button", { type: "button", class: "x-strong", onclick: send, "data-changes": true }, xl.say("send")))));
+      box.focus();
+      box.setSelectionRange(text.length, text.length);
+    },
+  };
+  // The server's events call these with the conversation.
+  xl.saved = (chat) => {
+    forget();
+    const kept = xl.store.save(chat);
+    if (xl.side) xl.side.list();
+    setTimeout(draw, 0);
+    return kept;
+  };
+  // A reply has ended: the line about it belongs to it, or says why there is none.
+  xl.replied = (chat, line) => {
+    const kept = xl.saved(chat), last = chat.messages.length - 1, node = xl.tree.node(last);
+    if (last >= 0 && chat.messages[last].seed !== undefined) {
+      node.line = line;
+      xl.store.save(kept);
+    } else document.documentElement.dataset.notice = "";
+    return kept;
+  };
+  // Several replies were made: they become versions of the last reply, and the first of them is shown.
+  xl.offered = (chat, replies) => {
+    document.documentElement.classList.remove("x-offering");
+    if (!Array.isArray(replies) || !replies.length) return null;
+    const last = chat.messages.length - 1, index = chat.messages[last].role === "user" ? last + 1 : last;
+    const same = chat.messages[index] && chat.messages[index].role === "assistant";
+    if (!same && chat.messages[index]) return null;
+    xl.tree.add(chat, index, replies);
+    xl.chat.put([...chat.messages.slice(0, index), replies[0]]);
+    return null;
+  };
+  xl.rated = ({ index, rating }) => {
+    const node = xl.tree.node(index);
+    if (node) node.rating = rating;
+    xl.store.save(current());
+    document.documentElement.dataset.rating = "";
+    draw();
+  };
+})();

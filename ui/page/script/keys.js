@@ -1,0 +1,99 @@
+// Keyboard, theme, drafts, and names and words that Gradio leaves out or has in English only.
+(() => {
+  const xl = window.xianliao, root = document.documentElement;
+  const DRAFT = "xianliao.draft", THEME = "xianliao.theme";
+  const box = () => document.querySelector("#message textarea"), stop = () => document.querySelector("#message .stop-button");
+
+  // Theme: Gradio has the class `dark` on the body.
+  const wantsDark = matchMedia("(prefers-color-scheme: dark)");
+  xl.theme = () => localStorage.getItem(THEME) || "auto";
+  const applyTheme = () => {
+    const isDark = xl.theme() === "dark" || (xl.theme() === "auto" && wantsDark.matches);
+    root.style.colorScheme = isDark ? "dark" : "light";
+    if (document.body && document.body.classList.contains("dark") !== isDark) document.body.classList.toggle("dark", isDark);
+  };
+  xl.setTheme = (name) => { localStorage.setItem(THEME, name); applyTheme(); };
+  wantsDark.addEventListener("change", applyTheme);
+  applyTheme();
+  addEventListener("DOMContentLoaded", () => {
+    applyTheme();
+    new MutationObserver(applyTheme).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+  });
+
+  // Puts a text into the message box.
+  xl.compose = (text) => {
+    box().value = text;
+    box().dispatchEvent(new Event("input", { bubbles: true }));
+    box().focus();
+  };
+  // Keep a draft while the page reloads: Gradio reloads it when a server that was away is back.
+  addEventListener("pagehide", () => sessionStorage.setItem(DRAFT, box() ? box().value : ""));
+  const restoreDraft = () => {
+    const draft = sessionStorage.getItem(DRAFT);
+    if (!box() || !draft) return;
+    sessionStorage.removeItem(DRAFT);
+    xl.compose(draft);
+  };
+  const NAMES = { "#message .submit-button": "send", "#message .stop-button": "stop" };
+  const WORDS = [[/^Connection (to the server was lost|errored out)/, "connection_lost"], [/^(Connection Lost|Error)$/, "error_title"]];
+  new MutationObserver(() => {
+    for (const [selector, name] of Object.entries(NAMES)) {
+      const button = document.querySelector(`${selector}:not([aria-label])`);
+      if (button) { button.setAttribute("aria-label", xl.say(name)); button.title = xl.say(name); }
+    }
+    for (const part of document.querySelectorAll(".toast-title, .toast-text")) {
+      const word = WORDS.find(([pattern]) => pattern.test(part.textContent.trim()));
+      if (word && part.textContent !== xl.say(word[1])) part.textContent = xl.say(word[1]);
+    }
+    for (const close of document.querySelectorAll(".toast-close:not([title])")) {
+      close.title = xl.say("close");
+      close.setAttribute("aria-label", xl.say("close"));
+    }
+    restoreDraft();
+  }).observe(document, { childList: true, subtree: true });
+
+  // Enter does not send while it ends the composition of an input method, or while a reply is being decoded.
+  for (const kind of ["keydown", "keypress"]) {
+    document.addEventListener(kind, (event) => {
+      if (event.key !== "Enter") return;
+      if (event.isComposing || event.keyCode === 229) event.stopPropagation();
+      else if (stop() && !event.shiftKey && event.target.closest("#message")) {
+        event.preventDefault();
+        event.stopPropagation();
+      }
+    }, true);
+  }
+  const escape = () => {
+    if (xl.side.closeMenus()) return;
+    if (root.classList.contains("x-panel")) xl.side.panel(false);
+    else if (!xl.wide() && root.classList.contains("x-side")) xl.side.toggle(false);
+    else if (stop()) stop().click();
+  };
+  document.addEventListener("keydown", (event) => {
+    const isControl = event.ctrlKey || event.metaKey;
+    if (event.isComposing) return;
+    if (event.key === "Escape") escape();
+    else if (isControl && !event.shiftKey && event.key.toLowerCase() === "k") { event.preventDefault(); xl.side.search(); }
+    else if (isControl && event.shiftKey && event.key.toLowerCase() === "o") {
+      event.preventDefault();
+      document.querySelector("#new").click();
+    } else if (event.key === "ArrowUp" && event.target === box() && !box().value && !stop()) {
+      const index = xl.chat.current().messages.findLastIndex(({ role }) => role === "user");
+      if (index >= 0) { event.preventDefault(); xl.chat.edit(index); }
+    }
+  });
+  // A click that would change the conversation stops a reply that is being decoded first.
+  document.addEventListener("click", (event) => {
+    const wanted = event.target.closest("[data-changes], #divide, #more");
+    if (wanted && wanted.id === "more" && !stop()) root.classList.add("x-offering");
+    if (!wanted || !stop()) return;
+    event.preventDefault();
+    event.stopPropagation();
+    stop().click();
+    const again = setInterval(() => {
+      if (stop()) return;
+      clearInterval(again);
+      setTimeout(() => wanted.click(), 300);
+    }, 50);
+  }, true);
+})();

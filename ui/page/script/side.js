@@ -1,0 +1,138 @@
+// The list of conversations, the bar at the top, and the head of the settings.
+(() => {
+  const xl = window.xianliao, { element } = xl, root = document.documentElement;
+  const SIDE = "xianliao.side", DAY = 24 * 3600 * 1000;
+  let list, search, heading;
+  const midnight = () => new Date().setHours(0, 0, 0, 0);
+  const group = (updated) => {
+    const start = midnight();
+    return updated >= start ? "today" : updated >= start - DAY ? "yesterday" : updated >= start - 6 * DAY ? "week" : "earlier";
+  };
+  const closeMenus = (except) => list.querySelectorAll(".x-menu").forEach((menu) => {
+    if (menu === except) return;
+    menu.previousSibling.setAttribute("aria-expanded", "false");
+    menu.remove();
+  });
+  const rename = (row, { id, title }) => {
+    const box = element("input", { class: "x-rename", "aria-label": xl.say("rename"), maxlength: 100 });
+    const done = (isKept) => {
+      box.onblur = null;
+      const chat = xl.store.read(id), name = box.value.trim();
+      if (isKept && name && chat) {
+        xl.store.write({ ...chat, title: name });
+        if (xl.chat.current().id === id) xl.chat.set({ ...xl.chat.current(), title: name });
+      }
+      xl.side.list();
+    };
+    box.value = title;
+    box.onblur = () => done(true);
+    box.onkeydown = (event) => {
+      event.stopPropagation();
+      if (event.key === "Enter" && !event.isComposing) done(true);
+      if (event.key === "Escape") done(false);
+    };
+    row.replaceChildren(box);
+    box.select();
+  };
+  const remove = ({ id, title }) => {
+    if (!confirm(xl.say("ask_delete", { title }))) return;
+    xl.store.remove(id);
+    if (xl.chat.current().id === id) xl.chat.open(null);
+    xl.side.list();
+  };
+  const menu = (button, row, entry) => {
+    if (button.nextSibling) { closeMenus(); return; }
+    closeMenus();
+    const item = (name, run, kind = "") => element("button", { type: "button", role: "menuitem", class: kind, onclick: () => { closeMenus(); run(); } }, xl.say(name));
+    button.setAttribute("aria-expanded", "true");
+    button.after(element("div", { class: "x-menu", role: "menu" },
+      item("rename", () => rename(row, entry)),
+      item("export_json", () => xl.files.export(entry.id, "json")),
+      item("export_markdown", () => xl.files.export(entry.id, "md")),
+      item("delete", () => remove(entry), "x-danger")));
+    button.nextSibling.firstChild.focus();
+  };
+  const row = (entry) => {
+    const isOpen = entry.id === xl.store.openId(), item = element("div", { class: `x-row${isOpen ? " current" : ""}` });
+    const more = xl.iconButton("menu", xl.say("menu", { title: entry.title }), (event) => menu(event.currentTarget, item, entry), { "aria-haspopup": "menu", "aria-expanded": "false" });
+    item.append(element("button", {
+      type: "button", class: "x-open", "aria-current": isOpen ? "true" : null, "data-changes": true,
+      title: new Date(entry.updated).toLocaleString(root.lang), onclick: () => xl.chat.open(entry.id),
+    }, entry.title), element("span", { class: "x-more" }, more));
+    return item;
+  };
+
+  xl.side = {
+    toggle: (isOpen = !root.classList.contains("x-side")) => {
+      root.classList.toggle("x-side", isOpen);
+      if (xl.wide()) localStorage.setItem(SIDE, isOpen ? "open" : "closed");
+    },
+    panel: (isOpen = !root.classList.contains("x-panel")) => {
+      root.classList.toggle("x-panel", isOpen);
+      document.querySelector(isOpen ? "#panel .x-button" : "#settings-button")?.focus();
+    },
+    search: () => { xl.side.toggle(true); setTimeout(() => search.focus(), 50); },
+    name: (title) => { if (heading) heading.textContent = title || xl.say("name"); },
+    list: () => {
+      if (!list) return;
+      const wanted = search.value.trim().toLowerCase(), entries = xl.store.list();
+      const found = entries.filter(({ text }) => text.includes(wanted));
+      let last = "";
+      list.replaceChildren(...found.flatMap((entry) => {
+        const name = group(entry.updated), isNew = name !== last;
+        last = name;
+        return isNew ? [element("h2", {}, xl.say(name)), row(entry)] : [row(entry)];
+      }));
+      if (!found.length) list.append(element("p", {}, xl.say(!xl.given.keep ? "not_saved" : entries.length ? "no_match" : "no_chats")));
+    },
+  };
+  root.classList.toggle("x-side", xl.wide() && localStorage.getItem(SIDE) !== "closed");
+
+  xl.draw.side = (place) => {
+    const plain = (name, run, attributes = {}) => element("button", { type: "button", class: "x-plain", onclick: run, ...attributes }, xl.say(name));
+    const removeAll = () => {
+      if (!confirm(xl.say("ask_delete_all"))) return;
+      xl.store.removeAll();
+      xl.chat.open(null);
+    };
+    search = element("input", { type: "search", id: "search", placeholder: xl.say("search"), "aria-label": xl.say("search"), oninput: () => xl.side.list() });
+    list = element("div", { id: "saved" });
+    const theme = element("select", { id: "theme", "aria-label": xl.say("theme"), onchange: (event) => xl.setTheme(event.target.value) },
+      ...["auto", "light", "dark"].map((name) => element("option", { value: name, selected: name === xl.theme() }, xl.say(`theme_${name}`))));
+    const other = xl.language === "zh" ? "en" : "zh";
+    place.replaceChildren(
+      element("div", { class: "x-side-top" },
+        element("button", { type: "button", id: "new", class: "x-strong", "data-changes": true, onclick: () => xl.chat.open(null) }, xl.icon("plus"), xl.say("new_chat")),
+        xl.iconButton("close", xl.say("close_sidebar"), () => xl.side.toggle(false))),
+      search, list,
+      element("div", { class: "x-side-end" },
+        element("p", {}, xl.say(xl.given.keep ? "saved" : "not_saved")),
+        plain("import", () => xl.files.pick(), { id: "import" }), plain("export_all", xl.files.exportAll, { id: "export-all" }),
+        plain("export_training", xl.files.exportTraining, { id: "export-training" }),
+        plain("delete_all", removeAll, { id: "delete-all" }),
+        theme,
+        element("button", { type: "button", class: "x-plain", id: "language", lang: other, onclick: () => xl.chooseLanguage(other) }, xl.say("other_language")),
+        xl.given.login ? plain("log_out", () => fetch("logout", { method: "POST" }).then(() => location.reload()), { id: "log-out" }) : null));
+    place.className = "x-side-body";
+    const block = place.closest("#side");
+    block.setAttribute("role", "navigation");
+    block.setAttribute("aria-label", xl.say("chats"));
+    xl.side.list();
+  };
+  xl.draw.top = (place) => {
+    heading = element("strong", { id: "heading" }, xl.say("name"));
+    place.className = "x-top";
+    place.replaceChildren(
+      xl.iconButton("bars", xl.say("open_sidebar"), () => xl.side.toggle(), { id: "side-button" }),
+      xl.face(), heading,
+      xl.iconButton("plus", xl.say("new_chat"), () => xl.chat.open(null), { id: "new-button", "data-changes": true }),
+      xl.iconButton("settings", xl.say("settings"), () => xl.side.panel(), { id: "settings-button" }));
+  };
+  xl.draw.settings = (place) => {
+    place.className = "x-panel-top";
+    place.replaceChildren(element("h2", {}, xl.say("settings")), xl.iconButton("close", xl.say("close"), () => xl.side.panel(false)),
+      element("p", {}, xl.say("keys")));
+  };
+  document.addEventListener("click", (event) => { if (list && !event.target.closest(".x-more")) closeMenus(); });
+  xl.side.closeMenus = () => { const isOpen = Boolean(list && list.querySelector(".x-menu")); if (isOpen) closeMenus(); return isOpen; };
+})();
