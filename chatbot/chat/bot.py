@@ -153,8 +153,7 @@ class Chatbot:
             turns: The history, oldest turn first; the last turn is the message. Strings, or messages like
                 `{"role": "user", "content": "你好"}`.
             seed: Seed of the random numbers; None draws one.
-            changes: Fields of `ReplySettings` for this reply, None switches a setting off; and `variation` and `spread`:
-                variant `variation` of the reply of this seed (`chatbot.chat.variants`), 0 the reply itself.
+            changes: Fields of `ReplySettings`, None switches a setting off; `variation` and `spread` (`chat.variants`).
 
         Raises:
             DialogueError: The history is empty, or its last turn empty or too long.
@@ -218,8 +217,8 @@ class Chatbot:
         ids = self.encode_turns(turns, settings.script)
         prompt, traditional = self.layout.prompt(ids, self.context_tokens), settings.script == "asker"
         traditional = traditional and asks_in_traditional(turns)
-        request = Request(prompt, answered_by(ids), settings, seed, started, traditional=traditional)
-        return replace(request, variation=variation, spread=spread, has_latent=latent_of(self) is not None)
+        varied = (variation, spread, latent_of(self) is not None)
+        return Request(prompt, answered_by(ids), settings, seed, started, None, traditional, *varied)
 
     def show(self, request: Request, draft: Draft) -> Reply:
         """Return a draft as text, with its seed and time."""

@@ -7,7 +7,7 @@ import pytest
 from chatbot.chat.variants import MAX_VARIATION
 from tests.ui.page.test_page import chat_of, worker  # noqa: F401  # a fixture
 from ui.page.chats import ChatError, checked, number_of
-from ui.page.handlers import PageSettings, answer, rated_turns, trace_last_reply
+from ui.page.handlers import PageSettings, answer, rated_turns, trace_reply
 from ui.page.variants import variant
 
 
@@ -29,7 +29,7 @@ def test_variants_walk_forth_and_back_and_can_be_rated_and_traced(worker, bot): 
     assert rated_turns(checked(second), 1) == ["你好", texts[1]]
     with pytest.raises(ChatError):
         rated_turns({**second, "messages": [second["messages"][0], {**second["messages"][1], "variation": 2}]}, 1)
-    traced = trace_last_reply(lambda name: worker, second)
+    traced = trace_reply(lambda name: worker, second, 1)
     ids = bot.respond(["你好"], 3, variation=1, temperature=0.9).token_ids
     assert [part.token for part in traced[: len(ids)]] == [bot.tokenizer.decode([token]) for token in ids]
     assert step(first, 1, spread=float("inf")) == step(first, 1, spread=2.0)
