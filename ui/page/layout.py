@@ -29,6 +29,9 @@ MAX_WAITING_EVENTS = 1_000
 """Length of Gradio's queue; with more events waiting the page says that it is busy."""
 
 QUICK: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
+BROWSER: dict[str, Any] = {"api_visibility": "private"}
+"""Options of events that run in the browser alone."""
+
 SLOW: dict[str, Any] = {
     "show_progress": "hidden",
     "api_visibility": "private",
@@ -212,8 +215,8 @@ class Page:
         replies = [start.success(act.answer, [part.chat, *self._settings], outputs, **SLOW) for start in starts]
         for reply in replies:
             ended = reply.then(act.finish, [part.chat, part.status], [*outputs, part.box], **QUICK)
-            ended.then(None, outputs, [part.chat], js=f"(chat, line) => {SCRIPT}.replied(chat, line)")
-        part.box.stop(None, None, None, cancels=replies, api_visibility="private")
+            ended.then(None, outputs, [part.chat], js=f"(chat, line) => {SCRIPT}.replied(chat, line)", **BROWSER)
+        part.box.stop(None, None, None, cancels=replies, **BROWSER)
 
     def _wire_changes(self) -> None:
         """Undo, the divider, several replies, how a reply was chosen."""
@@ -222,33 +225,38 @@ class Page:
         self._save_after(part.chat.undo(act.undo, [part.chat, part.box], [*changed, part.box], **QUICK))
         self._save_after(part.divide.click(act.divide, [part.chat], changed, **QUICK))
         offered = part.more.click(act.offer, [part.chat, *self._settings], [part.offered], **SLOW)
-        offered.then(None, [part.chat, part.offered], [part.offered], js=f"(...values) => {SCRIPT}.offered(...values)")
+        offered.then(
+            None, [part.chat, part.offered], [part.offered], js=f"(...values) => {SCRIPT}.offered(...values)", **BROWSER
+        )
         looked = part.chat.select(act.look_inside, [part.chat], [part.place, part.steps], **SLOW)
-        looked.success(None, [part.place, part.steps], None, js=f"(...values) => {SCRIPT}.inside.show(...values)")
+        looked.success(
+            None, [part.place, part.steps], None, js=f"(...values) => {SCRIPT}.inside.show(...values)", **BROWSER
+        )
 
     def _wire_settings(self) -> None:
         """Styles and personas. The browser remembers the settings, but no seed."""
         part, act, worker = self.part, self.act, self.act.worker(None)
         kept = [part.preset, part.temperature, part.top_p, part.model]
-        standard: list[Any] = ["balanced", *handlers.preset("balanced", worker.bot.settings), worker.bot.name]
+        standard: list[Any] = ["balanced", *handlers.preset("balanced", worker.bot.settings), next(iter(self.workers))]
         self.blocks.load(act.show_choices, None, [part.preset], **QUICK).then(
             None,
             None,
             kept,
             js=f"() => {SCRIPT}.settings.read({json.dumps(standard)}, {json.dumps(list(self.workers))})",
+            **BROWSER,
         )
         for choice in (part.preset, part.model):
             chosen = choice.input(act.set_preset, [part.preset, part.model], [part.temperature, part.top_p], **QUICK)
-            chosen.then(None, kept, None, js=f"(...values) => {SCRIPT}.settings.write(values)")
+            chosen.then(None, kept, None, js=f"(...values) => {SCRIPT}.settings.write(values)", **BROWSER)
         for slider in (part.temperature, part.top_p):
-            slider.release(None, kept, None, js=f"(...values) => {SCRIPT}.settings.write(values)")
+            slider.release(None, kept, None, js=f"(...values) => {SCRIPT}.settings.write(values)", **BROWSER)
         forget = f"() => [...{SCRIPT}.settings.forget({json.dumps(standard)}), '']"
-        part.reset.click(None, None, [*kept, part.seed], js=forget, api_visibility="private")
+        part.reset.click(None, None, [*kept, part.seed], js=forget, **BROWSER)
         persona = [part.chat, part.persona]
         chosen = part.persona_name.input(act.show_persona, [part.persona_name], [part.persona], **QUICK)
         self._save_after(chosen.then(act.set_persona, persona, [part.chat], **QUICK))
         self._save_after(part.persona.blur(act.set_persona, persona, [part.chat], **QUICK))
-        part.chat.load(None, [part.chat], [part.persona], js="(chat) => chat.persona.join('\\n')")
+        part.chat.load(None, [part.chat], [part.persona], js="(chat) => chat.persona.join('\\n')", **BROWSER)
 
     def _wire_saved(self) -> None:
         """The conversation that was open before, and files. The script opens, renames and deletes without the server."""
@@ -257,7 +265,7 @@ class Page:
         self.blocks.load(act.begin, [part.chat], shown, js=f"() => [{SCRIPT}.store.open()]", **QUICK)
         taken = f"() => {SCRIPT}.files.taken()"
         made = part.chat.download(act.export, [part.chat, part.exported], [part.file], js=taken, **QUICK)
-        made.success(None, [part.file], None, js=f"(file) => {SCRIPT}.files.download(file)")
+        made.success(None, [part.file], None, js=f"(file) => {SCRIPT}.files.download(file)", **BROWSER)
         self._save_after(
             part.chat.upload(act.load, [part.imported], shown, js=f"() => {SCRIPT}.files.taken()", **QUICK)
         )
@@ -265,13 +273,13 @@ class Page:
     def _wire_feedback(self) -> None:
         part, act = self.part, self.act
         rated = part.chat.like(act.rate, [part.chat], [part.rated, part.why, part.reasons, part.comment], **QUICK)
-        rated.success(None, [part.rated], None, js=f"(rated) => {SCRIPT}.rated(rated)")
+        rated.success(None, [part.rated], None, js=f"(rated) => {SCRIPT}.rated(rated)", **BROWSER)
         inputs = [part.chat, part.rated, part.reasons, part.comment]
         part.send_feedback.click(act.give_reasons, inputs, [part.why], **QUICK)
 
     def _save_after(self, event: Any) -> None:
         """Make the browser save the conversation after an event."""
-        event.then(None, [self.part.chat], [self.part.chat], js=f"(chat) => {SCRIPT}.saved(chat)")
+        event.then(None, [self.part.chat], [self.part.chat], js=f"(chat) => {SCRIPT}.saved(chat)", **BROWSER)
 
 
 def drawn(name: str, value: Any = None) -> gr.HTML:

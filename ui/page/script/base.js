@@ -5,10 +5,6 @@
   const chosen = cookie ? cookie.split("=")[1] : "", isChosen = Object.hasOwn(given.texts, chosen);
   xl.language = isChosen ? chosen : navigator.language.startsWith("zh") ? "zh" : "en";
   document.documentElement.lang = xl.language === "zh" ? "zh-CN" : "en";
-  if (isChosen) {  // Gradio asks the browser for the language
-    Object.defineProperty(navigator, "language", { get: () => document.documentElement.lang, configurable: true });
-    Object.defineProperty(navigator, "languages", { get: () => [document.documentElement.lang], configurable: true });
-  }
   xl.chooseLanguage = (language) => {
     document.cookie = `${given.cookie}=${language}; path=/; max-age=31536000; samesite=lax`;
     location.reload();

@@ -11,7 +11,7 @@
   const toEnd = () => { scroller().scrollTop = scroller().scrollHeight; };
 
   const welcome = () => element("div", { class: "x-welcome" },
-    xl.face(), element("h1", {}, xl.say("welcome")), element("p", {}, xl.say("welcome_note")),
+    xl.face(), element("h2", {}, xl.say("welcome")), element("p", {}, xl.say("welcome_note")),
     element("div", { class: "x-examples" }, ...xl.given.examples.map((text, at) => element(
       "button", { type: "button", class: "x-example", onclick: () => xl.trigger("example_select", { index: at, value: { text } }) },
       element("b", {}, xl.say(`welcome_${at + 1}`)), element("span", { lang: "zh-CN" }, text),
@@ -71,6 +71,7 @@
       while (list.children.length > wanted.length) list.lastChild.remove();
       keys = wanted;
     }
+    list.setAttribute("aria-busy", String(Boolean(document.querySelector("#message .stop-button"))));  // a reply grows
     if (wasAtEnd) toEnd();
     if (xl.side) xl.side.name(title);
   };

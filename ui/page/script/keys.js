@@ -35,6 +35,23 @@
     xl.compose(draft);
   };
   const NAMES = { "#message .submit-button": "send", "#message .stop-button": "stop" };
+  // Gradio has chosen the browser's language before this script runs: put its words into the chosen one.
+  const LANG = xl.language === "zh" ? "zh-CN" : "en", { texts } = xl.given;
+  const others = new Map(Object.entries(texts[xl.language === "zh" ? "en" : "zh"]).map(([name, text]) => [text, texts[xl.language][name]]));
+  const translate = () => {
+    if (root.lang !== LANG) root.lang = LANG;
+    for (const part of document.querySelectorAll("#main > :not(#chat, #top), #panel > *")) {
+      const walker = document.createTreeWalker(part, NodeFilter.SHOW_TEXT);
+      while (walker.nextNode()) {
+        const text = walker.currentNode.data, word = others.get(text.trim());
+        if (word) walker.currentNode.data = text.replace(text.trim(), () => word);
+      }
+      for (const field of part.querySelectorAll("[placeholder]")) if (others.has(field.placeholder)) field.placeholder = others.get(field.placeholder);
+      for (const field of part.querySelectorAll("[aria-label]")) {
+        if (others.has(field.ariaLabel)) field.setAttribute("aria-label", others.get(field.ariaLabel));
+      }
+    }
+  };
   const WORDS = [[/^Connection (to the server was lost|errored out)/, "connection_lost"], [/^(Connection Lost|Error)$/, "error_title"]];
   new MutationObserver(() => {
     for (const [selector, name] of Object.entries(NAMES)) {
@@ -49,6 +66,7 @@
       close.title = xl.say("close");
       close.setAttribute("aria-label", xl.say("close"));
     }
+    translate();
     restoreDraft();
   }).observe(document, { childList: true, subtree: true });
 

@@ -103,7 +103,10 @@
     place.replaceChildren(
       element("div", { class: "x-side-top" },
         element("button", { type: "button", id: "new", class: "x-strong", "data-changes": true, onclick: () => xl.chat.open(null) }, xl.icon("plus"), xl.say("new_chat")),
-        xl.iconButton("close", xl.say("close_sidebar"), () => xl.side.toggle(false))),
+        xl.iconButton("close", xl.say("close_sidebar"), () => {
+          xl.side.toggle(false);
+          document.querySelector("#side-button").focus();
+        })),
       search, list,
       element("div", { class: "x-side-end" },
         element("p", {}, xl.say(xl.given.keep ? "saved" : "not_saved")),
@@ -120,7 +123,7 @@
     xl.side.list();
   };
   xl.draw.top = (place) => {
-    heading = element("strong", { id: "heading" }, xl.say("name"));
+    heading = element("h1", { id: "heading" }, xl.say("name"));
     place.className = "x-top";
     place.replaceChildren(
       xl.iconButton("bars", xl.say("open_sidebar"), () => xl.side.toggle(), { id: "side-button" }),
