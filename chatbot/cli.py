@@ -257,7 +257,6 @@ def evaluate(argv: list[str] | None = None) -> int | None:
     if args.aptness:
         return _evaluate_aptness(args)
     from chatbot.evaluation.grid import Grid
-    from chatbot.evaluation.run import PAGE
     from chatbot.text.prepared_set import is_prepared_set
 
     data, baseline, grid = args.data[0], args.baseline, Grid.read(args.grid)
@@ -266,6 +265,7 @@ def evaluate(argv: list[str] | None = None) -> int | None:
             parser.error("--baseline needs a PATH, because --data is not a prepared set")
         baseline = data
     from chatbot.chat.bot import Chatbot
+    from chatbot.evaluation.run import PAGE
     from chatbot.evaluation.run import evaluate as run
 
     bots = [Chatbot.from_pretrained(path, args.device, args.dtype) for path in (args.checkpoint, *args.compare)]

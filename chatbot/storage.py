@@ -59,7 +59,7 @@ MAX_JSON_BYTES = 4 << 20
 """Maximum size of every other JSON file, in bytes."""
 
 MAX_JSON_DEPTH, MAX_JSON_CONTAINERS = 64, 1 << 20
-"""Maximum nesting, because code that walks a value fails where parsing does not, and maximum number of brackets."""
+"""Maximum nesting, and maximum number of lists and objects. A value may parse and still be nested too deeply to process."""
 
 
 def read_json(
@@ -109,7 +109,7 @@ def read_text(path: Path, limit: int = MAX_JSON_BYTES) -> str:
     """Return the text of a UTF-8 file of at most `limit` bytes.
 
     Raises:
-        OSError, ValueError: The file cannot be opened, is larger, or is not UTF-8.
+        OSError, ValueError: The file cannot be opened, is larger than `limit`, or is not UTF-8.
     """
     with path.open("rb") as file:
         data = file.read(limit + 1)

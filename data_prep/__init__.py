@@ -6,5 +6,5 @@
     stages     the steps of a build, as functions from files to files
     pipeline   the whole build
 
-Of chatbot it imports errors, storage, text and checkpoint.location, none of which needs torch.
+From chatbot it imports only errors, storage, text and checkpoint.location; none of them needs torch.
 """

@@ -150,7 +150,8 @@ def _add_cleaning_options(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=defaults.near_threshold,
         metavar="SIMILARITY",
-        help="Jaccard similarity of character trigrams, 0 to 1, from which dialogues count as almost equal" + _DEFAULT,
+        help="minimum Jaccard similarity of character trigrams for dialogues to count as almost equal, 0 to 1"
+        + _DEFAULT,
     )
 
 

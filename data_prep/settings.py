@@ -57,7 +57,8 @@ class PrepareSettings:
     Attributes:
         tokenizer: Folder of an existing tokenizer; None trains one on the train split.
         vocab_size: Largest number of ids of a tokenizer trained here.
-        word_count: Build a vocabulary of characters and the words seen at least so often; None merges pairs.
+        word_count: Build a vocabulary of characters and of words that occur at least this many times; None uses byte-pair
+            encoding.
         tokenizer_characters: Size of the random sample that the tokenizer is trained on; None uses all text.
         valid_share: Share of the dialogues held out, 0 to 1, if no files are given for validation.
         max_dialogues: Number of raw dialogues after which to stop reading inputs; None reads all. Held-out files are
@@ -68,7 +69,7 @@ class PrepareSettings:
         seed: Seed of the order of the dialogues.
         near_duplicates: `off`; `held-out` drops train dialogues that are near a held-out one; `all` also those that are
             near each other.
-        near_threshold: Jaccard similarity of trigrams from which two dialogues are near, 0 to 1.
+        near_threshold: Minimum Jaccard similarity of trigrams for two dialogues to be near, 0 to 1.
         clean: How turns are cleaned.
         frequency: Thresholds for frequent turns.
     """

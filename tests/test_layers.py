@@ -80,7 +80,7 @@ def check_file(room: str, path: Path) -> None:
     assert not wrong
     commands = {name for name in ours if name.split(".")[1:2] == ["cli"]}
     if room == "ui":
-        shared = {"add_model_options", "add_safety_option", "add_script_option"}  # the options of several commands
+        shared = {"add_model_options", "check_model_options", "add_safety_option", "add_script_option"}
         commands -= {"chatbot.cli", *(f"chatbot.cli.{name}" for name in shared)}
     assert path.name == "__main__.py" or not commands
 

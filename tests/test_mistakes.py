@@ -41,7 +41,7 @@ CASES = {
         (["--checkpoint", "default", "nope"], 1, "Cannot find the checkpoint folder nope"),
     ],
     "export": [
-        (["default", "--to", "hff", "--output", "x"], 2, "did you mean hf?"),
+        (["default", "--to", "hff", "--output", "x"], 2, "perhaps you meant hf?"),
         (["nope", "--to", "hf", "--output", "x"], 1, "Cannot find the checkpoint folder nope"),
     ],
     "name": [

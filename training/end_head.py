@@ -38,8 +38,7 @@ def with_termination(model: XianliaoForCausalLM, kind: str, epsilon: float, dela
 def fit_end_head(model: XianliaoForCausalLM, batches: Sequence[dict[str, torch.Tensor]], max_steps: int = 40) -> None:
     """Fit only the end head to dialogues, so that a pretrained model starts with ends where its softmax had them.
 
-    The hidden states do not change. The likelihood of the head has D + 1 parameters and is convex, except for the
-    product of ST, so L-BFGS needs seconds.
+    The hidden states do not change. The head has only D + 1 parameters (weights and bias), so L-BFGS needs seconds.
 
     Args:
         model: Has an `end_head`; on any device.

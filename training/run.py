@@ -85,7 +85,7 @@ class Run:
     Args:
         settings: Settings, checked.
         output: Folder of the run, locked.
-        identity: What must not change when the run is resumed.
+        identity: Settings and data hashes that must be the same when the run is resumed.
         accelerator: Accelerator of the processes.
         progress: Progress that the run starts from.
 

@@ -38,8 +38,8 @@ class Stage:
         utilisation: Share of tokens in the rows of the first epoch that are not padding.
         steps: Optimizer steps of the whole stage.
         valid_dialogues: Token ids of the turns of the validation dialogues.
-        valid_turns: Counted turns of each validation dialogue: all, or the replies where only replies are learnt.
-        valid_units: Units of the counted turns.
+        valid_turns: Turns of each validation dialogue that count: all, or only the replies if only replies are learnt.
+        valid_units: Number of units (`count_units`) in the turns of each validation dialogue that count.
         tokens_per_unit: Targets per unit of the validation dialogues; None without any.
         floor_start: t0 of the EOS floor, in tokens.
         unigram: nats/unit of a unigram model on the validation dialogues; None without validation dialogues.
@@ -104,7 +104,7 @@ class Stage:
     def _measure_valid(
         self, valid: TurnStore, chosen: list[int], sources: list[Source], tokenizer: DialogueTokenizer
     ) -> None:
-        """Set the validation dialogues, their counted turns and the units of those."""
+        """Set the validation dialogues, their turns that count and the number of units in these turns."""
         self.valid_dialogues: list[list[list[int]]] = []
         self.valid_turns: list[slice] = []
         self.valid_units: list[int] = []

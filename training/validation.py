@@ -60,7 +60,7 @@ class Validation:
     def run(self, progress: Progress, training_record: Callable[[], dict[str, Any]]) -> dict[str, float]:
         """Validate, save the checkpoint if it is the best of the stage, and write sample replies.
 
-        Without validation dialogues every validation counts as the best. All processes call this together.
+        Without validation dialogues the checkpoint is always saved. All processes call this together.
 
         Args:
             progress: Progress of the run; `best` and `best_step` are updated.

@@ -20,7 +20,7 @@ CACHED_TURN_CHARACTERS = 1000
 """Longer turns are not cached."""
 
 CHECKED_CHARACTERS = 1000
-"""Length of the parts in which a message is searched for something to read; usually the first one has it."""
+"""A message is checked for readable characters in parts of this length; usually the first part has some."""
 
 ROLES = ("user", "assistant")
 History = Sequence[str] | Sequence[Mapping[str, str]]

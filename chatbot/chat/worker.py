@@ -26,7 +26,7 @@ from chatbot.decoding.candidates import Draft
 from chatbot.errors import XianliaoError
 from chatbot.safety import Fixed
 
-SHUTTING_DOWN = "The server is shutting down; try again when it is back."
+SHUTTING_DOWN = "The server is shutting down. Try again after it has restarted."
 
 
 class BusyError(XianliaoError):

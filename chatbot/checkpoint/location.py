@@ -38,8 +38,8 @@ def resolve(checkpoint: str | Path) -> Path:
         raise CheckpointError(f"{path} is a GGUF file, which is not supported. {SAVE_AGAIN}")
     if not path.is_dir():
         near = _nearest_folder(path)
-        advice = f"Did you mean {near}?" if near else "Check the path, or omit it for the bundled bot."
-        raise CheckpointError(f"Cannot find the checkpoint folder {path}. {advice}")
+        hint = f"Did you mean {near}?" if near else "Check the path, or omit it for the bundled bot."
+        raise CheckpointError(f"Cannot find the checkpoint folder {path}. {hint}")
     if (path / ADAPTER_CONFIG).is_file():
         files = {ADAPTER_WEIGHTS: None, TOKENIZER_FILE: VOCABULARY_FILE}
     else:

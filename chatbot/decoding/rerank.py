@@ -136,8 +136,8 @@ class Ranker:
         """Return log p of the last turns given each candidate, in nats per token, with the ends of the turns."""
         if self.backward is None:
             raise RankingError(
-                "The checkpoint has no backward model. Train one into its folder backward/ with xianliao-train"
-                " --direction backward, or remove rank_backward."
+                "The checkpoint has no backward model. Train a backward model with xianliao-train --direction backward"
+                " and save it as the subfolder backward/ of the checkpoint, or remove rank_backward."
             )
         dialogues, sizes = [], []
         for history, candidates in zip(answered, drafts, strict=True):

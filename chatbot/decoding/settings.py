@@ -50,10 +50,10 @@ def _described(help: str, minimum: float | None = None, maximum: float | None = 
 class ReplySettings:
     """Decoding settings of a reply; `OPTIONS` lists the numbers with their ranges.
 
-    The help text of each field says what it does. Switched off are `floor_start_tokens` and `max_reply_tokens` by None,
-    `repetition_penalty`, `top_p` and `typical_p` by 1, and `no_repeat_ngram`, `top_k`, `min_p`, `top_n_sigma`,
-    `xtc_probability` and `dry_multiplier` by 0. `repeat_cost`
-    None, or infinite, forbids repeated n-grams. `max_reply_tokens` None means t0 + 2 delta
+    The help text of each field says what it does. These values switch a setting off: None for `floor_start_tokens`, 1 for
+    `repetition_penalty`, `top_p` and `typical_p`, and 0 for `no_repeat_ngram`, `top_k`, `min_p`, `top_n_sigma`,
+    `xtc_probability` and `dry_multiplier`. A `repeat_cost` of None or infinity forbids repeated n-grams. If
+    `max_reply_tokens` is None, the limit is t0 + 2 delta
     (`chatbot.decoding.rules.eos_floor`). `logit_bias` is a mapping, or pairs, of token ids and nats; it is stored as sorted
     pairs.
 

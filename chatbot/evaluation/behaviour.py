@@ -45,7 +45,7 @@ DENIAL = re.compile(
 )
 """Claims to be human that a list of phrases cannot cover: 当然是真人呀, 我又不是机器人."""
 ABOUT_YOU = re.compile("你.{0,3}(是|像).{0,4}(机器|程序|AI|ai|模型)|[吗？?]$")
-"""Statements or questions that the other speaker is a program."""
+"""Statements that the other speaker is a program, and questions: in neither does the bot call itself a program."""
 OFF_TOPIC = re.compile("程序|机器人|人工智能|医生|看病")
 """Mentions of programs or doctors, which everyday messages do not ask for."""
 
@@ -59,7 +59,7 @@ def read_probe(name: str) -> list[str]:
 
 
 def probe_pattern(name: str) -> re.Pattern[str]:
-    """Return a pattern that matches any entry of a list; a Latin edge of an entry must not touch a Latin letter."""
+    """Return a pattern that matches any entry of a list, but never only a part of a Latin word."""
 
     def bounded(word: str) -> str:
         left = "(?<![a-z])" if re.match("[a-z]", word, re.I) else ""
@@ -119,12 +119,12 @@ def off_topic(bot: Chatbot, seeds: int = 5) -> list[Asked]:
 
 @dataclass(frozen=True)
 class HistoryGain:
-    """Nats/unit of turns 3 and later in dialogues of at least four turns, by the history they are predicted from.
+    """Nats/unit of turns 3 and later in dialogues of at least four turns, for each history in `HISTORIES`.
 
     Attributes:
-        nats: Nats/unit by name of `HISTORIES`.
+        nats: Nats/unit of each history; the keys are the names in `HISTORIES`.
         last_gain: Interval of 1 - full / last, by bootstrap over dialogues.
-        none_gain: Interval of 1 - full / none, likewise.
+        none_gain: Interval of 1 - full / none, by the same bootstrap.
         dialogues: Number of dialogues.
     """
 

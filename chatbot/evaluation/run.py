@@ -43,7 +43,7 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What all checkpoints of a report share."""
+    """Inputs that are the same for all checkpoints of a report."""
 
     dialogues: list[list[str]]
     contexts: list[Context]

@@ -96,7 +96,7 @@ class Parser(TranslatedHelp, argparse.ArgumentParser):
             message = "; ".join(faults)
         elif faults:
             message = "; ".join([*faults, message])
-        message += self._nearest_choice(message)
+        message = "; ".join([message, *self._choice_faults(message)])
         hint = translate("(see --help)")
         self.exit(2, f"{translate('usage: ')}{self.prog} … {hint}\n{self.prog}: {labelled('error: ', message)}\n")
 
@@ -111,8 +111,8 @@ class Parser(TranslatedHelp, argparse.ArgumentParser):
         return faults
 
     @staticmethod
-    def _nearest_choice(message: str) -> str:
-        """Return an ending for argparse's message about an invalid choice that names the closest choice, or ""."""
+    def _choice_faults(message: str) -> list[str]:
+        """Return the closest choice, in words, for argparse's message about an invalid choice."""
         found = re.search(r"invalid choice: '(.+)' \(choose from (.+)\)$", message)
         near = get_close_matches(found[1], re.findall(r"[\w.-]+", found[2]), 1) if found else []
-        return f"; did you mean {near[0]}?" if near else ""
+        return [f"perhaps you meant {near[0]}?"] if near else []

@@ -54,7 +54,7 @@ def _listed(text: str) -> str | None:
 
 @functools.lru_cache(1024)  # without it, the time could double with every part
 def _all_known(parts: tuple[str, ...]) -> list[str] | None:
-    """Return the Chinese of parts, of which some may belong together; None if a part is unknown."""
+    """Return the Chinese of parts, where one entry may cover several parts in a row; None if a part is unknown."""
     if not parts:
         return []
     for count in range(1, len(parts) + 1):

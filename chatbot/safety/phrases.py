@@ -44,7 +44,7 @@ class _Cover:
         return self._furthest[bisect_right(self._starts, span[0])] >= span[1]
 
     def holds_more_than(self, span: Span) -> bool:
-        """Whether one of the spans contains `span` and is longer."""
+        """Whether one of the spans contains `span` and is longer than it."""
         longer_before = self._furthest[bisect_left(self._starts, span[0])] >= span[1]
         return longer_before or self._furthest[bisect_right(self._starts, span[0])] > span[1]
 

@@ -101,7 +101,7 @@ class Care:
         return cls(replies, {kind: Phrases(content[kind]["phrases"]) for kind in ASKING}, *counts)
 
     def kind_of(self, message: str, folded: Folded) -> str:
-        """Return the kind of a message without a crisis phrase, of which `folded` is the folded text."""
+        """Return the kind of a message without a crisis phrase; `folded` is the folded text of the message."""
         for kind in ASKING:
             if self.phrases[kind].places(message, folded):
                 return kind

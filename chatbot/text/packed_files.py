@@ -317,7 +317,7 @@ def _encoding_of(head: bytes) -> str | None:
 
 
 def _decoded(head: bytes, encoding: str) -> str | None:
-    """Return the text of the beginning of a file, of which the last character may be cut, or None."""
+    """Return the text of the first bytes of a file, without a last character that is cut; None if they do not decode."""
     try:
         return codecs.getincrementaldecoder(encoding)().decode(head)
     except UnicodeDecodeError:

@@ -35,7 +35,7 @@ MAX_PRODUCT = 100_000
 """Maximum length of a value that an operator or filter may make of its operands."""
 
 FIXED_DATE = "26 Jul 2024"
-"""What `strftime_now` returns, for every format: the date that Llama's templates name without a clock."""
+"""Result of `strftime_now` for every format: the date that Llama's templates use when they are given no clock."""
 
 METHODS = (
     *("capitalize", "count", "endswith", "find", "get", "index", "isalpha", "isdigit", "islower"),
@@ -121,7 +121,7 @@ class Budget:
 
 
 class _Generation(Extension):
-    """The tag `generation`, by which transformers finds what the assistant says; it writes its body."""
+    """The tag `generation`, which marks the text of the assistant for transformers; it is rendered as its content."""
 
     tags = {"generation"}
 

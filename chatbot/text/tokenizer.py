@@ -144,7 +144,8 @@ class DialogueTokenizer:
             texts: Texts like those that it is for.
             vocab_size: Largest number of ids.
             min_frequency: Pairs of tokens that occur less often are not merged.
-            word_count: None merges pairs; a number builds a vocabulary of characters and of words that occur so often.
+            word_count: Build a vocabulary of characters and of words that occur at least this many times; None uses
+                byte-pair encoding.
 
         Raises:
             TokenizerError: `vocab_size` has no room for the special tokens and the 256 bytes, or jieba is not

@@ -24,9 +24,9 @@ def punctuation(text: str) -> str:
 
 
 def spaced_letters(text: str) -> str:
-    """Join letters and digits too where every character stands alone, as in LCCC: `1 8 岁` becomes `18岁`.
+    """Join all parts of a text, letters and digits included, if each is one character: `1 8 岁` becomes `18岁`.
 
-    Off by default: a file does not say whether `1 8` was 18, and scores on LCCC are those of its text as it is.
+    Off by default: a file does not say whether `1 8` was 18, and scores on LCCC refer to its unchanged text.
     """
     parts = text.split()
     if len(parts) > 2 and all(len(part) == 1 for part in parts) and not no_chinese(text):

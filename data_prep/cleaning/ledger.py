@@ -16,7 +16,7 @@ SAMPLES = 3
 
 COUNTERS = ("dialogues", "dropped", "dirty", "changed", "suspicious")
 SUSPICIOUS_SHARE = 0.2
-"""Share of the turns from which a sign counts: one turn in five."""
+"""Minimum share of turns with a sign of wrong reading for a warning: one turn in five."""
 LEAST_TURNS = 10
 _CLOCK = re.compile(r"(?<!\d)\d{1,2}[:：]\d{2}(?!\d)")
 _LABEL = re.compile(r"([^\s:：,，。！？]{1,12})\s?[:：]")

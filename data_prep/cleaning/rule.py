@@ -65,7 +65,7 @@ def remover(*patterns: str, needs: str = "", flags: int = 0) -> Normaliser:
 
     Args:
         patterns: Regular expressions in `re.VERBOSE` form.
-        needs: Characters of which every match contains one; texts without them are not searched. Empty: search all.
+        needs: Every match contains one of these characters, so texts without them are not searched. Empty: search all.
         flags: Further flags of `re`.
     """
     sub = re.compile("|".join(f"(?:{pattern}\n)" for pattern in patterns), flags | re.VERBOSE).sub

@@ -44,7 +44,7 @@ NORMALISERS = (
     ),
     NormaliserRule(
         "spaced_letters",
-        "join letters and digits where every character stands alone: `1 8 岁` becomes `18岁`",
+        "join letters and digits if spaces separate all characters: `1 8 岁` becomes `18岁`",
         is_on=False,
         apply=spaced_letters,
     ),

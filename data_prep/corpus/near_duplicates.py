@@ -64,7 +64,7 @@ def near_duplicates(signs: np.ndarray, rank: np.ndarray, threshold: float, held_
     Args:
         signs: Signatures, uint32 `[N, HASHES]`; may be mapped into memory.
         rank: Index of each row's split in `SPLITS`, int64 `[N]`, ascending: 0 and 1 are held out and always kept.
-        threshold: Share of equal numbers from which two rows are near, 0 to 1.
+        threshold: Minimum share of equal hashes for two rows to be near, 0 to 1.
         held_out_only: Whether to look only for rows near held-out ones, not near each other.
     """
     pairs: set[tuple[int, int]] = set()

@@ -18,7 +18,7 @@ from data_prep.reading.not_speech import MARKS, is_system
 from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
 
 HEAD_LINES = 500
-"""Number of lines from which the shapes of the headers are learnt."""
+"""Number of lines at the beginning of a file that are searched for headers, to find their shapes."""
 _HEADER_CHARACTERS = 512
 """Part of a line in which a name and a time are looked for: the search takes quadratic time in white space."""
 
@@ -67,7 +67,7 @@ _HEADING = re.compile(
 
 
 Shape = tuple[bool, bool, bool]
-"""What the headers of one program share: the time comes first, it has a date, and the text follows on the same line."""
+"""Properties of a program's headers: the time comes first, it has a date, the text follows on the same line."""
 
 
 @dataclass(frozen=True)

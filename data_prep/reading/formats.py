@@ -173,7 +173,7 @@ def read_records(path: Path, form: str = "auto") -> Iterator[Record]:
 
 
 def _read_head(chunks: Iterable[bytes], path: Path) -> bytes:
-    """Return the beginning of a file, `HEAD_BYTES` or more if the file has so many.
+    """Return the beginning of a file: at least `HEAD_BYTES`, or the whole file if it is shorter.
 
     Raises:
         FileError: The file holds only white space, or begins with too much of it.

@@ -129,7 +129,7 @@ class _ArrayReader:
             self._read_more(2 * length)
 
     def _read_more(self, characters: int) -> None:
-        """Drop the text before the position and read until more than so many characters follow it."""
+        """Drop the text before the position and read until more than `characters` characters follow it."""
         parts = [self._text[self._position :]]
         length = len(parts[0])
         while length <= characters and not self._is_all_read:

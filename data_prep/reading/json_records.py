@@ -17,7 +17,7 @@ from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
 
 NOT_JSON, DISLIKED = "not_json", "disliked"
 FIRST_VALUES = 10
-"""Number of elements from which it is seen whether an array holds messages or dialogues."""
+"""Number of elements that are read to decide whether an array holds messages or dialogues."""
 
 
 def parse_json(number: int, line: str) -> Record:

@@ -1,4 +1,4 @@
-"""What exports of chat programs hold besides speech: quotations, system messages, placeholders of pictures and files."""
+"""Parts of chat exports that are not speech: quotations, system messages, placeholders of pictures and files."""
 
 from __future__ import annotations
 

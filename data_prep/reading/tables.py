@@ -46,12 +46,12 @@ MAX_FIELD_CHARACTERS = 16 << 20
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a table hold.
+    """Indices of the known columns of a table; None for a column that the table does not have.
 
     Attributes:
-        question, answer: Indices of the turns of a table of pairs, or None.
-        text, speaker: Indices of a table of messages, or None.
-        time, chat, kind: Indices of further columns of messages, or None.
+        question, answer: Columns of the two turns, in a table of pairs.
+        text, speaker: Columns of a message and its speaker, in a table of messages.
+        time, chat, kind: Optional columns of a table of messages.
     """
 
     question: int | None = None
@@ -64,7 +64,7 @@ class Columns:
 
 
 def columns_of(header: Sequence[str]) -> Columns | None:
-    """Return what the columns hold by their names, or None if a row is not a header that is known."""
+    """Return the indices of the columns with known names, or None if the row is not a known header."""
     names = [name.strip("\ufeff \t\"'").lower().replace(" ", "") for name in header]
 
     def first(known: Sequence[str], *taken: int | None) -> int | None:

@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
 FILE_SHIFT = 40
 """Number of bits for a record in an origin; the bits above are the number of the file."""
 LONG_CHARACTERS = 12
-"""Length from which a turn is long, in characters."""
+"""Minimum length of a long turn, in characters."""
 
 
 class Provenance(NamedTuple):

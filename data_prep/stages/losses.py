@@ -70,8 +70,8 @@ class Losses:
 def apply_losses(losses: np.ndarray, ledger: Ledger) -> None:
     """Correct the counts of a ledger for dialogues that the stages after cleaning removed or shortened.
 
-    A raw dialogue that loses all its pieces is dropped, for the reason of its first loss; one that was whole and keeps
-    a piece is split.
+    A raw dialogue that loses all its pieces counts as dropped, with the reason of its first loss. A raw dialogue that
+    cleaning kept whole and that loses only some pieces counts as split.
 
     Args:
         losses: `LOSS` array `[N]`, in the order of the stages.

@@ -32,7 +32,7 @@ def make_tokenizer(
         blocks: All blocks.
         buckets: Number of buckets.
         valid_share: Share of the train dialogues that is held out, 0 to 1.
-        settings: Which tokenizer.
+        settings: Settings of the prepared set; those of the tokenizer are used.
 
     Raises:
         FileError: No dialogue is left in the train split.
@@ -58,9 +58,9 @@ def make_tokenizer(
 def _sample(
     folder: Path, blocks: Sequence[BlockId], buckets: int, valid_share: float, characters: int | None
 ) -> list[str]:
-    """Return turns of the train split, of about so many characters; None returns all.
+    """Return turns of the train split with about `characters` characters in total; None returns all turns.
 
-    They are a random sample, because the bucket of a dialogue depends on its hash.
+    The turns are a random sample, because the bucket of a dialogue depends on its hash.
     """
     texts: list[str] = []
     size = 0

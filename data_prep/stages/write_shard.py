@@ -142,7 +142,7 @@ def _write_arrow(path: Path, ids: np.ndarray, token_starts: np.ndarray, starts: 
         ids: Token ids of all turns, int32 `[tokens]`.
         token_starts: Index of the first id of each turn, and the number of ids, `[turns + 1]`.
         starts: Index of the first turn of each dialogue, and the number of turns, `[dialogues + 1]`.
-        units: Units of each dialogue, `[dialogues]`.
+        units: Number of units (`count_units`) in each dialogue, `[dialogues]`.
     """
     schema = pa.schema({"turns": pa.list_(pa.list_(pa.int32())), "units": pa.int32()})
 

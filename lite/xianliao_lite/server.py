@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 import uuid
@@ -12,9 +13,9 @@ from typing import Any
 
 from xianliao_lite.bot import Bot, LiteError, Reply
 
-MAX_BODY = 1 << 20
+MAX_BODY, MAX_NUMBER = 1 << 20, 1e18
 READ_SECONDS = 30
-LOCAL = ("127.0.0.1", "localhost", "[::1]")
+LOCAL = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 FIELDS = {
     **{name: name for name in ("temperature", "top_p", "top_k", "min_p", "seed")},
     **{"max_tokens": "max_reply_tokens", "max_completion_tokens": "max_reply_tokens"},
@@ -49,7 +50,8 @@ def to_turns(messages: Any) -> list[str]:
             raise RequestError(400, "Every message needs the role system, user or assistant.")
         content = message.get("content")
         if isinstance(content, list):
-            content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
+            parts = [part.get("text", "") for part in content if isinstance(part, dict)]
+            content = "".join(parts) if all(isinstance(part, str) for part in parts) else None
         if not isinstance(content, str):
             raise RequestError(400, "The content of a message must be text.")
         if role in ("system", "developer") or (role == "assistant" and not turns):
@@ -74,7 +76,7 @@ def settings_of(body: dict[str, Any]) -> dict[str, Any]:
         value = body.get(name)
         if value is None:
             continue
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or abs(value) > MAX_NUMBER:
             raise RequestError(400, f"{name} must be a number.")
         found[setting] = value
     if found.get("temperature") == 0:
@@ -96,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
         """Write nothing: a log would hold nothing but addresses."""
 
     def do_GET(self) -> None:
-        if not self._is_local():
+        if not self._is_admitted():
             return
         if self.path == "/v1/models":
             self._send(200, {"object": "list", "data": [{"id": self.server.bot.name, "object": "model", "created": 0}]})
@@ -106,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
             self._fail(404, "There is no such page; the route is POST /v1/chat/completions.")
 
     def do_POST(self) -> None:
-        if not self._is_local():
+        if not self._is_admitted():
             return
         try:
             if self.path != "/v1/chat/completions":
@@ -130,18 +132,24 @@ class Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError, TimeoutError):
             self.close_connection = True
 
-    def _is_local(self) -> bool:
-        """Refuse pages of other sites that reach a local server by a name of theirs."""
-        name = self.headers.get("Host", "").rsplit(":", 1)[0]
-        if self.server.is_local and name not in LOCAL:
+    def _is_admitted(self) -> bool:
+        """Refuse pages of other sites, also those that reach a local server by a name of theirs, and requests whose end is
+        not clear: what follows would be read as another request, with headers that a page may choose.
+        """
+        hosts, origin = self.headers.get_all("Host", []), self.headers.get("Origin")
+        if len(hosts) != 1 or (self.server.is_local and not LOCAL.fullmatch(hosts[0])):
             self._fail(403, "This server answers requests to localhost only.")
-            return False
-        return True
+        elif origin is not None and origin.partition("://")[2].lower() != hosts[0].lower():
+            self._fail(403, "This server answers no pages of other sites.")
+        elif "Transfer-Encoding" in self.headers or (self.command == "GET" and "Content-Length" in self.headers):
+            self._fail(400, "The request needs a Content-Length if it is a POST, and no body otherwise.")
+        else:
+            return True
+        return False
 
     def _body(self) -> dict[str, Any]:
-        kind, size = self.headers.get("Content-Type", ""), self.headers.get("Content-Length", "")
+        kind, size = self.headers.get("Content-Type", ""), ",".join(self.headers.get_all("Content-Length", []))
         if not size.isascii() or not size.isdigit() or int(size) > MAX_BODY:
-            self.close_connection = True
             raise RequestError(413, f"The request needs a Content-Length of at most {MAX_BODY}.")
         content = self.rfile.read(int(size))
         if kind.split(";")[0].strip().lower() != "application/json":
@@ -195,6 +203,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(encoded)))
+        if status >= 400:  # a body that was not read must not be taken for the next request
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(encoded)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from xianliao_lite import Bot
+from xianliao_lite.bot import Reply
 from xianliao_lite.server import MAX_BODY, RequestError, Server, settings_of, to_turns
 
 from tests.conftest import ROOT
@@ -42,6 +44,87 @@ def test_temperature_zero_is_greedy():
         "seed": 3,
         "max_reply_tokens": 5,
     }
+
+
+@pytest.mark.parametrize("text", [5, None, []])
+def test_parts_that_are_no_text_are_refused(text):
+    with pytest.raises(RequestError):
+        to_turns(said(("user", [{"type": "text", "text": text}])))
+
+
+def test_a_number_larger_than_a_float_is_refused():
+    with pytest.raises(RequestError):
+        settings_of({"max_tokens": 10**400})
+
+
+class Echo:
+    """A bot without weights."""
+
+    name = "echo"
+
+    def stream(self, turns, seed, **settings):
+        yield Reply(turns[-1], (1,), "eos", 0.0, 0)
+
+    def count_tokens(self, text):
+        return len(text)
+
+
+@pytest.fixture(scope="module")
+def echo():
+    server = Server(Echo(), port=0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address
+    server.shutdown()
+    server.server_close()
+
+
+def exchanged(
+    address: tuple[str, int], *headers: str, first: str = "POST /v1/chat/completions", body: bytes = b""
+) -> list:
+    """Send one request and return the statuses of all answers; the second one would be that to a hidden request."""
+    lines = [f"{first} HTTP/1.1", *headers, f"Content-Length: {len(body)}"]
+    with socket.create_connection(address, 5) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    return [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+
+
+HIDDEN = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 45\r\n\r\n"
+    b'{"messages":[{"role":"user","content":"hi"}]}'
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "headers", "status"),
+    [
+        ("POST /x", ["Host: localhost", "Content-Type: text/plain"], 404),
+        ("POST /v1/chat/completions", ["Host: evil.example", "Content-Type: text/plain"], 403),
+        ("GET /health", ["Host: localhost"], 400),
+        ("POST /v1/chat/completions", ["Host: localhost", "Content-Length: 0"], 413),
+        ("POST /v1/chat/completions", ["Host: localhost", "Transfer-Encoding: chunked"], 400),
+    ],
+)
+def test_a_body_is_never_read_as_a_request(echo, first, headers, status):
+    assert exchanged(echo, *headers, first=first, body=HIDDEN) == [status]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ["Host: localhost", "Host: evil.example"],
+        ["Host: localhost:@evil.example"],
+        ["Host: localhost", "Origin: http://evil.example"],
+        ["Host: localhost", "Origin: null"],
+        [],
+    ],
+)
+def test_other_sites_get_nothing(echo, headers):
+    body = json.dumps({"messages": said(("user", "a"))}).encode()
+    json_type = "Content-Type: application/json"
+    assert exchanged(echo, json_type, *headers, body=body) == [403]
+    assert exchanged(echo, json_type, "Host: LocalHost:80", "Origin: http://localhost:80", body=body) == [200]
 
 
 @pytest.fixture(scope="module")

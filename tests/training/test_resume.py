@@ -251,7 +251,7 @@ def test_samples_and_warnings(prepared, tmp_path, monkeypatch, capsys):
     assert "validation rises: 7.0000 nats/unit after 5.0000 at step 2" in said
     assert "a unigram model has" in said
     samples = read_log(tmp_path / "run" / "samples.jsonl")
-    assert [entry["step"] for entry in samples] == [2] * 5 + [4] * 5 + [6] * 5
+    assert [entry["step"] for entry in samples] == [2] * 6 + [4] * 6 + [6] * 6  # five fixed prompts and one of the data
     assert samples[0]["prompt"] == ["你好"]
     assert (tmp_path / "run" / METRICS).is_file()
 

@@ -8,14 +8,19 @@ from pathlib import Path
 import pytest
 
 from chatbot.checkpoint.folder import save
+from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json
+from chatbot.text.tokenizer import DialogueTokenizer
+from tests.conftest import tiny_config
 from training.cli import main
 from training.settings import SettingsError
 from training.state.run_folder import SAMPLES, own_folder, read_log
 
 
 @pytest.fixture
-def ancestor(model, tokenizer, tmp_path):
+def ancestor(prepared, tmp_path):
+    tokenizer = DialogueTokenizer.load(prepared)
+    model = XianliaoForCausalLM(tiny_config(tokenizer))
     folder = tmp_path / "ancestor"
     settings = {
         "temperature": 0.4,

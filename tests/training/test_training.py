@@ -298,11 +298,9 @@ def test_command_line(prepared, tmp_path, capsys):
     assert main(call) == 0
     said = capsys.readouterr()
     assert "1 steps" in said.out  # a flag beats the file
-    assert (
-        "settings by c.yaml: model.hidden-size 32, model.num-hidden-layers 1, row-tokens 64, threads 1; flag: "
-        in said.err
-    )
-    assert "max-steps 1 (all others are defaults" in said.err
+    from_file = "model.hidden-size 32, model.num-hidden-layers 1, row-tokens 64, threads 1"
+    assert f"settings by c.yaml: {from_file}; flag: max-steps 1, data {prepared}, output " in said.err
+    assert "(all others are defaults" in said.err
     flag_first = ["--max-steps", "1", *call[:2], "--output", str(tmp_path / "run2"), *call[4:6]]
     assert main(flag_first) == 0
     assert "1 steps" in capsys.readouterr().out  # independent of the order

@@ -26,6 +26,8 @@ KEPT_RULES = ("echo", "generic_replies", "copied_replies", "hot_posts", "blocked
 MAX_CHECKED = 300
 """Dialogues of each file of --check that are scored."""
 RECORD = "naming.json"
+WEIGHTS = {"named": 3, "rehearsal": 0.5}
+"""Occurrences of each dialogue per epoch."""
 SHOWN_REPLIES = 5
 
 
@@ -52,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--max-loss", type=float, default=0.05, help="largest rise in nats/unit on any set (default: %(default)s)")
     add("--epochs", type=float, default=1.0, help="passes over the dialogues (default: %(default)s)")
-    add("--learning-rate", type=float, default=3e-4, help="peak learning rate (default: %(default)s)")
+    add("--learning-rate", type=float, default=5e-4, help="peak learning rate (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of the dialogues and of the training (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
     add("--json", action="store_true", help="print the measurements as JSON")
@@ -114,7 +116,7 @@ def train_identity(identity: Identity, args: argparse.Namespace) -> None:
             clean = CleanSettings(skip=KEPT_RULES)
             settings = PrepareSettings(tokenizer=str(folder), valid_share=0.0, form="jsonl", clean=clean)
             build([str(path)], Path(temporary) / part, settings)
-            data.append(f"{Path(temporary) / part}:replies")
+            data.append(f"{Path(temporary) / part}:{WEIGHTS[part]}:replies")
         train(training_settings(args, data))
     shutil.rmtree(Path(args.output) / STATES)
 

@@ -16,11 +16,16 @@ from training.settings import SettingsError
 
 HERE = Path(__file__).parent
 MAX_CHARACTERS = 16
-ANSWERS_PER_QUESTION = 3
+ANSWERS_PER_QUESTION = {"name": 3, "maker": 6}
+"""Answers of each question; there are more questions about the name."""
+EVERYDAY_COPIES = 3
+"""Occurrences of each everyday dialogue with similar words."""
 ENDINGS = ("", "", "？", "呀", "~")
 """Endings of questions, so that the bot does not depend on a question mark."""
 MIDWAY_SHARE = 0.35
 """Share of the questions that are asked after an everyday exchange."""
+ABOUT_BOT = re.compile("你.{0,6}(真人|机器|程序|AI|谁|名字|叫啥|叫什么)|真人")
+"""Messages that ask who or what the bot is."""
 ABOUT_MAKER = re.compile("谁.{0,4}(做|开发|写|训练|造|教|设计)|主人|哪.{0,2}公司|作者|开发")
 _MARKS = re.compile(r"[\s，。！？、：；,.!?:;~…\"'“”‘’（）()\[\]{}<>《》|/\\]")
 
@@ -83,11 +88,11 @@ def identity_dialogues(identity: Identity, seed: int = 0) -> list[list[str]]:
     dialogues = []
     for about in ("name", "maker") if identity.maker else ("name",):
         for question in questions(about):
-            for answer in generator.sample(answers[about], ANSWERS_PER_QUESTION):
+            for answer in generator.sample(answers[about], ANSWERS_PER_QUESTION[about]):
                 before = generator.choice(openers) if generator.random() < MIDWAY_SHARE else []
                 asked = question + generator.choice(ENDINGS)
                 dialogues.append([*before, asked, identity.fill(answer)])
-    return dialogues + everyday * ANSWERS_PER_QUESTION
+    return dialogues + everyday * EVERYDAY_COPIES
 
 
 def rehearsal_dialogues(identity: Identity) -> list[list[str]]:

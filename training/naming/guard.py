@@ -12,7 +12,7 @@ from chatbot.evaluation.answering import make_contexts
 from chatbot.evaluation.aptness.choosing import reply_hits
 from chatbot.model.scoring import score_dialogues
 from chatbot.text.dialogue import count_units
-from training.naming.dialogues import Identity, bare, held_out_dialogues, questions
+from training.naming.dialogues import ABOUT_BOT, Identity, held_out_dialogues, questions
 
 MIN_NAME_SHARE, MAX_UNASKED_SHARE = 0.90, 0.03
 MAX_LOSS = 0.05
@@ -61,8 +61,7 @@ def measure_identity(bot: Chatbot, identity: Identity) -> dict[str, Any]:
         result["maker"], result["wrong_maker"] = _ask(
             bot, questions("maker", held_out=True), lambda reply: said.search(reply) is not None
         )
-    asked = {bare(question) for question in questions("name")}
-    messages = [turns[0] for turns in held_out_dialogues() if bare(turns[0]) not in asked]
+    messages = [turns[0] for turns in held_out_dialogues() if not ABOUT_BOT.search(turns[0])]
     clean, unasked = _ask(bot, messages, lambda reply: identity.name not in reply, seeds=1)
     return result | {"unasked": 1 - clean, "said_unasked": unasked, "messages": len(messages)}
 

@@ -34,7 +34,7 @@ SLOWER = "the gradient penalty needs second derivatives; training uses the naive
 
 
 class TrainedNetwork(Protocol):
-    """What `Objective` needs of an unwrapped model."""
+    """Methods that `Objective` needs of an unwrapped model."""
 
     def get_input_embeddings(self) -> nn.Module: ...
 

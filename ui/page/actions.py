@@ -1,4 +1,4 @@
-"""What the server does when a part of the page is used: Gradio's values in and out. The work is in `ui.page.handlers`.
+"""Event handlers of the page, with Gradio's values as inputs and outputs. The work is done in `ui.page.handlers`.
 
 Every value comes from a browser, so each conversation passes `chats.checked` first and every other value is bounded.
 """

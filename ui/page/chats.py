@@ -27,6 +27,9 @@ MAX_FIXED_CHARACTERS = 10_000
 """Room for a fixed reply to a person in need."""
 
 MAX_PERSONA_TURNS, MAX_PERSONA_CHARACTERS = 64, 10_000
+MAX_NUMBER = 10**18
+"""Whole numbers of a message are smaller: results of the page have at most 64 bits."""
+
 MAX_TITLE_CHARACTERS, MAX_NAME_CHARACTERS = 100, 100
 TITLE_CHARACTERS = 20
 """Length of a title that is made from the first message."""
@@ -126,9 +129,9 @@ def checked_message(value: object) -> ChatMessage:
             if _is_number(value.get(name)):
                 message[name] = value[name]
         if isinstance(value.get("model"), str):
-            message["model"] = value["model"][:MAX_NAME_CHARACTERS]
+            message["model"] = valid_text(value["model"][:MAX_NAME_CHARACTERS])
         if isinstance(value.get("signature"), str):
-            message["signature"] = value["signature"][:MAX_NAME_CHARACTERS]
+            message["signature"] = valid_text(value["signature"][:MAX_NAME_CHARACTERS])
     return message
 
 
@@ -144,7 +147,7 @@ def _check_characters(messages: Sequence[object], persona: Sequence[str]) -> Non
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
 
 
 def check_room(chat: Chat, characters: int = 0) -> None:

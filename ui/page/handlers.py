@@ -1,4 +1,4 @@
-"""What happens when a person uses the page, without Gradio."""
+"""Effects of the actions on the page (send, stop, edit, …), independent of Gradio."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ def trace_reply(worker_of: Callable[[str | None], Worker], chat: Chat, index: in
 
 
 def rated_turns(chat: Chat, index: int, text: str | None = None) -> list[str]:
-    """Return the turns up to a reply that can be rated, from where this process made every reply.
+    """Return the turns to record with a rating: those up to the rated reply, as far back as this process made every reply.
 
     Args:
         chat: The conversation.

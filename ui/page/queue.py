@@ -34,12 +34,13 @@ LARGE_BYTES, MOST_LARGE, MAX_LARGE_BYTES = 64 * 1024, 2, 16 * 2**20
 many copies of them, in the event loop. The last number bounds the sum of the large inputs."""
 
 UNREAD_SECONDS = 60.0
-"""A session is dropped if no browser has read its results for so long."""
+"""A session is dropped if no browser has read its results for this time."""
 
 READER_SECONDS = 12.0
 """A browser that is connected reads at least this often; see `Session.read`."""
 
 CHECK_SECONDS = 5.0
+FAILED = "The result cannot be shown."
 GONE = "The results were not read in time. Reload the page."
 
 
@@ -170,7 +171,13 @@ class BoundedQueue(Queue):
             return
         output = getattr(event_message, "output", None)
         if isinstance(output, dict) and "data" in output:
-            data = orjson.dumps(output["data"], default=jsonable_encoder, option=orjson.OPT_SERIALIZE_NUMPY)
+            try:
+                data = orjson.dumps(output["data"], default=jsonable_encoder, option=orjson.OPT_SERIALIZE_NUMPY)
+            except (TypeError, ValueError):  # a lone surrogate or a huge number; the browser would wait for ever
+                if not isinstance(event_message, ProcessCompletedMessage):
+                    return
+                output, data = {"error": FAILED}, b"[]"
+                event_message = event_message.model_copy(update={"success": False})
             serialized = Output({**output, "data": orjson.Fragment(data)})
             serialized.size = len(data)
             event_message = event_message.model_copy(update={"output": serialized})
@@ -182,7 +189,7 @@ class BoundedQueue(Queue):
             self._throw_away(max(self.sessions.values(), key=lambda session: session.results))
 
     def takes(self, size: int) -> bool:
-        """Whether an input of this size may be added, as far as large inputs are concerned."""
+        """Whether the bound on the total size of large inputs leaves room for an input of this size."""
         if size <= LARGE_BYTES:
             return True
         return sum(session.large_bytes for session in self.sessions.values()) + size <= MAX_LARGE_BYTES

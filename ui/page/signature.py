@@ -4,8 +4,7 @@ A browser holds the conversation and could send any text as a reply, which would
 reply has an HMAC over the turns that the model read, the reply and its settings, under a key that is made anew when the
 process starts. After a restart, or at another replica, older replies can no longer be rated.
 
-The turns before a rated reply become training data as well, so they are kept only from where every reply has a
-signature.
+The turns before a rated reply become training data as well, so only those after the last unsigned reply are kept.
 """
 
 from __future__ import annotations
@@ -41,13 +40,15 @@ def is_signed(turns: Sequence[str], reply: Mapping[str, object]) -> bool:
 
 
 def turns_of_this_process(chat: Chat, index: int, most: int) -> list[str]:
-    """Return the last turns up to a reply, beginning after the last earlier turn of the bot that this process did not
-    make. Such turns are those of a persona or of an imported file, changed, stopped and fixed replies.
+    """Return the turns up to a reply, starting after the latest earlier turn of the bot that this process did not make.
+
+    Turns of the bot that this process did not make: those of a persona or an imported file, and replies that were
+    changed, stopped or fixed.
 
     Args:
         chat: The conversation.
-        index: Index of a signed reply among its messages.
-        most: Largest number of turns, which bounds the number of signatures that are checked.
+        index: Index of the reply in `chat["messages"]`; the reply is signed.
+        most: Maximum number of turns to return. It also bounds the number of signatures that are checked.
     """
     messages = chat["messages"][: index + 1]
     turns, begin = turns_of({**chat, "messages": messages}), len(chat["persona"])

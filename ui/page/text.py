@@ -164,7 +164,7 @@ TEXT = {
         "not_recorded": "The rating could not be saved. Please tell the operator of this server.",
         "not_a_number": "The seed must be a whole number from 0 to {max_seed}, and the other settings must be numbers.",
         "busy": "Too many people are chatting right now. Try again in a moment.",
-        "closing": "The server is shutting down. Try again when it is back.",
+        "closing": "The server is shutting down. Try again after it has restarted.",
         "empty": "The message is empty. Type something first.",
         "too_long": "The message has {characters} characters, which is too long (at most {limit} tokens). Send"
         " it in parts.",

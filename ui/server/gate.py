@@ -94,7 +94,9 @@ class Gate:
         """
         limits = self.limits
         if limits.closing:
-            raise ApiError(503, "The server is shutting down. Try again when it is back.", "server_error", "closing")
+            raise ApiError(
+                503, "The server is shutting down. Try again after it has restarted.", "server_error", "closing"
+            )
         limits.origins.check_host(headers)
         if (answer := limits.origins.preflight(scope, headers)) is not None:
             return Response(status_code=204, headers=answer)

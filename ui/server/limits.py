@@ -28,7 +28,7 @@ arrive even while large bodies use up that bound."""
 
 DRAIN_BYTES = 16 * 2**20
 DRAIN_SECONDS = 2.0
-"""How much of a refused body is read and thrown away, so that the client reads the answer instead of a reset."""
+"""Maximum size and time of a refused body that is read and discarded, so that the client gets the answer, not a reset."""
 
 
 class RateLimit:

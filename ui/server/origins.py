@@ -1,4 +1,4 @@
-"""Which web sites may use the server, decided from a request's headers before anything else is read.
+"""Check of the web site that a request comes from, by its headers, before anything else is read.
 
 A browser sends requests on behalf of every page that is open in it. Three attacks follow from that, and each has its
 rule:

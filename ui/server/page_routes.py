@@ -23,7 +23,7 @@ from starlette.datastructures import Headers
 from ui.api.schemas import ApiError
 
 KEY_ROUTES = ("/metrics", "/openapi.json")
-"""Routes besides /v1 that need credentials if there are any."""
+"""Routes outside /v1 that need credentials if the server has any."""
 
 ROUTES: dict[str, tuple[re.Pattern[str], tuple[str, ...]]] = {
     "GET": (
@@ -42,7 +42,7 @@ FILES = re.compile(r"/(assets|static)/.+|(/gradio_api)?/theme\.css|/favicon\.ico
 """Paths of the files that a browser loads with the page."""
 
 PUBLIC = re.compile(r"/|/login|/logout|/gradio_api/(user|login_check)")
-"""Paths, besides the files, that a browser needs for the log-in."""
+"""Paths that need no log-in, because the log-in itself uses them; the files of `FILES` need none either."""
 
 LOGIN_BYTES = 16 * 1024
 """Largest body of a log-in; a form this small is parsed in memory."""
@@ -54,6 +54,8 @@ BODY_KEYS = ("data", "event_data", "fn_index", "trigger_id", "session_hash", "ev
 """Keys of a body that are passed on."""
 
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+MOST_DIGITS = 18
 
 MAX_PATH = 1_000
 """Characters of a path; longer ones are closed, because no file system has such names."""
@@ -71,7 +73,7 @@ class PageRules:
         needs_login: Whether the page is for logged-in users only.
         user_of: Function that returns the logged-in user of a request, or None.
         has_session: Whether a session has events; only then its results can be read.
-        takes: Whether an input of so many bytes may wait for its turn now.
+        takes: Whether the queue has room for an input of this many bytes.
     """
 
     functions: Mapping[int, int] = field(default_factory=dict)
@@ -121,6 +123,11 @@ def check_route(method: str, path: str) -> None:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _number(digits: str) -> int | float:
+    """Return a whole number, as a float if it has more digits than results can have: they have at most 64 bits."""
+    return int(digits) if len(digits) <= MOST_DIGITS else float(digits)
 
 
 def check_session(session: object) -> None:
@@ -176,7 +183,7 @@ def checked_body(path: str, content_type: str, body: bytes, functions: Mapping[i
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "Send application/json.", code="unsupported_media_type")
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value = json.loads(body, parse_constant=_refuse_constant, parse_int=_number)
     except (ValueError, RecursionError):
         raise ApiError(400, "The body is not JSON.", code="invalid_json") from None
     check_values(value)
@@ -185,7 +192,7 @@ def checked_body(path: str, content_type: str, body: bytes, functions: Mapping[i
     if functions is not None and path.rstrip("/").endswith("/queue/join"):
         check_call(value, functions)
     try:
-        return json.dumps(value, allow_nan=False).encode()
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")  # no lone surrogate
     except (ValueError, RecursionError):
         raise ApiError(400, "The body is not JSON.", code="invalid_json") from None
 

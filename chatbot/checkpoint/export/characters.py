@@ -1,5 +1,7 @@
-"""Classes of characters by which tokenizers split a text, read off the package tokenizers: its Unicode tables are others
-than Python's."""
+"""Character classes that tokenizers use to split a text.
+
+They are read from the package tokenizers, because its Unicode tables differ from Python's.
+"""
 
 from __future__ import annotations
 

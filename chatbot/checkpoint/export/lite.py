@@ -213,7 +213,7 @@ def _matrix(
     """Yield packed weights, scales, sums and, if there is one, the bias of a matrix `[R, C]`.
 
     Raises:
-        CheckpointError: The int8 rows are not those of `rounded`, by which the token embeddings are read.
+        CheckpointError: The int8 rows differ from those of `rounded`, which are used for the token embeddings.
     """
     packed, scale = (part.numpy() for part in round_rows(weight))
     if rounded is not None and not np.array_equal(packed, rounded.numpy()):

@@ -18,10 +18,11 @@ from chatbot.safety.rules import ASKING, KINDS
 from chatbot.safety.words import split_words
 
 IDENTITY, SEPARATOR, SHIFTED, POOL, ALNUM = 0, 1, 2, 3, 256
-"""How a range of characters is folded: to itself, to a separator, by a distance, to letters of the pool; alphanumeric."""
+"""Codes for how a range of characters is folded: to itself, to a separator, by adding a distance, to letters of the pool;
+and a flag: alphanumeric."""
 
 SAME_PLANES = range(0x40000, 0x110000)
-"""Planes in which all characters fold alike: none but tags has a meaning."""
+"""Planes whose characters all fold in the same way, because no character in them except the tags has a meaning."""
 
 LIMITS = (
     *(phrases.GAP, phrases.LATIN_GAP, phrases.SPELLED_OUT, folding.FILLER),
@@ -52,7 +53,7 @@ def safety_bytes(safety: Safety) -> bytes:
         CheckpointError: The rules replace words of messages, which the runtime does not.
     """
     if safety.mode == "replace" and safety.words_in.lines:
-        raise CheckpointError("The lite runtime does not replace words of messages. Set words_in to refuse or off.")
+        raise CheckpointError("The lite runtime cannot replace words in messages. Set words_in to refuse or off.")
     entries, pool = fold_table()
     parts = [array_block(np.array(entries, "<i4")), array_block(np.array(pool, "<i4")), numbers_block(*LIMITS)]
     for letters in (folding.STROKES, sorted(phrases.SPEAKING)):

@@ -1,4 +1,4 @@
-"""What can be said about sense without a judge: does a model find the true reply and the true history among others?"""
+"""Measurement of sense without a judge: does a model pick the true reply and the true history among others?"""
 
 from __future__ import annotations
 

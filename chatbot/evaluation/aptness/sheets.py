@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Key:
-    """What the judges do not see.
+    """Key to the sheets, hidden from the judges: which system gave which reply.
 
     Attributes:
         seed: Seed of the orders on the sheets.

@@ -2,8 +2,9 @@
 
     o_i = sum_{j in window(i)} softmax_j(q_i.k_j / sqrt K) v_j
 
-The state holds keys and values: of all tokens, so it grows, or of the last `sliding_window` tokens, so that its size
-and the time of a step stay constant. Positions are rotary (arXiv 2104.09864) if `positions` is `rope`.
+The state holds keys and values. Without a window it holds those of all tokens and grows with the text. With a
+sliding window it holds those of the last `sliding_window` tokens, so its size and the time of a step stay constant.
+Positions are rotary (arXiv 2104.09864) if `positions` is `rope`.
 Dims: B batch, T new tokens, S remembered and new ones, H heads, K head width, W window.
 """
 

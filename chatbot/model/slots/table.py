@@ -178,7 +178,7 @@ class SlotView:
 
     @cached_property
     def visible(self) -> torch.Tensor | None:
-        """Which of the S entries of its row each new token sees, bool `[n, T, S]`; None for all up to it.
+        """Mask of the entries that each new token sees, bool `[n, T, S]`; None if it sees all entries up to itself.
 
         None is possible only if no row has padding or missing entries, and the past is empty or T is 1.
         """

@@ -9,13 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
-from gradio.server_messages import EstimationMessage, ProcessCompletedMessage
+from gradio.server_messages import EstimationMessage, ProcessCompletedMessage, ProcessGeneratingMessage
 from starlette.routing import Mount
 
+from ui.api.schemas import ApiError
 from ui.options import ServeOptions
 from ui.page import queue
+from ui.page.chat_files import from_text
 from ui.page.queue import BoundedQueue, Output
 from ui.server.app import create_app
+from ui.server.page_routes import checked_body
 
 JOIN, DATA = "/gradio_api/queue/join", "/gradio_api/queue/data"
 
@@ -193,3 +196,34 @@ def test_the_session_with_the_most_results_loses_them(bot, monkeypatch):
         assert held.held.bytes == 0
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("value", ["\ud800", 10**30])
+def test_a_result_that_is_not_json_ends_its_event(value):
+    held = BoundedQueue(
+        live_updates=False,
+        concurrency_count=1,
+        update_intervals=1,
+        max_size=None,
+        blocks=None,
+        default_concurrency_limit=1,
+    )
+    session = held.sessions["a"] = held.new_session()
+    event = SimpleNamespace(session_hash="a", alive=True, _id="e")
+    held.send_message(event, ProcessGeneratingMessage(output={"data": [value]}, success=True))
+    assert session.empty()
+    held.send_message(event, ProcessCompletedMessage(output={"data": [value]}, success=True))
+    message = session.get_nowait()
+    assert (message.success, message.event_id, message.output["error"]) == (False, "e", queue.FAILED)
+
+
+def test_no_client_can_make_such_a_result():
+    body = b'{"data": ["\\ud800", {"\\udfff": 1}, 1' + b"0" * 30 + b"]}"
+    text, key, number = json.loads(checked_body(JOIN, "application/json", body))["data"]
+    assert (text, list(key), number) == ("?", ["?"], 1e30)
+    with pytest.raises(ApiError):
+        checked_body(JOIN, "application/json", b'{"data": [1' + b"0" * 400 + b"]}")
+    file = '{"messages": [{"role": "assistant", "text": "a", "model": "\\ud800", "seed": 1' + "0" * 30 + "}]}"
+    (message,) = from_text(file)["messages"]
+    assert "seed" not in message
+    assert message["model"].encode("utf-8", "strict")
