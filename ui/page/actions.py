@@ -19,7 +19,9 @@ from ui.page import chat_files, chats, handlers
 from ui.page.charts import ShownStep, shown_steps
 from ui.page.feedback import MAX_COMMENT_CHARACTERS, Feedback, FeedbackError, Rating, reasons_of
 from ui.page.handlers import PageSettings, ReplyCallback
+from ui.page.signature import SIGNED_FIELDS
 from ui.page.text import LANGUAGE_COOKIE, PERSONAS, STYLE_EXAMPLES, TEXT, language_of
+from ui.page.variants import variant
 from ui.server.logs import LOGGER
 from ui.server.work import SENDER, WorkPool
 
@@ -210,6 +212,17 @@ class Actions:
             checked = self.pool.run(_size([chat]), chats.checked, chat)
             yield from handlers.candidates(worker, checked, settings, self.on_reply)
 
+    def another(self, chat: Any, spread: Any, data: gr.SelectData, request: gr.Request) -> list[chats.ChatMessage]:
+        """Return another variant of the last reply, which the page's script keeps as one of its versions.
+
+        The index of the event is the difference between the numbers of the new variant and of the one shown.
+        """
+        SENDER.set(_sender(request))
+        with notices(_language(request)):
+            step, distance = _index(data.index), handlers.spread_of(spread)
+            checked = self.pool.run(_size([chat]), chats.checked, chat)
+            return variant(self.worker, checked, step, distance, self.on_reply)["messages"][-1:]
+
     # Settings, and how a reply was chosen.
 
     @guarded
@@ -308,8 +321,7 @@ class Actions:
     ) -> None:
         turns = handlers.rated_turns(chat, index, text)
         message = chat["messages"][index]
-        fields = ("model", "seed", "temperature", "top_p")
-        generation = {name: value for name, value in message.items() if name in fields}
+        generation = {name: value for name, value in message.items() if name in SIGNED_FIELDS}
         try:
             self.feedback.write(turns, rating, reasons, comment, generation)
         except FeedbackError as error:  # its message has a path of the server, which is for the operator

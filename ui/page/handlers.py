@@ -107,6 +107,18 @@ class PageSettings:
         return message
 
 
+def spread_of(value: Any) -> float:
+    """Return the number in the field for the spread of variants.
+
+    Raises:
+        ChatError: The value is not a number.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ChatError("not_a_number", max_seed=MAX_SEED) from None
+
+
 def preset(name: str, settings: ReplySettings) -> tuple[float, float]:
     """Return temperature and top-p of a style; `balanced` is the checkpoint's own setting."""
     return {"careful": (0.5, 0.8), "free": (0.9, 0.95)}.get(name, (settings.temperature, settings.top_p))

@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from chatbot.chat.variants import MAX_SPREAD
 from chatbot.chat.worker import Worker
 from ui.options import ServeOptions
 from ui.page import chats, handlers
@@ -97,6 +98,7 @@ class Parts:
     seed: gr.Textbox
     temperature: gr.Slider
     top_p: gr.Slider
+    spread: gr.Slider
     model: gr.Dropdown
     persona_name: gr.Dropdown
 
@@ -180,6 +182,9 @@ class Page:
         part.model = gr.Dropdown(
             names, value=names[0], label=i18n("checkpoint"), visible=len(names) > 1, elem_id="checkpoint"
         )
+        part.spread = gr.Slider(
+            0, MAX_SPREAD, 1, step=0.1, label=i18n("spread"), info=i18n("spread_note"), elem_id="spread"
+        )
         with gr.Accordion(i18n("more_settings"), open=False, elem_id="more-settings"):
             part.seed = gr.Textbox(label=i18n("seed"), max_length=20, max_lines=1, elem_id="seed")
             part.temperature = gr.Slider(
@@ -219,15 +224,16 @@ class Page:
         part.box.stop(None, None, None, cancels=replies, **BROWSER)
 
     def _wire_changes(self) -> None:
-        """Undo, the divider, several replies, how a reply was chosen."""
+        """Undo, the divider, several replies, another way to say one, how a reply was chosen."""
         part, act = self.part, self.act
         changed = [part.chat, part.why]
         self._save_after(part.chat.undo(act.undo, [part.chat, part.box], [*changed, part.box], **QUICK))
         self._save_after(part.divide.click(act.divide, [part.chat], changed, **QUICK))
-        offered = part.more.click(act.offer, [part.chat, *self._settings], [part.offered], **SLOW)
-        offered.then(
-            None, [part.chat, part.offered], [part.offered], js=f"(...values) => {SCRIPT}.offered(...values)", **BROWSER
-        )
+        more = part.more.click(act.offer, [part.chat, *self._settings], [part.offered], **SLOW)
+        another = part.chat.option_select(act.another, [part.chat, part.spread], [part.offered], **SLOW)
+        taken, inputs = f"(...values) => {SCRIPT}.offered(...values)", [part.chat, part.offered]
+        for offered in (more, another):
+            offered.then(None, inputs, [part.offered], js=taken, **BROWSER)
         looked = part.chat.select(act.look_inside, [part.chat], [part.place, part.steps], **SLOW)
         looked.success(
             None, [part.place, part.steps], None, js=f"(...values) => {SCRIPT}.inside.show(...values)", **BROWSER
@@ -236,8 +242,9 @@ class Page:
     def _wire_settings(self) -> None:
         """Styles and personas. The browser remembers the settings, but no seed."""
         part, act, worker = self.part, self.act, self.act.worker(None)
-        kept = [part.preset, part.temperature, part.top_p, part.model]
-        standard: list[Any] = ["balanced", *handlers.preset("balanced", worker.bot.settings), next(iter(self.workers))]
+        kept = [part.preset, part.temperature, part.top_p, part.model, part.spread]
+        style = handlers.preset("balanced", worker.bot.settings)
+        standard: list[Any] = ["balanced", *style, next(iter(self.workers)), 1]
         self.blocks.load(act.show_choices, None, [part.preset], **QUICK).then(
             None,
             None,
@@ -248,7 +255,7 @@ class Page:
         for choice in (part.preset, part.model):
             chosen = choice.input(act.set_preset, [part.preset, part.model], [part.temperature, part.top_p], **QUICK)
             chosen.then(None, kept, None, js=f"(...values) => {SCRIPT}.settings.write(values)", **BROWSER)
-        for slider in (part.temperature, part.top_p):
+        for slider in (part.temperature, part.top_p, part.spread):
             slider.release(None, kept, None, js=f"(...values) => {SCRIPT}.settings.write(values)", **BROWSER)
         forget = f"() => [...{SCRIPT}.settings.forget({json.dumps(standard)}), '']"
         part.reset.click(None, None, [*kept, part.seed], js=forget, **BROWSER)

@@ -28,9 +28,14 @@ def sign(turns: Sequence[str], reply: Mapping[str, object]) -> str:
         turns: Turns that the model read and, last, the reply.
         reply: Message with the fields in `SIGNED_FIELDS`; a missing field counts as None.
     """
-    numbers = [reply.get(name) for name in SIGNED_FIELDS]
-    content = json.dumps([list(turns), numbers]).encode()
+    values = [_as_browsers_write(reply.get(name)) for name in SIGNED_FIELDS]
+    content = json.dumps([list(turns), values]).encode()
     return hmac.new(_KEY, content, hashlib.sha256).hexdigest()[:32]
+
+
+def _as_browsers_write(value: object) -> object:
+    """Return 1 for 1.0, because a browser sends a whole number back without its decimal point."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def is_signed(turns: Sequence[str], reply: Mapping[str, object]) -> bool:

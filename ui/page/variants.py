@@ -22,13 +22,13 @@ def variant(
     Args:
         worker_of: Function that returns the worker of a checkpoint name.
         chat: The conversation.
-        step: Difference between the numbers of the new variant and of the one shown; the first and the last number are
-            not passed.
-        spread: How far variants are from each other.
+        step: Difference between the numbers of the new variant and of the one shown; below 0 the number is 0.
+        spread: How far variants are from each other, cut to the range from 0 to `MAX_SPREAD`.
         on_reply: Function to call when the reply has ended.
 
     Raises:
-        XianliaoError: The conversation does not end with a complete reply of the model, or it cannot be answered.
+        XianliaoError: The conversation does not end with a complete reply of the model, it cannot be answered, or the
+            number is larger than `MAX_VARIATION`.
     """
     *before, last = chat["messages"] or [{"role": "divider", "text": ""}]
     asked: chats.Chat = {**chat, "messages": before}
@@ -38,7 +38,9 @@ def variant(
     worker, turns = worker_of(last.get("model")), chats.turns_of(asked)
     if settings.seed is None or worker.fixed_answer(turns) is not None:
         raise chats.ChatError("nothing_to_vary")
-    number = min(MAX_VARIATION, max(0, chats.number_of(last) + step))
+    number = max(0, chats.number_of(last) + step)
+    if number > MAX_VARIATION:
+        raise chats.ChatError("no_more_ways", count=MAX_VARIATION)
     spread = min(MAX_SPREAD, max(0.0, spread))
     *_, reply = worker.stream_replies(turns, settings.seed, variation=number, spread=spread, **settings.changes)
     if on_reply is not None:

@@ -62,6 +62,7 @@ def test_what_is_too_large_is_refused_by_every_function(act, changes, words):
         "divide": (value, None),
         "set_persona": (value, "", None),
         "look_inside": (value, event, None),
+        "another": (value, 1, event, None),
         "begin": (value, None),
         "export": (value, "json", None),
         "rate": (value, event, None),

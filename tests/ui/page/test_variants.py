@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+import gradio as gr
 import pytest
 
 from chatbot.chat.variants import MAX_VARIATION
 from tests.ui.page.test_page import chat_of, worker  # noqa: F401  # a fixture
-from ui.page.chats import ChatError, checked, number_of
+from ui.options import ServeOptions
+from ui.page.actions import Actions
+from ui.page.chats import ChatError, checked, number_of, with_message
 from ui.page.handlers import PageSettings, answer, rated_turns, trace_reply
 from ui.page.variants import variant
 
@@ -39,6 +44,34 @@ def test_only_a_complete_reply_can_be_varied(worker):  # noqa: F811
     for chat in (chat_of(), chat_of(("user", "你好")), chat_of(("user", "你好"), ("assistant", "嗨"))):
         with pytest.raises(ChatError, match="not a complete reply"):
             variant(lambda name: worker, chat, 1, 1.0)
+
+
+def test_the_button_adds_variants_up_to_the_last_number(worker, bot, tmp_path):  # noqa: F811
+    act = Actions({"tiny": worker}, ServeOptions(data_dir=tmp_path), None)
+    *_, (chat, _) = answer(worker, chat_of(("user", "你好")), PageSettings(seed=3, temperature=1.0), "zh")
+
+    def press(step: int, spread: object = 1):
+        return act.another(chat, spread, gr.SelectData(None, {"index": step, "value": ""}), None)
+
+    for step, spread in ((1, 0), (2, 1), (3, 2)):
+        (reply,) = press(step, spread)
+        assert reply["text"] == bot.reply(["你好"], 3, variation=step, spread=spread, temperature=1.0)
+        assert (reply["variation"], reply["spread"], reply["seed"]) == (step, spread, 3)
+    for step, spread, words in ((MAX_VARIATION + 1, 1, "8 other ways"), (1, "far", "must be numbers")):
+        with pytest.raises(gr.Error, match=words):
+            press(step, spread)
+
+
+def test_a_variant_that_a_browser_sends_back_can_be_rated(worker, tmp_path):  # noqa: F811
+    act = Actions({"tiny": worker}, ServeOptions(data_dir=tmp_path), None)
+    asked = chat_of(("user", "你好"))
+    *_, (chat, _) = answer(worker, asked, PageSettings(seed=3, temperature=1.0), "zh")
+    (reply,) = act.another(chat, 1, gr.SelectData(None, {"index": 1, "value": ""}), None)
+    sent = {name: int(value) if value == 1 else value for name, value in reply.items()}  # JSON.stringify(1.0) is "1"
+    liked = gr.LikeData(None, {"index": 1, "value": "", "liked": True})
+    act.rate(with_message(asked, sent), liked, None)
+    (line,) = map(json.loads, (tmp_path / "feedback.jsonl").read_text(encoding="utf-8").splitlines())
+    assert (line["seed"], line["temperature"], line["variation"], line["spread"]) == (3, 1, 1, 1)
 
 
 def test_numbers_from_a_browser_are_bounded():

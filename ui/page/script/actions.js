@@ -27,6 +27,14 @@
         xl.trigger("retry", {});
       },
     },
+    {
+      name: "another", icon: "another", shows: (message, _, isLast) => isLast && isWhole(message),
+      state: () => ({ disabled: xl.chat.isOffering() }),
+      run: (_, index) => {
+        xl.chat.offering();
+        xl.trigger("option_select", { index: xl.tree.ahead(index) + 1, value: "" });
+      },
+    },
     { name: "edit", icon: "edit", changes: true, shows: isUser, run: (_, index) => xl.chat.edit(index) },
     {
       name: "undo", icon: "undo", changes: true, run: () => xl.trigger("undo", {}),

@@ -3,7 +3,7 @@
   const xl = window.xianliao, { element } = xl;
   const NEW = { id: "", title: "", persona: [], messages: [] };
   const INVISIBLE = /[\u202a-\u202e\u2066-\u2069\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/g;
-  let list, props, keys = [];
+  let list, props, keys = [], asked = null;  // asked: the conversation for which more replies are being made
   const visible = (text) => text.replace(INVISIBLE, "\ufffd");
   const current = () => (props && props.value) || NEW;
   const scroller = () => list.closest("#chat");
@@ -50,7 +50,7 @@
 
   const keyOf = (message, index, isLast) => {
     const node = xl.tree.node(index) || {};
-    return JSON.stringify([message.role, message.text, message.seed, isLast, xl.tree.place(index), node.rating]);
+    return JSON.stringify([message.role, message.text, message.seed, isLast, xl.tree.place(index), node.rating, isLast && Boolean(asked)]);
   };
   const draw = () => {
     if (!list) return;
@@ -96,6 +96,14 @@
 
   xl.chat = {
     current, set, redraw: draw,
+    isOffering: () => Boolean(asked),
+    // Other versions of the last reply are being made, until `xl.offered` is called.
+    offering: () => {
+      const { id, messages } = current();
+      asked = { id, count: messages.length };
+      document.documentElement.classList.add("x-offering");
+      draw();
+    },
     // Opens a stored conversation, or a new one.
     open: (id) => {
       const chat = id ? xl.store.load(id) : null;
@@ -164,10 +172,14 @@
     } else document.documentElement.dataset.notice = "";
     return kept;
   };
-  // Several replies were made: they become versions of the last reply, and the first of them is shown.
+  // Replies were made: they become versions of the last reply, and the first of them is shown, unless the conversation has
+  // gone on meanwhile.
   xl.offered = (chat, replies) => {
+    const isSame = asked && asked.id === chat.id && asked.count === chat.messages.length;
+    asked = null;
     document.documentElement.classList.remove("x-offering");
-    if (!Array.isArray(replies) || !replies.length) return null;
+    draw();
+    if (!isSame || !Array.isArray(replies) || !replies.length) return null;
     const last = chat.messages.length - 1, index = chat.messages[last].role === "user" ? last + 1 : last;
     const same = chat.messages[index] && chat.messages[index].role === "assistant";
     if (!same && chat.messages[index]) return null;

@@ -103,8 +103,10 @@
   // A click that would change the conversation stops a reply that is being decoded first.
   document.addEventListener("click", (event) => {
     const wanted = event.target.closest("[data-changes], #divide, #more");
-    if (wanted && wanted.id === "more" && !stop()) root.classList.add("x-offering");
-    if (!wanted || !stop()) return;
+    if (!wanted) return;
+    if (wanted.id === "more" && xl.chat.isOffering()) { event.preventDefault(); event.stopPropagation(); return; }
+    if (wanted.id === "more" && !stop()) xl.chat.offering();
+    if (!stop()) return;
     event.preventDefault();
     event.stopPropagation();
     stop().click();

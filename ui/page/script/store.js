@@ -57,15 +57,15 @@
     removeAll: () => { ids().forEach((id) => localStorage.removeItem(PREFIX + id)); listed = null; },
   };
 
-  // Settings that are kept: style, temperature, top-p, model. A seed is not kept.
+  // Settings that are kept: style, temperature, top-p, model, spread of variants. A seed is not kept.
   const KEY = "xianliao.settings";
   const isBetween = (value, low, high) => typeof value === "number" && value >= low && value <= high;
   xl.settings = {
     read: (standard, models) => {
-      const [preset, temperature, topP, model] = parsed(localStorage.getItem(KEY)) || [];
+      const [preset, temperature, topP, model, spread = standard[4]] = parsed(localStorage.getItem(KEY)) || [];
       const isKnown = ["careful", "balanced", "free"].includes(preset) && models.includes(model)
-        && isBetween(temperature, 0.1, 2) && isBetween(topP, 0.05, 1);
-      return isKnown ? [preset, temperature, topP, model] : standard;
+        && isBetween(temperature, 0.1, 2) && isBetween(topP, 0.05, 1) && isBetween(spread, 0, 2);
+      return isKnown ? [preset, temperature, topP, model, spread] : standard;
     },
     write: (values) => { localStorage.setItem(KEY, JSON.stringify(values)); },
     forget: (standard) => { localStorage.removeItem(KEY); return standard; },

@@ -65,6 +65,12 @@
       const all = versions(index);
       return [all.indexOf(path[index]) + 1, all.length];
     },
+    // Returns the difference between the largest number of a variant of a reply and the number of the one in view.
+    ahead: (index) => {
+      const { message } = tree.nodes[path[index]], same = ["seed", "model", "temperature", "top_p"];
+      const variants = versions(index).map((at) => tree.nodes[at].message).filter((other) => same.every((name) => other[name] === message[name]));
+      return Math.max(...variants.map(({ variation = 0 }) => variation)) - (message.variation || 0);
+    },
     // Returns the node of a message, which keeps what only the browser knows: the line about it and its rating.
     node: (index) => (tree && tree.nodes[path[index]]) || null,
     // Returns the messages after another version of a message was chosen.

@@ -1,0 +1,62 @@
+"""Another way to say a reply, in a real Chromium."""
+
+from __future__ import annotations
+
+import pytest
+
+from chatbot import Chatbot
+from tests.test_browser_page import driver, page, resize, say, server, versions  # noqa: F401  # fixtures
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+
+LAST = "return xianliao.chat.current().messages.slice(-1)[0]"
+
+
+def test_another_way_to_say_it_is_one_more_version(page):  # noqa: F811
+    bot = Chatbot.from_pretrained()
+    page.set_seed(2)
+    first = page.send("周末去哪玩")
+    page.click(say(page, "another"))
+    assert page.find("#chat .x-turn.last [aria-label='换个说法']")[0].get_attribute("disabled")
+    page.wait(lambda: versions(page) == ["2/2"])
+    page.fill("#spread input[type=number]", "2")
+    page.wait(lambda: page.driver.execute_script("return localStorage['xianliao.settings']?.endsWith(',2]')"))
+    page.click(say(page, "previous"))
+    page.wait(lambda: versions(page) == ["1/2"] and page.bot_messages() == [first])
+    page.click(say(page, "another"))  # the next number, although the first version is in view
+    page.wait(lambda: versions(page) == ["3/3"])
+    expected = [bot.reply(["周末去哪玩"], 2, variation=k, spread=s) for k, s in ((1, 1), (2, 2))]
+    assert page.bot_messages() == expected[1:]
+    last = page.driver.execute_script(LAST)
+    assert (last["variation"], last["spread"], last["seed"]) == (2, 2, 2)
+    page.click(say(page, "previous"))
+    page.wait(lambda: versions(page) == ["2/3"] and page.bot_messages() == expected[:1])
+    page.click(say(page, "like"))
+    page.wait(lambda: page.in_view("#reasons"))
+    page.driver.refresh()
+    page.wait(lambda: versions(page) == ["2/3"] and page.value("#spread input[type=number]") == "2")
+
+
+def test_another_way_that_comes_too_late_changes_nothing(page):  # noqa: F811
+    page.send("周末去哪玩")
+    page.click(say(page, "another"))
+    page.press_at("#new")
+    page.wait(lambda: not page.find("html.x-offering"))
+    assert page.find(".x-example")
+    page.press(page.find("#saved .x-open")[0])
+    page.wait(lambda: len(page.bot_messages()) == 1 and not versions(page))
+
+
+def test_the_button_fits_a_phone(page):  # noqa: F811
+    resize(page.driver, 360, 740, mobile=True)
+    page.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        page.send("周末去哪玩")
+        page.click(say(page, "another"))
+        page.wait(lambda: versions(page) == ["2/2"])
+        (button,) = page.find("#chat [aria-label='换个说法']")
+        assert (button.size["width"], button.size["height"]) == (44, 44)
+        assert button.get_attribute("title") == say(page, "another")
+        assert page.driver.execute_script("return document.documentElement.scrollWidth") <= 360
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
