@@ -60,3 +60,14 @@ def test_the_button_fits_a_phone(page):  # noqa: F811
         assert page.driver.execute_script("return document.documentElement.scrollWidth") <= 360
     finally:
         page.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def test_after_an_error_the_button_works_again(page):  # noqa: F811
+    page.send("周末去哪玩")
+    page.driver.execute_script("window.ahead = xianliao.tree.ahead; xianliao.tree.ahead = () => 8")
+    page.click(say(page, "another"))
+    page.wait(lambda: say(page, "no_more_ways").format(count=8) in page.texts("body")[0])
+    page.wait(lambda: not page.find("html.x-offering"))
+    page.driver.execute_script("xianliao.tree.ahead = window.ahead")
+    page.click(say(page, "another"))
+    page.wait(lambda: versions(page) == ["2/2"])

@@ -233,7 +233,8 @@ class Page:
         another = part.chat.option_select(act.another, [part.chat, part.spread], [part.offered], **SLOW)
         taken, inputs = f"(...values) => {SCRIPT}.offered(...values)", [part.chat, part.offered]
         for offered in (more, another):
-            offered.then(None, inputs, [part.offered], js=taken, **BROWSER)
+            offered.success(None, inputs, [part.offered], js=taken, **BROWSER)
+            offered.failure(None, None, None, js=f"() => {SCRIPT}.chat.offering(false)", **BROWSER)
         looked = part.chat.select(act.look_inside, [part.chat], [part.place, part.steps], **SLOW)
         looked.success(
             None, [part.place, part.steps], None, js=f"(...values) => {SCRIPT}.inside.show(...values)", **BROWSER

@@ -31,7 +31,7 @@
       name: "another", icon: "another", shows: (message, _, isLast) => isLast && isWhole(message),
       state: () => ({ disabled: xl.chat.isOffering() }),
       run: (_, index) => {
-        xl.chat.offering();
+        xl.chat.offering(true);
         xl.trigger("option_select", { index: xl.tree.ahead(index) + 1, value: "" });
       },
     },

@@ -97,11 +97,11 @@
   xl.chat = {
     current, set, redraw: draw,
     isOffering: () => Boolean(asked),
-    // Other versions of the last reply are being made, until `xl.offered` is called.
-    offering: () => {
+    // Other versions of the last reply are being made, until they were made or an error has ended this.
+    offering: (isBusy) => {
       const { id, messages } = current();
-      asked = { id, count: messages.length };
-      document.documentElement.classList.add("x-offering");
+      asked = isBusy ? { id, count: messages.length } : null;
+      document.documentElement.classList.toggle("x-offering", isBusy);
       draw();
     },
     // Opens a stored conversation, or a new one.
@@ -176,9 +176,7 @@
   // gone on meanwhile.
   xl.offered = (chat, replies) => {
     const isSame = asked && asked.id === chat.id && asked.count === chat.messages.length;
-    asked = null;
-    document.documentElement.classList.remove("x-offering");
-    draw();
+    xl.chat.offering(false);
     if (!isSame || !Array.isArray(replies) || !replies.length) return null;
     const last = chat.messages.length - 1, index = chat.messages[last].role === "user" ? last + 1 : last;
     const same = chat.messages[index] && chat.messages[index].role === "assistant";

@@ -105,7 +105,7 @@
     const wanted = event.target.closest("[data-changes], #divide, #more");
     if (!wanted) return;
     if (wanted.id === "more" && xl.chat.isOffering()) { event.preventDefault(); event.stopPropagation(); return; }
-    if (wanted.id === "more" && !stop()) xl.chat.offering();
+    if (wanted.id === "more" && !stop()) xl.chat.offering(true);
     if (!stop()) return;
     event.preventDefault();
     event.stopPropagation();
