@@ -32,8 +32,9 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
     """One browser for all tests of this file; each test begins with an empty storage."""
-    driver = open_browser(tmp_path_factory.mktemp("browser"), "zh-CN")
-    driver.folder = tmp_path_factory.getbasetemp()
+    folder = tmp_path_factory.mktemp("browser")
+    driver = open_browser(folder, "zh-CN")
+    driver.folder = folder
     yield driver
     driver.quit()
 
@@ -164,7 +165,7 @@ def test_chats_are_searched_and_all_of_them_go_to_files_and_back(page):
     page.fill("#search", "一只")
     page.wait(lambda: page.saved() == ["我养了一只猫"])
     page.fill("#search", "")
-    downloads = Path(page.driver.folder) / "browser0" / "downloads"
+    downloads = Path(page.driver.folder) / "downloads"
     page.press_at("#export-all")
     (everything,) = page.wait(lambda: list(downloads.glob("xianliao-*.json")))
     page.press_at("#export-training")
