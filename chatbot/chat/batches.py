@@ -38,6 +38,7 @@ class Job:
         delivered: Number of steps whose reply was delivered.
         searches: Its candidates, from the first token on.
         ahead: What `Chatbot.next_beginning` returned for the finished reply.
+        sender: Who asked for it; see `Worker`.
     """
 
     request: Request
@@ -47,6 +48,7 @@ class Job:
     delivered: int = 0
     searches: list[Search] = field(default_factory=list)
     ahead: Prompt | None = None
+    sender: Hashable = None
 
     @property
     def most_rows(self) -> int:
