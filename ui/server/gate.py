@@ -1,6 +1,6 @@
 """Middleware with the checks that every request passes before a route sees it, the cheapest checks first.
 
-Headers alone decide: the server is not closing; the request means this server and comes from its own page or an allowed
+Headers alone decide: the body has one length; the server is not closing; the request means this server and comes from its own page or an allowed
 web site (`ui.server.origins`); its route is open (`ui.server.page_routes`); its sender does not ask too often; its
 credentials are valid. Only then is the body read, within bounds on its size, its time and the size of all bodies that
 are arriving, and refused if it names a file. Each answer gets security headers here, and one line in the log.
@@ -72,6 +72,7 @@ class Gate:
 
         try:
             try:
+                _check_framing(headers)
                 preflight = self._check_origin(scope, headers)
                 body = await self._admit(scope, headers, reader) if preflight is None else None
             except ApiError as error:
@@ -182,6 +183,17 @@ class Gate:
         if unread:
             await reader.drain()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _check_framing(headers: Headers) -> None:
+    """Refuse a body whose end a proxy in front may see elsewhere (request smuggling, RFC 9112, section 6.3).
+
+    Raises:
+        ApiError: The request has both a length and a transfer coding.
+    """
+    if "content-length" in headers and "transfer-encoding" in headers:
+        message = "Send either Content-Length or Transfer-Encoding, not both."
+        raise ApiError(400, message, code="ambiguous_length")
 
 
 def _may_have_body(headers: Headers) -> bool:
