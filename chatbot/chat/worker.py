@@ -48,7 +48,7 @@ class Worker:
         run: Function that calls `function(*values, **named)` for a text of `size` characters; a server passes a bounded pool
             of threads. It reads the texts of `prepare`, `stream_replies` and `trace`.
         sender: Function that returns who asks for the reply that the calling thread submits; None is one sender without a
-            name. Free rows go to the sender with the fewest rows.
+            name. The sender with the fewest rows gets the next free row.
 
     Attributes:
         waiting: Queue of jobs.
