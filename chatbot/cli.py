@@ -78,6 +78,12 @@ def build_chat_parser() -> argparse.ArgumentParser:
     decoding = parser.add_argument_group("decoding", "defaults come from the checkpoint")
     for name, kind, text in DECODING:
         decoding.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper()[0], help=text)
+    decoding.add_argument(
+        "--spread",
+        type=float,
+        metavar="F",
+        help="how far /another is from the replies shown, 0 (near) to 2 (far) (default: 1)",
+    )
     add_script_option(decoding)
     decoding.add_argument("--banned-words", nargs="+", metavar="WORD", help="words that no reply contains")
     method = decoding.add_mutually_exclusive_group()
@@ -106,10 +112,12 @@ def chat(argv: list[str] | None = None) -> int | None:
         check_turns([message])
     from chatbot.chat.bot import Chatbot
     from chatbot.chat.session import ChatSession
+    from chatbot.chat.variants import check_variation
 
+    spread = {} if args.spread is None else {"spread": args.spread}
     bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype, args.safety)
-    session = ChatSession(bot, **changes)
-    bot.settings.with_changes(**changes)  # report wrong settings before the first message
+    session = ChatSession(bot, **changes, **spread)
+    check_variation(0, args.spread or 0.0, bot.settings.with_changes(**changes))  # before the first message
     if args.message is None:
         return _converse(session, args)
     for message in args.message:
@@ -137,7 +145,10 @@ def _show(session: ChatSession, as_json: bool) -> None:
 
 def _converse(session: ChatSession, args: argparse.Namespace) -> int:
     """Run the interactive chat: a line is a message, a line that begins with / is a command."""
-    print(translate("/retry another reply  /undo take back  /clear start again  /quit leave"), file=sys.stderr)
+    print(
+        translate("/another say it in another way  /retry new reply  /undo take back  /clear start again  /quit leave"),
+        file=sys.stderr,
+    )
     while True:
         try:
             line = input(translate("you: ")).strip()
@@ -152,6 +163,8 @@ def _converse(session: ChatSession, args: argparse.Namespace) -> int:
                 session.clear()
             elif line == "/retry":
                 _say(session, session.stream_retry())
+            elif line == "/another":
+                _say(session, session.stream_another())
             elif line.startswith("/"):
                 print(translate(f"Unknown command {line}."), file=sys.stderr)
             else:

@@ -21,6 +21,7 @@ from jsonargparse import ArgumentParser
 from chatbot.errors import first_line
 from chatbot.language.parser import TranslatedHelp
 from training.settings import (
+    LatentTraining,
     ModelSettings,
     Regularization,
     SettingsError,
@@ -30,11 +31,15 @@ from training.settings import (
     one_sentence,
 )
 
-NESTED: dict[str, type] = {"model": ModelSettings, "regularization": Regularization, "stages": StageSettings}
+NESTED: dict[str, type] = {
+    **{"model": ModelSettings, "regularization": Regularization, "latent_training": LatentTraining},
+    "stages": StageSettings,
+}
 LISTS = ("data", "model.layer_types")
 GROUP_TITLES = {
     "model": "shape of a new model (not allowed with --init)",
     "regularization": "regularizers (see training/optim/regularizers.py; 0 switches one off)",
+    "latent_training": "schedule of a run with --latent (see training/latent/schedule.py)",
 }
 SWITCHES = ("resume", "gradient_checkpointing", "compile", "tensorboard")
 PRESETS = Path(__file__).with_name("presets")

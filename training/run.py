@@ -34,6 +34,7 @@ from chatbot.text.tokenizer import DialogueTokenizer
 from training.data.turn_store import parse_source
 from training.end_head import fit_end_head
 from training.inputs import load_manifests
+from training.latent.objective import LatentObjective
 from training.optim.memory import find_micro_batch_rows, keep_freed_memory
 from training.optim.regularizers import Objective
 from training.reporting.curves import draw_curves
@@ -146,7 +147,7 @@ class Run:
 
     def _run_stage(self, stage: Stage) -> None:
         self.stage = stage
-        objective = Objective(self.trained.model, self.trained.inner, stage.settings.regularization)
+        objective = self._objective(stage)
         floor = ancestor_floor(self.settings.init)
         validation = Validation(self.trained, stage, self.tokenizer, self.decoder, self.output, self.logs, floor)
         try:
@@ -167,6 +168,14 @@ class Run:
                         return
         finally:
             objective.close()
+
+    def _objective(self, stage: Stage) -> Objective:
+        if stage.settings.latent == "keep":
+            return Objective(self.trained.model, self.trained.inner, stage.settings.regularization)
+        if self.accelerator.num_processes > 1:
+            raise SettingsError("--latent trains in one process; start xianliao-train without torchrun.")
+        assert isinstance(self.trained.inner, XianliaoForCausalLM)
+        return LatentObjective(self.trained.inner, stage.settings, stage.steps, self.accelerator)
 
     def _prepare_stage(self, stage: Stage, objective: Objective) -> None:
         """Choose the micro-batch, fit a new end-of-turn head and print the notices of the stage."""
@@ -224,6 +233,8 @@ class Run:
         started = time.perf_counter()
         rate = self.stage.rate(self.progress["stage_step"])
         stop = self.stop_signal is not None
+        if isinstance(objective, LatentObjective):
+            objective.begin(self.progress["stage_step"], self.trained.optimizers)
         try:
             result = take_step(self.trained, self.stage, objective, rows, self.progress, self.settings, stop)
         except DivergedError as error:
@@ -236,7 +247,8 @@ class Run:
         self.progress["tokens"] += tokens
         self.progress["seconds"] += seconds
         self.progress["clipped"] += int(result.clipped)
-        return self._metrics(result, rate, tokens / seconds)
+        own = objective.metrics() if isinstance(objective, LatentObjective) else {}
+        return self._metrics(result, rate, tokens / seconds) | own
 
     def _metrics(self, result: StepResult, rate: float, tokens_per_second: float) -> dict[str, float]:
         """Return the entry of metrics.jsonl for a step; utilisation is left out where it is unknown."""

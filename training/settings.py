@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from chatbot.errors import XianliaoError
 from chatbot.model.layer_types import DEFAULT_LAYER_TYPES, LAYER_TYPES
+from training.latent.faults import latent_faults
 
 
 class SettingsError(XianliaoError):
@@ -72,6 +73,23 @@ class Regularization:
     gradient_penalty: float = setting(0.0, "weight of half the squared gradient of a dialogue's loss by its embeddings")
     vat: float = setting(
         0.0, "length of the step on the embeddings that changes the prediction most; the change is penalised"
+    )
+
+
+@dataclass(frozen=True)
+class LatentTraining:
+    """Schedule of a run with --latent, described in `training.latent.schedule`."""
+
+    autoencoding_share: float = setting(0.12, "share of the steps with a frozen language model and no KL")
+    cycling_share: float = setting(0.6, "share of the steps in which the weight of the KL rises in cycles")
+    cycles: int = setting(4, "number of these cycles")
+    free_nats: float = setting(0.15, "nats per dimension of the KL, averaged over a micro-batch, that cost nothing")
+    word_dropout: float = setting(0.25, "share of the reply's input words that are hidden")
+    bag_of_words: float = setting(1.0, "weight of the bag of words at first")
+    final_bag_of_words: float = setting(0.1, "weight of the bag of words after the cycles")
+    language_model_rate: float = setting(0.1, "share of the learning rate for the language model, once it is trained")
+    min_shuffle_cost: float = setting(
+        0.05, "the run stops if the z of another reply costs fewer nats/unit; 0 never stops it"
     )
 
 
@@ -164,6 +182,14 @@ class TrainSettings:
     direction: Literal["keep", "forward", "backward"] = setting(
         "keep", "backward trains on reversed dialogues, for a model that ranks replies; keep uses the kind of --init"
     )
+    latent: Literal["keep", "gaussian", "discrete"] = setting(
+        "keep",
+        "gaussian or discrete trains a latent variable of the reply on top of --init, for other ways to say a reply"
+        " (chatbot/model/latent); keep trains as usual",
+    )
+    latent_size: int = setting(32, "size of the latent")
+    latent_codes: int = setting(16, "number of values of a discrete latent")
+    latent_training: LatentTraining = field(default_factory=LatentTraining, metadata={"help": "schedule of the latent"})
     seed: int = setting(0, "seed of the initial weights, the data order and the noise")
     threads: int | None = setting(None, "CPU threads; null lets torch choose")
     device: str = setting("auto", "auto, cpu, cuda or mps")
@@ -219,6 +245,8 @@ class TrainSettings:
             faults.append("--termination-delay requires --termination nmst")
         if self.clip == "soft" and self.clip_norm == float("inf"):
             faults.append("--clip-norm must be finite with --clip soft")
+        faults += _below(1, "latent_size", self.latent_size) + _below(2, "latent_codes", self.latent_codes)
+        faults += [] if self.latent == "keep" else latent_faults(self, flag)
         for name in ("clip_norm", "lora_alpha"):
             value = getattr(self, name)
             if not value > 0:

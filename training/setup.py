@@ -18,6 +18,7 @@ from chatbot.storage import read_json
 from chatbot.text.tokenizer import DialogueTokenizer
 from training.end_head import with_termination
 from training.inputs import check_tokenizer
+from training.latent.objective import check_latent, with_latent
 from training.lora import add_lora
 from training.settings import ModelSettings, SettingsError, TrainSettings
 
@@ -52,11 +53,16 @@ def apply_settings(model: TrainableModel, settings: TrainSettings) -> TrainableM
         SettingsError: The model is a chat model of another project, which does not support them.
     """
     if not isinstance(model, XianliaoForCausalLM):
-        if settings.termination != "keep" or settings.direction != "keep":
-            raise SettingsError("--termination and --direction support only models of this project; leave them out.")
+        if (settings.termination, settings.direction, settings.latent) != ("keep", "keep", "keep"):
+            raise SettingsError(
+                "--termination, --direction and --latent support only models of this project; leave them out."
+            )
         return add_lora(model, settings)
     if settings.termination != "keep":
         model = with_termination(model, settings.termination, settings.termination_epsilon, settings.termination_delay)
+    if settings.latent != "keep":
+        check_latent(model)
+        model = with_latent(model, settings)
     if settings.direction != "keep":
         setattr(model.config, "direction", settings.direction)  # noqa: B010  # the config class is generic to mypy
     return model

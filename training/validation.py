@@ -18,6 +18,7 @@ from chatbot.model.scoring import score_turns
 from chatbot.similarity.token_vectors import VECTORS_FILE
 from chatbot.storage import read_json, replacing
 from chatbot.text.tokenizer import DialogueTokenizer
+from training.latent.validation import check_not_collapsed, entries_of, measure_latent
 from training.reporting.logs import PROMPTS, RunLogs
 from training.settings import SettingsError
 from training.setup import TrainableModel
@@ -76,6 +77,8 @@ class Validation:
         is_best = True
         if self.stage.valid_dialogues:
             nats = entry["valid_nats_per_unit"] = nats_per_unit(self.trained, self.stage)
+            if self.stage.settings.latent != "keep":
+                nats = self._measure_latent(progress, entry)
             is_best = self._compare(nats, progress)
         if is_best:
             inner = self.trained.inner
@@ -97,6 +100,19 @@ class Validation:
         """
         start = max(self.stage.floor_start, self.ancestor_floor)
         return {"floor_start_tokens": start, "floor_delta_tokens": self.stage.settings.floor_delta}
+
+    def _measure_latent(self, progress: Progress, entry: dict[str, float]) -> float:
+        """Add the measures of the latent to the entry and return the bound, by which the best checkpoint is chosen."""
+        measures = measure_latent(self.trained, self.stage, self.tokenizer)
+        if measures is None:
+            return entry["valid_nats_per_unit"]
+        entry |= entries_of(measures)
+        self.logs.message(
+            f"latent: bound {measures.bound:.3f}, base {measures.base:.3f}, shuffled z {measures.shuffle_cost:+.3f}"
+            f" nats/unit, {measures.active_units} active, information {measures.mutual_information:.2f} nats"
+        )
+        check_not_collapsed(measures, self.stage, progress["stage_step"])
+        return measures.bound
 
     def _compare(self, nats: float, progress: Progress) -> bool:
         """Return whether a result is the best of the stage, and record it if it is."""

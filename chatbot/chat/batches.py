@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import torch
 
 from chatbot.chat.bot import Chatbot, Request
-from chatbot.chat.request import Reply, searches_of
+from chatbot.chat.request import Reply, next_beginning, searches_of
 from chatbot.chat.snapshots import Pieces
 from chatbot.chat.trace import TracedStep, forced_reply, traced_step
+from chatbot.chat.variants import latent_of, z_of
 from chatbot.decoding.batch import start_slots
 from chatbot.decoding.beam import BeamSearch
 from chatbot.decoding.candidates import Candidates, Draft
@@ -37,7 +38,7 @@ class Job:
         alone: Whether it is decoded in a separate batch, because it may have caused a failure.
         delivered: Number of steps whose reply was delivered.
         searches: Its candidates, from the first token on.
-        ahead: What `Chatbot.next_beginning` returned for the finished reply.
+        ahead: What `next_beginning` returned for the finished reply.
         sender: Who asked for it; see `Worker`.
     """
 
@@ -54,7 +55,7 @@ class Job:
     def most_rows(self) -> int:
         """Maximum number of rows that it takes in a batch."""
         settings = self.request.settings
-        return settings.beams if settings.method == "beam" else settings.candidates
+        return settings.beams if settings.method == "beam" else self.request.candidates
 
     def cancel(self) -> None:
         """Stop the reply; at most the step in progress is still delivered."""
@@ -79,7 +80,7 @@ class Job:
             self.hand_over(reply)
             if has_ended:
                 self.hand_over(None)
-                self.ahead = bot.next_beginning(self.request, reply)
+                self.ahead = next_beginning(bot, self.request, reply)
 
     def hand_over(self, item: Reply | TracedStep | BaseException | None) -> None:
         """Deliver an item unless the job was cancelled; an exception of the receiver cancels the job."""
@@ -177,10 +178,15 @@ class Entering:
 
     Attributes:
         read: Number of tokens that were read after these pieces.
+        before_end: State before the last token of the prompt, which a variant of a model with a latent reads twice:
+            without z, whose prior depends on what follows, and then with z.
+        needs_latent: Whether the last token was not read with z yet.
     """
 
     def __init__(self, job: Job, slot: int, done: int, logits: torch.Tensor | None):
         self.job, self.slot, self.logits, self.read = job, slot, logits, 0
+        self.before_end: Any = None
+        self.needs_latent = job.request.has_latent and job.request.variation > 0
         pieces = job.request.prompt.pieces
         self.ids = [token for ids, _ in pieces[done:] for token in ids]
         self.speakers = [speaker for ids, speaker in pieces[done:] for _ in ids]
@@ -195,6 +201,8 @@ class Entering:
     def part(self, most: int) -> Part:
         """Return the next tokens to read, at most `most`; a part does not cross the beginning of the last turn."""
         end = min(len(self.ids), self.read + most)
+        if self.needs_latent and self.read < len(self.ids) - 1:
+            end = min(end, len(self.ids) - 1)
         if self.read < self.message_start:
             end = min(end, self.message_start)
         return Part(self.slot, self.ids[self.read : end], self.speakers[self.read : end])
@@ -240,7 +248,9 @@ class SharedBatch:
 
     def enter(self, job: Job) -> None:
         """Give a job a slot with the longest cached prefix of its prompt."""
-        done, batch, logits = self.bot.snapshots.longest(job.request.prompt.pieces)
+        pieces = job.request.prompt.pieces
+        known = pieces[:-1] if job.request.has_latent and job.request.variation else pieces
+        done, batch, logits = self.bot.snapshots.longest(known)
         if not self.pool.accepts(batch):
             done, batch, logits = 0, None, None
         self._entering.append(Entering(job, self.pool.enter(batch), done, logits))
@@ -266,7 +276,9 @@ class SharedBatch:
             self._advance(entry, part)
         self._cache_closed()
         for entry in self._entering:
-            if not entry.unread:
+            if not entry.unread and entry.needs_latent:
+                self._give_latent(entry)
+            elif not entry.unread:
                 self._begin(entry)
         self._entering = [entry for entry in self._entering if entry.unread]
         if not self._decoding.searches:
@@ -298,6 +310,18 @@ class SharedBatch:
         if entry.read == entry.message_start and part.logits is not None:
             pieces = entry.job.request.prompt.pieces[:-1]
             self.bot.snapshots.add(pieces, self.pool.copy_of(entry.slot), part.logits)
+        if entry.needs_latent and entry.unread == 1:
+            entry.before_end = self.pool.copy_of(entry.slot)
+
+    def _give_latent(self, entry: Entering) -> None:
+        """Go back to before the last token of the prompt and set z, so that the next step reads it with z."""
+        latent = latent_of(self.bot)
+        assert latent is not None
+        z = z_of(latent, entry.job.request, self.pool.hidden_of(entry.slot))
+        self.pool.leave(entry.slot)
+        entry.slot = self.pool.enter(entry.before_end)
+        self.pool.set_latent(entry.slot, z)
+        entry.read, entry.needs_latent, entry.before_end = entry.read - 1, False, None
 
     def _cache_closed(self) -> None:
         """Cache the states of replies whose end of turn was read."""
@@ -322,6 +346,8 @@ class SharedBatch:
         """Return what reads the end of turn of a finished reply, and its first token; None if its state is not needed."""
         job = self._owners.get(search)
         if job is None or job.cancelled or not isinstance(search, SampledReply) or len(job.searches) > 1:
+            return None
+        if job.request.variation:  # a state that read z is not a function of the text
             return None
         prompt, end = job.request.prompt, self.bot.layout.end_of_reply
         reply = ((*search.draft.token_ids, *end), prompt.reply_speaker)

@@ -25,9 +25,12 @@ from chatbot.chat.request import (
     candidate_seeds,
     decode_requests,
     max_message_characters,
+    next_beginning,
+    within_limits,
 )
 from chatbot.chat.snapshots import Snapshots
 from chatbot.chat.turns import History, TurnReader, as_turns, asks_in_traditional, check_turns, in_traditional
+from chatbot.chat.variants import check_variation, choose_variant, latent_of, read_request
 from chatbot.checkpoint.folder import BACKWARD, GENERATION, load_model, resolve
 from chatbot.checkpoint.location import DEFAULT
 from chatbot.decoding.batch import DialogueBatch, make_native, start_batch
@@ -36,7 +39,7 @@ from chatbot.decoding.rerank import Answered, Ranker
 from chatbot.decoding.rules.readable import readable_text
 from chatbot.decoding.settings import ReplySettings, Script, settings_from
 from chatbot.decoding.vocabulary import Vocabulary
-from chatbot.errors import CheckpointError, ReplySettingsError, XianliaoError
+from chatbot.errors import CheckpointError, XianliaoError
 from chatbot.model.device import pick_device
 from chatbot.model.protocol import DialogueModel
 from chatbot.safety import Fixed, Safety, default_safety, named_safety
@@ -150,7 +153,7 @@ class Chatbot:
             turns: The history, oldest turn first; the last turn is the message. Strings, or messages like
                 `{"role": "user", "content": "你好"}`.
             seed: Seed of the random numbers; None draws one.
-            changes: Fields of `ReplySettings` for this reply; None switches a setting off.
+            changes: Fields of `ReplySettings`, None switches a setting off; `variation` and `spread` (`chat.variants`).
 
         Raises:
             DialogueError: The history is empty, or its last turn empty or too long.
@@ -175,30 +178,21 @@ class Chatbot:
             yield self.show_fixed(request, request.fixed)
             return
         with self._reading:
-            batch, logits = self.read_prompt(request.prompt)
+            batch, logits = read_request(self, request)
         for draft in self.drafts(request, batch, logits):
             reply = self.show(request, draft)
             yield reply
-        if (ahead := self.next_beginning(request, reply)) is not None:
+        if (ahead := next_beginning(self, request, reply)) is not None:
             threading.Thread(target=self._read_ahead, args=(ahead,), name="reading ahead").start()
-
-    def next_beginning(self, request: Request, reply: Reply) -> Prompt | None:
-        """Return the turns that the next prompt begins with if old turns are dropped before it, else None.
-
-        A caller reads them in the background: otherwise the next message would have to wait until they are read again.
-        """
-        ids = [*request.answered.turns, self.reader.ids(reply.text, request.settings.script)]
-        following = self.layout.prompt([*ids, []], self.context_tokens)
-        if following.first_turn == request.prompt.first_turn or len(following.pieces) == 1:
-            return None
-        return replace(following, pieces=following.pieces[:-1])
 
     def _read_ahead(self, prompt: Prompt) -> None:
         """Cache the state after a prompt; a failure is left to the message that needs the state."""
         with suppress(Exception), self._reading:
             self.read_prompt(prompt)
 
-    def request(self, turns: History, seed: int | None = None, **changes: Any) -> Request:
+    def request(
+        self, turns: History, seed: int | None = None, variation: int = 0, spread: float = 1.0, **changes: Any
+    ) -> Request:
         """Return a checked request; arguments as for `reply`.
 
         Raises:
@@ -209,6 +203,7 @@ class Chatbot:
         if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
             raise XianliaoError(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
         settings = self.within_limits(self.settings.with_changes(**changes))
+        check_variation(variation, spread, settings)
         turns = as_turns(turns)
         check_turns(turns)
         if (fixed := self.fixed_answer(turns)) is not None:  # decided on the whole text, before long turns are cut
@@ -222,7 +217,8 @@ class Chatbot:
         ids = self.encode_turns(turns, settings.script)
         prompt, traditional = self.layout.prompt(ids, self.context_tokens), settings.script == "asker"
         traditional = traditional and asks_in_traditional(turns)
-        return Request(prompt, answered_by(ids), settings, seed, started, traditional=traditional)
+        varied = (variation, spread, latent_of(self) is not None)
+        return Request(prompt, answered_by(ids), settings, seed, started, None, traditional, *varied)
 
     def show(self, request: Request, draft: Draft) -> Reply:
         """Return a draft as text, with its seed and time."""
@@ -267,6 +263,8 @@ class Chatbot:
         """
         if len(candidates) > 1 and any(draft.stop_reason is None for draft in candidates):
             return Draft()
+        if request.is_chosen:
+            return choose_variant(self.ranker(request.settings), request, candidates)
         return candidates[self.best_of([request.answered], [candidates], request.settings)[0]]
 
     def best_of(
@@ -306,14 +304,7 @@ class Chatbot:
         Raises:
             ReplySettingsError: A biased token is not in the vocabulary.
         """
-        if settings.logit_bias and (last := settings.logit_bias[-1][0]) >= self.tokenizer.vocab_size:
-            raise ReplySettingsError(
-                f"Decoding: logit_bias has token {last}, and the vocabulary has 0 to {self.tokenizer.vocab_size - 1}."
-            )
-        limit = self.max_model_tokens
-        if limit is None or settings.limit_tokens <= limit // 2:
-            return settings
-        return settings.with_changes(max_reply_tokens=limit // 2)
+        return within_limits(settings, self.tokenizer.vocab_size, self.max_model_tokens)
 
     def encode_turns(self, turns: Sequence[str], script: Script = "typed") -> list[list[int]]:
         """Return the token ids of the turns, as the model sees them; `script` as in `ReplySettings`.

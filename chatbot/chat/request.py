@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 
+from chatbot.chat.variants import candidate_settings, pool_size
 from chatbot.decoding.batch import DialogueBatch
 from chatbot.decoding.candidates import Draft, TokenScore
 from chatbot.decoding.loop import Search, repeat_rows, run, start_search
@@ -17,8 +19,12 @@ from chatbot.decoding.rules.eos_floor import StopReason
 from chatbot.decoding.rules.repetition import last_replies
 from chatbot.decoding.settings import ReplySettings
 from chatbot.decoding.vocabulary import Vocabulary
+from chatbot.errors import ReplySettingsError
 from chatbot.safety import Fixed
 from chatbot.text.dialogue import DialogueError, Prompt
+
+if TYPE_CHECKING:
+    from chatbot.chat.bot import Chatbot
 
 MAX_SEED = 2**31 - 1
 """Largest seed."""
@@ -90,6 +96,9 @@ class Request:
         started: Time of the request, by `time.perf_counter`.
         fixed: Text to deliver instead of a reply of the model, or None.
         traditional: Whether the reply is shown in traditional characters.
+        variation: Number of the variant of the reply (`chatbot.chat.variants`); 0 is the reply itself.
+        spread: How far variants are from each other.
+        has_latent: Whether the model has a latent, so that a variant needs no choice among candidates.
     """
 
     prompt: Prompt
@@ -99,6 +108,20 @@ class Request:
     started: float
     fixed: Fixed | None = None
     traditional: bool = False
+    variation: int = 0
+    spread: float = 1.0
+    has_latent: bool = False
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether the reply is a variant that is chosen among candidates."""
+        return self.variation > 0 and not self.has_latent
+
+    @property
+    def candidates(self) -> int:
+        """Number of replies to sample."""
+        count = self.settings.candidates
+        return max(count, pool_size(self.variation)) if self.is_chosen else count
 
 
 def answered_by(ids: Sequence[Sequence[int]]) -> Answered:
@@ -117,11 +140,10 @@ def candidate_seeds(seed: int, count: int) -> list[int]:
 
 def searches_of(request: Request) -> list[Search]:
     """Return new searches for the candidates of a request."""
-    settings = request.settings
     earlier, speaker = request.answered.earlier_replies, request.prompt.reply_speaker
-    return [
-        start_search(settings, seed, earlier, speaker) for seed in candidate_seeds(request.seed, settings.candidates)
-    ]
+    seeds = candidate_seeds(request.seed, request.candidates)
+    pairs = zip(candidate_settings(request), seeds, strict=True)
+    return [start_search(settings, seed, earlier, speaker) for settings, seed in pairs]
 
 
 @torch.inference_mode()
@@ -136,7 +158,7 @@ def decode_requests(
         logits: Logits `[B, V]` of the first tokens.
         vocabulary: Properties of the tokens.
     """
-    counts = [request.settings.candidates for request in requests]
+    counts = [request.candidates for request in requests]
     searches = [search for request in requests for search in searches_of(request)]
     for drafts in run(batch, repeat_rows(batch, logits, counts), searches, vocabulary):
         remaining = iter(drafts)
@@ -177,3 +199,26 @@ def shorten(text: str, characters: int) -> str:
         return text
     half = characters // 2
     return f"{text[:half]}\n{text[len(text) - (characters - half) :]}"
+
+
+def next_beginning(bot: Chatbot, request: Request, reply: Reply) -> Prompt | None:
+    """Return the turns that the next prompt begins with if old turns are dropped before it, else None.
+
+    A caller reads them in the background: otherwise the next message would have to wait until they are read again.
+    """
+    ids = [*request.answered.turns, bot.reader.ids(reply.text, request.settings.script)]
+    following = bot.layout.prompt([*ids, []], bot.context_tokens)
+    if following.first_turn == request.prompt.first_turn or len(following.pieces) == 1:
+        return None
+    return replace(following, pieces=following.pieces[:-1])
+
+
+def within_limits(settings: ReplySettings, vocab_size: int, max_model_tokens: int | None) -> ReplySettings:
+    """Return the settings with at most half of a limited model's length for the reply; see `Chatbot.within_limits`."""
+    if settings.logit_bias and (last := settings.logit_bias[-1][0]) >= vocab_size:
+        raise ReplySettingsError(
+            f"Decoding: logit_bias has token {last}, and the vocabulary has 0 to {vocab_size - 1}."
+        )
+    if max_model_tokens is None or settings.limit_tokens <= max_model_tokens // 2:
+        return settings
+    return settings.with_changes(max_reply_tokens=max_model_tokens // 2)

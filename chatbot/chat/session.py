@@ -23,12 +23,14 @@ class ChatSession:
     Attributes:
         turns: All turns so far, oldest first; those of the bot have odd indices.
         last_reply: The newest `Reply`, or None.
+        variation: Number of the variant that the last reply is (`chatbot.chat.variants`); 0 for a reply itself.
     """
 
     def __init__(self, bot: Chatbot | Worker, turns: Sequence[str] = (), **changes: Any):
-        """Start a conversation, or continue one from its turns; `changes` are fields of `ReplySettings`."""
+        """Start a conversation, or continue one from its turns; `changes` are fields of `ReplySettings`, and `spread`."""
         self.bot, self.turns, self.changes = bot, list(turns), changes
         self.last_reply: Reply | None = None
+        self.variation = 0
 
     def __repr__(self) -> str:
         last = f", the last: {self.turns[-1]}" if self.turns else ""
@@ -76,21 +78,25 @@ class ChatSession:
         """
         return self._stream([*self.turns, message], seed)
 
-    def _stream(self, history: list[str], seed: int | None) -> Generator[str, None, None]:
+    def _stream(
+        self, history: list[str], seed: int | None, variation: int = 0, **more: Any
+    ) -> Generator[str, None, None]:
         shown = None
+        if variation:
+            more["variation"] = variation
         try:
-            for reply in self.bot.stream_replies(history, seed, **self.changes):
+            for reply in self.bot.stream_replies(history, seed, **{**self.changes, **more}):
                 shown = reply
                 yield reply.text
         except (GeneratorExit, KeyboardInterrupt):
             if shown is not None and (shown.token_ids or shown.stop_reason == "safety"):
-                self._remember(history, shown)
+                self._remember(history, shown, variation)
             raise
         if shown is not None:
-            self._remember(history, shown)
+            self._remember(history, shown, variation)
 
-    def _remember(self, history: list[str], reply: Reply) -> None:
-        self.turns, self.last_reply = [*history, reply.text], reply
+    def _remember(self, history: list[str], reply: Reply, variation: int) -> None:
+        self.turns, self.last_reply, self.variation = [*history, reply.text], reply, variation
 
     def undo(self) -> str:
         """Remove the last exchange and return its message.
@@ -117,6 +123,26 @@ class ChatSession:
         if len(self.turns) < 2:
             raise DialogueError("There is nothing to try again yet.")
         return self.stream_edit(len(self.turns) - 2, self.turns[-2], seed)
+
+    def another(self, spread: float | None = None) -> str:
+        """Return the next variant of the last reply, in place of it: another way to say it, of the same seed.
+
+        Args:
+            spread: How far variants are from each other, 0 to 2; default: that of the session's `changes`, or 1.
+
+        Raises:
+            DialogueError: The history is empty.
+            ReplySettingsError: The settings do not sample, or all variants were shown.
+        """
+        return _last(self.stream_another(spread))
+
+    def stream_another(self, spread: float | None = None) -> Generator[str, None, None]:
+        """Yield the reply of `another` as it grows; see `stream` for its end and `another` for errors."""
+        if len(self.turns) < 2:
+            raise DialogueError("There is nothing to say in another way yet.")
+        seed = None if self.last_reply is None else self.last_reply.seed
+        more = {} if spread is None else {"spread": spread}
+        return self._stream(self.turns[:-1], seed, self.variation + 1, **more)
 
     def edit(self, index: int, message: str, seed: int | None = None) -> str:
         """Replace the person's turn `index`, remove the turns after it, and return the new reply.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from chatbot.chat.bot import Chatbot, Request
+from chatbot.chat.variants import read_request
 from chatbot.decoding.candidates import Candidates, Draft
 from chatbot.decoding.loop import ForcedReply, run
 from chatbot.decoding.rules.truncation import drawn_from
@@ -62,9 +63,9 @@ def trace(bot: Chatbot, request: Request) -> Iterator[TracedStep | None]:
     """
     check_traceable(request)
     draft = Draft()
-    for draft in bot.drafts(request, *bot.read_prompt(request.prompt)):  # noqa: B007
+    for draft in bot.drafts(request, *read_request(bot, request)):  # noqa: B007
         yield None
-    batch, logits = bot.read_prompt(request.prompt)
+    batch, logits = read_request(bot, request)
     watched: list[Candidates] = []
     forced = forced_reply(bot, request, draft, watched.append)
     for position, _ in enumerate(run(batch, logits, [forced], bot.vocabulary)):

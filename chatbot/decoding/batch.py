@@ -44,6 +44,13 @@ class DialogueBatch(Protocol):
     def clone(self) -> Self:
         """Return an independent copy."""
 
+    @property
+    def hidden(self) -> torch.Tensor:
+        """Hidden states `[B, D]` after the last norm at the last tokens of the rows; only if the model has a latent."""
+
+    def set_latent(self, row: int, z: torch.Tensor) -> None:
+        """Let a row read its next tokens with z, fp32 `[Z]`; only if the model has a latent."""
+
     def nbytes(self) -> int:
         """Return the bytes of the states."""
 

@@ -58,6 +58,8 @@ class NativeNetwork:
             head_matrix=self._matrix(model.lm_head),
             layer=self._layers,
         )
+        latent = model.latent
+        self.skips = None if latent is None else [cast(nn.Linear, skip).weight.detach() for skip in latent.skips]
 
     @staticmethod
     def supports(model: XianliaoForCausalLM) -> bool:
@@ -142,6 +144,11 @@ class NativeBatch:
     def __init__(self, network: NativeNetwork, rows: int):
         self.network = network
         self.layers = [_empty_state(kind, network.config, rows) for kind in _layer_types(network.config)]
+        width = network.config.hidden_size
+        for layer in self.layers if network.skips is not None else ():
+            layer["latent"] = torch.zeros(rows, width)
+        if network.skips is not None:
+            self.layers[-1]["hidden"] = torch.zeros(rows, width)
         self.positions = torch.zeros(rows, dtype=torch.int64)
         self._point_at_layers()
 
@@ -224,6 +231,16 @@ class NativeBatch:
         logits = self._read(read_by, tokens, roles, positions, wanted, len(ids))
         self.positions[list(rows)] += counts
         return logits
+
+    @property
+    def hidden(self) -> torch.Tensor:
+        """Hidden states `[B, D]` after the last norm at the last tokens whose logits were returned; needs a latent."""
+        return self.layers[-1]["hidden"]
+
+    def set_latent(self, row: int, z: torch.Tensor) -> None:
+        """Let a row read its next tokens with z, fp32 `[Z]`; needs a latent."""
+        for layer, skip in zip(self.layers, self.network.skips or (), strict=True):
+            layer["latent"][row] = skip @ z
 
     def _check_count(self, count: int) -> None:
         if count != len(self.positions):

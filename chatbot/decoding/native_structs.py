@@ -50,6 +50,8 @@ class State(ctypes.Structure):
         ("inputs", c_void_p),
         ("keys", c_void_p),
         ("values", c_void_p),
+        ("latent", c_void_p),
+        ("hidden", c_void_p),
     ]
 
 

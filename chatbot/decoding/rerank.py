@@ -82,6 +82,13 @@ class Ranker:
         Raises:
             RankingError: The weights need a backward model that the checkpoint does not have.
         """
+        found = self.scored(answered, drafts, settings)
+        return [kept[int(np.argmax(scores))] for kept, scores in found]
+
+    def scored(
+        self, answered: Sequence[Answered], drafts: Sequence[Sequence[Draft]], settings: ReplySettings
+    ) -> list[tuple[list[int], list[float]]]:
+        """Return, for each history, the indices of its different candidates and their scores; see `best`."""
         kept = [self.different(candidates) for candidates in drafts]
         scores = [
             [self._score(history, candidates[index], settings) for index in indices]
@@ -94,7 +101,7 @@ class Ranker:
         if settings.rank_backward:
             for row, values in zip(scores, self._backward_log_probs(answered, remaining), strict=True):
                 row[:] = [score + settings.rank_backward * value for score, value in zip(row, values, strict=True)]
-        return [indices[int(np.argmax(row))] for indices, row in zip(kept, scores, strict=True)]
+        return list(zip(kept, scores, strict=True))
 
     def different(self, drafts: Sequence[Draft]) -> list[int]:
         """Return the indices of the candidates that are not nearly equal to a likelier one, in order."""

@@ -46,6 +46,12 @@ class Slots(Protocol):
             Logits fp32 `[N, V]` of the token that follows each of these dialogues.
         """
 
+    def hidden_of(self, slot: int) -> torch.Tensor:
+        """Return the hidden state `[D]` after the last norm at the last token of a dialogue; the model has a latent."""
+
+    def set_latent(self, slot: int, z: torch.Tensor) -> None:
+        """Let a dialogue read its next tokens with z, fp32 `[Z]`; the model has a latent."""
+
     def nbytes(self) -> int:
         """Return the bytes of the pool."""
 
@@ -80,6 +86,9 @@ class NativeSlots(NativeBatch):
 
     def copy_of(self, slot: int) -> NativeBatch:
         return self.copy_rows(torch.tensor([slot]))
+
+    def hidden_of(self, slot: int) -> torch.Tensor:
+        return self.hidden[slot].clone()
 
     def _grow(self) -> None:
         count = len(self.positions)
@@ -136,6 +145,15 @@ class SlotRows:
         for slot in set(self.slots) - set(chosen):
             self.pool.leave(slot)
         self.slots = chosen
+
+    @property
+    def hidden(self) -> torch.Tensor:
+        """Hidden states `[B, D]` at the last tokens of the rows; the model has a latent."""
+        return torch.stack([self.pool.hidden_of(slot) for slot in self.slots])
+
+    def set_latent(self, row: int, z: torch.Tensor) -> None:
+        """Let a row read its next tokens with z, fp32 `[Z]`; the model has a latent."""
+        self.pool.set_latent(self.slots[row], z)
 
     def clone(self) -> SlotRows:
         return SlotRows(self.pool, [self.pool.enter(self.pool.copy_of(slot)) for slot in self.slots])

@@ -71,6 +71,14 @@ class TorchSlots:
     def nbytes(self) -> int:
         return self.table.nbytes()
 
+    def hidden_of(self, slot: int) -> torch.Tensor:
+        return self.table.layers[-1]["hidden"][self._row_of[slot]].clone()
+
+    @torch.inference_mode()
+    def set_latent(self, slot: int, z: torch.Tensor) -> None:
+        last = len(self.table.layers) - 1
+        self.table.tensor(last, "latent", z[None])[self._row_of[slot]] = z
+
     @torch.inference_mode()
     def read_rows(
         self, rows: Sequence[int], ids: Sequence[Sequence[int]], speakers: Sequence[Sequence[int]]

@@ -20,6 +20,7 @@ CHOICES = {
     "termination": ("softmax", "st", "nmst"),
     "direction": ("forward", "backward"),
     "weight_storage": ("float", "int8"),
+    "latent": ("none", "gaussian", "discrete"),
 }
 """Allowed values of the settings that are names."""
 
@@ -27,6 +28,7 @@ MAXIMA = {
     **{"vocab_size": 1 << 21, "hidden_size": 1 << 16, "num_hidden_layers": MAX_LAYERS, "num_attention_heads": 1 << 10},
     **{"head_dim": 1 << 10, "intermediate_size": 1 << 20, "chunk_size": 1 << 12, "max_position_embeddings": 1 << 24},
     **{"sliding_window": 1 << 16, "taylor_key_dim": 1 << 7, "context_tokens": 1 << 24, "num_speakers": 1 << 10},
+    **{"latent_size": 1 << 10, "latent_codes": 1 << 10},
 }
 """Settings that must be whole numbers of at least 1, with their maximum."""
 
@@ -72,6 +74,9 @@ class XianliaoConfig(PretrainedConfig):
         context_tokens: Maximum length of the history in tokens; older turns are dropped.
         direction: `forward`, or `backward` for a model of dialogues in reverse order, which ranks replies.
         weight_storage: `float`, or `int8` if the folder stores int8 matrices with a scale per row.
+        latent: `gaussian` or `discrete` for a latent variable of each reply (`chatbot.model.latent`), or `none`.
+        latent_size: Size Z of the latent.
+        latent_codes: Number K of values of a discrete latent.
     """
 
     model_type = "xianliao"
@@ -110,6 +115,9 @@ class XianliaoConfig(PretrainedConfig):
     context_tokens: int = 1024
     direction: str = "forward"
     weight_storage: str = "float"
+    latent: str = "none"
+    latent_size: int = 32
+    latent_codes: int = 16
 
     def __post_init__(self, **kwargs):
         if self.layer_types is None:
@@ -176,6 +184,12 @@ class XianliaoConfig(PretrainedConfig):
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+        if self.latent != "none" and (self.termination, self.layout, self.direction) != (
+            "softmax",
+            "dialogpt",
+            "forward",
+        ):
+            raise ValueError("`latent` needs `termination` softmax, `layout` dialogpt and `direction` forward.")
         unknown = sorted(set(self.synthesizer_mixture) - set(SYNTHESIZER_PARTS))
         if unknown or not self.synthesizer_mixture:
             raise ValueError(

@@ -28,6 +28,7 @@ from chatbot.model.config import XianliaoConfig
 from chatbot.model.end_head import EndHead, EndLogProbs
 from chatbot.model.int8 import dequantize
 from chatbot.model.language_model import LanguageModel
+from chatbot.model.latent.layers import ReplyLatent, ZeroProjection
 from chatbot.model.slots.states import SlotDialogueState
 from chatbot.model.slots.table import SlotTable, SlotView
 from chatbot.model.state import DialogueState, check_positions
@@ -88,6 +89,7 @@ class XianliaoForCausalLM(LanguageModel, PreTrainedModel, GenerationMixin):
         self.final_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.use_bias)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.end_head = EndHead(config) if config.termination != "softmax" else None
+        self.latent = ReplyLatent(config) if config.latent != "none" else None
         self.post_init()
 
     @torch.no_grad()
@@ -97,7 +99,9 @@ class XianliaoForCausalLM(LanguageModel, PreTrainedModel, GenerationMixin):
         transformers calls this only for modules with direct parameters.
         """
         std = self.config.initializer_range
-        if isinstance(module, (nn.Linear, nn.Embedding)):
+        if isinstance(module, ZeroProjection):
+            init.zeros_(module.weight)
+        elif isinstance(module, (nn.Linear, nn.Embedding)):
             shrinks = isinstance(module, ResidualProjection)
             init.normal_(module.weight, std=std / (2 * self.config.num_hidden_layers) ** 0.5 if shrinks else std)
             if isinstance(module, nn.Linear) and module.bias is not None:
@@ -178,8 +182,13 @@ class XianliaoForCausalLM(LanguageModel, PreTrainedModel, GenerationMixin):
         segment_ids: torch.Tensor | None = None,
         state: DialogueState | None = None,
         form: Form = "auto",
+        latent: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Tokens]:
         """Run embeddings, blocks and the last norm.
+
+        Args:
+            input_ids, attention_mask, token_type_ids, segment_ids, state, form: As in `LanguageModel.forward`.
+            latent: z of each token, `[B, T, Z]`. Default: the z in the state, `latent` `[B, Z]`, or no z.
 
         Returns:
             Hidden states `[B, T, D]`, and the description of the tokens that the mixers received.
@@ -192,9 +201,18 @@ class XianliaoForCausalLM(LanguageModel, PreTrainedModel, GenerationMixin):
         if self.position_embedding is not None:
             check_positions(tokens.known_positions, self.config.max_position_embeddings)
             x = x + self.position_embedding(tokens.known_positions)
-        for block in self.blocks:
+        if latent is None and self.latent is not None and state is not None:
+            of_rows = state.layers[-1].tensors.get("latent")
+            latent = None if of_rows is None else of_rows[:, None].to(x.dtype)
+        for index, block in enumerate(self.blocks):
+            if latent is not None:
+                assert self.latent is not None
+                x = x + self.latent.skips[index](latent)
             x = block(x, tokens, state, form)
-        return self.final_norm(x), tokens
+        x = self.final_norm(x)
+        if self.latent is not None and state is not None:
+            state.layers[-1].remember(hidden=x[:, -1])  # the prior of a reply depends on it
+        return x, tokens
 
     def _describe(
         self,

@@ -77,6 +77,8 @@ typedef struct {
     float *normalizer;      /* [B, H, K] */
     float *inputs;          /* [B, taps - 1, 3 H K] */
     float *keys, *values;   /* [B, W, H, K], a ring buffer: position p is stored at p mod W */
+    float *latent;          /* [B, D], added to the input of the layer, or NULL */
+    float *hidden;          /* [B, D], last layer only: hidden state after the last norm, or NULL */
 } State;
 
 typedef struct {
@@ -622,6 +624,8 @@ static void pass(const Model *m, State *states, int64_t lanes, const int64_t *ro
     }
     for (int64_t n = 0; n < m->layers; n++) {
         const Layer *layer = m->layer + n;
+        for (int64_t l = 0; l < lanes && states[n].latent; l++)
+            for (int64_t i = 0; i < D; i++) s.x[l * D + i] += states[n].latent[rows[l] * D + i];
         for (int64_t l = 0; l < lanes; l++)
             layer_norm(s.x + l * D, s.h + l * D, D, layer->norm, layer->norm_bias, m->eps);
         multiply(&layer->qkv, s.h, s.wide, lanes, 0, s.rounded);
@@ -640,6 +644,9 @@ static void pass(const Model *m, State *states, int64_t lanes, const int64_t *ro
         activate(s.wide, lanes * layer->down.columns, m->activation);
         multiply(&layer->down, s.wide, s.x, lanes, 1, s.rounded);
     }
+    float *hidden = states[m->layers - 1].hidden;
+    for (int64_t l = 0; l < lanes && hidden; l++)
+        if (wanted[l] >= 0) layer_norm(s.x + l * D, hidden + rows[l] * D, D, m->norm, m->norm_bias, m->eps);
     predict(m, lanes, wanted, logits, s);
 }
 

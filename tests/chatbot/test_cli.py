@@ -73,6 +73,20 @@ def interrupt_reply(monkeypatch, number, after):
     monkeypatch.setattr(Chatbot, "stream_replies", interrupted)
 
 
+def test_another_way_to_say_it_in_the_terminal(checkpoint, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("/another\n你好\n/another\n/another\n/quit\n"))
+    assert chat(["--checkpoint", str(checkpoint), "--seed", "1", "--spread", "0.5"]) == 0
+    captured = capsys.readouterr()
+    bot = Chatbot.from_pretrained(checkpoint)
+    texts = [bot.reply(["你好"], 1, variation=number, spread=0.5) for number in range(3)]
+    said = captured.out.split("xianliao: ")[1:]
+    assert len(said) == 3
+    assert all(part.startswith(text) for part, text in zip(said, texts, strict=True))
+    assert "nothing to say in another way" in captured.err
+    assert chat(["--checkpoint", str(checkpoint), "--spread", "3", "--message", "你好"]) == 1
+    assert "spread must be a number from 0 to 2.0, got 3.0" in capsys.readouterr().err
+
+
 def test_ctrl_c_stops_the_reply_and_keeps_the_text_so_far(checkpoint, capsys, monkeypatch):
     handler = signal.getsignal(signal.SIGINT)
     interrupt_reply(monkeypatch, 1, after=2)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from training.latent.groups import latent_groups
 from training.settings import TrainSettings
 
 MIN_SIDE = 16
@@ -30,6 +31,8 @@ def build_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.op
         {"params": [p for name, p in rest.items() if is_decayed(name, p)], "weight_decay": settings.weight_decay},
         {"params": [p for name, p in rest.items() if not is_decayed(name, p)], "weight_decay": 0.0},
     ]
+    if settings.latent != "keep":
+        groups = latent_groups(model, is_decayed, settings.weight_decay)
     rate = settings.learning_rate
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)]
     if matrices:
@@ -53,7 +56,7 @@ def set_rates(optimizers: Iterable[torch.optim.Optimizer], learning_rate: float,
     """Set the learning rate of all parameter groups and the weight decay of those that have one."""
     for optimizer in optimizers:
         for number, group in enumerate(optimizer.param_groups):
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("rate_share", 1.0)
             if number == DECAYED:
                 group["weight_decay"] = weight_decay
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from chatbot.chat.bot import MAX_SEED
+from chatbot.chat.variants import MAX_SPREAD, MAX_VARIATION
 from ui.api.schemas import ApiError
 
 MAX_MESSAGES = 512
@@ -208,6 +209,8 @@ class CompletionRequest(RequestModel):
     presence_penalty: Penalty = None
     frequency_penalty: Penalty = None
     logit_bias: Annotated[dict[str, float], BeforeValidator(_read_bias)] = {}
+    variation: Annotated[int, Field(ge=0, le=MAX_VARIATION)] | None = None
+    spread: float | None = Field(None, ge=0, le=MAX_SPREAD)
     logprobs: Annotated[bool, _or(False)] = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
     max_tokens: Tokens = None
@@ -217,6 +220,13 @@ class CompletionRequest(RequestModel):
     audio: Annotated[Any, BeforeValidator(_no_audio)] = None
     tool_choice: Annotated[Any, BeforeValidator(_no_forced_call)] = None
     function_call: Annotated[Any, BeforeValidator(_no_forced_call)] = None
+
+    @model_validator(mode="after")
+    def check_variation(self) -> CompletionRequest:
+        """Refuse more variants than there are."""
+        if self.variation is not None and self.variation + self.n - 1 > MAX_VARIATION:
+            raise _wrong("variation + n - 1 must be at most {limit}", limit=MAX_VARIATION)
+        return self
 
     @model_validator(mode="after")
     def check_logprobs(self) -> CompletionRequest:
@@ -231,7 +241,7 @@ class CompletionRequest(RequestModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
     def changes(self) -> dict[str, Any]:
-        """Return the fields of `ReplySettings` that the request sets; None leaves a field as it is.
+        """Return what the request sets: fields of `ReplySettings`, `variation` and `spread`; None sets nothing.
 
         Temperature 0, `top_p` 0 and `top_k` 1 leave the most likely token only, so they select the greedy method.
         """
@@ -254,6 +264,8 @@ class CompletionRequest(RequestModel):
             "logit_bias": self.logit_bias or None,
             "top_logprobs": (self.top_logprobs or 0) if self.logprobs else None,
             "max_reply_tokens": None if limit is None else min(limit, MAX_TOKENS),
+            "variation": self.variation,
+            "spread": self.spread,
         }
         return {name: value for name, value in changes.items() if value is not None}
 

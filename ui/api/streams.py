@@ -70,7 +70,10 @@ class Replies:
         self.model, self._bot, self._has_logprobs = worker.bot.name, worker.bot, body.logprobs
         self.first_token_seconds: float | None = None
         self.prompt_tokens = len(request.prompt.input_ids)
-        requests = [replace(request, seed=seed) for seed in candidate_seeds(request.seed, body.n)]
+        if body.variation is None:
+            requests = [replace(request, seed=seed) for seed in candidate_seeds(request.seed, body.n)]
+        else:  # variants of one reply
+            requests = [replace(request, variation=request.variation + number) for number in range(body.n)]
         self.states = [ReplyState() for _ in requests]
         self._open = list(range(body.n))
         self._latest: dict[int, Reply] = {}

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict
 
+from chatbot.chat.variants import MAX_VARIATION
 from chatbot.errors import XianliaoError
 from chatbot.text.dialogue import valid_text
 from ui.page.text import TEXT
@@ -36,13 +37,15 @@ TITLE_CHARACTERS = 20
 
 
 class ChatMessage(TypedDict):
-    """Message of a chat. A reply that the model completed has the four fields that reproduce it, and a signature."""
+    """Message of a chat. A reply that the model completed has the fields that reproduce it, and a signature."""
 
     role: Role
     text: str
     seed: NotRequired[float]
     temperature: NotRequired[float]
     top_p: NotRequired[float]
+    variation: NotRequired[float]
+    spread: NotRequired[float]
     model: NotRequired[str]
     signature: NotRequired[str]
 
@@ -125,7 +128,7 @@ def checked_message(value: object) -> ChatMessage:
         raise ChatError("not_a_chat")
     message: ChatMessage = {"role": value["role"], "text": valid_text(text) if value["role"] != "divider" else ""}
     if value["role"] == "assistant":
-        for name in ("seed", "temperature", "top_p"):
+        for name in ("seed", "temperature", "top_p", "variation", "spread"):
             if _is_number(value.get(name)):
                 message[name] = value[name]
         if isinstance(value.get("model"), str):
@@ -252,3 +255,8 @@ def without_last_exchange(chat: Chat) -> tuple[Chat, str]:
     if last is None:
         return chat, ""
     return {**chat, "messages": messages[:last]}, messages[last]["text"]
+
+
+def number_of(message: ChatMessage) -> int:
+    """Return the number of the variant that a message holds; 0 for a reply itself."""
+    return int(min(MAX_VARIATION, max(0, message.get("variation", 0))))

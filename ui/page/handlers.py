@@ -21,6 +21,7 @@ from ui.page.chats import (
     check_room,
     ends_with_user,
     has_spare_room,
+    number_of,
     turns_of,
     up_to_last_user,
     with_message,
@@ -280,7 +281,8 @@ def trace_reply(worker_of: Callable[[str | None], Worker], chat: Chat, index: in
     turns = turns_of(before)
     if settings.seed is None or worker.fixed_answer(turns) is not None:
         raise ChatError("nothing_to_look_at")
-    return list(worker.trace(turns, settings.seed, **settings.changes))
+    variant = {"variation": number_of(reply), "spread": reply.get("spread", 1.0)}
+    return list(worker.trace(turns, settings.seed, **settings.changes, **variant))
 
 
 def rated_turns(chat: Chat, index: int, text: str | None = None) -> list[str]:

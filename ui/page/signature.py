@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from ui.page.chats import Chat, turns_of
 
-SIGNED_FIELDS = ("seed", "model", "temperature", "top_p")
+SIGNED_FIELDS = ("seed", "model", "temperature", "top_p", "variation", "spread")
 _KEY = secrets.token_bytes(32)
 
 

@@ -1,6 +1,6 @@
-"""Character classes that a tokenizer uses to split a text.
+"""Character classes that tokenizers use to split a text.
 
-They are read from the tokenizer itself, because its Unicode tables differ from Python's.
+They are read from the package tokenizers, because its Unicode tables differ from Python's.
 """
 
 from __future__ import annotations

@@ -112,6 +112,7 @@ def check_support(config: XianliaoConfig, tokenizer: DialogueTokenizer, settings
         (not config.tie_word_embeddings, "input and output embeddings that differ"),
         (getattr(config, "termination", "softmax") != "softmax", "an end head"),
         (getattr(config, "direction", "forward") != "forward", "a backward model"),
+        (getattr(config, "latent", "none") != "none", "a latent variable of the reply"),
         (config.hidden_act not in ACTIVATIONS, f"the activation {config.hidden_act}"),
         (tokenizer.is_wordpiece or tokenizer.layout != "dialogpt", "a tokenizer of another project"),
         (settings.method == "beam", "beam search"),

@@ -17,6 +17,7 @@ from chatbot.evaluation.report.tables import (
     methods_of,
     model_table,
     reply_table,
+    settings_text,
     turn_table,
 )
 from chatbot.language.translation import to_chinese
@@ -132,8 +133,10 @@ def _wide(caption: str, svg: str | None) -> str:
 
 
 def _settings(methods: Sequence[tuple[str, Report]]) -> str:
-    shown = [(name, ", ".join(f"{key} {value}" for key, value in row["settings"].items())) for name, row in methods]
-    rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>' for name, text in shown)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(settings_text(row["settings"]))}</td></tr>'
+        for name, row in methods
+    )
     return _scroll(f'<table class="words"><tbody>{rows}</tbody></table>', "Settings")
 
 

@@ -10,6 +10,7 @@ from chatbot.evaluation.report.tables import (
     methods_of,
     model_table,
     reply_table,
+    settings_text,
     turn_table,
 )
 
@@ -75,7 +76,7 @@ def to_markdown(report: Report) -> str:
     lines += ["## Likeness and diversity", "", *_lines(reply_table(report))]
     lines += [*(f"- {line}" for line in notes(report)), "", "## Settings", ""]
     for name, row in methods_of(report):
-        lines.append(f"- {name}: " + ", ".join(f"{key} {value}" for key, value in row["settings"].items()))
+        lines.append(f"- {name}: {settings_text(row['settings'])}")
     lines += ["", "## Replies side by side", ""]
     is_single = len(report["checkpoints"]) == 1
     for example in report["examples"]:

@@ -105,6 +105,15 @@ def methods_of(report: Report) -> list[tuple[str, Report]]:
     ]
 
 
+def settings_text(settings: dict[str, Any]) -> str:
+    """Return settings in a line; of a list of words only their number."""
+    shown = [
+        f"{key} ({len(value)} entries)" if isinstance(value, (list, tuple)) else f"{key} {value}"
+        for key, value in settings.items()
+    ]
+    return ", ".join(shown)
+
+
 def model_table(report: Report) -> Table:
     """Return nats/unit and perplexity of the checkpoints and baselines."""
     nats = Column("nats_per_unit", "nats/unit", "low", "How badly the model predicts what people said.", 4)

@@ -23,7 +23,7 @@ typedef struct {
 } Layer;
 
 typedef struct {
-    float *recurrent, *normalizer, *inputs, *keys, *values;
+    float *recurrent, *normalizer, *inputs, *keys, *values, *latent, *hidden;
 } State;
 
 typedef struct {

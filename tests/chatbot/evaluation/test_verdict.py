@@ -177,6 +177,16 @@ def test_tables_mark_the_best_and_keep_numbers_to_sort_by():
     assert order == sorted(order)
 
 
+def test_a_long_list_of_words_is_counted_in_the_settings():
+    row = method()
+    row["settings"] = {"top_p": 0.9, "banned_words": ["词"] * 100}
+    one = report(checkpoint("mine", 3.5, own=row))
+    one["verdict"] = verdict(one)
+    for text in (to_html(one), to_markdown(one)):
+        assert "top_p 0.9, banned_words (100 entries)" in text
+        assert "词" not in text
+
+
 def test_a_cost_of_nothing_is_nothing():
     costs = {"own": -1e-9, "free": 2e-9, "dear": 0.01}
     methods = {name: method(settings=name, reference_cost_nats_per_unit=cost) for name, cost in costs.items()}

@@ -50,6 +50,21 @@ def test_several_at_once_and_seeds(client, server):
     )
 
 
+def test_variants_are_those_of_python(client, server):
+    extra = {"variation": 1, "spread": 0.5}
+    answer = client.chat.completions.create(model="tiny", messages=HELLO, seed=3, n=2, extra_body=extra)
+    texts = [choice.message.content for choice in answer.choices]
+    assert texts == [server[1].reply(["你好"], 3, variation=number, spread=0.5) for number in (1, 2)]
+    for body, fault in (
+        ({"variation": 8}, r"variation \+ n - 1 must be at most 8"),
+        ({"variation": -1}, "variation: "),
+        ({"variation": 1, "temperature": 0}, "remove variation or method greedy"),
+        ({"spread": 3}, "spread: "),
+    ):
+        with pytest.raises(openai.BadRequestError, match=fault):
+            client.chat.completions.create(model="tiny", messages=HELLO, n=2, extra_body=body)
+
+
 def test_a_history_is_read_once_and_beside_the_event_loop(client, server, monkeypatch):
     bot, seen = server[2].state.workers["tiny"].bot, []
     request = bot.request

@@ -1,0 +1,135 @@
+"""Other ways to say a reply (换个说法): variant k of a reply, a function of history, settings, seed, k and spread.
+
+Variant 0 is the reply itself. With a latent (`chatbot.model.latent`) variant k is decoded with
+z_k = mu_p + spread sigma_p * e_k, e_k orthogonal to those of the earlier variants.
+
+Without a latent, variants are chosen among candidates of the same seed, in blocks of `POOL` candidates, of which each gives
+`PER_BLOCK` variants. A third of a block is sampled at the temperature of the settings and the rest at higher ones, because
+a bot that is sure of its reply would only repeat it. The better half of the new candidates, by the score of
+`chatbot.decoding.rerank`, is ordered by the distance to the nearest variant that was shown, and spread is the place in that
+order, 0 the nearest and 1 the farthest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
+from typing import TYPE_CHECKING
+
+import torch
+
+from chatbot.decoding.batch import DialogueBatch, start_batch
+from chatbot.decoding.candidates import Draft
+from chatbot.decoding.rerank import SAME_LIKENESS, Ranker
+from chatbot.decoding.settings import ReplySettings
+from chatbot.errors import ReplySettingsError, shown
+from chatbot.model.latent.layers import ReplyLatent
+
+if TYPE_CHECKING:
+    from chatbot.chat.bot import Chatbot
+    from chatbot.chat.request import Request
+
+POOL = 12
+"""Candidates per block."""
+
+PER_BLOCK = 2
+"""Variants that are chosen from a block."""
+
+HEATS = (1.0, 1.25, 1.5)
+"""Factors of the temperature of the thirds of a block, for spread 1."""
+
+MAX_VARIATION = 8
+"""Largest number of a variant; it bounds the rows that a request takes in a batch."""
+
+MAX_SPREAD = 2.0
+
+
+def check_variation(variation: int, spread: float, settings: ReplySettings) -> None:
+    """Check the number and the spread of a variant.
+
+    Raises:
+        ReplySettingsError: A value is out of range, or the settings do not sample.
+    """
+    if type(variation) is not int or not 0 <= variation <= MAX_VARIATION:
+        raise ReplySettingsError(f"variation must be a whole number from 0 to {MAX_VARIATION}, got {shown(variation)}.")
+    if isinstance(spread, bool) or not isinstance(spread, (int, float)) or not 0 <= spread <= MAX_SPREAD:
+        raise ReplySettingsError(f"spread must be a number from 0 to {MAX_SPREAD}, got {shown(spread)}.")
+    if variation and settings.method != "sample":
+        raise ReplySettingsError(f"Variants are sampled: remove variation or method {settings.method}.")
+
+
+def pool_size(variation: int) -> int:
+    """Return the number of candidates that variant `variation` without a latent is chosen from."""
+    return POOL * (1 + (variation - 1) // PER_BLOCK)
+
+
+def candidate_settings(request: Request) -> list[ReplySettings]:
+    """Return the settings of each candidate of a request; only the candidates of variants differ from the request's."""
+    settings = [request.settings] * request.candidates
+    for index in range(request.settings.candidates if request.is_chosen else len(settings), len(settings)):
+        heat = 1 + request.spread * (HEATS[index % POOL * len(HEATS) // POOL] - 1)
+        if heat > 1:
+            settings[index] = request.settings.with_changes(temperature=min(100.0, heat * request.settings.temperature))
+    return settings
+
+
+def choose_variant(ranker: Ranker, request: Request, drafts: Sequence[Draft]) -> Draft:
+    """Return a variant of a model without a latent.
+
+    The earlier variants are chosen again, so the result depends on no other request.
+
+    Args:
+        ranker: Ranker of the checkpoint.
+        request: The request; its `variation` is at least 1.
+        drafts: Its finished candidates, `request.candidates` of them.
+    """
+    settings, history = request.settings, [request.answered]
+    own = drafts[: settings.candidates]
+    variants = [own[ranker.best(history, [own], settings)[0]] if len(own) > 1 else own[0]]
+    scores: dict[int, float] = {}  # of the different candidates of the block
+    likeness: dict[int, float] = {}  # of the candidates of the block to the nearest variant so far
+    for number in range(request.variation):
+        block = drafts[POOL * (number // PER_BLOCK) :][:POOL]
+        compared = variants[-1:]
+        if number % PER_BLOCK == 0:
+            ((kept, values),) = ranker.scored(history, [block], settings)
+            scores, compared = dict(zip(kept, values, strict=True)), variants
+            likeness = dict.fromkeys(scores, -inf)
+        for index in likeness:
+            alike = max(ranker.likeness(block[index].token_ids, variant.token_ids) for variant in compared)
+            likeness[index] = max(likeness[index], alike)
+        new = [index for index in likeness if likeness[index] < SAME_LIKENESS]
+        good = sorted(new, key=lambda index: (-scores[index], index))[: (len(new) + 1) // 2]
+        order = sorted(good, key=lambda index: (-likeness[index], index))  # the nearest first
+        order = order or [min(likeness, key=lambda index: (likeness[index], index))]
+        variants.append(block[order[round(min(1.0, request.spread) * (len(order) - 1))]])
+    return variants[-1]
+
+
+def latent_of(bot: Chatbot) -> ReplyLatent | None:
+    """Return the latent of a bot's model, or None."""
+    return getattr(bot.model, "latent", None)
+
+
+@torch.inference_mode()
+def z_of(latent: ReplyLatent, request: Request, hidden: torch.Tensor) -> torch.Tensor:
+    """Return z `[Z]` of a request for a variant, from the hidden state `[D]` at the end of its message."""
+    return latent.variant(hidden, request.seed, request.variation, request.spread)
+
+
+@torch.inference_mode()
+def read_request(bot: Chatbot, request: Request) -> tuple[DialogueBatch, torch.Tensor]:
+    """Read the prompt of a request as `Chatbot.read_prompt` does, its last token with z if it asks for a variant."""
+    latent = latent_of(bot)
+    if latent is None or not request.variation:
+        return bot.read_prompt(request.prompt)
+    *before, (tokens, speaker) = request.prompt.pieces
+    batch = start_batch(bot.model)
+    if before:
+        batch, _ = bot.read_prompt(replace(request.prompt, pieces=tuple(before)))
+    batch.read([tokens[:-1]], [[speaker] * (len(tokens) - 1)])
+    plain = batch.clone()
+    plain.read([tokens[-1:]], [[speaker]])
+    batch.set_latent(0, z_of(latent, request, plain.hidden[0]))
+    return batch, batch.read([tokens[-1:]], [[speaker]])
