@@ -39,6 +39,7 @@ class Job:
         delivered: Number of steps whose reply was delivered.
         searches: Its candidates, from the first token on.
         ahead: What `next_beginning` returned for the finished reply.
+        sender: Who asked for it; see `Worker`.
     """
 
     request: Request
@@ -48,6 +49,7 @@ class Job:
     delivered: int = 0
     searches: list[Search] = field(default_factory=list)
     ahead: Prompt | None = None
+    sender: Hashable = None
 
     @property
     def most_rows(self) -> int:

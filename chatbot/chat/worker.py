@@ -12,8 +12,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -43,10 +43,12 @@ class Worker:
     Args:
         bot: Bot that replies; no other thread may use its model while the worker runs.
         max_rows: Maximum number of replies that are decoded at the same time; more wait in the queue.
-        max_waiting: Maximum number of replies in the queue; more are refused.
+        max_waiting: Maximum number of replies in the queue; more are refused. A named sender may have half of them.
         prompt_tokens: Maximum number of prompt tokens that are read in one step.
         run: Function that calls `function(*values, **named)` for a text of `size` characters; a server passes a bounded pool
             of threads. It reads the texts of `prepare`, `stream_replies` and `trace`.
+        sender: Function that returns who asks for the reply that the calling thread submits; None is one sender without a
+            name. The sender with the fewest rows gets the next free row.
 
     Attributes:
         waiting: Queue of jobs.
@@ -60,9 +62,10 @@ class Worker:
         max_waiting: int = 256,
         run: Callable[..., Any] = lambda size, function, *values, **named: function(*values, **named),
         prompt_tokens: int = PROMPT_TOKENS,
+        sender: Callable[[], Hashable] = lambda: None,
     ):
         self.bot, self.max_rows, self.max_waiting, self._run_sized = bot, max_rows, max_waiting, run
-        self.prompt_tokens = prompt_tokens
+        self.prompt_tokens, self._sender = prompt_tokens, sender
         self.waiting: deque[Job] = deque()
         self.batches: list[SharedBatch] = []
         self._later: deque[ReadAhead] = deque(maxlen=max_waiting)  # used by the worker's thread alone
@@ -86,7 +89,7 @@ class Worker:
         """Queue a reply; see `Job` for the arguments.
 
         Raises:
-            BusyError: The queue is full.
+            BusyError: The queue is full, or the sender has half of it.
             WorkerError: The worker has stopped.
         """
         job = Job(request, deliver)
@@ -98,11 +101,15 @@ class Worker:
         return job
 
     def _queue(self, job: Job) -> None:
+        job.sender = self._sender()
         with self._changed:
             if self._stopping:
                 raise WorkerError(SHUTTING_DOWN)
-            if sum(not waiting.cancelled for waiting in self.waiting) >= self.max_waiting:
+            waiting = Counter(each.sender for each in self.waiting if not each.cancelled)
+            if waiting.total() >= self.max_waiting:
                 raise BusyError("Too many people are chatting right now; try again in a moment.")
+            if job.sender is not None and waiting[job.sender] >= max(1, self.max_waiting // 2):
+                raise BusyError("Too many of your replies are waiting; try again in a moment.")
             self.waiting.append(job)
             self._changed.notify()
 
@@ -182,17 +189,19 @@ class Worker:
         self.batches = [batch for batch in self.batches if len(batch)]
 
     def _admit(self) -> None:
-        """Start jobs from the queue, in order, while there are free rows."""
+        """Start jobs from the queue while there are free rows: the oldest job of the sender with the fewest rows."""
         admitted: list[Job] = []
-        free_rows = self.max_rows - self.busy_rows
+        free_rows, rows = self.max_rows - self.busy_rows, self._rows_of_senders()
         with self._changed:
             while self.waiting:
-                needed = self.waiting[0].most_rows
+                job = min(self.waiting, key=lambda waiting: rows[waiting.sender])  # the first of equals
                 # a job that needs more rows than there are starts when no other job runs
-                if needed > free_rows and (self.busy_rows or admitted):
+                if job.most_rows > free_rows and (self.busy_rows or admitted):
                     break
-                admitted.append(self.waiting.popleft())
-                free_rows -= needed
+                self.waiting.remove(job)
+                admitted.append(job)
+                free_rows -= job.most_rows
+                rows[job.sender] += job.most_rows
         if not self.waiting and not admitted and self._later and free_rows > 0:  # no prompt waits
             admitted.append(self._later.popleft())
         for job in admitted:
@@ -200,6 +209,13 @@ class Worker:
                 self._start(job)
             except Exception as error:
                 job.hand_over(error)
+
+    def _rows_of_senders(self) -> Counter[Hashable]:
+        rows: Counter[Hashable] = Counter()
+        for batch in self.batches:
+            for job in batch.jobs:
+                rows[job.sender] += job.most_rows
+        return rows
 
     def _start(self, job: Job) -> None:
         """Add a job to the shared batch, or to a separate batch if it may have caused a failure."""

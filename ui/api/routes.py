@@ -114,6 +114,7 @@ class Api:
     async def complete(self, request: Request) -> JSONResponse | StreamingResponse:
         """Reply to the last message, whole or as server-sent events."""
         body = await self.read(request)
+        request.state.count_replies(body.n)
         worker = self.worker(body.model)
         turns, left_out = to_turns(body.messages)
         left_out += body.ignored()

@@ -24,7 +24,7 @@ from ui.server.limits import Limits, RateLimit
 from ui.server.logs import log_event, reply_fields
 from ui.server.metrics import Metrics
 from ui.server.origins import Origins
-from ui.server.work import WorkPool
+from ui.server.work import SENDER, WorkPool
 
 
 class Health(BaseModel):
@@ -58,7 +58,7 @@ def create_app(
         if names.count(name) > 1:
             raise XianliaoError(f"Duplicate checkpoint name {name!r}. Names must be unique.")
     pool = WorkPool()
-    workers = {bot.name: Worker(bot, run=pool.run) for bot in bots}
+    workers = {bot.name: Worker(bot, run=pool.run, sender=SENDER.get) for bot in bots}
     metrics, access = Metrics(workers.values()), Access(options.auth, options.api_keys)
 
     @asynccontextmanager

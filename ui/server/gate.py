@@ -1,9 +1,10 @@
 """Middleware with the checks that every request passes before a route sees it, the cheapest checks first.
 
-Headers alone decide: the server is not closing; the request means this server and comes from its own page or an allowed
-web site (`ui.server.origins`); its route is open (`ui.server.page_routes`); its sender does not ask too often; its
-credentials are valid. Only then is the body read, within bounds on its size, its time and the size of all bodies that
-are arriving, and refused if it names a file. Each answer gets security headers here, and one line in the log.
+Headers alone decide: the body has one length; the server is not closing; the request means this server and comes from
+its own page or an allowed web site (`ui.server.origins`); its route is open (`ui.server.page_routes`); its sender does
+not ask too often; its credentials are valid. Only then is the body read, within bounds on its size, its time and the
+size of all bodies that are arriving, and refused if it names a file. Each answer gets security headers here, and one
+line in the log.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Gate:
 
         try:
             try:
+                _check_framing(headers)
                 preflight = self._check_origin(scope, headers)
                 body = await self._admit(scope, headers, reader) if preflight is None else None
             except ApiError as error:
@@ -145,15 +147,26 @@ class Gate:
             raise as_api_error(error) from None
 
     def _charge(self, scope: Scope, identity: str | None) -> None:
-        """Count the request for its sender.
+        """Count the request for its sender, and let its route count the replies that the body asks for.
 
         Raises:
             ApiError: 429, the sender asks too often.
         """
-        rate, cost = self.limits.rate, self._cost(scope["method"], scope["path"], identity)
-        address = (scope.get("client") or ("?",))[0]
-        SENDER.set(identity or address)
-        seconds = rate.charge(identity or address, cost) if cost else 0
+        sender = identity or (scope.get("client") or ("?",))[0]
+        SENDER.set(sender)
+        self._take(sender, self._cost(scope["method"], scope["path"], identity))
+        # one was counted before the body was read; more than a full bucket could never be paid
+        most = self.limits.rate.per_minute
+        scope["state"]["count_replies"] = lambda count: self._take(sender, min(count, most) - 1)
+
+    def _take(self, sender: str, cost: float) -> None:
+        """Take a cost from the requests that a sender has left.
+
+        Raises:
+            ApiError: 429, the sender asks too often.
+        """
+        rate = self.limits.rate
+        seconds = rate.charge(sender, cost) if cost > 0 else 0
         if seconds:
             message = f"The limit is {rate.per_minute} requests per minute. Try again in {seconds} s."
             raise ApiError(429, message, "rate_limit_error", "rate_limit_exceeded", retry_after=seconds)
@@ -182,6 +195,17 @@ class Gate:
         if unread:
             await reader.drain()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _check_framing(headers: Headers) -> None:
+    """Refuse a body whose end a proxy in front may see elsewhere (request smuggling, RFC 9112, section 6.3).
+
+    Raises:
+        ApiError: The request has both a length and a transfer coding.
+    """
+    if "content-length" in headers and "transfer-encoding" in headers:
+        message = "Send either Content-Length or Transfer-Encoding, not both."
+        raise ApiError(400, message, code="ambiguous_length")
 
 
 def _may_have_body(headers: Headers) -> bool:

@@ -216,6 +216,108 @@ def test_no_more_rows_than_allowed_are_decoded_together(bot, changes, together_a
 
 
 @pytest.fixture
+def asked_by(bot):
+    """Function that queues a job of a sender in a worker of two rows that the test steps, and the worker."""
+    sender: list = [None]
+    worker = Worker(bot, max_rows=2, max_waiting=6, sender=lambda: sender[0])
+    worker.close(0)
+    worker._stopping = False
+
+    def ask(name, **changes):
+        sender[0] = name
+        settings = {"floor_start_tokens": 500, "min_reply_tokens": 400, **changes}
+        return worker.submit(bot.request(["你好"], 1, **settings), lambda reply: None)
+
+    return ask, worker
+
+
+@torch.inference_mode()
+def running_after_a_tick(worker):
+    worker._tick()
+    return [job for batch in worker.batches for job in batch.jobs]
+
+
+def test_a_free_row_belongs_to_the_sender_with_the_fewest_rows(asked_by):
+    ask, worker = asked_by
+    flood = [ask("flood") for _ in range(2)]
+    assert set(running_after_a_tick(worker)) == set(flood)
+    flood += [ask("flood") for _ in range(3)]
+    guest = ask("guest")
+    flood[0].cancel()
+    assert set(running_after_a_tick(worker)) == {flood[1], guest}
+    guests = [ask("guest"), ask("third")]
+    flood[1].cancel()
+    assert set(running_after_a_tick(worker)) == {guest, flood[2]}  # flood and third have no row; the older job starts
+    assert list(worker.waiting) == [*flood[3:], *guests]
+    flood[2].cancel()
+    flood[3].cancel()
+    flood[4].cancel()
+    assert set(running_after_a_tick(worker)) == {guest, guests[1]}
+
+
+def test_candidates_count_as_rows_of_their_sender(asked_by):
+    ask, worker = asked_by
+    worker.max_rows = 5
+    three = ask("three", candidates=3)
+    one = ask("one")
+    running_after_a_tick(worker)
+    later = [ask("three"), ask("one")]
+    assert set(running_after_a_tick(worker)) == {three, one, later[1]}
+
+
+def test_a_job_that_is_next_is_not_overtaken_by_smaller_ones(asked_by):
+    ask, worker = asked_by
+    first = ask("a")
+    running_after_a_tick(worker)
+    large, small = ask("b", candidates=2), ask("a")
+    assert running_after_a_tick(worker) == [first]
+    first.cancel()
+    assert running_after_a_tick(worker) == [large]
+    assert list(worker.waiting) == [small]
+
+
+def test_a_named_sender_may_have_half_of_the_queue(asked_by):
+    ask, worker = asked_by
+    flood = [ask("flood") for _ in range(3)]
+    with pytest.raises(BusyError, match="your replies"):
+        ask("flood")
+    for name in ("guest", "guest", "third"):
+        ask(name)
+    with pytest.raises(BusyError, match="Too many people"):
+        ask("fourth")
+    flood[0].cancel()
+    assert ask("flood") in worker.waiting
+
+
+@pytest.mark.parametrize("sender", [None, "a"])
+def test_replies_of_one_sender_start_in_order_of_arrival(asked_by, sender):
+    ask, worker = asked_by
+    jobs = [ask(sender) for _ in range(3)]
+    for started in ({0, 1}, {1, 2}):
+        assert set(running_after_a_tick(worker)) == {jobs[number] for number in started}
+        jobs[min(started)].cancel()
+    assert [ask(None) for _ in range(6)] == list(worker.waiting)[-6:]  # no name, no share of the queue
+
+
+def test_replies_to_many_senders_are_those_alone(bot):
+    sender = threading.local()
+    worker = Worker(bot, max_rows=3, sender=lambda: sender.name)
+    stream_replies = worker.stream_replies
+
+    def named(turns, seed, **changes):
+        sender.name = f"sender {seed % 3 * seed}"  # a third is by one sender
+        return stream_replies(turns, seed, **changes)
+
+    worker.stream_replies = named
+    conversations = list(asked(12, seed=2))
+    found = together(worker, conversations)
+    worker.close(0)
+    for (turns, seed, changes), reply in zip(conversations, found, strict=True):
+        alone = Chatbot(bot.model, bot.tokenizer, bot.settings).respond(turns, seed, **changes)
+        assert reply.token_ids == alone.token_ids, changes
+
+
+@pytest.fixture
 def native_bot(checkpoint):
     bot = Chatbot.from_pretrained(checkpoint)
     if bot.model.native is None:

@@ -113,6 +113,58 @@ def test_ordinary_sentences_do_not_trigger_it(safety, message):
     assert safety.answer([message]) is None
 
 
+PLAIN = [
+    "总有做傻事的念头",
+    "我有做傻事的念头",
+    "怎么死得最快",
+    "我手腕上又多了几道口子",
+    "我偷偷割了一道口子",
+    "我吃了二十片安定",
+    "我吃了三十片安眠药",
+    "我吃了50片安眠药",
+    "我想开车撞墙",
+    "我的人生到此为止了",
+    "我想要解脱这一切",
+    "我宁愿没出生过",
+    "我是不是该消失了",
+    "阎王怎么还不来收我",
+    "我打开了煤气",
+    "我爬上了护栏",
+]
+
+
+@pytest.mark.parametrize("message", PLAIN)
+def test_a_plain_sentence_about_a_plan_an_act_or_the_end_is_found(safety, message):
+    assert safety.answer([message]).kind == "crisis"
+
+
+RESEMBLING = [
+    "想辞职，一了百了",
+    "这剧结局主角跳江了",
+    "他活够了一百岁",
+    "煤气打开了可以做饭了",
+    "我打开了煤气，准备做饭",
+    "我打开了煤气灶做饭",
+    "我爬上了护栏拍照",
+    "我没有做傻事的念头",
+    "我不小心割了一道口子",
+    "切菜时手上划了一道口子",
+    "他吃了两片安定就睡了",
+    "医生让我吃一片安眠药",
+    "我的比赛到此为止了",
+]
+
+
+@pytest.mark.parametrize("message", RESEMBLING)
+def test_what_resembles_such_a_sentence_does_not_trigger_it(safety, message):
+    assert safety.answer([message]) is None
+
+
+@pytest.mark.parametrize("message", ["想跳江，一了百了", "我活够了", "我把煤气打开了", "我跳江了"])
+def test_what_is_harmless_beside_it_hides_no_need(safety, message):
+    assert safety.answer([message]).kind == "crisis"
+
+
 def shares(safety: Safety, split: str) -> tuple[float, float]:
     """Recall on the sentences of people in need, and the share of harmless ones that trigger."""
 

@@ -377,3 +377,21 @@ def call_page(client, call: dict) -> None:
     assert answer.status_code == 200
     with client.stream("GET", f"/gradio_api/queue/data?session_hash={call['session_hash']}") as stream:
         assert "process_completed" in "".join(stream.iter_text())
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/", "/healthz"])
+@pytest.mark.parametrize("length", ["0", "2"])
+def test_a_body_with_two_lengths_is_refused_and_the_connection_closed(bot, path, length):
+    """A proxy in front may believe the other length and take the rest of the body for the next client's request."""
+
+    async def scenario():
+        headers = {"content-length": length, "transfer-encoding": "chunked"}
+        call = Call(create_app(bot, ServeOptions()), "POST", path, headers)
+        call.give(b"{}", more=False)
+        await call.task
+        return call.sent
+
+    (_, start), (_, body), *_ = asyncio.run(scenario())
+    assert start["status"] == 400
+    assert dict(start["headers"])[b"connection"] == b"close"
+    assert b"Content-Length or Transfer-Encoding" in body["body"]

@@ -300,6 +300,28 @@ def test_too_much_is_refused_as_openai_says_it(bot):
         assert "1000 bytes" in page.json()["detail"]
 
 
+def test_every_reply_of_a_request_counts(bot):
+    with client_of(bot, rate_limit=4) as client:
+        pair = {**HELLO, "n": 2}
+        assert [client.post(COMPLETE, json=pair).status_code for _ in range(3)] == [200, 200, 429]
+    with client_of(bot, rate_limit=4) as client:  # at most a full bucket, else it could never be answered
+        assert client.post(COMPLETE, json={**HELLO, "n": 8}).status_code == 200
+        assert client.post(COMPLETE, json=HELLO).status_code == 429
+    with client_of(bot) as client:
+        assert client.post(COMPLETE, json={**HELLO, "n": 8}).status_code == 200
+
+
+def test_a_reply_is_queued_for_its_sender(bot):
+    with client_of(bot, api_keys=("k1",)) as client:
+        worker, senders = client.app.state.workers[bot.name], []
+        queue = worker._queue
+        worker._queue = lambda job: (queue(job), senders.append(job.sender))
+        headers = {"Authorization": "Bearer k1"}
+        assert client.post(COMPLETE, json={**HELLO, "n": 2}, headers=headers).status_code == 200
+        assert len(senders) == 2
+        assert set(senders) == {client.app.state.limits.access.identify("Bearer k1")}
+
+
 def test_keys_cannot_be_tried_at_the_counters(bot):
     with client_of(bot, rate_limit=3, api_keys=("k1",)) as client:
         answers = [client.get("/metrics", headers={"Authorization": f"Bearer {number}"}) for number in range(4)]
