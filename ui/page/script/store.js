@@ -3,7 +3,7 @@
   const xl = window.xianliao, { keep } = xl.given;
   const PREFIX = "xianliao.chat.", OPEN = "xianliao.open";
   const seen = {}, memory = {};
-  let listed = null;
+  let listed = null, latest = 0;
   const parsed = (text) => { try { return JSON.parse(text); } catch { return null; } };
   const stored = (id) => (keep ? parsed(localStorage.getItem(PREFIX + id)) : memory[id]) || null;
   const ids = () => Object.keys(localStorage).filter((key) => key.startsWith(PREFIX)).map((key) => key.slice(PREFIX.length));
@@ -45,7 +45,8 @@
       return chat;
     },
     write: (chat) => {
-      const full = { ...chat, updated: Date.now() };
+      latest = Math.max(Date.now(), latest + 1);  // imported ones of one millisecond keep their order
+      const full = { ...chat, updated: latest };
       if (!keep) { memory[chat.id] = full; return; }
       try {
         localStorage.setItem(PREFIX + chat.id, JSON.stringify(full));
