@@ -260,11 +260,16 @@ class ReplySettings:
     def with_changes(self, **changes: Any) -> ReplySettings:
         """Return a copy with these settings; None switches a setting off, and `UNCHANGED` leaves it as it is.
 
+        With a method other than sampling there is one candidate, unless the changes say otherwise.
+
         Raises:
             ReplySettingsError: A setting is unknown, or its value cannot be used.
         """
         check_names(changes)
-        return replace(self, **{name: value for name, value in changes.items() if value is not UNCHANGED})
+        changed = {name: value for name, value in changes.items() if value is not UNCHANGED}
+        if changed.get("method") in ("greedy", "beam"):
+            changed.setdefault("candidates", 1)
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Make the bundled bot from the corpora. A finished step is not repeated, a stopped step is resumed.
-#   sh checkpoints/recipe/make.sh CORPORA WORK [data|pretrain|finetune|export|measure]...     (default: all steps)
+#   sh checkpoints/recipe/make.sh CORPORA WORK [data|pretrain|finetune|deepen|export|measure]...     (default: all steps)
 # CORPORA is a folder with the files that data() reads. The result is WORK/default; copy it to checkpoints/.
 set -eu
 unset CDPATH
@@ -10,7 +10,7 @@ corpora=$(cd "${1:?give the folder of the corpora}" && pwd)
 mkdir -p "${2:?give a working folder}"
 work=$(cd "$2" && pwd)
 shift 2
-[ $# -gt 0 ] || set -- data pretrain finetune export measure
+[ $# -gt 0 ] || set -- data pretrain finetune deepen export measure
 threads=${THREADS:-2}
 precision=${PRECISION:-no}
 shorter=${SHORTER:-1} # divides the number of steps of every run
@@ -33,6 +33,7 @@ data() {
     prepare smile --input "$corpora/smile.jsonl.xz" --max-dialogues 24000 --tokenizer "$work/tokens"
     ours own identity
     ours talk talk
+    ours plain plain
 }
 
 ours() { # name, folder below dialogues/
@@ -97,6 +98,15 @@ last() { # name, seed, steps, initial checkpoint, weight of the own dialogues, t
         --data "$work/chat" "$work/own:$own:replies" "$@" "$work/dgk:0.1" "$work/long:0.1" "$work/smile:0.01"
 }
 
+deepen() {
+    [ -e "$work/deep12/config.json" ] || python -m training.deepen "$work/deep12" "$work/finetuned" --layers 12
+    train deep 662 --config "$here/deep.yaml" --init "$work/deep12" --data "$work/plain:6" "$work/talk:2" "$work/own" \
+        "$work/chat:0.7" "$work/dgk:0.3" "$work/long:0.2" "$work/smile:0.07"
+    train settled 310 --config "$here/deep.yaml" --init "$work/deep" --final-learning-rate-share 0 --weight-average 0.98 \
+        --data "$work/plain:6:replies" "$work/own:16:replies" "$work/talk:8:replies" "$work/chat:1.2" "$work/dgk:0.2" \
+        "$work/long:0.2" "$work/smile:0.02"
+}
+
 mean() { # name, then pairs of a weight and a checkpoint
     name=$1
     shift
@@ -114,13 +124,13 @@ from chatbot.checkpoint.folder import read_json, write_json
 from chatbot.safety.phrases import lines_of
 path = pathlib.Path(sys.argv[1])
 words = lines_of(pathlib.Path(sys.argv[2]).read_text(encoding="utf-8"))
-write_json(path, {**read_json(path), "temperature": 0.75, "top_p": 0.95, "script": "simplified",
+write_json(path, {**read_json(path), "temperature": 0.6, "top_p": 0.95, "candidates": 4, "script": "simplified",
     "banned_words": words})' "$1" "$here/banned_words.txt"
 }
 
 export_() {
     rm -rf "$work/default.new"
-    python -m chatbot.checkpoint "$work/finetuned" "$work/default.new" --int8
+    python -m chatbot.checkpoint "$work/settled" "$work/default.new" --int8
     set_sampling "$work/default.new/generation_config.json"
     python -m chatbot.similarity --data "$work/chat" --checkpoint "$work/default.new"
     rm -rf "$work/default"
@@ -136,8 +146,8 @@ measure() {
 
 for step in "$@"; do
     case $step in
-    data | pretrain | finetune | measure) $step ;;
+    data | pretrain | finetune | deepen | measure) $step ;;
     export) export_ ;;
-    *) echo "Unknown step $step. The steps are data, pretrain, finetune, export and measure." >&2 && exit 2 ;;
+    *) echo "Unknown step $step. The steps are data, pretrain, finetune, deepen, export and measure." >&2 && exit 2 ;;
     esac
 done

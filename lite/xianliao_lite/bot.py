@@ -211,6 +211,8 @@ class Bot:
             if method not in ("sample", "greedy"):
                 raise LiteError(f"method must be sample or greedy, got {method!r}.")
             settings["greedy"] = method == "greedy"
+            if settings["greedy"]:
+                settings.setdefault("candidates", 1)  # as in Python: other methods than sampling have one
         values = dict(self.defaults)
         for name, value in settings.items():
             if name not in values:

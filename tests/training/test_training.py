@@ -334,7 +334,7 @@ def test_every_fault_comes_at_once_with_the_nearest_name(prepared, tmp_path, cap
     assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()
     assert main(["--data", str(prepared), "--config", str(tmp_path / "none.yaml")]) == 2
-    assert f"cannot read {tmp_path / 'none.yaml'}" in capsys.readouterr().err
+    assert f"--config {tmp_path / 'none.yaml'} is neither a file nor a preset" in capsys.readouterr().err
     bad.write_text("- a\n- b")
     assert main(["--data", str(prepared), "--output", "x", "--config", str(bad)]) == 2
     assert "must hold a mapping" in capsys.readouterr().err

@@ -27,6 +27,16 @@ def test_none_switches_off():
         RECORDED.with_changes(floor_start_tokens=None, max_reply_tokens=None)
 
 
+def test_another_method_than_sampling_has_one_candidate():
+    """Also on a checkpoint that samples several, such as the bundled bot: temperature 0 of the API is greedy."""
+    settings = ReplySettings(candidates=4)
+    assert settings.with_changes(method="greedy").candidates == 1
+    assert settings.with_changes(method="beam", beams=3).candidates == 1
+    assert settings.with_changes(temperature=0.5).candidates == 4
+    with pytest.raises(ReplySettingsError, match="candidates are sampled"):
+        settings.with_changes(method="greedy", candidates=2)
+
+
 def test_unchanged_leaves_every_setting_alone():
     assert RECORDED.with_changes(**{field.name: UNCHANGED for field in fields(ReplySettings)}) == RECORDED
     assert RECORDED.with_changes() == RECORDED
