@@ -322,7 +322,7 @@ def test_enter_that_ends_a_composition_does_not_send(page):
 
 def test_presets_set_the_sliders(page, bot):
     page.unfold()
-    for place, expected in enumerate(("0.5", str(bot.settings.temperature), "0.9")):
+    for place, expected in enumerate(("0.4", str(bot.settings.temperature), "0.9")):
         page.press(page.wait(lambda: page.find("#preset input"))[(0, 1, 2)[place]])
         page.wait(lambda expected=expected: page.value("#temperature input[type=number]") == expected)
     assert page.value("#top-p input[type=number]") == "0.95"

@@ -138,7 +138,7 @@ def test_settings_are_kept_over_a_reload_and_can_be_reset(page):
     page.wait(lambda: page.find("#preset input"))
     page.wait(lambda: page.find("#preset input")[0].is_selected())
     page.unfold()
-    assert page.value("#temperature input[type=number]") == "0.5"
+    assert page.value("#temperature input[type=number]") == "0.4"
     page.press_at("#reset")
     page.wait(lambda: page.find("#preset input")[1].is_selected())
     assert page.driver.execute_script("return localStorage['xianliao.settings']") is None

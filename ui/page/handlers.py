@@ -121,7 +121,7 @@ def spread_of(value: Any) -> float:
 
 def preset(name: str, settings: ReplySettings) -> tuple[float, float]:
     """Return temperature and top-p of a style; `balanced` is the checkpoint's own setting."""
-    return {"careful": (0.5, 0.8), "free": (0.9, 0.95)}.get(name, (settings.temperature, settings.top_p))
+    return {"careful": (0.4, 0.8), "free": (0.9, 0.95)}.get(name, (settings.temperature, settings.top_p))
 
 
 def with_user_message(bot: Chatbot, chat: Chat, text: str) -> Chat:

@@ -295,9 +295,9 @@ EXAMPLES = ["最近工作好累啊", "给我讲个笑话呗", "周末有什么�
 """Messages of the welcome, in the order of the texts `welcome_1` to `welcome_4`."""
 
 STYLE_EXAMPLES = {
-    "careful": ("给我讲个笑话呗", 3, "小明问妈妈：我是捡来的吗？妈妈说：捡也不捡你"),
-    "balanced": ("给我讲个笑话呗", 1, "好，我给你讲个笑话吧"),
-    "free": ("周末去哪玩", 2, "逛逛街，吃点好的"),
+    "careful": ("我想学做菜", 0, "学做菜真不错，想学什么？"),
+    "balanced": ("我想学做菜", 0, "想学做菜，先学炒鸡蛋吧"),
+    "free": ("我想学做菜", 1, "想学做菜，真不错，想做什么？"),
 }
 """For each style a message, a seed, and the reply of the bundled checkpoint."""
 
