@@ -191,7 +191,7 @@ def test_sixty_four_in_the_worker(dtype):
                 turns = []
                 for turn in range(TURNS):
                     turns.append(MESSAGES[(which + turn) % len(MESSAGES)])
-                    *_, reply = worker.stream_replies(turns, 1000 * (begin + which) + turn)
+                    *_, reply = worker.stream_replies(turns, 1000 * (begin + which) + turn, candidates=1)
                     tokens[which] += len(reply.token_ids) + 1
                     turns.append(reply.text)
 

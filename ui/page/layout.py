@@ -248,9 +248,9 @@ class Page:
         standard: list[Any] = ["balanced", *style, next(iter(self.workers)), 1]
         self.blocks.load(act.show_choices, None, [part.preset], **QUICK).then(
             None,
-            None,
             kept,
-            js=f"() => {SCRIPT}.settings.read({json.dumps(standard)}, {json.dumps(list(self.workers))})",
+            kept,
+            js=f"(...now) => {SCRIPT}.settings.read({json.dumps(standard)}, {json.dumps(list(self.workers))}, now)",
             **BROWSER,
         )
         for choice in (part.preset, part.model):

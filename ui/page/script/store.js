@@ -62,7 +62,9 @@
   const KEY = "xianliao.settings";
   const isBetween = (value, low, high) => typeof value === "number" && value >= low && value <= high;
   xl.settings = {
-    read: (standard, models) => {
+    // What was chosen while the page was still loading stays.
+    read: (standard, models, current) => {
+      if (current.slice(1).some((value, index) => value !== standard[index + 1])) return [current[0] || standard[0], ...current.slice(1)];
       const [preset, temperature, topP, model, spread = standard[4]] = parsed(localStorage.getItem(KEY)) || [];
       const isKnown = ["careful", "balanced", "free"].includes(preset) && models.includes(model)
         && isBetween(temperature, 0.1, 2) && isBetween(topP, 0.05, 1) && isBetween(spread, 0, 2);
