@@ -8,8 +8,9 @@ difference is the pointwise mutual information of context and reply (Li et al., 
 that of a model trained on dialogues backwards (`xianliao-train --direction backward`): maximum mutual information as
 DialoGPT uses it (arXiv 1911.00536, section 2.3). Both penalise replies that fit every message. s are the bot's last
 replies and the message.
-Likeness is 1 - WRD (`chatbot.similarity.token_vectors`) over the checkpoint's vectors, and the share of common tokens
-without vectors. Candidates that are nearly equal to a likelier one are removed first.
+Likeness is 1 - the lower bound of the WRD (`chatbot.similarity.distance.relaxed_distance`) over the checkpoint's
+vectors, and the share of common tokens without vectors. Candidates that are nearly equal to a likelier one are removed
+first.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import XianliaoError
 from chatbot.model.protocol import DialogueModel
 from chatbot.model.scoring import score_turns
-from chatbot.similarity.distance import distance
+from chatbot.similarity.distance import relaxed_distance
 from chatbot.similarity.token_vectors import TokenVectors
 from chatbot.text.layouts import Layout
 
@@ -120,7 +121,7 @@ class Ranker:
         if self.vectors is not None:
             bag_a, bag_b = self.vectors.bag(a, "wrd"), self.vectors.bag(b, "wrd")
             if len(bag_a) and len(bag_b):
-                return 1 - distance(bag_a, bag_b, "wrd")
+                return 1 - relaxed_distance(bag_a, bag_b, "wrd")
         return (Counter(a) & Counter(b)).total() / max(len(a), len(b), 1)
 
     def _score(self, history: Answered, draft: Draft, settings: ReplySettings) -> float:

@@ -55,6 +55,17 @@ def distance(a: Bag, b: Bag, kind: Kind) -> float:
     return _transport(a.masses, b.masses, costs(a, b, kind))
 
 
+def relaxed_distance(a: Bag, b: Bag, kind: Kind) -> float:
+    """Return a lower bound of `distance` without optimal transport, so without POT (Kusner et al. 2015, section 4.2).
+
+    Each token is moved to its nearest token of the other bag; of the two directions the larger cost counts.
+    """
+    if not len(a) or not len(b):
+        return float(len(a) != len(b))
+    cost = costs(a, b, kind)
+    return float(max(a.masses @ cost.min(1), b.masses @ cost.min(0)))
+
+
 def _transport(p: np.ndarray, q: np.ndarray, cost: np.ndarray) -> float:
     """Return the cost of the optimal transport from masses p to masses q, by POT's network simplex."""
     import ot

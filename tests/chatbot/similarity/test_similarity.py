@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chatbot.errors import CheckpointError
 from chatbot.similarity import train as vector_training
-from chatbot.similarity.distance import costs, distance
+from chatbot.similarity.distance import costs, distance, relaxed_distance
 from chatbot.similarity.token_vectors import VECTORS_FILE, TokenVectors
 from chatbot.similarity.train import VectorsError, train_vectors
 from chatbot.text.dialogue import clean_turn
@@ -46,6 +46,18 @@ def test_symmetric_and_zero_for_equal_texts(space, kind, a, b):
     assert distance(left, left, kind) == pytest.approx(0, abs=1e-6)
     if kind == "wrd":
         assert -1e-9 <= found <= 2 + 1e-9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(a=TEXT, b=TEXT)
+@settings(deadline=None, max_examples=40)
+def test_the_relaxed_distance_is_a_lower_bound(space, kind, a, b):
+    left, right = space.bag(a, kind), space.bag(b, kind)
+    found, exact = relaxed_distance(left, right, kind), distance(left, right, kind)
+    assert found <= exact + 1e-9
+    assert found == pytest.approx(relaxed_distance(right, left, kind))
+    if len(left) == 1 or len(right) == 1:  # there is only one plan
+        assert found == pytest.approx(exact)
 
 
 @given(TEXT, TEXT, TEXT)
