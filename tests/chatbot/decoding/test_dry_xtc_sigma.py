@@ -17,6 +17,7 @@ from chatbot.decoding.native_draw import can_draw
 from chatbot.decoding.rules.repetition import MAX_DRY_NATS, Dry
 from chatbot.decoding.rules.truncation import ConsistentTopNSigma, ConsistentXtc, drawn_from
 from chatbot.decoding.settings import ReplySettings, ReplySettingsError
+from tests.chatbot.decoding.generating import generated
 from tests.chatbot.decoding.test_loop import EOS, HOSTILE, WORDS, V, run
 
 RULES = {
@@ -179,23 +180,9 @@ def test_a_batch_gives_each_row_what_it_gets_alone(bot, dialogues):
 
 @pytest.mark.parametrize("rule", ["dry", "all"])
 def test_generate_with_the_list_gives_our_own_reply(bot, dialogues, rule):
-    settings = bot.settings.with_changes(method="greedy", **RULES[rule])
     for turns in dialogues[:4]:
-        ids = bot.encode_turns(turns[:3])
-        prompt = bot.layout.prompt(ids, bot.context_tokens)
-        tensor = torch.tensor([prompt.input_ids])
-        theirs = bot.model.generate(
-            tensor,
-            attention_mask=torch.ones_like(tensor),
-            token_type_ids=torch.tensor([prompt.speaker_ids]),
-            logits_processor=reply_processors(settings, bot.vocabulary, tensor.shape[1], [ids[1]]),
-            do_sample=False,
-            max_new_tokens=settings.limit_tokens + 1,
-            eos_token_id=bot.vocabulary.end_id,
-            pad_token_id=0,
-        )
         ours = bot.respond(turns[:3], seed=0, method="greedy", **RULES[rule])
-        assert theirs[0, tensor.shape[1] : -1].tolist() == list(ours.token_ids)
+        assert generated(bot, turns[:3], earlier=[1], **RULES[rule]) == list(ours.token_ids)
 
 
 def test_in_the_list_sigma_is_first_and_xtc_is_last():

@@ -22,6 +22,7 @@ from chatbot.decoding.rules.eos_floor import EosFloor
 from chatbot.decoding.rules.truncation import ConsistentTopK, ConsistentTopP
 from chatbot.decoding.settings import ReplySettings, ReplySettingsError
 from chatbot.decoding.vocabulary import Vocabulary
+from tests.chatbot.decoding.generating import generated
 
 V, EOS = 20, 2
 WORDS = Vocabulary(EOS, (0, 1))
@@ -271,23 +272,10 @@ def test_the_list_keeps_the_bound_in_transformers_generate_and_the_other_order_l
 @pytest.mark.parametrize("changes", [{}, {"max_reply_tokens": 3}, {"min_reply_tokens": 5}])
 def test_generate_with_the_list_gives_our_own_reply(bot, dialogues, changes):
     """Same bans, floor, limit and speaker: the reply belongs to the other speaker than the last turn."""
-    settings = bot.settings.with_changes(method="greedy", **changes)
     for turns in dialogues[:10]:
         for end in (1, 2):
-            prompt = bot.layout.prompt(bot.encode_turns(turns[:end]), bot.context_tokens)
-            ids, speakers = torch.tensor([prompt.input_ids]), torch.tensor([prompt.speaker_ids])
-            theirs = bot.model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                token_type_ids=speakers,
-                logits_processor=reply_processors(settings, bot.vocabulary, ids.shape[1]),
-                do_sample=False,
-                max_new_tokens=settings.limit_tokens + 1,
-                eos_token_id=bot.vocabulary.end_id,
-                pad_token_id=0,
-            )
             ours = bot.respond(turns[:end], seed=0, method="greedy", **changes)
-            assert theirs[0, ids.shape[1] : -1].tolist() == list(ours.token_ids)
+            assert generated(bot, turns[:end], **changes) == list(ours.token_ids)
 
 
 def test_processors_come_in_order():

@@ -14,6 +14,7 @@ from chatbot.decoding.hf_generate import RepetitionProcessor, reply_processors
 from chatbot.decoding.rules.repetition import RepetitionRules
 from chatbot.decoding.rules.truncation import ConsistentMinP, ConsistentTypical
 from chatbot.decoding.settings import ReplySettings
+from tests.chatbot.decoding.generating import generated
 from tests.chatbot.decoding.test_loop import EOS, HOSTILE, WORDS, V, run
 
 TOKENS = st.lists(st.integers(0, V - 1), max_size=30)
@@ -103,23 +104,9 @@ def test_the_last_replies_are_not_said_again(bot, dialogues):
 
 @pytest.mark.parametrize("changes", [{"repetition_penalty": 1.3}, {"no_repeat_ngram": 2}])
 def test_generate_with_the_list_gives_our_own_reply(bot, dialogues, changes):
-    settings = bot.settings.with_changes(method="greedy", **changes)
     for turns in dialogues[:6]:
-        ids = bot.encode_turns(turns[:3])
-        prompt = bot.layout.prompt(ids, bot.context_tokens)
-        tensor = torch.tensor([prompt.input_ids])
-        theirs = bot.model.generate(
-            tensor,
-            attention_mask=torch.ones_like(tensor),
-            token_type_ids=torch.tensor([prompt.speaker_ids]),
-            logits_processor=reply_processors(settings, bot.vocabulary, tensor.shape[1], [ids[1]]),
-            do_sample=False,
-            max_new_tokens=settings.limit_tokens + 1,
-            eos_token_id=bot.vocabulary.end_id,
-            pad_token_id=0,
-        )
         ours = bot.respond(turns[:3], seed=0, method="greedy", **changes)
-        assert theirs[0, tensor.shape[1] : -1].tolist() == list(ours.token_ids)
+        assert generated(bot, turns[:3], earlier=[1], **changes) == list(ours.token_ids)
 
 
 def test_the_prompt_is_not_counted():
