@@ -83,6 +83,9 @@ class Ranker:
         Raises:
             RankingError: The weights need a backward model that the checkpoint does not have.
         """
+        if not (settings.rank_prior or settings.rank_backward or settings.rank_similarity):
+            # The likeliest is never removed for being nearly equal to another, so likeness does not matter.
+            return [int(np.argmax([per_token(draft) for draft in candidates])) for candidates in drafts]
         found = self.scored(answered, drafts, settings)
         return [kept[int(np.argmax(scores))] for kept, scores in found]
 
