@@ -17,9 +17,10 @@ from chatbot.cli import add_model_options, add_safety_option, add_script_option,
 from chatbot.errors import XianliaoError, explain_faults
 from chatbot.language.parser import Parser
 from chatbot.language.translation import labelled, translate
+from ui.options import ServeOptions, default_data_dir
 
 if TYPE_CHECKING:
-    from ui.options import ServeOptions
+    from ui.studio.options import StudioOptions
 
 EXPOSED_RATE_LIMIT = 120
 """Default requests per minute of one sender if other machines can reach the server. On loopback nothing is limited: the
@@ -101,6 +102,15 @@ def add_data_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="folder of feedback.jsonl (default: ~/.local/share/xianliao)"
     )
+    group.add_argument(
+        "--studio",
+        nargs="?",
+        type=Path,
+        const=default_data_dir() / "studio",
+        metavar="DIR",
+        help="add a view to the page that trains on dialogues, for this machine only; dialogue files and presets in DIR"
+        " can be chosen, and results are written below it (default DIR: ~/.local/share/xianliao/studio)",
+    )
     group.add_argument("--no-feedback", action="store_true", help="do not offer likes and dislikes")
     group.add_argument("--no-saved-chats", action="store_true", help="do not let browsers store conversations")
     group.add_argument(
@@ -118,10 +128,10 @@ def main(argv: list[str] | None = None) -> int | None:
     parser = build_parser()
     args = parser.parse_args(argv)
     users, keys, hosts, origins = check_arguments(parser, args)
-    from ui.options import ServeOptions, default_data_dir
-
     listener = listen(args.host, args.port)
     exposed = not is_loopback(listener.getsockname()[0])
+    if args.studio is not None and exposed:
+        parser.error("--studio is for this machine only. Leave out --host, or --studio")
     if exposed and (warning := exposure_warning(args.host, bool(users), bool(keys))):
         print(labelled("warning: ", warning), file=sys.stderr)
     rate = args.rate_limit if args.rate_limit is not None else EXPOSED_RATE_LIMIT * exposed
@@ -135,6 +145,7 @@ def main(argv: list[str] | None = None) -> int | None:
         allow_origins=origins,
         rate_limit=rate,
         log_text=args.log_text,
+        studio=None if args.studio is None else studio_options(args),
     )
     return serve(args, options, listener)  # does not return
 
@@ -145,6 +156,8 @@ def check_arguments(
     """Return users, keys, host names and allowed origins. Wrong usage exits with code 2 before loading."""
     if args.rate_limit is not None and args.rate_limit < 0:
         parser.error("--rate-limit must be at least 0")
+    if args.studio is not None and args.allow_host:
+        parser.error("--studio is for this machine only, without a proxy. Leave out --allow-host, or --studio")
     if not 0 <= args.port <= 65535:
         parser.error("--port must be from 0 to 65535")
     folders = [locate(checkpoint).resolve() for checkpoint in args.checkpoint]
@@ -159,6 +172,14 @@ def check_arguments(
         return read_users(args.auth), read_keys(args.api_key), tuple(sorted(hosts)), tuple(sorted(origins))
     except XianliaoError as error:
         parser.error(str(error))
+
+
+def studio_options(args: argparse.Namespace) -> StudioOptions:
+    """Return the options of the training view; its folder is made if it does not exist."""
+    from ui.studio.options import StudioOptions
+
+    args.studio.mkdir(parents=True, exist_ok=True)
+    return StudioOptions(args.studio, args.checkpoint[0], args.device, args.dtype)
 
 
 def serve(args: argparse.Namespace, options: ServeOptions, listener: socket.socket) -> NoReturn:

@@ -85,7 +85,7 @@ class Api:
 
     def models(self) -> dict:
         """List the checkpoints of this server, the default one first."""
-        return {"object": "list", "data": [self.model(name) for name in self.workers]}
+        return {"object": "list", "data": [self.model(name) for name in list(self.workers)]}
 
     def model(self, model: str) -> dict:
         """Describe a checkpoint of this server.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ui.studio.text import STUDIO_TEXT
+
 TITLE = "闲聊 xianliao"
 """Title of the browser tab. It is not translated, because Gradio shows the key of a translated title there."""
 
@@ -290,6 +292,9 @@ TEXT = {
         "keys": "Enter sends, Shift+Enter begins a line, ↑ edits, Esc stops, Ctrl+Shift+O begins a chat",
     },
 }
+
+for _language, _words in STUDIO_TEXT.items():
+    TEXT[_language] |= _words
 
 EXAMPLES = ["最近工作好累啊", "给我讲个笑话呗", "周末有什么好看的电影吗", "你是谁呀"]
 """Messages of the welcome, in the order of the texts `welcome_1` to `welcome_4`."""

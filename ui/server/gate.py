@@ -21,6 +21,7 @@ from ui.server import page_routes
 from ui.server.limits import BodyReader, Limits
 from ui.server.logs import log_event
 from ui.server.work import SENDER, OverloadError
+from ui.studio.options import check_local
 
 PAGE_SHARE = 0.1
 """Cost of one request of the page, in requests: one message on the page takes several."""
@@ -99,6 +100,8 @@ class Gate:
             raise ApiError(
                 503, "The server is shutting down. Try again after it has restarted.", "server_error", "closing"
             )
+        if limits.options.studio is not None:
+            check_local(scope, headers)
         limits.origins.check_host(headers)
         if (answer := limits.origins.preflight(scope, headers)) is not None:
             return Response(status_code=204, headers=answer)

@@ -1,0 +1,182 @@
+"""What the training view reads from the files of the commands: cleaning report, curves, result of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+from chatbot.errors import XianliaoError
+from chatbot.storage import read_json
+
+MAX_REASONS, MAX_EXAMPLES, MAX_POINTS, MAX_CHARACTERS = 20, 5, 400, 300
+READ_BYTES = 4 << 20
+"""Largest part of a log that is read at a time."""
+
+Row = dict[str, Any]
+
+
+def report_of(folder: Path, preview: str) -> Row | None:
+    """Return the cleaning report of a prepared set; None if the set is not complete.
+
+    Args:
+        folder: The prepared set.
+        preview: What `xianliao-prepare --preview` printed.
+
+    Returns:
+        `counts` of dialogues and of the train and valid splits, `reasons` as (kind, name, count, explanation), `examples` as
+        (rule, before, after), and `samples`: turns of dialogues that are learnt.
+    """
+    try:
+        manifest = read_json(folder / "manifest.json")
+        page = (folder / "report" / "report.md").read_text(encoding="utf-8")
+    except (XianliaoError, OSError):
+        return None
+    tables = read_tables(page)
+    explanations = {row[0]: row[2] for rows in tables.values() for row in rows if len(row) == 3}
+    reasons = [
+        (kind, name, count, explanations.get(name, ""))
+        for kind in ("dropped", "dirty_turns", "changed_turns")
+        for name, count in sorted(manifest.get(kind, {}).items(), key=lambda entry: -entry[1])
+    ]
+    splits = manifest["splits"]
+    return {
+        "counts": manifest["dialogues"] | {name: splits[name]["dialogues"] for name in ("train", "valid")},
+        "reasons": reasons[:MAX_REASONS],
+        "examples": _examples(tables.get("Examples of each rule", [])),
+        "samples": read_preview(preview),
+    }
+
+
+def read_tables(page: str) -> dict[str, list[list[str]]]:
+    """Return the rows of the Markdown tables of a report by their heading, without the row of column names."""
+    tables: dict[str, list[list[str]]] = {}
+    heading = ""
+    for line in page.splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+        elif line.startswith("| ") and line.endswith(" |"):
+            cells = [cell.strip() for cell in line[2:-2].split(" | ")]
+            tables.setdefault(heading, []).append(cells)
+    return {name: [row for row in rows[1:] if not set("".join(row)) <= set("-: ")] for name, rows in tables.items()}
+
+
+def _examples(rows: list[list[str]]) -> list[list[str]]:
+    """Return examples of as many rules as possible."""
+    by_rule: dict[str, list[list[str]]] = {}
+    for rule, before, after in (row for row in rows if len(row) == 3):
+        by_rule.setdefault(rule, []).append([rule, *(text.strip("`")[:MAX_CHARACTERS] for text in (before, after))])
+    mixed = chain.from_iterable(zip_longest(*by_rule.values()))
+    return [row for row in mixed if row is not None][:MAX_EXAMPLES]
+
+
+def read_preview(text: str) -> list[list[str]]:
+    """Return the turns of each dialogue that a preview shows, without its special tokens."""
+    dialogues: list[list[str]] = []
+    for line in text.splitlines():
+        if re.match(r"sample \d+: ", line):
+            dialogues.append([])
+        elif dialogues and (turn := re.match(r"  speaker \d: (.*)", line)):
+            tokens = [token for token in turn[1].split("|") if not re.fullmatch(r"\[(CLS|SEP)\]|<\|.*", token)]
+            dialogues[-1].append("".join(tokens)[:MAX_CHARACTERS])
+    return dialogues
+
+
+class Log:
+    """JSON Lines file of a run that is read as it grows.
+
+    Args:
+        file: The file, which may not exist yet.
+    """
+
+    def __init__(self, file: Path):
+        self._file, self._at = file, 0
+        self.entries: list[Row] = []
+
+    def read(self) -> None:
+        """Read the complete lines that were added. A file that became shorter is read anew: the run was continued."""
+        try:
+            size = self._file.stat().st_size
+            if size < self._at:
+                self._at, self.entries = 0, []
+            with self._file.open("rb") as file:
+                file.seek(self._at)
+                data = file.read(READ_BYTES)
+        except OSError:
+            return
+        whole = data[: data.rfind(b"\n") + 1]
+        self._at += len(whole)
+        for line in whole.splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                self.entries.append(entry)
+
+
+class Curves:
+    """Curves of a run while it goes on.
+
+    Args:
+        run: Folder of the run.
+    """
+
+    def __init__(self, run: Path):
+        self._log = Log(run / "metrics.jsonl")
+
+    def read(self) -> Row:
+        """Return the points (step, value) of the training loss and of the validation, and the latest speed."""
+        self._log.read()
+        entries = self._log.entries
+        last = entries[-1] if entries else {}
+        return {
+            "loss": thinned([[entry["step"], entry["loss"]] for entry in entries if "loss" in entry]),
+            "valid": thinned(
+                [[entry["step"], entry["valid_nats_per_unit"]] for entry in entries if "valid_nats_per_unit" in entry]
+            ),
+            "step": last.get("step", 0),
+            "tokens_per_second": last.get("tokens_per_second"),
+        }
+
+
+def thinned(points: list[list[float]]) -> list[list[float]]:
+    """Return at most `MAX_POINTS` of the points, evenly spaced, with the last one."""
+    step = -(-len(points) // MAX_POINTS) or 1
+    return points[::-1][::step][::-1]
+
+
+def result_of(run: Path) -> Row | None:
+    """Return what a run has reached; None if it has not saved a checkpoint.
+
+    Returns:
+        nats per unit `before` and `best`, `best_step`, the number of `valid` dialogues, and a `sample`: prompt, reply of the
+        checkpoint and reply before the training. Missing values are None.
+    """
+    if not (run / "model.safetensors").is_file() and not (run / "adapter_model.safetensors").is_file():
+        return None
+    try:
+        record = read_json(run / "training.json")
+    except XianliaoError:
+        return None
+    replies = Log(run / "samples.jsonl")
+    replies.read()
+    step = record.get("best_step")
+    return {
+        "before": record.get("before"),
+        "best": record.get("best"),
+        "best_step": step,
+        "valid": record.get("valid_dialogues"),
+        "sample": _sample(replies.entries, record.get("step") if step is None else step),
+    }
+
+
+def _sample(entries: list[Row], step: int | None) -> list[str | None] | None:
+    """Return the last prompt, the reply to it at a step, and the reply before the training."""
+    after = next((entry for entry in reversed(entries) if entry["step"] == step), None)
+    if after is None:
+        return None
+    before = [entry["reply"] for entry in entries if entry["step"] == 0 and entry["prompt"] == after["prompt"]]
+    return [after["prompt"][-1], after["reply"], before[0] if before else None]
