@@ -16,6 +16,9 @@ import yaml
 import chatbot
 
 MODULES = {"xianliao-prepare": "data_prep", "xianliao-train": "training"}
+ORDER = ("cpu_finetune", "cpu_smoke", "small", "base")
+"""Presets of the package, the smallest first."""
+
 SAMPLES = 5
 """Dialogues that the cleaning report shows."""
 
@@ -43,7 +46,7 @@ def find_presets(folder: Path) -> list[Preset]:
     spec = find_spec("training")
     package = [Path(place) / "presets" for place in (spec.submodule_search_locations or ()) if spec] if spec else []
     presets = [Preset(path.stem, path.stem, _has_shape(path)) for place in package for path in _yaml_files(place)]
-    presets.sort(key=lambda preset: preset.is_new)
+    presets.sort(key=lambda preset: (preset.is_new, ORDER.index(preset.name) if preset.name in ORDER else len(ORDER)))
     own = [Preset(path.name, str(path), _has_shape(path)) for path in _yaml_files(folder)]
     return presets + own
 

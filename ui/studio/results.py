@@ -15,6 +15,13 @@ MAX_REASONS, MAX_EXAMPLES, MAX_POINTS, MAX_CHARACTERS = 20, 5, 400, 300
 READ_BYTES = 4 << 20
 """Largest part of a log that is read at a time."""
 
+REASONS_OF = {
+    "dropped": "Dialogues dropped",
+    "dirty_turns": "Turns removed in cleaning",
+    "changed_turns": "Turns changed in cleaning",
+}
+"""Keys of the manifest with counts by reason, and the headings of the tables in the report that explain them."""
+
 Row = dict[str, Any]
 
 
@@ -35,10 +42,11 @@ def report_of(folder: Path, preview: str) -> Row | None:
     except (XianliaoError, OSError):
         return None
     tables = read_tables(page)
-    explanations = {row[0]: row[2] for rows in tables.values() for row in rows if len(row) == 3}
+    rows = [row for title in REASONS_OF.values() for row in tables.get(title, [])]
+    explanations = {row[0]: row[2] for row in rows if len(row) == 3}
     reasons = [
         (kind, name, count, explanations.get(name, ""))
-        for kind in ("dropped", "dirty_turns", "changed_turns")
+        for kind in REASONS_OF
         for name, count in sorted(manifest.get(kind, {}).items(), key=lambda entry: -entry[1])
     ]
     splits = manifest["splits"]

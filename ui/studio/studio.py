@@ -13,11 +13,13 @@ from chatbot.checkpoint.location import resolve
 from chatbot.errors import XianliaoError
 from chatbot.language.translation import to_chinese
 from chatbot.storage import exclusive, read_json, write_json
+from chatbot.text.dialogue import valid_text
 from ui.page.chats import ChatError
 from ui.studio import commands
 from ui.studio.jobs import Job
 from ui.studio.options import StudioOptions
 from ui.studio.results import Curves, report_of, result_of
+from ui.studio.text import REASONS
 
 WORK = "xianliao-studio"
 """Folder for results, in the folder of the operator."""
@@ -26,11 +28,12 @@ SUFFIXES = (".conv", ".csv", ".json", ".jsonl", ".tsv", ".txt")
 MAX_FILES, MAX_TEXTS, MAX_TEXT_CHARACTERS, MAX_NAME_CHARACTERS = 200, 50, 2_500_000, 100
 SHOWN_MESSAGES = 6
 EMPTY: dict[str, Any] = {
-    **{"set": 0, "inputs": [], "person": "", "is_prepared": False, "preview": ""},
+    **{"set": 0, "inputs": [], "names": [], "person": "", "is_prepared": False, "preview": ""},
     **{"preset": "", "estimate": [], "bot": 0, "outcome": "", "error": ""},
 }
-"""Record of a new project: number of the prepared set, its inputs, the speaker to imitate, the output of the preview; the
-preset, the lines of the dry run, number and outcome of the run (running, finished, stopped or failed); the last error."""
+"""Record of a new project: number of the prepared set, its inputs and their names, the speaker to imitate, the output of the
+preview; the preset, the lines of the dry run, number and outcome of the run (running, finished, stopped or failed); the
+last error."""
 
 
 class Studio:
@@ -99,15 +102,16 @@ class Studio:
         if not texts and not chosen:
             raise ChatError("studio_nothing")
         number = self._next("set")
-        inputs = [str(path) for path in chosen]
+        inputs, names = [str(path) for path in chosen], [path.name for path in chosen]
         if texts:
             folder = self.work / f"data-{number}"
             folder.mkdir(mode=0o700)
-            for count, (suffix, text) in enumerate(texts, 1):
+            for count, (name, suffix, text) in enumerate(texts, 1):
                 path = folder / f"{count}{suffix}"
+                names.append(name)
                 path.write_text(text, encoding="utf-8", errors="replace", newline="")
                 inputs.append(str(path))
-        self._save(**EMPTY | {"set": number, "inputs": inputs, "person": person})
+        self._save(**EMPTY | {"set": number, "inputs": inputs, "names": names, "person": person})
         self._curves = None
         self._start("prepare", self._prepare_command())
 
@@ -234,7 +238,7 @@ class Studio:
 
     def state(self, language: str) -> dict[str, Any]:
         """Return everything that the view shows, in its language; plain JSON."""
-        say = to_chinese if language == "zh" else str
+        say = _chinese if language == "zh" else str
         with self._lock:
             record, job, is_busy = dict(self._record), self._job, self._is_busy
             report = report_of(self._set_folder, record["preview"]) if record["is_prepared"] else None
@@ -246,13 +250,14 @@ class Studio:
                 report["reasons"] = [(kind, name, count, say(text)) for kind, name, count, text in report["reasons"]]
             return {
                 "folder": str(self.work.parent),
+                "work": str(self.work),
                 "files": [path.name for path in self._files],
                 "task": self._task if is_busy else "",
                 "stopping": bool(job and is_busy and job.stopping),
                 "progress": progress and [progress.done, progress.total, progress.left],
                 "messages": [say(line) for line in list(job.messages)[-SHOWN_MESSAGES:]] if job and is_busy else [],
                 "error": say(record["error"]),
-                "inputs": [Path(text).name for text in record["inputs"]],
+                "inputs": record["names"],
                 "report": report,
                 "presets": [[preset.name, preset.is_new] for preset in self._presets],
                 "preset": record["preset"],
@@ -299,8 +304,8 @@ class Studio:
         write_json(self.work / "project.json", self._record)
 
 
-def _texts_of(value: object) -> list[tuple[str, str]]:
-    """Return (suffix, text) of the texts that a browser sent; of their names only a known suffix is kept.
+def _texts_of(value: object) -> list[tuple[str, str, str]]:
+    """Return (name, suffix, text) of the texts that a browser sent; a name is only shown, and its suffix used if known.
 
     Raises:
         ChatError: They are too large.
@@ -311,11 +316,17 @@ def _texts_of(value: object) -> list[tuple[str, str]]:
         text, name = part.get("text"), part.get("name")
         if not isinstance(text, str) or not text.strip():
             continue
-        suffix = Path(name).suffix.lower() if isinstance(name, str) else ""
-        texts.append((suffix if suffix in SUFFIXES else ".txt", text))
-    if len(texts) > MAX_TEXTS or sum(len(text) for _, text in texts) > MAX_TEXT_CHARACTERS:
+        name = valid_text(name[:MAX_NAME_CHARACTERS]) if isinstance(name, str) else ""
+        suffix = Path(name).suffix.lower()
+        texts.append((name, suffix if suffix in SUFFIXES else ".txt", text))
+    if len(texts) > MAX_TEXTS or sum(len(text) for *_, text in texts) > MAX_TEXT_CHARACTERS:
         raise ChatError("studio_too_large", characters=MAX_TEXT_CHARACTERS)
     return texts
+
+
+def _chinese(text: str) -> str:
+    """Return the Chinese of a message, or of a reason in a cleaning report."""
+    return REASONS.get(text) or to_chinese(text)
 
 
 def _error_of(job: Job) -> str:

@@ -72,19 +72,19 @@
       element("div", { class: "x-row-buttons" }, button("pick", "pick", () => input.click())),
       parts.files, element("label", { for: "studio-person" }, say("person")), parts.person, paragraph(say("only_consent"), "x-soft"), parts.go);
   };
-  const drawData = ({ inputs = [], report, task, files = [], error, progress, folder, commands = {} }) => {
+  const drawData = ({ inputs = [], report, task, files = [], error, progress, folder, work, commands = {} }) => {
     const hasSet = Boolean(report) || task === "prepare";
     parts.form.hidden = hasSet;
-    put(parts.files, files, () => (files.length ? [element("legend", {}, say("in_folder")), ...files.map((name) => element(
+    put(parts.files, [files, folder], () => (files.length ? [element("legend", {}, say("in_folder", { folder })), ...files.map((name) => element(
       "label", {}, element("input", { type: "checkbox", value: name }), element("span", {}, name)))] : []));
     put(parts.go, [task, waiting()], () => [button("prepare", "prepare", prepare, "x-strong", Boolean(task || waiting()))]);
-    put(parts.given, [hasSet, inputs, task, progress, error, report && 1, folder, commands.prepare], () => [
-      hasSet && paragraph(say("learns_from", { names: inputs.join("、") })),
+    put(parts.given, [hasSet, inputs, task, progress, error, report && 1, work, commands.prepare], () => [
+      hasSet && paragraph(say("learns_from", { names: inputs.map((name) => name || say("pasted")).join("、") })),
       task === "prepare" && bar(say("preparing"), progress),
       task === "prepare" && button("stop", "stop", () => order({ do: "stop" })),
       !report && error && failed(error),
       (hasSet || error) && command(commands.prepare),
-      folder && paragraph(say("folder", { folder }), "x-soft"),
+      work && paragraph(say("folder", { folder: work }), "x-soft"),
       report && button("again", "again", () => { if (!confirmed()) return; preset = ""; order({ do: "again" }); }, "x-plain", Boolean(task)),
     ]);
   };
@@ -121,14 +121,15 @@
       element("div", { class: "x-row-buttons" }, task === "estimate" ? button("stop", "stop", () => order({ do: "stop" }))
         : button("estimate", "estimate", () => confirmed() && order({ do: "estimate", preset }), "x-plain", isBusy)),
       task === "estimate" && bar(say("estimating")),
-      estimate.length > 0 && preset === state.preset && element("dl", { class: "x-estimate" }, ...estimate.filter(([name]) => name).flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, text)])),
+      estimate.length > 0 && preset === state.preset && element("dl", { class: "x-estimate" }, ...estimate.filter(([name]) => name).flatMap(([name, text]) => [element("dt", {}, name === "training" ? say("run") : name), element("dd", {}, text)])),
       ...(preset === state.preset ? estimate.filter(([name]) => !name).map(([, text]) => paragraph(text, "x-soft")) : []),
       !outcome && error && failed(error),
       estimate.length > 0 && command(commands.estimate)]));
   };
 
   // Run.
-  const drawRun = ({ report, task, stopping, outcome, progress, curves, messages = [], error, commands = {} }) => {
+  const drawRun = ({ report, task, stopping, outcome, progress, curves, result, messages = [], error, commands = {} }) => {
+    const before = result && result.before !== null ? [[0, result.before]] : [], valid = curves && curves.valid.length ? [...before, ...curves.valid] : [];
     const isRunning = task === "train", isBusy = Boolean(task || waiting());
     put(parts.runHead, [Boolean(report)], () => (report ? [heading("run")] : []));
     const isOver = ["stopped", "failed", "finished"].includes(outcome);
@@ -141,11 +142,11 @@
       !isRunning && outcome === "stopped" && paragraph(say("stopped")), !isRunning && outcome === "finished" && paragraph(say("finished")),
       outcome === "failed" && error && failed(error)]);
     const name = say(progress ? "training" : "starting");
-    put(parts.runLive, [isRunning && progress, isRunning, curves, isRunning && messages, commands.train], () => (!outcome ? [] : [
+    put(parts.runLive, [isRunning && progress, isRunning, curves, before], () => (!outcome ? [] : [
       isRunning && bar(name, progress),
       isRunning && curves && curves.tokens_per_second && paragraph(say("speed", { speed: Math.round(curves.tokens_per_second) }), "x-soft"),
       curves && curves.loss.length > 1 && xl.curve(say("loss"), curves.loss),
-      curves && curves.valid.length > 0 && xl.curve(say("valid"), curves.valid)]));
+      valid.length > 0 && xl.curve(say("valid"), valid)]));
     const isLogOpen = Boolean(parts.runLog.querySelector("details[open] > pre"));
     put(parts.runLog, [isRunning && messages, outcome && commands.train, outcome === "stopped" && commands.resume], () => [
       isRunning && messages.length > 0 && element("details", { class: "x-command", open: isLogOpen }, element("summary", {}, say("log")), element("pre", { tabindex: "0" }, messages.join("\n"))),
