@@ -163,6 +163,9 @@ def rows(folder: Path) -> list[Row]:
         server.ask("悄悄话-figures")
         run("no text of a client in the log", silent_log, server, "悄悄话-figures")
         run("SIGTERM with replies in progress", shutdown, server)
+    with target(folder, "studio", "--studio", str(folder / "studio" / "work")) as server:
+        run("no file with the training view", files_named, server)
+        run("closed routes with the training view", closed_routes, server)
     closed = ("--auth", ":".join(USER), "--api-key", KEY["Authorization"].split()[1])
     with target(folder, "closed", *closed) as server:
         run("without credentials: 401, before the body", strangers, server)

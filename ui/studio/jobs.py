@@ -124,8 +124,10 @@ class Job:
                 self.output = output.read(MAX_OUTPUT_CHARACTERS)
         except OSError as error:
             self.messages.append(f"error: The operating system reports an error: {error.strerror or error}.")
-        self._on_end(self, code)
-        self.code = code
+        try:
+            self._on_end(self, code)
+        finally:
+            self.code = code
 
     def _follow(self, output: IO[str]) -> int:
         """Read stderr to its end and return the exit code.

@@ -53,6 +53,7 @@ class Studio:
         self._lock = threading.RLock()
         self._held = contextlib.ExitStack()
         taken = XianliaoError(f"Another server has its training view in {self.work}. Give another folder to --studio.")
+        self.work.mkdir(mode=0o700, parents=True, exist_ok=True)  # chats of people are in it
         self._held.enter_context(exclusive(self.work, taken))
         self._job: Job | None = None
         self._task = ""
@@ -105,7 +106,7 @@ class Studio:
         inputs, names = [str(path) for path in chosen], [path.name for path in chosen]
         if texts:
             folder = self.work / f"data-{number}"
-            folder.mkdir(mode=0o700)
+            folder.mkdir()
             for count, (name, suffix, text) in enumerate(texts, 1):
                 path = folder / f"{count}{suffix}"
                 names.append(name)
@@ -247,7 +248,9 @@ class Studio:
                 self._curves = Curves(self._run_folder)
             progress = job.progress if job is not None and is_busy else None
             if report is not None:
-                report["reasons"] = [(kind, name, count, say(text)) for kind, name, count, text in report["reasons"]]
+                report["reasons"] = [
+                    (kind, name, count, say(text).replace("`", "")) for kind, name, count, text in report["reasons"]
+                ]
             return {
                 "folder": str(self.work.parent),
                 "work": str(self.work),

@@ -259,6 +259,21 @@ def test_what_is_no_order_changes_nothing(studio, order):
     assert studio.state("en") == before
 
 
+def test_other_users_of_the_machine_cannot_read_the_work(studio, folder):
+    assert (folder / WORK).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_job_ends_even_if_its_end_cannot_be_recorded(tmp_path):
+    def fail(job, code):
+        raise OSError("no space")
+
+    job = Job([sys.executable, "-S", "-c", ""], tmp_path, on_end=fail)
+    job.start()
+    job._thread.join(30)
+    assert job.code == 0
+
+
 def test_beginning_again_keeps_what_was_made(studio, folder):
     prepared(studio)
     studio.order({"do": "again"})

@@ -3,7 +3,7 @@
   const xl = window.xianliao, { element } = xl, root = document.documentElement;
   const OPEN = "xianliao.studio", MAX_CHARACTERS = 900000;  // as UTF-8 in JSON within the largest request of 3 MiB
   const orders = [], picked = [], parts = {};
-  let props, send, asked = 0, preset = "", isLoading = false;
+  let props, send, asked = 0, preset = "", isLoading = false, lastTask;
   const say = (name, values) => xl.say(`studio_${name}`, values);
   const now = () => (props && props.value) || {};
   const isOpen = () => root.classList.contains("x-training");
@@ -172,6 +172,10 @@
     [drawData, drawReport, drawPreset, drawRun, drawResult].forEach((each) => each(state));
     parts.run.hidden = parts.runHead.hidden;
     parts.body.setAttribute("aria-busy", String(Boolean(state.task)));
+    if (state.task === undefined || state.task === lastTask || !isOpen()) return;
+    const next = state.task === "train" ? parts.run : lastTask === "prepare" ? parts.report : lastTask === "train" ? parts.result : null;
+    lastTask = state.task;
+    if (next && !next.hidden) next.scrollIntoView({ block: "start" });  // what has just begun or come about
   };
 
   xl.studio = {

@@ -1,0 +1,137 @@
+"""The training view in a real Chromium, with the real commands: from pasted lines to a chat with the result."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+from chatbot import Chatbot
+from tests.conftest import ROOT
+from tests.test_browser import Page, open_browser
+from tests.test_browser_page import axe_source, resize
+from tests.ui.serving import serving
+from ui.page.text import TEXT
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+
+PRESET = """\
+epochs: 200
+row_tokens: 64
+batch_rows: 2
+micro_batch_rows: 2
+eval_every: 2
+eval_dialogues: 2
+save_every: 2
+"""
+"""So many steps that the run does not end by itself before it is stopped."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studio")
+    (folder / "tiny.yaml").write_text(PRESET)
+    return folder
+
+
+@pytest.fixture
+def page(folder, tmp_path):
+    with serving(tmp_path, "--data-dir", str(tmp_path), "--studio", str(folder)) as (address, process):
+        driver = open_browser(tmp_path, "zh-CN")
+        driver.set_script_timeout(120)
+        try:
+            page = Page(driver, address)
+            page.process = process
+            page.wait(lambda: page.find("#preset input"))
+            yield page
+        finally:
+            driver.quit()
+
+
+def say(name: str, **values: object) -> str:
+    return TEXT["zh"][f"studio_{name}"].format(**values)
+
+
+def serious(page, theme: str) -> list:
+    """What axe finds on the view as it is now."""
+    media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    page.driver.execute_script(axe_source())
+    found = page.driver.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations.map(v => [v.id, v.impact,"
+        " v.nodes.map(n => n.target.join(' ') + ' ' + (n.any[0] ? n.any[0].message : '')).slice(0, 5)])))"
+    )
+    return [violation for violation in found if violation[1] in ("serious", "critical")]
+
+
+def steps(page) -> int:
+    """Steps of the run so far, as the curve of the loss ends."""
+    ends = page.texts("#studio .x-steps span:last-child")
+    return int(ends[0]) if ends else 0
+
+
+def test_from_pasted_lines_to_a_chat_with_the_result(page, folder):
+    lines = (ROOT / "examples" / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()
+    dialogues = ["\n".join(json.loads(line)) for line in lines]
+    page.press_at("#studio-button")
+    page.wait(lambda: page.in_view("#studio-text"))
+    for theme in ("light", "dark"):
+        assert serious(page, theme) == []
+    page.fill("#studio-text", "\n\n".join([*dialogues, "只有一句", "哈哈哈哈哈哈哈哈\n好吧……"]))
+    page.press_at("#studio-prepare")
+    page.wait(lambda: page.find("#studio-start"), 120)
+    counts = dict(zip(page.texts("#studio .x-pairs dt"), page.texts("#studio .x-pairs dd"), strict=True))
+    assert counts[say("read")] == str(len(lines) + 2)
+    assert counts[say("dropped")] == "1"
+    assert any("不到两句" in row for row in page.texts("#studio tbody tr"))
+    assert len(page.texts("#studio .x-sample")) == 5
+    assert not page.in_view("#studio-text")
+
+    page.press(page.find("#studio-preset-tiny\\.yaml")[0])
+    page.press_at("#studio-estimate")
+    page.wait(lambda: len(page.texts("#studio .x-estimate dt")) == 4, 180)
+    assert "个参数" in page.texts("#studio .x-estimate dd")[0]
+
+    page.press_at("#studio-start")
+    page.wait(lambda: steps(page) >= 3, 240)
+    for theme in ("dark", "light"):
+        assert serious(page, theme) == []
+    assert page.faults() == []
+    page.driver.refresh()  # the run goes on, and the view finds it
+    page.wait(lambda: page.in_view("#studio-stop"), 60)
+    page.faults()  # requests that the reload has cut off
+    before = page.wait(lambda: steps(page))
+    page.wait(lambda: steps(page) > before, 120)
+    page.press_at("#studio-stop")
+    page.wait(lambda: page.find("#studio-resume"), 120)
+    assert say("stopped") in page.texts("#studio [role=status]")
+    stopped = steps(page)
+    page.press_at("#studio-resume")
+    page.wait(lambda: steps(page) > stopped, 240)
+    page.press_at("#studio-stop")
+    page.wait(lambda: page.find("#studio-chat"), 120)
+    figure = page.texts("#studio .x-figure")[0]
+    record = json.loads((folder / "xianliao-studio" / "bot-1" / "training.json").read_text())
+    assert f"{record['before']:.3f}" in figure
+    assert f"{record['best']:.3f}" in figure
+    assert page.texts("#studio section:last-child dt") == [say("you"), say("was"), say("is")]
+    code = "return [...document.querySelectorAll('#studio code')].map(e => e.textContent)"
+    prepare, estimate, train = page.driver.execute_script(code)
+    assert shlex.split(prepare)[0] == "xianliao-prepare"
+    assert shlex.split(estimate)[-1] == "--dry-run"
+    assert shlex.split(train)[0] == "xianliao-train"
+    for theme in ("light", "dark"):
+        assert serious(page, theme) == []
+    resize(page.driver, 360, 740, mobile=True)
+    assert page.driver.execute_script("return document.documentElement.scrollWidth") <= 360
+    resize(page.driver, 1000, 800)
+
+    page.press_at("#studio-chat")
+    page.wait(lambda: page.find(".x-example") and page.in_view("#message"), 60)
+    page.set_seed(1)
+    bot = Chatbot.from_pretrained(folder / "xianliao-studio" / "bot-1")
+    assert page.send("今天好累") == bot.reply(["今天好累"], seed=1)
+    assert page.driver.execute_script("return xianliao.chat.current().messages.at(-1).model") == "bot-1"
+    assert page.faults() == []
