@@ -113,7 +113,7 @@ def test_from_pasted_lines_to_a_chat_with_the_result(page, folder):
     page.press_at("#studio-stop")
     page.wait(lambda: page.find("#studio-chat"), 120)
     figure = page.texts("#studio .x-figure")[0]
-    record = json.loads((folder / "xianliao-studio" / "bot-1" / "training.json").read_text())
+    record = json.loads((folder / "work" / "bot-1" / "training.json").read_text())
     assert f"{record['before']:.3f}" in figure
     assert f"{record['best']:.3f}" in figure
     assert page.texts("#studio section:last-child dt") == [say("you"), say("was"), say("is")]
@@ -131,7 +131,7 @@ def test_from_pasted_lines_to_a_chat_with_the_result(page, folder):
     page.press_at("#studio-chat")
     page.wait(lambda: page.find(".x-example") and page.in_view("#message"), 60)
     page.set_seed(1)
-    bot = Chatbot.from_pretrained(folder / "xianliao-studio" / "bot-1")
+    bot = Chatbot.from_pretrained(folder / "work" / "bot-1")
     assert page.send("今天好累") == bot.reply(["今天好累"], seed=1)
     assert page.driver.execute_script("return xianliao.chat.current().messages.at(-1).model") == "bot-1"
     assert page.faults() == []

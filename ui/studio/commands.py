@@ -19,6 +19,9 @@ MODULES = {"xianliao-prepare": "data_prep", "xianliao-train": "training"}
 ORDER = ("cpu_finetune", "cpu_smoke", "small", "base")
 """Presets of the package, the smallest first."""
 
+VALID_SHARE = "0.1"
+"""Share of the dialogues for validation: the default is made for larger sets and would leave a few of some hundred."""
+
 SAMPLES = 5
 """Dialogues that the cleaning report shows."""
 
@@ -56,7 +59,7 @@ def _yaml_files(folder: Path) -> list[Path]:
 
 
 def _has_shape(path: Path) -> bool:
-    """Whether a preset sets the shape of a model. A file that is not YAML has none; xianliao-train says what is wrong."""
+    """Whether a preset sets the shape of a model. A file that is not YAML has none; xianliao-train reports its fault."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -67,15 +70,16 @@ def _has_shape(path: Path) -> bool:
 def prepare_command(inputs: Sequence[Path], output: Path, checkpoint: str, bot: str = "") -> Command:
     """Return the command that cleans dialogues, with the tokenizer of the checkpoint."""
     command = ["xianliao-prepare", "--input", *map(str, inputs), "--tokenizer", checkpoint, "--output", str(output)]
-    return [*command, "--preview", str(SAMPLES), *([f"--bot={bot}"] if bot else [])]
+    command += ["--valid-share", VALID_SHARE, "--preview", str(SAMPLES)]
+    return [*command, *([f"--bot={bot}"] if bot else [])]
 
 
 def train_command(
-    data: Path, output: Path, checkpoint: str, preset: Preset, device: str = "auto", *switches: str
+    data: str, output: Path, checkpoint: str, preset: Preset, device: str = "auto", *switches: str
 ) -> Command:
     """Return the command that trains; `--init` is left out where the preset makes a new model."""
     init = [] if preset.is_new else ["--init", checkpoint]
-    command = ["xianliao-train", "--data", str(data), *init, "--config", preset.config, "--output", str(output)]
+    command = ["xianliao-train", "--data", data, *init, "--config", preset.config, "--output", str(output)]
     return [*command, *(["--device", device] if device != "auto" else []), *switches]
 
 

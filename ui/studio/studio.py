@@ -21,7 +21,7 @@ from ui.studio.options import StudioOptions
 from ui.studio.results import Curves, report_of, result_of
 from ui.studio.text import REASONS
 
-WORK = "xianliao-studio"
+WORK = "work"
 """Folder for results, in the folder of the operator."""
 
 SUFFIXES = (".conv", ".csv", ".json", ".jsonl", ".tsv", ".txt")
@@ -144,7 +144,7 @@ class Studio:
         """Take the preset of an order.
 
         Raises:
-            ChatError: There is no prepared set, or no preset has that name.
+            ChatError: The dialogues are not prepared, or no preset has that name.
         """
         name = value.get("preset")
         if not self._record["is_prepared"]:
@@ -209,7 +209,8 @@ class Studio:
         if preset is None:  # the operator has removed the file
             raise ChatError("studio_no_preset")
         device = self.options.device
-        return commands.train_command(self._set_folder, self._run_folder, self._checkpoint, preset, device, *switches)
+        data = f"{self._set_folder}:replies" if self._record["person"] else str(self._set_folder)
+        return commands.train_command(data, self._run_folder, self._checkpoint, preset, device, *switches)
 
     def _next(self, kind: str) -> int:
         """Return a number that no folder of this kind has."""

@@ -93,7 +93,7 @@ def test_from_dialogues_to_a_result(studio, folder):
     work = folder / WORK
     assert shlex.split(state["commands"]["prepare"]) == [
         *("xianliao-prepare", "--input", str(work / "data-1" / "1.txt"), "--tokenizer", "default"),
-        *("--output", str(work / "set-1"), "--preview", "5"),
+        *("--output", str(work / "set-1"), "--valid-share", "0.1", "--preview", "5"),
     ]
     assert shlex.split(state["commands"]["train"]) == [
         *("xianliao-train", "--data", str(work / "set-1"), "--init", "default"),
@@ -110,7 +110,7 @@ def test_a_stopped_run_is_saved_and_continued(studio):
         studio.order({"do": "stop"})
     state = wait(studio)
     assert (state["outcome"], state["error"], state["result"]) == ("stopped", "", None)
-    with pytest.raises(ChatError, match="no model to chat with"):
+    with pytest.raises(ChatError, match="No model can be chatted"):
         studio.result_folder()
     studio.order({"do": "resume"})
     state = wait(studio)
@@ -214,6 +214,8 @@ def test_a_file_of_the_folder_is_chosen_by_its_name(studio, folder):
     words = shlex.split(wait(studio)["commands"]["prepare"])
     assert words[2] == str(folder / "chat.txt")
     assert words[-1] == "--bot=-阿 哲"
+    studio.order({"do": "train", "preset": "quick.yaml"})  # and only this person's turns are learnt
+    assert shlex.split(wait(studio)["commands"]["train"])[2] == f"{folder / WORK / 'set-1'}:replies"
 
 
 def test_the_name_of_a_sent_text_chooses_no_place(studio, folder):
@@ -236,14 +238,14 @@ def test_the_name_of_a_sent_text_chooses_no_place(studio, folder):
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        ({"do": "prepare"}, "no dialogues yet"),
-        ({"do": "prepare", "texts": "x", "chosen": {"a": 1}, "person": 3}, "no dialogues yet"),
-        ({"do": "prepare", "texts": [{"text": 3}, 4, {"text": "  "}]}, "no dialogues yet"),
+        ({"do": "prepare"}, "No dialogues yet"),
+        ({"do": "prepare", "texts": "x", "chosen": {"a": 1}, "person": 3}, "No dialogues yet"),
+        ({"do": "prepare", "texts": [{"text": 3}, 4, {"text": "  "}]}, "No dialogues yet"),
         ({"do": "prepare", "texts": [{"text": "长" * 2_500_001}]}, "too much"),
         ({"do": "prepare", "texts": [{"text": "x"}] * 51}, "too much"),
         ({"do": "estimate", "preset": "quick.yaml"}, "Clean the dialogues first"),
         ({"do": "train"}, "Clean the dialogues first"),
-        ({"do": "resume"}, "no run to continue"),
+        ({"do": "resume"}, "No run can be continued"),
     ],
 )
 def test_orders_that_cannot_be_followed_are_refused(studio, order, message):
