@@ -27,6 +27,9 @@ save_every: 2
 """
 """So many steps that the run does not end by itself before it is stopped."""
 
+WAIT = 600
+"""Seconds that a command may take: they have a low priority, and the machine may be busy."""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -81,7 +84,7 @@ def test_from_pasted_lines_to_a_chat_with_the_result(page, folder):
         assert serious(page, theme) == []
     page.fill("#studio-text", "\n\n".join([*dialogues, "只有一句", "哈哈哈哈哈哈哈哈\n好吧……"]))
     page.press_at("#studio-prepare")
-    page.wait(lambda: page.find("#studio-start"), 120)
+    page.wait(lambda: page.find("#studio-start"), WAIT)
     counts = dict(zip(page.texts("#studio .x-pairs dt"), page.texts("#studio .x-pairs dd"), strict=True))
     assert counts[say("read")] == str(len(lines) + 2)
     assert counts[say("dropped")] == "1"
@@ -91,27 +94,27 @@ def test_from_pasted_lines_to_a_chat_with_the_result(page, folder):
 
     page.press(page.find("#studio-preset-tiny\\.yaml")[0])
     page.press_at("#studio-estimate")
-    page.wait(lambda: len(page.texts("#studio .x-estimate dt")) == 4, 180)
+    page.wait(lambda: len(page.texts("#studio .x-estimate dt")) == 4, WAIT)
     assert "个参数" in page.texts("#studio .x-estimate dd")[0]
 
     page.press_at("#studio-start")
-    page.wait(lambda: steps(page) >= 3, 240)
+    page.wait(lambda: steps(page) >= 3, WAIT)
     for theme in ("dark", "light"):
         assert serious(page, theme) == []
     assert page.faults() == []
     page.driver.refresh()  # the run goes on, and the view finds it
-    page.wait(lambda: page.in_view("#studio-stop"), 60)
+    page.wait(lambda: page.in_view("#studio-stop"), WAIT)
     page.faults()  # requests that the reload has cut off
     before = page.wait(lambda: steps(page))
-    page.wait(lambda: steps(page) > before, 120)
+    page.wait(lambda: steps(page) > before, WAIT)
     page.press_at("#studio-stop")
-    page.wait(lambda: page.find("#studio-resume"), 120)
+    page.wait(lambda: page.find("#studio-resume"), WAIT)
     assert say("stopped") in page.texts("#studio [role=status]")
     stopped = steps(page)
     page.press_at("#studio-resume")
-    page.wait(lambda: steps(page) > stopped, 240)
+    page.wait(lambda: steps(page) > stopped, WAIT)
     page.press_at("#studio-stop")
-    page.wait(lambda: page.find("#studio-chat"), 120)
+    page.wait(lambda: page.find("#studio-chat"), WAIT)
     figure = page.texts("#studio .x-figure")[0]
     record = json.loads((folder / "work" / "bot-1" / "training.json").read_text())
     assert f"{record['before']:.3f}" in figure
@@ -129,7 +132,7 @@ def test_from_pasted_lines_to_a_chat_with_the_result(page, folder):
     resize(page.driver, 1000, 800)
 
     page.press_at("#studio-chat")
-    page.wait(lambda: page.find(".x-example") and page.in_view("#message"), 60)
+    page.wait(lambda: page.find(".x-example") and page.in_view("#message"), WAIT)
     page.set_seed(1)
     bot = Chatbot.from_pretrained(folder / "work" / "bot-1")
     assert page.send("今天好累") == bot.reply(["今天好累"], seed=1)

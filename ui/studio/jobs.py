@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 NICENESS = 10
-"""Priority of a command, below that of the chat."""
+"""Priority of a command, below that of the chat, unless the server itself has a lower one."""
 
 MAX_MESSAGES, MAX_LINE_CHARACTERS, MAX_OUTPUT_CHARACTERS = 100, 2_000, 200_000
 CLOSE_SECONDS = 5.0
@@ -147,7 +147,7 @@ class Job:
         )
         with contextlib.suppress(OSError):
             if sys.platform != "win32":
-                os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+                os.setpriority(os.PRIO_PROCESS, process.pid, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
         with self._lock:
             self._process = process
             if self.stopping:
