@@ -12,9 +12,6 @@ from chatbot.errors import XianliaoError
 from chatbot.storage import read_json
 
 MAX_REASONS, MAX_EXAMPLES, MAX_POINTS, MAX_CHARACTERS = 20, 5, 400, 300
-READ_BYTES = 4 << 20
-"""Largest part of a log that is read at a time."""
-
 REASONS_OF = {
     "dropped": "Dialogues dropped",
     "dirty_turns": "Turns removed in cleaning",
@@ -101,28 +98,46 @@ class Log:
 
     def __init__(self, file: Path):
         self._file, self._at = file, 0
-        self.entries: list[Row] = []
 
-    def read(self) -> None:
-        """Read the complete lines that were added. A file that became shorter is read anew: the run was continued."""
+    def read(self) -> tuple[list[Row], bool]:
+        """Return the entries that were added, and whether the file became shorter and was read anew: a run that is
+        continued drops the entries after its saved state."""
+        entries: list[Row] = []
+        is_anew = False
         try:
-            size = self._file.stat().st_size
-            if size < self._at:
-                self._at, self.entries = 0, []
+            is_anew = self._file.stat().st_size < self._at
             with self._file.open("rb") as file:
-                file.seek(self._at)
-                data = file.read(READ_BYTES)
+                file.seek(0 if is_anew else self._at)
+                data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]  # the last line may be in the middle of being written
+            self._at = len(whole) + (0 if is_anew else self._at)
+            entries = [entry for line in whole.splitlines() for entry in _entry_of(line)]
         except OSError:
-            return
-        whole = data[: data.rfind(b"\n") + 1]
-        self._at += len(whole)
-        for line in whole.splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-                self.entries.append(entry)
+            pass
+        return entries, is_anew
+
+
+class Series:
+    """Points of a curve, at most `MAX_POINTS` at even distances, and the last one."""
+
+    def __init__(self) -> None:
+        self._points: list[list[float]] = []
+        self._every, self._last = 1, list[float]()
+
+    def add(self, step: int, value: float) -> None:
+        """Add the point of a step."""
+        self._last = [step, value]
+        if step % self._every == 0:
+            self._points.append(self._last)
+        if len(self._points) >= MAX_POINTS:
+            self._every *= 2
+            self._points = [point for point in self._points if point[0] % self._every == 0]
+
+    @property
+    def points(self) -> list[list[float]]:
+        """The points, (step, value)."""
+        is_kept = not self._last or (bool(self._points) and self._points[-1] is self._last)
+        return [*self._points] if is_kept else [*self._points, self._last]
 
 
 class Curves:
@@ -134,30 +149,37 @@ class Curves:
 
     def __init__(self, run: Path):
         self._log = Log(run / "metrics.jsonl")
+        self._loss, self._valid, self._last = Series(), Series(), Row()
 
     def read(self) -> Row:
         """Return the points (step, value) of the training loss and of the validation, and the latest speed."""
-        self._log.read()
-        entries = self._log.entries
-        last = entries[-1] if entries else {}
-        return {
-            "loss": thinned([[entry["step"], entry["loss"]] for entry in entries if "loss" in entry]),
-            "valid": thinned(
-                [[entry["step"], entry["valid_nats_per_unit"]] for entry in entries if "valid_nats_per_unit" in entry]
-            ),
-            "step": last.get("step", 0),
-            "tokens_per_second": last.get("tokens_per_second"),
-        }
+        entries, is_anew = self._log.read()
+        if is_anew:
+            self._loss, self._valid = Series(), Series()
+        for entry in entries:
+            for series, name in ((self._loss, "loss"), (self._valid, "valid_nats_per_unit")):
+                if isinstance(entry.get(name), (int, float)):
+                    series.add(entry["step"], entry[name])
+            self._last = entry
+        speed = self._last.get("tokens_per_second")
+        return {"loss": self._loss.points, "valid": self._valid.points, "tokens_per_second": speed}
 
 
-def thinned(points: list[list[float]]) -> list[list[float]]:
-    """Return at most `MAX_POINTS` of the points, evenly spaced, with the last one."""
-    step = -(-len(points) // MAX_POINTS) or 1
-    return points[::-1][::step][::-1]
+def _entry_of(line: bytes) -> list[Row]:
+    """Return the entry of a line of a log; none if the line is damaged."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return []
+    return [entry] if isinstance(entry, dict) and isinstance(entry.get("step"), int) else []
 
 
-def result_of(run: Path) -> Row | None:
+def result_of(run: Path, has_sample: bool = True) -> Row | None:
     """Return what a run has reached; None if it has not saved a checkpoint.
+
+    Args:
+        run: Folder of the run.
+        has_sample: Whether to read the sample replies, which may be many.
 
     Returns:
         nats per unit `before` and `best`, `best_step`, the number of `valid` dialogues, and a `sample`: prompt, reply of the
@@ -169,15 +191,14 @@ def result_of(run: Path) -> Row | None:
         record = read_json(run / "training.json")
     except XianliaoError:
         return None
-    replies = Log(run / "samples.jsonl")
-    replies.read()
+    replies = Log(run / "samples.jsonl").read()[0] if has_sample else []
     step = record.get("best_step")
     return {
         "before": record.get("before"),
         "best": record.get("best"),
         "best_step": step,
         "valid": record.get("valid_dialogues"),
-        "sample": _sample(replies.entries, record.get("step") if step is None else step),
+        "sample": _sample(replies, record.get("step") if step is None else step),
     }
 
 

@@ -268,7 +268,7 @@ class Studio:
                 "estimate": [_labelled(say(line)) for line in record["estimate"]],
                 "outcome": record["outcome"],
                 "curves": self._curves.read() if has_run and self._curves else None,
-                "result": result_of(self._run_folder) if has_run else None,
+                "result": result_of(self._run_folder, not is_busy) if has_run else None,
                 "commands": self._commands(),
             }
 

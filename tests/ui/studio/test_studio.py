@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from ui.page.chats import ChatError
 from ui.studio.commands import arguments_of, environment, find_presets
 from ui.studio.jobs import CLOSE_SECONDS, Job, Progress, read_progress
 from ui.studio.options import StudioOptions
-from ui.studio.results import MAX_POINTS, Log, read_preview, thinned
+from ui.studio.results import MAX_POINTS, Curves, Series, read_preview
 from ui.studio.studio import EMPTY, WORK, Studio
 from ui.studio.text import REASONS, STUDIO_TEXT
 
@@ -326,22 +327,29 @@ def test_lines_of_a_progress_bar(line, expected):
 
 
 def test_a_log_is_read_as_it_grows_and_anew_when_a_run_is_continued(tmp_path):
-    log = Log(tmp_path / "metrics.jsonl")
-    log.read()
-    assert log.entries == []
-    for text, steps in (('{"step": 1}\n{"st', [1]), ('{"step": 1}\n{"step": 2}\nno\n', [1, 2]), ('{"step": 1}\n', [1])):
+    curves = Curves(tmp_path)
+    assert curves.read()["loss"] == []
+    lines = [f'{{"step": {step}, "loss": {step}.5}}\n' for step in (1, 2, 3)]
+    for text, steps in (
+        (lines[0] + lines[1][:9], [1]),
+        (lines[0] + lines[1] + "no\n[]\n", [1, 2]),
+        (lines[0], [1]),
+        (lines[0] + lines[2], [1, 3]),
+    ):
         (tmp_path / "metrics.jsonl").write_text(text)
-        log.read()
-        assert [entry["step"] for entry in log.entries] == steps
+        assert curves.read()["loss"] == [[step, step + 0.5] for step in steps]
 
 
-def test_points_are_thinned_and_keep_the_last_one():
-    points = [[step, 0.0] for step in range(10 * MAX_POINTS + 7)]
-    few = thinned(points)
-    assert MAX_POINTS / 2 < len(few) <= MAX_POINTS
-    assert few[-1] == points[-1]
-    assert thinned(points[:3]) == points[:3]
-    assert thinned([]) == []
+@pytest.mark.parametrize("count", [0, 1, 3, MAX_POINTS - 1, MAX_POINTS, 10 * MAX_POINTS + 7])
+def test_a_curve_keeps_few_points_at_even_distances_and_the_last_one(count):
+    series = Series()
+    for step in range(1, count + 1):
+        series.add(step, -step)
+    steps = [step for step, _ in series.points]
+    assert len(steps) == count if count < MAX_POINTS else MAX_POINTS / 2 <= len(steps) <= MAX_POINTS
+    assert steps[-1:] == [count][: count > 0]
+    assert len({after - before for before, after in pairwise(steps[:-1])}) <= 1
+    assert all(value == -step for step, value in series.points)
 
 
 def test_a_preview_is_read_without_special_tokens():
