@@ -122,8 +122,9 @@ class Job:
                 code = self._follow(output)
                 output.seek(0)
                 self.output = output.read(MAX_OUTPUT_CHARACTERS)
-        except OSError as error:
-            self.messages.append(f"error: The operating system reports an error: {error.strerror or error}.")
+        except (OSError, ValueError) as error:  # a ValueError: an argument that no process can have
+            reason = getattr(error, "strerror", None) or error
+            self.messages.append(f"error: The operating system reports an error: {reason}.")
         try:
             self._on_end(self, code)
         finally:

@@ -98,7 +98,9 @@ class Studio:
 
     def _prepare(self, value: Mapping) -> None:
         person = value.get("person")
-        person = " ".join(person.split())[:MAX_NAME_CHARACTERS] if isinstance(person, str) else ""
+        person = (
+            "".join(filter(str.isprintable, person))[:MAX_NAME_CHARACTERS].strip() if isinstance(person, str) else ""
+        )
         texts, chosen = _texts_of(value.get("texts")), self._chosen(value.get("chosen"))
         if not texts and not chosen:
             raise ChatError("studio_nothing")

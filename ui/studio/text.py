@@ -87,7 +87,6 @@ STUDIO_TEXT = {
         "studio_nothing_to_resume": "没有可以接着进行的训练。",
         "studio_no_result": "还没有可以聊天的模型：第一次检验之后才会保存。",
         "studio_too_large": "太多了（浏览器一次最多 {characters} 个字）。请把文件放进文件夹，再从列表里选。",
-        "studio_lost": "服务器没有回应，正在重试。",
     },
     "en": {
         "studio": "Training",
@@ -176,7 +175,6 @@ STUDIO_TEXT = {
         "studio_no_result": "No model can be chatted with yet: the first validation saves one.",
         "studio_too_large": "This is too much (at most {characters} characters at a time from a browser). Put the files into"
         " the folder and choose them from the list.",
-        "studio_lost": "The server does not answer. Trying again.",
     },
 }
 

@@ -152,6 +152,14 @@ def test_a_command_that_cannot_start_is_a_failure(folder):
     studio.close()
 
 
+def test_a_command_that_no_process_can_have_is_a_failure(tmp_path):
+    job = Job([sys.executable, "a\0b"], tmp_path)
+    job.start()
+    job._thread.join(30)
+    assert job.code == 1
+    assert "null byte" in job.messages[-1]
+
+
 def test_a_command_ends_with_the_server_and_the_project_is_found_again(folder):
     studio = Studio(StudioOptions(folder), fake)
     running(studio)
@@ -212,7 +220,7 @@ def test_a_client_names_no_preset_by_its_path(studio, folder, name):
 
 def test_a_file_of_the_folder_is_chosen_by_its_name(studio, folder):
     assert studio.state("en")["files"] == ["chat.txt"]
-    studio.order({"do": "prepare", "chosen": ["chat.txt"], "person": " -阿 哲 "})
+    studio.order({"do": "prepare", "chosen": ["chat.txt"], "person": " -阿\0\ud800 哲\n "})
     words = shlex.split(wait(studio)["commands"]["prepare"])
     assert words[2] == str(folder / "chat.txt")
     assert words[-1] == "--bot=-阿 哲"
