@@ -8,6 +8,7 @@ import shlex
 import pytest
 
 from chatbot import Chatbot
+from chatbot.checkpoint.folder import save
 from tests.conftest import ROOT
 from tests.test_browser import Page, open_browser
 from tests.test_browser_page import axe_source, resize
@@ -17,13 +18,13 @@ from ui.page.text import TEXT
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 PRESET = """\
-epochs: 200
-row_tokens: 64
+epochs: 1000000
+row_tokens: 128
 batch_rows: 2
 micro_batch_rows: 2
-eval_every: 2
-eval_dialogues: 2
-save_every: 2
+eval_every: 10
+eval_dialogues: 4
+save_every: 10
 """
 """So many steps that the run does not end by itself before it is stopped."""
 
@@ -39,8 +40,13 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def page(folder, tmp_path):
-    with serving(tmp_path, "--data-dir", str(tmp_path), "--studio", str(folder)) as (address, process):
+def page(folder, model, tokenizer, tmp_path):
+    tiny = tmp_path / "tiny"  # so that the test takes as long as the commands need to start, and no longer
+    save(
+        tiny, model, tokenizer, {"floor_start_tokens": 12, "floor_delta_tokens": 4, "min_reply_tokens": 6}, {"step": 0}
+    )
+    options = ("--data-dir", str(tmp_path), "--studio", str(folder), "--checkpoint", str(tiny))
+    with serving(tmp_path, *options) as (address, process):
         driver = open_browser(tmp_path, "zh-CN")
         driver.set_script_timeout(120)
         try:
@@ -134,7 +140,13 @@ def test_from_pasted_lines_to_a_chat_with_the_result(page, folder):
     page.press_at("#studio-chat")
     page.wait(lambda: page.find(".x-example") and page.in_view("#message"), WAIT)
     page.set_seed(1)
-    bot = Chatbot.from_pretrained(folder / "work" / "bot-1")
-    assert page.send("今天好累") == bot.reply(["今天好累"], seed=1)
-    assert page.driver.execute_script("return xianliao.chat.current().messages.at(-1).model") == "bot-1"
+    page.write("今天好累")
+    page.find("#message textarea")[0].send_keys("\ue007")
+    last = "return xianliao.chat.current().messages.at(-1)"
+    reply = page.wait(lambda: "seed" in (page.driver.execute_script(last) or {}) and page.driver.execute_script(last))
+    assert (reply["model"], reply["seed"]) == ("bot-1", 1)
+    assert reply["text"] == Chatbot.from_pretrained(folder / "work" / "bot-1").reply(["今天好累"], seed=1)
+    page.driver.refresh()  # the result is still among the models, and still chosen
+    chosen = "return document.querySelector('#checkpoint input').value"
+    page.wait(lambda: page.driver.execute_script(chosen) == "bot-1")
     assert page.faults() == []

@@ -18,11 +18,17 @@ from typing import IO
 NICENESS = 10
 """Priority of a command, below that of the chat, unless the server itself has a lower one."""
 
-MAX_MESSAGES, MAX_LINE_CHARACTERS, MAX_OUTPUT_CHARACTERS = 100, 2_000, 200_000
+MAX_MESSAGES, MAX_LINE_BYTES, MAX_OUTPUT_CHARACTERS = 100, 2_000, 200_000
 CLOSE_SECONDS = 5.0
 """Time that a command has to save and end when the server ends."""
 
-_PROGRESS = re.compile(r"^(?P<name>.*?):\s+\d+%\|.*?\| (?P<done>\d+)/(?P<total>\d+) \[[^<\]]*<(?P<left>[\d:]+)")
+_PROGRESS = re.compile(r"^(?P<name>.*?):\s+\d+%\|.*?\| (?P<done>\d+)/(?P<total>\d+) \[[^<\]]*<(?P<left>[\d:]+),.*\]$")
+
+
+_FLAGS = 0
+if sys.platform == "win32":
+    _FLAGS = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.BELOW_NORMAL_PRIORITY_CLASS
+"""Keeps a terminal's Ctrl+C from the process, like its process group elsewhere: the server stops it, once."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Job:
         self.output, self.stopping = "", False
         self.messages: deque[str] = deque(maxlen=MAX_MESSAGES)
         self.progress: Progress | None = None
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="studio-job", daemon=True)
         self._lock = threading.Lock()
 
@@ -110,7 +116,7 @@ class Job:
             self._thread.join(seconds)
 
     @staticmethod
-    def _signal(process: subprocess.Popen[str]) -> None:
+    def _signal(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(OSError):
             process.terminate()
 
@@ -142,9 +148,8 @@ class Job:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-            **_apart(),
+            creationflags=_FLAGS,
+            process_group=0 if os.name == "posix" else None,
         )
         with contextlib.suppress(OSError):
             if sys.platform != "win32":
@@ -154,12 +159,19 @@ class Job:
             if self.stopping:
                 self._signal(process)
         assert process.stderr is not None
-        with process.stderr as lines:
-            while line := lines.readline(MAX_LINE_CHARACTERS):
-                self._take(line.strip())
+        with process.stderr as pipe:
+            rest = b""
+            while data := os.read(pipe.fileno(), 1 << 16):
+                *lines, rest = re.split(rb"[\r\n]", rest + data)
+                for line in lines:
+                    self._take(line)
+                self.progress = read_progress(_text(rest)) or self.progress  # a bar has no line end until the next one
+                rest = rest[-MAX_LINE_BYTES:]
+            self._take(rest)
         return process.wait()
 
-    def _take(self, line: str) -> None:
+    def _take(self, data: bytes) -> None:
+        line = _text(data)
         progress = read_progress(line)
         if progress is not None:
             self.progress = progress
@@ -167,8 +179,5 @@ class Job:
             self.messages.append(line)
 
 
-def _apart() -> dict[str, int]:
-    """Return the arguments that keep a terminal's Ctrl+C from the process: the server stops it, once."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.BELOW_NORMAL_PRIORITY_CLASS}
-    return {"process_group": 0}
+def _text(line: bytes) -> str:
+    return line[:MAX_LINE_BYTES].decode("utf-8", "replace").strip()

@@ -53,7 +53,7 @@ def train():
         for step in (1, 2):
             log.write(json.dumps({"step": step, "loss": 5.0 - step, "tokens_per_second": 100.0}) + "\n")
         log.write(json.dumps({"step": 3, "loss": 1.5, "valid_nats_per_unit": 3.5}) + "\n")
-    sys.stderr.write("\rtraining:  67%|██████▋   | 2/3 [00:13<00:06,  6.78s/step, loss=5.053]\r\n")
+    sys.stderr.write("\rtraining:  67%|██████▋   | 2/3 [00:13<00:06,  6.78s/step, loss=5.053]")
     sys.stderr.flush()
     while "endless" in preset and "--resume" not in words:
         if stopped:
