@@ -140,8 +140,9 @@ class Actions:
 
     @guarded
     def retry(self, chat: Any, request: gr.Request) -> tuple[Any, ...]:
-        """Remove the last reply."""
-        return self._prepared(chats.up_to_last_user(chats.checked(chat)))
+        """Remove the last reply, and remember its versions, so that the next one differs from them."""
+        before = chats.up_to_last_user(chats.checked(chat))
+        return self._prepared({**before, "avoid": sorted(chats.texts_to_avoid(chat))})
 
     @guarded
     def edit(self, chat: Any, model: str, data: gr.EditData, request: gr.Request) -> tuple[Any, ...]:
@@ -170,7 +171,8 @@ class Actions:
             return
         latest = checked
         try:
-            for latest, line in handlers.answer(self.worker(model), checked, settings, language, self.on_reply):
+            avoid = chats.texts_to_avoid(chat)
+            for latest, line in handlers.answer(self.worker(model), checked, settings, language, self.on_reply, avoid):
                 yield latest, line
         except XianliaoError as error:
             yield chats.without_empty_reply(latest), handlers.explain(error, language)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,6 +32,9 @@ from ui.page.feedback import MAX_TURNS
 from ui.page.signature import is_signed, sign, turns_of_this_process
 from ui.page.text import TEXT
 from ui.server.work import OverloadError
+
+OTHER_WAYS = 4
+"""Number of variants to try when a new reply is one that the person has seen."""
 
 CANDIDATES = 3
 """Number of replies that "More replies" offers."""
@@ -157,7 +160,12 @@ def _can_be_read(bot: Chatbot, chat: Chat) -> bool:
 
 
 def answer(
-    worker: Worker, chat: Chat, settings: PageSettings, language: str, on_reply: ReplyCallback | None = None
+    worker: Worker,
+    chat: Chat,
+    settings: PageSettings,
+    language: str,
+    on_reply: ReplyCallback | None = None,
+    avoid: Collection[str] = (),
 ) -> Iterator[tuple[Chat, str]]:
     """Yield the conversation with the reply so far, and the status line, at most every `seconds_between_updates`.
 
@@ -170,6 +178,7 @@ def answer(
         settings: Settings of the reply.
         language: `zh` or `en`, for the status line.
         on_reply: Function to call when the reply has ended or was cancelled.
+        avoid: Replies that were seen. Without a seed in the settings, another one is looked for.
 
     Raises:
         XianliaoError: The conversation does not end with a message of the user, or it cannot be answered.
@@ -186,7 +195,8 @@ def answer(
     try:
         for text in stream:
             first = time.monotonic() - began if first is None and not fixed else first
-            if text and not fixed and time.monotonic() - shown >= seconds:
+            is_old = any(seen.startswith(text) for seen in avoid)
+            if text and not fixed and not is_old and time.monotonic() - shown >= seconds:
                 shown = time.monotonic()
                 yield with_message(chat, {"role": "assistant", "text": text}), ""
     finally:
@@ -199,7 +209,23 @@ def answer(
         yield with_message(chat, {"role": "assistant", "text": reply.text}), TEXT[language]["fixed"]
         return
     message = settings.message(text, reply.seed, bot.name)
+    if settings.seed is None and text in avoid and bot.settings.method == "sample":
+        for reply, message in _other_ways(worker, chat, settings, reply.seed, on_reply):
+            if message["text"] not in avoid:
+                break
     yield with_message(chat, signed(chat, message)), status(bot, reply, language)
+
+
+def _other_ways(
+    worker: Worker, chat: Chat, settings: PageSettings, seed: int, on_reply: ReplyCallback | None
+) -> Iterator[tuple[Reply, ChatMessage]]:
+    """Yield the first variants of a reply, the most different first."""
+    for number in range(1, OTHER_WAYS + 1):
+        *_, reply = worker.stream_replies(turns_of(chat), seed, variation=number, spread=1.0, **settings.changes)
+        if on_reply is not None:
+            on_reply(worker.bot.name, reply, None, chat["id"], turns_of(chat)[-1])
+        message = settings.message(reply.text, reply.seed, worker.bot.name)
+        yield reply, message | {"variation": number, "spread": 1.0}
 
 
 def seconds_between_updates(chat: Chat) -> float:
