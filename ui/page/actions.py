@@ -17,7 +17,7 @@ from chatbot.errors import XianliaoError
 from ui.options import ServeOptions
 from ui.page import chat_files, chats, handlers
 from ui.page.charts import ShownStep, shown_steps
-from ui.page.feedback import MAX_COMMENT_CHARACTERS, Feedback, FeedbackError, Rating, reasons_of
+from ui.page.feedback import MAX_COMMENT_CHARACTERS, Feedback, FeedbackError, Rating, rated_turns, reasons_of
 from ui.page.handlers import PageSettings, ReplyCallback
 from ui.page.signature import SIGNED_FIELDS
 from ui.page.text import LANGUAGE_COOKIE, PERSONAS, STYLE_EXAMPLES, TEXT, language_of
@@ -321,7 +321,7 @@ class Actions:
         comment: str = "",
         text: str | None = None,
     ) -> None:
-        turns = handlers.rated_turns(chat, index, text)
+        turns = rated_turns(chat, index, text)
         message = chat["messages"][index]
         generation = {name: value for name, value in message.items() if name in SIGNED_FIELDS}
         try:

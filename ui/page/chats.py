@@ -56,7 +56,7 @@ class ChatMessage(TypedDict):
 class Chat(TypedDict):
     """A conversation.
 
-    `avoid` goes from the browser to the next reply: the versions of it that were seen, when the person tries again.
+    `avoid` holds the versions of the next reply that were seen; the browser adds it when the person tries again.
     """
 
     id: str

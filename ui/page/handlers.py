@@ -28,8 +28,7 @@ from ui.page.chats import (
     without_empty_reply,
     without_unanswered,
 )
-from ui.page.feedback import MAX_TURNS
-from ui.page.signature import is_signed, sign, turns_of_this_process
+from ui.page.signature import sign
 from ui.page.text import TEXT
 from ui.server.work import OverloadError
 
@@ -210,22 +209,28 @@ def answer(
         return
     message = settings.message(text, reply.seed, bot.name)
     if settings.seed is None and text in avoid and bot.settings.method == "sample":
-        for reply, message in _other_ways(worker, chat, settings, reply.seed, on_reply):
-            if message["text"] not in avoid:
-                break
+        reply, message = _another_way(worker, chat, settings, reply.seed, on_reply, avoid)
     yield with_message(chat, signed(chat, message)), status(bot, reply, language)
 
 
-def _other_ways(
-    worker: Worker, chat: Chat, settings: PageSettings, seed: int, on_reply: ReplyCallback | None
-) -> Iterator[tuple[Reply, ChatMessage]]:
-    """Yield the first variants of a reply, the most different first."""
+def _another_way(
+    worker: Worker,
+    chat: Chat,
+    settings: PageSettings,
+    seed: int,
+    on_reply: ReplyCallback | None,
+    avoid: Collection[str],
+) -> tuple[Reply, ChatMessage]:
+    """Return the first variant of a reply that was not seen, or the last variant that is tried."""
+    turns = turns_of(chat)
     for number in range(1, OTHER_WAYS + 1):
-        *_, reply = worker.stream_replies(turns_of(chat), seed, variation=number, spread=1.0, **settings.changes)
+        *_, reply = worker.stream_replies(turns, seed, variation=number, spread=1.0, **settings.changes)
         if on_reply is not None:
-            on_reply(worker.bot.name, reply, None, chat["id"], turns_of(chat)[-1])
-        message = settings.message(reply.text, reply.seed, worker.bot.name)
-        yield reply, message | {"variation": number, "spread": 1.0}
+            on_reply(worker.bot.name, reply, None, chat["id"], turns[-1])
+        if reply.text not in avoid:
+            break
+    message = settings.message(reply.text, reply.seed, worker.bot.name)
+    return reply, message | {"variation": number, "spread": 1.0}
 
 
 def seconds_between_updates(chat: Chat) -> float:
@@ -321,26 +326,6 @@ def trace_reply(worker_of: Callable[[str | None], Worker], chat: Chat, index: in
         raise ChatError("nothing_to_look_at")
     variant = {"variation": number_of(reply), "spread": reply.get("spread", 1.0)}
     return list(worker.trace(turns, settings.seed, **settings.changes, **variant))
-
-
-def rated_turns(chat: Chat, index: int, text: str | None = None) -> list[str]:
-    """Return the turns to record with a rating: those up to the rated reply, as far back as this process made every reply.
-
-    Args:
-        chat: The conversation.
-        index: Index of the reply among the messages.
-        text: Text that the reply must still have.
-
-    Raises:
-        ChatError: The message is not a complete reply of this server, or the conversation was changed since.
-    """
-    message = chat["messages"][index] if 0 <= index < len(chat["messages"]) else None
-    if message is None or "seed" not in message or text not in (None, message["text"]):
-        raise ChatError("not_rateable")
-    turns = turns_of({**chat, "messages": chat["messages"][: index + 1]})
-    if not is_signed(turns, message):
-        raise ChatError("not_signed")
-    return turns_of_this_process(chat, index, MAX_TURNS)
 
 
 def status(bot: Chatbot, reply: Reply, language: str) -> str:

@@ -32,14 +32,13 @@ from ui.page.chats import (
     with_message,
     without_last_exchange,
 )
-from ui.page.feedback import Feedback, FeedbackError
+from ui.page.feedback import Feedback, FeedbackError, rated_turns
 from ui.page.handlers import (
     PageSettings,
     answer,
     candidates,
     explain,
     preset,
-    rated_turns,
     trace_reply,
     with_user_message,
 )

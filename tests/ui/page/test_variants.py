@@ -12,7 +12,8 @@ from tests.ui.page.test_page import chat_of, worker  # noqa: F401  # a fixture
 from ui.options import ServeOptions
 from ui.page.actions import Actions
 from ui.page.chats import ChatError, checked, number_of, texts_to_avoid, with_message
-from ui.page.handlers import PageSettings, answer, rated_turns, trace_reply
+from ui.page.feedback import rated_turns
+from ui.page.handlers import PageSettings, answer, trace_reply
 from ui.page.variants import variant
 
 
