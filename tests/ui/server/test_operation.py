@@ -25,7 +25,7 @@ from ui.cli import listen
 from ui.server.app import create_app
 from ui.server.process import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")
