@@ -265,7 +265,7 @@ def explain(error: XianliaoError, language: str) -> str:
 def candidates(
     worker: Worker, chat: Chat, settings: PageSettings, on_reply: ReplyCallback | None = None
 ) -> Iterator[list[ChatMessage]]:
-    """Yield several replies to the last message of the user, again after each of their tokens.
+    """Yield several replies to the last message of the user, different ones if possible, again after each token.
 
     Args:
         worker: Worker that decodes them.
@@ -276,6 +276,7 @@ def candidates(
     Raises:
         XianliaoError: The conversation has no message of the user, or that message gets a fixed reply.
     """
+    shown = {message["text"] for message in chat["messages"][-1:] if message["role"] == "assistant"}
     chat = up_to_last_user(chat)
     bot = worker.bot
     turns = turns_of(chat) if ends_with_user(chat) else []
@@ -294,9 +295,12 @@ def candidates(
                     messages[index]["text"], last[index] = reply.text, reply
                     continue
                 del streams[index]
-                messages[index] = signed(chat, messages[index])
                 if on_reply is not None:
                     on_reply(bot.name, last[index], None, chat["id"], turns[-1])
+                if messages[index]["text"] in shown and bot.settings.method == "sample":
+                    _, messages[index] = _another_way(worker, chat, settings, seeds[index], on_reply, shown)
+                shown.add(messages[index]["text"])
+                messages[index] = signed(chat, messages[index])
             yield messages
     finally:
         for stream in streams.values():

@@ -112,6 +112,17 @@ def test_persona_and_divider_change_what_is_answered(bot, worker):
     assert last(worker, chat)[0] == bot.reply(["嗨", "喵", "它呢"], seed=7)
 
 
+def test_several_replies_differ_from_each_other_and_from_the_one_shown(bot, worker, monkeypatch):
+    """Although the bot would say the same: the seeds are equal here."""
+    monkeypatch.setattr("ui.page.handlers.candidate_seeds", lambda seed, count: [seed] * count)
+    shown = {"role": "assistant", "text": bot.reply(["你好"], 3)}
+    chat = with_message(chat_of(("user", "你好")), shown)
+    *_, found = candidates(worker, chat, PageSettings(seed=3))
+    texts = [message["text"] for message in found]
+    assert len({shown["text"], *texts}) == 4
+    assert texts == [bot.reply(["你好"], 3, variation=message["variation"], spread=1.0) for message in found]
+
+
 def test_several_replies_are_those_of_their_seeds(bot, worker):
     chat = chat_of(("user", "你好"), ("assistant", "嗨"))
     *_, found = candidates(worker, chat, PageSettings(seed=3))
