@@ -147,6 +147,6 @@ def test_from_pasted_lines_to_a_chat_with_the_result(page, folder):
     assert (reply["model"], reply["seed"]) == ("bot-1", 1)
     assert reply["text"] == Chatbot.from_pretrained(folder / "work" / "bot-1").reply(["今天好累"], seed=1)
     page.driver.refresh()  # the result is still among the models, and still chosen
-    chosen = "return document.querySelector('#checkpoint input').value"
+    chosen = "return document.querySelector('#checkpoint input')?.value"
     page.wait(lambda: page.driver.execute_script(chosen) == "bot-1")
     assert page.faults() == []
