@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
 import time
 from itertools import pairwise
@@ -14,6 +15,7 @@ import pytest
 from chatbot.errors import XianliaoError
 from chatbot.language.translation import read_catalogue
 from data_prep.report import _REASONS
+from tests.conftest import ROOT
 from ui.page.chats import ChatError
 from ui.studio.commands import arguments_of, environment, find_presets
 from ui.studio.jobs import CLOSE_SECONDS, Job, Progress, read_progress
@@ -185,6 +187,33 @@ def test_a_server_that_was_killed_leaves_a_run_that_can_be_continued(folder):
     again = Studio(StudioOptions(folder), fake)
     assert again.state("en")["outcome"] == "stopped"
     again.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_command_ends_when_its_server_was_killed(tmp_path):
+    """Its next line has no reader any more."""
+    child = "import os, sys, time; open('pid', 'w').write(str(os.getpid()))\n"
+    child += "while True: print('step', file=sys.stderr, flush=True); time.sleep(0.01)"
+    server = "import pathlib, sys, time; from ui.studio.jobs import Job\n"
+    server += f"Job([sys.executable, '-S', '-c', {child!r}], pathlib.Path(sys.argv[1])).start(); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", server, str(tmp_path)], cwd=ROOT)
+    pid, deadline = tmp_path / "pid", time.monotonic() + 30
+    while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    while is_alive(int(pid.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_command_that_does_not_end_is_killed(tmp_path):
