@@ -6,7 +6,6 @@ import copy
 import secrets
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +14,8 @@ from typing import Any, Literal, cast
 
 import torch
 
-from chatbot.chat.ranking import load_backward, load_ranker, reads_backwards
+from chatbot.chat.loading import load_parts
+from chatbot.chat.ranking import load_backward, load_ranker
 from chatbot.chat.request import (
     MAX_SEED,
     Reply,
@@ -31,19 +31,17 @@ from chatbot.chat.request import (
 from chatbot.chat.snapshots import Snapshots
 from chatbot.chat.turns import History, TurnReader, as_turns, asks_in_traditional, check_turns, in_traditional
 from chatbot.chat.variants import check_variation, choose_variant, latent_of, read_request
-from chatbot.checkpoint.folder import BACKWARD, GENERATION, load_model, resolve
-from chatbot.checkpoint.location import DEFAULT
-from chatbot.decoding.batch import DialogueBatch, make_native, start_batch
+from chatbot.checkpoint.hub import name_of, with_revision
+from chatbot.checkpoint.location import DEFAULT, resolve
+from chatbot.decoding.batch import DialogueBatch, start_batch
 from chatbot.decoding.candidates import Draft
 from chatbot.decoding.rerank import Answered, Ranker
 from chatbot.decoding.rules.readable import readable_text
-from chatbot.decoding.settings import ReplySettings, Script, settings_from
+from chatbot.decoding.settings import ReplySettings, Script
 from chatbot.decoding.vocabulary import Vocabulary
-from chatbot.errors import CheckpointError, XianliaoError
-from chatbot.model.device import pick_device
+from chatbot.errors import XianliaoError
 from chatbot.model.protocol import DialogueModel
 from chatbot.safety import Fixed, Safety, default_safety, named_safety
-from chatbot.storage import read_json
 from chatbot.text.dialogue import DialogueError, Prompt
 from chatbot.text.layouts import LAYOUTS, SpecialIds
 from chatbot.text.tokenizer import DialogueTokenizer
@@ -107,44 +105,28 @@ class Chatbot:
         device: str = "auto",
         dtype: str = "auto",
         safety: Safety | str | Path | None = "default",
+        revision: str | None = None,
     ) -> Chatbot:
         """Load a checkpoint folder.
 
         Args:
-            checkpoint: A folder, or `default` for the bundled checkpoint.
+            checkpoint: A folder, `default` for the bundled checkpoint, or `owner/name` of a model of the Hugging Face hub,
+                which is downloaded if it is not here (`chatbot.checkpoint.hub`).
             device: auto, cpu, cuda or mps.
             dtype: auto, float32, float16, bfloat16 or int8; auto is float32 on CPU and bfloat16 on CUDA. int8 reads
                 and decodes with int8 products on the CPU; if that is not possible, it warns and uses float32.
             safety: A folder of safety files, or loaded rules; `default` uses those of the package, None switches them
                 off.
+            revision: Branch, tag or commit of a model of the hub; None uses the commit that was downloaded first.
 
         Raises:
             CheckpointError, TokenizerError: A file of the checkpoint is missing or damaged.
             SafetyError: The safety files cannot be used.
         """
         rules = safety if isinstance(safety, Safety) else named_safety(safety)
-        path = resolve(checkpoint)
-        int8 = dtype == "int8"
-        device, torch_dtype = pick_device("cpu" if int8 and device == "auto" else device, "float32" if int8 else dtype)
-        settings = settings_from(read_json(path / GENERATION) if (path / GENERATION).is_file() else {})
-        tokenizer = DialogueTokenizer.load(path)
-        model = load_model(path, device, torch_dtype)
-        if tokenizer.vocab_size != model.config.vocab_size:
-            raise DialogueError(
-                f"{path} has a tokenizer of {tokenizer.vocab_size} tokens but a model of {model.config.vocab_size};"
-                " copy or train the checkpoint again."
-            )
-        if reads_backwards(model):
-            raise CheckpointError(
-                f"{path} reads dialogues backwards, to rank replies; put it into {BACKWARD}/ of a checkpoint folder."
-            )
-        if not make_native(model, int8) and int8:
-            warnings.warn(
-                "int8 needs the CPU, a C compiler, linear or sliding-window layers and no end head:"
-                " going on in float32.",
-                stacklevel=2,
-            )
-        return cls(model, tokenizer, settings, path.name, path, rules)
+        path = resolve(with_revision(checkpoint, revision))
+        model, tokenizer, settings = load_parts(path, device, dtype)
+        return cls(model, tokenizer, settings, name_of(path), path, rules)
 
     def reply(self, turns: History, seed: int | None = None, **changes: Any) -> str:
         """Return the text of the reply to a history.
