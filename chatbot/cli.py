@@ -14,7 +14,13 @@ from chatbot.decoding.settings import OPTIONS, settings_from
 from chatbot.errors import FileError, XianliaoError, explain_faults
 from chatbot.language.parser import Parser
 from chatbot.language.translation import labelled, translate
-from chatbot.options import add_model_options, add_safety_option, add_script_option, check_model_options
+from chatbot.options import (
+    add_model_options,
+    add_safety_option,
+    add_script_option,
+    add_thinking_option,
+    check_model_options,
+)
 
 if TYPE_CHECKING:  # importing torch takes seconds, which --help does not need
     from chatbot.chat.session import ChatSession
@@ -43,6 +49,7 @@ def build_chat_parser() -> argparse.ArgumentParser:
         help="how far /another is from the replies shown, 0 (near) to 2 (far) (default: 1)",
     )
     add_script_option(decoding)
+    add_thinking_option(decoding)
     decoding.add_argument("--banned-words", nargs="+", metavar="WORD", help="words that no reply contains")
     method = decoding.add_mutually_exclusive_group()
     method.add_argument("--greedy", action="store_true", help="always take the most likely token")
@@ -57,6 +64,7 @@ def chat(argv: list[str] | None = None) -> int | None:
     args = build_chat_parser().parse_args(argv)
     changes: dict[str, Any] = {name: getattr(args, name) for name, *_ in DECODING}
     changes |= {"banned_words": args.banned_words, "beams": args.beams, "script": args.script}
+    changes["thinking"] = args.thinking
     changes["method"] = "greedy" if args.greedy else "beam" if args.beams is not None else None
     changes = {name: value for name, value in changes.items() if value is not None}
     check_model_options(args)
@@ -98,6 +106,8 @@ def _show(session: ChatSession, as_json: bool) -> None:
         "tokens": len(reply.token_ids),
         "log_prob": reply.log_prob,
     }
+    if reply.thoughts:
+        shown["thoughts"] = reply.thoughts
     print(json.dumps(shown, ensure_ascii=False), flush=True)
 
 
@@ -143,8 +153,11 @@ def _say(session: ChatSession, stream: Generator[str, None, None]) -> None:
     except KeyboardInterrupt:
         stream.close()
         is_stopped = True
+    thoughts = session.last_reply.thoughts if session.last_reply is not None and not is_stopped else ""
     reason = "stopped" if is_stopped or session.last_reply is None else session.last_reply.stop_reason
     print(f"  [{translate(reason)}]" if reason != "eos" else "")
+    if thoughts:
+        print(labelled("thoughts: ", thoughts), file=sys.stderr)
 
 
 class PrintGrid(argparse.Action):

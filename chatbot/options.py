@@ -6,7 +6,7 @@ import argparse
 from dataclasses import fields
 from typing import get_args
 
-from chatbot.decoding.settings import ReplySettings, Script
+from chatbot.decoding.settings import ReplySettings, Script, Thinking
 from chatbot.errors import CheckpointError
 
 
@@ -62,6 +62,12 @@ def add_safety_option(parser: argparse.ArgumentParser) -> None:
         help="folder of fixed replies to people in need and of word lists (default: the bundled one, chatbot/safety/files);"
         " off: no fixed replies, the model answers people in need as well",
     )
+
+
+def add_thinking_option(parser: argparse._ActionsContainer) -> None:
+    """Add the option for thinking blocks to the commands that talk to people."""
+    help_text = next(field for field in fields(ReplySettings) if field.name == "thinking").metadata["help"]
+    parser.add_argument("--thinking", choices=get_args(Thinking), help=help_text)
 
 
 def add_script_option(parser: argparse._ActionsContainer) -> None:

@@ -16,7 +16,13 @@ from chatbot.checkpoint.location import locate
 from chatbot.errors import XianliaoError, explain_faults
 from chatbot.language.parser import Parser
 from chatbot.language.translation import labelled, translate
-from chatbot.options import add_model_options, add_safety_option, add_script_option, check_model_options
+from chatbot.options import (
+    add_model_options,
+    add_safety_option,
+    add_script_option,
+    add_thinking_option,
+    check_model_options,
+)
 
 if TYPE_CHECKING:
     from ui.options import ServeOptions
@@ -37,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_options(parser)
     add_safety_option(parser)
     add_script_option(parser)
+    add_thinking_option(parser)
     parser.add_argument(
         "--checkpoint",
         nargs="+",
@@ -173,9 +180,10 @@ def serve(args: argparse.Namespace, options: ServeOptions, listener: socket.sock
         warning = "--safety off: people in need get replies of the model instead of a help line"
         print(labelled("warning: ", warning), file=sys.stderr)
     bots = load_bots(args.checkpoint, args.device, args.dtype, safety)
-    if args.script is not None:
-        for bot in bots:
-            bot.settings = bot.settings.with_changes(script=args.script)
+    given = {"script": args.script, "thinking": args.thinking}
+    for bot in bots:
+        changes = {name: value for name, value in given.items() if value is not None}
+        bot.settings = bot.settings.with_changes(**changes)
     from ui.server.app import create_app
     from ui.server.process import Server, return_memory
 

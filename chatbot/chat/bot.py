@@ -14,13 +14,14 @@ from typing import Any, Literal, cast
 
 import torch
 
-from chatbot.chat.loading import load_parts
+from chatbot.chat.loading import load_parts, thinking_tokens
 from chatbot.chat.ranking import load_backward, load_ranker
 from chatbot.chat.request import (
     MAX_SEED,
     Reply,
     Request,
     answered_by,
+    asked,
     bounded_turns,
     candidate_seeds,
     decode_requests,
@@ -37,6 +38,7 @@ from chatbot.decoding.batch import DialogueBatch, start_batch
 from chatbot.decoding.candidates import Draft
 from chatbot.decoding.rerank import Answered, Ranker
 from chatbot.decoding.rules.readable import readable_text
+from chatbot.decoding.rules.thinking import split_thinking
 from chatbot.decoding.settings import ReplySettings, Script
 from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.errors import XianliaoError
@@ -85,7 +87,8 @@ class Chatbot:
         end_id = self.layout.end_of_turn_id
         banned = sorted(token for token in tokenizer.special_ids if token is not None and token != end_id)
         pieces = tokenizer.token_bytes()
-        self.vocabulary = Vocabulary(end_id, tuple(banned), pieces, readable_text(pieces, tokenizer.marks is not None))
+        readable = readable_text(pieces, tokenizer.marks is not None)
+        self.vocabulary = Vocabulary(end_id, tuple(banned), pieces, readable, thinking_tokens(tokenizer))
         self.snapshots = Snapshots(SNAPSHOT_BYTES)
         self.reader = TurnReader(tokenizer)
         self._reading = threading.Lock()
@@ -197,20 +200,28 @@ class Chatbot:
             if words := self.safety.banned_words:
                 settings = settings.with_changes(banned_words=tuple(dict.fromkeys((*settings.banned_words, *words))))
         ids = self.encode_turns(turns, settings.script)
-        prompt, traditional = self.layout.prompt(ids, self.context_tokens), settings.script == "asker"
+        prompt, traditional = (
+            asked(self.layout.prompt(ids, self.context_tokens), self.layout, settings),
+            settings.script == "asker",
+        )
         traditional = traditional and asks_in_traditional(turns)
         varied = (variation, spread, latent_of(self) is not None)
         return Request(prompt, answered_by(ids), settings, seed, started, None, traditional, *varied)
 
     def show(self, request: Request, draft: Draft) -> Reply:
         """Return a draft as text, with its seed and time."""
-        text = self.tokenizer.decode_complete(draft.token_ids).strip()
+        text, thoughts = self.tokenizer.decode_complete(draft.token_ids).strip(), ""
+        if request.settings.thinks:
+            thinking = self.vocabulary.thinking
+            is_opened = thinking is not None and thinking.is_opened
+            thoughts, text = split_thinking(text, is_opened, draft.stop_reason is not None)
+            thoughts = thoughts if request.settings.thinking == "shown" else ""
         if request.traditional:
             text = in_traditional(text, draft.stop_reason is not None)
         seconds = time.perf_counter() - request.started
         reason = draft.stop_reason or "stopped"
         scores = tuple(draft.scores)
-        return Reply(text, tuple(draft.token_ids), reason, draft.log_prob, request.seed, seconds, scores)
+        return Reply(text, tuple(draft.token_ids), reason, draft.log_prob, request.seed, seconds, scores, thoughts)
 
     def show_fixed(self, request: Request, fixed: Fixed) -> Reply:
         """Return the reply of a request that a fixed text answers."""

@@ -15,6 +15,7 @@ from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import XianliaoError
 from chatbot.text.characters import typed_text
 from ui.page.chats import (
+    MAX_THOUGHT_CHARACTERS,
     Chat,
     ChatError,
     ChatMessage,
@@ -198,8 +199,10 @@ def answer(
     if fixed:
         yield with_message(chat, {"role": "assistant", "text": reply.text}), TEXT[language]["fixed"]
         return
-    message = settings.message(text, reply.seed, bot.name)
-    yield with_message(chat, signed(chat, message)), status(bot, reply, language)
+    message = signed(chat, settings.message(text, reply.seed, bot.name))
+    if reply.thoughts:
+        message["thoughts"] = reply.thoughts[:MAX_THOUGHT_CHARACTERS]
+    yield with_message(chat, message), status(bot, reply, language)
 
 
 def seconds_between_updates(chat: Chat) -> float:
