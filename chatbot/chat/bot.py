@@ -51,7 +51,7 @@ from chatbot.text.tokenizer import DialogueTokenizer
 __all__ = ["MAX_SEED", "Chatbot", "Reply", "Request", "candidate_seeds"]
 
 SNAPSHOT_BYTES = 256 * 2**20
-"""Maximum size in bytes of the states that are cached after turns."""
+"""Maximum size in bytes of the states that are cached after turns; half of the weights of a large model if that is more."""
 
 
 class Chatbot:
@@ -89,7 +89,8 @@ class Chatbot:
         pieces = tokenizer.token_bytes()
         readable = readable_text(pieces, tokenizer.marks is not None)
         self.vocabulary = Vocabulary(end_id, tuple(banned), pieces, readable, thinking_tokens(tokenizer))
-        self.snapshots = Snapshots(SNAPSHOT_BYTES)
+        weight_bytes = sum(weight.nbytes for weight in getattr(model, "parameters", tuple)())
+        self.snapshots = Snapshots(max(SNAPSHOT_BYTES, weight_bytes // 2))
         self.reader = TurnReader(tokenizer)
         self._reading = threading.Lock()
         self._ranker: Ranker | None = None

@@ -52,7 +52,7 @@ def load_parts(path: Path, device: str, dtype: str) -> tuple[DialogueModel, Dial
 
 
 def thinking_tokens(tokenizer: DialogueTokenizer) -> ThinkingTokens | None:
-    """Return the tokens of a thinking block, or None if a tag is not a single token of its own."""
+    """Return the tokens of a thinking block, or None if a tag is not a single special token."""
     if tokenizer.marks is None:
         return None
     open_id, close_id = tokenizer.id_of(OPEN), tokenizer.id_of(CLOSE)

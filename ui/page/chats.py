@@ -40,7 +40,7 @@ TITLE_CHARACTERS = 20
 class ChatMessage(TypedDict):
     """Message of a chat. A reply that the model completed has the fields that reproduce it, and a signature.
 
-    Thoughts of a chat model are shown above its reply; they are no part of the history.
+    Thoughts of a chat model are shown above its reply; the history does not have them.
     """
 
     role: Role

@@ -1,6 +1,6 @@
 """Thinking: a block `<think>…</think>` that a chat model writes before its answer.
 
-The tokens of the block are no part of the answer: length, EOS floor and rules against repetition count from its end. The
+The tokens of the block do not count as the answer: length, EOS floor and rules against repetition count from its end. The
 model cannot end its turn inside the block, and a block of `thinking_tokens` tokens is closed, so every reply still ends.
 """
 
