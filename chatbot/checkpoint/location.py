@@ -14,6 +14,9 @@ CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLED = "pytorch_model.bin"
 GENERATION, TRAINING = "generation_config.json", "training.json"
+GGUF = b"GGUF"
+"""First bytes of a GGUF file."""
+
 SAVE_AGAIN = "Save the model again with transformers, as safetensors."
 
 
@@ -44,7 +47,7 @@ def resolve(checkpoint: str | Path) -> Path:
     from chatbot.checkpoint.hub import is_hub_name
 
     path = locate(checkpoint)
-    if path.suffix == ".gguf" and path.is_file():
+    if path.is_file() and (path.suffix == ".gguf" or read_beginning(path, len(GGUF)) == GGUF):
         raise CheckpointError(f"{path} is a GGUF file, which is not supported. {SAVE_AGAIN}")
     if not path.is_dir():
         near = _nearest_folder(path)
@@ -75,6 +78,15 @@ def resolve(checkpoint: str | Path) -> Path:
             f"{path} is not a complete checkpoint: {' and '.join(missing)} missing. Copy or train it again."
         )
     return path
+
+
+def read_beginning(path: Path, size: int) -> bytes:
+    """Return the first bytes of a file; none if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
 
 
 def _nearest_folder(path: Path) -> str | None:
