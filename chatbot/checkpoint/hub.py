@@ -157,7 +157,7 @@ def _check_files(name: str, path: Path, sizes: Mapping[str, int]) -> None:
         CheckpointError: It is not.
     """
     if not {WEIGHTS, SHARDS, ADAPTER_WEIGHTS} & sizes.keys():
-        kinds = {"GGUF": ".gguf", "pickled": (".bin", ".pt", ".pth")}
+        kinds = {"GGUF": (".gguf",), "pickled": (".bin", ".pt", ".pth")}
         other = [kind for kind, ends in kinds.items() if any(file.endswith(ends) for file in sizes)]
         found = f"only {' and '.join(other)} files" if other else "no weights"
         raise CheckpointError(
