@@ -59,7 +59,8 @@ class Phrases:
     * `^` before and `$` after a part or alternative match an edge: punctuation, a space or the end of the text;
     * `a & b` needs both phrases, anywhere in the text;
     * `!` at the beginning marks a harmless phrase: a phrase inside it does not count, one beside it does. The letters
-      that `*` matches in it are of the same clause, and not 我, 想 or 要.
+      that `*` matches in it are of the same clause, and not 我, 想 or 要. Across the end of a clause it must end with
+      the next one: 死海 in 我要去死，海子 does not match.
 
     A phrase can cross the end of a clause only if one of the two clauses is inside it: 自。杀 matches, 他来自。杀了鸡
     does not. A phrase that begins or ends with a Latin letter or digit does not match next to another one.
@@ -89,6 +90,7 @@ class Phrases:
         self._automaton = ahocorasick.Automaton()
         for text, entries in uses.items():
             self._automaton.add_word(text, (len(text), sorted(entries) if len(entries) > 1 else list(entries)))
+        self._longest = max(map(len, uses), default=0)
         if uses:
             self._automaton.make_automaton()
 
@@ -121,15 +123,14 @@ class Phrases:
         """Return the spans of phrases in the folded text, without harmless ones."""
         found: defaultdict[tuple[int, int], list[Span]] = defaultdict(list)
         text, separators = folded.text, bytes(folded.breaks)
-        for last, (size, entries) in _matches(self._automaton, text):
+        for last, (size, entries) in _matches(self._automaton, text, self._longest):
             span = start, end = last + 1 - size, last + 1
             is_plain = separators.count(NONE, start + 1, end) == size - 1 and not text[start:end].isascii()
             if (is_plain and not is_latin(text[start]) and not is_latin(text[last])) or _is_apart(folded, span):
+                whole_clauses = max(separators[start + 1 : end], default=NONE) < CLAUSE or separators[end] >= CLAUSE
                 for number, index, begins, ends in entries:
-                    at_edges = (not begins or folded.breaks[span[0]] > NONE) and (
-                        not ends or folded.breaks[span[1]] > NONE
-                    )
-                    if at_edges:
+                    at_edges = (not begins or separators[start] > NONE) and (not ends or separators[end] > NONE)
+                    if at_edges and (whole_clauses or not self._patterns[number][0]):
                         found[number, index].append(span)
         hits, covers = [], []
         for number in sorted({number for number, index in found if index == 0}):
@@ -170,14 +171,23 @@ class Phrases:
         return sorted(spans)
 
 
-def _matches(automaton: ahocorasick.Automaton, text: str) -> Iterator[tuple[int, tuple[int, list]]]:
-    """Yield the last index and the value of each match. Text without a match is read in pieces of about a millisecond,
-    because Python's lock is held meanwhile."""
-    matches = automaton.iter(text[:PIECE_LETTERS])
-    yield from matches
-    for start in range(PIECE_LETTERS, len(text), PIECE_LETTERS):
-        matches.set(text[start : start + PIECE_LETTERS])
-        yield from matches
+def _matches(automaton: ahocorasick.Automaton, text: str, longest: int) -> Iterator[tuple[int, tuple[int, list]]]:
+    """Yield the last index and the value of each match.
+
+    The text is read in pieces of about a millisecond, because Python's lock is held meanwhile. Each piece is searched
+    anew and begins `longest - 1` letters early: `set` of an iterator damages memory where two pieces have characters of
+    different widths (pyahocorasick 2.3.1).
+
+    Args:
+        automaton: The literals.
+        text: The folded text.
+        longest: Number of letters of the longest literal.
+    """
+    for start in range(0, len(text), PIECE_LETTERS):
+        begin = max(0, start - longest + 1)
+        for last, value in automaton.iter(text[begin : start + PIECE_LETTERS]):
+            if begin + last >= start:
+                yield begin + last, value
 
 
 def _titles(text: str, folded: Folded) -> list[Span]:

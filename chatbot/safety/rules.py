@@ -242,9 +242,8 @@ class Safety:
     def _kind_of(self, message: str) -> str:
         """Return the kind of a message. All of it is read, however long it is, in time linear in its length."""
         folded = fold(message)
-        found = bool(self.crisis.places(message, folded))
-        if self.classifier is not None:
-            found = self.classifier.finds(folded, found)
+        phrases = self.crisis.places(message, folded)
+        found = bool(phrases) if self.classifier is None else self.classifier.finds(folded, phrases)
         return "crisis" if found else self.care.kind_of(message, folded)
 
     def prompt(self, turns: Sequence[str]) -> list[str]:

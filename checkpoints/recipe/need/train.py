@@ -88,7 +88,7 @@ def main() -> None:
     weights, bias = fit([message for part in train for message in part], labels, importance)
     scale = float(weights.abs().max()) / 127
     classifier = NeedClassifier((weights / scale).round().numpy().astype(np.int8), scale, bias, 0.0, 0.0)
-    held = [[(m, m in CRISIS) for m in part if held_out(m)] for part in (need, harmless, common)]
+    held = [[(m, CRISIS.places(m)) for m in part if held_out(m)] for part in (need, harmless, common)]
 
     def share(number: int, threshold: float, veto: float) -> float:
         classifier.threshold, classifier.veto = threshold, veto
@@ -105,7 +105,7 @@ def main() -> None:
     for number, (name, part) in enumerate((("need", need), ("harmless", harmless), ("everyday", common))):
         print(
             f"{name}: {len(part)} sentences, {len(held[number])} held out: found by phrases"
-            f" {sum(found for _, found in held[number]) / len(held[number]):.1%},"
+            f" {sum(bool(phrases) for _, phrases in held[number]) / len(held[number]):.1%},"
             f" with the classifier {share(number, *best[1:]):.1%}"
         )
     print(
