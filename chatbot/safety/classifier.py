@@ -51,21 +51,21 @@ def buckets_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Buckets int64 `[sum(counts)]`, text by text, and counts int64 `[len(texts)]`.
     """
+    whole = np.uint32 if len(texts) <= BUCKETS else np.uint64  # owner and bucket in one number
     codes = np.frombuffer("".join(f"^{text}$" for text in texts).encode("utf-32-le"), np.uint32)
-    owner = np.repeat(np.arange(len(texts)), [len(text) + 2 for text in texts])
+    owner = np.repeat(np.arange(len(texts), dtype=whole) * BUCKETS, [len(text) + 2 for text in texts])
     keys = []
-    for size in range(1, LONGEST_NGRAM + 1):
+    for size in range(1, min(LONGEST_NGRAM, len(codes)) + 1):
         count = len(codes) - size + 1
-        if count <= 0:
-            break
-        hashes = np.zeros(count, np.uint32)
-        for place in range(size):
+        hashes = codes[:count] * MULTIPLIERS[size - 1, 0]
+        for place in range(1, size):
             hashes += codes[place : place + count] * MULTIPLIERS[size - 1, place]
         hashes ^= hashes >> 15
         hashes *= np.uint32(0x2C1B3C6D)
-        inside = owner[:count] == owner[size - 1 :]
-        keys.append(owner[:count][inside] * BUCKETS + (hashes[inside] >> 16))
-    unique = np.unique(np.concatenate(keys))
+        keys.append((owner[:count] + (hashes >> 16))[owner[:count] == owner[size - 1 :]])
+    ordered = np.concatenate(keys)
+    ordered.sort()  # np.unique takes ten times as long
+    unique = ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))].astype(np.int64)
     return unique % BUCKETS, np.bincount(unique // BUCKETS, minlength=len(texts))
 
 
