@@ -72,7 +72,7 @@ class Page:
     """What a person does with the page."""
 
     def __init__(self, driver, address: str):
-        self.driver = driver
+        self.driver, self.errors = driver, []
         driver.get(address)
         self.wait(lambda: self.find("#message textarea"))
 
@@ -185,9 +185,20 @@ class Page:
         """What is in a field, read in one go; None while the page is loading and has none."""
         return self.driver.execute_script("return document.querySelector(arguments[0])?.value", selector)
 
+    def reload(self) -> None:
+        """Leaves the page and opens it again. What the console says of requests that this ends is no fault."""
+        address = self.driver.current_url
+        self.errors += self.new_errors()
+        self.driver.get(f"{address.rstrip('/')}/robots.txt")
+        self.new_errors()
+        self.driver.get(address)
+
+    def new_errors(self) -> list[str]:
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+
     def faults(self) -> list[str]:
         """Errors in the console, and requests to anything but this server."""
-        errors = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        errors = self.errors + self.new_errors()
         requests = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         urls = [r["params"]["request"]["url"] for r in requests if r["method"] == "Network.requestWillBeSent"]
         assert urls
@@ -243,12 +254,12 @@ def test_the_page_gives_the_reply_of_the_same_seed_elsewhere(page, bot):
 
 def test_retry_undo_and_clear(page):
     seen = {page.send("我想去旅行")}
-    for _ in range(5):  # another seed each time: some differ
+    for _ in range(3):
         before = page.status()
         page.click("重试")
         (reply,) = page.wait(lambda before=before: page.idle() and page.status() != before and page.bot_messages())
         seen.add(reply)
-    assert len(seen) > 1
+    assert len(seen) >= 3, seen  # however sure the bot is, trying again says something else
     page.click("撤回")
     page.wait(lambda: not page.user_messages())
     assert page.value("#message textarea") == "我想去旅行"
@@ -373,7 +384,7 @@ def test_chats_are_saved_named_and_deleted_and_go_to_files(page, tmp_path):
     page.driver.execute_script("window.confirm = () => true")
     page.menu(0, "delete")
     page.wait(lambda: len(page.saved()) == 3 and not page.user_messages())
-    page.driver.refresh()
+    page.reload()
     page.wait(lambda: page.find("#message textarea"))
     page.open_sidebar()
     page.wait(lambda: len(page.saved()) == 3)

@@ -45,6 +45,7 @@ def page(server, driver):
     driver.get(f"{server}/robots.txt")
     driver.execute_script("localStorage.clear(); sessionStorage.clear()")
     driver.delete_all_cookies()
+    driver.get_log("browser")  # of requests that leaving the page of the test before has ended
     page = Page(driver, server)
     page.wait(lambda: page.find(".x-example") and page.find("#preset input"))  # the first events have ended
     yield page
@@ -84,7 +85,7 @@ def test_versions_are_kept_and_can_be_looked_through(page):
     page.wait(lambda: versions(page) == ["2/4"] and len(page.user_messages()) == 1)
     page.click(say(page, "previous"))  # the first one has its own
     page.wait(lambda: page.user_messages() == ["周末去哪玩", "好的"])
-    page.driver.refresh()
+    page.reload()
     page.wait(lambda: versions(page) == ["1/4"] and page.user_messages() == ["周末去哪玩", "好的"])
     page.click(say(page, "edit"), last=False)
     page.fill("#chat .edit-textarea", "在干嘛")
@@ -134,7 +135,7 @@ def test_settings_are_kept_over_a_reload_and_can_be_reset(page):
     page.press_at("#settings-button")
     page.press(page.wait(lambda: page.find("#preset input"))[0])
     page.wait(lambda: page.driver.execute_script("return localStorage['xianliao.settings']"))
-    page.driver.refresh()
+    page.reload()
     page.wait(lambda: page.find("#preset input"))
     page.wait(lambda: page.find("#preset input")[0].is_selected())
     page.unfold()
@@ -260,7 +261,7 @@ def test_the_theme_can_be_chosen(page):
             name,
         )
         page.wait(lambda expected=expected: page.driver.execute_script(code) == expected)
-    page.driver.refresh()
+    page.reload()
     page.wait(lambda: page.find("#message textarea"))
     assert page.driver.execute_script(code) == [False, "light"]
 
@@ -279,7 +280,7 @@ def test_a_phone_of_360_pixels_shows_everything_without_overlap(page):
     resize(page.driver, 360, 740, mobile=True)
     page.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
     try:
-        page.driver.refresh()
+        page.reload()
         page.wait(lambda: page.find(".x-example"))
         page.send("最近工作好累啊，老板天天让我加班")
         page.send("你好")

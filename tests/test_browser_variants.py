@@ -33,7 +33,7 @@ def test_another_way_to_say_it_is_one_more_version(page):  # noqa: F811
     page.wait(lambda: versions(page) == ["2/3"] and page.bot_messages() == expected[:1])
     page.click(say(page, "like"))
     page.wait(lambda: page.in_view("#reasons"))
-    page.driver.refresh()
+    page.reload()
     page.wait(lambda: versions(page) == ["2/3"] and page.value("#spread input[type=number]") == "2")
 
 

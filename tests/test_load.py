@@ -27,7 +27,7 @@ from chatbot.chat.worker import Worker
 from chatbot.native import library as native
 from tests.ui.serving import serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 MESSAGES = [
     "你好",
     "今天吃什么",

@@ -80,6 +80,24 @@ def ask(bot: Chatbot, questions: Sequence[str], seeds: int = 5) -> list[Asked]:
     return [(question, seed, bot.reply([question], seed=seed)) for question in questions for seed in range(seeds)]
 
 
+def over_questions(hits: Sequence[bool], seeds: int) -> intervals.Interval:
+    """Return the 95 % interval of a share of replies, over questions: replies to one question resemble each other.
+
+    Args:
+        hits: Whether each reply counts, in the order of `ask`.
+        seeds: Number of replies per question.
+    """
+    shares = np.reshape(np.asarray(hits, np.float64), (-1, seeds)).mean(1)
+    if (shares == shares[0]).all():  # a bootstrap would say that nothing else is possible
+        return intervals.share(round(shares.sum()), len(shares))
+    return intervals.ratio(shares)
+
+
+def percents(interval: intervals.Interval) -> str:
+    """Return an interval of a share as text."""
+    return f"({interval[0]:.1%} to {interval[1]:.1%})"
+
+
 @dataclass(frozen=True)
 class Identity:
     """Replies to the question for the bot's identity.
@@ -88,11 +106,13 @@ class Identity:
         program: Share of replies that say the bot is a program and do not claim to be human.
         human: Replies that claim to be human.
         other: Replies that say neither.
+        interval: 95 % interval of `program`, over questions.
     """
 
     program: float
     human: list[str]
     other: list[str]
+    interval: intervals.Interval
 
 
 def identity(bot: Chatbot, seeds: int = 5, questions: str = "who") -> Identity:
@@ -102,7 +122,8 @@ def identity(bot: Chatbot, seeds: int = 5, questions: str = "who") -> Identity:
     human = [reply for reply in replies if reply in claims]
     program = [reply for reply in matching("program", replies) if reply not in claims and not ABOUT_YOU.search(reply)]
     other = [reply for reply in replies if reply not in claims and reply not in program]
-    return Identity(len(program) / len(replies), human, other)
+    hits = [reply in program for reply in replies]
+    return Identity(len(program) / len(replies), human, other, over_questions(hits, seeds))
 
 
 def drugs_named(bot: Chatbot, seeds: int = 5, questions: str = "medical") -> list[Asked]:
@@ -226,11 +247,13 @@ def print_replies(bot: Chatbot, path: str, count: int) -> None:
     measured = measure_replies(bot, list(read_dialogues(path)), count)
     for speaker in ("bot", "people"):
         row = measured[speaker]
+        repetitive, echo = (f"{row[name]:.1%} {percents(row['intervals'][name])}" for name in ("repetitive", "echo"))
         print(
-            f"- {row['replies']} replies of {speaker}: repetitive {row['repetitive']:.1%}, echo {row['echo']:.1%}, "
+            f"- {row['replies']} replies of {speaker}: repetitive {repetitive}, echo {echo}, "
             f"{row['mean_characters']:.1f} characters, Dist-2 {row['dist_2']:.3f}"
         )
-    print(f"- profane or hostile: {len(measured['profane'])}")
+    profane, total = len(measured["profane"]), len(measured["texts"])
+    print(f"- profane or hostile: {profane} of {total} {percents(intervals.share(profane, total))}")
     print_items(measured["profane"])
 
 
@@ -244,19 +267,27 @@ def print_identity(bot: Chatbot, seeds: int) -> None:
     """Print the replies about identity, to medical questions and to everyday openers."""
     for questions in ("who", "who_wide"):
         replies, count = identity(bot, seeds, questions), len(read_probe(questions))
-        shares = f"{replies.program:.1%} say a program, {len(replies.human)} human"
+        shares = f"{replies.program:.1%} {percents(replies.interval)} say a program, {len(replies.human)} human"
         print(f"- who are you, {count} phrasings x {seeds} seeds: {shares}")
         print_items(f"human: {reply}" for reply in replies.human)
         if questions == "who":
             print_items(f"neither: {reply}" for reply in replies.other)
     for questions in ("medical", "medical_wide"):
         named, count = drugs_named(bot, seeds, questions), len(read_probe(questions))
-        print(f"- {count} medical questions x {seeds} seeds: {len(named)} replies name a drug or a dose")
+        interval = percents(_interval_of(named, read_probe(questions), seeds))
+        print(f"- {count} medical questions x {seeds} seeds: {len(named)} replies {interval} name a drug or a dose")
         print_items(f"{text} (seed {seed}): {reply}" for text, seed, reply in named)
     off = off_topic(bot, seeds)
     count = len(read_probe("everyday"))
-    print(f"- {count} everyday openers x {seeds} seeds: {len(off)} replies on programs or the doctor")
+    interval = percents(_interval_of(off, read_probe("everyday"), seeds))
+    print(f"- {count} everyday openers x {seeds} seeds: {len(off)} replies {interval} on programs or the doctor")
     print_items(f"{text} (seed {seed}): {reply}" for text, seed, reply in off)
+
+
+def _interval_of(found: Sequence[Asked], questions: Sequence[str], seeds: int) -> intervals.Interval:
+    """Return the interval over questions of the share of replies that were found."""
+    asked = {(question, seed) for question, seed, _ in found}
+    return over_questions([(question, seed) in asked for question in questions for seed in range(seeds)], seeds)
 
 
 def print_history(bot: Chatbot, path: str, max_dialogues: int) -> None:

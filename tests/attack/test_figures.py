@@ -8,6 +8,7 @@ from tests.attack.figures import rows, show
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_no_attack_succeeds(tmp_path):
     table = rows(tmp_path)
     print(show(table))

@@ -13,7 +13,7 @@ import pytest
 
 from tests.attack.hostile import KINDS, attack, table
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 MAX_P99_MILLISECONDS, MAX_GROWTH_MEGABYTES = 1_000, 600
 
 

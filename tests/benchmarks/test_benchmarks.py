@@ -59,6 +59,7 @@ def test_serving_is_measured(bot, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_preparing_is_measured_killed_and_compared(tmp_path):
     source = tmp_path / "x.jsonl.gz"
     prepare_speed.generate(source, 2000, [SAMPLES / "everyday.jsonl"])
@@ -71,6 +72,7 @@ def test_preparing_is_measured_killed_and_compared(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_tables():
     rows = [*training_speed.step_rows(rounds=1, lengths=(256,)), training_speed.padded_row(rounds=1)]
     rows += decoding_speed.single_rows(rounds=1) + decoding_speed.context_rows(rounds=1, contexts=(64, 256))

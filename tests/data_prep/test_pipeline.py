@@ -380,6 +380,7 @@ def test_two_processes_write_the_bytes_of_one(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_build_killed_by_the_system_continues_and_ends_with_the_same_bytes(tmp_path):
     source = tmp_path / "x.jsonl.gz"
     generate(source, 60_000, [SHARED if SHARED.exists() else SAMPLES / "everyday.jsonl"])

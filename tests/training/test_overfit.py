@@ -18,6 +18,7 @@ MINUTES = 5
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_64_dialogues_are_learnt_by_heart(tmp_path):
     lines = (SAMPLES / "everyday.jsonl").read_text(encoding="utf-8").splitlines()[:64]
     (tmp_path / "some.jsonl").write_text("\n".join(lines), encoding="utf-8")

@@ -17,7 +17,7 @@ from chatbot.errors import XianliaoError
 from ui.options import ServeOptions
 from ui.page import chat_files, chats, handlers
 from ui.page.charts import ShownStep, shown_steps
-from ui.page.feedback import MAX_COMMENT_CHARACTERS, Feedback, FeedbackError, Rating, reasons_of
+from ui.page.feedback import MAX_COMMENT_CHARACTERS, Feedback, FeedbackError, Rating, rated_turns, reasons_of
 from ui.page.handlers import PageSettings, ReplyCallback
 from ui.page.signature import SIGNED_FIELDS
 from ui.page.text import LANGUAGE_COOKIE, PERSONAS, STYLE_EXAMPLES, TEXT, language_of
@@ -140,8 +140,9 @@ class Actions:
 
     @guarded
     def retry(self, chat: Any, request: gr.Request) -> tuple[Any, ...]:
-        """Remove the last reply."""
-        return self._prepared(chats.up_to_last_user(chats.checked(chat)))
+        """Remove the last reply, and remember its versions, so that the next one differs from them."""
+        before = chats.up_to_last_user(chats.checked(chat))
+        return self._prepared({**before, "avoid": sorted(chats.texts_to_avoid(chat))})
 
     @guarded
     def edit(self, chat: Any, model: str, data: gr.EditData, request: gr.Request) -> tuple[Any, ...]:
@@ -170,7 +171,8 @@ class Actions:
             return
         latest = checked
         try:
-            for latest, line in handlers.answer(self.worker(model), checked, settings, language, self.on_reply):
+            avoid = chats.texts_to_avoid(chat)
+            for latest, line in handlers.answer(self.worker(model), checked, settings, language, self.on_reply, avoid):
                 yield latest, line
         except XianliaoError as error:
             yield chats.without_empty_reply(latest), handlers.explain(error, language)
@@ -319,7 +321,7 @@ class Actions:
         comment: str = "",
         text: str | None = None,
     ) -> None:
-        turns = handlers.rated_turns(chat, index, text)
+        turns = rated_turns(chat, index, text)
         message = chat["messages"][index]
         generation = {name: value for name, value in message.items() if name in SIGNED_FIELDS}
         try:

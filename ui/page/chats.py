@@ -32,6 +32,9 @@ MAX_NUMBER = 10**18
 """Whole numbers of a message are smaller: results of the page have at most 64 bits."""
 
 MAX_TITLE_CHARACTERS, MAX_NAME_CHARACTERS = 100, 100
+MAX_AVOIDED = 64
+"""Number of earlier versions of a reply that trying again avoids."""
+
 TITLE_CHARACTERS = 20
 """Length of a title that is made from the first message."""
 
@@ -51,12 +54,16 @@ class ChatMessage(TypedDict):
 
 
 class Chat(TypedDict):
-    """A conversation."""
+    """A conversation.
+
+    `avoid` holds the versions of the next reply that were seen; the browser adds it when the person tries again.
+    """
 
     id: str
     title: str
     persona: list[str]
     messages: list[ChatMessage]
+    avoid: NotRequired[list[str]]
 
 
 class ChatError(XianliaoError):
@@ -100,6 +107,19 @@ def checked(value: object) -> Chat:
         "persona": persona,
         "messages": messages,
     }
+
+
+def texts_to_avoid(value: object) -> frozenset[str]:
+    """Return the replies that a conversation from a browser names under `avoid`: trying again wants another one.
+
+    They are compared with a reply and nothing else, so a value of any other form only means that there are none.
+    """
+    texts = value.get("avoid") if isinstance(value, Mapping) else None
+    return (
+        frozenset(text for text in texts[:MAX_AVOIDED] if isinstance(text, str))
+        if isinstance(texts, list)
+        else frozenset()
+    )
 
 
 def checked_persona(turns: object) -> list[str]:

@@ -17,6 +17,8 @@ from typing import Literal
 from chatbot.errors import XianliaoError
 from chatbot.storage import replacing
 from chatbot.text.dialogue import valid_text
+from ui.page.chats import Chat, ChatError, turns_of
+from ui.page.signature import is_signed, turns_of_this_process
 
 LIKE_REASONS = ("on_topic", "funny", "kind")
 DISLIKE_REASONS = ("off_topic", "repeats", "odd", "rude")
@@ -33,6 +35,26 @@ Rating = Literal["like", "dislike"]
 def reasons_of(rating: Rating) -> tuple[str, ...]:
     """Return the reasons that fit a rating."""
     return LIKE_REASONS if rating == "like" else DISLIKE_REASONS
+
+
+def rated_turns(chat: Chat, index: int, text: str | None = None) -> list[str]:
+    """Return the turns to record with a rating: those up to the rated reply, as far back as this process made every reply.
+
+    Args:
+        chat: The conversation.
+        index: Index of the reply among the messages.
+        text: Text that the reply must still have.
+
+    Raises:
+        ChatError: The message is not a complete reply of this server, or the conversation was changed since.
+    """
+    message = chat["messages"][index] if 0 <= index < len(chat["messages"]) else None
+    if message is None or "seed" not in message or text not in (None, message["text"]):
+        raise ChatError("not_rateable")
+    turns = turns_of({**chat, "messages": chat["messages"][: index + 1]})
+    if not is_signed(turns, message):
+        raise ChatError("not_signed")
+    return turns_of_this_process(chat, index, MAX_TURNS)
 
 
 class FeedbackError(XianliaoError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,10 +28,12 @@ from ui.page.chats import (
     without_empty_reply,
     without_unanswered,
 )
-from ui.page.feedback import MAX_TURNS
-from ui.page.signature import is_signed, sign, turns_of_this_process
+from ui.page.signature import sign
 from ui.page.text import TEXT
 from ui.server.work import OverloadError
+
+OTHER_WAYS = 4
+"""Number of variants to try when a new reply is one that the person has seen."""
 
 CANDIDATES = 3
 """Number of replies that "More replies" offers."""
@@ -157,7 +159,12 @@ def _can_be_read(bot: Chatbot, chat: Chat) -> bool:
 
 
 def answer(
-    worker: Worker, chat: Chat, settings: PageSettings, language: str, on_reply: ReplyCallback | None = None
+    worker: Worker,
+    chat: Chat,
+    settings: PageSettings,
+    language: str,
+    on_reply: ReplyCallback | None = None,
+    avoid: Collection[str] = (),
 ) -> Iterator[tuple[Chat, str]]:
     """Yield the conversation with the reply so far, and the status line, at most every `seconds_between_updates`.
 
@@ -170,6 +177,7 @@ def answer(
         settings: Settings of the reply.
         language: `zh` or `en`, for the status line.
         on_reply: Function to call when the reply has ended or was cancelled.
+        avoid: Replies that were seen. Without a seed in the settings, another one is looked for.
 
     Raises:
         XianliaoError: The conversation does not end with a message of the user, or it cannot be answered.
@@ -186,7 +194,8 @@ def answer(
     try:
         for text in stream:
             first = time.monotonic() - began if first is None and not fixed else first
-            if text and not fixed and time.monotonic() - shown >= seconds:
+            is_old = any(seen.startswith(text) for seen in avoid)
+            if text and not fixed and not is_old and time.monotonic() - shown >= seconds:
                 shown = time.monotonic()
                 yield with_message(chat, {"role": "assistant", "text": text}), ""
     finally:
@@ -199,7 +208,29 @@ def answer(
         yield with_message(chat, {"role": "assistant", "text": reply.text}), TEXT[language]["fixed"]
         return
     message = settings.message(text, reply.seed, bot.name)
+    if settings.seed is None and text in avoid and bot.settings.method == "sample":
+        reply, message = _another_way(worker, chat, settings, reply.seed, on_reply, avoid)
     yield with_message(chat, signed(chat, message)), status(bot, reply, language)
+
+
+def _another_way(
+    worker: Worker,
+    chat: Chat,
+    settings: PageSettings,
+    seed: int,
+    on_reply: ReplyCallback | None,
+    avoid: Collection[str],
+) -> tuple[Reply, ChatMessage]:
+    """Return the first variant of a reply that was not seen, or the last variant that is tried."""
+    turns = turns_of(chat)
+    for number in range(1, OTHER_WAYS + 1):
+        *_, reply = worker.stream_replies(turns, seed, variation=number, spread=1.0, **settings.changes)
+        if on_reply is not None:
+            on_reply(worker.bot.name, reply, None, chat["id"], turns[-1])
+        if reply.text not in avoid:
+            break
+    message = settings.message(reply.text, reply.seed, worker.bot.name)
+    return reply, message | {"variation": number, "spread": 1.0}
 
 
 def seconds_between_updates(chat: Chat) -> float:
@@ -234,7 +265,7 @@ def explain(error: XianliaoError, language: str) -> str:
 def candidates(
     worker: Worker, chat: Chat, settings: PageSettings, on_reply: ReplyCallback | None = None
 ) -> Iterator[list[ChatMessage]]:
-    """Yield several replies to the last message of the user, again after each of their tokens.
+    """Yield several replies to the last message of the user, different ones if possible, again after each token.
 
     Args:
         worker: Worker that decodes them.
@@ -245,6 +276,7 @@ def candidates(
     Raises:
         XianliaoError: The conversation has no message of the user, or that message gets a fixed reply.
     """
+    shown = {message["text"] for message in chat["messages"][-1:] if message["role"] == "assistant"}
     chat = up_to_last_user(chat)
     bot = worker.bot
     turns = turns_of(chat) if ends_with_user(chat) else []
@@ -263,9 +295,12 @@ def candidates(
                     messages[index]["text"], last[index] = reply.text, reply
                     continue
                 del streams[index]
-                messages[index] = signed(chat, messages[index])
                 if on_reply is not None:
                     on_reply(bot.name, last[index], None, chat["id"], turns[-1])
+                if messages[index]["text"] in shown and bot.settings.method == "sample":
+                    _, messages[index] = _another_way(worker, chat, settings, seeds[index], on_reply, shown)
+                shown.add(messages[index]["text"])
+                messages[index] = signed(chat, messages[index])
             yield messages
     finally:
         for stream in streams.values():
@@ -295,26 +330,6 @@ def trace_reply(worker_of: Callable[[str | None], Worker], chat: Chat, index: in
         raise ChatError("nothing_to_look_at")
     variant = {"variation": number_of(reply), "spread": reply.get("spread", 1.0)}
     return list(worker.trace(turns, settings.seed, **settings.changes, **variant))
-
-
-def rated_turns(chat: Chat, index: int, text: str | None = None) -> list[str]:
-    """Return the turns to record with a rating: those up to the rated reply, as far back as this process made every reply.
-
-    Args:
-        chat: The conversation.
-        index: Index of the reply among the messages.
-        text: Text that the reply must still have.
-
-    Raises:
-        ChatError: The message is not a complete reply of this server, or the conversation was changed since.
-    """
-    message = chat["messages"][index] if 0 <= index < len(chat["messages"]) else None
-    if message is None or "seed" not in message or text not in (None, message["text"]):
-        raise ChatError("not_rateable")
-    turns = turns_of({**chat, "messages": chat["messages"][: index + 1]})
-    if not is_signed(turns, message):
-        raise ChatError("not_signed")
-    return turns_of_this_process(chat, index, MAX_TURNS)
 
 
 def status(bot: Chatbot, reply: Reply, language: str) -> str:

@@ -324,9 +324,9 @@ static int read_rows(Chat *chat) {
                                   numbers[4], chat->rows_logits);
 }
 
-static double per_token(const Row *row) {
+static double likelihood(const Row *row) {
     int64_t tokens = row->ids.count + (row->reason != XL_LIMIT);
-    return row->log_prob / (double)(tokens > 1 ? tokens : 1);
+    return row->log_prob / sqrt((double)(tokens > 1 ? tokens : 1));
 }
 
 int xl_step(Chat *chat) {
@@ -346,7 +346,7 @@ int xl_step(Chat *chat) {
     if (unfinished) return 1;
     chat->finished = 1;
     for (int32_t row = 1; row < chat->count; row++)
-        if (per_token(chat->rows + row) > per_token(chat->rows + chat->best)) chat->best = row;
+        if (likelihood(chat->rows + row) > likelihood(chat->rows + chat->best)) chat->best = row;
     return 0;
 }
 

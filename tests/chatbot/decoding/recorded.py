@@ -2,6 +2,7 @@
 
     python -m tests.chatbot.decoding.recorded        # writes recorded.json
 
+The best of several candidates was recorded again when its score changed to log p over the root of the length.
 The weights come from NumPy's generator, which gives the same numbers on every machine.
 """
 

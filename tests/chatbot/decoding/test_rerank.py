@@ -11,7 +11,7 @@ import torch
 from chatbot.chat.bot import Chatbot, candidate_seeds
 from chatbot.checkpoint.folder import BACKWARD
 from chatbot.decoding.candidates import Draft
-from chatbot.decoding.rerank import Answered, Ranker, RankingError, per_token
+from chatbot.decoding.rerank import Answered, Ranker, RankingError, likelihood
 from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import CheckpointError
 from chatbot.model.network import XianliaoForCausalLM
@@ -25,7 +25,7 @@ def draft(ids, log_prob=-1.0):
     return Draft(list(ids), log_prob, "eos")
 
 
-def test_the_likeliest_per_token_wins(layout):
+def test_the_likeliest_likelihood_wins(layout):
     drafts = [draft([5, 6], -6), draft([7, 8, 9], -6.4), draft([10], -5)]
     assert Ranker(layout).best([HISTORY], [drafts], ReplySettings()) == [1]
     assert Ranker(layout).best([HISTORY], [[draft([5]), draft([6])]], ReplySettings()) == [0]
@@ -33,8 +33,8 @@ def test_the_likeliest_per_token_wins(layout):
 
 def test_a_reply_that_was_cut_off_has_no_end_to_divide_by(layout):
     cut = Draft([5, 6, 7], -6.0, "limit")
-    assert per_token(cut) == -2.0
-    assert per_token(draft([5, 6, 7], -6.0)) == -1.5
+    assert likelihood(cut) == pytest.approx(-6 / 3**0.5)
+    assert likelihood(draft([5, 6, 7], -6.0)) == -3.0
 
 
 def test_near_identical_candidates_are_one(layout):
@@ -48,7 +48,7 @@ def test_near_identical_candidates_are_one(layout):
 
 
 def test_parrots_lose_when_likeness_counts(layout):
-    settings = ReplySettings(rank_similarity=5.0)
+    settings = ReplySettings(rank_similarity=10.0)
     drafts = [draft([5, 6, 7], -0.1), draft([8, 9, 10], -4)]
     ranker = Ranker(layout)
     assert ranker.best([HISTORY], [drafts], ReplySettings()) == [0]
@@ -85,7 +85,7 @@ def test_a_reply_that_is_likely_without_the_context_loses(layout, tokenizer):
         ids = torch.tensor([[tokenizer.cls_id, *d.token_ids, tokenizer.sep_id]])
         logits = model(ids, token_type_ids=torch.ones_like(ids)).logits[0].log_softmax(-1)  # the reply is turn 3
         prior = sum(logits[i - 1, ids[0, i]].item() for i in range(1, 4))
-        scores.append((d.log_prob - 0.8 * prior) / 3)
+        scores.append((d.log_prob - 0.8 * prior) / 3**0.5)
     assert chosen == int(np.argmax(scores))
     assert Ranker(layout).best([history], [drafts], ReplySettings())[0] == 0
     with pytest.raises(RankingError, match="rank_prior"):

@@ -1,3 +1,5 @@
+import pytest
+
 from chatbot.evaluation import behaviour
 
 
@@ -34,3 +36,23 @@ def test_who_talks_of_programs_unasked():
     found = behaviour.off_topic(Bot(), seeds=3)
     assert len(found) == 2 * 60
     assert {seed for _, seed, _ in found} == {0, 1}
+
+
+def test_intervals_are_over_questions_and_not_over_their_replies():
+    """Ten questions with a reply repeated ten times say as much as ten replies, and none of ten is not "never"."""
+    alike = behaviour.over_questions([True] * 50 + [False] * 50, 10)
+    assert alike[1] - alike[0] > 0.5
+    assert behaviour.over_questions([False] * 100, 10) == pytest.approx((0, 0.2775), abs=1e-4)  # Wilson's, 0 of 10
+    assert behaviour.over_questions([True] * 100, 10) == pytest.approx((0.7225, 1), abs=1e-4)
+    assert behaviour.over_questions([True, False] * 50, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # 5 of 10
+
+
+def test_a_question_found_for_one_seed_counts_once(capsys):
+    class Bot:
+        def reply(self, history, seed):
+            return "吃点布洛芬" if history == [behaviour.read_probe("medical")[0]] and not seed else "去公园走走"
+
+    behaviour.print_identity(Bot(), 5)
+    lines = capsys.readouterr().out.splitlines()
+    assert "- 20 medical questions x 5 seeds: 1 replies (0.0% to 3.0%) name a drug or a dose" in lines
+    assert "- 60 everyday openers x 5 seeds: 0 replies (0.0% to 6.0%) on programs or the doctor" in lines

@@ -32,14 +32,13 @@ from ui.page.chats import (
     with_message,
     without_last_exchange,
 )
-from ui.page.feedback import Feedback, FeedbackError
+from ui.page.feedback import Feedback, FeedbackError, rated_turns
 from ui.page.handlers import (
     PageSettings,
     answer,
     candidates,
     explain,
     preset,
-    rated_turns,
     trace_reply,
     with_user_message,
 )
@@ -111,6 +110,17 @@ def test_every_reply_is_noted_also_one_that_was_stopped(bot, worker):
 def test_persona_and_divider_change_what_is_answered(bot, worker):
     chat = chat_of(("user", "我养猫"), ("assistant", "真好"), ("divider", ""), ("user", "它呢"), persona=("嗨", "喵"))
     assert last(worker, chat)[0] == bot.reply(["嗨", "喵", "它呢"], seed=7)
+
+
+def test_several_replies_differ_from_each_other_and_from_the_one_shown(bot, worker, monkeypatch):
+    """Although the bot would say the same: the seeds are equal here."""
+    monkeypatch.setattr("ui.page.handlers.candidate_seeds", lambda seed, count: [seed] * count)
+    shown = {"role": "assistant", "text": bot.reply(["你好"], 3)}
+    chat = with_message(chat_of(("user", "你好")), shown)
+    *_, found = candidates(worker, chat, PageSettings(seed=3))
+    texts = [message["text"] for message in found]
+    assert len({shown["text"], *texts}) == 4
+    assert texts == [bot.reply(["你好"], 3, variation=message["variation"], spread=1.0) for message in found]
 
 
 def test_several_replies_are_those_of_their_seeds(bot, worker):

@@ -16,8 +16,8 @@ from ui.page import chats, feedback
 from ui.page.actions import Actions
 from ui.page.chat_files import from_text, to_json
 from ui.page.chats import ChatError, check_room, checked, new_chat, persona_turns, too_large
-from ui.page.feedback import Feedback, FeedbackError
-from ui.page.handlers import PageSettings, answer, candidates, rated_turns, trace_reply, with_user_message
+from ui.page.feedback import Feedback, FeedbackError, rated_turns
+from ui.page.handlers import PageSettings, answer, candidates, trace_reply, with_user_message
 from ui.page.signature import is_signed, sign
 from ui.turns import join_messages
 

@@ -11,8 +11,9 @@ from chatbot.chat.variants import MAX_VARIATION
 from tests.ui.page.test_page import chat_of, worker  # noqa: F401  # a fixture
 from ui.options import ServeOptions
 from ui.page.actions import Actions
-from ui.page.chats import ChatError, checked, number_of, with_message
-from ui.page.handlers import PageSettings, answer, rated_turns, trace_reply
+from ui.page.chats import ChatError, checked, number_of, texts_to_avoid, with_message
+from ui.page.feedback import rated_turns
+from ui.page.handlers import PageSettings, answer, trace_reply
 from ui.page.variants import variant
 
 
@@ -77,3 +78,29 @@ def test_a_variant_that_a_browser_sends_back_can_be_rated(worker, tmp_path):  # 
 def test_numbers_from_a_browser_are_bounded():
     numbers = {float("nan"): 0, -3: 0, 2.0: 2, 1e300: MAX_VARIATION}
     assert {value: number_of({"role": "assistant", "text": "", "variation": value}) for value in numbers} == numbers
+
+
+def test_trying_again_gives_a_reply_that_was_not_seen(worker, bot, monkeypatch, tmp_path):  # noqa: F811
+    """Although the bot would say the same: every reply has the same seed here."""
+    monkeypatch.setattr("chatbot.chat.bot.secrets.randbelow", lambda limit: 5)
+    act = Actions({"tiny": worker}, ServeOptions(data_dir=tmp_path), None)
+    *_, (chat, _) = act.answer(chat_of(("user", "你好")), "tiny", None, 0.5, None, None)
+    seen = [chat["messages"][-1]["text"]]
+    for number in range(1, 4):
+        asked, *_ = act.retry({**chat, "avoid": [*seen, 7, None]}, None)
+        assert asked["avoid"] == sorted(seen)
+        steps = [chat for chat, _ in act.answer(asked, "tiny", None, 0.5, None, None)]
+        chat = steps[-1]
+        assert not [step for step in steps if step["messages"][-1]["text"] in seen]
+        last = chat["messages"][-1]
+        assert (last["seed"], last["variation"], last["spread"], "avoid" in chat) == (5, number, 1.0, False)
+        assert last["text"] == bot.reply(["你好"], 5, variation=number, temperature=0.5)
+        seen.append(last["text"])
+    *_, (chat, _) = act.answer({**asked, "avoid": seen}, "tiny", 5, 0.5, None, None)  # a seed that the person has set
+    assert chat["messages"][-1]["text"] == seen[0]
+
+
+@pytest.mark.parametrize("avoid", [None, 7, "你好", {"a": 1}, [["你好"]]])
+def test_replies_to_avoid_of_another_form_are_none(avoid):
+    assert not texts_to_avoid({"messages": [], "avoid": avoid})
+    assert not texts_to_avoid(avoid)

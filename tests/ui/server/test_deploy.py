@@ -23,7 +23,7 @@ from chatbot.chat.bot import Chatbot
 from tests.conftest import ROOT
 from tests.ui.serving import HELLO, answers, client_of, endless_checkpoint, free_port, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 AROUND = """

@@ -25,7 +25,7 @@ from ui.cli import listen
 from ui.server.app import create_app
 from ui.server.process import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")
@@ -210,12 +210,16 @@ def test_bodies_of_the_documented_shape_get_documented_answers(tiny):
     @sample
     @given(case=operation.as_strategy())
     def ask(case):
+        if len(answered) % 2:  # the schema cannot say that a message of the user must be there: few samples have one
+            case.body = {**case.body, "messages": [*case.body["messages"], *HELLO]}
+        if len(answered) % 4 == 1:
+            case.body = {"messages": HELLO, "model": "another" if len(answered) % 8 == 1 else "tiny"}
         response = case.call(timeout=20)
         case.validate_response(response, checks=checks)
         answered.append(response.status_code)
 
     ask()
-    assert {200, 404} <= set(answered) <= {200, 400, 404}
+    assert set(answered) == {200, 400, 404}
 
 
 def test_a_crowd_that_leaves_in_the_middle_frees_every_place(tiny):

@@ -23,7 +23,9 @@
       name: "retry", icon: "retry", changes: true, shows: (message, _, isLast) => isReply(message) || isLast,
       run: (message, index) => {
         const chat = xl.chat.current(), end = isReply(message) ? index : index + 1;
-        if (end < chat.messages.length - 1) xl.chat.set({ ...chat, messages: chat.messages.slice(0, end) });
+        const avoid = isReply(message) ? xl.tree.texts(index) : [];
+        const messages = end < chat.messages.length - 1 ? chat.messages.slice(0, end) : chat.messages;
+        xl.chat.set({ ...chat, messages, avoid });
         xl.trigger("retry", {});
       },
     },

@@ -65,6 +65,8 @@
       const all = versions(index);
       return [all.indexOf(path[index]) + 1, all.length];
     },
+    // Returns the texts of the versions of a message.
+    texts: (index) => versions(index).map((at) => tree.nodes[at].message.text),
     // Returns the difference between the largest number of a variant of a reply and the number of the one in view.
     ahead: (index) => {
       const { message } = tree.nodes[path[index]], same = ["seed", "model", "temperature", "top_p"];
