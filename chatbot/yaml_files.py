@@ -23,7 +23,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in names:
                 raise yaml.YAMLError(
-                    f"the key {key.value[:80]!r} stands twice, in line {key.start_mark.line + 1} again"
+                    f"the key {key.value[:80]!r} is repeated in line {key.start_mark.line + 1}"
                 )
             names.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return node
