@@ -22,9 +22,7 @@ class _Loader(yaml.SafeLoader):
         names: set[Hashable] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in names:
-                raise yaml.YAMLError(
-                    f"the key {key.value[:80]!r} is repeated in line {key.start_mark.line + 1}"
-                )
+                raise yaml.YAMLError(f"the key {key.value[:80]!r} is repeated in line {key.start_mark.line + 1}")
             names.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return node
 

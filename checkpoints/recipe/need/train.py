@@ -29,7 +29,7 @@ FALSE_ALARMS, EVERYDAY_FALSE_ALARMS = 0.04, 0.0025
 EVERYDAY_STEP, EVERYDAY_WEIGHT = 3, 0.9
 """Every third everyday turn is read, with this weight beside the sentences written for this purpose."""
 DECAY = 1e-7
-"""More decay finds fewer of the held-out sentences: 77 % at 1e-7, 74 % at 1e-6, 52 % at 5e-5 (threshold 0.6)."""
+"""More decay finds fewer of the held-out sentences: 79 % at 1e-7, 74 % at 1e-6, 52 % at 5e-5 (threshold 0.6)."""
 STEPS = 250
 
 
