@@ -142,6 +142,9 @@ def test_a_plain_sentence_about_a_plan_an_act_or_the_end_is_found(safety, messag
 
 RESEMBLING = [
     "撑不下去也要撑",
+    "把头撞到墙上了好疼",
+    "昨晚做梦从楼上掉下来，一蹬腿就醒了",
+    "拔智齿那天麻药过了以后疼得我想撞墙",
     "想辞职，一了百了",
     "这剧结局主角跳江了",
     "他活够了一百岁",
@@ -186,7 +189,7 @@ def test_the_list_that_the_phrases_were_written_by(safety):
 
 
 def test_lists_that_were_held_out(safety):
-    """Two lists by other hands: 175 of 180 people in need are found, 5 of 180 harmless sentences trigger.
+    """Two lists by other hands: 176 of 180 people in need are found, 5 of 180 harmless sentences trigger.
 
     The phrases alone find 134 and trigger on 10.
     """
@@ -199,7 +202,7 @@ def test_lists_that_were_held_out(safety):
 
 
 def test_the_held_out_half_of_the_spoken_list(safety):
-    """The hardest list, of indirect and dialectal sentences and of figures of speech: 36 of 47 are found, 3 of 89 trigger.
+    """The hardest list, of indirect and dialectal sentences and of figures of speech: 37 of 47 are found, 5 of 89 trigger.
 
     The goals, 97 % and 3 %, are missed: n-grams do not see what a sentence implies.
     """
