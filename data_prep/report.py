@@ -119,7 +119,8 @@ def token_statistics(shards: Sequence[ShardStatistics], tokenizer: DialogueToken
 def _dialogues(manifest: Mapping[str, Any], ledger: Ledger) -> list[str]:
     columns = ("read", "kept_whole", "split", "dropped")
     rows = [
-        [source["file"], source["for"], *(source.get(name, 0) for name in columns)] for source in manifest["sources"]
+        [quoted(source["file"]), source["for"], *(source.get(name, 0) for name in columns)]
+        for source in manifest["sources"]
     ]
     if len(rows) > 1:
         rows.append(["all", "", *(manifest["dialogues"][name] for name in columns)])

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -29,6 +30,8 @@ SHORT_LETTERS = 12
 LONG_LETTERS = 100
 """In longer messages a phrase cannot be vetoed either: much harmless text around it proves nothing. Longer sentences are
 scored in windows of this length."""
+SIDE_LETTERS = 4
+"""Letters of the clause before and after a phrase that are scored with it, so that no other text can hide it."""
 FEWEST_LETTERS = 6
 """Messages of fewer letters are left to the phrases: their n-grams say too little."""
 MOST_LETTERS = 64_000
@@ -48,21 +51,21 @@ def buckets_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Buckets int64 `[sum(counts)]`, text by text, and counts int64 `[len(texts)]`.
     """
+    whole = np.uint32 if len(texts) <= BUCKETS else np.uint64  # owner and bucket in one number
     codes = np.frombuffer("".join(f"^{text}$" for text in texts).encode("utf-32-le"), np.uint32)
-    owner = np.repeat(np.arange(len(texts)), [len(text) + 2 for text in texts])
+    owner = np.repeat(np.arange(len(texts), dtype=whole) * BUCKETS, [len(text) + 2 for text in texts])
     keys = []
-    for size in range(1, LONGEST_NGRAM + 1):
+    for size in range(1, min(LONGEST_NGRAM, len(codes)) + 1):
         count = len(codes) - size + 1
-        if count <= 0:
-            break
-        hashes = np.zeros(count, np.uint32)
-        for place in range(size):
+        hashes = codes[:count] * MULTIPLIERS[size - 1, 0]
+        for place in range(1, size):
             hashes += codes[place : place + count] * MULTIPLIERS[size - 1, place]
         hashes ^= hashes >> 15
         hashes *= np.uint32(0x2C1B3C6D)
-        inside = owner[:count] == owner[size - 1 :]
-        keys.append(owner[:count][inside] * BUCKETS + (hashes[inside] >> 16))
-    unique = np.unique(np.concatenate(keys))
+        keys.append((owner[:count] + (hashes >> 16))[owner[:count] == owner[size - 1 :]])
+    ordered = np.concatenate(keys)
+    ordered.sort()  # np.unique takes ten times as long
+    unique = ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))].astype(np.int64)
     return unique % BUCKETS, np.bincount(unique // BUCKETS, minlength=len(texts))
 
 
@@ -75,12 +78,31 @@ def parts_of(folded: Folded) -> Iterator[str]:
     if len(text) <= LONG_LETTERS:
         yield text
     sentences = [place for place, kind in enumerate(folded.breaks[:-1]) if kind == SENTENCE]
-    clauses = [place for place, kind in enumerate(folded.breaks[:-1]) if kind >= CLAUSE or _divides(folded, place)]
+    clauses = [place for place in range(len(text)) if _begins_clause(folded, place)]
     for starts in (sentences, clauses):
         pieces = [text[a:b] for a, b in itertools.pairwise([*starts, len(text)])]
         if len(pieces) > 1 or len(text) > LONG_LETTERS:
             yield from itertools.chain.from_iterable(map(_windows, pieces))
             yield from (a + b for a, b in itertools.pairwise(pieces) if len(a) + len(b) <= LONG_LETTERS)
+
+
+def surroundings(folded: Folded, phrases: Iterable[Sequence[int]]) -> list[str]:
+    """Return each phrase with at most `SIDE_LETTERS` letters of its clause before and after it.
+
+    Args:
+        folded: The message.
+        phrases: Indices of the characters of each phrase, as `Phrases.places` returns them.
+    """
+    found = []
+    for places in phrases:
+        start, end = bisect_left(folded.places, places[0]), bisect_right(folded.places, places[-1])
+        first, last = max(0, start - SIDE_LETTERS), min(len(folded.text), end + SIDE_LETTERS)
+        while start > first and not _begins_clause(folded, start):
+            start -= 1
+        while end < last and not _begins_clause(folded, end):
+            end += 1
+        found.append(folded.text[start:end])
+    return list(dict.fromkeys(found))
 
 
 def _windows(piece: str) -> Iterator[str]:
@@ -91,6 +113,11 @@ def _windows(piece: str) -> Iterator[str]:
         return
     for start in range(0, len(piece) - LONG_LETTERS // 2, LONG_LETTERS // 2):
         yield piece[start : start + LONG_LETTERS]
+
+
+def _begins_clause(folded: Folded, place: int) -> bool:
+    """Whether the letter at `place` begins a clause."""
+    return folded.breaks[place] >= CLAUSE or _divides(folded, place)
 
 
 def _divides(folded: Folded, place: int) -> bool:
@@ -141,18 +168,24 @@ class NeedClassifier:
         sums = np.add.reduceat(self.weights[buckets].astype(np.int64), np.cumsum([0, *counts[:-1]]))
         return self.bias + self.scale * sums / np.sqrt(counts)
 
-    def finds(self, message: str | Folded, has_phrase: bool) -> bool:
+    def finds(self, message: str | Folded, phrases: Sequence[Sequence[int]]) -> bool:
         """Return whether a message is by a person in need.
+
+        A phrase counts if the message, or the phrase with the clause around it, does not score as harmless; a harmless
+        context alone hides no phrase.
 
         Args:
             message: What the person wrote.
-            has_phrase: Whether the phrase list finds it.
+            phrases: What `Phrases.places` of the phrase list finds in it.
         """
         folded = message if isinstance(message, Folded) else fold(message)
         letters = len(folded.text)
-        if letters < FEWEST_LETTERS or (has_phrase and not SHORT_LETTERS <= letters <= LONG_LETTERS):
-            return has_phrase
-        return self.score(folded) >= (min(self.veto, self.threshold) if has_phrase else self.threshold)
+        if letters < FEWEST_LETTERS or (phrases and not SHORT_LETTERS <= letters <= LONG_LETTERS):
+            return bool(phrases)
+        if not phrases:
+            return self.score(folded) >= self.threshold
+        least = min(self.veto, self.threshold)
+        return bool(self.scores(surroundings(folded, phrases)).max() >= least) or self.score(folded) >= least
 
 
 def _ends_of(folded: Folded) -> list[Folded]:

@@ -26,6 +26,7 @@ from chatbot.safety.classifier import NeedClassifier
 from chatbot.safety.folding import Folded, fold
 from chatbot.safety.phrases import Phrases, SafetyError, lines_of
 from chatbot.safety.words import lost_exceptions
+from chatbot.yaml_files import read_yaml
 
 FOLDER = Path(__file__).with_name("files")
 OFF, DEFAULT = "off", "default"
@@ -79,7 +80,7 @@ class Care:
         Raises:
             SafetyError: It cannot be used.
         """
-        content = yaml.safe_load(text)
+        content = read_yaml(text)
         if not isinstance(content, dict) or sorted(content) != sorted(
             (*KINDS, "ordinary_messages", "ordinary_letters")
         ):
@@ -149,7 +150,7 @@ class Safety:
             texts["care.yaml"] = care_file.read_text(encoding="utf-8-sig")
             banned_file = folder / "words_out.txt"
             texts["words_out.txt"] = banned_file.read_text(encoding="utf-8-sig") if banned_file.is_file() else ""
-            settings = yaml.safe_load(texts["settings.yaml"])
+            settings = read_yaml(texts["settings.yaml"])
             if isinstance(settings, dict) and settings.get("words_in") is False:  # YAML reads off as false
                 settings["words_in"] = "off"
             care = Care.read(texts["care.yaml"])
@@ -242,9 +243,8 @@ class Safety:
     def _kind_of(self, message: str) -> str:
         """Return the kind of a message. All of it is read, however long it is, in time linear in its length."""
         folded = fold(message)
-        found = bool(self.crisis.places(message, folded))
-        if self.classifier is not None:
-            found = self.classifier.finds(folded, found)
+        phrases = self.crisis.places(message, folded)
+        found = bool(phrases) if self.classifier is None else self.classifier.finds(folded, phrases)
         return "crisis" if found else self.care.kind_of(message, folded)
 
     def prompt(self, turns: Sequence[str]) -> list[str]:

@@ -33,7 +33,7 @@ from chatbot.safety import Safety, default_safety
 from chatbot.storage import read_json
 from chatbot.text.tokenizer import DialogueTokenizer
 
-MAGIC, VERSION = b"xianliao", 2
+MAGIC, VERSION = b"xianliao", 3
 HEADER_BYTES, ALIGNMENT, TILE_ROWS = 512, 64, 16
 LAYER_TYPES = ("linear_elu1", "sliding_softmax")
 """Layers that the runtime computes."""

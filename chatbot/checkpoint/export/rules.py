@@ -27,7 +27,7 @@ SAME_PLANES = range(0x40000, 0x110000)
 LIMITS = (
     *(phrases.GAP, phrases.LATIN_GAP, phrases.SPELLED_OUT, folding.FILLER),
     *(classifier.SHORT_LETTERS, classifier.LONG_LETTERS, classifier.FEWEST_LETTERS, classifier.MOST_LETTERS),
-    classifier.FEW_PARTS,
+    *(classifier.FEW_PARTS, classifier.SIDE_LETTERS),
 )
 """Numbers of the rules, in the order of chatbot/native/runtime/safety.c."""
 
