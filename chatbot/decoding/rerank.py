@@ -66,7 +66,7 @@ class Ranker:
     Attributes:
         layout: Layout of both models.
         vectors: Token vectors, or None.
-        backward: A model of dialogues in reverse order with the same tokenizer, or None.
+        backward: A model trained on reversed dialogues with the same tokenizer, or None.
         forward: The model that gave the candidates, or None.
     """
 

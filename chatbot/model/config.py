@@ -72,7 +72,7 @@ class XianliaoConfig(PretrainedConfig):
         termination_delay: Number of tokens of a turn before NMST moves any.
         layout: Name of the sample layout in `chatbot.text.layouts`.
         context_tokens: Maximum length of the history in tokens; older turns are dropped.
-        direction: `forward`, or `backward` for a model of dialogues in reverse order, which ranks replies.
+        direction: `forward`, or `backward` for a model trained on reversed dialogues, which serves to rank replies.
         weight_storage: `float`, or `int8` if the folder stores int8 matrices with a scale per row.
         latent: `gaussian` or `discrete` for a latent variable of each reply (`chatbot.model.latent`), or `none`.
         latent_size: Size Z of the latent.

@@ -22,7 +22,7 @@ _INVISIBLE = frozenset("\u115f\u1160")
 _MAX_LETTERS = 4
 """Maximum number of characters to which one is folded. NFKD makes 18 of U+FDFA."""
 FILLER = 2
-"""Maximum number of Latin letters, digits and `STROKES` between two Chinese characters that can be removed."""
+"""Between two Chinese characters at most this many Latin letters, digits and `STROKES` are removed."""
 STROKES = "〇丶々ー"
 _CHINESE = "[\u3400-\u9fff\U00020000-\U0003ffff]"
 _FILLED = re.compile(f"{_CHINESE}[\\x00-\\x7f{STROKES}]{{1,{FILLER}}}{_CHINESE}")

@@ -11,7 +11,8 @@ from ui.turns import MAX_CHARACTERS, join_messages, newest_turns
 
 
 def to_turns(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
-    """Return the turns of a conversation, the user's first, and a description of every kind of message left out.
+    """Return the turns of a conversation, beginning with the user's, and a description of each kind of message left
+    out.
 
     Raises:
         ApiError: The last message is not the user's.

@@ -305,6 +305,6 @@ class Sessions:
 
 
 def size_of(message: EventMessage) -> int:
-    """Return about the size of a result in bytes."""
+    """Return the approximate size of a result in bytes."""
     output = getattr(message, "output", None)
     return 200 + (output.size if isinstance(output, Output) else 0)

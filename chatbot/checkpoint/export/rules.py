@@ -50,7 +50,7 @@ def safety_bytes(safety: Safety) -> bytes:
     """Return safety rules as the runtime reads them.
 
     Raises:
-        CheckpointError: The rules replace words of messages, which the runtime does not.
+        CheckpointError: The rules replace words in messages, which the runtime does not support.
     """
     if safety.mode == "replace" and safety.words_in.lines:
         raise CheckpointError("The lite runtime cannot replace words in messages. Set words_in to refuse or off.")

@@ -65,7 +65,7 @@ def weighted_sum(extended: torch.Tensor, weight: torch.Tensor, segments: torch.T
     Args:
         extended: The inputs with the `size - 1` inputs before them, `[B, size - 1 + T, D]`.
         weight: `[size, D]`.
-        segments: int `[B, T]`, the dialogue of each input, or None.
+        segments: int `[B, T]`, index of the dialogue that each input belongs to, or None.
     """
     size = len(weight)
     length = extended.shape[1] - size + 1

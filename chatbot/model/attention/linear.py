@@ -34,7 +34,8 @@ from chatbot.model.precision import at_least_float
 from chatbot.model.state import MixerState
 
 MIN_DENOMINATOR = 1e-30
-"""Lower bound of a denominator. It acts where every key is padding; its inverse, a gradient, still fits into fp32."""
+"""Lower bound of a denominator, needed where every key is padding. Gradients contain 1 / bound, which still fits into
+fp32."""
 
 TAYLOR1_MARGIN = 1e-3
 """Added to 1 + cosine. At the antipode of a key 1 + cosine is rounding noise of either sign, about 1e-7 per token, and
