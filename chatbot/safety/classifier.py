@@ -129,7 +129,7 @@ class NeedClassifier:
         np.savez_compressed(path, weights=self.weights, **numbers)
 
     def score(self, message: str | Folded) -> float:
-        """Return the largest score of a message's parts, corrected for their number: a maximum grows with it by chance."""
+        """Return the largest score of a message's parts, less a correction for the number of parts (`PER_DOUBLING`)."""
         best, count = -math.inf, 0
         folded = message if isinstance(message, Folded) else fold(message)
         for batch in _batches(part for piece in _ends_of(folded) for part in parts_of(piece)):

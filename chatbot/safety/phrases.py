@@ -58,8 +58,8 @@ class Phrases:
     * `*` matches at most `GAP` letters of the same sentence, or `LATIN_GAP` Latin letters;
     * `^` before and `$` after a part or alternative match an edge: punctuation, a space or the end of the text;
     * `a & b` needs both phrases, anywhere in the text;
-    * `!` at the beginning marks a harmless phrase: a phrase inside it does not count, one beside it does. In a harmless
-    phrase `*` matches only letters of the same clause other than 我, 想 and 要.
+    * `!` at the beginning marks a harmless phrase: a phrase inside it does not count, one beside it does. In a
+      harmless phrase `*` matches only letters of the same clause other than 我, 想 and 要.
 
     A phrase can cross the end of a clause only if one of the two clauses is inside it: 自。杀 matches, 他来自。杀了鸡
     does not. A phrase that begins or ends with a Latin letter or digit does not match next to another one.

@@ -180,7 +180,7 @@ class Safety:
     def answer(self, turns: Sequence[str]) -> Fixed | None:
         """Return the fixed reply to a history, or None if the model may answer.
 
-        The last turn is the person's, and so is every second one before it. The crisis state begins with a message that
+        The last turn and every second turn before it are the person's. The crisis state begins with a message that
         has a crisis phrase. It ends when the person says that it is over (kind `better` of care.yaml), or after
         `Care.ordinary_messages` consecutive ordinary messages: messages of some length without a word about means,
         leaving or distress. Messages that are too short to judge change nothing. All replies in the crisis state, and

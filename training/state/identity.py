@@ -56,7 +56,7 @@ def start_or_resume(settings: TrainSettings, output: Path, identity: dict[str, A
 
     Raises:
         ResumeError: With --resume, the folder has no saved state, or the state is damaged or belongs to another run.
-            Without --resume, the folder already holds a run.
+            Without --resume, the folder holds a run or other files.
     """
     if settings.resume:
         progress, before = load_progress(output)
