@@ -141,7 +141,7 @@ class Ranker:
     def _log_priors(self, answered: Sequence[Answered], drafts: Sequence[Sequence[Draft]]) -> list[list[float]]:
         """Return log p of each candidate and its end without a history, in nats, divided by the root of its length."""
         if self.forward is None:
-            raise RankingError("rank_prior needs the model that gave the candidates, and the ranker has none.")
+            raise RankingError("rank_prior needs the model that generated the candidates, but the ranker has no model.")
         replies = [[draft.token_ids] for candidates in drafts for draft in candidates]
         firsts = [len(history.turns) for history, candidates in zip(answered, drafts, strict=True) for _ in candidates]
         nats = iter(score_turns(self.forward, self.layout, replies, first_turns=firsts))

@@ -130,7 +130,7 @@ class TorchSlots:
         return output.logits[:, -1].float()
 
     def _move_to_front(self, slots: Sequence[int]) -> None:
-        """Move dialogues to the first rows of the table, ordered by length class, with as few moves as possible."""
+        """Order the first rows of the table by length class; only dialogues outside the rows of their class move."""
         class_of = {slot: length_class(self.table.lengths[self._row_of[slot]]) for slot in slots}
         wanted = sorted(class_of.values())  # class of each of the first rows
 

@@ -72,7 +72,7 @@ def reference_nats(
 
 
 def _without_rules(settings: ReplySettings) -> ReplySettings:
-    """Return settings without rules, floor and limits; EOS is not allowed first, because no reference is empty."""
+    """Return settings without rules, floor and limits; the first token is never EOS, as no reference is empty."""
     return replace(
         settings,
         repetition_penalty=1.0,

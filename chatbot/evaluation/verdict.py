@@ -159,7 +159,7 @@ def warnings(report: Report, folders: Sequence[Path | None], data: str | Path) -
 
 
 def _identity(data: Path) -> tuple[set[str], str | None]:
-    """Return the names of the raw files of some data, and the content hash of what a prepared set is evaluated on."""
+    """Return the names of the raw files of some data, and the content hash of a prepared set's evaluated split."""
     if not is_prepared_set(data):
         return {path.name for path in dialogue_files(data)}, None
     manifest = load_manifest(data)

@@ -68,7 +68,7 @@ def termination_curves(methods: Methods, longest: int) -> list[tuple[str, str]]:
 
 
 def _unfinished(row: dict[str, Any], longest: int) -> list[tuple[int, float]]:
-    """Return (L, share of replies without an end after L tokens), from where it changes; 0 is half a reply."""
+    """Return (L, share of replies without an end after L tokens) where the share changes, at least half a reply."""
     count, cut_off = row["replies"], row["stop_reasons"]["limit"]
     lowest = 0.5 / count  # the axis is logarithmic
     unfinished, points = count, [(1, 1.0)]
@@ -103,7 +103,7 @@ def length_histograms(methods: Methods, people: dict[str, Any]) -> list[tuple[st
 
 
 def quality_and_diversity(methods: Methods, people: dict[str, Any], checkpoints: int = 1) -> str | None:
-    """Plot likeness to the references against Dist-2 for each method; None if one of the two was not measured.
+    """Plot likeness to the references and Dist-2 of each method, in two panels; None if one was not measured.
 
     Args:
         methods: Name and metrics of each method; every checkpoint has the same number of them.

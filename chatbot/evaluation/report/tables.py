@@ -96,7 +96,7 @@ class Table:
 
 
 def methods_of(report: Report) -> list[tuple[str, Report]]:
-    """Return name and metrics of every method of every checkpoint; with one checkpoint its name is left out."""
+    """Return name and metrics of each method of each checkpoint. A single checkpoint's name is omitted."""
     is_single = len(report["checkpoints"]) == 1
     return [
         (name if is_single else f"{part['name']}: {name}", row)
