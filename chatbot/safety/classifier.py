@@ -27,7 +27,7 @@ LONGEST_NGRAM = 4
 SHORT_LETTERS = 12
 """Parts of fewer letters are scored together with their neighbour; in shorter messages a phrase cannot be vetoed."""
 LONG_LETTERS = 100
-"""In longer messages a phrase cannot be vetoed either, because much harmless text around it is no evidence. Longer
+"""In longer messages a phrase cannot be vetoed either, because much harmless text around it proves nothing. Longer
 sentences are scored in windows of this length."""
 FEWEST_LETTERS = 6
 """Messages with fewer letters are judged by the phrases alone, because their n-grams tell too little."""

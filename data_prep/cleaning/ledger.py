@@ -16,7 +16,7 @@ SAMPLES = 3
 
 COUNTERS = ("dialogues", "dropped", "dirty", "changed", "suspicious")
 SUSPICIOUS_SHARE = 0.2
-"""Minimum share of turns with such a sign for a warning: one turn in five."""
+"""Minimum share of turns with one of these signs for a warning: one turn in five."""
 LEAST_TURNS = 10
 _CLOCK = re.compile(r"(?<!\d)\d{1,2}[:：]\d{2}(?!\d)")
 _LABEL = re.compile(r"([^\s:：,，。！？]{1,12})\s?[:：]")

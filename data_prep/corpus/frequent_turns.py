@@ -5,7 +5,7 @@ many different turns is generic if it is short and an advertisement if it is lon
 answers is a hot post, and a model trained on it learns little else. Thresholds are shares of all replies, so they hold
 for a corpus of any size.
 
-Of generic replies and of the answers to a hot post, only as many as the threshold are kept. They are chosen by content
+Only as many generic replies and answers to a hot post as the threshold are kept. They are chosen by content
 alone. So "哈哈" is still learnt, in proportion. Advertisements are removed altogether.
 """
 

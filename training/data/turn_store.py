@@ -163,7 +163,7 @@ def learn_replies_only(pieces: Pieces, store: TurnStore, marked: Sequence[bool])
     Args:
         pieces: Pieces of the store.
         store: Store of the pieces.
-        marked: Whether to restrict each folder of the store.
+        marked: For each folder of the store, whether to restrict it.
     """
     folder = np.searchsorted(store.folder_starts, pieces.dialogue, side="right") - 1
     replies_only = np.array(marked, bool)[folder]

@@ -218,7 +218,7 @@ def _matrix(
     """
     packed, scale = (part.numpy() for part in round_rows(weight))
     if rounded is not None and not np.array_equal(packed, rounded.numpy()):
-        raise CheckpointError("The int8 token embeddings are not of full range. Write the checkpoint again.")
+        raise CheckpointError("The int8 token embeddings do not use the full int8 range. Write the checkpoint again.")
     rows, columns = packed.shape
     packed = np.pad(packed, ((0, -rows % TILE_ROWS), (0, -columns % 4)))
     yield np.ascontiguousarray(packed.reshape(-1, TILE_ROWS, packed.shape[1] // 4, 4).transpose(0, 2, 1, 3))

@@ -18,11 +18,12 @@ from chatbot.safety.rules import ASKING, KINDS
 from chatbot.safety.words import split_words
 
 IDENTITY, SEPARATOR, SHIFTED, POOL, ALNUM = 0, 1, 2, 3, 256
-"""Codes for how a range of characters is folded: to itself, to a separator, by adding a distance, to letters of the pool;
-and a flag: alphanumeric."""
+"""Codes that say how a range of characters is folded: unchanged, to a separator, by adding an offset, or to letters of
+the pool. A flag marks alphanumeric characters."""
 
 SAME_PLANES = range(0x40000, 0x110000)
-"""Planes whose characters all fold in the same way, because no character in them except the tags has a meaning."""
+"""Unicode planes whose characters all fold in the same way, because apart from the tags they have no assigned
+characters."""
 
 LIMITS = (
     *(phrases.GAP, phrases.LATIN_GAP, phrases.SPELLED_OUT, folding.FILLER),

@@ -45,7 +45,7 @@ def naive(
         v: `[B, T, H, V]`.
         log_decay: `[B, T, H]`, <= 0.
         beta: `[B, T, H]`, share of the stored value that each token replaces.
-        segment_ids: int `[B, T]`, non-decreasing: the packed dialogue of each token. `None` is one dialogue per row.
+        segment_ids: int `[B, T]`, non-decreasing: index of each token's packed dialogue. `None` is one dialogue per row.
         state: `[B, H, K, V]` before the first token. `None` is empty.
 
     Returns:

@@ -46,7 +46,7 @@ def naive(
         q, k: `[B, T, H, K]`.
         v: `[B, T, H, V]`.
         log_decay: `[B, T, H]`, <= 0, or `[B, T, 1]` for all heads.
-        segment_ids: int `[B, T]`, non-decreasing: the packed dialogue of each token. `None` is one dialogue per row.
+        segment_ids: int `[B, T]`, non-decreasing: index of each token's packed dialogue. `None` is one dialogue per row.
         state: `[B, H, K, V]` before the first token, of the same dialogue as the first token. `None` is empty.
 
     Returns:

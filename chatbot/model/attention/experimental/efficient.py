@@ -40,7 +40,7 @@ def naive(
     Args:
         q, k: `[B, T, H, K]`; a key of `MASKED_KEY` is padding.
         v: `[B, T, H, V]`.
-        segment_ids: int `[B, T]`, non-decreasing: the packed dialogue of each token. `None` is one dialogue per row.
+        segment_ids: int `[B, T]`, non-decreasing: index of each token's packed dialogue. `None` is one dialogue per row.
         state: State before the first token; `None` means an empty state.
 
     Returns:
