@@ -62,8 +62,9 @@ def weight_files(folder: Path) -> list[Path]:
 def stored_shapes(files: Sequence[Path]) -> Shapes:
     """Return the shape of each tensor in safetensors files, from their headers.
 
-    Raises: CheckpointError: A header is damaged or too long, a dtype is not supported, or the tensors need more memory
-        than this machine has.
+    Raises:
+        CheckpointError: A header is damaged or too long, a dtype is not supported, or the tensors need more memory than
+            this machine has.
     """
     shapes: Shapes = {}
     for path in files:

@@ -127,7 +127,7 @@ def read_fitting(bots: Sequence[Chatbot], data: str | Path, max_dialogues: int |
 
 
 def _fits(bot: Chatbot, turns: Sequence[str]) -> bool:
-    """Whether a dialogue fits into the positions of a model, and its context into half of them."""
+    """Whether a dialogue fits into the positions of a model, and each of its turns into half of them."""
     limit = bot.model.max_tokens
     if limit is None:
         return True

@@ -44,8 +44,8 @@ _BRACKETED = re.compile(r"\[[A-Za-z0-9]+\]")
 class DialogueTokenizer:
     """Text to ids and back.
 
-    Attributes: pad_id, cls_id, sep_id: Ids of the special tokens, or of the tokens that a chat model uses for the same
-        purposes.
+    Attributes:
+        pad_id, cls_id, sep_id: Ids of the special tokens, or of the tokens with these purposes in a chat model.
         vocab_size: Number of ids, special tokens included.
         special_ids: Ids that text never becomes and that have no text.
         layout: Name of the layout of the tokenizer.
