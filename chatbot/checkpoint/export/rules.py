@@ -22,7 +22,7 @@ IDENTITY, SEPARATOR, SHIFTED, POOL, ALNUM = 0, 1, 2, 3, 256
 the pool. A flag marks alphanumeric characters."""
 
 SAME_PLANES = range(0x40000, 0x110000)
-"""Unicode planes whose characters all fold in the same way, because apart from the tags no character in them has a meaning."""
+"""Unicode planes whose characters all fold in the same way: no character in them has a meaning, except the tags."""
 
 LIMITS = (
     *(phrases.GAP, phrases.LATIN_GAP, phrases.SPELLED_OUT, folding.FILLER),
