@@ -12,6 +12,7 @@ project (`tests/test_layers.py` checks this):
     checkpoint                        folders of weights, conversion from and to other projects
     chat                              the bot, conversations, the worker that decodes many at once
     evaluation                        measuring checkpoints and decoders
+    options                           options of the commands that load a model or talk to people
     cli                               xianliao-chat and xianliao-evaluate
 
     from chatbot import Chatbot, ChatSession

@@ -13,10 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from chatbot.checkpoint.location import locate
-from chatbot.cli import add_model_options, add_safety_option, add_script_option, check_model_options
 from chatbot.errors import XianliaoError, explain_faults
 from chatbot.language.parser import Parser
 from chatbot.language.translation import labelled, translate
+from chatbot.options import (
+    add_model_options,
+    add_safety_option,
+    add_script_option,
+    add_thinking_option,
+    check_model_options,
+)
 
 if TYPE_CHECKING:
     from ui.options import ServeOptions
@@ -37,12 +43,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_options(parser)
     add_safety_option(parser)
     add_script_option(parser)
+    add_thinking_option(parser)
     parser.add_argument(
         "--checkpoint",
         nargs="+",
         default=["default"],
-        metavar="DIR",
-        help="checkpoint folders, the default one first (default: the bundled one)",
+        metavar="DIR|OWNER/NAME",
+        help="checkpoint folders or models of the Hugging Face hub, the default one first (default: the bundled one)",
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default %(default)s: this machine only)"
@@ -147,10 +154,10 @@ def check_arguments(
         parser.error("--rate-limit must be at least 0")
     if not 0 <= args.port <= 65535:
         parser.error("--port must be from 0 to 65535")
+    check_model_options(args)
     folders = [locate(checkpoint).resolve() for checkpoint in args.checkpoint]
     if len(set(folders)) < len(folders):
         parser.error("--checkpoint names a folder twice. Give every checkpoint once")
-    check_model_options(args)
     from ui.server.access import read_keys, read_users  # imports torch
     from ui.server.origins import read_hosts, read_origins
 
@@ -173,9 +180,10 @@ def serve(args: argparse.Namespace, options: ServeOptions, listener: socket.sock
         warning = "--safety off: people in crisis get replies of the model instead of a help line"
         print(labelled("warning: ", warning), file=sys.stderr)
     bots = load_bots(args.checkpoint, args.device, args.dtype, safety)
-    if args.script is not None:
-        for bot in bots:
-            bot.settings = bot.settings.with_changes(script=args.script)
+    given = {"script": args.script, "thinking": args.thinking}
+    for bot in bots:
+        changes = {name: value for name, value in given.items() if value is not None}
+        bot.settings = bot.settings.with_changes(**changes)
     from ui.server.app import create_app
     from ui.server.process import Server, return_memory
 

@@ -37,6 +37,7 @@ from chatbot.text.tokenizer_file import TOKENIZER_FILE, read_tokenizer
 from chatbot.text.tokenizer_training import train_tokenizer
 from chatbot.text.wordpiece import CONTINUATION, VOCABULARY_FILE, join_words, read_vocabulary
 
+THINKING_TAGS = ("<think>", "</think>")
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _BRACKETED = re.compile(r"\[[A-Za-z0-9]+\]")
 
@@ -133,6 +134,9 @@ class DialogueTokenizer:
             b"" if index in self.special_ids else bytes(byte_of[character] for character in names[index])
             for index in range(self.vocab_size)
         ]
+        for tag in THINKING_TAGS:  # a reply has them only if the model may think, and then they are taken out of it
+            if (index := tokenizer.token_to_id(tag)) in self.special_ids:
+                self._bytes[index] = tag.encode()
 
     @classmethod
     def train(

@@ -32,6 +32,7 @@ MAX_NUMBER = 10**18
 """Whole numbers of a message are smaller: results of the page have at most 64 bits."""
 
 MAX_TITLE_CHARACTERS, MAX_NAME_CHARACTERS = 100, 100
+MAX_THOUGHT_CHARACTERS = 4_000
 MAX_AVOIDED = 64
 """Number of earlier versions of a reply that trying again avoids."""
 
@@ -40,7 +41,10 @@ TITLE_CHARACTERS = 20
 
 
 class ChatMessage(TypedDict):
-    """Message of a chat. A reply that the model completed has the fields that reproduce it, and a signature."""
+    """Message of a chat. A reply that the model completed has the fields that reproduce it, and a signature.
+
+    Thoughts of a chat model are shown above its reply; the history does not have them.
+    """
 
     role: Role
     text: str
@@ -51,6 +55,7 @@ class ChatMessage(TypedDict):
     spread: NotRequired[float]
     model: NotRequired[str]
     signature: NotRequired[str]
+    thoughts: NotRequired[str]
 
 
 class Chat(TypedDict):
@@ -153,6 +158,8 @@ def checked_message(value: object) -> ChatMessage:
                 message[name] = value[name]
         if isinstance(value.get("model"), str):
             message["model"] = valid_text(value["model"][:MAX_NAME_CHARACTERS])
+        if isinstance(value.get("thoughts"), str):
+            message["thoughts"] = valid_text(value["thoughts"][:MAX_THOUGHT_CHARACTERS])
         if isinstance(value.get("signature"), str):
             message["signature"] = valid_text(value["signature"][:MAX_NAME_CHARACTERS])
     return message

@@ -15,6 +15,7 @@ from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import XianliaoError
 from chatbot.text.characters import typed_text
 from ui.page.chats import (
+    MAX_THOUGHT_CHARACTERS,
     Chat,
     ChatError,
     ChatMessage,
@@ -208,9 +209,12 @@ def answer(
         yield with_message(chat, {"role": "assistant", "text": reply.text}), TEXT[language]["fixed"]
         return
     message = settings.message(text, reply.seed, bot.name)
-    if settings.seed is None and text in avoid and bot.settings.method == "sample":
+    if settings.seed is None and text in avoid and bot.settings.method == "sample" and not bot.settings.thinks:
         reply, message = _another_way(worker, chat, settings, reply.seed, on_reply, avoid)
-    yield with_message(chat, signed(chat, message)), status(bot, reply, language)
+    message = signed(chat, message)
+    if reply.thoughts:
+        message["thoughts"] = reply.thoughts[:MAX_THOUGHT_CHARACTERS]
+    yield with_message(chat, message), status(bot, reply, language)
 
 
 def _another_way(
