@@ -272,7 +272,7 @@ class NativeBatch:
         limits = ((rows, len(self.positions)), (ids, config.vocab_size), (speakers, config.num_speakers))
         for values, size in limits:
             if values.dtype != torch.int64 or not 0 <= values.min() <= values.max() < size:
-                raise IndexError(f"Rows, ids and speakers must be int64, and the rows from 0 to {size - 1}.")
+                raise IndexError(f"Rows, ids and speakers must be int64 and in range (here 0 to {size - 1}).")
         if config.positions == "learned":
             check_positions(positions, config.max_position_embeddings)
         logits = torch.empty(count, network.head_matrix.rows)

@@ -208,8 +208,9 @@ def _header(line: str, shape: Shape | None, names_alone: bool) -> Header | None:
 
 
 def parse_time(text: str) -> datetime | None:
-    """Return the time in a text, or None without a date. Dates without a year get the year 2000 and two-digit years are
-    not completed, because only differences of times are used.
+    """Return the time in a text, or None without a date.
+
+    Dates without a year get the year 2000 and two-digit years are not completed, because only differences are used.
     """
     text = re.sub(r"[（(]?(?:星期|周|週)[一二三四五六日天][)）]?", " ", text)
     if month_name := re.search(_MONTH, text):
