@@ -5,7 +5,7 @@ project (`tests/test_layers.py` checks this):
 
     errors, storage, language, yaml_files  messages; whole-file writes and locks; English or Chinese; settings in YAML
     text                              cleaning, layouts, tokenizer, files of dialogues; needs no torch
-    safety                            fixed replies for people in need, words that are kept out; needs no torch
+    safety                            fixed replies for people in crisis, words that are kept out; needs no torch
     native                            the compiled library in C; knows arrays, not models
     model, similarity                 the network, its mixers and losses; token vectors and distances
     decoding                          from logits to tokens: rules, sampler, beams, batches of dialogue states

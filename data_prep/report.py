@@ -102,7 +102,7 @@ def quoted(text: str) -> str:
 
 
 def token_statistics(shards: Sequence[ShardStatistics], tokenizer: DialogueTokenizer) -> dict[str, float]:
-    """Return the characters per token, and the shares of tokens that are one character and that are a byte of one."""
+    """Return the characters per token, the share of tokens that are one character, and the share that are one byte."""
     counts = np.sum([shard["token_counts"] for shard in shards], axis=0)
     names = tokenizer.tokens(range(tokenizer.vocab_size))
     is_byte = np.array([len(name) == 6 and name.startswith("<0x") for name in names])

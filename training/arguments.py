@@ -282,7 +282,7 @@ def _nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def _valid_entries(parser: ArgumentParser, content: dict, file: str, faults: list[str]) -> dict[str, Any]:
-    """Return the entries of a file whose values have the right type; the others are appended to `faults`."""
+    """Return the entries of a file whose values have the right type; append a fault for each other entry."""
     result: dict[str, Any] = {}
     for name, value in content.items():
         if name == "stages":

@@ -70,7 +70,7 @@ def _all_known(parts: tuple[str, ...]) -> list[str] | None:
 
 
 def _by_entry(text: str) -> str | None:
-    """Return the Chinese by the entry that matches the whole text and has most fixed words."""
+    """Return the Chinese of the entry that matches the whole text; if several match, the one with most fixed words."""
     if text in read_catalogue():
         return read_catalogue()[text]
     fixed = _fixed_words()

@@ -1,4 +1,4 @@
-"""A linear classifier of messages by people in need, for the sentences that no list of phrases foresees.
+"""A linear classifier that finds messages by people in crisis, for sentences that are in no list of phrases.
 
 A text is scored by logistic regression on its character n-grams. Features are the n-grams of 1 to 4 letters of the folded
 text (`chatbot.safety.folding.fold`) with marks for its ends, hashed into buckets (Weinberger et al. 2009, arXiv:0902.2206)
@@ -33,9 +33,10 @@ scored in windows of this length."""
 SIDE_LETTERS = 4
 """Letters of the clause before and after a phrase that are scored with it, so that no other text can hide it."""
 FEWEST_LETTERS = 6
-"""Messages of fewer letters are left to the phrases: their n-grams say too little."""
+"""Messages with fewer letters are judged by the phrases alone, because their n-grams tell too little."""
 MOST_LETTERS = 64_000
-"""Letters of a message that are scored: the first and the last half of them. Phrases are looked for in the whole message."""
+"""Maximum number of letters that are scored; of a longer message half of them from each end. Phrases are looked for in
+the whole message."""
 BATCH_LETTERS = 1 << 15
 """Letters that are scored at once, which bounds the memory."""
 FEW_PARTS, PER_DOUBLING = 8, 0.4
@@ -46,7 +47,7 @@ _BEGIN, _END = ord("^"), ord("$")  # no letter of a folded text
 
 
 def buckets_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the buckets of the n-grams of folded texts, each once per text, and the number of buckets of each text.
+    """Return the distinct n-gram buckets of each folded text, and how many each text has.
 
     Returns:
         Buckets int64 `[sum(counts)]`, text by text, and counts int64 `[len(texts)]`.
@@ -135,8 +136,8 @@ class NeedClassifier:
         weights: int8 `[BUCKETS]`.
         scale: Value of one unit of the weights.
         bias: Added to every score.
-        threshold: Least score of a message by a person in need.
-        veto: A message that a phrase list finds is harmless all the same if it scores less than this.
+        threshold: Minimum score of a message by a person in crisis.
+        veto: A message of medium length that matches a phrase list is still harmless if its score is below this.
     """
 
     def __init__(self, weights: np.ndarray, scale: float, bias: float, threshold: float, veto: float):
@@ -155,7 +156,7 @@ class NeedClassifier:
         np.savez_compressed(path, weights=self.weights, **numbers)
 
     def score(self, message: str | Folded) -> float:
-        """Return the largest score of a message's parts, corrected for their number: a maximum grows with it by chance."""
+        """Return the largest score of a message's parts, less a correction for the number of parts (`PER_DOUBLING`)."""
         best, count = -math.inf, 0
         folded = message if isinstance(message, Folded) else fold(message)
         for batch in _batches(part for piece in _ends_of(folded) for part in parts_of(piece)):
@@ -169,7 +170,7 @@ class NeedClassifier:
         return self.bias + self.scale * sums / np.sqrt(counts)
 
     def finds(self, message: str | Folded, phrases: Sequence[Sequence[int]]) -> bool:
-        """Return whether a message is by a person in need.
+        """Return whether a message is by a person in crisis.
 
         A phrase counts if the message, or the phrase with the clause around it, does not score as harmless; a harmless
         context alone hides no phrase.

@@ -24,7 +24,7 @@ _INVISIBLE = frozenset("\u115f\u1160")
 _MAX_LETTERS = 4
 """Maximum number of characters to which one is folded. NFKD makes 18 of U+FDFA."""
 FILLER = 2
-"""Maximum number of Latin letters, digits and `STROKES` between two Chinese characters that can be removed."""
+"""Between two Chinese characters at most this many Latin letters, digits and `STROKES` are removed."""
 STROKES = "〇丶々ー"
 BULK_CHARACTERS = 64
 """Longer texts are folded in bulk, which is six times as fast; the overhead is that of about 50 characters."""

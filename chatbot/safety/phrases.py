@@ -16,14 +16,14 @@ from chatbot.errors import XianliaoError
 from chatbot.safety.folding import CLAUSE, NONE, SENTENCE, Folded, fold, is_latin
 
 GAP, LATIN_GAP = 8, 32
-"""Maximum number of letters that `*` matches: of any script, and if all are Latin."""
+"""Maximum number of letters that `*` matches: in general, and if all of them are Latin."""
 SPELLED_OUT = 5
-"""Minimum number of letters of a Latin phrase that also matches with spaces between its letters (s u i c i d e)."""
+"""Minimum length of a phrase in Latin letters that also matches with spaces between its letters (s u i c i d e)."""
 PIECE_LETTERS = 8192
 MAX_READINGS = 5000
 """Maximum number of readings of a part of a line."""
 SPEAKING = frozenset("我想要")
-"""Letters of a person who speaks of what he or she wants: not in the gap of a harmless phrase, not in a title alone."""
+"""Words of a person who says what he or she wants. They make a harmless phrase or a title count."""
 _TITLE = re.compile("《([^《》]*)》")
 Span = tuple[int, int]
 
@@ -247,7 +247,7 @@ def _titles(text: str, folded: Folded) -> list[Span]:
 
 
 def _is_apart(folded: Folded, span: Span) -> bool:
-    """Whether a span consists of whole words and clauses, and is not part of other words or across other clauses."""
+    """Whether a span consists of whole words, and contains every clause that it crosses into as a whole."""
     (start, end), text, breaks = span, folded.text, folded.breaks
     inner = [place for place in range(start + 1, end) if breaks[place] != NONE]
     if is_latin(text[start]) and start and breaks[start] == NONE and is_latin(text[start - 1]):
@@ -283,7 +283,7 @@ def _readings(part: str, line: str) -> list[str]:
 
 
 def choices_of(part: str, line: str) -> list[list[str]]:
-    """Return the folded alternatives of each piece of a part of a line; a reading has one of each.
+    """Return the folded alternatives of each piece of a part of a line; a reading takes one alternative per piece.
 
     Raises:
         SafetyError: The line cannot be read.

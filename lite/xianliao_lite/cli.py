@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     serve = commands.add_parser("serve", help="serve /v1/chat/completions")
     for command in (chat, serve):
         command.add_argument("weights", nargs="?", help="weights file of xianliao-export --to lite")
-        command.add_argument("--safety", choices=("on", "off"), default="on", help="fixed replies to people in need")
+        command.add_argument("--safety", choices=("on", "off"), default="on", help="fixed replies to people in crisis")
     chat.add_argument("--message", nargs="+", metavar="TEXT", help="send these messages, print the replies and exit")
     chat.add_argument("--seed", type=int, help="seed of every reply (default: random)")
     serve.add_argument(

@@ -36,7 +36,7 @@ class RateLimit:
     """Requests per minute of each sender: a bucket that is full at first and fills evenly.
 
     Args:
-        per_minute: Size of the bucket; 0 allows everything.
+        per_minute: Requests per minute, which is also the size of the bucket; 0 means no limit.
         clock: Function that returns seconds.
     """
 

@@ -172,7 +172,7 @@ def test_what_is_harmless_beside_it_hides_no_need(safety, message):
 
 
 def shares(safety: Safety, split: str) -> tuple[float, float]:
-    """Recall on the sentences of people in need, and the share of harmless ones that trigger."""
+    """Recall on the sentences of people in crisis, and the share of harmless ones that trigger."""
 
     def share(name: str) -> float:
         lines = lines_of((PROBES / f"{name}_{split}.txt").read_text(encoding="utf-8"))
@@ -189,7 +189,7 @@ def test_the_list_that_the_phrases_were_written_by(safety):
 
 
 def test_lists_that_were_held_out(safety):
-    """Two lists by other hands: 176 of 180 people in need are found, 5 of 180 harmless sentences trigger.
+    """Two lists by other hands: 176 of 180 people in crisis are found, 5 of 180 harmless sentences trigger.
 
     The phrases alone find 134 and trigger on 10.
     """
