@@ -3,9 +3,9 @@
 The folders are the import levels. A module imports from its own folder and from lower ones, and from no other room of the
 project (`tests/test_layers.py` checks this):
 
-    errors, storage, language         error messages; whole-file writes and locks; the terminal in English or Chinese
+    errors, storage, language, yaml_files  messages; whole-file writes and locks; English or Chinese; settings in YAML
     text                              cleaning, layouts, tokenizer, files of dialogues; needs no torch
-    safety                            fixed replies for people in need, words that are kept out; needs no torch
+    safety                            fixed replies for people in crisis, words that are kept out; needs no torch
     native                            the compiled library in C; knows arrays, not models
     model, similarity                 the network, its mixers and losses; token vectors and distances
     decoding                          from logits to tokens: rules, sampler, beams, batches of dialogue states

@@ -59,8 +59,8 @@ def add_safety_option(parser: argparse.ArgumentParser) -> None:
         "--safety",
         default="default",
         metavar="DIR|off",
-        help="folder of fixed replies to people in need and of word lists (default: the bundled one, chatbot/safety/files);"
-        " off: no fixed replies, the model answers people in need as well",
+        help="folder of fixed replies to people in crisis and of word lists (default: the bundled one,"
+        " chatbot/safety/files); off: no fixed replies, the model answers people in crisis as well",
     )
 
 

@@ -70,7 +70,7 @@ def apply_settings(model: TrainableModel, settings: TrainSettings) -> TrainableM
 
 
 def has_new_end_head(settings: TrainSettings, model: torch.nn.Module) -> bool:
-    """Return whether the model has an end-of-turn head that the checkpoint of --init has not."""
+    """Return whether the model has an end-of-turn head that the checkpoint of --init does not have."""
     head = getattr(model, "end_head", None)
     return settings.init is not None and head is not None and not head.weight.any()
 

@@ -198,7 +198,7 @@ def serve(args: argparse.Namespace, options: ServeOptions, listener: socket.sock
 
     safety = named_safety(args.safety)
     if safety is None:
-        warning = "--safety off: people in need get replies of the model instead of a help line"
+        warning = "--safety off: people in crisis get replies of the model instead of a help line"
         print(labelled("warning: ", warning), file=sys.stderr)
     bots = load_bots(args.checkpoint, args.device, args.dtype, safety)
     given = {"script": args.script, "thinking": args.thinking}

@@ -58,7 +58,7 @@ class Chatbot:
     """A model with its tokenizer and decoding settings.
 
     Attributes:
-        safety: Rules for people in need and for words in messages; None switches them off.
+        safety: Rules for people in crisis and for words in messages; None switches them off.
         context_tokens: Maximum length of the history in tokens; older turns are dropped.
         max_message_tokens: Maximum length of a message in tokens.
 

@@ -99,7 +99,7 @@ class Request:
         started: Time of the request, by `time.perf_counter`.
         fixed: Text to deliver instead of a reply of the model, or None.
         traditional: Whether the reply is shown in traditional characters.
-        variation: Number of the variant of the reply (`chatbot.chat.variants`); 0 is the reply itself.
+        variation: Index of the variant of the reply (`chatbot.chat.variants`); 0 is the original reply.
         spread: How far variants are from each other.
         has_latent: Whether the model has a latent, so that a variant needs no choice among candidates.
     """

@@ -58,7 +58,7 @@ SIZES = {
     **{name: MAXIMA[name] for name in ("head_dim", "max_position_embeddings")},
     **{"sliding_window": MAXIMA["max_position_embeddings"], "max_window_layers": MAXIMA["max_position_embeddings"]},
 }
-"""Settings that are sizes, with their maximum."""
+"""Settings that must be positive whole numbers (layer sizes, counts, lengths), and the maximum of each."""
 
 OTHERS = (
     *("hidden_act", "rms_norm_eps", "initializer_range", "attention_bias", "mlp_bias", "attention_dropout"),

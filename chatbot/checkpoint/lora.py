@@ -85,7 +85,8 @@ LORA_KEYS = (
     *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "bias", "task_type", "fan_in_fan_out"),
     *("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern"),
 )
-"""Keys of adapter_config.json that are read; others name modules for peft to import, or settings of training alone."""
+"""Keys of adapter_config.json that are read. The other keys name modules that peft would import, or matter only in
+training."""
 
 
 MAX_RANK, MAX_ALPHA, MAX_NAMES = 4_096, 10**6, 256
@@ -94,7 +95,8 @@ _NAME = re.compile(r"[\w.]{1,200}", re.ASCII)
 
 
 def _check_settings(settings: dict[str, Any], stored: Mapping[str, tuple[int, ...]]) -> None:
-    """Check the settings of an adapter: peft takes names of modules for regular expressions, and a rank for a size.
+    """Check the settings of an adapter, because peft uses module names as regular expressions and ranks as sizes of
+    tensors.
 
     Args:
         settings: Values of `LORA_KEYS`, without None.

@@ -135,7 +135,7 @@ def next_candidates(
 
 
 def _check(largest: list[float]) -> None:
-    """Refuse logits that cannot be decoded; the largest of a row shows NaN, infinity and rows without a token."""
+    """Raise an error for logits that cannot be decoded. A row's maximum shows NaN, infinity or no allowed token."""
     if any(math.isnan(value) or value == math.inf for value in largest):
         raise GenerationError(
             "The model's output is not a number: the checkpoint is damaged or its training diverged. Use another one."

@@ -29,7 +29,7 @@ MAX_STORED_LIMIT_TOKENS = 4096
 """Maximum of a reply's limit in generation_config.json, so that a checkpoint from elsewhere cannot keep a server busy."""
 
 FORBIDDING_NATS = 1e30
-"""A `repeat_cost` from here on is infinite: float32 could not hold the sum of several."""
+"""A `repeat_cost` of this value or more is treated as infinite, because the sum of several would overflow float32."""
 
 
 class Unchanged(Enum):
@@ -62,8 +62,8 @@ class ReplySettings:
     (`chatbot.decoding.rules.eos_floor`). `logit_bias` is a mapping, or pairs, of token ids and nats; it is stored as sorted
     pairs.
 
-    An entry of `banned_words` that begins with `!` is an exception: it ends with a banned word, which is allowed at the
-    end of it (妈的 and !妈妈的).
+    An entry of `banned_words` that begins with `!` is an exception: it ends with a banned word, which is allowed as the
+    end of this longer word (妈的 and !妈妈的).
     """
 
     method: Method = field(default="sample", metadata=_described("sample, greedy or beam"))
@@ -234,7 +234,7 @@ class ReplySettings:
     def with_changes(self, **changes: Any) -> ReplySettings:
         """Return a copy with these settings; None switches a setting off, and `UNCHANGED` leaves it as it is.
 
-        With a method other than sampling there is one candidate, unless the changes say otherwise.
+        If the method is not sampling, the number of candidates becomes 1, unless the changes set it.
 
         Raises:
             ReplySettingsError: A setting is unknown, or its value cannot be used.
@@ -305,7 +305,7 @@ def check_names(names: Iterable[str]) -> None:
 def settings_from(generation: Mapping[str, Any]) -> ReplySettings:
     """Return the settings in the content of generation_config.json; keys that only transformers knows are ignored.
 
-    Null switches a setting off if that is possible, and means the default otherwise.
+    Null switches off a setting that can be switched off; for other settings it means the default.
 
     Raises:
         ReplySettingsError: A value cannot be used.

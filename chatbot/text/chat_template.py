@@ -85,7 +85,8 @@ def split_template(template: Mapping[str, str], thinks: bool = True) -> tuple[st
         thinks: Value of `enable_thinking`, which some templates read.
 
     Raises:
-        TemplateError: The template fails, or does not show the contents word for word, in order, in one pattern.
+        TemplateError: The template fails, or its output does not contain the contents word for word, in order, with the
+            same text between them.
     """
     roles = [("user", "assistant")[number % 2] for number in range(len(_CONTENTS))]
     messages = [{"role": role, "content": content} for role, content in zip(roles, _CONTENTS, strict=True)]
@@ -99,7 +100,7 @@ def split_template(template: Mapping[str, str], thinks: bool = True) -> tuple[st
 
 
 def _texts_around(messages: Sequence[Mapping[str, str]], template: Mapping[str, str], thinks: bool) -> list[str]:
-    """Return the text before each content, and last the text behind the contents that asks for a reply."""
+    """Return the text before the content of each turn, then the text at the end that asks for a reply."""
     text = _render(messages, template, thinks)
     parts = []
     for message in messages:
@@ -159,7 +160,7 @@ def to_marks(tokenizer: Tokenizer, template: Mapping[str, str], special_ids: fro
 
 
 def without_markup(tokenizer: Tokenizer) -> Tokenizer:
-    """Return a copy for which no text is markup: it spells out all added tokens, also ordinary ones such as <think>."""
+    """Return a copy that never reads text as markup: it spells out all added tokens, even ones such as <think>."""
     content = json.loads(tokenizer.to_str())
     for token in content["added_tokens"]:
         token["special"] = True

@@ -107,14 +107,15 @@ class DialogptLayout:
 class ChatTemplateLayout:
     """Layout of a chat model, as its template writes it: speaker 0 is the user, speaker 1 the assistant.
 
-    Every content and the id that closes it carry loss, the other ids of the template do not. A sample that begins with
-    a turn of the bot gets an empty turn of the person before it, because many templates allow no other beginning.
+    The content of every turn and the id that closes it carry loss; the other ids of the template do not. A sample that
+    begins with a turn of the bot gets an empty turn of the person before it, because many templates allow no other
+    beginning.
 
     Attributes:
         opening_tokens: Largest number of tokens before the first turn of a sample.
         turn_tokens: Largest number of tokens that a turn takes besides its content.
         end_of_turn_id: Id that ends a turn of the bot.
-        end_of_reply: Ids that follow the content of a reply in the history, `end_of_turn_id` first.
+        end_of_reply: Ids that follow the content of a reply in the history; the first one is `end_of_turn_id`.
         asks: See `TurnMarks`.
     """
 

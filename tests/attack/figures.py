@@ -154,7 +154,7 @@ def rows(folder: Path) -> list[Row]:
         run("replies end, impossible settings are refused", settings, server)
         run("typed special tokens are text", special_tokens, server)
         run("API and Python reply alike", equal_replies, server)
-        run("people in need get a fixed reply", people_in_need, server)
+        run("people in crisis get a fixed reply", people_in_need, server)
         run("clients that vanish leave no reply", vanishing, server)
         run("600 conversations: flat memory beside the cache", conversations, server)
         run("results that nobody reads: bounded memory", unread_results, server)

@@ -1,7 +1,7 @@
-"""xianliao-name: teach a bot who it is, without its saying so unasked, and measure that.
+"""xianliao-name: teach a bot its name and maker, which it should say only when asked, and measure whether it does.
 
     dialogues.py    dialogues about the name and the maker, and everyday dialogues beside them
-    guard.py        what the bot says after the training, and what it has forgotten
+    guard.py        measurement of what the bot says after the training and of what it has forgotten
     cli.py          the command
 
 The lists were written for this project. `rehearsal.jsonl.xz` is a sample of checkpoints/recipe/dialogues: 1,530 dialogues,

@@ -17,7 +17,7 @@ from training.settings import SettingsError
 HERE = Path(__file__).parent
 MAX_CHARACTERS = 16
 ANSWERS_PER_QUESTION = {"name": 3, "maker": 6}
-"""Answers of each question; there are more questions about the name."""
+"""Number of answers for each question; fewer are needed for the name, which has more questions."""
 EVERYDAY_COPIES = 3
 """Occurrences of each everyday dialogue with similar words."""
 ENDINGS = ("", "", "？", "呀", "~")
@@ -36,7 +36,7 @@ class Identity:
 
     Attributes:
         name: Name of the bot.
-        maker: Who made it, as the bot says it; None leaves questions about it to what the bot knows.
+        maker: Maker of the bot, in the words that the bot uses; with None, the bot learns no answer about its maker.
     """
 
     name: str
@@ -77,7 +77,7 @@ def identity_dialogues(identity: Identity, seed: int = 0) -> list[list[str]]:
     """Return dialogues in which somebody asks for the name or the maker; the bot's turns come second.
 
     Every question has several answers; some questions come after an everyday exchange. Everyday dialogues with similar
-    words, in which the bot does not say its name, are between them.
+    words, in which the bot does not say its name, are mixed in.
     """
     generator = random.Random(seed)
     answers = yaml.safe_load((HERE / "answers.yaml").read_text(encoding="utf-8"))
@@ -98,7 +98,7 @@ def identity_dialogues(identity: Identity, seed: int = 0) -> list[list[str]]:
 def rehearsal_dialogues(identity: Identity) -> list[list[str]]:
     """Return everyday dialogues, and dialogues about what the bot is, with its name.
 
-    Dialogues with a held-out question are left out, and with a maker those about the maker.
+    Dialogues with a held-out question are left out; if the identity has a maker, so are dialogues about the maker.
     """
     unseen = {bare(question) for about in ("name", "maker") for question in questions(about, held_out=True)}
     chosen = []
@@ -113,5 +113,5 @@ def rehearsal_dialogues(identity: Identity) -> list[list[str]]:
 
 
 def bare(text: str) -> str:
-    """Return a question without punctuation, spaces and final particles, to find the same question in other marks."""
+    """Return a question without punctuation, spaces and final particles, to recognise it in another spelling."""
     return _MARKS.sub("", text).rstrip("呀啊呢吧嘛")

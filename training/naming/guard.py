@@ -1,4 +1,4 @@
-"""What a bot says after it was named, and what it has forgotten: measured, and compared with stated limits."""
+"""Measurement of what a bot says after it was named and of what it has forgotten, with limits for both."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from training.naming.dialogues import ABOUT_BOT, Identity, held_out_dialogues, q
 
 MIN_NAME_SHARE, MAX_UNASKED_SHARE = 0.90, 0.03
 MAX_LOSS = 0.05
-"""Largest rise in nats/unit on a set of dialogues."""
+"""Maximum increase of nats/unit on a set of dialogues; a unit is a character or an end of turn."""
 MAX_APTNESS_LOSS = 0.05
-"""Largest fall of the share of true replies that the bot prefers to nine others."""
+"""Maximum decrease of the share of true replies that the bot prefers to nine others."""
 CHOICES = 100
 """Dialogues of the choice among ten replies."""
 SEEDS = 2
@@ -29,7 +29,7 @@ OTHERS = "others"
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What a bot knows of dialogues.
+    """How well a bot predicts dialogues.
 
     Attributes:
         nats: nats/unit by set.
@@ -53,7 +53,7 @@ def _nats_per_unit(bot: Chatbot, dialogues: Sequence[list[str]]) -> float:
 
 
 def measure_identity(bot: Chatbot, identity: Identity) -> dict[str, Any]:
-    """Ask held-out questions and send everyday messages; return shares and the replies that count against the bot."""
+    """Ask held-out questions and send everyday messages; return the shares of each kind, and the wrong replies."""
     named, wrong = _ask(bot, questions("name", held_out=True), lambda reply: identity.name in reply)
     result: dict[str, Any] = {"name": named, "wrong": wrong}
     if identity.maker:

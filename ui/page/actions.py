@@ -75,7 +75,7 @@ def _inform(language: str, text: str) -> None:
 
 
 def _size(values: Iterable[object]) -> int:
-    """Return about the number of characters of the texts and messages among some inputs."""
+    """Return the approximate number of characters in the texts and messages among some inputs."""
     size = 0
     for value in values:
         if isinstance(value, str):
@@ -89,7 +89,7 @@ def _size(values: Iterable[object]) -> int:
 
 
 def _index(value: object) -> int:
-    """Return the index of a message, which some of Gradio's events wrap in a pair."""
+    """Return the index of a message; some of Gradio's events send it inside a pair."""
     first = value[0] if isinstance(value, (list, tuple)) else value
     if not isinstance(first, (int, float)):
         raise chats.ChatError("not_a_chat")

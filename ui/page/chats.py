@@ -25,7 +25,7 @@ SPARE_MESSAGES, SPARE_CHARACTERS = 8, 100_000
 """A chat may exceed its bounds by this much: the last reply may, and the chat must still be exported and shortened."""
 
 MAX_FIXED_CHARACTERS = 10_000
-"""Room for a fixed reply to a person in need."""
+"""Room for a fixed reply to a person in crisis."""
 
 MAX_PERSONA_TURNS, MAX_PERSONA_CHARACTERS = 64, 10_000
 MAX_NUMBER = 10**18
@@ -115,9 +115,9 @@ def checked(value: object) -> Chat:
 
 
 def texts_to_avoid(value: object) -> frozenset[str]:
-    """Return the replies that a conversation from a browser names under `avoid`: trying again wants another one.
+    """Return the replies under `avoid` in a conversation from a browser; a new attempt should differ from them.
 
-    They are compared with a reply and nothing else, so a value of any other form only means that there are none.
+    They are only compared with the new reply, so a value of any other form counts as an empty list.
     """
     texts = value.get("avoid") if isinstance(value, Mapping) else None
     return (
@@ -285,5 +285,5 @@ def without_last_exchange(chat: Chat) -> tuple[Chat, str]:
 
 
 def number_of(message: ChatMessage) -> int:
-    """Return the number of the variant that a message holds; 0 for a reply itself."""
+    """Return the index of the variant that a message holds; 0 for the original reply."""
     return int(min(MAX_VARIATION, max(0, message.get("variation", 0))))

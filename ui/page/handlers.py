@@ -133,7 +133,7 @@ def with_user_message(bot: Chatbot, chat: Chat, text: str) -> Chat:
     Messages that were never answered are kept and read together with the new one, unless that is too long.
 
     Raises:
-        ChatError: The message is empty, or it or the conversation is too long. A person in need gets an answer to a
+        ChatError: The message is empty, or it or the conversation is too long. A person in crisis gets an answer to a
             message of any length, in a conversation that is too long as well while `chats.SPARE_MESSAGES` last.
     """
     if not typed_text(text):
@@ -154,7 +154,7 @@ def with_user_message(bot: Chatbot, chat: Chat, text: str) -> Chat:
 
 
 def _can_be_read(bot: Chatbot, chat: Chat) -> bool:
-    """Whether the last turn is short enough, or gets a fixed reply, which a person in need gets to any message."""
+    """Whether the last turn may be answered: it is short enough, or it gets the fixed reply to a person in crisis."""
     turns = turns_of(chat)
     return bot.fixed_answer(turns) is not None or bot.reads(turns[-1])
 

@@ -41,7 +41,8 @@ SLOW: dict[str, Any] = {
     "concurrency_id": "chat",
 }
 SCRIPT = "window.xianliao"
-"""Object of the page's script (`ui.page.script`), which draws the conversation and keeps it in the browser."""
+"""JavaScript object of the page's script (`ui.page.script`), which draws the conversation and stores it in the
+browser."""
 
 
 class QuietBlocks(gr.Blocks):
