@@ -51,6 +51,10 @@ from data_prep.stages.work_folder import WorkFolder, open_work_folder, work_path
 BUCKET_BYTES = 32 << 20
 """Bytes of input per bucket; a process needs about three times as much memory for a bucket."""
 MAX_BUCKETS = 4096
+NOTHING_HELD_OUT = (
+    "no dialogue is held out, so the quality of a training cannot be measured; raise --valid-share, or name files with"
+    " --valid"
+)
 PACKED_RATIO = 4
 """Assumed ratio of the size of the content of a compressed file to the size of the file."""
 TOP_REPLIES = 30
@@ -155,6 +159,8 @@ class Build:
         print(translate(f"{manifest['dialogues']['read']:,} dialogues in {minutes} min {seconds} s"), file=sys.stderr)
         for warning in manifest["warnings"]:
             print(labelled("warning: ", warning), file=sys.stderr)
+        if self.valid_share and not manifest["splits"]["valid"]["dialogues"]:
+            print(labelled("warning: ", NOTHING_HELD_OUT), file=sys.stderr)
         return manifest
 
     # --- cleaning ---

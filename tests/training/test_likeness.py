@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from training.likeness.cli import main
+from training.likeness.cli import _lines, main
 from training.likeness.measure import Costs, gain, measure_costs, style_of
 
 
@@ -62,5 +62,8 @@ def test_a_bot_compared_with_itself_shows_no_sign(prepared, checkpoint, capsys):
     assert result["nats_per_unit"]["before"] == result["nats_per_unit"]["after"]
     assert main([*flags, "--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert "No sign that the bot has learnt this person" in said
-    assert "rough figure" in said
+    assert "too few to say whether the bot has learnt this person" in said
+    assert "95 %" not in said
+    enough = {**result, "turns": 100, "dialogues": 8}
+    assert "No sign that the bot has learnt this person more than the chats in general." in _lines(enough)
+    assert "too few" in "".join(_lines({**enough, "dialogues": 7, "more": 0.5, "interval": [0.5, 0.5]}))

@@ -83,21 +83,28 @@ def compare(args: argparse.Namespace, dialogues: list[list[str]]) -> dict[str, A
 
 def _lines(result: dict[str, Any]) -> list[str]:
     """Return the comparison in words and as a table."""
-    from training.likeness.measure import FEW_TURNS
+    from training.likeness.measure import FEW_DIALOGUES, FEW_TURNS
 
     before, after = result["nats_per_unit"]["before"], result["nats_per_unit"]["after"]
     low, high = result["interval"]
+    is_few = result["turns"] < FEW_TURNS or result["dialogues"] < FEW_DIALOGUES
     lines = [
         f"{result['turns']} held-out turns of the person: {before['person']:.3f} -> {after['person']:.3f} nats/unit",
         f"the others' turns in the same chats: {before['others']:.3f} -> {after['others']:.3f} nats/unit",
-        f"so the person's turns gained {result['more']:.3f} nats/unit more (95 % interval {low:.3f} to {high:.3f})",
     ]
-    if low > 0:
-        lines.append("The bot has learnt more of this person than of the chats in general.")
+    if is_few:
+        lines.append(
+            f"fewer than {FEW_TURNS} turns or {FEW_DIALOGUES} dialogues are held out: too few to say whether the bot has learnt"
+            " this person; hold out more of the chats"
+        )
     else:
-        lines.append("No sign that the bot has learnt this person more than the chats in general.")
-    if result["turns"] < FEW_TURNS:
-        lines.append(f"warning: fewer than {FEW_TURNS} held-out turns give a rough figure")
+        lines.append(
+            f"so the person's turns gained {result['more']:.3f} nats/unit more (95 % interval {low:.3f} to {high:.3f})"
+        )
+        has_learnt = "The bot has learnt more of this person than of the chats in general."
+        lines.append(
+            has_learnt if low > 0 else "No sign that the bot has learnt this person more than the chats in general."
+        )
     lines.append(f"{'':22}{translate('person'):>8}{translate('before'):>8}{translate('after'):>8}")
     for name, value in result["style"]["person"].items():
         cells = [value, result["style"]["before"][name], result["style"]["after"][name]]

@@ -18,8 +18,8 @@ from chatbot.model.scoring import score_turns
 from chatbot.text.dialogue import count_units
 
 RESAMPLES = 1000
-FEW_TURNS = 100
-"""Fewer held-out turns of the person give a rough figure."""
+FEW_TURNS, FEW_DIALOGUES = 100, 8
+"""With fewer held-out turns of the person, or fewer dialogues, nothing can be said."""
 MARKS = {
     "ends with 。！？~": re.compile(r"[。！？!?~～…]$"),
     "ends with a particle": re.compile(r"[呀啊呢吧啦哦嘛哈嗯噢喔呐]$"),
