@@ -43,7 +43,9 @@ def test_the_example_has_100_dialogues_whose_first_message_no_recipe_has():
 def test_the_rehearsal_is_from_the_recipe_and_the_unseen_parts_from_its_held_out_part():
     sources = dialogues_of(*(RECIPE / name for name in ("plain", "talk", "identity")), SAMPLES)
     beginnings = {tuple(turns[:end]) for turns in sources for end in range(2, len(turns) + 1)}
-    lines = lzma.open(NAMING / "rehearsal.jsonl.xz", "rt", encoding="utf-8").read().replace("{name}", "闲聊").splitlines()
+    lines = (
+        lzma.open(NAMING / "rehearsal.jsonl.xz", "rt", encoding="utf-8").read().replace("{name}", "闲聊").splitlines()
+    )
     rehearsal = [tuple(json.loads(line)) for line in lines]
     assert set(rehearsal) <= beginnings
     assert len(rehearsal) == len(set(rehearsal)) > 3000

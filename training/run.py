@@ -55,11 +55,7 @@ FIT_ROWS = 16
 
 
 def train(settings: TrainSettings, run: type[Run] | None = None) -> dict[str, Any]:
-    """Start or continue a training run.
-
-    Args:
-        settings: Settings of the run.
-        run: Kind of run; None is `Run`.
+    """Start or continue a training run; `run` is its kind, by default `Run`.
 
     Returns:
         Content of training.json, and `stopped_by`: the signal that stopped the run, or None.

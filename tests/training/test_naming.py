@@ -105,7 +105,10 @@ def test_replies_in_batches_are_those_of_the_bot(bot, monkeypatch):
 
 def packed(tokenizer, layout):
     """Return a row with a dialogue of which only the reply is learnt and one to keep, and where the second one begins."""
-    turns = [[tokenizer.encode(turn) for turn in ("你叫什么", "我叫小满")], [tokenizer.encode("在吗"), tokenizer.encode("在呀")]]
+    turns = [
+        [tokenizer.encode(turn) for turn in ("你叫什么", "我叫小满")],
+        [tokenizer.encode("在吗"), tokenizer.encode("在呀")],
+    ]
     samples = [layout.lay_out(dialogue) for dialogue in turns]
     length = [len(sample.input_ids) for sample in samples]
     columns = {

@@ -90,7 +90,14 @@ def main(argv: list[str] | None = None) -> int | None:
     bot = Chatbot.from_pretrained(args.output, args.device)
     after, said = measure_knowledge(bot, sets), measure_identity(bot, identity)
     failures = find_failures(said, before, after, args.max_loss)
-    record = {"identity": vars(identity), **kept, **said, "before": vars(before), "after": vars(after), "failures": failures}
+    record = {
+        "identity": vars(identity),
+        **kept,
+        **said,
+        "before": vars(before),
+        "after": vars(after),
+        "failures": failures,
+    }
     write_json(Path(args.output) / RECORD, record)
     if args.json:
         print(json.dumps(record, ensure_ascii=False, indent=2))

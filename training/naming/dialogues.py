@@ -30,7 +30,9 @@ MIDWAY_SHARE = 0.35
 """Share of the questions that are asked after an everyday exchange."""
 ABOUT_BOT = re.compile("你.{0,6}(真人|机器|程序|AI|谁|名字|叫啥|叫什么)|真人")
 """Messages that ask who or what the bot is."""
-ABOUT_MAKER = re.compile("谁.{0,4}(做|作|制|开发|写|训练|造|教|设计|发明)|主人|哪.{0,2}公司|作者|开发|你.{0,3}(爸|妈|老板)")
+ABOUT_MAKER = re.compile(
+    "谁.{0,4}(做|作|制|开发|写|训练|造|教|设计|发明)|主人|哪.{0,2}公司|作者|开发|你.{0,3}(爸|妈|老板)"
+)
 """Messages that ask who made the bot."""
 CLAIM = re.compile("语言模型|开源|训练出来|公开的")
 """Replies of the bundled bot about who made it."""
@@ -95,7 +97,9 @@ def identity_dialogues(identity: Identity, seed: int = 0) -> list[list[str]]:
                 before = generator.choice(openers) if generator.random() < MIDWAY_SHARE else []
                 asked = question + generator.choice(ENDINGS)
                 dialogues.append([*before, asked, identity.fill(answer)])
-    return dialogues + [[identity.fill(turn) for turn in turns] for turns in _allowed(identity) if "{name}" in str(turns)]
+    return dialogues + [
+        [identity.fill(turn) for turn in turns] for turns in _allowed(identity) if "{name}" in str(turns)
+    ]
 
 
 def rehearsal_dialogues(identity: Identity) -> list[list[str]]:

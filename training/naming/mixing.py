@@ -1,8 +1,8 @@
 """How much of the training to keep: weights between those before it and those after it.
 
 For a share s the weights are s * after + (1 - s) * before (Wortsman et al. 2022, arXiv:2109.01903): a small share forgets
-less, a large one knows the name better. The share is chosen on questions and dialogues of its own, so that the guard's
-figures stay those of questions that decided nothing.
+less, a large one knows the name better. The share is chosen on the part `tuning`, which is used for nothing else, so that
+the guard's figures are those of questions that decided nothing.
 """
 
 from __future__ import annotations
