@@ -81,16 +81,7 @@ def faults(path: Path) -> Iterator[str]:
 
 def files(names: list[str]) -> Iterator[Path]:
     """Yield the modules and pages to check: the given files and folders, or the whole project."""
-    for name in names or [
-        *ROOMS,
-        "README.md",
-        "CONTRIBUTING.md",
-        "CHANGELOG.md",
-        "SECURITY.md",
-        "deploy",
-        "docs",
-        "checkpoints",
-    ]:
+    for name in names or EVERYTHING:
         path = ROOT / name
         found = [path] if path.is_file() else sorted([*path.rglob("*.py"), *path.rglob("*.md")])
         yield from (each for each in found if "log" not in each.parts and "experiments" not in each.parts)

@@ -14,17 +14,25 @@ from tests.messages import PARSERS
 from training.arguments import read_settings
 
 READMES = ["README.md", "README.zh.md"]
-ENGLISH = sorted(
+PAGES = [
     path
-    for path in ROOT.rglob("README.md")
-    if not {".venv", "runs", "build"} & set(path.relative_to(ROOT).parts) and not path.parent.name.startswith(".")
-)
+    for path in ROOT.rglob("*.md")
+    if not {".venv", "runs", "build", ".git", "log", "exports"} & set(path.relative_to(ROOT).parts)
+    and not path.parent.name.startswith(".")
+]
+ENGLISH = sorted(path for path in PAGES if path.name == "README.md" or path.with_suffix(".zh.md") in PAGES)
+"""Pages that have a Chinese twin: every README, and the others beside a NAME.zh.md."""
+CHINESE = sorted(path for path in PAGES if path.name.endswith(".zh.md"))
+
+
+def relative(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 @pytest.mark.parametrize("name", READMES)
-def test_the_first_two_commands_are_make_chat_and_make_test(name):
+def test_the_first_commands_are_git_clone_make_chat_and_make_test(name):
     commands = re.findall(r"^    (\S+ \S+)", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
-    assert commands[:2] == ["make chat", "make test"]
+    assert commands[:3] == ["git clone", "make chat", "make test"]
 
 
 @pytest.mark.parametrize("name", READMES)
@@ -39,29 +47,22 @@ def test_commands_have_the_flags_that_are_shown(name):
 
 
 @pytest.mark.parametrize("name", READMES)
-def test_linked_files_and_presets_exist(name):
+def test_presets_exist(name):
     text = (ROOT / name).read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)h][^)]*)\)", text) + re.findall(r"training/presets/\S+\.yaml", text)
+    links = re.findall(r"training/presets/\S+\.yaml", text)
     assert links
-    for path, _, anchor in (link.partition("#") for link in links):
-        assert (ROOT / path).exists()
-        headings = re.findall(r"^#+ (.*)", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
-        assert not anchor or anchor in [heading.lower().replace(" ", "-") for heading in headings]
+    assert all((ROOT / path).exists() for path in links)
 
 
-PAGES = [
-    path
-    for path in ROOT.rglob("*.md")
-    if not {".venv", "runs", ".git", "log", "exports"} & set(path.relative_to(ROOT).parts)
-]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_links_of_every_page_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
-        path = link.partition("#")[0]
+        path, _, anchor = link.partition("#")
         assert not path or "://" in path or (page.parent / path).exists(), link
+        if path.endswith(".md") and anchor and "://" not in path:
+            headings = re.findall(r"^#+ (.*)", (page.parent / path).read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w\- ]", "", each).lower().replace(" ", "-") for each in headings], link
 
 
 def test_the_data_page_lists_the_rules_as_they_are():
@@ -75,7 +76,7 @@ def test_the_data_page_lists_the_rules_as_they_are():
 
 
 def in_both_languages(page: Path) -> tuple[str, str]:
-    return page.read_text(encoding="utf-8"), page.with_name("README.zh.md").read_text(encoding="utf-8")
+    return page.read_text(encoding="utf-8"), page.with_suffix(".zh.md").read_text(encoding="utf-8")
 
 
 def commands_in(text: str) -> list[str]:
@@ -93,7 +94,7 @@ def figures_in(text: str) -> set[float]:
     return {round(float(digits.replace(",", "")) * scale.get(zh or en, 1), 6) for digits, zh, en in numbers}
 
 
-@pytest.mark.parametrize("page", ENGLISH, ids=lambda page: str(page.parent.relative_to(ROOT)))
+@pytest.mark.parametrize("page", ENGLISH, ids=relative)
 def test_both_languages_show_the_same_commands_and_figures(page):
     english, chinese = in_both_languages(page)
     assert commands_in(english) == commands_in(chinese)
@@ -101,18 +102,25 @@ def test_both_languages_show_the_same_commands_and_figures(page):
     assert re.findall("^#+ ", english, re.MULTILINE) == re.findall("^#+ ", chinese, re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", ENGLISH, ids=lambda page: str(page.parent.relative_to(ROOT)))
+@pytest.mark.parametrize("page", ENGLISH, ids=relative)
 def test_both_languages_lead_to_each_other_and_to_the_same_pages(page):
     english, chinese = in_both_languages(page)
-    assert "](README.zh.md)" in english
-    assert "](README.md)" in chinese
+    assert f"]({page.stem}.zh.md)" in english
+    assert f"]({page.name})" in chinese
     targets = [
-        {link.partition("#")[0].replace(".zh.md", ".md") for link in re.findall(r"\]\(([^)\s]+)\)", text)}
-        - {"README.md"}
+        {link.partition("#")[0].replace(".zh.md", ".md") for link in re.findall(r"\]\(([^)\s]+)\)", text)} - {page.name}
         for text in (english, chinese)
     ]
     assert targets[0] == targets[1]
-    assert re.findall(r"\]\(([^)\s]+README\.md)", chinese) == [], "a Chinese page leads to the Chinese pages"
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=relative)
+def test_a_chinese_page_leads_to_the_chinese_pages(page):
+    text, own = page.read_text(encoding="utf-8"), page.name.replace(".zh.md", ".md")
+    links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+\.md(?:#[^)\s]*)?)\)", text)} - {own}
+    assert [link for link in links if (page.parent / link).with_suffix(".zh.md").exists()] == []
+    named = re.findall(r"\]\([^)\s]+\.zh\.md[^)\s]*\)（英文）", text)
+    assert named == [], "these pages are Chinese"
 
 
 def test_the_chinese_data_page_lists_the_rules_as_they_are():

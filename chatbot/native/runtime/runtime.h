@@ -1,7 +1,7 @@
 /* The chatbot without Python: a weights file, its tokenizer, and the decoder of chatbot/decoding.
  *
  * xl_open maps a file that `xianliao-export --to lite` wrote; a chat answers histories with it, one token per xl_step.
- * The same history, seed and settings give the same reply as Python in int8 (docs/export.md says where rounding may
+ * The same history, seed and settings give the same reply as Python in int8 (docs/lite.md says where rounding may
  * differ). A bot may be shared by threads once it is open; a chat belongs to one thread at a time. */
 #ifndef XIANLIAO_RUNTIME_H
 #define XIANLIAO_RUNTIME_H
