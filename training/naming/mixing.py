@@ -61,6 +61,7 @@ def keep_best_share(
 @torch.no_grad()
 def mix(bot: Chatbot, before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], share: float) -> None:
     """Give a bot the weights share * after + (1 - share) * before, and drop what it has computed with others."""
+    assert isinstance(bot.model, XianliaoForCausalLM)
     bot.model.load_state_dict({name: torch.lerp(before[name], tensor, share) for name, tensor in after.items()})
     make_native(bot.model)
     bot.snapshots.clear()
