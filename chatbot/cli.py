@@ -6,15 +6,21 @@ import argparse
 import json
 import sys
 from collections.abc import Generator
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from chatbot.decoding.settings import OPTIONS, ReplySettings, Script, settings_from
+from chatbot.decoding.settings import OPTIONS, settings_from
 from chatbot.errors import FileError, XianliaoError, explain_faults
 from chatbot.language.parser import Parser
 from chatbot.language.translation import labelled, translate
+from chatbot.options import (
+    add_model_options,
+    add_safety_option,
+    add_script_option,
+    add_thinking_option,
+    check_model_options,
+)
 
 if TYPE_CHECKING:  # importing torch takes seconds, which --help does not need
     from chatbot.chat.session import ChatSession
@@ -23,48 +29,6 @@ DECODING = tuple(
     (option.name, option.kind, option.help) for option in OPTIONS if option.name not in ("beams", "top_logprobs")
 )
 """Fields of ReplySettings that are options of their name."""
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every command that loads a model."""
-    parser.add_argument(
-        "--checkpoint", default="default", metavar="DIR", help="checkpoint folder (default: the bundled bot)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
-    parser.add_argument(
-        "--dtype", default="auto", help="auto, float32, float16, bfloat16 or int8 (default: %(default)s)"
-    )
-
-
-def check_model_options(args: argparse.Namespace, *others: str) -> None:
-    """Check the options of `add_model_options`, and further checkpoints, before torch is imported.
-
-    Raises:
-        CheckpointError, XianliaoError: A checkpoint, the device or the dtype cannot be used.
-    """
-    from chatbot.checkpoint.location import resolve
-    from chatbot.model.device import check_device
-
-    for checkpoint in (*([args.checkpoint] if isinstance(args.checkpoint, str) else args.checkpoint), *others):
-        resolve(checkpoint)
-    check_device(args.device, args.dtype)
-
-
-def add_safety_option(parser: argparse.ArgumentParser) -> None:
-    """The option of the commands that talk to people."""
-    parser.add_argument(
-        "--safety",
-        default="default",
-        metavar="DIR|off",
-        help="folder of fixed replies to people in need and of word lists (default: the bundled one, chatbot/safety/files);"
-        " off: no fixed replies, the model answers people in need as well",
-    )
-
-
-def add_script_option(parser: argparse._ActionsContainer) -> None:
-    """Add the option for traditional characters to the commands that talk to people."""
-    help_text = next(field for field in fields(ReplySettings) if field.name == "script").metadata["help"]
-    parser.add_argument("--script", choices=get_args(Script), help=help_text)
 
 
 def build_chat_parser() -> argparse.ArgumentParser:
@@ -85,6 +49,7 @@ def build_chat_parser() -> argparse.ArgumentParser:
         help="how far /another is from the replies shown, 0 (near) to 2 (far) (default: 1)",
     )
     add_script_option(decoding)
+    add_thinking_option(decoding)
     decoding.add_argument("--banned-words", nargs="+", metavar="WORD", help="words that no reply contains")
     method = decoding.add_mutually_exclusive_group()
     method.add_argument("--greedy", action="store_true", help="always take the most likely token")
@@ -99,14 +64,15 @@ def chat(argv: list[str] | None = None) -> int | None:
     args = build_chat_parser().parse_args(argv)
     changes: dict[str, Any] = {name: getattr(args, name) for name, *_ in DECODING}
     changes |= {"banned_words": args.banned_words, "beams": args.beams, "script": args.script}
+    changes["thinking"] = args.thinking
     changes["method"] = "greedy" if args.greedy else "beam" if args.beams is not None else None
     changes = {name: value for name, value in changes.items() if value is not None}
     check_model_options(args)
     from chatbot.chat.turns import check_turns
-    from chatbot.checkpoint.location import GENERATION, locate
+    from chatbot.checkpoint.location import GENERATION, resolve
     from chatbot.storage import read_json
 
-    generation = locate(args.checkpoint) / GENERATION
+    generation = resolve(args.checkpoint) / GENERATION
     settings_from(read_json(generation) if generation.is_file() else {}).with_changes(**changes)
     for message in args.message or []:
         check_turns([message])
@@ -140,6 +106,8 @@ def _show(session: ChatSession, as_json: bool) -> None:
         "tokens": len(reply.token_ids),
         "log_prob": reply.log_prob,
     }
+    if reply.thoughts:
+        shown["thoughts"] = reply.thoughts
     print(json.dumps(shown, ensure_ascii=False), flush=True)
 
 
@@ -185,8 +153,11 @@ def _say(session: ChatSession, stream: Generator[str, None, None]) -> None:
     except KeyboardInterrupt:
         stream.close()
         is_stopped = True
+    thoughts = session.last_reply.thoughts if session.last_reply is not None and not is_stopped else ""
     reason = "stopped" if is_stopped or session.last_reply is None else session.last_reply.stop_reason
     print(f"  [{translate(reason)}]" if reason != "eos" else "")
+    if thoughts:
+        print(labelled("thoughts: ", thoughts), file=sys.stderr)
 
 
 class PrintGrid(argparse.Action):
@@ -222,7 +193,7 @@ def build_evaluate_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="add a unigram and a Witten-Bell trigram baseline, trained on PATH (default: the train split of --data)",
     )
-    add("--compare", nargs="+", default=[], metavar="DIR", help="further checkpoints for the same report")
+    add("--compare", nargs="+", default=[], metavar="DIR|OWNER/NAME", help="further checkpoints for the same report")
     add("--grid", metavar="FILE", help="YAML file of decoding methods (default: what --print-grid prints)")
     add("--print-grid", action=PrintGrid, nargs=0, help="print the default decoding methods, to be edited, and exit")
     add(

@@ -1,7 +1,8 @@
 """Files that are whole or absent, and one process at a time in a folder.
 
-Every file that another process may read, or that a stopped program goes on from, is written here: under a temporary name
-beside its place, then renamed, which replaces the old file in one step. A crash leaves the old file as it was.
+This module writes every file that another process may read, or from which a stopped program continues: under a
+temporary name in the same folder, then renamed, which replaces the old file in one step. A crash leaves the old file as
+it was.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ LOCK = ".lock"
 def exclusive(folder: Path, error: XianliaoError, lock: str = LOCK) -> Iterator[None]:
     """Create a folder if it is missing and keep other processes out of it while the block runs.
 
-    The lock file stays: removing it would let two processes lock two files of the same name. The operating system releases
-    the lock of a process that is killed.
+    The lock file is not removed: otherwise two processes could each lock a different file of the same name. The
+    operating system releases the lock of a process that is killed.
 
     Args:
         folder: Folder to lock.
@@ -170,7 +171,7 @@ def replacing(path: Path, durable: bool = True, mode: int = 0o644) -> Iterator[P
 
     Args:
         path: File to write.
-        durable: Whether to wait until the data is on the disk; switch it off for files that can be made again.
+        durable: Whether to wait until the data is on the disk; use False for files that can be created again.
         mode: Permissions of the file.
     """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
@@ -198,7 +199,7 @@ def replacing_files(folder: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make an intermediate file under a temporary name, then rename it; it need not survive a power failure."""
+    """Let `write` write a file under a temporary name, then rename it. The file may be lost in a power failure."""
     with replacing(path, durable=False) as temporary:
         write(temporary)
 

@@ -2,7 +2,7 @@
 
     reading    files, their forms, the records in them
     cleaning   rules for single turns and dialogues
-    corpus     what only the whole corpus shows: frequent turns, equal and near-equal dialogues, splits
+    corpus     what needs the whole corpus: frequent turns, equal and near-equal dialogues, splits
     stages     the steps of a build, as functions from files to files
     pipeline   the whole build
 

@@ -161,7 +161,7 @@ def _add_tokenizer_options(group: argparse._ArgumentGroup) -> None:
     add(
         "--tokenizer",
         metavar="DIR",
-        help="use the tokenizer of this prepared set or checkpoint (default: train a new one)",
+        help="use the tokenizer of this prepared set, checkpoint or model of the hub (default: train a new one)",
     )
     add(
         "--vocab-size",

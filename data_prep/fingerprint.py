@@ -48,7 +48,7 @@ def _leaves(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 @cache
 def program_hash() -> str:
-    """Return the hash of the code that decides the content, so that another version does not reuse this one's sets."""
+    """Return the hash of the code that the content depends on; sets of another version are not reused."""
     ours, text = Path(__file__).parent, Path(chatbot.text.__path__[0])
     paths = [path for pattern in _OURS for path in sorted(ours.glob(pattern))]
     paths += [path for pattern in _TEXT for path in sorted(text.glob(pattern))]

@@ -49,7 +49,7 @@ from data_prep.stages.parallel import run_tasks
 from data_prep.stages.work_folder import WorkFolder, open_work_folder, work_path
 
 BUCKET_BYTES = 32 << 20
-"""Bytes of input per bucket; a process needs about three times as much memory for one."""
+"""Bytes of input per bucket; a process needs about three times as much memory for a bucket."""
 MAX_BUCKETS = 4096
 PACKED_RATIO = 4
 """Assumed ratio of the size of the content of a compressed file to the size of the file."""
@@ -105,7 +105,7 @@ def build(
 
 
 def _inputs(paths: dict[str, Sequence[str]], output: Path, form: str) -> list[Input]:
-    """Return the files to read, those for train first; a file for train that holds splits counts once for each."""
+    """Return the files to read, those for train first; a train file with several splits is listed once per split."""
     files = []
     for split, names in paths.items():
         for path in list_files(names):
@@ -271,7 +271,7 @@ def all_rules() -> tuple[Rule, ...]:
 
 
 def forget_work_folders() -> None:
-    """Clear the caches of files of work folders: another build in this process can have a folder of the same name."""
+    """Clear the cached files of work folders; another build in this process can use the same folder name."""
     cut_frequent.read_frequent.cache_clear()
     mark_near.near_keys.cache_clear()
     write_shard.forget_tokenizer()
@@ -283,7 +283,7 @@ def _content_bytes(path: Path) -> int:
 
 
 def _first_records(block: Block, count: int) -> tuple[Block, int]:
-    """Return a block with the first `count` records of a block, and the number it has."""
+    """Return a block with the first `count` records of a block, and how many records it holds."""
     first: list[Record] = []
     for record in records(block):
         if len(first) == count:

@@ -20,7 +20,8 @@ def preview(folder: str | Path, count: int, colour: bool | None = None) -> str:
     Args:
         folder: The prepared set.
         count: Number of samples.
-        colour: Whether to colour tokens by speaker and dim those without loss; None: if the output is a terminal.
+        colour: Whether to colour tokens by speaker and dim tokens without loss; None does so if the output is a
+            terminal.
     """
     colour = sys.stdout.isatty() if colour is None else colour
     tokenizer = DialogueTokenizer.load(folder)

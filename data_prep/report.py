@@ -102,7 +102,7 @@ def quoted(text: str) -> str:
 
 
 def token_statistics(shards: Sequence[ShardStatistics], tokenizer: DialogueTokenizer) -> dict[str, float]:
-    """Return the characters per token, and the shares of tokens that are one character and that are a byte of one."""
+    """Return the characters per token, the share of tokens that are one character, and the share that are one byte."""
     counts = np.sum([shard["token_counts"] for shard in shards], axis=0)
     names = tokenizer.tokens(range(tokenizer.vocab_size))
     is_byte = np.array([len(name) == 6 and name.startswith("<0x") for name in names])
@@ -119,7 +119,8 @@ def token_statistics(shards: Sequence[ShardStatistics], tokenizer: DialogueToken
 def _dialogues(manifest: Mapping[str, Any], ledger: Ledger) -> list[str]:
     columns = ("read", "kept_whole", "split", "dropped")
     rows = [
-        [source["file"], source["for"], *(source.get(name, 0) for name in columns)] for source in manifest["sources"]
+        [quoted(source["file"]), source["for"], *(source.get(name, 0) for name in columns)]
+        for source in manifest["sources"]
     ]
     if len(rows) > 1:
         rows.append(["all", "", *(manifest["dialogues"][name] for name in columns)])

@@ -64,8 +64,8 @@ class PrepareSettings:
         max_dialogues: Number of raw dialogues after which to stop reading inputs; None reads all. Held-out files are
             always read whole.
         form: Form of the input files, one of `FORMS`, or `auto`.
-        bot: Name of the speaker whose turns the bot is to learn: dialogues begin with another speaker, and the others
-            count as one. None keeps the speakers as they are.
+        bot: Name of the speaker that the bot is to imitate: dialogues begin with another speaker, and all other
+            speakers are treated as one. None keeps the speakers as they are.
         seed: Seed of the order of the dialogues.
         near_duplicates: `off`; `held-out` drops train dialogues that are near a held-out one; `all` also those that are
             near each other.

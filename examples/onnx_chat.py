@@ -2,7 +2,7 @@
 
 FOLDER is written by `xianliao-export default --to onnx --output FOLDER`. The decoder has the floor that bounds the length of
 a reply, the rule against repeated n-grams, temperature and nucleus. It has no banned words and no fixed replies to people in
-need; xianliao has both.
+crisis; xianliao has both.
 """
 
 from __future__ import annotations

@@ -20,6 +20,16 @@ CHATML = """{%- if messages[0]['role'] == 'system' -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' }}{%- endif -%}"""
 
+THINKING = CHATML.replace(
+    "{{- '<|im_start|>assistant\\n' }}",
+    "{{- '<|im_start|>assistant\\n' }}{%- if enable_thinking is defined and enable_thinking is false -%}"
+    "{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif -%}",
+)
+"""ChatML with Qwen3's switch: without thinking, the request for a reply has an empty block."""
+
+OPENED = CHATML.replace("{{- '<|im_start|>assistant\\n' }}", "{{- '<|im_start|>assistant\\n<think>\\n' }}")
+"""ChatML that opens a thinking block for every reply."""
+
 LLAMA = """{{- bos_token }}
 {%- if not date_string is defined %}{% set date_string = strftime_now("%d %b %Y") %}{% endif -%}
 {{- "<|start_header_id|>system<|end_header_id|>\\n\\n" + date_string + "<|eot_id|>" }}
@@ -33,7 +43,7 @@ KINDS = {
     "qwen2": (
         CHATML,
         ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        ["<tool_call>", "<think>"],
+        ["<tool_call>", "<think>", "</think>"],
         {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "bos_token": None},
     ),
     "llama": (

@@ -20,6 +20,7 @@ from jsonargparse import ArgumentParser
 
 from chatbot.errors import first_line
 from chatbot.language.parser import TranslatedHelp
+from chatbot.yaml_files import read_yaml
 from training.settings import (
     LatentTraining,
     ModelSettings,
@@ -224,7 +225,7 @@ def find_config(name: str, faults: list[str]) -> str:
 def read_file(path: str, faults: list[str]) -> dict[str, Any]:
     """Return the known keys of a YAML mapping; unknown keys and unreadable files are appended to `faults`."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = read_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         faults.append(f"cannot read {path} ({error.strerror})")
         return {}
@@ -281,7 +282,7 @@ def _nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def _valid_entries(parser: ArgumentParser, content: dict, file: str, faults: list[str]) -> dict[str, Any]:
-    """Return the entries of a file whose values have the right type; the others are appended to `faults`."""
+    """Return the entries of a file whose values have the right type; append a fault for each other entry."""
     result: dict[str, Any] = {}
     for name, value in content.items():
         if name == "stages":

@@ -1,4 +1,5 @@
-"""A deeper checkpoint that computes the same function, so that more training starts from what a smaller one knows.
+"""A deeper checkpoint that computes the same function as a smaller one, so that its training starts from what the
+smaller one has learnt.
 
 Copies of blocks are inserted whose projections into the residual stream are zero, so each copy adds nothing until it is
 trained (LLaMA Pro, Wu et al. 2024, arXiv:2401.02415; zero-initialised residual branches: Fixup, arXiv:1901.09321).
@@ -74,7 +75,7 @@ def deepen(target: str | Path, source: str | Path, layers: int) -> None:
 
 
 def _plan(groups: int, added: int) -> list[tuple[int, bool]]:
-    """Return the groups of the new model in order, (group of the source, whether it is a copy), copies spread evenly."""
+    """Return the new model's groups: (group of the source, whether it is a copy), with copies spread evenly."""
     plan: list[tuple[int, bool]] = []
     for group in range(groups):
         copies = (group + 1) * added // groups - group * added // groups

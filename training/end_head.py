@@ -18,7 +18,8 @@ WEIGHT_DECAY = 1e-4
 def with_termination(model: XianliaoForCausalLM, kind: str, epsilon: float, delay: int) -> XianliaoForCausalLM:
     """Return a copy of the model with another `termination`.
 
-    The weights are kept, except those of a head of another kind: the new head is initialised and needs `fit_end_head`.
+    The weights are kept, except the weights of a head of another kind: then the new head is initialised and needs
+    `fit_end_head`.
 
     Args:
         model: Not changed.
@@ -36,7 +37,7 @@ def with_termination(model: XianliaoForCausalLM, kind: str, epsilon: float, dela
 
 
 def fit_end_head(model: XianliaoForCausalLM, batches: Sequence[dict[str, torch.Tensor]], max_steps: int = 40) -> None:
-    """Fit only the end head to dialogues, so that a pretrained model starts with ends where its softmax had them.
+    """Fit only the end head to dialogues, so that a pretrained model ends its turns where its softmax ended them.
 
     The hidden states do not change. The head has only D + 1 parameters (weights and bias), so L-BFGS needs seconds.
 

@@ -1,4 +1,4 @@
-"""What a run reads: manifests of its data and the checkpoint of --init, checked before torch is imported."""
+"""Inputs of a run: manifests of its data and the checkpoint of --init, checked before torch is imported."""
 
 from __future__ import annotations
 

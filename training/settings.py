@@ -128,7 +128,10 @@ class TrainSettings:
     output: str = field(
         metadata={"help": "folder of the checkpoint, metrics.jsonl, curves.png and the saved states; created"}
     )
-    init: str | None = setting(None, "checkpoint folder to start from instead of new weights")
+    init: str | None = setting(
+        None,
+        "checkpoint folder, or OWNER/NAME[@REVISION] of the Hugging Face hub, to start from instead of new weights",
+    )
     resume: bool = setting(False, "continue the run that was stopped in --output")
     model: ModelSettings = field(default_factory=ModelSettings, metadata={"help": "shape of a new model"})
     stages: list[StageSettings] = field(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from chatbot.checkpoint.folder import TRAINING, load_model, resolve
+from chatbot.checkpoint.hub import name_of
 from chatbot.errors import last_line
 from chatbot.model.config import XianliaoConfig
 from chatbot.model.hf_chat_model import HfChatModel
@@ -69,7 +70,7 @@ def apply_settings(model: TrainableModel, settings: TrainSettings) -> TrainableM
 
 
 def has_new_end_head(settings: TrainSettings, model: torch.nn.Module) -> bool:
-    """Return whether the model has an end-of-turn head that the checkpoint of --init has not."""
+    """Return whether the model has an end-of-turn head that the checkpoint of --init does not have."""
     head = getattr(model, "end_head", None)
     return settings.init is not None and head is not None and not head.weight.any()
 
@@ -77,7 +78,7 @@ def has_new_end_head(settings: TrainSettings, model: torch.nn.Module) -> bool:
 def ancestor_of(checkpoint: Path) -> dict[str, Any]:
     """Return the training record of the checkpoint that a run starts from, or its name if it has no record."""
     path = checkpoint / TRAINING
-    return read_json(path) if path.is_file() else {"imported_from": checkpoint.name}
+    return read_json(path) if path.is_file() else {"imported_from": name_of(checkpoint)}
 
 
 def build_model(shape: ModelSettings, tokenizer: DialogueTokenizer, **settings: Any) -> XianliaoForCausalLM:

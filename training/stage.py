@@ -35,17 +35,19 @@ class Stage:
         settings: Settings of the stage alone.
         name: Name of the stage in the log.
         data: Batches.
-        utilisation: Share of tokens in the rows of the first epoch that are not padding.
+        utilisation: Share of tokens that are not padding, in the rows of the first epoch.
         steps: Optimizer steps of the whole stage.
         valid_dialogues: Token ids of the turns of the validation dialogues.
-        valid_turns: Turns of each validation dialogue that count: all, or only the replies if only replies are learnt.
-        valid_units: Number of units (`count_units`) in the turns of each validation dialogue that count.
+        valid_turns: For each validation dialogue, the turns that are scored: all, or only the replies if only replies
+            are learnt.
+        valid_units: For each validation dialogue, the number of units (`count_units`) in its scored turns.
         tokens_per_unit: Targets per unit of the validation dialogues; None without any.
         floor_start: t0 of the EOS floor, in tokens.
         unigram: nats/unit of a unigram model on the validation dialogues; None without validation dialogues.
 
     Raises:
-        SettingsError: No turn fits a row, the weights leave no dialogue, or a backward model is to learn only replies.
+        SettingsError: No turn fits into a row, the weights in --data are so small that an epoch has no dialogue, or a
+            backward model is to learn only replies.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class Stage:
             self.unigram = nats / sum(self.valid_units)
 
     def _choose_valid(self, valid: TurnStore, train: TurnStore, sources: list[Source]) -> list[int]:
-        """Return the indices of the validation dialogues, and set `floor_start` by their pool.
+        """Return the indices of the validation dialogues, and set `floor_start` from the turn lengths of their pool.
 
         A set of weight w < 1 contributes the share w of its validation dialogues, so that the best checkpoint is the
         best on the mixture that is trained on.
@@ -104,7 +106,7 @@ class Stage:
     def _measure_valid(
         self, valid: TurnStore, chosen: list[int], sources: list[Source], tokenizer: DialogueTokenizer
     ) -> None:
-        """Set the validation dialogues, their turns that count and the number of units in these turns."""
+        """Set the validation dialogues, the turns of each that are scored, and the number of units in these turns."""
         self.valid_dialogues: list[list[list[int]]] = []
         self.valid_turns: list[slice] = []
         self.valid_units: list[int] = []

@@ -54,7 +54,7 @@ class TrainedModel:
         layout: Layout of the model's dialogues.
         shape: Shape of the model by setting.
         flops_per_token: Floating-point operations of a training step per token.
-        has_new_end_head: Whether the model has an end-of-turn head that its ancestor had not.
+        has_new_end_head: Whether the model has an end-of-turn head that its ancestor did not have.
         is_sharded: Whether FSDP shards the parameters over the processes.
 
     Raises:

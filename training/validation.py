@@ -115,7 +115,7 @@ class Validation:
         return measures.bound
 
     def _compare(self, nats: float, progress: Progress) -> bool:
-        """Return whether a result is the best of the stage, and record it if it is."""
+        """Return whether a validation result is the best of the stage so far; if so, record it."""
         if not math.isfinite(nats):
             raise SettingsError(
                 f"Validation gives {nats} nats/unit at step {progress['step']}: the run has diverged. Start it again in"
@@ -167,8 +167,8 @@ def nats_per_unit(trained: TrainedModel, stage: Stage) -> float:
 def decoder_settings(model: TrainableModel, init: str | None) -> dict[str, Any]:
     """Return the decoder settings to store with a checkpoint, without the EOS floor.
 
-    A model keeps all decoder settings of the checkpoint that it starts from. Models of this project get this project's
-    values for what that checkpoint does not set.
+    A model keeps all decoder settings of the checkpoint that it starts from. For settings that the checkpoint does not
+    have, models of this project get this project's values.
 
     Args:
         model: Unwrapped model.

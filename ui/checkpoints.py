@@ -29,8 +29,8 @@ def load_bots(
         if folders.count(folder) > 1:
             raise XianliaoError(f"--checkpoint names {folder} twice. Give every checkpoint once.")
     bots = [Chatbot.from_pretrained(checkpoint, device, dtype, safety) for checkpoint in checkpoints]
-    names = [folder.name for folder in folders]
+    names = [bot.name for bot in bots]
     for bot, folder in zip(bots, folders, strict=True):
-        if names.count(folder.name) > 1:
+        if names.count(bot.name) > 1:
             bot.name = f"{folder.parent.name}/{folder.name}"
     return bots

@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from chatbot.checkpoint.location import locate
-from chatbot.cli import add_model_options, add_safety_option, add_script_option, check_model_options
 from chatbot.errors import XianliaoError, explain_faults
 from chatbot.language.parser import Parser
 from chatbot.language.translation import labelled, translate
+from chatbot.options import (
+    add_model_options,
+    add_safety_option,
+    add_script_option,
+    add_thinking_option,
+    check_model_options,
+)
+from ui.options import ServeOptions, default_data_dir
 
 if TYPE_CHECKING:
-    from ui.options import ServeOptions
+    from ui.studio.options import StudioOptions
 
 EXPOSED_RATE_LIMIT = 120
 """Default requests per minute of one sender if other machines can reach the server. On loopback nothing is limited: the
@@ -37,12 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_options(parser)
     add_safety_option(parser)
     add_script_option(parser)
+    add_thinking_option(parser)
     parser.add_argument(
         "--checkpoint",
         nargs="+",
         default=["default"],
-        metavar="DIR",
-        help="checkpoint folders, the default one first (default: the bundled one)",
+        metavar="DIR|OWNER/NAME",
+        help="checkpoint folders or models of the Hugging Face hub, the default one first (default: the bundled one)",
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default %(default)s: this machine only)"
@@ -101,6 +109,15 @@ def add_data_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="folder of feedback.jsonl (default: ~/.local/share/xianliao)"
     )
+    group.add_argument(
+        "--studio",
+        nargs="?",
+        type=Path,
+        const=default_data_dir() / "studio",
+        metavar="DIR",
+        help="add a view to the page that trains on dialogues, for this machine only; dialogue files and presets in DIR"
+        " can be chosen, and results are written below it (default DIR: ~/.local/share/xianliao/studio)",
+    )
     group.add_argument("--no-feedback", action="store_true", help="do not offer likes and dislikes")
     group.add_argument("--no-saved-chats", action="store_true", help="do not let browsers store conversations")
     group.add_argument(
@@ -118,10 +135,10 @@ def main(argv: list[str] | None = None) -> int | None:
     parser = build_parser()
     args = parser.parse_args(argv)
     users, keys, hosts, origins = check_arguments(parser, args)
-    from ui.options import ServeOptions, default_data_dir
-
     listener = listen(args.host, args.port)
     exposed = not is_loopback(listener.getsockname()[0])
+    if args.studio is not None and exposed:
+        parser.error("--studio is for this machine only. Leave out --host, or --studio")
     if exposed and (warning := exposure_warning(args.host, bool(users), bool(keys))):
         print(labelled("warning: ", warning), file=sys.stderr)
     rate = args.rate_limit if args.rate_limit is not None else EXPOSED_RATE_LIMIT * exposed
@@ -135,6 +152,7 @@ def main(argv: list[str] | None = None) -> int | None:
         allow_origins=origins,
         rate_limit=rate,
         log_text=args.log_text,
+        studio=None if args.studio is None else studio_options(args),
     )
     return serve(args, options, listener)  # does not return
 
@@ -145,12 +163,14 @@ def check_arguments(
     """Return users, keys, host names and allowed origins. Wrong usage exits with code 2 before loading."""
     if args.rate_limit is not None and args.rate_limit < 0:
         parser.error("--rate-limit must be at least 0")
+    if args.studio is not None and args.allow_host:
+        parser.error("--studio is for this machine only, without a proxy. Leave out --allow-host, or --studio")
     if not 0 <= args.port <= 65535:
         parser.error("--port must be from 0 to 65535")
+    check_model_options(args)
     folders = [locate(checkpoint).resolve() for checkpoint in args.checkpoint]
     if len(set(folders)) < len(folders):
         parser.error("--checkpoint names a folder twice. Give every checkpoint once")
-    check_model_options(args)
     from ui.server.access import read_keys, read_users  # imports torch
     from ui.server.origins import read_hosts, read_origins
 
@@ -159,6 +179,14 @@ def check_arguments(
         return read_users(args.auth), read_keys(args.api_key), tuple(sorted(hosts)), tuple(sorted(origins))
     except XianliaoError as error:
         parser.error(str(error))
+
+
+def studio_options(args: argparse.Namespace) -> StudioOptions:
+    """Return the options of the training view; its folder is made if it does not exist."""
+    from ui.studio.options import StudioOptions
+
+    args.studio.mkdir(parents=True, exist_ok=True)
+    return StudioOptions(args.studio, args.checkpoint[0], args.device, args.dtype)
 
 
 def serve(args: argparse.Namespace, options: ServeOptions, listener: socket.socket) -> NoReturn:
@@ -170,12 +198,13 @@ def serve(args: argparse.Namespace, options: ServeOptions, listener: socket.sock
 
     safety = named_safety(args.safety)
     if safety is None:
-        warning = "--safety off: people in need get replies of the model instead of a help line"
+        warning = "--safety off: people in crisis get replies of the model instead of a help line"
         print(labelled("warning: ", warning), file=sys.stderr)
     bots = load_bots(args.checkpoint, args.device, args.dtype, safety)
-    if args.script is not None:
-        for bot in bots:
-            bot.settings = bot.settings.with_changes(script=args.script)
+    given = {"script": args.script, "thinking": args.thinking}
+    for bot in bots:
+        changes = {name: value for name, value in given.items() if value is not None}
+        bot.settings = bot.settings.with_changes(**changes)
     from ui.server.app import create_app
     from ui.server.process import Server, return_memory
 

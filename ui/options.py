@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ui.studio.options import StudioOptions
 
 
 def default_data_dir() -> Path:
@@ -32,6 +36,7 @@ class ServeOptions:
         arriving_bytes: Largest sum of all request bodies that arrive, or whose answer has not begun.
         body_seconds: Longest time in which a request body may arrive.
         log_text: Whether messages and replies are logged.
+        studio: Options of the training view; None leaves it out. With it the server answers its own machine only.
     """
 
     auth: tuple[tuple[str, str], ...] = ()
@@ -47,3 +52,4 @@ class ServeOptions:
     arriving_bytes: int = 64 * 2**20
     body_seconds: float = 30
     log_text: bool = False
+    studio: StudioOptions | None = None

@@ -347,7 +347,7 @@ class SharedBatch:
         job = self._owners.get(search)
         if job is None or job.cancelled or not isinstance(search, SampledReply) or len(job.searches) > 1:
             return None
-        if job.request.variation:  # a state that read z is not a function of the text
+        if job.request.variation or job.request.settings.thinks:  # a state that read more than the text of the turn
             return None
         prompt, end = job.request.prompt, self.bot.layout.end_of_reply
         reply = ((*search.draft.token_ids, *end), prompt.reply_speaker)

@@ -6,7 +6,6 @@ import copy
 import secrets
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,12 +14,14 @@ from typing import Any, Literal, cast
 
 import torch
 
-from chatbot.chat.ranking import load_backward, load_ranker, reads_backwards
+from chatbot.chat.loading import load_parts, thinking_tokens
+from chatbot.chat.ranking import load_backward, load_ranker
 from chatbot.chat.request import (
     MAX_SEED,
     Reply,
     Request,
     answered_by,
+    asked,
     bounded_turns,
     candidate_seeds,
     decode_requests,
@@ -31,19 +32,18 @@ from chatbot.chat.request import (
 from chatbot.chat.snapshots import Snapshots
 from chatbot.chat.turns import History, TurnReader, as_turns, asks_in_traditional, check_turns, in_traditional
 from chatbot.chat.variants import check_variation, choose_variant, latent_of, read_request
-from chatbot.checkpoint.folder import BACKWARD, GENERATION, load_model, resolve
-from chatbot.checkpoint.location import DEFAULT
-from chatbot.decoding.batch import DialogueBatch, make_native, start_batch
+from chatbot.checkpoint.hub import name_of, with_revision
+from chatbot.checkpoint.location import DEFAULT, resolve
+from chatbot.decoding.batch import DialogueBatch, start_batch
 from chatbot.decoding.candidates import Draft
 from chatbot.decoding.rerank import Answered, Ranker
 from chatbot.decoding.rules.readable import readable_text
-from chatbot.decoding.settings import ReplySettings, Script, settings_from
+from chatbot.decoding.rules.thinking import split_thinking
+from chatbot.decoding.settings import ReplySettings, Script
 from chatbot.decoding.vocabulary import Vocabulary
-from chatbot.errors import CheckpointError, XianliaoError
-from chatbot.model.device import pick_device
+from chatbot.errors import XianliaoError
 from chatbot.model.protocol import DialogueModel
 from chatbot.safety import Fixed, Safety, default_safety, named_safety
-from chatbot.storage import read_json
 from chatbot.text.dialogue import DialogueError, Prompt
 from chatbot.text.layouts import LAYOUTS, SpecialIds
 from chatbot.text.tokenizer import DialogueTokenizer
@@ -51,14 +51,14 @@ from chatbot.text.tokenizer import DialogueTokenizer
 __all__ = ["MAX_SEED", "Chatbot", "Reply", "Request", "candidate_seeds"]
 
 SNAPSHOT_BYTES = 256 * 2**20
-"""Maximum size in bytes of the states that are cached after turns."""
+"""Maximum size in bytes of the states that are cached after turns; half of the weights of a large model if that is more."""
 
 
 class Chatbot:
     """A model with its tokenizer and decoding settings.
 
     Attributes:
-        safety: Rules for people in need and for words in messages; None switches them off.
+        safety: Rules for people in crisis and for words in messages; None switches them off.
         context_tokens: Maximum length of the history in tokens; older turns are dropped.
         max_message_tokens: Maximum length of a message in tokens.
 
@@ -87,8 +87,10 @@ class Chatbot:
         end_id = self.layout.end_of_turn_id
         banned = sorted(token for token in tokenizer.special_ids if token is not None and token != end_id)
         pieces = tokenizer.token_bytes()
-        self.vocabulary = Vocabulary(end_id, tuple(banned), pieces, readable_text(pieces, tokenizer.marks is not None))
-        self.snapshots = Snapshots(SNAPSHOT_BYTES)
+        readable = readable_text(pieces, tokenizer.marks is not None)
+        self.vocabulary = Vocabulary(end_id, tuple(banned), pieces, readable, thinking_tokens(tokenizer))
+        weight_bytes = sum(weight.nbytes for weight in getattr(model, "parameters", tuple)())
+        self.snapshots = Snapshots(max(SNAPSHOT_BYTES, weight_bytes // 2))
         self.reader = TurnReader(tokenizer)
         self._reading = threading.Lock()
         self._ranker: Ranker | None = None
@@ -107,44 +109,28 @@ class Chatbot:
         device: str = "auto",
         dtype: str = "auto",
         safety: Safety | str | Path | None = "default",
+        revision: str | None = None,
     ) -> Chatbot:
         """Load a checkpoint folder.
 
         Args:
-            checkpoint: A folder, or `default` for the bundled checkpoint.
+            checkpoint: A folder, `default` for the bundled checkpoint, or `owner/name` of a model of the Hugging Face hub,
+                which is downloaded if it is not here (`chatbot.checkpoint.hub`).
             device: auto, cpu, cuda or mps.
             dtype: auto, float32, float16, bfloat16 or int8; auto is float32 on CPU and bfloat16 on CUDA. int8 reads
                 and decodes with int8 products on the CPU; if that is not possible, it warns and uses float32.
             safety: A folder of safety files, or loaded rules; `default` uses those of the package, None switches them
                 off.
+            revision: Branch, tag or commit of a model of the hub; None uses the commit that was downloaded first.
 
         Raises:
             CheckpointError, TokenizerError: A file of the checkpoint is missing or damaged.
             SafetyError: The safety files cannot be used.
         """
         rules = safety if isinstance(safety, Safety) else named_safety(safety)
-        path = resolve(checkpoint)
-        int8 = dtype == "int8"
-        device, torch_dtype = pick_device("cpu" if int8 and device == "auto" else device, "float32" if int8 else dtype)
-        settings = settings_from(read_json(path / GENERATION) if (path / GENERATION).is_file() else {})
-        tokenizer = DialogueTokenizer.load(path)
-        model = load_model(path, device, torch_dtype)
-        if tokenizer.vocab_size != model.config.vocab_size:
-            raise DialogueError(
-                f"{path} has a tokenizer of {tokenizer.vocab_size} tokens but a model of {model.config.vocab_size};"
-                " copy or train the checkpoint again."
-            )
-        if reads_backwards(model):
-            raise CheckpointError(
-                f"{path} reads dialogues backwards, to rank replies; put it into {BACKWARD}/ of a checkpoint folder."
-            )
-        if not make_native(model, int8) and int8:
-            warnings.warn(
-                "int8 needs the CPU, a C compiler, linear or sliding-window layers and no end head:"
-                " going on in float32.",
-                stacklevel=2,
-            )
-        return cls(model, tokenizer, settings, path.name, path, rules)
+        path = resolve(with_revision(checkpoint, revision))
+        model, tokenizer, settings = load_parts(path, device, dtype)
+        return cls(model, tokenizer, settings, name_of(path), path, rules)
 
     def reply(self, turns: History, seed: int | None = None, **changes: Any) -> str:
         """Return the text of the reply to a history.
@@ -215,20 +201,28 @@ class Chatbot:
             if words := self.safety.banned_words:
                 settings = settings.with_changes(banned_words=tuple(dict.fromkeys((*settings.banned_words, *words))))
         ids = self.encode_turns(turns, settings.script)
-        prompt, traditional = self.layout.prompt(ids, self.context_tokens), settings.script == "asker"
+        prompt, traditional = (
+            asked(self.layout.prompt(ids, self.context_tokens), self.layout, settings),
+            settings.script == "asker",
+        )
         traditional = traditional and asks_in_traditional(turns)
         varied = (variation, spread, latent_of(self) is not None)
         return Request(prompt, answered_by(ids), settings, seed, started, None, traditional, *varied)
 
     def show(self, request: Request, draft: Draft) -> Reply:
         """Return a draft as text, with its seed and time."""
-        text = self.tokenizer.decode_complete(draft.token_ids).strip()
+        text, thoughts = self.tokenizer.decode_complete(draft.token_ids).strip(), ""
+        if request.settings.thinks:
+            thinking = self.vocabulary.thinking
+            is_opened = thinking is not None and thinking.is_opened
+            thoughts, text = split_thinking(text, is_opened, draft.stop_reason is not None)
+            thoughts = thoughts if request.settings.thinking == "shown" else ""
         if request.traditional:
             text = in_traditional(text, draft.stop_reason is not None)
         seconds = time.perf_counter() - request.started
         reason = draft.stop_reason or "stopped"
         scores = tuple(draft.scores)
-        return Reply(text, tuple(draft.token_ids), reason, draft.log_prob, request.seed, seconds, scores)
+        return Reply(text, tuple(draft.token_ids), reason, draft.log_prob, request.seed, seconds, scores, thoughts)
 
     def show_fixed(self, request: Request, fixed: Fixed) -> Reply:
         """Return the reply of a request that a fixed text answers."""

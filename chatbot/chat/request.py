@@ -22,6 +22,7 @@ from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.errors import ReplySettingsError
 from chatbot.safety import Fixed
 from chatbot.text.dialogue import DialogueError, Prompt
+from chatbot.text.layouts import Layout
 
 if TYPE_CHECKING:
     from chatbot.chat.bot import Chatbot
@@ -63,6 +64,7 @@ class Reply:
         seed: Seed that gives the same reply again for the same history and settings.
         seconds: Time from the call to the last token.
         scores: Log-probability of each token, if the setting `top_logprobs` is on.
+        thoughts: Text of the thinking block before the answer, if the setting `thinking` is `shown`.
     """
 
     text: str
@@ -72,6 +74,7 @@ class Reply:
     seed: int
     seconds: float
     scores: tuple[TokenScore, ...] = ()
+    thoughts: str = ""
 
     @property
     def generated_tokens(self) -> int:
@@ -96,7 +99,7 @@ class Request:
         started: Time of the request, by `time.perf_counter`.
         fixed: Text to deliver instead of a reply of the model, or None.
         traditional: Whether the reply is shown in traditional characters.
-        variation: Number of the variant of the reply (`chatbot.chat.variants`); 0 is the reply itself.
+        variation: Index of the variant of the reply (`chatbot.chat.variants`); 0 is the original reply.
         spread: How far variants are from each other.
         has_latent: Whether the model has a latent, so that a variant needs no choice among candidates.
     """
@@ -201,6 +204,15 @@ def shorten(text: str, characters: int) -> str:
     return f"{text[:half]}\n{text[len(text) - (characters - half) :]}"
 
 
+def asked(prompt: Prompt, layout: Layout, settings: ReplySettings) -> Prompt:
+    """Return a prompt with the ids that ask for a reply with or without a thinking block, see `TurnMarks.asks`."""
+    ask = () if settings.thinking == "plain" else layout.asks[settings.thinks]
+    if not ask:
+        return prompt
+    ids, speaker = prompt.pieces[-1]
+    return replace(prompt, pieces=(*prompt.pieces[:-1], ((*ids, *ask), speaker)))
+
+
 def next_beginning(bot: Chatbot, request: Request, reply: Reply) -> Prompt | None:
     """Return the turns that the next prompt begins with if old turns are dropped before it, else None.
 
@@ -219,6 +231,10 @@ def within_limits(settings: ReplySettings, vocab_size: int, max_model_tokens: in
         raise ReplySettingsError(
             f"Decoding: logit_bias has token {last}, and the vocabulary has 0 to {vocab_size - 1}."
         )
-    if max_model_tokens is None or settings.limit_tokens <= max_model_tokens // 2:
+    if max_model_tokens is None:
         return settings
-    return settings.with_changes(max_reply_tokens=max_model_tokens // 2)
+    room = max_model_tokens // 2
+    if settings.thinks:
+        thinking_tokens = min(settings.thinking_tokens, room // 2)
+        settings, room = settings.with_changes(thinking_tokens=thinking_tokens), room - thinking_tokens - 2
+    return settings if settings.limit_tokens <= room else settings.with_changes(max_reply_tokens=room)

@@ -23,7 +23,7 @@ class ChatSession:
     Attributes:
         turns: All turns so far, oldest first; those of the bot have odd indices.
         last_reply: The newest `Reply`, or None.
-        variation: Number of the variant that the last reply is (`chatbot.chat.variants`); 0 for a reply itself.
+        variation: Index of the variant that the last reply is (`chatbot.chat.variants`); 0 for the original reply.
     """
 
     def __init__(self, bot: Chatbot | Worker, turns: Sequence[str] = (), **changes: Any):

@@ -132,7 +132,7 @@ def check_turns(turns: Sequence[str]) -> None:
 
 
 def asks_in_traditional(turns: Sequence[str]) -> bool:
-    """Whether the newest message with characters of one script only has traditional ones; the last turn is a message."""
+    """Whether the newest message that has characters of only one script is traditional; the last turn is a message."""
     return next((script == "traditional" for turn in turns[::-2] if (script := script_of(turn)) is not None), False)
 
 

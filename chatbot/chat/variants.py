@@ -55,6 +55,8 @@ def check_variation(variation: int, spread: float, settings: ReplySettings) -> N
         raise ReplySettingsError(f"variation must be a whole number from 0 to {MAX_VARIATION}, got {shown(variation)}.")
     if isinstance(spread, bool) or not isinstance(spread, (int, float)) or not 0 <= spread <= MAX_SPREAD:
         raise ReplySettingsError(f"spread must be a number from 0 to {MAX_SPREAD}, got {shown(spread)}.")
+    if variation and settings.thinks:
+        raise ReplySettingsError(f"Variants have no thinking block: remove variation or thinking {settings.thinking}.")
     if variation and settings.method != "sample":
         raise ReplySettingsError(f"Variants are sampled: remove variation or method {settings.method}.")
 

@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from chatbot.checkpoint.hub import reference_to
 from chatbot.checkpoint.weights import (
     CONFIG,
     MAX_WIDTH_RATIO,
@@ -57,7 +58,7 @@ SIZES = {
     **{name: MAXIMA[name] for name in ("head_dim", "max_position_embeddings")},
     **{"sliding_window": MAXIMA["max_position_embeddings"], "max_window_layers": MAXIMA["max_position_embeddings"]},
 }
-"""Settings that are sizes, with their maximum."""
+"""Settings that must be positive whole numbers (layer sizes, counts, lengths), and the maximum of each."""
 
 OTHERS = (
     *("hidden_act", "rms_norm_eps", "initializer_range", "attention_bias", "mlp_bias", "attention_dropout"),
@@ -113,7 +114,7 @@ def load_hf_chat_model(path: Path, tokenizer: DialogueTokenizer, dtype: torch.dt
         raise CheckpointError(
             f"The weights in {path} do not fit its config.json ({', '.join(problems)}). Copy the folder again."
         )
-    network.name_or_path = str(path)  # peft writes it into adapters
+    network.name_or_path = reference_to(path)  # peft writes it into adapters
     return HfChatModel(network, tokenizer, path).eval()
 
 

@@ -110,7 +110,7 @@ def import_gpt2(path: Path, layer_types: Sequence[str] = ("softmax",), pickled: 
         pickled: Read pytorch_model.bin instead of model.safetensors.
 
     Raises:
-        CheckpointError, ImportedModelError, TokenizerError: A file is missing, damaged or not that of a GPT-2.
+        CheckpointError, ImportedModelError, TokenizerError: A file is missing, damaged, or does not belong to a GPT-2.
     """
     tokenizer = DialogueTokenizer.load(path)
     config = gpt2.to_config(read_json(path / CONFIG), tokenizer, layer_types)
@@ -130,7 +130,8 @@ def save(
     int8: bool = False,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint folder; every file is replaced atomically, the weights last but one, training.json last.
+    """Write a checkpoint folder. Every file is replaced atomically; the weights are written second to last and
+    training.json last.
 
     Args:
         folder: Folder to write; it is created if missing.
@@ -171,7 +172,8 @@ def save(
 def _config_of(model: XianliaoForCausalLM, int8: bool) -> dict[str, Any]:
     """Return the content of config.json.
 
-    It has all of our settings, also those with their default values: a later default must not change an old checkpoint.
+    The content includes settings that have their default values, so that a later change of a default does not change an
+    old checkpoint.
     """
     config: Any = model.config
     settings = {name: getattr(config, name) for name in XianliaoConfig.__annotations__}
@@ -184,7 +186,7 @@ def _config_of(model: XianliaoForCausalLM, int8: bool) -> dict[str, Any]:
 
 
 def _tensors_of(model: Any, weights: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
-    """Return the tensors of a transformers model on the CPU, without those that are tied to others.
+    """Return the tensors of a transformers model on the CPU; a tensor that is tied to another one is left out.
 
     Args:
         model: The model.

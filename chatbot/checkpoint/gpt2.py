@@ -29,7 +29,7 @@ SUPPORTED = {
     "add_cross_attention": False,
     "tie_word_embeddings": True,
 }
-"""Only supported value of each option; also its value if config.json does not have it."""
+"""The only supported value of each option. An option that is missing in config.json has this value too."""
 NAMES = {
     "wte.weight": "token_embedding.weight",
     "wpe.weight": "position_embedding.weight",
@@ -42,7 +42,8 @@ NAMES = {
     ".mlp.c_fc.": ".feed_forward.up_proj.",
     ".mlp.c_proj.": ".feed_forward.down_proj.",
 }
-"""Parts of parameter names: GPT-2's and ours. A part that begins with a dot can be anywhere, others are at the start."""
+"""Parts of parameter names: GPT-2's -> ours. A key with a leading dot matches anywhere in a name, other keys only at
+its start."""
 _TRANSPOSED = re.compile(r"\.(qkv_proj|o_proj|up_proj|down_proj)\.weight$")
 _BUFFERS = re.compile(r"\.attn\.(masked_)?bias$")
 
@@ -153,7 +154,7 @@ def _with_embeddings(tensors: Tensors, tokenizer: DialogueTokenizer) -> Tensors:
     """
     embedding = tensors.get("token_embedding.weight")
     if embedding is None or embedding.ndim != 2:
-        raise ImportedModelError("The weights have no wte.weight, so they are not those of a GPT-2 language model.")
+        raise ImportedModelError("The weights have no wte.weight, so this is not a GPT-2 language model.")
     if len(embedding) < tokenizer.vocab_size:
         raise ImportedModelError(
             f"The tokenizer has {tokenizer.vocab_size} tokens but the model only {len(embedding)}:"
@@ -185,7 +186,7 @@ def _renamed(tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _check_uncompressed(path: Path) -> None:
-    """Check that a file of torch holds no compressed data, which may be a thousand times as large when it is read.
+    """Check that a torch file holds no compressed data, which may become a thousand times as large when it is read.
 
     Raises:
         ValueError, OSError, BadZipFile: It does.

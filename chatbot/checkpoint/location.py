@@ -1,4 +1,4 @@
-"""Location of checkpoint folders, in a checkout or installed as package data; needs no torch."""
+"""Location of checkpoint folders: on this machine, as package data, or a model of the hub; needs no torch."""
 
 from __future__ import annotations
 
@@ -14,31 +14,46 @@ CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLED = "pytorch_model.bin"
 GENERATION, TRAINING = "generation_config.json", "training.json"
+GGUF = b"GGUF"
+"""First bytes of a GGUF file."""
+
 SAVE_AGAIN = "Save the model again with transformers, as safetensors."
 
 
 def locate(checkpoint: str | Path) -> Path:
-    """Return the path of a checkpoint folder; `default` is the bundled checkpoint."""
+    """Return the path of a checkpoint folder; `default` is the bundled checkpoint.
+
+    A model of the hub (`chatbot.checkpoint.hub`) is downloaded if its files are not here yet.
+
+    Raises:
+        CheckpointError: A model of the hub cannot be downloaded.
+    """
+    from chatbot.checkpoint.hub import fetch, is_hub_name
+
     if str(checkpoint) == DEFAULT:
         return Path(__file__).resolve().parents[2] / "checkpoints" / DEFAULT
-    return Path(checkpoint)
+    return fetch(str(checkpoint)) if is_hub_name(checkpoint) else Path(checkpoint)
 
 
 def resolve(checkpoint: str | Path) -> Path:
     """Return the folder of a checkpoint after checking that no file is missing.
 
     Args:
-        checkpoint: A folder, or `default` for the bundled checkpoint.
+        checkpoint: A folder, `default` for the bundled checkpoint, or the name of a model of the hub.
 
     Raises:
-        CheckpointError: The folder or a file in it does not exist.
+        CheckpointError: The folder or a file in it does not exist, or a model of the hub cannot be downloaded.
     """
+    from chatbot.checkpoint.hub import is_hub_name
+
     path = locate(checkpoint)
-    if path.suffix == ".gguf" and path.is_file():
+    if path.is_file() and (path.suffix == ".gguf" or read_beginning(path, len(GGUF)) == GGUF):
         raise CheckpointError(f"{path} is a GGUF file, which is not supported. {SAVE_AGAIN}")
     if not path.is_dir():
         near = _nearest_folder(path)
         hint = f"Did you mean {near}?" if near else "Check the path, or omit it for the bundled bot."
+        if not near and is_hub_name(f"{checkpoint}@main"):
+            hint = f"To download the model of the hub, write {checkpoint}@main."
         raise CheckpointError(f"Cannot find the checkpoint folder {path}. {hint}")
     if (path / ADAPTER_CONFIG).is_file():
         files = {ADAPTER_WEIGHTS: None, TOKENIZER_FILE: VOCABULARY_FILE}
@@ -63,6 +78,15 @@ def resolve(checkpoint: str | Path) -> Path:
             f"{path} is not a complete checkpoint: {' and '.join(missing)} missing. Copy or train it again."
         )
     return path
+
+
+def read_beginning(path: Path, size: int) -> bytes:
+    """Return the first bytes of a file; none if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
 
 
 def _nearest_folder(path: Path) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from chatbot.checkpoint.hub import find_cached, is_hub_name, name_of, reference_to
 from chatbot.checkpoint.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from chatbot.errors import CheckpointError, first_line, shown
 from chatbot.model.hf_chat_model import HfChatModel
@@ -42,7 +43,8 @@ def base_of(folder: Path) -> Path:
     """Return the base model's folder of an adapter, from its adapter_config.json.
 
     Raises:
-        CheckpointError: adapter_config.json is damaged or not a LoRA, or the base model's folder does not exist.
+        CheckpointError: adapter_config.json is damaged or not a LoRA, or the base model is not on this machine: an adapter
+            from elsewhere cannot cause a download.
     """
     path = folder / ADAPTER_CONFIG
     content = read_json(path)
@@ -50,6 +52,13 @@ def base_of(folder: Path) -> Path:
     if kind != "LORA":
         raise CheckpointError(f"{folder} holds an adapter of kind {shown(kind)}. Only LoRA adapters can be read.")
     if not isinstance(base, str) or not base or "\0" in base or not (Path(base).is_dir() or (folder / base).is_dir()):
+        name = f"{base}@{content.get('revision') or 'main'}"
+        if isinstance(base, str) and is_hub_name(name):
+            if (cached := find_cached(*name.split("@"))) is None:
+                raise CheckpointError(
+                    f"The adapter {folder} needs {name}, which is not here. Download it: xianliao-chat --checkpoint {name}"
+                )
+            return cached
         raise CheckpointError(
             f"Cannot find the base model {shown(base)} of the adapter {folder}. Restore its folder, or write its new path as"
             f" base_model_name_or_path into {path}."
@@ -61,15 +70,23 @@ def attach(model: HfChatModel, rank: int, alpha: float) -> None:
     """Freeze a model and add new adapters to its linear layers; they have no effect before training."""
     peft = import_peft()
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, target_modules=TARGETS)
-    config.base_model_name_or_path = str(model.source.resolve())
+    _name_base(config, model.source)
     model.network, model.has_adapter = peft.get_peft_model(model.network, config), True
+
+
+def _name_base(config: Any, source: Path) -> None:
+    """Write the base model into peft's config: its folder, or its name and commit on the hub."""
+    config.base_model_name_or_path = reference_to(source)
+    if config.base_model_name_or_path == name_of(source):
+        config.revision = source.name
 
 
 LORA_KEYS = (
     *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "bias", "task_type", "fan_in_fan_out"),
     *("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern"),
 )
-"""Keys of adapter_config.json that are read; others name modules for peft to import, or settings of training alone."""
+"""Keys of adapter_config.json that are read. The other keys name modules that peft would import, or matter only in
+training."""
 
 
 MAX_RANK, MAX_ALPHA, MAX_NAMES = 4_096, 10**6, 256
@@ -78,7 +95,8 @@ _NAME = re.compile(r"[\w.]{1,200}", re.ASCII)
 
 
 def _check_settings(settings: dict[str, Any], stored: Mapping[str, tuple[int, ...]]) -> None:
-    """Check the settings of an adapter: peft takes names of modules for regular expressions, and a rank for a size.
+    """Check the settings of an adapter, because peft uses module names as regular expressions and ranks as sizes of
+    tensors.
 
     Args:
         settings: Values of `LORA_KEYS`, without None.
@@ -132,7 +150,7 @@ def load_adapter(folder: Path, model: HfChatModel) -> None:
         _check_settings(settings, read_header(folder / ADAPTER_WEIGHTS))
         config = peft.LoraConfig(**settings)
         config.init_lora_weights, config.inference_mode = True, False
-        config.base_model_name_or_path = str(model.source.resolve())
+        _name_base(config, model.source)
         network = peft.get_peft_model(model.network, config)
         tensors = safetensors.torch.load_file(folder / ADAPTER_WEIGHTS)
     except Exception as error:  # peft, safetensors and json raise many types

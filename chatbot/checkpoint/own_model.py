@@ -27,7 +27,7 @@ from chatbot.storage import read_json
 
 
 def load_config(path: Path) -> XianliaoConfig:
-    """Read config.json of a checkpoint folder; only keys that are settings of the model are read.
+    """Read config.json of a checkpoint folder; keys that are not settings of the model are ignored.
 
     Raises:
         CheckpointError: The file is damaged or describes another type of model.
@@ -83,7 +83,7 @@ def load_own_model(path: Path, dtype: torch.dtype) -> XianliaoForCausalLM:
 
 
 def state_bytes(config: XianliaoConfig) -> int:
-    """Return about the bytes of the state of a dialogue of maximum length, in fp32."""
+    """Return the approximate size, in bytes, of the fp32 state of a dialogue of maximum length."""
     heads, width, tokens = config.num_attention_heads, config.head_dim, min(config.context_tokens, 1 << 12)
     taylor = 1 + config.taylor_key_dim + config.taylor_key_dim**2
     sizes = {

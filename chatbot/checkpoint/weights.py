@@ -23,13 +23,14 @@ from chatbot.storage import read_header, read_json
 MAX_SHARDS = 1_000
 
 STATE_BYTES = 256 << 20
-"""Bytes that the state of one dialogue may take beyond the size of the weights."""
+"""The state of one dialogue may be at most this many bytes larger than the weights."""
 
 IGNORED = ".rotary_emb.inv_freq"
-"""End of the names of tensors that old versions of transformers stored and no version reads."""
+"""Suffix of tensor names that old versions of transformers stored and that no version reads."""
 
 MAX_WIDTH_RATIO = 64
-"""Maximum of the widths inside a layer, in hidden sizes: wider ones take memory out of proportion to the weights."""
+"""Maximum ratio of a width inside a layer to `hidden_size`; with wider layers memory is out of proportion to the
+weights."""
 
 _SHARD = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 Shapes = dict[str, tuple[int, ...]]
@@ -62,8 +63,8 @@ def stored_shapes(files: Sequence[Path]) -> Shapes:
     """Return the shape of each tensor in safetensors files, from their headers.
 
     Raises:
-        CheckpointError: A header is damaged, too long, or has a dtype that is not read; or this machine has less memory
-            than the tensors take.
+        CheckpointError: A header is damaged or too long, a dtype is not supported, or the tensors need more memory than
+            this machine has.
     """
     shapes: Shapes = {}
     for path in files:
@@ -83,7 +84,7 @@ def stored_shapes(files: Sequence[Path]) -> Shapes:
 
 
 def _memory_bytes() -> float:
-    """Return the memory of this machine, or infinity where the operating system does not say."""
+    """Return the memory of this machine in bytes, or infinity if the operating system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -123,11 +124,11 @@ def planned(build: Callable[[], torch.nn.Module], source: Path) -> Any:
 
 
 def check_fit(model: Any, stored: Mapping[str, tuple[int, ...]], source: Path) -> None:
-    """Check that the tensors of a file are those of a model, names and shapes, before the model gets memory.
+    """Check, before memory is allocated for the model, that a file has the names and shapes of the model's tensors.
 
     Args:
         model: From `planned`.
-        stored: From `stored_shapes`; a name may lack the prefix of transformers' model with a head.
+        stored: Result of `stored_shapes`. Names may lack the prefix that transformers adds in a model with a head.
         source: The folder, for the message.
 
     Raises:

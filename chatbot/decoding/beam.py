@@ -23,10 +23,11 @@ class Hypothesis:
 
     Attributes:
         token_ids: Tokens without EOS.
-        score: Sum of log p with the rules and the floor, by which hypotheses are compared. It is not divided by a
+        score: Sum of log p under the rules and the floor. Hypotheses are compared by it. It is not divided by a
             length, which would undo the bound.
         log_prob: See `Draft`.
-        row: The row that it continues, among those of its reply; meaningless once it has ended.
+        row: Index, among the rows of its reply, of the row that it continues; meaningless once the hypothesis has
+            ended.
         stop_reason: None while it is unfinished.
     """
 
@@ -43,8 +44,9 @@ class BeamSearch:
 
     It keeps the `settings.beams` best finished and unfinished hypotheses and ends when the best has ended: a score only
     falls, so no other hypothesis could overtake that one. From t0 + delta on EOS has half of the mass or more: the end
-    of the best unfinished hypothesis is then no worse than any other continuation, so no reply is longer than
-    t0 + delta + 1. Until the reply has ended, its draft is the common beginning of its hypotheses, so it only grows.
+    of the best unfinished hypothesis is then no worse than any other continuation, so no reply is longer than t0 +
+    delta + 1. Until the reply has ended, its draft is the common beginning of its hypotheses, so shown text is never
+    taken back.
 
     Attributes:
         settings: Decoding settings.

@@ -61,7 +61,7 @@ class Candidates:
     Attributes:
         allowed: The model's logits `[B, V]`, -inf for tokens that are not allowed.
         ruled: Logits `[B, V]` after the rules against repetition, before temperature and floor.
-        emitted: Number of tokens of each reply so far, int64 `[B]`.
+        emitted: Number of tokens of each reply so far, without its thinking block, int64 `[B]`.
         floor: The floor, or None where it changes no row yet.
     """
 
@@ -96,15 +96,22 @@ def next_candidates(
         GenerationError: The logits are NaN or +inf, or leave no token to choose.
     """
     end_id = vocabulary.end_id
-    logits = logits.float().clone()
+    original, logits = logits, logits.float().clone()
     banned = torch.tensor(vocabulary.banned_ids, dtype=torch.int64, device=logits.device)
     logits.index_fill_(1, banned, -math.inf)
+    thinking, whole = vocabulary.thinking if settings.thinks else None, replies
+    if thinking is not None:
+        replies = [thinking.segment(reply) for reply in whole]
     if settings.banned_words:
         vocabulary.ban(settings.banned_words).apply(logits, replies)
     if vocabulary.readable is not None:
         vocabulary.readable.apply(logits, replies)
+    lengths = [len(reply) for reply in replies]
+    if thinking is not None:
+        thinking.apply(logits, original, whole, end_id, settings.thinking_tokens)
+        lengths = [0 if thinking.is_thinking(reply) else len(part) for reply, part in zip(whole, replies, strict=True)]
     end = logits[:, end_id].clone()
-    emitted = torch.tensor([len(reply) for reply in replies], device=logits.device)
+    emitted = torch.tensor(lengths, device=logits.device)
     logits[:, end_id].masked_fill_(emitted < settings.min_reply_tokens, -math.inf)
     largest = logits.amax(-1)
     if (largest == -math.inf).any():  # banned words or unreadable characters leave no other token: allow EOS early
@@ -128,7 +135,7 @@ def next_candidates(
 
 
 def _check(largest: list[float]) -> None:
-    """Refuse logits that cannot be decoded; the largest of a row shows NaN, infinity and rows without a token."""
+    """Raise an error for logits that cannot be decoded. A row's maximum shows NaN, infinity or no allowed token."""
     if any(math.isnan(value) or value == math.inf for value in largest):
         raise GenerationError(
             "The model's output is not a number: the checkpoint is damaged or its training diverged. Use another one."

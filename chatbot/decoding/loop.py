@@ -53,8 +53,8 @@ class Search(Protocol):
             vocabulary: Properties of the tokens.
 
         Returns:
-            For each search its next rows: the row of the search that each continues, and the token that it reads. An
-            empty list ends the search.
+            For each search its next rows, each as a pair: the row of the search that it continues, and the token that
+            it reads. An empty list ends the search.
 
         Raises:
             GenerationError: The logits are NaN or +inf, or leave no token to choose; no search has advanced.
@@ -96,8 +96,8 @@ class Decoding:
         """Choose how every search continues, and remove the rows and searches that have ended.
 
         Args:
-            successor: Returns, for a search that has ended, another search that takes over its first row and the token
-                that this reads next, or None.
+            successor: Called with a search that has ended. Returns None, or another search that takes over its first
+                row and the token that the new search reads next.
         """
         self.failed = {}
         steps = _advance(self.logits, self.searches, self._widths, self.vocabulary, self.failed)
@@ -148,7 +148,7 @@ def _advance(
     vocabulary: Vocabulary,
     failed: dict[Search, GenerationError],
 ) -> list[list[tuple[int, int]]]:
-    """Advance searches of any classes and groups, those of one class and group together; `failed` gets the failures."""
+    """Advance searches, those of one class and group together; failures are added to `failed`."""
     groups: dict[tuple[type, Hashable], list[int]] = {}
     for index, search in enumerate(searches):
         groups.setdefault((type(search), search.group), []).append(index)
@@ -274,7 +274,7 @@ def decode(
 
 
 def repeat_rows(batch: DialogueBatch, logits: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
-    """Repeat row i of a batch `counts[i]` times, for as many candidates.
+    """Repeat row i of a batch `counts[i]` times, once for each candidate.
 
     Returns:
         The logits of all rows, `[sum of counts, V]`.

@@ -76,7 +76,7 @@ class NativeNetwork:
         return NativeBatch(self, rows)
 
     def __deepcopy__(self, memo: dict) -> None:
-        """Return None: a copy of the model has other weights, so it starts without the compiled library."""
+        """Return None: a copied model may get other weights, so it starts without weights for the compiled library."""
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()
@@ -134,7 +134,7 @@ class NativeNetwork:
 class NativeBatch:
     """`chatbot.decoding.batch.DialogueBatch` through the compiled library; states are updated in place.
 
-    Tokens can be read in any number of calls, alone or with other rows: no bit of the result depends on it.
+    The result is the same to the bit, in however many calls the tokens are read and with whichever other rows.
 
     Attributes:
         layers: State tensors of every layer by name, `[B, ...]`.
@@ -255,7 +255,8 @@ class NativeBatch:
         wanted: torch.Tensor,
         count: int,
     ) -> torch.Tensor:
-        """Check the arguments and call the compiled library, which would read foreign memory if one were wrong.
+        """Check the arguments, then call the compiled library; with a wrong argument it would read memory outside its
+        arrays.
 
         Args:
             rows, ids, speakers, positions, wanted: For each token its row, id, speaker, position and output row,
@@ -271,7 +272,7 @@ class NativeBatch:
         limits = ((rows, len(self.positions)), (ids, config.vocab_size), (speakers, config.num_speakers))
         for values, size in limits:
             if values.dtype != torch.int64 or not 0 <= values.min() <= values.max() < size:
-                raise IndexError(f"Rows, ids and speakers must be int64, these from 0 to {size - 1}.")
+                raise IndexError(f"Rows, ids and speakers must be int64 and in range (here 0 to {size - 1}).")
         if config.positions == "learned":
             check_positions(positions, config.max_position_embeddings)
         logits = torch.empty(count, network.head_matrix.rows)

@@ -20,14 +20,14 @@ def can_draw(logits: torch.Tensor, settings: ReplySettings) -> bool:
 
 @lru_cache(256)
 def _is_nucleus(settings: ReplySettings) -> bool:
-    """Whether the settings sample, with no truncation but the nucleus."""
+    """Whether the method of the settings is sampling, without truncation other than the nucleus."""
     return settings.method == "sample" and all(isinstance(rule, ConsistentTopP) for rule in truncation(settings, 0))
 
 
 def draw(
     candidates: Candidates, settings: ReplySettings, end_id: int, uniform: Sequence[float]
 ) -> tuple[list[int], list[bool], list[float]]:
-    """Sample a token for each of B rows, with temperature, EOS floor and nucleus; EOS is the first in the order.
+    """Sample a token for each of B rows, with temperature, EOS floor and nucleus; EOS is first in the inverse CDF.
 
     Args:
         candidates: Candidates of the rows.
@@ -36,7 +36,7 @@ def draw(
         uniform: One random number in [0, 1) per row.
 
     Returns:
-        Tokens, whether each is EOS because of the floor alone, and log-probabilities under the model's distribution.
+        Tokens, whether each one is EOS only because of the floor, and log-probabilities under the model's distribution.
     """
     rows, size = candidates.allowed.shape
     rest = torch.ones(rows, dtype=torch.float64)  # 1 - f(t)

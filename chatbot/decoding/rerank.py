@@ -8,13 +8,12 @@ replies of common words win; on 320 contexts with replies rated by blind judges,
 were .05 of 2 points better (95 %: .02 to .08), and 1/2 keeps most of the length.
 
 log p(r | c) is that of the model itself, and log p(r) that of the same model without a history: with w_p = 1 their
-difference is the pointwise mutual information of context and reply (Li et al., arXiv 1510.03055, eq. 9). log p(c | r) is
-that of a model trained on dialogues backwards (`xianliao-train --direction backward`): maximum mutual information as
-DialoGPT uses it (arXiv 1911.00536, section 2.3). Both penalise replies that fit every message. s are the bot's last
-replies and the message.
-Likeness is 1 - the lower bound of the WRD (`chatbot.similarity.distance.relaxed_distance`) over the checkpoint's
-vectors, and the share of common tokens without vectors. Candidates that are nearly equal to a likelier one are removed
-first.
+difference is the pointwise mutual information of context and reply (Li et al., arXiv 1510.03055, eq. 9). log p(c | r)
+is that of a model trained on dialogues backwards (`xianliao-train --direction backward`): maximum mutual information as
+DialoGPT uses it (arXiv 1911.00536, section 2.3). Both penalise replies that fit every message. s stands for each of the
+bot's last replies and for the message. Likeness is 1 - the lower bound of the WRD
+(`chatbot.similarity.distance.relaxed_distance`) over the checkpoint's vectors, and the share of common tokens without
+vectors. Candidates that are nearly equal to a likelier one are removed first.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ class Ranker:
     Attributes:
         layout: Layout of both models.
         vectors: Token vectors, or None.
-        backward: A model of dialogues in reverse order with the same tokenizer, or None.
+        backward: A model trained on reversed dialogues with the same tokenizer, or None.
         forward: The model that gave the candidates, or None.
     """
 
@@ -113,7 +112,7 @@ class Ranker:
         return list(zip(kept, scores, strict=True))
 
     def different(self, drafts: Sequence[Draft]) -> list[int]:
-        """Return the indices of the candidates that are not nearly equal to a likelier one, in order."""
+        """Return, in order, the indices of the candidates without those that nearly equal a likelier one."""
         order = sorted(range(len(drafts)), key=lambda index: -likelihood(drafts[index]))
         kept: list[int] = []
         for index in order:
@@ -140,9 +139,9 @@ class Ranker:
         return score
 
     def _log_priors(self, answered: Sequence[Answered], drafts: Sequence[Sequence[Draft]]) -> list[list[float]]:
-        """Return log p of each candidate and its end without a history, in nats over the root of its tokens."""
+        """Return log p of each candidate and its end without a history, in nats, divided by the root of its length."""
         if self.forward is None:
-            raise RankingError("rank_prior needs the model that gave the candidates, and the ranker has none.")
+            raise RankingError("rank_prior needs the model that generated the candidates, but the ranker has no model.")
         replies = [[draft.token_ids] for candidates in drafts for draft in candidates]
         firsts = [len(history.turns) for history, candidates in zip(answered, drafts, strict=True) for _ in candidates]
         nats = iter(score_turns(self.forward, self.layout, replies, first_turns=firsts))
@@ -166,5 +165,5 @@ class Ranker:
 
 
 def likelihood(draft: Draft) -> float:
-    """Return log p in nats over the square root of the number of tokens; EOS counts as a token unless it was forced."""
+    """Return log p in nats, divided by the root of the number of tokens; an EOS that was not forced counts."""
     return draft.log_prob / math.sqrt(max(1, len(draft.token_ids) + (draft.stop_reason != "limit")))

@@ -78,9 +78,10 @@ def choose(logits: torch.Tensor, rows: Sequence[SampledReply], vocabulary: Vocab
             tokens, by_floor = _draw(candidates, settings, end_id, rows)
         log_probs = candidates.model_log_probs[torch.arange(len(rows)), tokens].tolist()
     best = None if settings.top_logprobs is None else _most_likely(candidates, settings.top_logprobs)
+    emitted = candidates.emitted.tolist()
     for index, row in enumerate(rows):
         draft = row.draft
-        if len(draft.token_ids) >= settings.limit_tokens:
+        if emitted[index] >= settings.limit_tokens:
             tokens[index], draft.stop_reason = end_id, "limit"
             continue
         draft.log_prob += log_probs[index]
@@ -101,7 +102,7 @@ def _most_likely(candidates: Candidates, count: int) -> list[tuple[tuple[int, fl
 
 
 def _best(candidates: Candidates, end_id: int) -> tuple[list[int], list[bool]]:
-    """Return the best token of each row, and whether it is EOS because of the floor alone."""
+    """Return the best token of each row, and whether it is EOS only because of the floor."""
     unfloored = _argmax(candidates.ruled)
     if candidates.floor is None:
         return unfloored, [False] * len(unfloored)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Method = Literal["sample", "greedy", "beam"]
 Script = Literal["typed", "simplified", "asker"]
+Thinking = Literal["plain", "off", "hidden", "shown"]
 
 MAX_NUMBER = 10**6
 """Maximum of settings without a natural maximum."""
@@ -28,7 +29,7 @@ MAX_STORED_LIMIT_TOKENS = 4096
 """Maximum of a reply's limit in generation_config.json, so that a checkpoint from elsewhere cannot keep a server busy."""
 
 FORBIDDING_NATS = 1e30
-"""A `repeat_cost` from here on is infinite: float32 could not hold the sum of several."""
+"""A `repeat_cost` of this value or more is treated as infinite, because the sum of several would overflow float32."""
 
 
 class Unchanged(Enum):
@@ -41,8 +42,12 @@ UNCHANGED = Unchanged.UNCHANGED
 """Value of a change that leaves the setting as it is; None switches a setting off."""
 
 
+def _setting(default: Any, help: str, minimum: float | None = None, maximum: float | None = None) -> Any:
+    """Return the field of a number or a switch with its default, its help text and its range."""
+    return field(default=default, metadata=_described(help, minimum, maximum))
+
+
 def _described(help: str, minimum: float | None = None, maximum: float | None = None) -> dict[str, Any]:
-    """Return the metadata of a field: its help text and, for a number, its range."""
     return {"help": help, "minimum": minimum, "maximum": maximum}
 
 
@@ -57,119 +62,70 @@ class ReplySettings:
     (`chatbot.decoding.rules.eos_floor`). `logit_bias` is a mapping, or pairs, of token ids and nats; it is stored as sorted
     pairs.
 
-    An entry of `banned_words` that begins with `!` is an exception: it ends with a banned word, which is allowed at the
-    end of it (妈的 and !妈妈的).
+    An entry of `banned_words` that begins with `!` is an exception: it ends with a banned word, which is allowed as the
+    end of this longer word (妈的 and !妈妈的).
     """
 
     method: Method = field(default="sample", metadata=_described("sample, greedy or beam"))
-    beams: int = field(default=4, metadata=_described("hypotheses that beam search keeps", 1, 64))
-    candidates: int = field(
-        default=1, metadata=_described("replies to sample, of which the best is chosen (1: no choice)", 1, 64)
+    beams: int = _setting(4, "hypotheses that beam search keeps", 1, 64)
+    candidates: int = _setting(1, "replies to sample, of which the best is chosen (1: no choice)", 1, 64)
+    rank_backward: float = _setting(
+        0.0, "weight of log p(context | reply), by the backward model, in the choice of the best reply", 0, MAX_NUMBER
     )
-    rank_backward: float = field(
-        default=0.0,
-        metadata=_described(
-            "weight of log p(context | reply), by the backward model, in the choice of the best reply", 0, MAX_NUMBER
-        ),
+    rank_prior: float = _setting(
+        0.0,
+        "weight of -log p(reply) without the context in that choice, against replies that fit every message",
+        0,
+        MAX_NUMBER,
     )
-    rank_prior: float = field(
-        default=0.0,
-        metadata=_described(
-            "weight of -log p(reply) without the context in that choice, against replies that fit every message",
-            0,
-            MAX_NUMBER,
-        ),
+    rank_similarity: float = _setting(
+        0.0, "penalty in that choice on likeness to the message and to the bot's last replies", 0, MAX_NUMBER
     )
-    rank_similarity: float = field(
-        default=0.0,
-        metadata=_described(
-            "penalty in that choice on likeness to the message and to the bot's last replies", 0, MAX_NUMBER
-        ),
+    temperature: float = _setting(0.7, "divides the logits when sampling", 0.01, 100)
+    top_k: int = _setting(0, "keep the K most likely tokens when sampling (0: all)", 0, MAX_NUMBER)
+    top_p: float = _setting(0.9, "probability mass of the nucleus when sampling (1: all tokens)", 0, 1)
+    min_p: float = _setting(
+        0.0, "keep tokens with at least this share of the highest probability when sampling (0: all)", 0, 1
     )
-    temperature: float = field(default=0.7, metadata=_described("divides the logits when sampling", 0.01, 100))
-    top_k: int = field(
-        default=0, metadata=_described("keep the K most likely tokens when sampling (0: all)", 0, MAX_NUMBER)
+    typical_p: float = _setting(
+        1.0, "mass of the tokens nearest to the expected information when sampling (1: all)", 0, 1
     )
-    top_p: float = field(
-        default=0.9, metadata=_described("probability mass of the nucleus when sampling (1: all tokens)", 0, 1)
+    top_n_sigma: float = _setting(
+        0.0, "keep tokens within this many standard deviations of the best logit (0: all)", 0, 100
     )
-    min_p: float = field(
-        default=0.0,
-        metadata=_described(
-            "keep tokens with at least this share of the highest probability when sampling (0: all)", 0, 1
-        ),
+    xtc_probability: float = _setting(0.0, "share of the steps in which XTC drops the likeliest words (0: off)", 0, 1)
+    xtc_threshold: float = _setting(0.1, "XTC keeps the least likely word of at least this probability", 0, 1)
+    dry_multiplier: float = _setting(
+        0.0, "DRY: nats that a token loses if it goes on with a repetition (0: off)", 0, 100
     )
-    typical_p: float = field(
-        default=1.0,
-        metadata=_described("mass of the tokens nearest to the expected information when sampling (1: all)", 0, 1),
+    dry_base: float = _setting(1.75, "DRY: factor of that loss for each further repeated token", 1, 100)
+    dry_allowed_length: int = _setting(2, "DRY: number of repeated tokens from which the next one loses", 1, MAX_NUMBER)
+    repetition_penalty: float = _setting(
+        1.0, "divides the logits of tokens of this reply and of the last ones (1: off)", 1, 10
     )
-    top_n_sigma: float = field(
-        default=0.0,
-        metadata=_described("keep tokens within this many standard deviations of the best logit (0: all)", 0, 100),
+    no_repeat_ngram: int = _setting(0, "length of the n-grams that should not occur twice (0: off)", 0, MAX_NUMBER)
+    repeat_cost: float | None = _setting(
+        None, "nats that a token loses for each earlier time that it completed the n-gram (inf: never again)", 0, inf
     )
-    xtc_probability: float = field(
-        default=0.0, metadata=_described("share of the steps in which XTC drops the likeliest words (0: off)", 0, 1)
+    presence_penalty: float = _setting(0.0, "nats that tokens of this reply lose (0: off; below 0 they gain)", -2, 2)
+    frequency_penalty: float = _setting(
+        0.0, "nats that a token loses for each time that this reply has it (0: off)", -2, 2
     )
-    xtc_threshold: float = field(
-        default=0.1, metadata=_described("XTC keeps the least likely word of at least this probability", 0, 1)
+    logit_bias: tuple[tuple[int, float], ...] = _setting((), "nats that are added to the logits of tokens, -100 to 100")
+    banned_words: tuple[str, ...] = _setting((), "words that no reply contains; !WORD is an exception")
+    keep_eos: bool = _setting(True, "keep the end of turn among the candidates in every truncation")
+    floor_start_tokens: int | None = _setting(
+        64, "t0: tokens after which the probability of the end is raised, see delta", 0, MAX_NUMBER
     )
-    dry_multiplier: float = field(
-        default=0.0,
-        metadata=_described("DRY: nats that a token loses if it goes on with a repetition (0: off)", 0, 100),
+    floor_delta_tokens: int = _setting(
+        32, "delta: tokens after t0 until the end has at least half of the probability", 1, MAX_NUMBER
     )
-    dry_base: float = field(
-        default=1.75, metadata=_described("DRY: factor of that loss for each further repeated token", 1, 100)
+    max_reply_tokens: int | None = _setting(
+        None, "tokens after which the reply is cut off (default: t0 + 2 delta)", 1, MAX_NUMBER
     )
-    dry_allowed_length: int = field(
-        default=2, metadata=_described("DRY: number of repeated tokens from which the next one loses", 1, MAX_NUMBER)
-    )
-    repetition_penalty: float = field(
-        default=1.0,
-        metadata=_described("divides the logits of tokens of this reply and of the last ones (1: off)", 1, 10),
-    )
-    no_repeat_ngram: int = field(
-        default=0, metadata=_described("length of the n-grams that should not occur twice (0: off)", 0, MAX_NUMBER)
-    )
-    repeat_cost: float | None = field(
-        default=None,
-        metadata=_described(
-            "nats that a token loses for each earlier time that it completed the n-gram (inf: never again)", 0, inf
-        ),
-    )
-    presence_penalty: float = field(
-        default=0.0, metadata=_described("nats that tokens of this reply lose (0: off; below 0 they gain)", -2, 2)
-    )
-    frequency_penalty: float = field(
-        default=0.0,
-        metadata=_described("nats that a token loses for each time that this reply has it (0: off)", -2, 2),
-    )
-    logit_bias: tuple[tuple[int, float], ...] = field(
-        default=(), metadata=_described("nats that are added to the logits of tokens, -100 to 100")
-    )
-    banned_words: tuple[str, ...] = field(
-        default=(), metadata=_described("words that no reply contains; !WORD is an exception")
-    )
-    keep_eos: bool = field(
-        default=True, metadata=_described("keep the end of turn among the candidates in every truncation")
-    )
-    floor_start_tokens: int | None = field(
-        default=64,
-        metadata=_described("t0: tokens after which the probability of the end is raised, see delta", 0, MAX_NUMBER),
-    )
-    floor_delta_tokens: int = field(
-        default=32,
-        metadata=_described("delta: tokens after t0 until the end has at least half of the probability", 1, MAX_NUMBER),
-    )
-    max_reply_tokens: int | None = field(
-        default=None,
-        metadata=_described("tokens after which the reply is cut off (default: t0 + 2 delta)", 1, MAX_NUMBER),
-    )
-    min_reply_tokens: int = field(
-        default=1, metadata=_described("tokens before which the reply cannot end", 0, MAX_NUMBER)
-    )
-    top_logprobs: int | None = field(
-        default=None,
-        metadata=_described("record log p of each token and of the K most likely ones (default: nothing)", 0, 20),
+    min_reply_tokens: int = _setting(1, "tokens before which the reply cannot end", 0, MAX_NUMBER)
+    top_logprobs: int | None = _setting(
+        None, "record log p of each token and of the K most likely ones (default: nothing)", 0, 20
     )
     script: Script = field(
         default="typed",
@@ -178,6 +134,15 @@ class ReplySettings:
             " and the reply has the script of the messages (default: the checkpoint's)"
         ),
     )
+    thinking: Thinking = field(
+        default="plain",
+        metadata=_described(
+            "block <think>…</think> of a chat model before its answer. plain: none, the model is asked as in a history; off:"
+            " none, with enable_thinking=false for a template that reads it; hidden: the model thinks, only the answer is"
+            " shown; shown: both are shown (default: the checkpoint's)"
+        ),
+    )
+    thinking_tokens: int = _setting(512, "tokens after which a thinking block is closed", 1, MAX_NUMBER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "banned_words", checked_words(self.banned_words))
@@ -208,6 +173,8 @@ class ReplySettings:
             faults.append(f"method must be sample, greedy or beam, got {shown(self.method)}")
         if self.script not in get_args(Script):
             faults.append(f"script must be typed, simplified or asker, got {shown(self.script)}")
+        if self.thinking not in get_args(Thinking):
+            faults.append(f"thinking must be plain, off, hidden or shown, got {shown(self.thinking)}")
         for option in OPTIONS:
             value = getattr(self, option.name)
             if value is None or option.minimum <= value <= option.maximum:
@@ -229,7 +196,14 @@ class ReplySettings:
             faults.append(f"candidates are sampled: remove candidates or method {self.method}")
         if self.top_logprobs is not None and self.method == "beam":
             faults.append("beam search records no log-probabilities: remove top_logprobs or method beam")
+        if self.thinks and (self.method == "beam" or self.candidates > 1 or self.top_logprobs is not None):
+            faults.append(f"thinking {self.thinking} excludes beam search, several candidates and top_logprobs")
         return faults
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model may write a thinking block."""
+        return self.thinking in ("hidden", "shown")
 
     @property
     def floor(self) -> EosFloor | None:
@@ -260,7 +234,7 @@ class ReplySettings:
     def with_changes(self, **changes: Any) -> ReplySettings:
         """Return a copy with these settings; None switches a setting off, and `UNCHANGED` leaves it as it is.
 
-        With a method other than sampling there is one candidate, unless the changes say otherwise.
+        If the method is not sampling, the number of candidates becomes 1, unless the changes set it.
 
         Raises:
             ReplySettingsError: A setting is unknown, or its value cannot be used.
@@ -331,7 +305,7 @@ def check_names(names: Iterable[str]) -> None:
 def settings_from(generation: Mapping[str, Any]) -> ReplySettings:
     """Return the settings in the content of generation_config.json; keys that only transformers knows are ignored.
 
-    Null switches a setting off if that is possible, and means the default otherwise.
+    Null switches off a setting that can be switched off; for other settings it means the default.
 
     Raises:
         ReplySettingsError: A value cannot be used.
@@ -340,10 +314,11 @@ def settings_from(generation: Mapping[str, Any]) -> ReplySettings:
     known = {name for name, value in generation.items() if name in NAMES and (value is not None or name in can_be_off)}
     settings = ReplySettings(**{name: generation[name] for name in known})
     limit = settings._floor_limit_tokens or settings.limit_tokens  # a request may raise max
+    limit = max(limit, settings.thinking_tokens)
     if limit > MAX_STORED_LIMIT_TOKENS:
         raise ReplySettingsError(
-            f"Decoding: a reply could have {limit} tokens. Lower floor_start_tokens, floor_delta_tokens or"
-            f" max_reply_tokens, so that the limit is at most {MAX_STORED_LIMIT_TOKENS}."
+            f"Decoding: a reply could have {limit} tokens. Lower floor_start_tokens, floor_delta_tokens, max_reply_tokens"
+            f" or thinking_tokens, so that the limit is at most {MAX_STORED_LIMIT_TOKENS}."
         )
     return settings
 

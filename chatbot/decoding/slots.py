@@ -113,11 +113,11 @@ class Part:
 
 
 class SlotRows:
-    """`chatbot.decoding.batch.DialogueBatch` whose rows are slots of a pool; other slots are left alone.
+    """`chatbot.decoding.batch.DialogueBatch` whose rows are slots of a pool; other slots do not change.
 
     Attributes:
         slots: Slot of each row.
-        parts: Tokens of prompts that the next call reads, too, in the same pass over the weights.
+        parts: Parts of prompts that the next call reads as well, in the same pass over the weights.
     """
 
     def __init__(self, pool: Slots, slots: Sequence[int] = ()):
@@ -137,7 +137,7 @@ class SlotRows:
         return logits[:count]
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keep these rows, in this order; a row that is named again is copied, a row that is not named frees its slot."""
+        """Keep these rows, in this order. A repeated row is copied; the slots of the other rows are freed."""
         chosen: list[int] = []
         for row in rows.tolist():
             slot = self.slots[row]

@@ -86,7 +86,7 @@ class TorchSlots:
         groups: dict[tuple[int, int], list[int]] = {}  # indices of the rows by classes of width and length
         for index, tokens in enumerate(ids):
             if not tokens or len(tokens) != len(speakers[index]):
-                raise ValueError("Every row must read at least one token, and as many speakers.")
+                raise ValueError("Every row must read at least one token, and have one speaker id for each token.")
             width = (len(tokens) - 1).bit_length()
             length = length_class(self.table.lengths[self._row_of[rows[index]]]) if width else 0
             groups.setdefault((width, length), []).append(index)
@@ -130,7 +130,7 @@ class TorchSlots:
         return output.logits[:, -1].float()
 
     def _move_to_front(self, slots: Sequence[int]) -> None:
-        """Move dialogues to the first rows of the table, ordered by length class, and leave those in their class."""
+        """Order the first rows of the table by length class; only dialogues outside the rows of their class move."""
         class_of = {slot: length_class(self.table.lengths[self._row_of[slot]]) for slot in slots}
         wanted = sorted(class_of.values())  # class of each of the first rows
 

@@ -1,1 +1,1 @@
-"""Evaluation of checkpoints and decoding methods: nats/unit, n-gram baselines, metrics of replies, the report."""
+"""Evaluation of checkpoints and decoding methods: nats/unit, n-gram baselines, metrics of replies, report."""

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from chatbot.chat.bot import Chatbot, Request
-from chatbot.chat.request import answered_by, decode_requests
+from chatbot.chat.request import answered_by, asked, decode_requests
 from chatbot.decoding.batch import DialogueBatch
 from chatbot.decoding.candidates import Draft
 from chatbot.decoding.loop import prefill
@@ -95,7 +95,7 @@ def make_contexts(dialogues: Sequence[Sequence[str]], count: int) -> list[Contex
 def encode(bot: Chatbot, context: Context) -> EncodedContext:
     """Encode a context as a chat does, but without a limit on the last message."""
     ids = [bot.reader.ids(turn, bot.settings.script) for turn in context.turns]
-    prompt = bot.layout.prompt(ids, bot.context_tokens)
+    prompt = asked(bot.layout.prompt(ids, bot.context_tokens), bot.layout, bot.settings)
     return EncodedContext(prompt, answered_by(ids), bot.reader.ids(context.reference))
 
 
@@ -205,9 +205,10 @@ def _answer_batch(
         best = bot.best_of([request.answered for request in requests], candidates, settings)
         decoded += zip(candidates, best, strict=True)
     chosen = [candidates[best] for candidates, best in decoded]
+    thinking = bot.vocabulary.thinking if settings.thinks else None
     return {
         "contexts": list(indices),
-        "replies": [draft.token_ids for draft in chosen],
+        "replies": [draft.token_ids if thinking is None else thinking.segment(draft.token_ids) for draft in chosen],
         "stops": [draft.stop_reason for draft in chosen],
         "log_probs": [draft.log_prob for draft in chosen],
         "seconds": time.perf_counter() - started,

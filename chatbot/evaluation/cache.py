@@ -34,7 +34,7 @@ DECIDING = (
     "evaluation/references.py",
     "evaluation/quality.py",
 )
-"""Folders and modules of `chatbot` whose code decides a cached number."""
+"""Folders and modules of `chatbot` on whose code a cached number depends."""
 
 
 class ResultCache:
@@ -72,7 +72,7 @@ class ResultCache:
 
 
 class CacheFile:
-    """JSON lines of one file; a damaged line and all lines after it are dropped.
+    """JSON lines of one file. A damaged line and all lines after it are dropped when the file is opened.
 
     Attributes:
         rows: Rows in the order in which they were added.
@@ -116,7 +116,7 @@ def hash_of(value: object) -> str:
 
 @lru_cache(maxsize=4)
 def code_hash(package: Path) -> str:
-    """Return a hash of the code that decides cached numbers, without comments, docstrings and formatting.
+    """Return a hash of the code that cached numbers depend on; comments, docstrings and formatting do not change it.
 
     Args:
         package: Folder of the package `chatbot`.

@@ -12,6 +12,7 @@ import yaml
 from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import XianliaoError, first_line
 from chatbot.text.dialogue import valid_text
+from chatbot.yaml_files import read_yaml
 
 DEFAULT = Path(__file__).with_name("grid.yaml")
 MAX_NUMBER = 100_000
@@ -45,7 +46,7 @@ class Grid:
         """
         path = DEFAULT if path is None else Path(path)
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = read_yaml(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise GridError(f"The grid {path} cannot be read ({first_line(error)}). Check --grid.") from None
         if not isinstance(content, dict) or not isinstance(content.get("methods"), dict) or not content["methods"]:

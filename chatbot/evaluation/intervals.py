@@ -56,9 +56,9 @@ def over_subsets(
 ) -> tuple[float, Interval]:
     """Return mean and interval of a metric that depends on the amount of text, over random subsets of a fixed size.
 
-    A bootstrap would not do: resamples hold duplicates, which metrics of diversity count. A mean over m items drawn
-    from n without replacement has (n - m) / m times the variance of the mean over all n (delete-d jackknife, Shao & Wu
-    1989). So deviations are multiplied by sqrt(m / (n - m)).
+    A bootstrap is unsuitable: its resamples contain duplicates, which lower metrics of diversity. A mean over m items
+    drawn from n without replacement has (n - m) / m times the variance of the mean over all n (delete-d jackknife, Shao
+    & Wu 1989). So deviations are multiplied by sqrt(m / (n - m)).
 
     Args:
         values: Items of each reply, for example its n-grams; replies are drawn whole.

@@ -1,9 +1,10 @@
 """Picture of a message's replies in the space of the latent (苏剑林, kexue.fm/archives/7725), as SVG.
 
-In the coordinates that the prior p(z|c) whitens, what could be said after a message is the unit ball: circles at 1 and 2
-standard deviations. Each reply is an ellipse with centre m and axes s in the two dimensions with the largest mean KL. Its
-label gives its KL in nats over all dimensions, divided into the pull of the centre, m^2 / 2, and of the volume,
-(s^2 - log s^2 - 1) / 2. An edge joins replies that turn into each other: Bhattacharyya coefficient above `MIN_OVERLAP`.
+In coordinates in which the prior p(z|c) is the standard normal, the possible replies to a message fill the unit ball;
+the picture has circles at 1 and 2 standard deviations. Each reply is an ellipse with centre m and axes s in the two
+dimensions with the largest mean KL. Its label gives the KL in nats over all dimensions as two terms: the centre, m^2 /
+2, and the volume, (s^2 - log s^2 - 1) / 2. An edge joins two replies whose distributions overlap: their Bhattacharyya
+coefficient is above `MIN_OVERLAP`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#d
 
 @torch.inference_mode()
 def whitened_replies(bot: Chatbot, turns: Sequence[str], replies: Sequence[str]) -> Normal:
-    """Return q(z|c,r) of replies to one history in the coordinates that p(z|c) whitens, `[R, Z]`; z is Gaussian."""
+    """Return q(z|c,r) of replies to one history, `[R, Z]`, in coordinates in which p(z|c) is the standard normal."""
     model = bot.model
     assert isinstance(model, XianliaoForCausalLM)
     found: list[Normal] = []

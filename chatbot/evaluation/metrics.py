@@ -31,7 +31,7 @@ def ngrams(items: Sequence[Hashable], n: int) -> list[tuple]:
 def distinct_share(items: Sequence[Hashable]) -> float:
     """Return the share of distinct items. For n-grams this is Dist-n (Li et al., arXiv 1510.03055).
 
-    It falls with the number of items, so compare it over equal numbers only.
+    The value falls with the number of items, so compare only values over the same number.
     """
     return len(set(items)) / len(items) if items else 0.0
 
@@ -77,7 +77,7 @@ def unfinished_share(lengths: Iterable[int], ended: Iterable[bool], limit: int) 
 
     Args:
         lengths: Tokens of each reply, end of turn not counted.
-        ended: Whether each reply ended by itself; False if it was cut off, at L or before.
+        ended: Whether each reply ended by itself; False if it was cut off (at L tokens or earlier).
         limit: L.
     """
     unfinished = [length >= limit or not end for length, end in zip(lengths, ended, strict=True)]

@@ -1,12 +1,12 @@
-"""n-gram baselines in nats/unit: a model that does not beat them has learnt nothing useful.
+"""n-gram baselines in nats per unit (character or end of turn): a model that does not beat them is useless.
 
 Interpolated Witten-Bell smoothing (Bell, Witten & Cleary 1990; Chen & Goodman 1998, section 2.5) over characters and
 end-of-turn marks:
 
     p(c | h) = (count(h c) + T(h) p(c | h')) / (count(h) + T(h)),      T(h) distinct units seen after h
 
-down to a uniform distribution over the characters of the training data and one symbol for all other characters. Sharing
-one symbol understates the baseline's nats, so the baseline is not easier to beat.
+down to a uniform distribution over the characters of the training data and one symbol for all other characters. One
+symbol for all of them makes the baseline's nats too low, so the baseline does not become easier to beat.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from chatbot.text.dialogue import join_spaces
 
 END_OF_TURN = "\n\n"
-"""Unit of the end of a turn; it cannot be confused with a character."""
+"""Unit that stands for the end of a turn; no character equals it."""
 
 
 class WittenBell:

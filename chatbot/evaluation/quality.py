@@ -1,4 +1,4 @@
-"""How well models predict dialogues, in nats/unit: checkpoints and n-gram baselines."""
+"""How well checkpoints and n-gram baselines predict dialogues, in nats/unit: nats per character or end of turn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from chatbot.text.dialogue import clean_turn, count_units, join_spaces
 from chatbot.text.dialogue_files import read_dialogues
 
 SEPARATE_TURNS = 6
-"""Number of turns with a separate nats/unit; all later turns are counted together."""
+"""Number of first turns whose nats/unit are reported one by one; all later turns are reported together."""
 
 BASELINES = {"unigram": 1, "witten_bell_trigram": 3}
 """Order of the n-gram model of each baseline."""
@@ -61,7 +61,7 @@ def measure_quality(
 
 
 def _by_turn(nats: list[list[float]], units: list[list[int]], resamples: int) -> list[dict[str, Any]]:
-    """Return units and nats/unit of each of the first turns, and of all later turns together."""
+    """Return the number of units and the nats/unit of each of the first turns, and of all later turns together."""
     entries = []
     for turn in range(SEPARATE_TURNS + 1):
         is_last = turn == SEPARATE_TURNS

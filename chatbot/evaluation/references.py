@@ -1,7 +1,7 @@
 """Cost of decoding rules on the replies that people gave.
 
-Rules against repetition, banned words, the EOS floor and length limits change the model's probabilities. What they add
-to the nats of human replies shows what they do to good replies. Temperature and truncation are left out: they are meant
+Rules against repetition, banned words, the EOS floor and length limits change the model's probabilities. The nats that
+they add to human replies show how much they hurt good replies. Temperature and truncation are left out: they are meant
 to change probabilities.
 """
 
@@ -44,7 +44,8 @@ def reference_nats(
         cache: Cache of this report.
 
     Returns:
-        By name of the method and by `MODEL_ALONE`: nats of each reference and its EOS; infinite if it is forbidden.
+        Keys are the names of the methods and `MODEL_ALONE`; values are the nats of each reference with its EOS,
+        infinite if a rule forbids the reference.
     """
     alone = _without_rules(bot.settings)
     settings_of = {MODEL_ALONE: alone}
@@ -71,7 +72,7 @@ def reference_nats(
 
 
 def _without_rules(settings: ReplySettings) -> ReplySettings:
-    """Return settings without rules, floor and limits; EOS is not allowed first, because no reference is empty."""
+    """Return settings without rules, floor and limits; the first token is never EOS, as no reference is empty."""
     return replace(
         settings,
         repetition_penalty=1.0,

@@ -127,7 +127,7 @@ def read_fitting(bots: Sequence[Chatbot], data: str | Path, max_dialogues: int |
 
 
 def _fits(bot: Chatbot, turns: Sequence[str]) -> bool:
-    """Whether a model of limited length can score a dialogue, and can answer it with half of its positions left."""
+    """Whether a dialogue fits into the positions of a model, and each of its turns into half of them."""
     limit = bot.model.max_tokens
     if limit is None:
         return True
@@ -137,7 +137,7 @@ def _fits(bot: Chatbot, turns: Sequence[str]) -> bool:
 
 
 def _load_likeness(bots: Sequence[Chatbot], vectors: str | Path | None) -> tuple[Likeness | None, str | None]:
-    """Return the likeness to measure with and the name of its folder; None without vectors.
+    """Return the measure of likeness and the name of the folder of its vectors; None without vectors.
 
     Raises:
         CheckpointError, TokenizerError: The vectors or the tokenizer are missing or damaged.
@@ -211,12 +211,12 @@ def _shown(settings: ReplySettings) -> dict[str, Any]:
 
 
 def _cost_on_references(contexts: Sequence[Context], alone: list[float], ruled: list[float]) -> dict[str, Any]:
-    """Return what a method's rules add to the nats/unit of the references.
+    """Return the nats/unit that a method's rules add to the references.
 
     Args:
         contexts: Contexts with the references.
         alone: Nats of each reference under the model.
-        ruled: Nats of each reference under the method's rules; infinite if it is forbidden.
+        ruled: Nats of each reference under the method's rules; infinite if a rule forbids the reference.
     """
     units = [count_units([context.reference]) for context in contexts]
     allowed = [index for index, value in enumerate(ruled) if value != math.inf]

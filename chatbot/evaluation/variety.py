@@ -2,11 +2,12 @@
 
     python -m chatbot.evaluation.variety --checkpoint runs/varied --base default --data FILE --output DIR
 
-For each method the five candidates of every context have a quality, nats/unit under the base model, and a difference, 1
-minus the mean pairwise likeness (1 - WRD). The methods are temperatures and nuclei, the variants among candidates, and, if
-the checkpoint has one, the latent at several spreads. A method is better than temperature if its 95 % interval is above
-that of the temperatures at the same quality. For a latent the report has the IWAE bound, active units, mutual information,
-shuffle test, gain by position and token accuracy. Blind aptness needs people or a judge: `xianliao-evaluate --aptness`.
+For each method, two numbers are computed from the five candidates of every context: quality is their nats/unit under
+the base model, and difference is 1 minus their mean pairwise likeness (1 - WRD). The methods are several temperatures,
+several values of top-p, the variants among candidates, and, if the checkpoint has a latent, the latent at several
+spreads. A method is better than temperature if its 95 % interval is above that of the temperatures at the same quality.
+If the checkpoint has a latent, the report also gives its IWAE bound, active units, mutual information, shuffle test,
+gain by position and token accuracy. Blind aptness needs people or a judge: `xianliao-evaluate --aptness`.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def compare(bot: Chatbot, base: Chatbot, contexts: Sequence[Sequence[str]], seed
         bot: The bot whose candidates are compared.
         base: The bot whose model scores them.
         contexts: Histories that end with a message.
-        seed: Seed of the first context; every context has another one.
+        seed: Seed of the first context; each context has a different seed.
     """
     pairs = [(base, method) for method in methods_of(base).items()]
     if latent_of(bot) is not None:
@@ -105,7 +106,7 @@ def compare(bot: Chatbot, base: Chatbot, contexts: Sequence[Sequence[str]], seed
 
 
 def is_above(rows: dict[str, dict[str, Any]], row: dict[str, Any]) -> bool:
-    """Whether the lower end of a method's difference is above the curve of the temperatures at its quality.
+    """Whether the lower end of the interval of a method's difference is above the temperatures' curve at its quality.
 
     A method beyond the ends of the curve is not compared.
     """
@@ -141,7 +142,7 @@ def latent_report(bot: Chatbot, base: Chatbot, dialogues: Sequence[Sequence[str]
 
 
 def token_accuracy(model: XianliaoForCausalLM, batches: Sequence[Batch]) -> dict[str, float]:
-    """Return the share of reply tokens that are the most likely ones, with the mean of q, that of p, and z = 0."""
+    """Return the share of reply tokens that the model ranks first, with z = the mean of q, the mean of p, and 0."""
     right, total = {"recognition": 0, "prior": 0, "none": 0}, 0
     for batch, replies in batches:
         q, p = posterior_of(model, encode(model, batch, replies))

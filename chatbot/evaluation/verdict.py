@@ -1,4 +1,4 @@
-"""What a report says in a few sentences, and what to beware of; `chatbot.language` has them in Chinese."""
+"""Summary of a report in a few sentences, with warnings; `chatbot.language` has the Chinese of the sentences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chatbot.text.prepared_set import is_prepared_set, load_manifest
 Report = dict[str, Any]
 
 FEW_CONTEXTS = 100
-"""With fewer contexts, half of a 95 % interval of a share is up to a tenth or more."""
+"""With fewer contexts than this, half of the 95 % interval of a share can be a tenth or more."""
 
 MAX_NAMES = 3
 """Maximum number of names in a sentence."""
@@ -159,7 +159,7 @@ def warnings(report: Report, folders: Sequence[Path | None], data: str | Path) -
 
 
 def _identity(data: Path) -> tuple[set[str], str | None]:
-    """Return the names of the raw files of some data, and the content hash of what a prepared set is evaluated on."""
+    """Return the names of the raw files of some data, and the content hash of a prepared set's evaluated split."""
     if not is_prepared_set(data):
         return {path.name for path in dialogue_files(data)}, None
     manifest = load_manifest(data)

@@ -81,7 +81,7 @@ class TranslatedHelp(argparse.ArgumentParser):
 
 
 class Parser(TranslatedHelp, argparse.ArgumentParser):
-    """argparse's parser in the language of the terminal, which names the option that a misspelt word is closest to."""
+    """argparse's parser in the language of the terminal; for a misspelt option it names the closest one."""
 
     _words: Sequence[str] = ()
 
@@ -101,7 +101,7 @@ class Parser(TranslatedHelp, argparse.ArgumentParser):
         self.exit(2, f"{translate('usage: ')}{self.prog} … {hint}\n{self.prog}: {labelled('error: ', message)}\n")
 
     def _unknown_flags(self) -> list[str]:
-        """Return one fault for each word of the command line that looks like an option and is none."""
+        """Return one fault for each word of the command line that looks like an option but is not one."""
         known = list(self._option_string_actions)
         faults = []
         for word in dict.fromkeys(word.partition("=")[0] for word in self._words):

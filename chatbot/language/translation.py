@@ -34,8 +34,13 @@ def translate(text: str) -> str:
 
 
 def labelled(label: str, message: str) -> str:
-    """Return a message after its label (`error: `, `warning: `), both in the language of the terminal."""
-    return translate(label) + translate(message)
+    """Return a message after its label (`error: `, `warning: `), both in the language of the terminal.
+
+    Controls and marks that change the direction of writing are escaped: a message may quote the name or the content of a
+    file from elsewhere, which must not steer the terminal.
+    """
+    text = translate(label) + translate(message)
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def to_chinese(text: str) -> str:
@@ -65,7 +70,7 @@ def _all_known(parts: tuple[str, ...]) -> list[str] | None:
 
 
 def _by_entry(text: str) -> str | None:
-    """Return the Chinese by the entry that matches the whole text and has most fixed words."""
+    """Return the Chinese of the entry that matches the whole text; if several match, the one with most fixed words."""
     if text in read_catalogue():
         return read_catalogue()[text]
     fixed = _fixed_words()

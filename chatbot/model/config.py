@@ -69,10 +69,10 @@ class XianliaoConfig(PretrainedConfig):
             (`chatbot.model.end_head`).
         termination_epsilon: Minimum share of the remaining probability that an end head moves to the end of turn at
             every token.
-        termination_delay: Number of tokens of a turn before NMST moves any.
+        termination_delay: Number of first tokens of a turn at which NMST moves no probability to the end of turn.
         layout: Name of the sample layout in `chatbot.text.layouts`.
         context_tokens: Maximum length of the history in tokens; older turns are dropped.
-        direction: `forward`, or `backward` for a model of dialogues in reverse order, which ranks replies.
+        direction: `forward`, or `backward` for a model trained on reversed dialogues, which serves to rank replies.
         weight_storage: `float`, or `int8` if the folder stores int8 matrices with a scale per row.
         latent: `gaussian` or `discrete` for a latent variable of each reply (`chatbot.model.latent`), or `none`.
         latent_size: Size Z of the latent.
@@ -129,7 +129,7 @@ class XianliaoConfig(PretrainedConfig):
     # `@strict` calls every method whose name begins with validate_.
 
     def validate_layer_type(self):
-        """Check the names and the number of the mixers, in place of the check against transformers' own list."""
+        """Check the names of the mixers and how many there are; transformers would check against its own list."""
         unknown = sorted(set(self.layer_types) - set(LAYER_TYPES))
         if unknown:
             raise ValueError(
@@ -142,7 +142,7 @@ class XianliaoConfig(PretrainedConfig):
             )
 
     def validate_sizes(self):
-        """Check that sizes are positive, and even where rotary positions need pairs."""
+        """Check that sizes are positive, and that sizes which rotary positions split into pairs are even."""
         for name, most in MAXIMA.items():
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= most:

@@ -53,7 +53,7 @@ def pick_device(device: str = "auto", dtype: str = "auto") -> tuple[str, torch.d
 
 
 def _is_possible(device: str) -> bool:
-    """Whether this machine may have the device; False only if it certainly has not."""
+    """Whether this machine may have the device; False only if it certainly does not have it."""
     if device == "mps":
         return sys.platform == "darwin"
     if device == "cuda":

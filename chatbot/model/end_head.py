@@ -10,8 +10,8 @@ restarts after every end of turn, since a dialogue has one end per turn. With si
   1 - (1 - eps)^n, with n = max(0, t - delay). With a delay of t0 + 1 the lower bound is that of the EOS floor in
   `chatbot.decoding.rules.eos_floor`.
 
-The other tokens share the rest: p(v) = (1 - p(end)) softmax over V without end (logits)_v. Temperature applies to these
-probabilities as to any others; greedy decoding does not change them.
+The other tokens share the remaining probability: p(v) = (1 - p(end)) softmax(logits)_v, the softmax over V without the
+end of turn. Temperature applies to these probabilities as to any others; greedy decoding does not change them.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ class EndHead(nn.Module):
         """Return the turn that each position belongs to.
 
         Returns:
-            The position at which the turn begins, -1 for one that began before the first position, and t of the next
-            token; both int64 `[B, T]`.
+            The position at which the turn of each token begins, -1 if it began before the first position; and t of the
+            next token. Both int64 `[B, T]`.
         """
         starts = torch.zeros_like(keep)
         for token in self.ids:

@@ -31,10 +31,11 @@ from chatbot.text.layouts import ChatTemplateLayout, SpecialIds
 from chatbot.text.tokenizer import DialogueTokenizer
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-"""Kinds whose layers all attend to everything before and whose logits are one product with the hidden state."""
+"""Model types whose layers all attend to every earlier token, and whose logits are one product with the hidden
+state."""
 
 MAX_CONTEXT_TOKENS = 1024
-"""Maximum length of the history in tokens, also for a model that could read more."""
+"""Maximum length of the history in tokens, even if the model could read more."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class LanguageModel(nn.Module):
             attention_mask: `[B, T]` or, with a state, `[B, past + T]`; 0 at padding, on either side.
             token_type_ids: Speaker ids int64 `[B, T]` as `chatbot.text.layouts` writes them; `None` means speaker 0.
                 Chat models ignore them, because their template names the speakers.
-            segment_ids: int `[B, T]`, non-decreasing: the packed dialogue of each token. Dialogues do not see each
+            segment_ids: int `[B, T]`, non-decreasing: index of each token's packed dialogue. Dialogues do not see each
                 other. Not together with a state.
             past_key_values: State before the first token, updated in place.
             labels: int64 `[B, T]`, not shifted, -100 without loss.

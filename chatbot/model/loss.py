@@ -23,8 +23,8 @@ MAX_LOGITS = 2**22
 """Number of logits that exist at a time."""
 
 ROW_MULTIPLE = 64
-"""Pieces are padded to a multiple of this many rows. On CPUs a bf16 product caches memory for each shape that it has
-seen; with another number of targets in every step that reached 15 GB."""
+"""Pieces are padded to a multiple of this many rows. On CPUs, a bf16 product caches memory for every shape that it has
+seen. When every step had a different number of targets, the cache grew to 15 GB."""
 
 
 def next_token_loss(
@@ -93,8 +93,8 @@ def smoothing_for(config: ModelConfig, share: float, device: torch.device) -> to
 def smoothed_mass(vocab_size: int, share: float, excluded_ids: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Return the part of the target distribution that label smoothing moves from the target to all tokens evenly.
 
-    Only targets whose token may receive smoothing mass give up probability for it. The end of turn is excluded from
-    both, so the optimum has its true probability; see `loss_and_slope_`.
+    Only targets whose token can receive smoothing mass give up mass. The end of turn neither receives nor gives up
+    mass, so at the optimum it has its true probability; see `loss_and_slope_`.
 
     Args:
         vocab_size: V.
@@ -119,7 +119,8 @@ def head_loss(
 ) -> torch.Tensor:
     """Return the sum over the rows of -sum_v t(v) log softmax(W h + b)(v), in nats.
 
-    t is one at the target. With smoothing it is 1 - share there plus the smoothed mass, for targets that have mass.
+    t is one at the target. With smoothing, the target's entry is 1 - share plus its smoothed mass, if the target's
+    token has smoothed mass.
 
     Args:
         hidden: `[N, D]`, fp32 or under autocast.
@@ -195,8 +196,9 @@ def loss_and_slope_(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the summed loss of logits `[N, V]`, at least fp32, and its gradient softmax - t, which overwrites them.
 
-    Targets without smoothing mass, such as the end of turn, are not smoothed: t is one-hot there. So the optimum has
-    the true p(end of turn); smoothing those targets too would lower it by the factor 1 - share and lengthen replies.
+    Targets without smoothing mass, such as the end of turn, are not smoothed: t is one-hot there. So at the optimum
+    p(end of turn) is the true one. If these targets were smoothed too, it would be lower by the factor 1 - share, and
+    replies would be longer.
     """
     target_column = targets[:, None]
     target_share = torch.ones_like(target_column, dtype=logits.dtype)

@@ -33,7 +33,7 @@ class ModelConfig(Protocol):
 
     @property
     def direction(self) -> str:
-        """`forward`, or `backward` for a model of dialogues in reverse order, which ranks replies."""
+        """`forward`, or `backward` for a model trained on reversed dialogues, which serves to rank replies."""
 
     @property
     def pad_token_id(self) -> int | None: ...

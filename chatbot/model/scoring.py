@@ -12,7 +12,7 @@ from chatbot.text.dialogue import Sample
 from chatbot.text.layouts import IGNORED_LABEL, Layout
 
 MAX_ROW_LOGITS = 2**24
-"""Number of logits of a row that exist at a time: 2,048 tokens of a vocabulary of 8,192."""
+"""Maximum number of logits of a row that are in memory at the same time: 2,048 tokens with a vocabulary of 8,192."""
 
 MIN_ROW_TOKENS, MAX_ROW_TOKENS = 256, 2048
 
@@ -51,8 +51,8 @@ def score_turns(
         layout: Layout of the model.
         dialogues: Token ids of the turns of each dialogue.
         row_tokens: Number of tokens per packed row; the result does not depend on it. Default: `tokens_per_row`.
-        first_turns: Index that the first turn of each dialogue had in the dialogue it was taken from, which decides who
-            speaks. Default: 0.
+        first_turns: For each dialogue, the index of its first turn in the longer dialogue that it was cut from; it
+            decides who speaks first. Default: 0.
     """
     firsts = [0] * len(dialogues) if first_turns is None else first_turns
     samples = [layout.lay_out(turns, first) for turns, first in zip(dialogues, firsts, strict=True)]

@@ -15,7 +15,7 @@ from chatbot.native.library import FLAGS, SOURCE, TARGETS
 
 RUNTIME = Path(__file__).with_name("runtime")
 FUNCTIONS = ("read", "draw", "convolve", "convolve_backward", "group", "threads")
-"""Names of step.c that every build of it gets with its own ending."""
+"""Functions of step.c; every build of it adds its own suffix to these names."""
 
 KERNEL_FLAGS = tuple(flag for flag in FLAGS if flag != "-pthread")
 COMMON = ("-std=gnu11", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-DXIANLIAO_ONE_THREAD", "-DTILE=16")
@@ -75,11 +75,11 @@ TARGETS_OF_ZIG = {
         ),
     ),
 }
-"""Systems by name; the libraries for them are the same to the byte on every machine with the same zig."""
+"""Target systems by name. The same version of zig builds the same bytes on every machine."""
 
 
 def build_native(output: Path, flags: Sequence[str] = (), kernels: Sequence[Sequence[str]] = TARGETS) -> None:
-    """Build the runtime for this machine with its C compiler, with the arithmetic of `chatbot.native.library`.
+    """Build the runtime for this machine with its C compiler; it computes in the same way as `chatbot.native.library`.
 
     Args:
         output: Library to write.

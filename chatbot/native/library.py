@@ -32,14 +32,14 @@ FLAGS = (
     "-fno-trapping-math",
     "-ffp-contract=off",
 )
-"""Not -ffast-math: the decode loop must be able to see a NaN, and every processor must round alike."""
+"""-ffast-math is not used: the decode loop must detect a NaN, and all processors must round in the same way."""
 TARGETS = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ())
 """Flags for the processor; the first that the compiler accepts are used."""
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """Return the library, set to as many threads as torch has; it is built if the cache folder does not hold it.
+    """Return the library, with the number of threads set to torch's. It is built if the cache folder does not hold it.
 
     Returns:
         None if it is switched off, or if there is no C compiler or no writable cache folder, and on Windows.
@@ -91,7 +91,7 @@ def _cache_folder() -> Path:
 
 
 def _is_private(path: Path) -> bool:
-    """Whether only this user can have written a file or folder: code is loaded from nowhere else."""
+    """Return whether only this user can have written a file or folder; no other code is loaded."""
     status = path.lstat()
     return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 

@@ -1,4 +1,4 @@
-"""Fixed replies to people in need: folding of text, lists of phrases, and rules for a history."""
+"""Fixed replies to people in crisis: folding of text, lists of phrases, and rules for a history."""
 
 from chatbot.safety.phrases import Phrases, SafetyError
 from chatbot.safety.rules import FOLDER, Fixed, Safety, default_safety, named_safety

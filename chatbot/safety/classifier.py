@@ -1,4 +1,4 @@
-"""A linear classifier of messages by people in need, for the sentences that no list of phrases foresees.
+"""A linear classifier that finds messages by people in crisis, for sentences that are in no list of phrases.
 
 A text is scored by logistic regression on its character n-grams. Features are the n-grams of 1 to 4 letters of the folded
 text (`chatbot.safety.folding.fold`) with marks for its ends, hashed into buckets (Weinberger et al. 2009, arXiv:0902.2206)
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -29,10 +30,13 @@ SHORT_LETTERS = 12
 LONG_LETTERS = 100
 """In longer messages a phrase cannot be vetoed either: much harmless text around it proves nothing. Longer sentences are
 scored in windows of this length."""
+SIDE_LETTERS = 4
+"""Letters of the clause before and after a phrase that are scored with it, so that no other text can hide it."""
 FEWEST_LETTERS = 6
-"""Messages of fewer letters are left to the phrases: their n-grams say too little."""
+"""Messages with fewer letters are judged by the phrases alone, because their n-grams tell too little."""
 MOST_LETTERS = 64_000
-"""Letters of a message that are scored: the first and the last half of them. Phrases are looked for in the whole message."""
+"""Maximum number of letters that are scored; of a longer message half of them from each end. Phrases are looked for in
+the whole message."""
 BATCH_LETTERS = 1 << 15
 """Letters that are scored at once, which bounds the memory."""
 FEW_PARTS, PER_DOUBLING = 8, 0.4
@@ -43,26 +47,26 @@ _BEGIN, _END = ord("^"), ord("$")  # no letter of a folded text
 
 
 def buckets_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the buckets of the n-grams of folded texts, each once per text, and the number of buckets of each text.
+    """Return the distinct n-gram buckets of each folded text, and how many each text has.
 
     Returns:
         Buckets int64 `[sum(counts)]`, text by text, and counts int64 `[len(texts)]`.
     """
+    whole = np.uint32 if len(texts) <= BUCKETS else np.uint64  # owner and bucket in one number
     codes = np.frombuffer("".join(f"^{text}$" for text in texts).encode("utf-32-le"), np.uint32)
-    owner = np.repeat(np.arange(len(texts)), [len(text) + 2 for text in texts])
+    owner = np.repeat(np.arange(len(texts), dtype=whole) * BUCKETS, [len(text) + 2 for text in texts])
     keys = []
-    for size in range(1, LONGEST_NGRAM + 1):
+    for size in range(1, min(LONGEST_NGRAM, len(codes)) + 1):
         count = len(codes) - size + 1
-        if count <= 0:
-            break
-        hashes = np.zeros(count, np.uint32)
-        for place in range(size):
+        hashes = codes[:count] * MULTIPLIERS[size - 1, 0]
+        for place in range(1, size):
             hashes += codes[place : place + count] * MULTIPLIERS[size - 1, place]
         hashes ^= hashes >> 15
         hashes *= np.uint32(0x2C1B3C6D)
-        inside = owner[:count] == owner[size - 1 :]
-        keys.append(owner[:count][inside] * BUCKETS + (hashes[inside] >> 16))
-    unique = np.unique(np.concatenate(keys))
+        keys.append((owner[:count] + (hashes >> 16))[owner[:count] == owner[size - 1 :]])
+    ordered = np.concatenate(keys)
+    ordered.sort()  # np.unique takes ten times as long
+    unique = ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))].astype(np.int64)
     return unique % BUCKETS, np.bincount(unique // BUCKETS, minlength=len(texts))
 
 
@@ -75,12 +79,31 @@ def parts_of(folded: Folded) -> Iterator[str]:
     if len(text) <= LONG_LETTERS:
         yield text
     sentences = [place for place, kind in enumerate(folded.breaks[:-1]) if kind == SENTENCE]
-    clauses = [place for place, kind in enumerate(folded.breaks[:-1]) if kind >= CLAUSE or _divides(folded, place)]
+    clauses = [place for place in range(len(text)) if _begins_clause(folded, place)]
     for starts in (sentences, clauses):
         pieces = [text[a:b] for a, b in itertools.pairwise([*starts, len(text)])]
         if len(pieces) > 1 or len(text) > LONG_LETTERS:
             yield from itertools.chain.from_iterable(map(_windows, pieces))
             yield from (a + b for a, b in itertools.pairwise(pieces) if len(a) + len(b) <= LONG_LETTERS)
+
+
+def surroundings(folded: Folded, phrases: Iterable[Sequence[int]]) -> list[str]:
+    """Return each phrase with at most `SIDE_LETTERS` letters of its clause before and after it.
+
+    Args:
+        folded: The message.
+        phrases: Indices of the characters of each phrase, as `Phrases.places` returns them.
+    """
+    found = []
+    for places in phrases:
+        start, end = bisect_left(folded.places, places[0]), bisect_right(folded.places, places[-1])
+        first, last = max(0, start - SIDE_LETTERS), min(len(folded.text), end + SIDE_LETTERS)
+        while start > first and not _begins_clause(folded, start):
+            start -= 1
+        while end < last and not _begins_clause(folded, end):
+            end += 1
+        found.append(folded.text[start:end])
+    return list(dict.fromkeys(found))
 
 
 def _windows(piece: str) -> Iterator[str]:
@@ -91,6 +114,11 @@ def _windows(piece: str) -> Iterator[str]:
         return
     for start in range(0, len(piece) - LONG_LETTERS // 2, LONG_LETTERS // 2):
         yield piece[start : start + LONG_LETTERS]
+
+
+def _begins_clause(folded: Folded, place: int) -> bool:
+    """Whether the letter at `place` begins a clause."""
+    return folded.breaks[place] >= CLAUSE or _divides(folded, place)
 
 
 def _divides(folded: Folded, place: int) -> bool:
@@ -108,8 +136,8 @@ class NeedClassifier:
         weights: int8 `[BUCKETS]`.
         scale: Value of one unit of the weights.
         bias: Added to every score.
-        threshold: Least score of a message by a person in need.
-        veto: A message that a phrase list finds is harmless all the same if it scores less than this.
+        threshold: Minimum score of a message by a person in crisis.
+        veto: A message of medium length that matches a phrase list is still harmless if its score is below this.
     """
 
     def __init__(self, weights: np.ndarray, scale: float, bias: float, threshold: float, veto: float):
@@ -128,7 +156,7 @@ class NeedClassifier:
         np.savez_compressed(path, weights=self.weights, **numbers)
 
     def score(self, message: str | Folded) -> float:
-        """Return the largest score of a message's parts, corrected for their number: a maximum grows with it by chance."""
+        """Return the largest score of a message's parts, less a correction for the number of parts (`PER_DOUBLING`)."""
         best, count = -math.inf, 0
         folded = message if isinstance(message, Folded) else fold(message)
         for batch in _batches(part for piece in _ends_of(folded) for part in parts_of(piece)):
@@ -141,18 +169,24 @@ class NeedClassifier:
         sums = np.add.reduceat(self.weights[buckets].astype(np.int64), np.cumsum([0, *counts[:-1]]))
         return self.bias + self.scale * sums / np.sqrt(counts)
 
-    def finds(self, message: str | Folded, has_phrase: bool) -> bool:
-        """Return whether a message is by a person in need.
+    def finds(self, message: str | Folded, phrases: Sequence[Sequence[int]]) -> bool:
+        """Return whether a message is by a person in crisis.
+
+        A phrase counts if the message, or the phrase with the clause around it, does not score as harmless; a harmless
+        context alone hides no phrase.
 
         Args:
             message: What the person wrote.
-            has_phrase: Whether the phrase list finds it.
+            phrases: What `Phrases.places` of the phrase list finds in it.
         """
         folded = message if isinstance(message, Folded) else fold(message)
         letters = len(folded.text)
-        if letters < FEWEST_LETTERS or (has_phrase and not SHORT_LETTERS <= letters <= LONG_LETTERS):
-            return has_phrase
-        return self.score(folded) >= (min(self.veto, self.threshold) if has_phrase else self.threshold)
+        if letters < FEWEST_LETTERS or (phrases and not SHORT_LETTERS <= letters <= LONG_LETTERS):
+            return bool(phrases)
+        if not phrases:
+            return self.score(folded) >= self.threshold
+        least = min(self.veto, self.threshold)
+        return bool(self.scores(surroundings(folded, phrases)).max() >= least) or self.score(folded) >= least
 
 
 def _ends_of(folded: Folded) -> list[Folded]:

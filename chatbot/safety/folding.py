@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 NONE, SPACE, CLAUSE, SENTENCE = range(4)
 """Separators of two letters: none; a space, symbol or emoji; the end of a clause; the end of a sentence."""
 
@@ -22,8 +24,12 @@ _INVISIBLE = frozenset("\u115f\u1160")
 _MAX_LETTERS = 4
 """Maximum number of characters to which one is folded. NFKD makes 18 of U+FDFA."""
 FILLER = 2
-"""Maximum number of Latin letters, digits and `STROKES` between two Chinese characters that can be removed."""
+"""Between two Chinese characters at most this many Latin letters, digits and `STROKES` are removed."""
 STROKES = "〇丶々ー"
+BULK_CHARACTERS = 64
+"""Longer texts are folded in bulk, which is six times as fast; the overhead is that of about 50 characters."""
+_MAX_KNOWN = 1 << 16
+_PRIVATE, _SEVERAL, _DOT = 0xE000, 4, re.compile(r"\.")
 _CHINESE = "[\u3400-\u9fff\U00020000-\U0003ffff]"
 _FILLED = re.compile(f"{_CHINESE}[\\x00-\\x7f{STROKES}]{{1,{FILLER}}}{_CHINESE}")
 
@@ -75,9 +81,14 @@ def fold(text: str) -> Folded:
     >>> fold("我想自_殺").text
     '我想自杀'
     """
+    return fold_in_bulk(text) if len(text) >= BULK_CHARACTERS else fold_each(text)
+
+
+def fold_each(text: str) -> Folded:
+    """Fold a text character by character."""
     letters, places, breaks, between = [], [], [], SENTENCE
     for place, character in enumerate(text):
-        if character == "." and 0 < place < len(text) - 1 and (text[place - 1] + text[place + 1]).isalnum():
+        if character == "." and _is_inside_a_word(text, place):
             between = max(between, SPACE)  # s.u.i.c.i.d.e
             continue
         folded, kind = fold_character(character)
@@ -90,7 +101,46 @@ def fold(text: str) -> Folded:
     return Folded("".join(letters), tuple(places), (*breaks, SENTENCE))
 
 
-@lru_cache(1 << 16)
+def fold_in_bulk(text: str) -> Folded:
+    """Fold a text by operations on all of its characters; `fold_each` defines the result."""
+    codes = np.frombuffer(text.translate(_BULK).encode("utf-32-le"), np.uint32)
+    kinds = codes - _PRIVATE  # of a letter, more than `_SEVERAL`
+    is_letter = kinds > _SEVERAL
+    if (kinds == _SEVERAL).any():
+        return fold_each(text)
+    places = np.flatnonzero(is_letter)
+    if not len(places):
+        return Folded("", (), (SENTENCE,))
+    strengths = np.where(is_letter, NONE, kinds)
+    strengths[[match.start() for match in _DOT.finditer(text) if _is_inside_a_word(text, match.start())]] = SPACE
+    after = np.maximum.reduceat(strengths, places)  # from each letter to the next one
+    letters = codes[places].tobytes().decode("utf-32-le")
+    return Folded(letters, tuple(places.tolist()), (SENTENCE, *after[:-1].tolist(), SENTENCE))
+
+
+def _is_inside_a_word(text: str, place: int) -> bool:
+    """Whether a dot is between two letters or digits, as in s.u.i.c.i.d.e."""
+    return 0 < place < len(text) - 1 and (text[place - 1] + text[place + 1]).isalnum()
+
+
+class _Bulk(dict[int, int]):
+    """For each code point its folded letter, or `_PRIVATE` plus a kind of separator, or `_PRIVATE` plus `_SEVERAL`.
+
+    Private characters are separators, so no text folds to one.
+    """
+
+    def __missing__(self, code: int) -> int:
+        folded, kind = fold_character(chr(code))
+        if len(self) >= _MAX_KNOWN:
+            self.clear()
+        self[code] = found = ord(folded) if len(folded) == 1 else _PRIVATE + (_SEVERAL if folded else kind)
+        return found
+
+
+_BULK = _Bulk()
+
+
+@lru_cache(_MAX_KNOWN)
 def fold_character(character: str) -> tuple[str, int]:
     """Return the letters to which a character is folded, and the kind of separator that it counts as."""
     if character in _SENTENCE or character == ".":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
 from math import prod
 
@@ -15,14 +16,14 @@ from chatbot.errors import XianliaoError
 from chatbot.safety.folding import CLAUSE, NONE, SENTENCE, Folded, fold, is_latin
 
 GAP, LATIN_GAP = 8, 32
-"""Maximum number of letters that `*` matches: of any script, and if all are Latin."""
+"""Maximum number of letters that `*` matches: in general, and if all of them are Latin."""
 SPELLED_OUT = 5
-"""Minimum number of letters of a Latin phrase that also matches with spaces between its letters (s u i c i d e)."""
+"""Minimum length of a phrase in Latin letters that also matches with spaces between its letters (s u i c i d e)."""
 PIECE_LETTERS = 8192
 MAX_READINGS = 5000
 """Maximum number of readings of a part of a line."""
 SPEAKING = frozenset("我想要")
-"""Letters of a person who speaks of what he or she wants: not in the gap of a harmless phrase, not in a title alone."""
+"""Words of a person who says what he or she wants. They make a harmless phrase or a title count."""
 _TITLE = re.compile("《([^《》]*)》")
 Span = tuple[int, int]
 
@@ -49,6 +50,54 @@ class _Cover:
         return longer_before or self._furthest[bisect_right(self._starts, span[0])] > span[1]
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A line of a list.
+
+    Attributes:
+        harmless: Whether it begins with `!`.
+        parts: Literals of each part, each with whether it needs an edge before it and after it, once or more.
+        ends: Number of parts up to the end of each of its phrases, which `&` joins.
+    """
+
+    harmless: bool
+    parts: list[dict[str, list[tuple[bool, bool]]]]
+    ends: list[int]
+
+    @classmethod
+    def read(cls, line: str) -> _Line:
+        """Read a line.
+
+        Raises:
+            SafetyError: It cannot be read.
+        """
+        phrases = [_parts(phrase.strip()) for phrase in line.removeprefix("!").split("&")]
+        if line.startswith("!") and len(phrases) > 1:
+            raise SafetyError(f"The harmless phrase {line!r} has a &; write two lines.")
+        parts = []
+        for literals in (part for phrase in phrases for part in phrase):
+            edges: defaultdict[str, list[tuple[bool, bool]]] = defaultdict(list)
+            for text, begins, ends in literals:
+                edges[text].append((begins, ends))
+            parts.append(dict(edges))
+        return cls(line.startswith("!"), parts, list(accumulate(map(len, phrases))))
+
+    def spans(
+        self, part: Mapping[str, Sequence[tuple[bool, bool]]], found: Mapping[str, Sequence[Span]], separators: bytes
+    ) -> list[Span]:
+        """Return where a part is, from where all literals are."""
+        return [
+            (start, end)
+            for literal in part.keys() & found.keys()
+            for start, end in found[literal]
+            if any(
+                (not begins or separators[start] > NONE) and (not ends or separators[end] > NONE)
+                for begins, ends in part[literal]
+            )
+            and not (self.harmless and _ends_inside_a_clause(start, end, separators))
+        ]
+
+
 class Phrases:
     """List of phrases that are matched in one pass (Aho and Corasick 1975), in all spellings of a text.
 
@@ -59,7 +108,8 @@ class Phrases:
     * `^` before and `$` after a part or alternative match an edge: punctuation, a space or the end of the text;
     * `a & b` needs both phrases, anywhere in the text;
     * `!` at the beginning marks a harmless phrase: a phrase inside it does not count, one beside it does. The letters
-      that `*` matches in it are of the same clause, and not 我, 想 or 要.
+      that `*` matches in it are of the same clause, and not 我, 想 or 要. Across the end of a clause it must end with
+      the next one: 死海 in 我要去死，海子 does not match.
 
     A phrase can cross the end of a clause only if one of the two clauses is inside it: 自。杀 matches, 他来自。杀了鸡
     does not. A phrase that begins or ends with a Latin letter or digit does not match next to another one.
@@ -75,21 +125,17 @@ class Phrases:
     def __init__(self, lines: Sequence[str], spares_titles: bool = False):
         self.lines = tuple(lines)
         self._spares_titles = spares_titles
-        self._patterns: list[tuple[bool, list[int]]] = []  # harmless, the last index of each phrase joined by &
-        uses: defaultdict[str, set[tuple[int, int, bool, bool]]] = defaultdict(set)
-        for number, line in enumerate(lines):
-            phrases = [_parts(phrase.strip()) for phrase in line.removeprefix("!").split("&")]
-            if line.startswith("!") and len(phrases) > 1:
-                raise SafetyError(f"The harmless phrase {line!r} has a &; write two lines.")
-            parts = [part for phrase in phrases for part in phrase]
-            self._patterns.append((line.startswith("!"), list(accumulate(map(len, phrases)))))
-            for index, literals in enumerate(parts):
-                for text, begins, ends in literals:
-                    uses[text].add((number, index, begins, ends))
+        self._lines = [_Line.read(line) for line in self.lines]
+        self._triggered: defaultdict[str, list[int]] = defaultdict(list)  # lines to try where this literal is found
+        literals = {text for line in self._lines for part in line.parts for text in part}
+        for number, line in enumerate(self._lines):
+            for text in max(line.parts, key=lambda part: min(map(len, part))):
+                self._triggered[text].append(number)
+        self._longest = max(map(len, literals), default=0)
         self._automaton = ahocorasick.Automaton()
-        for text, entries in uses.items():
-            self._automaton.add_word(text, (len(text), sorted(entries) if len(entries) > 1 else list(entries)))
-        if uses:
+        for text in sorted(literals):
+            self._automaton.add_word(text, text)
+        if literals:
             self._automaton.make_automaton()
 
     def __contains__(self, text: str) -> bool:
@@ -119,26 +165,22 @@ class Phrases:
 
     def _hits(self, folded: Folded, titles: Sequence[Span]) -> list[Span]:
         """Return the spans of phrases in the folded text, without harmless ones."""
-        found: defaultdict[tuple[int, int], list[Span]] = defaultdict(list)
+        found: defaultdict[str, list[Span]] = defaultdict(list)
         text, separators = folded.text, bytes(folded.breaks)
-        for last, (size, entries) in _matches(self._automaton, text):
-            span = start, end = last + 1 - size, last + 1
-            is_plain = separators.count(NONE, start + 1, end) == size - 1 and not text[start:end].isascii()
-            if (is_plain and not is_latin(text[start]) and not is_latin(text[last])) or _is_apart(folded, span):
-                for number, index, begins, ends in entries:
-                    at_edges = (not begins or folded.breaks[span[0]] > NONE) and (
-                        not ends or folded.breaks[span[1]] > NONE
-                    )
-                    if at_edges:
-                        found[number, index].append(span)
+        for last, literal in _matches(self._automaton, text, self._longest):
+            start, end = last + 1 - len(literal), last + 1
+            is_chinese = not (literal[0].isascii() or literal[-1].isascii())  # as far as words can begin or end there
+            is_whole = end - start == 1 or separators.count(NONE, start + 1, end) == end - start - 1
+            if (is_chinese and is_whole) or _is_apart(folded, (start, end)):
+                found[literal].append((start, end))
         hits, covers = [], []
-        for number in sorted({number for number, index in found if index == 0}):
-            harmless, ends = self._patterns[number]
-            spans = [
-                self._joined(folded, [found.get((number, index), []) for index in range(start, end)], harmless)
-                for start, end in pairwise([0, *ends])
-            ]
-            if harmless:
+        for number in sorted({number for literal in found for number in self._triggered.get(literal, ())}):
+            line = self._lines[number]
+            if any(found.keys().isdisjoint(part.keys()) for part in line.parts):
+                continue
+            parts = [line.spans(part, found, separators) for part in line.parts]
+            spans = [self._joined(folded, parts[start:end], line.harmless) for start, end in pairwise([0, *line.ends])]
+            if line.harmless:
                 covers += spans[0]
             elif all(spans):
                 hits.append(spans)
@@ -170,14 +212,28 @@ class Phrases:
         return sorted(spans)
 
 
-def _matches(automaton: ahocorasick.Automaton, text: str) -> Iterator[tuple[int, tuple[int, list]]]:
-    """Yield the last index and the value of each match. Text without a match is read in pieces of about a millisecond,
-    because Python's lock is held meanwhile."""
-    matches = automaton.iter(text[:PIECE_LETTERS])
-    yield from matches
-    for start in range(PIECE_LETTERS, len(text), PIECE_LETTERS):
-        matches.set(text[start : start + PIECE_LETTERS])
-        yield from matches
+def _matches(automaton: ahocorasick.Automaton, text: str, longest: int) -> Iterator[tuple[int, str]]:
+    """Yield the last index of each match, and the literal.
+
+    The text is read in pieces of about a millisecond, because Python's lock is held meanwhile. Each piece is searched
+    anew and begins `longest - 1` letters early: `set` of an iterator damages memory where two pieces have characters of
+    different widths (pyahocorasick 2.3.1).
+
+    Args:
+        automaton: The literals.
+        text: The folded text.
+        longest: Number of letters of the longest literal.
+    """
+    for start in range(0, len(text), PIECE_LETTERS):
+        begin = max(0, start - longest + 1)
+        for last, literal in automaton.iter(text[begin : start + PIECE_LETTERS]):
+            if begin + last >= start:
+                yield begin + last, literal
+
+
+def _ends_inside_a_clause(start: int, end: int, separators: bytes) -> bool:
+    """Whether a span crosses the end of a clause and ends before the next one does."""
+    return max(separators[start + 1 : end], default=NONE) >= CLAUSE > separators[end]
 
 
 def _titles(text: str, folded: Folded) -> list[Span]:
@@ -191,7 +247,7 @@ def _titles(text: str, folded: Folded) -> list[Span]:
 
 
 def _is_apart(folded: Folded, span: Span) -> bool:
-    """Whether a span consists of whole words and clauses, and is not part of other words or across other clauses."""
+    """Whether a span consists of whole words, and contains every clause that it crosses into as a whole."""
     (start, end), text, breaks = span, folded.text, folded.breaks
     inner = [place for place in range(start + 1, end) if breaks[place] != NONE]
     if is_latin(text[start]) and start and breaks[start] == NONE and is_latin(text[start - 1]):
@@ -227,7 +283,7 @@ def _readings(part: str, line: str) -> list[str]:
 
 
 def choices_of(part: str, line: str) -> list[list[str]]:
-    """Return the folded alternatives of each piece of a part of a line; a reading has one of each.
+    """Return the folded alternatives of each piece of a part of a line; a reading takes one alternative per piece.
 
     Raises:
         SafetyError: The line cannot be read.

@@ -1,8 +1,8 @@
 """Rules for the messages that get a fixed reply instead of one of the model; all texts are in files of the operator.
 
-A message that mentions suicide or self-harm gets a fixed reply with the help line. From then on the conversation is in
-need, and every reply is fixed, until the talk has clearly moved on (`Safety.answer`). The answer depends on the history
-alone, so page, API, terminal and Python agree, and no state is stored.
+A message that mentions suicide or self-harm gets a fixed reply with the help line. From then on every reply is fixed,
+until the talk has clearly moved on (the crisis state, see `Safety.answer`). The answer depends on the history alone, so
+page, API, terminal and Python agree, and no state is stored.
 
 A folder contains crisis.txt, crisis_reply.txt, words_in.txt and settings.yaml, and optionally care.yaml and
 words_out.txt. `files/` is the folder of the package; its care.yaml is used for a folder without that file. Without
@@ -26,6 +26,7 @@ from chatbot.safety.classifier import NeedClassifier
 from chatbot.safety.folding import Folded, fold
 from chatbot.safety.phrases import Phrases, SafetyError, lines_of
 from chatbot.safety.words import lost_exceptions
+from chatbot.yaml_files import read_yaml
 
 FOLDER = Path(__file__).with_name("files")
 OFF, DEFAULT = "off", "default"
@@ -33,11 +34,11 @@ NEEDED = ("crisis.txt", "crisis_reply.txt", "words_in.txt", "settings.yaml")
 CLASSIFIER = "need.npz"
 MODES = ("refuse", "replace", "off")
 ASKING = ("means", "leaving", "distress", "better")
-"""Kinds of messages in need that have phrases, in the order in which they are tried."""
+"""Kinds of messages in the crisis state that are recognised by phrases, in the order in which they are tried."""
 KINDS = ("again", *ASKING, "short", "ordinary")
 REMEMBERED_MESSAGES = 4096
 SHORT_MESSAGE = 1000
-"""The kinds of longer messages, in characters, are cached under the hash of their text."""
+"""Number of characters from which the kind of a message is cached under the hash of its text, not the text."""
 
 Kind = Literal["crisis", "care", "refused"]
 
@@ -58,12 +59,12 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Care:
-    """Replies to a person in need, and the end of the state of need; see care.yaml.
+    """Replies to a person in crisis, and what ends the crisis state; see care.yaml.
 
     Attributes:
         replies: Texts by kind of message.
         phrases: Phrases by kind of message.
-        ordinary_messages: Number of consecutive ordinary messages that end the state of need.
+        ordinary_messages: Number of consecutive ordinary messages that end the crisis state.
         ordinary_letters: Minimum number of letters of an ordinary message.
     """
 
@@ -79,7 +80,7 @@ class Care:
         Raises:
             SafetyError: It cannot be used.
         """
-        content = yaml.safe_load(text)
+        content = read_yaml(text)
         if not isinstance(content, dict) or sorted(content) != sorted(
             (*KINDS, "ordinary_messages", "ordinary_letters")
         ):
@@ -113,7 +114,7 @@ class Safety:
 
     Attributes:
         crisis: Phrases that mention suicide or self-harm.
-        classifier: Finds messages by people in need that contain no such phrase; None relies on the phrases alone.
+        classifier: Finds messages by people in crisis that contain no crisis phrase; None relies on the phrases alone.
         banned_words: Words that no reply contains, in addition to those of the checkpoint's settings; from
             words_out.txt.
     """
@@ -149,7 +150,7 @@ class Safety:
             texts["care.yaml"] = care_file.read_text(encoding="utf-8-sig")
             banned_file = folder / "words_out.txt"
             texts["words_out.txt"] = banned_file.read_text(encoding="utf-8-sig") if banned_file.is_file() else ""
-            settings = yaml.safe_load(texts["settings.yaml"])
+            settings = read_yaml(texts["settings.yaml"])
             if isinstance(settings, dict) and settings.get("words_in") is False:  # YAML reads off as false
                 settings["words_in"] = "off"
             care = Care.read(texts["care.yaml"])
@@ -180,11 +181,11 @@ class Safety:
     def answer(self, turns: Sequence[str]) -> Fixed | None:
         """Return the fixed reply to a history, or None if the model may answer.
 
-        The last turn is the person's, and so is every second one before it. The conversation is in need from a message
-        with a crisis phrase until the person says that it is over (kind `better` of care.yaml), or until
+        The last turn and every second turn before it are the person's. The crisis state begins with a message that
+        has a crisis phrase. It ends when the person says that it is over (kind `better` of care.yaml), or after
         `Care.ordinary_messages` consecutive ordinary messages: messages of some length without a word about means,
-        leaving or distress. Messages that are too short to judge change nothing. All replies in that time, and the
-        reply to the message that ends it, are fixed.
+        leaving or distress. Messages that are too short to judge change nothing. All replies in the crisis state, and
+        the reply to the message that ends it, are fixed.
 
         Args:
             turns: The history, oldest turn first.
@@ -214,12 +215,12 @@ class Safety:
         return reply
 
     def _turn(self, kind: str, number: int) -> str:
-        """Return the reply to the message with this number, counted from the first in need."""
+        """Return the reply to a message of this kind; `number` counts the messages of the crisis state from 1."""
         replies = self.care.replies[kind]
         return replies[number % len(replies)]
 
     def _kinds_since_talk_was_ordinary(self, messages: Sequence[str]) -> list[str]:
-        """Return the kinds of the last messages, from a point where the conversation was not in need."""
+        """Return the kinds of the last messages, from a point where the conversation was not in the crisis state."""
         kinds, ordinary = [self._kind(messages[-1])], 0
         for message in reversed(messages[:-1]):
             kind = self._kind(message)
@@ -242,9 +243,8 @@ class Safety:
     def _kind_of(self, message: str) -> str:
         """Return the kind of a message. All of it is read, however long it is, in time linear in its length."""
         folded = fold(message)
-        found = bool(self.crisis.places(message, folded))
-        if self.classifier is not None:
-            found = self.classifier.finds(folded, found)
+        phrases = self.crisis.places(message, folded)
+        found = bool(phrases) if self.classifier is None else self.classifier.finds(folded, phrases)
         return "crisis" if found else self.care.kind_of(message, folded)
 
     def prompt(self, turns: Sequence[str]) -> list[str]:
@@ -271,7 +271,7 @@ def default_safety() -> Safety:
 
 
 def named_safety(name: str | Path | None) -> Safety | None:
-    """Return the rules of a command line argument: `default`, `off` (None), or a folder.
+    """Return the rules that a command line argument selects: `default`, `off` (None), or a folder.
 
     Raises:
         SafetyError: The folder cannot be used.

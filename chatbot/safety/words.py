@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the banned words of a list, and its exceptions without their `!`; an entry of only `!` is a word."""
+    """Return the banned words of a list, and its exceptions without their `!`; the entry `!` alone is a banned word."""
     exceptions = [word[1:] for word in words if _is_exception(word)]
     return [word for word in words if not _is_exception(word)], exceptions
 

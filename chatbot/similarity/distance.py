@@ -58,7 +58,7 @@ def distance(a: Bag, b: Bag, kind: Kind) -> float:
 def relaxed_distance(a: Bag, b: Bag, kind: Kind) -> float:
     """Return a lower bound of `distance` without optimal transport, so without POT (Kusner et al. 2015, section 4.2).
 
-    Each token is moved to its nearest token of the other bag; of the two directions the larger cost counts.
+    Each token is moved to the nearest token of the other bag; the result is the larger cost of the two directions.
     """
     if not len(a) or not len(b):
         return float(len(a) != len(b))

@@ -56,7 +56,7 @@ class TokenVectors:
             raise CheckpointError(f"{path} cannot be read ({first_line(error)}). Copy or train it again.") from None
 
     def bag(self, token_ids: Sequence[int], kind: Kind) -> Bag:
-        """Return the tokens of a text with their masses; tokens without a vector are left out."""
+        """Return the tokens of a text that have a vector, with masses for optimal transport, which sum to 1."""
         ids, counts = np.unique(np.asarray(token_ids, np.int64), return_counts=True)
         has_vector = self.norms[ids] > 0
         ids, counts = ids[has_vector], counts[has_vector].astype(np.float64)

@@ -8,7 +8,7 @@ The vectors factor the positive pointwise mutual information of tokens within a 
 
 by its truncated singular value decomposition U S V^T: W = U S^1/2 (Levy, Goldberg & Dagan, TACL 2015, equations 3, 6
 and 7; skip-gram with negative sampling factors the same matrix implicitly). This is small and deterministic. Tokens
-that occur beside any other token, and so say little, get small norms, and WRD takes the norm as importance.
+that occur beside almost any token carry little meaning. They get small norms, and WRD uses the norm as importance.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _count_pairs(turns: Iterable[Sequence[int]], vocab_size: int) -> csr_matrix:
 
 
 def _parts(turns: Iterable[Sequence[int]], part_tokens: int = _PART_TOKENS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the ids of many turns, one after the other, and the number of the turn of each id; both int64 `[tokens]`."""
+    """Yield the joined ids of many turns, and for each id the index of its turn; both int64 `[tokens]`."""
     ids: list[int] = []
     lengths: list[int] = []
     for turn in turns:
@@ -114,7 +114,7 @@ def _parts(turns: Iterable[Sequence[int]], part_tokens: int = _PART_TOKENS) -> I
 
 
 def _turns(data: str) -> Iterator[list[int]]:
-    """Yield the turns of the train split, `MAX_TOKENS` or a few more."""
+    """Yield turns of the train split until they have `MAX_TOKENS` tokens or slightly more."""
     from chatbot.text.prepared_set import load_split
 
     tokens = 0

@@ -80,14 +80,14 @@ def is_readable(character: str) -> bool:
 
 
 ZHU_AFTER, ZHU_BEFORE = "名原显卓昭巨论专译编合土遗拙撰较", ("名", "作", "者", "述", "称", "录", "书立说")
-"""Characters after which, and texts before which, 著 is not the particle 着."""
+"""著 is not the particle 着 after one of these characters or before one of these texts."""
 TAIWAN = str.maketrans("妳牠", "你它")
-"""Characters that only Taiwan uses, and those that stand for them."""
+"""Characters that only Taiwan uses, and the characters that replace them."""
 _ZHU = re.compile(f"(?<![{ZHU_AFTER}])著(?!{'|'.join(ZHU_BEFORE)})")
 
 
 def simplified(text: str) -> str:
-    """Turn traditional characters into simplified ones (OpenCC, t2s), also those that only Taiwan uses.
+    """Turn traditional characters into simplified ones (OpenCC, t2s), including characters that only Taiwan uses.
 
     The particle 著 becomes 着 (看著 is 看着), and 著名 and 原著 keep it.
 
@@ -104,7 +104,7 @@ def traditional(text: str) -> str:
 
 
 def script_of(text: str) -> Literal["simplified", "traditional"] | None:
-    """Return the script of a text, or None if all its characters are the same in both."""
+    """Return the script of a text, or None if all its characters are the same in both scripts."""
     if simplified(text) != text:
         return "traditional"
     return None if traditional(text) == text else "simplified"
@@ -118,7 +118,7 @@ def _opencc(conversion: str) -> Any:
 
 
 def typed_text(text: str, keep_lines: bool = False) -> str:
-    """Return a text that a person typed in the form of the training data, as cleaning gives it; it may become empty.
+    """Bring a text that a person typed into the form of the cleaned training data; it may become empty.
 
     Invisible characters are removed, and spaces of any kind and full-width letters and digits become ASCII.
 

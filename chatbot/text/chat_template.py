@@ -23,6 +23,9 @@ from chatbot.text.special_tokens import SPECIAL_TOKENS
 
 SETTINGS_FILE, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
 TOKEN_SETTINGS = ("bos_token", "eos_token", "pad_token", "unk_token")
+SWITCH = "enable_thinking"
+"""Variable of templates that lets the model think."""
+
 _CONTENTS = tuple(f"xianliaoturn{number}content" for number in range(5))
 """Placeholders for the contents of turns: words that no template writes."""
 
@@ -71,31 +74,34 @@ def read_template(folder: Path) -> Template | None:
     return {"chat_template": template, **{name: token for name, token in tokens.items() if isinstance(token, str)}}
 
 
-def split_template(template: Mapping[str, str]) -> tuple[str, str, str]:
-    """Return the text before the first content, from user to assistant, and from assistant to user.
+def split_template(template: Mapping[str, str], thinks: bool = True) -> tuple[str, str, str, str]:
+    """Return the text before the first content, from user to assistant, from assistant to user, and what asks for a reply.
+
+    The last is what some templates write after the text to the assistant, but not into the history: an open or an empty
+    thinking block.
 
     Args:
         template: From `read_template`.
+        thinks: Value of `enable_thinking`, which some templates read.
 
     Raises:
-        TemplateError: The template fails, or does not show the contents word for word, in order, in one pattern.
+        TemplateError: The template fails, or its output does not contain the contents word for word, in order, with the
+            same text between them.
     """
     roles = [("user", "assistant")[number % 2] for number in range(len(_CONTENTS))]
     messages = [{"role": role, "content": content} for role, content in zip(roles, _CONTENTS, strict=True)]
-    opening, to_bot, to_person, *rest, request = _texts_around(messages, template)
-    alone = _texts_around(messages[:1], template)
-    # Some templates ask for a reply with text that they do not write into the history, such as an open <think>. It is
-    # left out here: a reply is asked for as it is written into the history.
+    opening, to_bot, to_person, *rest, request = _texts_around(messages, template, thinks)
+    alone = _texts_around(messages[:1], template, thinks)
     if rest != [to_bot, to_person] or alone != [opening, request] or not request.startswith(to_bot) or not opening:
         raise TemplateError(
             "The chat template does not write every turn in the same way. Use a model whose template does, as ChatML."
         )
-    return opening, to_bot, to_person
+    return opening, to_bot, to_person, request.removeprefix(to_bot)
 
 
-def _texts_around(messages: Sequence[Mapping[str, str]], template: Mapping[str, str]) -> list[str]:
-    """Return the text before each content, and last the text behind the contents that asks for a reply."""
-    text = _render(messages, template)
+def _texts_around(messages: Sequence[Mapping[str, str]], template: Mapping[str, str], thinks: bool) -> list[str]:
+    """Return the text before the content of each turn, then the text at the end that asks for a reply."""
+    text = _render(messages, template, thinks)
     parts = []
     for message in messages:
         part, separator, text = text.partition(message["content"])
@@ -109,7 +115,7 @@ def _texts_around(messages: Sequence[Mapping[str, str]], template: Mapping[str, 
     return [*parts, text]
 
 
-def _render(messages: Sequence[Mapping[str, str]], template: Mapping[str, str]) -> str:
+def _render(messages: Sequence[Mapping[str, str]], template: Mapping[str, str], thinks: bool) -> str:
     from chatbot.text.template_sandbox import render  # jinja2 is needed for chat models alone
 
     variables: dict[str, Any] = {name: template.get(name, "") for name in TOKEN_SETTINGS}
@@ -118,6 +124,7 @@ def _render(messages: Sequence[Mapping[str, str]], template: Mapping[str, str]) 
         "add_generation_prompt": True,
         "tools": None,
         "documents": None,
+        "enable_thinking": thinks,
     }
     try:
         return render(template["chat_template"], variables)
@@ -138,19 +145,22 @@ def to_marks(tokenizer: Tokenizer, template: Mapping[str, str], special_ids: fro
     Raises:
         TemplateError: The template cannot be split, or ends the turns of the assistant with ordinary text.
     """
-    opening, to_bot, to_person = (
-        tuple(tokenizer.encode(text, add_special_tokens=False).ids) for text in split_template(template)
+    parts = split_template(template)
+    quiet = split_template(template, thinks=False) if SWITCH in template["chat_template"] else parts
+    has_switch = quiet != parts and quiet[:3] == parts[:3]
+    opening, to_bot, to_person, loud_ask, quiet_ask = (
+        tuple(tokenizer.encode(text, add_special_tokens=False).ids) for text in (*parts, quiet[3] if has_switch else "")
     )
     if not (opening and to_bot and to_person) or to_person[0] not in special_ids:
         raise TemplateError(
             "The chat template does not end the turns of the assistant with a special token. Use a model whose template"
             " does."
         )
-    return TurnMarks(opening, to_bot, to_person)
+    return TurnMarks(opening, to_bot, to_person, (quiet_ask, loud_ask), has_switch)
 
 
 def without_markup(tokenizer: Tokenizer) -> Tokenizer:
-    """Return a copy for which no text is markup: it spells out all added tokens, also ordinary ones such as <think>."""
+    """Return a copy that never reads text as markup: it spells out all added tokens, even ones such as <think>."""
     content = json.loads(tokenizer.to_str())
     for token in content["added_tokens"]:
         token["special"] = True

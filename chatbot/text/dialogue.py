@@ -35,15 +35,15 @@ CJK = (
 """Characters beside which spaces are removed, as a range for a character class."""
 
 RESERVE = 8
-"""One part in so many of a context is kept free for the newest turn."""
+"""The reserve for the newest turn is the context length divided by this number."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SPACE_BESIDE_CJK = re.compile(f"(?<! )(?:(?<=[{CJK}]) +| +(?=[{CJK}]))")
-"""A match begins only at the first space of a run; otherwise a run of n spaces would cost n² steps."""
+"""A match begins only at the first space of a run, because otherwise a run of n spaces would take n² steps."""
 
 
 class DialogueError(XianliaoError):
-    """A dialogue cannot be laid out; the message is for the person who typed it."""
+    """A dialogue cannot be laid out as model input; the error message is written for the person who typed the text."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,10 @@ def fit(turn_tokens: Sequence[int], context_tokens: int, opening_tokens: int = 1
     """Return the absolute index of the first turn that the model still sees.
 
     Turns are appended one by one; whenever the history ([CLS], turns, [SEP]s) is longer than `context_tokens` less a
-    reserve, the oldest turns are dropped until it is at most half of `context_tokens`. The reserve is for the newest turn:
-    every message that fits into it leaves the same turns. So the turns that the next prompt begins with are known before
-    the next message, and their state can be computed ahead. The result is a pure function of the dialogue, and the cost of
-    a turn is, amortised, constant. The newest turn is always kept.
+    reserve, the oldest turns are dropped until it is at most half of `context_tokens`. The reserve is for the newest
+    turn: for every message that fits into the reserve, the same turns are kept. So the turns that the next prompt
+    begins with are known before the next message, and their state can be computed ahead. The result is a pure function
+    of the dialogue, and the cost of a turn is, amortised, constant. The newest turn is always kept.
 
     Args:
         turn_tokens: Number of tokens of each turn, without [SEP].

@@ -20,11 +20,15 @@ class TurnMarks:
         opening: Ids before the first content, which is the person's.
         to_bot: Ids from the end of a person's content to the start of the bot's.
         to_person: Ids from the end of the bot's content to the start of the person's.
+        asks: Ids that ask for a reply after `to_bot`, by whether the model may think; the history does not have them.
+        has_switch: Whether the template reads `enable_thinking`.
     """
 
     opening: tuple[int, ...]
     to_bot: tuple[int, ...]
     to_person: tuple[int, ...]
+    asks: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    has_switch: bool = False
 
 
 class SpecialIds(Protocol):
@@ -49,6 +53,7 @@ class DialogptLayout:
         turn_tokens: Number of tokens that a turn takes besides its content.
         end_of_turn_id: Id that ends a turn.
         end_of_reply: Ids that follow the content of a reply in the history.
+        asks: None: this layout has no thinking block.
     """
 
     name = "dialogpt"
@@ -59,6 +64,7 @@ class DialogptLayout:
         self.cls_id = special.cls_id
         self.end_of_turn_id = special.sep_id
         self.end_of_reply = (special.sep_id,)
+        self.asks: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     def lay_out(self, turns: Sequence[Sequence[int]], first_turn: int = 0) -> Sample:
         """Return a whole dialogue as model input, for training or scoring.
@@ -101,14 +107,16 @@ class DialogptLayout:
 class ChatTemplateLayout:
     """Layout of a chat model, as its template writes it: speaker 0 is the user, speaker 1 the assistant.
 
-    Every content and the id that closes it carry loss, the other ids of the template do not. A sample that begins with
-    a turn of the bot gets an empty turn of the person before it, because many templates allow no other beginning.
+    The content of every turn and the id that closes it carry loss; the other ids of the template do not. A sample that
+    begins with a turn of the bot gets an empty turn of the person before it, because many templates allow no other
+    beginning.
 
     Attributes:
         opening_tokens: Largest number of tokens before the first turn of a sample.
         turn_tokens: Largest number of tokens that a turn takes besides its content.
         end_of_turn_id: Id that ends a turn of the bot.
-        end_of_reply: Ids that follow the content of a reply in the history, `end_of_turn_id` first.
+        end_of_reply: Ids that follow the content of a reply in the history; the first one is `end_of_turn_id`.
+        asks: See `TurnMarks`.
     """
 
     name = "chat_template"
@@ -119,7 +127,8 @@ class ChatTemplateLayout:
         self._opening, self._after = special.marks.opening, (special.marks.to_bot, special.marks.to_person)
         self.end_of_turn_id = special.marks.to_person[0]
         self.end_of_reply = special.marks.to_person
-        self.opening_tokens = len(self._opening) + len(special.marks.to_bot)
+        self.asks = special.marks.asks
+        self.opening_tokens = len(self._opening) + len(special.marks.to_bot) + max(map(len, self.asks))
         self.turn_tokens = max(map(len, self._after))
 
     def lay_out(self, turns: Sequence[Sequence[int]], first_turn: int = 0) -> Sample:

@@ -74,7 +74,7 @@ class PackedFile:
             raise FileError(f"Cannot read {self.path}: {error.strerror}. Check the path.") from None
 
     def check_unchanged(self, sha256: str) -> None:
-        """Compare the bytes that `chunks` read with the hash of the file taken before.
+        """Compare the hash of the bytes that `chunks` has read with the hash that the file had before.
 
         Raises:
             FileError: The file changed while it was read.
@@ -262,7 +262,7 @@ def _decompressed(packed: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _without_padding(data: bytes, packed: Iterator[bytes]) -> bytes:
-    """Return the data behind the zeros that may fill the space between two members; empty at the end of the file."""
+    """Return the data after the zeros that may fill the space between two members; empty at the end of the file."""
     data = data.lstrip(b"\0")
     while not data:
         chunk = next(packed, b"")
@@ -317,7 +317,7 @@ def _encoding_of(head: bytes) -> str | None:
 
 
 def _decoded(head: bytes, encoding: str) -> str | None:
-    """Return the text of the first bytes of a file, without a last character that is cut; None if they do not decode."""
+    """Decode the first bytes of a file, without a character that is cut off at the end; None if they do not decode."""
     try:
         return codecs.getincrementaldecoder(encoding)().decode(head)
     except UnicodeDecodeError:

@@ -26,7 +26,7 @@ from jinja2.visitor import NodeTransformer
 
 MAX_TEMPLATE_CHARACTERS = 65_536
 BUDGET = 400_000
-"""Executed nodes and characters of values of one rendering; the templates in use need fewer than 20,000."""
+"""Units of one rendering: executed nodes and characters of values. The templates in use need fewer than 20,000."""
 
 MAX_ARGUMENT = 1_000
 """Maximum of a number given to a filter or function, such as a width or the end of a range."""
@@ -72,7 +72,7 @@ class Budget:
             raise JinjaError(f"it needs more than {BUDGET:,} steps")
 
     def charge(self, value: Any) -> Any:
-        """Return a value after charging for its size, that of its items included.
+        """Spend units of the budget for the size of a value and its items, and return the value.
 
         Raises:
             JinjaError: The budget is used up, or the value is not plain data.
@@ -97,9 +97,10 @@ class Budget:
         return value
 
     def charge_operation(self, operands: tuple[Any, ...]) -> None:
-        """Charge the operands of an operator, filter or function, and bound the size of what it can make of them.
+        """Spend units for the operands of an operator, filter or function, and bound the size of its result.
 
-        It may compare each item of the first operand with all of the others, which costs `_COMPARED` pairs a unit.
+        An operation may compare each item of the first operand with all items of the others; `_COMPARED` pairs cost one
+        unit.
 
         Raises:
             JinjaError: The budget is used up, or the product of the sizes is too large.
@@ -132,7 +133,7 @@ class _Generation(Extension):
 
 
 class _Counting(NodeTransformer):
-    """Inserts the charges: for each run of a loop's or macro's body, each text, and each value that grows."""
+    """Inserts calls that spend units: for each run of a loop's or macro's body, each text, and each growing value."""
 
     def _filter(self, node: Any, name: str, *arguments: nodes.Expr) -> nodes.Filter:
         return nodes.Filter(node, name, list(arguments), [], None, None, lineno=node.lineno)
@@ -221,7 +222,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     _finalize = pass_context(_finalize)
 
     def _bounded(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a filter that charges its operands and its result."""
+        """Return a filter that spends units of the budget for its operands and its result."""
         passed = getattr(function, "jinja_pass_arg", None)
         skipped = 0 if passed is None else 1  # the context or environment, which jinja passes first
 
@@ -235,7 +236,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return bounded
 
     def _iterated(self, value: Any, weight: int) -> Any:
-        """Return what a loop runs over after charging for its items, which the condition of the loop may skip."""
+        """Spend units for the items of a loop, even for those that its condition skips, and return them."""
         if hasattr(value, "__len__"):
             self.budget.spend(len(value) * weight)
         return value

@@ -37,6 +37,7 @@ from chatbot.text.tokenizer_file import TOKENIZER_FILE, read_tokenizer
 from chatbot.text.tokenizer_training import train_tokenizer
 from chatbot.text.wordpiece import CONTINUATION, VOCABULARY_FILE, join_words, read_vocabulary
 
+THINKING_TAGS = ("<think>", "</think>")
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _BRACKETED = re.compile(r"\[[A-Za-z0-9]+\]")
 
@@ -45,7 +46,7 @@ class DialogueTokenizer:
     """Text to ids and back.
 
     Attributes:
-        pad_id, cls_id, sep_id: Ids of the special tokens, or of those that a chat model has for the same purposes.
+        pad_id, cls_id, sep_id: Ids of the special tokens, or of the tokens with these purposes in a chat model.
         vocab_size: Number of ids, special tokens included.
         special_ids: Ids that text never becomes and that have no text.
         layout: Name of the layout of the tokenizer.
@@ -133,6 +134,9 @@ class DialogueTokenizer:
             b"" if index in self.special_ids else bytes(byte_of[character] for character in names[index])
             for index in range(self.vocab_size)
         ]
+        for tag in THINKING_TAGS:  # a reply has them only if the model may think, and then they are taken out of it
+            if (index := tokenizer.token_to_id(tag)) in self.special_ids:
+                self._bytes[index] = tag.encode()
 
     @classmethod
     def train(
@@ -201,14 +205,14 @@ class DialogueTokenizer:
         return json.loads(self._stored.to_str())
 
     def split(self, text: str) -> list[tuple[str, tuple[int, int]]]:
-        """Return the pieces of a text that tokens stay within, each with its first character and the one after it."""
+        """Return the pieces of a text, each with its start and end offset; no token crosses the border of a piece."""
         return self._tokenizer.pre_tokenizer.pre_tokenize_str(text)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, never a special token. Lone surrogates, which are not text, become U+FFFD.
 
-        Some files of other projects spell a special token from typed text in spite of its flags. That text is encoded again
-        character by character, and ids that are special even then are left out.
+        With some files of other projects, typed text can become a special token although its flags forbid it. Such
+        texts are encoded again character by character, and ids that are still special are left out.
         """
         text = valid_text(text)
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -237,7 +241,7 @@ class DialogueTokenizer:
         return b"".join([self._bytes[index] for index in ids]).decode("utf-8", errors)
 
     def decode_complete(self, ids: Iterable[int]) -> str:
-        """`decode` without the bytes of an unfinished or broken character, so that the text only grows with the ids."""
+        """Like `decode`, but drop the bytes of an unfinished or broken character, so that more ids only append text."""
         return self.decode(ids, "ignore")
 
     def id_of(self, token: str) -> int | None:
@@ -249,7 +253,7 @@ class DialogueTokenizer:
         return tuple(self._bytes)
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
-        """Return the name of each id in the vocabulary, to show a person; empty for an id without a name."""
+        """Return the name of each id in the vocabulary, for display; empty for an id without a name."""
         return [self._tokenizer.id_to_token(index) or "" for index in ids]
 
 

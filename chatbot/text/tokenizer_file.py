@@ -41,12 +41,12 @@ COMPONENTS = {
 
 MODELS = ("BPE", "WordPiece", "Unigram", "WordLevel")
 MAX_STEPS = 16
-"""Maximum number of components in one part of the file, those in sequences counted."""
+"""Maximum number of components in one part of the file, including the components of sequences."""
 
 MAX_VOCABULARY, MAX_ADDED_TOKENS, MAX_TOKEN_CHARACTERS = 1 << 20, 16_384, 1_000
 MAX_PATTERN_CHARACTERS, MAX_WAYS = 1_000, 40
 PROBE = "a 你龘\n1\U0010ffff"
-"""Text with known and unknown characters: some files are damaged only where a model spells what it does not know."""
+"""Text with known and unknown characters, because some damaged files fail only on characters outside the vocabulary."""
 
 MAX_WORD_CHARACTERS = 1_000
 """Maximum of WordPiece's max_input_chars_per_word, whose square bounds the time of a word."""
@@ -111,7 +111,7 @@ def _unsupported(part: str, fault: str) -> TokenizerError:
 
 
 def _steps(component: Any, part: str, depth: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield the components of a part, those in sequences one by one."""
+    """Yield the components of a part; the components of a sequence are yielded one by one."""
     if component is None:
         return
     if component["type"] != "Sequence":
@@ -200,7 +200,7 @@ def _check_ids(content: dict[str, Any]) -> None:
     """Check the number of tokens and the range of their ids.
 
     Raises:
-        TokenizerError: Tokens are too many or too long, or ids are not those of a table.
+        TokenizerError: The file has too many tokens or too long ones, or an id is far above their number.
     """
     vocabulary, added = content["model"]["vocab"], content.get("added_tokens") or []
     if len(vocabulary) > MAX_VOCABULARY or len(added) > MAX_ADDED_TOKENS:

@@ -61,8 +61,8 @@ def _train_words(texts: Sequence[str], characters: Sequence[str], vocab_size: in
     """Build a vocabulary of characters and of words that occur at least `word_count` times, the most frequent first.
 
     This is the vocabulary of 苏剑林's chat model (kexue.fm/archives/7718: BERT's characters, and words with a count of 10
-    or more). Words are those that jieba finds. The tokenizer cuts a text into the likeliest tokens, by a unigram model,
-    as jieba without its HMM does; so jieba is needed for training only.
+    or more). Words are those that jieba finds. The tokenizer cuts a text into the likeliest tokens by a unigram model,
+    as jieba does without its HMM. So jieba is needed only for training.
 
     Raises:
         TokenizerError: jieba is not installed.

@@ -21,7 +21,7 @@ _WORD_END, _WORD_START = re.compile("[a-zA-Z0-9]$"), re.compile("[a-zA-Z0-9]")
 
 
 def read_vocabulary(folder: Path) -> Tokenizer:
-    """Return the tokenizer of a vocab.txt; it lower-cases unless tokenizer_config.json says otherwise.
+    """Return the tokenizer of a vocab.txt; it lower-cases text unless tokenizer_config.json switches that off.
 
     Raises:
         TokenizerError: A file is damaged, a token occurs twice, or [UNK] is missing.

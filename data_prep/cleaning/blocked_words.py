@@ -13,7 +13,8 @@ WORDS = Path(__file__).with_name("words.txt")
 
 
 class BlockedWords:
-    """Words of a list, in any case; an end that is a Latin letter or digit matches only at the end of an English word.
+    """Words of a list, in any case. A word that begins or ends with a Latin letter or digit matches only whole English
+    words.
 
     Args:
         path: The list, one word per line.

@@ -1,8 +1,9 @@
 """From a raw dialogue to clean ones: applies the rules of `data_prep.cleaning.rules` until no rule changes anything.
 
 A turn that a filter matches is dirty. It is removed and the dialogue is cut there: the turns between two dirty turns
-are kept as a dialogue if they are two or more. So one bad line does not cost a long conversation, and no turn becomes
-the answer to a turn that it does not answer. Every dialogue read is exactly one of kept whole, split and dropped.
+are kept as a dialogue if they are two or more. So one bad turn does not remove a long conversation, and no turn is
+paired with a turn that it does not answer. Every dialogue that was read is in exactly one of three classes: kept whole,
+split or dropped.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class Cleaner:
         return self._removes_echoes and len(text) >= ECHO_CHARACTERS and bool(before) and before[-1] == text
 
     def turn(self, turn: str, ledger: Ledger) -> tuple[str, str | None]:
-        """Clean a turn; return its text, and the reason for which it is dirty or None."""
+        """Clean a turn; return its text, and the reason why it is dirty, or None if it is clean."""
         if len(turn) > 16 * self._max_characters:  # too long to search
             return "", TOO_LONG
         if self._has_shortcut:
@@ -159,7 +160,7 @@ class Cleaner:
 
 
 def _apply(rules: Iterable[tuple[str, Normaliser]], text: str, changes: dict[str, tuple[str, str]]) -> str:
-    """Return the text after the rules; the first change by each rule is added to `changes`: text before and after."""
+    """Return the text after the rules; add the first change by each rule to `changes`, as (before, after)."""
     for name, apply in rules:
         changed = apply(text)
         if changed != text:

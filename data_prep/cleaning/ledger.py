@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_LABELS = 2000
-"""Number of different labels that are counted; the rarer half is forgotten when there are more."""
+"""Maximum number of different labels that are counted; beyond it, the rarer half is dropped."""
 SAMPLES = 3
 """Number of examples that the report shows for each rule."""
 
 
 COUNTERS = ("dialogues", "dropped", "dirty", "changed", "suspicious")
 SUSPICIOUS_SHARE = 0.2
-"""Minimum share of turns with a sign of wrong reading for a warning: one turn in five."""
+"""Minimum share of turns with one of these signs for a warning: one turn in five."""
 LEAST_TURNS = 10
 _CLOCK = re.compile(r"(?<!\d)\d{1,2}[:：]\d{2}(?!\d)")
 _LABEL = re.compile(r"([^\s:：,，。！？]{1,12})\s?[:：]")
@@ -33,8 +33,9 @@ class Ledger:
         dropped: Dropped dialogues by reason, which is that of their first dirty turn.
         dirty: Dirty turns by reason, in dropped and in split dialogues.
         changed: Turns that a normaliser changed, by rule.
-        suspicious: Signs that a file was not read as what it is, over the clean turns: `turns`, those with a time of day
-            (`clock`) or private-use characters (`private`), and `label:…`, those that begin with a word and a colon.
+        suspicious: Signs that the format of a file was recognised wrongly: number of turns (`turns`), of turns with a
+            time of day (`clock`) or with private-use characters (`private`), and of turns that begin with a word and a
+            colon (`label:…`).
         samples: For each rule, a few turns: text before and after, or the text of a removed turn.
     """
 
@@ -70,7 +71,7 @@ class Ledger:
             self.suspicious = Counter(dict(self.suspicious.most_common(MAX_LABELS // 2)))
 
     def warnings(self) -> list[str]:
-        """Return a sentence for each sign that a file was not read as what it is."""
+        """Return one sentence for each sign that the format of a file was recognised wrongly."""
         turns, found = self.suspicious["turns"], []
         if turns < LEAST_TURNS:
             return []

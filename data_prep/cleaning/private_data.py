@@ -45,5 +45,5 @@ _CODE_PARTS = re.compile(r"[A-Za-z]+|[0-9]+")
 
 
 def long_codes(text: str) -> str:
-    """Remove words of 16 or more letters and digits that change between the two at least five times."""
+    """Remove words of 16 or more letters and digits in which letters and digits alternate at least five times."""
     return _CODE.sub(lambda match: "" if len(_CODE_PARTS.findall(match[0])) > 5 else match[0], text)

@@ -1,12 +1,12 @@
 """Cleaning rules for a turn: pure functions of its text, each with a name and a switch.
 
-The list is that of LCCC (Wang et al. 2020, "A Large-Scale Chinese Short-Text Conversation Dataset", arXiv 2008.03946,
-section 3) and of clean-dialog, the program it was made with. A *normaliser* removes or replaces parts of a turn, a
-*filter* removes the whole turn. Tests check on arbitrary Unicode that
+The rules are those of LCCC (Wang et al. 2020, "A Large-Scale Chinese Short-Text Conversation Dataset", arXiv
+2008.03946, section 3) and of clean-dialog, the program that made LCCC. A *normaliser* removes or replaces parts of a
+turn, a *filter* removes the whole turn. Tests check on arbitrary Unicode that
 
 * a rule never raises and is idempotent: applying it twice equals applying it once;
 * a normaliser never makes a turn longer. It maps characters one to one (`full_width`, `punctuation`), maps several to
-  one (`markup`, `repeats`) or removes them; only `traditional`, which is OpenCC's, can do otherwise.
+one (`markup`, `repeats`) or removes them. Only `traditional` is not bound to this, because OpenCC does it.
 
 The order in `NORMALISERS` matters: a rule that uncovers something comes before the rule that looks for it.
 """

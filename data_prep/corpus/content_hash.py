@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 SPLITS = ("test", "valid", "train")
-"""In the order of precedence: a dialogue that is in several splits is kept in the first of them."""
+"""Splits in order of precedence: a dialogue that is in several splits is kept only in the first of them."""
 
 
 def content_hash(turns: Sequence[str]) -> bytes:

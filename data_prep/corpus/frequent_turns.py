@@ -5,8 +5,8 @@ many different turns is generic if it is short and an advertisement if it is lon
 answers is a hot post, and a model trained on it learns little else. Thresholds are shares of all replies, so they hold
 for a corpus of any size.
 
-Generic replies and the answers to a hot post are thinned out: as many as the threshold are kept, chosen by content
-alone, so that "哈哈" is still learnt, in proportion. Advertisements are removed altogether.
+Only as many generic replies and answers to a hot post as the threshold are kept. They are chosen by content
+alone. So "哈哈" is still learnt, in proportion. Advertisements are removed altogether.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class FrequentTurns:
             return cls(**arrays)
 
     def find_dirty(self, turns: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """Return for each turn the index of the reason for which it is removed, or -1; int64 `[T]`.
+        """Return for each turn the index of the reason why it is removed, or -1 if it is kept; int64 `[T]`.
 
         Args:
             turns: Hashes of the turns of all dialogues, one after the other, uint64 `[T]`.
@@ -136,7 +136,7 @@ def _above(
 
 
 def _is_long(hashes: np.ndarray) -> np.ndarray:
-    """Return which texts are long: the last bit of `turn_hash` says so."""
+    """Return which texts are long, by the last bit of `turn_hash`."""
     return (hashes & np.uint64(1)).astype(bool)
 
 
@@ -144,8 +144,8 @@ def _count_different(hashes: np.ndarray, texts: np.ndarray, others: np.ndarray) 
     """Return the hashes, sorted, and for each the number of different texts that it is paired with.
 
     Args:
-        hashes: Texts to count for; few, because all pairs with them are sorted.
-        texts, others: The pairs, uint64 `[pairs]`.
+        hashes: Hashes of the texts whose partners are counted; few, because all pairs with them are sorted. texts,
+            others: First and second hash of each pair, uint64 `[pairs]`.
     """
     if not len(hashes):
         return hashes, np.zeros(0, np.int64)

@@ -80,7 +80,8 @@ def near_duplicates(signs: np.ndarray, rank: np.ndarray, threshold: float, held_
 
 
 def _candidate_pairs(signs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (row, earlier row) pairs with an equal band: each row with the first of its group and with the row before.
+    """Yield (row, earlier row) pairs that agree in a band: each row with the first row of its group and with the
+    previous one.
 
     All pairs of a large group would be too many; two rows of a group are usually near the same rows.
     """

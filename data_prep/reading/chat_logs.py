@@ -159,7 +159,7 @@ def _messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
 
 
 def _names_stand_alone(lines: Sequence[str]) -> bool:
-    """Whether the headers have dates and the message is below them, so that the whole rest of a header is a name.
+    """Whether headers have a date and the message is on the next line, so that the rest of a header is the name.
 
     Then a colon in it does not begin the text.
     """
@@ -184,7 +184,7 @@ def _dated(line: str) -> tuple[str, str] | None:
 def _header(line: str, shape: Shape | None, names_alone: bool) -> Header | None:
     """Return the header in a line if it is one of the program that wrote the log.
 
-    A line with a time but without a name, in a log whose lines have both, is a notice of the program.
+    If the headers of a log have a time and a name, a line with a time but no name is a notice of the program.
     """
     if shape is None:
         return None
@@ -208,9 +208,9 @@ def _header(line: str, shape: Shape | None, names_alone: bool) -> Header | None:
 
 
 def parse_time(text: str) -> datetime | None:
-    """Return the time that a text with a date gives, None without a date.
+    """Return the time in a text, or None without a date.
 
-    Dates without a year get the year 2000, and two-digit years are taken as they are: only differences count.
+    Dates without a year get the year 2000 and two-digit years are not completed, because only differences are used.
     """
     text = re.sub(r"[（(]?(?:星期|周|週)[一二三四五六日天][)）]?", " ", text)
     if month_name := re.search(_MONTH, text):

@@ -1,4 +1,4 @@
-"""Reading dialogues in the forms people have them; the form is detected from the content.
+"""Reading dialogues in the file formats that people have; the format is detected from the content.
 
 | form | looks like |
 |---|---|
@@ -157,7 +157,7 @@ def records(block: Block) -> Iterator[Record]:
 
 
 def _tsv_record(number: int, turns: list[str]) -> Record:
-    """Return the record of a row; a first column 0 or 1 before two turns says whether the last one is a true reply."""
+    """Return the record of a row. A first column of 0 or 1 before the turns says whether the last one is a reply."""
     if len(turns) > 2 and turns[0] in ("0", "1"):
         return Record(number, turns[1:], None) if turns[0] == "1" else Record(number, None, NEGATIVE)
     return Record(number, turns, None)
@@ -176,7 +176,7 @@ def _read_head(chunks: Iterable[bytes], path: Path) -> bytes:
     """Return the beginning of a file: at least `HEAD_BYTES`, or the whole file if it is shorter.
 
     Raises:
-        FileError: The file holds only white space, or begins with too much of it.
+        FileError: The file holds only white space, or begins with more white space than is read.
     """
     head, is_blank = bytearray(), True
     for chunk in chunks:
@@ -269,7 +269,7 @@ def _record_blocks(all_records: Iterable[Record], block_bytes: int) -> Iterator[
 
 
 def _decode_all(chunks: Iterable[bytes], head: bytes, path: Path) -> Iterator[str]:
-    """Yield the text of a file that is not read by lines, in the encoding that its head has."""
+    """Yield the text of a file that is not read line by line, in the encoding recognised at its beginning."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
         encoding = "utf-8"

@@ -59,7 +59,7 @@ def _fetch_file(name: str, file: str) -> Path:
 
 
 def _recorded_sha256(file: str, path: Path) -> str:
-    """Return the hash that the hub records; offline, the name that its cache gave the content, which is the hash."""
+    """Return the hash that the hub records. Offline, read it from the hub's cache, whose file names are hashes."""
     from huggingface_hub import HfApi, RepoFile
     from huggingface_hub.constants import HF_HUB_OFFLINE
 

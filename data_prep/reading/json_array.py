@@ -31,7 +31,7 @@ def read_array(texts: Iterator[str], path: Path) -> Iterator[object]:
 
 
 def read_arrays_of_object(texts: Iterator[str], path: Path) -> Iterator[tuple[str, object]]:
-    """Yield (key, element) for each element of the arrays among the values of one JSON object, and its objects whole.
+    """Read one JSON object: yield (key, element) for each element of its arrays, and (key, value) for its objects.
 
     `{"name": "小海", "messages": [1, 2], "chats": {}}` yields ("messages", 1), ("messages", 2) and ("chats", {}).
 
@@ -105,8 +105,8 @@ class _ArrayReader:
     def _decode_element(self) -> object:
         """Return the element at the position and move behind it.
 
-        An element that ends with the text may be cut (12 of 123), so more is read. The text is doubled each time,
-        because decoding it again for every part of the file would take quadratic time.
+        An element that reaches the end of the text read so far may be cut off (12 of 123), so more text is read. The
+        length is doubled each time, because decoding again for every part of the file would take quadratic time.
         """
         while True:
             try:
@@ -146,7 +146,7 @@ class _ArrayReader:
 
 
 def _integer(digits: str) -> float:
-    """Return an integer of any length; Python refuses to read very long ones."""
+    """Return an integer of any length; Python's own conversion raises an error for very long ones."""
     return int(digits) if len(digits) < 100 else float(digits)
 
 

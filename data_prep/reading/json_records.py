@@ -28,7 +28,7 @@ def parse_json(number: int, line: str) -> Record:
 
 
 def to_record(number: int, value: object) -> Record:
-    """Return the record that a JSON value holds; feedback from the page says whether its last reply was liked."""
+    """Return the record in a JSON value; feedback of the page whose last reply was disliked holds no dialogue."""
     if isinstance(value, dict) and value.get("rating") == "dislike":
         return Record(number, None, DISLIKED)
     turns = to_turns(value)
@@ -37,7 +37,7 @@ def to_record(number: int, value: object) -> Record:
 
 
 def read_values(values: Iterable[object], bot: str | None = None) -> Iterator[Record]:
-    """Yield the dialogues of the elements of an array: each a dialogue, or each a message of one chat."""
+    """Yield the dialogues of an array: every element is a dialogue, or every element is a message of one chat."""
     elements = enumerate(values, 1)
     first = list(islice(elements, FIRST_VALUES))
     everything = chain(first, elements)
@@ -77,7 +77,7 @@ def read_members(
 
 
 def _is_chat(value: object) -> TypeGuard[dict]:
-    """Whether a value is a chat with messages; notes that a person saves for themselves are not a dialogue."""
+    """Whether a value is a chat with messages; a chat in which people save notes for themselves is not a dialogue."""
     return isinstance(value, dict) and isinstance(value.get("messages"), list) and value.get("type") != "saved_messages"
 
 

@@ -102,7 +102,7 @@ def to_turns(value: object) -> list[str] | None:
 
 
 def shape_of(value: object) -> str:
-    """Return the reason for a value that is not a dialogue: what it is."""
+    """Return why a value is not a dialogue, one of the reasons of the report."""
     if isinstance(value, dict):
         if any(isinstance(value.get(key), str) for key in TEXT_KEYS):
             return TEXT_WITHOUT_A_REPLY
@@ -228,7 +228,7 @@ def _question_and_answer(value: Mapping[str, Any], answer: str) -> list[str] | N
 
 
 def _transcript(text: str) -> list[str] | None:
-    """Return the turns of an instruction that is a transcript and ends where the assistant is to speak, or None."""
+    """Return the turns of an instruction that is a transcript in which the assistant speaks next, or None."""
     marks = list(_TRANSCRIPT.finditer(text))
     if len(marks) < 2 or marks[0].start() != 0 or text[marks[-1].end() :].strip():
         return None

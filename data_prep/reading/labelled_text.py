@@ -45,7 +45,7 @@ _DAY = re.compile(r"#?\s*(?P<date>\d{2,4}[-/.年]\d{1,2}[-/.月]\d{1,2}日?)\D{0
 _LINE_MESSAGE = re.compile(rf"(?P<clock>(?:{DATE}\s)?{CLOCK})\t(?P<name>[^\t]{{0,60}})\t(?P<text>.*)", re.DOTALL)
 _LINE_NOTICE = re.compile(rf"{CLOCK}\t[^\t]*")
 _NOTICE_NAMES = frozenset({"-->", "<--", "--", "---", "=!=", "*", " *"})
-"""Columns of WeeChat in the place of a name: somebody joined, left, or did something."""
+"""Marks that WeeChat writes in the name column when somebody joined, left, or did something."""
 _SUBTITLE = re.compile(r"\d{1,2}:\d{2}:\d{2}[,.]\d{2,3}\s*-->\s*\d")
 
 

@@ -17,7 +17,8 @@ from data_prep.reading.records import LONG_LINE, Record, merge_speakers
 SESSION_GAP = timedelta(hours=3)
 """A longer silence begins another dialogue."""
 MAX_CHATS = 1000
-"""Number of conversations of one file that are read at the same time; the one that is silent longest is closed first."""
+"""Maximum number of conversations of one file that are open at the same time; the one with the oldest message is closed
+first."""
 
 BOT_IS_SILENT = "bot_does_not_reply"
 _NUMBER = re.compile(r"\s*(?:\(\d+\)|（\d+）|<[^<>]+>)$")
@@ -29,7 +30,7 @@ class Message:
     """One message.
 
     Attributes:
-        number: Number of the line or element where it begins.
+        number: Line or array element where the message begins, from 1.
         speaker: Name or id of the speaker; empty for the program itself.
         text: Its text, lines divided by line ends.
         time: Time, or None if unknown.
@@ -44,10 +45,10 @@ class Message:
 
 
 class OpenMessage:
-    """Message whose lines are being read; of one that is too long only the fact is held.
+    """Message whose lines are being read. If it gets too long, its text is dropped and only the fact is kept.
 
     Args:
-        number: Number of the line where it begins.
+        number: Line where the message begins, from 1.
         speaker: Name of the speaker.
         text: Its first line, if it has been read.
         time: Time, or None if unknown.
@@ -76,10 +77,10 @@ class OpenMessage:
 
 @dataclass(frozen=True)
 class Gap:
-    """A place that no dialogue crosses, such as the heading of the next contact.
+    """Mark that ends a dialogue, such as the heading of the next contact.
 
     Attributes:
-        record: A record to report there, such as a line that is not text.
+        record: A record to report at this point, such as a line that is not text.
     """
 
     record: Record | None = None
@@ -96,10 +97,11 @@ class _Dialogue:
         self.unspoken_by: str | None = None  # speaker of a picture or the like since the last speech
 
     def is_over(self, message: Message) -> bool:
-        """Whether a message begins another dialogue: after a silence, or so that memory stays bounded.
+        """Whether a message begins a new dialogue: after a silence, or because the dialogue has reached its maximum
+        size.
 
-        A picture cannot be learnt from, and neither can the reply to it: if a message follows a picture of the other
-        speaker, it would seem to go on with the speaker's own last message.
+        A model cannot learn from a picture or from the reply to it: without the picture, the reply would seem to
+        continue the same speaker's own last message.
         """
         if self.time and message.time and message.time - self.time > SESSION_GAP:
             return True
@@ -128,10 +130,10 @@ def to_dialogues(messages: Iterable[Message | Gap], bot: str | None = None) -> I
     A message longer than `MAX_DIALOGUE_CHARACTERS` is counted as a line that is too long.
 
     Args:
-        messages: Messages in order, with gaps that no dialogue crosses.
-        bot: Name of the speaker whose turns come second: dialogues begin with a turn of another speaker, all other
-            speakers count as one, and dialogues in which the named one does not reply are counted and left out. None
-            keeps the speakers as they are.
+        messages: Messages in order, and gaps, at which dialogues end.
+        bot: Name of the speaker that the bot is to imitate. Dialogues begin with a turn of another speaker, and all
+            other speakers are treated as one. Dialogues in which the named speaker does not reply are counted and left
+            out. None keeps the speakers as they are.
 
     Raises:
         FileError: The named speaker says nothing at all.

@@ -16,7 +16,7 @@ _THINGS = (
     "|語音通話|視訊通話|通话|群公告|群收款|接龙|投票|拍一拍|系统消息|不支持的消息|未知消息|应用消息|引用消息|礼物|日历|记事本"
     "|戳一戳|窗口抖动|离线文件|ファイル|位置情報|連絡先|連絡先情報|プレゼント|File|Link|Location|Contact|Call|Poll|Gift"
 )
-"""Names of attachments whose title follows: the whole line is not speech."""
+"""Names of attachments that are followed by a title. The whole line is removed."""
 
 _PICTURE = re.compile(rf"[\[【](?:{_PICTURES})(?:[\s:：][^\]】\n]{{0,200}})?[\]】]", re.IGNORECASE)
 _THING = re.compile(rf"\s*[\[【](?:{_THINGS})(?:[\s:：/][^\]】\n]{{0,200}})?[\]】].*", re.IGNORECASE)
@@ -97,7 +97,7 @@ _MARKUP = re.compile(
 )
 _MENTION = re.compile(r"^(?:@[^\s@]{1,30}[\u2005\s]\s*)+")
 _REACTIONS = re.compile(r"(?:Tapbacks|Reactions)\s?:|\{(?:Attachments|Reactions|Embed|Stickers)\}")
-"""Line of an export behind which reactions or attachments are listed, up to the next message."""
+"""Line of an export after which reactions or attachments are listed, until the next message."""
 MARKS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
 """Invisible marks of direction. WhatsApp begins its notices with one."""
 

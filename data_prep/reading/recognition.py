@@ -13,7 +13,7 @@ from data_prep.reading.labelled_text import is_subtitles, recognise_labels
 from data_prep.reading.tables import delimiter_of, has_columns
 
 HEAD_BYTES = 1 << 16
-"""Part of a file from which its form is recognised; white space before it does not count."""
+"""Number of bytes from which the form of a file is recognised; leading white space is skipped."""
 
 
 def recognise(head: str, path: Path) -> str:
@@ -74,7 +74,7 @@ _TIMED = re.compile(r"(?<!\d)\d{1,2}:\d{2}(?::\d{2})?(?!\d)")
 
 
 def _form_of_json_lines(values: list[object], lines: int) -> str:
-    """Return the form of a file with a JSON value on each line: dialogues, messages, or one value that is all."""
+    """Return the form of a file with a JSON value on each line: dialogues, messages, or only one value."""
     if lines == 1 and isinstance(values[0], dict):
         value = values[0]
         is_split = any(isinstance(value.get(key), list) for key in SPLITS)
@@ -103,7 +103,7 @@ def head_lines(head: str) -> list[str]:
 
 
 def _refuse_other_files(head: str, lines: list[str], path: Path) -> None:
-    """Raise FileError for files of other kinds, with what to give in their place."""
+    """Raise FileError for files of unsupported kinds; the message says what to give instead."""
     start = head[:300].lower()
     if start.startswith(("<!doctype html", "<html", "mime-version", "from: <saved by")):
         raise FileError(f"{path} is a web page. Export the chat as text, CSV or JSON, or save the page as text.")

@@ -1,4 +1,4 @@
-"""Records: the turns of a dialogue as one JSON value or some lines of text hold them."""
+"""Records: the turns of one dialogue, from a JSON value or from lines of text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 NOT_TEXT, LONG_LINE = "not_text", "line_too_long"
 MAX_TURNS = 10_000
-"""In text and chat logs a dialogue is cut after this many turns, so that a file without gaps is not held in memory."""
+"""Dialogues of text files and chat logs are cut after this many turns, so that a file without breaks fits into
+memory."""
 MAX_DIALOGUE_CHARACTERS = 16 << 20
 """In text and chat logs a dialogue is cut after this many characters; a longer message is skipped."""
 
@@ -17,9 +18,9 @@ class Record(NamedTuple):
     """One record of a file.
 
     Attributes:
-        number: Number of the record in its file, from 1: its line, or its place in an array.
+        number: Position of the record in its file, from 1: its line, or its index in an array.
         turns: The turns, or None if the record holds no dialogue.
-        reason: Why it holds none; None if it holds one.
+        reason: Why the record holds no dialogue; None if it holds one.
     """
 
     number: int
@@ -32,7 +33,7 @@ NumberedLine = tuple[int, str | None]
 
 
 def merge_speakers(messages: Iterable[tuple[str, str]]) -> list[str]:
-    """Return one turn for consecutive messages of one speaker, with a comma where a sentence is not closed.
+    """Join consecutive messages of one speaker to one turn, with a comma after a message that has no end mark.
 
     Args:
         messages: (speaker, text) pairs.

@@ -81,7 +81,7 @@ def columns_of(header: Sequence[str]) -> Columns | None:
 
 
 def delimiter_of(lines: Sequence[str]) -> str | None:
-    """Return the delimiter of a table with a known header, or of a table of two columns; None if there is none.
+    """Return the delimiter of a table with a known header, or of a table of two columns; None for any other file.
 
     Args:
         lines: Lines at the beginning of a file, without blank ones.
@@ -114,7 +114,7 @@ def read_table(lines: Iterable[NumberedLine], delimiter: str, path: Path, bot: s
         bot: See `data_prep.reading.messages.to_dialogues`; a table of pairs has no names.
 
     Raises:
-        FileError: The columns are not known, or a table of pairs is to be read for one speaker.
+        FileError: The columns are not known, or `bot` is given for a table of pairs, which has no names.
     """
     rows = _rows(lines, delimiter)
     number, header = next(rows, (1, None))
@@ -140,7 +140,7 @@ def read_table(lines: Iterable[NumberedLine], delimiter: str, path: Path, bot: s
 
 
 def _rows(lines: Iterable[NumberedLine], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
-    """Yield the rows with the number of the line where they begin; None for a line that is not text."""
+    """Yield (line number, row) for each row; the row is None for a line that is not text."""
     if delimiter == "|":
         for number, line in lines:
             yield number, None if line is None else [part.strip() for part in line.rstrip("\r").split(" | ")]

@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
     }
 )
 FILE_SHIFT = 40
-"""Number of bits for a record in an origin; the bits above are the number of the file."""
+"""Number of low bits of an origin that hold the record; the higher bits hold the index of the file."""
 LONG_CHARACTERS = 12
 """Minimum length of a long turn, in characters."""
 
@@ -38,8 +38,8 @@ class Provenance(NamedTuple):
     """Raw dialogue that a piece was cut from.
 
     Attributes:
-        origin: Number of the raw dialogue; see `origin_of`.
-        siblings: Number of pieces that the raw dialogue was cut into when it was cleaned.
+        origin: Input file and record of the raw dialogue as one number; see `origin_of`.
+        siblings: Number of pieces into which cleaning cut the raw dialogue.
         whole: Whether the piece is the whole raw dialogue.
     """
 
@@ -54,7 +54,7 @@ def origin_of(file: int, record: int) -> int:
 
 
 def file_and_record(origin: int) -> tuple[int, int]:
-    """Return the number of the file and of the record in it that `origin_of` was called with."""
+    """Return the arguments `file` and `record` of the call of `origin_of` that gave this number."""
     return origin >> FILE_SHIFT, origin & ((1 << FILE_SHIFT) - 1)
 
 

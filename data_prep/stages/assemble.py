@@ -59,7 +59,7 @@ def assemble(
         files: The input files.
         blocks: All blocks.
         buckets: Number of buckets, and of shards.
-        ledgers: Counts for each file after cleaning; changed to those of the finished set.
+        ledgers: Counts for each file after cleaning; updated in place to the counts of the finished set.
         header: First entries of the manifest.
 
     Raises:
@@ -92,7 +92,7 @@ def assemble(
 
 
 def _assemble_split(work: WorkFolder, folder: Path, shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Link the shards of a split that are not empty, with the files that `datasets.load_from_disk` needs.
+    """Link the non-empty shards of a split, and write the files that `datasets.load_from_disk` needs.
 
     `Dataset.save_to_disk` would write them, but it copies all tokens, which takes as long as an eighth of a whole
     build, and its fingerprint depends on the times of files. A test compares the files of this stage with those of
@@ -125,7 +125,7 @@ def _assemble_split(work: WorkFolder, folder: Path, shards: Sequence[Mapping[str
 
 
 def _finish_counts(work: WorkFolder, blocks: Sequence[BlockId], buckets: int, ledgers: Sequence[Ledger]) -> Ledger:
-    """Apply the losses after cleaning to the ledger of each file; return the sum of the ledgers."""
+    """Correct the ledger of each file for what the stages after cleaning removed; return the sum of the ledgers."""
     paths = [path for block in blocks if (path := work / f"{block.name}-cut.npy").exists()]
     paths += [work / f"shard-{bucket:05}.npy" for bucket in range(buckets)]
     losses = np.concatenate([np.load(path) for path in paths])

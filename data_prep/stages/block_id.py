@@ -10,8 +10,8 @@ class BlockId:
     """Identity of a block, and the name of its files in the work folder.
 
     Attributes:
-        file: Number of the input file, from 0.
-        index: Number of the block in the file, from 0.
+        file: Index of the input file, from 0.
+        index: Index of the block in the file, from 0.
         source: Name of the input file.
         split: Split that the file was given for.
     """

@@ -33,12 +33,12 @@ class Bucket:
 
 
 def read_bucket(folder: Path, blocks: Sequence[BlockId], bucket: int, valid_share: float) -> Bucket:
-    """Gather a bucket from all blocks; of equal dialogues the first one is kept, and a held-out one before a train one.
+    """Gather a bucket from all blocks; of equal dialogues the first held-out one is kept, or else the first one.
 
     Args:
         folder: The work folder.
         blocks: All blocks.
-        bucket: Number of the bucket.
+        bucket: Index of the bucket.
         valid_share: Share of the train dialogues that is held out, 0 to 1.
     """
     rows, rank = _read_rows(folder, blocks, bucket)

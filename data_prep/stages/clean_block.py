@@ -1,7 +1,7 @@
 """Stage 1: clean the dialogues of a block.
 
-A stage is a function that reads files of the work folder and writes whole files to it. What it writes depends on its
-arguments alone, and a file that exists is not made again.
+A stage is a function that reads files of the work folder and writes whole files to it. Its output depends only on its
+arguments, and a file that already exists is not written again.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from data_prep.stages.clean_block import write_removed
 
 DUPLICATE, NEAR = "duplicate", "near_duplicate"
 LEAKS = {"test": "also_in_test", "valid": "also_in_valid"}
-"""Reasons for a dialogue that is in a held-out split too, by that split."""
+"""For each held-out split, the reason to drop a train dialogue that is also in that split."""
 LOSSES = (*REASONS, DUPLICATE, NEAR, *LEAKS.values())
 """Reasons for which a clean dialogue is dropped or cut."""
 

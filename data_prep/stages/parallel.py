@@ -20,7 +20,7 @@ def run_tasks(function: Callable[..., None], tasks: Iterable[tuple], processes: 
     """Call a function with the arguments of each task; yield when a task is done, in the order of the tasks.
 
     Args:
-        function: Called in this process if `processes` is 1, otherwise in workers.
+        function: Function to call: in this process if `processes` is 1, in worker processes if it is larger.
         tasks: Arguments; at most `processes` + 2 tasks are held in memory.
         processes: Number of worker processes.
 
@@ -57,7 +57,7 @@ def run_tasks(function: Callable[..., None], tasks: Iterable[tuple], processes: 
 
 
 def _start_worker() -> None:
-    """Prepare a worker process: the processes share the cores, and an interrupt is the parent's to handle."""
+    """Prepare a worker process: one thread for tokenizers, because the processes share the cores; no interrupts."""
     import signal
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -60,7 +60,7 @@ class WorkFolder:
 
     Attributes:
         path: The folder.
-        is_resumed: Whether it holds results of an earlier build with the same fingerprint.
+        is_resumed: Whether the folder holds results of an earlier build with the same fingerprint.
 
     Raises:
         FileError: Another process builds the same set.
@@ -83,7 +83,7 @@ class WorkFolder:
         return self.path / name
 
     def _remove(self) -> None:
-        """Delete the folder; the key first, so that a folder that is deleted by half is not resumed."""
+        """Delete the folder, the fingerprint first, so that a half-deleted folder is not resumed."""
         (self.path / _KEY).unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
 

@@ -45,7 +45,7 @@ class Reply:
     Attributes:
         text: Text without unfinished characters.
         token_ids: Tokens before the end of turn.
-        stop_reason: eos, floor, limit or safety (a fixed text for people in need); stopped while it is unfinished.
+        stop_reason: eos, floor, limit or safety (a fixed text for people in crisis); stopped while it is unfinished.
         log_prob: Sum of log p in nats.
         seed: Seed that gives the same reply again for the same history and settings.
     """
@@ -120,7 +120,7 @@ class Bot:
 
         Args:
             path: The file; None takes XIANLIAO_BOT or the file inside the package.
-            safety: Whether fixed texts answer people in need.
+            safety: Whether fixed texts answer people in crisis.
             library: The compiled library; None takes that of the package.
 
         Raises:

@@ -16,10 +16,15 @@ def main(argv: list[str] | None = None) -> int:
     serve = commands.add_parser("serve", help="serve /v1/chat/completions")
     for command in (chat, serve):
         command.add_argument("weights", nargs="?", help="weights file of xianliao-export --to lite")
-        command.add_argument("--safety", choices=("on", "off"), default="on", help="fixed replies to people in need")
+        command.add_argument("--safety", choices=("on", "off"), default="on", help="fixed replies to people in crisis")
     chat.add_argument("--message", nargs="+", metavar="TEXT", help="send these messages, print the replies and exit")
     chat.add_argument("--seed", type=int, help="seed of every reply (default: random)")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    serve.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at (default: %(default)s, this machine only). At another address everyone who reaches it"
+        " can use the bot: there are no keys, no rate limit and no TLS",
+    )
     serve.add_argument("--port", type=int, default=8000, help="port (default: %(default)s)")
     args = parser.parse_args(argv)
     try:
@@ -36,7 +41,7 @@ def _serve(bot: Bot, host: str, port: int) -> int:
     from xianliao_lite.server import Server
 
     server = Server(bot, host, port)
-    print(f"http://{host}:{server.server_address[1]}/v1", flush=True)
+    print(f"http://{f'[{host}]' if ':' in host else host}:{server.server_address[1]}/v1", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:

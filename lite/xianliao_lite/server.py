@@ -8,13 +8,14 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from io import BufferedReader
 from typing import Any
 
 from xianliao_lite.bot import Bot, LiteError, Reply
+from xianliao_lite.connections import BODY_SECONDS, HEADER_SECONDS, SEND_SECONDS, Arriving, BoundedServer, fault
 
 MAX_BODY, MAX_NUMBER = 1 << 20, 1e18
-READ_SECONDS = 30
 LOCAL = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 FIELDS = {
     **{name: name for name in ("temperature", "top_p", "top_k", "min_p", "seed")},
@@ -92,7 +93,19 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
     protocol_version = "HTTP/1.1"
-    timeout = READ_SECONDS
+    timeout = SEND_SECONDS
+
+    def setup(self) -> None:
+        """Read through `Arriving`."""
+        super().setup()
+        self.rfile.close()
+        self._arriving = Arriving(self.connection)
+        self.rfile = BufferedReader(self._arriving)
+
+    def handle_one_request(self) -> None:
+        """Give each request its time for the headers."""
+        self._arriving.deadline = time.monotonic() + HEADER_SECONDS
+        super().handle_one_request()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Write nothing: a log would hold nothing but addresses."""
@@ -148,6 +161,7 @@ class Handler(BaseHTTPRequestHandler):
         return False
 
     def _body(self) -> dict[str, Any]:
+        self._arriving.deadline = time.monotonic() + BODY_SECONDS
         kind, size = self.headers.get("Content-Type", ""), ",".join(self.headers.get_all("Content-Length", []))
         if not size.isascii() or not size.isdigit() or int(size) > MAX_BODY:
             if re.fullmatch(
@@ -155,7 +169,10 @@ class Handler(BaseHTTPRequestHandler):
             ):  # a body a little too long is read: a client still sending misses the answer
                 self.rfile.read(int(size))
             raise RequestError(413, f"The request needs a Content-Length of at most {MAX_BODY}.")
-        content = self.rfile.read(int(size))
+        try:
+            content = self.rfile.read(int(size))
+        except TimeoutError:
+            raise RequestError(408, f"The body did not arrive whole within {BODY_SECONDS} s.") from None
         if kind.split(";")[0].strip().lower() != "application/json":
             raise RequestError(415, "The request must be of Content-Type application/json.")
         try:
@@ -200,7 +217,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _fail(self, status: int, text: str) -> None:
-        self._send(status, {"error": {"message": text, "type": "invalid_request_error", "param": None, "code": None}})
+        self._send(status, fault(text))
 
     def _send(self, status: int, content: dict[str, Any]) -> None:
         encoded = json.dumps(content, ensure_ascii=False).encode()
@@ -222,12 +239,17 @@ def _finish(reply: Reply) -> str:
     return {"limit": "length", "safety": "content_filter"}.get(reply.stop_reason, "stop")
 
 
-class Server(ThreadingHTTPServer):
-    """The server of a bot; `serve_forever` runs it."""
+class Server(BoundedServer):
+    """The server of a bot; `serve_forever` runs it.
 
-    daemon_threads = True
+    Args:
+        bot: The bot.
+        host: Address to listen at. Other addresses than loopback are for networks in which everyone may use the bot:
+            the server has neither keys nor a rate limit.
+        port: Port; 0 takes a free one.
+    """
 
     def __init__(self, bot: Bot, host: str = "127.0.0.1", port: int = 8000):
-        super().__init__((host, port), Handler)
+        super().__init__(host, port, Handler)
         self.bot, self.decoding = bot, threading.Lock()
         self.is_local = host in ("127.0.0.1", "localhost", "::1")

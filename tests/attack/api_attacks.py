@@ -1,4 +1,4 @@
-"""Attacks on the API: odd bodies, sizes, settings, special tokens; and people in need, wherever they say it."""
+"""Attacks on the API: odd bodies, sizes, settings, special tokens; and people in crisis, wherever they say it."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def equal_replies(server: Target, row: Row) -> None:
 
 
 def people_in_need(server: Target, row: Row) -> None:
-    """A person in need gets a fixed reply, wherever in a text the need is said."""
+    """A person in crisis gets a fixed reply, wherever in a text the need is said."""
     filler = "今天天气很好，我们去公园散步，看到了很多花。"
     for line in (PROBES / "need_dev.txt").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):

@@ -154,7 +154,7 @@ def rows(folder: Path) -> list[Row]:
         run("replies end, impossible settings are refused", settings, server)
         run("typed special tokens are text", special_tokens, server)
         run("API and Python reply alike", equal_replies, server)
-        run("people in need get a fixed reply", people_in_need, server)
+        run("people in crisis get a fixed reply", people_in_need, server)
         run("clients that vanish leave no reply", vanishing, server)
         run("600 conversations: flat memory beside the cache", conversations, server)
         run("results that nobody reads: bounded memory", unread_results, server)
@@ -163,6 +163,9 @@ def rows(folder: Path) -> list[Row]:
         server.ask("悄悄话-figures")
         run("no text of a client in the log", silent_log, server, "悄悄话-figures")
         run("SIGTERM with replies in progress", shutdown, server)
+    with target(folder, "studio", "--studio", str(folder / "studio" / "work")) as server:
+        run("no file with the training view", files_named, server)
+        run("closed routes with the training view", closed_routes, server)
     closed = ("--auth", ":".join(USER), "--api-key", KEY["Authorization"].split()[1])
     with target(folder, "closed", *closed) as server:
         run("without credentials: 401, before the body", strangers, server)

@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from chatbot.chat.bot import Chatbot, Request
 from chatbot.decoding.batch import make_native
 from chatbot.decoding.rerank import Answered
 from chatbot.decoding.settings import ReplySettings
+from chatbot.model.network import XianliaoForCausalLM
 from chatbot.text.dialogue import Prompt
 from chatbot.text.tokenizer import DialogueTokenizer
 from tests.benchmarks.measure import Row, to_markdown
@@ -59,7 +61,15 @@ def our_bot(compiled: str | None = None, softmax: str | None = None) -> Chatbot 
     model.eval()
     if compiled and not make_native(model, compiled == "int8"):
         return None
-    return Chatbot(model, tokenizer, SETTINGS)
+    return bot_of(model, tokenizer)
+
+
+def bot_of(model: XianliaoForCausalLM, tokenizer: DialogueTokenizer) -> Chatbot:
+    """Return a bot whose model has more ids than its tokenizer; no reply has those that the tokenizer does not know."""
+    bot = Chatbot(model, tokenizer, SETTINGS)
+    unknown = range(tokenizer.vocab_size, model.config.vocab_size)
+    bot.vocabulary = replace(bot.vocabulary, banned_ids=(*bot.vocabulary.banned_ids, *unknown))
+    return bot
 
 
 def chat_bot(kind: str, folder: Path) -> Chatbot:

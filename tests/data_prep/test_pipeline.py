@@ -143,7 +143,7 @@ def test_every_dropped_dialogue_is_counted_and_told(tmp_path):
         (12, "blocked_words"),
     }
     report = (tmp_path / "set" / "report" / "report.md").read_text(encoding="utf-8")
-    assert "| x.jsonl | train | 12 | 3 | 1 | 8 |" in report
+    assert "| `x.jsonl` | train | 12 | 3 | 1 | 8 |" in report
     assert all(f"| {reason} | {count} |" in report for reason, count in manifest["dropped"].items())
     assert all((tmp_path / "set" / "report" / name).stat().st_size > 1000 for name in ("turns.png", "tokens.png"))
 

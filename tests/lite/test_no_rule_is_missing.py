@@ -29,10 +29,10 @@ REFUSED = {
     **{"presence_penalty": 0.5, "frequency_penalty": 0.5, "logit_bias": ((5, 1.0),)},
     **{"dry_multiplier": 0.8, "dry_base": 2.0, "dry_allowed_length": 3},
     **{"xtc_probability": 0.5, "xtc_threshold": 0.2, "top_n_sigma": 1.0},
-    **{"method": "beam", "script": "asker"},
+    **{"method": "beam", "script": "asker", "thinking": "hidden", "thinking_tokens": 5},
 }
 """Settings that the runtime does not have, each with a value that changes replies."""
-RULES = {"banned_words", "eos_floor", "penalties", "readable", "repetition", "token_lists", "truncation"}
+RULES = {"banned_words", "eos_floor", "penalties", "readable", "repetition", "thinking", "token_lists", "truncation"}
 """Modules of logits rules: penalties are refused; sample.c, banned.c and characters.c of the runtime have the others."""
 
 NEED = (

@@ -206,7 +206,7 @@ def test_a_phone_shows_all_of_it_and_chats_stay(driver, page):
         assert texts(driver, "bot") == replies[:1]
         driver.execute_script("document.getElementById('fresh').click()")
         assert texts(driver, "bot") == []
-        assert "12356" in send(driver, "我不想活了")  # the fixed reply to people in need
+        assert "12356" in send(driver, "我不想活了")  # the fixed reply to people in crisis
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     severe = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]

@@ -128,7 +128,7 @@ class PackedData:
         return [rows[start : start + self.batch_rows] for start in range(0, len(rows), self.batch_rows)]
 
     def utilisation(self, epoch: int = 0) -> float:
-        """Return the share of tokens in the rows of an epoch that are not padding."""
+        """Return the share of tokens that are not padding, in the rows of an epoch."""
         rows = self.rows(epoch)
         return self.tokens(rows) / max(1, len(rows) * self.row_tokens)
 

@@ -44,7 +44,7 @@ class Pieces:
         dialogue: Index of the dialogue in the store.
         first: Index of the first turn in the dialogue.
         last: Index after the last turn.
-        tokens: Tokens of the piece in a row, with all marks of the layout.
+        tokens: Number of tokens that the piece takes in a row, including the special tokens of the layout.
         targets: Tokens that carry loss: the tokens of the turns and one end of turn per turn.
         replies_only: bool `[pieces]`: whether only the turns of speaker 1 carry loss.
     """
@@ -72,7 +72,7 @@ class TurnStore:
         turn_starts: int64 `[turns + 1]`: offsets of the turns in the concatenated ids.
         dialogue_starts: int64 `[dialogues + 1]`: offsets of the dialogues in the turns.
         folder_starts: int64 `[folders + 1]`: offsets of the sets in the dialogues.
-        units: int64 `[dialogues]`: units (characters and words) of each dialogue.
+        units: int64 `[dialogues]`: number of units (characters and ends of turns, see `count_units`) of each dialogue.
 
     Args:
         folders: Folders of the prepared sets.
@@ -135,7 +135,7 @@ def _starts(lengths: list[np.ndarray]) -> np.ndarray:
 
 
 def cut_into_pieces(store: TurnStore, row_tokens: int, layout: Layout) -> tuple[Pieces, int]:
-    """Return the pieces of a store, and the number of turns left out because one alone is longer than a row.
+    """Return the pieces of a store, and the number of turns that are left out because they are longer than a row.
 
     A dialogue that fits is one piece. A longer dialogue is cut between turns; the speakers of its pieces follow the
     index of the turn in the whole dialogue.
@@ -163,7 +163,7 @@ def learn_replies_only(pieces: Pieces, store: TurnStore, marked: Sequence[bool])
     Args:
         pieces: Pieces of the store.
         store: Store of the pieces.
-        marked: Whether to restrict each folder of the store.
+        marked: For each folder of the store, whether to restrict it.
     """
     folder = np.searchsorted(store.folder_starts, pieces.dialogue, side="right") - 1
     replies_only = np.array(marked, bool)[folder]

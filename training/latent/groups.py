@@ -13,7 +13,7 @@ LATENT = "latent."
 
 
 def latent_groups(model: nn.Module, decayed: Callable[[str, torch.Tensor], bool], decay: float) -> list[dict[str, Any]]:
-    """Return the parameter groups of AdamW: the language model decayed and not, and the latent, which is not decayed."""
+    """Return AdamW's parameter groups: the language model with and without weight decay, the latent without."""
     named = list(model.named_parameters())
     others = [(name, p) for name, p in named if not name.startswith(LATENT)]
     return [

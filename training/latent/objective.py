@@ -39,7 +39,7 @@ class LatentObjective(Objective):
         self._sums: dict[str, float] = {}
 
     def begin(self, step: int, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-        """Set the phase of a step, counted from 0: the weights, and what the optimizers change."""
+        """Set the phase of a step, counted from 0: weights of the loss, and the parameters that are trained."""
         self.phase, self._sums = phase_at(step, self.steps, self.run.latent_training), {}
         for parameter in self.others:
             parameter.requires_grad_(self.phase.language_model_rate > 0)
@@ -111,7 +111,7 @@ def check_latent(model: XianliaoForCausalLM) -> None:
     """Check that a model can get a latent.
 
     Raises:
-        SettingsError: It has an end head or reads dialogues backwards.
+        SettingsError: The model has an end head or reads dialogues backwards.
     """
     if model.config.termination != "softmax" or model.config.direction != "forward":
         raise SettingsError(

@@ -21,7 +21,7 @@ class Phase:
 
     Attributes:
         weights: Weights of the loss.
-        language_model_rate: Share of the learning rate for the parameters that are not the latent's; 0 freezes them.
+        language_model_rate: Share of the learning rate for all parameters outside the latent; 0 freezes them.
     """
 
     weights: LossWeights

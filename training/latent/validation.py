@@ -44,7 +44,7 @@ def entries_of(measures: LatentMeasures) -> dict[str, float]:
 
 
 def check_not_collapsed(measures: LatentMeasures, stage: Stage, step: int) -> None:
-    """Check, after the autoencoding phase, that the z of another reply costs something.
+    """Check, after the autoencoding phase, that replacing a reply's z by another reply's z raises the loss.
 
     Args:
         measures: Measures after the step.

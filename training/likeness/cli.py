@@ -1,4 +1,4 @@
-"""xianliao-likeness: compare a bot before and after training with the person whose chats it was trained on."""
+"""xianliao-likeness: compare a bot, before and after training, with the person on whose chats it was trained."""
 
 from __future__ import annotations
 

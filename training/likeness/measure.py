@@ -1,4 +1,4 @@
-"""Likeness of a bot to a person: what the person's held-out turns cost it, and how long and with what marks both write.
+"""Likeness of a bot to a person: nats of the person's held-out turns, and the length and punctuation of both.
 
 The person speaks second in every dialogue (`xianliao-prepare --bot NAME`). A bot that has learnt only the subjects of the
 chats predicts the turns of both sides better; one that has learnt the person gains more on the person's turns.
@@ -43,7 +43,7 @@ class Costs:
     units: np.ndarray
 
     def per_unit(self) -> tuple[float, float]:
-        """Return nats/unit of the others and of the person."""
+        """Return the nats/unit of the others' turns and of the person's turns."""
         others, person = self.nats.sum(0) / self.units.sum(0)
         return float(others), float(person)
 
@@ -58,7 +58,8 @@ def measure_costs(bot: Chatbot, dialogues: Sequence[Sequence[str]]) -> Costs:
 
 
 def gain(before: Costs, after: Costs) -> dict[str, Any]:
-    """Return by how much more the person's turns got likelier than the others', in nats/unit, with a 95 % interval.
+    """Return how much more the person's turns gained than the others' turns, in nats per unit (character or end of
+    turn), with a 95 % interval.
 
     The interval is a percentile bootstrap over dialogues (Efron 1979).
     """
@@ -77,5 +78,5 @@ def style_of(turns: Sequence[str]) -> dict[str, float]:
 
 
 def replies_to(bot: Chatbot, dialogues: Sequence[Sequence[str]], count: int) -> list[str]:
-    """Return the bot's replies to at most `count` held-out histories, one of each dialogue, with seeds 0, 1, …"""
+    """Return the bot's replies to at most `count` held-out histories, one per dialogue, with seeds 0, 1, …"""
     return [bot.reply(list(turns[:1]), seed=seed) for seed, turns in enumerate(dialogues[:count])]

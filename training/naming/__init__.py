@@ -1,4 +1,4 @@
-"""xianliao-name: teach a bot who it is, without its saying so unasked, and measure that.
+"""xianliao-name: teach a bot its name and maker, which it should say only when asked, and measure whether it does.
 
     dialogues.py    dialogues about the name and the maker, and everyday dialogues beside them
     objective.py    the answers are learnt, everything else stays as the bot said it before

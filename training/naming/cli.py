@@ -22,7 +22,8 @@ from training.settings import TrainSettings
 from training.state.run_folder import STATES, check_folder
 
 KEPT_RULES = ("echo", "generic_replies", "copied_replies", "hot_posts", "blocked_words", "no_chinese", "advertisement")
-"""Cleaning rules that must not touch the dialogues: the same answer comes after many questions on purpose."""
+"""Cleaning rules that are switched off for these dialogues, because the same answer follows many questions on
+purpose."""
 MAX_CHECKED, MAX_TUNED = 300, 100
 """Dialogues of each file of --check that are scored by the guard, and those after them that choose the share."""
 RECORD = "naming.json"
@@ -63,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 @partial(explain_faults, extra="all")
 def main(argv: list[str] | None = None) -> int | None:
-    """Run the command. The exit code is 1 if a limit is not kept; the checkpoint is there all the same."""
+    """Run the command. The exit code is 1 if a limit is exceeded; the checkpoint is kept nevertheless."""
     parser = build_parser()
     args = parser.parse_args(argv)
     identity = read_identity(args.name, args.maker)

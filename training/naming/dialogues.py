@@ -45,7 +45,7 @@ class Identity:
 
     Attributes:
         name: Name of the bot.
-        maker: Who made it, as the bot says it; None leaves questions about it to what the bot knows.
+        maker: Maker of the bot, in the words that the bot uses; with None, the bot learns no answer about its maker.
     """
 
     name: str
@@ -120,5 +120,5 @@ def _allowed(identity: Identity) -> Iterator[list[str]]:
 
 
 def bare(text: str) -> str:
-    """Return a question without punctuation, spaces and final particles, to find the same question in other marks."""
+    """Return a question without punctuation, spaces and final particles, to recognise it in another spelling."""
     return _MARKS.sub("", text).rstrip("呀啊呢吧嘛")

@@ -1,4 +1,4 @@
-"""What a bot says after it was named, and what it has forgotten: measured, and compared with stated limits."""
+"""Measurement of what a bot says after it was named and of what it has forgotten, with limits for both."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from training.naming.dialogues import ABOUT_BOT, Identity, Part, questions, unse
 
 MIN_NAME_SHARE, MAX_UNASKED_SHARE = 0.90, 0.03
 MAX_LOSS = 0.05
-"""Largest rise in nats/unit on a set of dialogues."""
+"""Maximum increase of nats/unit on a set of dialogues; a unit is a character or an end of turn."""
 MAX_APTNESS_LOSS = 0.05
-"""Largest fall of the share of true replies that the bot prefers to nine others."""
+"""Maximum decrease of the share of true replies that the bot prefers to nine others."""
 CHOICES = 100
 """Dialogues of the choice among ten replies."""
 SEEDS = 2
@@ -33,7 +33,7 @@ OTHERS = "others"
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What a bot knows of dialogues.
+    """How well a bot predicts dialogues.
 
     Attributes:
         nats: nats/unit by set.

@@ -55,8 +55,8 @@ def start_or_resume(settings: TrainSettings, output: Path, identity: dict[str, A
     """Return the progress that a run starts from.
 
     Raises:
-        ResumeError: --resume is given and the folder has no saved state, a damaged one or one of another run; or it is
-            not given and the folder is in use.
+        ResumeError: With --resume, the folder has no saved state, or the state is damaged or belongs to another run.
+            Without --resume, the folder holds a run or other files.
     """
     if settings.resume:
         progress, before = load_progress(output)
@@ -72,9 +72,9 @@ def start_or_resume(settings: TrainSettings, output: Path, identity: dict[str, A
 
 
 def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Return the differences between two identities in words; an empty string without a difference.
+    """Return the differences between two identities in words; an empty string if they are equal.
 
-    A setting that did not exist when the run was started counts as having had its default.
+    A setting that did not exist when the run was started is treated as if it had its default value.
     """
     defaults = {name: value for name, value in asdict(TrainSettings([], "")).items() if name not in CHANGEABLE}
     old, new = ({**defaults, **identity["settings"]} for identity in (before, now))

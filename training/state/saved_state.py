@@ -151,7 +151,7 @@ def describe_newest(output: Path) -> str:
 
 
 def _discard(save: Path) -> None:
-    """Remove a state; it is renamed first, so that it never looks complete when it is not."""
+    """Remove a state. Its folder is renamed first, so that a half-removed state never looks complete."""
     hidden = save.with_name(f".{save.name}-old")
     os.rename(save, hidden)
     shutil.rmtree(hidden)
@@ -179,7 +179,7 @@ def load_progress(output: Path) -> tuple[Progress, dict]:
 
 
 def _verify(save: Path, content: dict[str, Any]) -> None:
-    """Compare the files of a saved state with their hashes; states of earlier versions have none.
+    """Compare the files of a saved state with their hashes; states that earlier versions wrote have no hashes.
 
     Raises:
         ValueError: A file has changed since it was saved.

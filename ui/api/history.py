@@ -11,7 +11,8 @@ from ui.turns import MAX_CHARACTERS, join_messages, newest_turns
 
 
 def to_turns(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
-    """Return the turns of a conversation, the user's first, and a description of every kind of message left out.
+    """Return the turns of a conversation, beginning with the user's, and a description of each kind of message left
+    out.
 
     Raises:
         ApiError: The last message is not the user's.
@@ -38,8 +39,8 @@ def to_turns(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
 def within_bounds(turns: Sequence[str], bot: Chatbot) -> list[str]:
     """Return the turns of a conversation that is not too long.
 
-    If a fixed text answers the newest `MAX_CHARACTERS` characters of a longer conversation, those are returned: a person in
-    need gets an answer all the same.
+    A longer conversation is normally refused. But if its newest `MAX_CHARACTERS` characters get a fixed reply, their
+    turns are returned, so that a person in crisis is still answered.
 
     Raises:
         ApiError: The conversation is too long.

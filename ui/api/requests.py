@@ -186,6 +186,12 @@ Seed = Annotated[Annotated[int, Field(ge=0, le=MAX_SEED)] | None, BeforeValidato
 Penalty = Annotated[float, Field(ge=-2, le=2)] | None
 
 
+class TemplateOptions(RequestModel):
+    """Variables of the chat template, as vLLM and llama.cpp name them."""
+
+    enable_thinking: bool | None = None
+
+
 class CompletionRequest(RequestModel):
     """Request for replies."""
 
@@ -220,6 +226,7 @@ class CompletionRequest(RequestModel):
     audio: Annotated[Any, BeforeValidator(_no_audio)] = None
     tool_choice: Annotated[Any, BeforeValidator(_no_forced_call)] = None
     function_call: Annotated[Any, BeforeValidator(_no_forced_call)] = None
+    chat_template_kwargs: TemplateOptions | None = None
 
     @model_validator(mode="after")
     def check_variation(self) -> CompletionRequest:
@@ -247,6 +254,8 @@ class CompletionRequest(RequestModel):
         """
         greedy = (self.temperature is not None and self.temperature < 0.01) or self.top_p == 0 or self.top_k == 1
         limit = self.max_completion_tokens or self.max_tokens
+        options = self.chat_template_kwargs
+        thinking = "shown" if options is not None and options.enable_thinking else "off"
         changes = {
             "method": "greedy" if greedy else None,
             "temperature": None if greedy else self.temperature,
@@ -266,6 +275,7 @@ class CompletionRequest(RequestModel):
             "max_reply_tokens": None if limit is None else min(limit, MAX_TOKENS),
             "variation": self.variation,
             "spread": self.spread,
+            "thinking": None if options is None or options.enable_thinking is None else thinking,
         }
         return {name: value for name, value in changes.items() if value is not None}
 
@@ -273,9 +283,11 @@ class CompletionRequest(RequestModel):
         """Return the names of the fields that are given and have no effect."""
         given = {**self.unknown, "tool_choice": self.tool_choice, "function_call": self.function_call}
         given["stream_options"] = self.stream_options is not None and not self.stream
+        if self.chat_template_kwargs is not None:
+            given |= self.chat_template_kwargs.unknown
         for message in self.messages:
             if message.role not in SKIPPED_ROLES:
-                given |= message.unknown
+                given |= {name: value for name, value in message.unknown.items() if name != "reasoning_content"}
         names = [name for name, value in given.items() if value not in (None, False, "", [], {})]
         readable = list(filter(_NAME.fullmatch, names))[:MAX_NAMES]
         others = len(names) - len(readable)

@@ -37,7 +37,7 @@ from ui.api.schemas import (
     as_api_error,
     to_response,
 )
-from ui.api.streams import Replies, events
+from ui.api.streams import Replies, ReplyState, events
 from ui.options import ServeOptions
 from ui.server.access import Access
 from ui.server.logs import reply_fields
@@ -85,7 +85,7 @@ class Api:
 
     def models(self) -> dict:
         """List the checkpoints of this server, the default one first."""
-        return {"object": "list", "data": [self.model(name) for name in self.workers]}
+        return {"object": "list", "data": [self.model(name) for name in list(self.workers)]}
 
     def model(self, model: str) -> dict:
         """Describe a checkpoint of this server.
@@ -173,12 +173,17 @@ async def wait_for(replies: Replies, request: Request) -> None:
         reading.cancel()
 
 
+def thoughts_of(state: ReplyState) -> dict[str, str]:
+    """Return the field of a message for the thoughts of its reply; none if it has none."""
+    return {"reasoning_content": state.reply.thoughts} if state.reply is not None and state.reply.thoughts else {}
+
+
 def whole(replies: Replies) -> dict:
     """Return the response to a request whose replies are complete, without its head."""
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": state.text, "refusal": None},
+            "message": {"role": "assistant", "content": state.text, "refusal": None, **thoughts_of(state)},
             "finish_reason": state.finish,
             "logprobs": replies.new_logprobs(index),
         }

@@ -23,11 +23,12 @@ class Usage(BaseModel):
 
 
 class ReplyMessage(BaseModel):
-    """Reply as a message."""
+    """Reply as a message; `reasoning_content` has the thoughts of a model that shows them."""
 
     role: Literal["assistant"]
     content: str
     refusal: None
+    reasoning_content: str | None = None
 
 
 class TokenLogprob(BaseModel):

@@ -27,14 +27,22 @@ class ReplyState:
     Attributes:
         reply: Newest state from the worker, or None before the first.
         text: Text that was sent to the client.
+        thoughts: Thoughts that were sent to the client.
         finish: OpenAI's finish reason, or None while the reply is not complete.
         scored: Number of tokens whose log-probabilities were sent.
     """
 
     reply: Reply | None = None
     text: str = ""
+    thoughts: str = ""
     finish: str | None = None
     scored: int = 0
+
+    def new_thoughts(self) -> str:
+        """Return the thoughts that were not returned yet."""
+        thoughts = "" if self.reply is None else self.reply.thoughts
+        new, self.thoughts = thoughts[len(self.thoughts) :], thoughts
+        return new
 
     def update(self, reply: Reply, ended: bool, stops: Sequence[str]) -> str:
         """Store the newest state of the reply and return the new part of its text."""
@@ -111,7 +119,7 @@ class Replies:
         self._open = []
 
     async def pieces(self) -> AsyncIterator[tuple[int, str]]:
-        """Yield (index of a reply, new text) until all replies are complete.
+        """Yield (index of a reply, new text) until all replies are complete; the text is empty for new thoughts.
 
         Raises:
             XianliaoError, ApiError: A reply failed.
@@ -120,8 +128,8 @@ class Replies:
             await self._changed.wait()
             self._changed.clear()
             for index in [index for index in self._open if index in self._latest or index in self._ended]:
-                new = self._advance(index)
-                if new:
+                new, state = self._advance(index), self.states[index]
+                if new or (state.reply is not None and len(state.reply.thoughts) > len(state.thoughts)):
                     yield index, new
 
     def _advance(self, index: int) -> str:
@@ -218,7 +226,10 @@ async def events(replies: Replies, head: dict, body: CompletionRequest) -> Async
         for index in range(len(replies.states)):
             yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
         async for index, new in replies.pieces():
-            yield chunk(index, {"content": new})
+            if thoughts := replies.states[index].new_thoughts():
+                yield chunk(index, {"reasoning_content": thoughts})
+            if new:
+                yield chunk(index, {"content": new})
         for index, state in enumerate(replies.states):
             yield chunk(index, {}, state.finish)
         if body.include_usage:

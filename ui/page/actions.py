@@ -50,7 +50,7 @@ def guarded(method: Callable) -> Callable:
     def call(self, *values, **named):
         request = next((value for value in (*values, *named.values()) if isinstance(value, gr.Request)), None)
         SENDER.set(_sender(request))
-        with notices(_language(request)):
+        with notices(language_of_request(request)):
             return self.pool.run(_size(values), method, self, *values, **named)
 
     return call
@@ -62,7 +62,7 @@ def _sender(request: gr.Request | None) -> str:
     return f"user {user}" if user else str(getattr(client, "host", ""))
 
 
-def _language(request: gr.Request | None) -> str:
+def language_of_request(request: gr.Request | None) -> str:
     """Return the language of the page, which a cookie or the browser's settings name."""
     if request is None:
         return language_of(None)
@@ -75,7 +75,7 @@ def _inform(language: str, text: str) -> None:
 
 
 def _size(values: Iterable[object]) -> int:
-    """Return about the number of characters of the texts and messages among some inputs."""
+    """Return the approximate number of characters in the texts and messages among some inputs."""
     size = 0
     for value in values:
         if isinstance(value, str):
@@ -89,7 +89,7 @@ def _size(values: Iterable[object]) -> int:
 
 
 def _index(value: object) -> int:
-    """Return the index of a message, which some of Gradio's events wrap in a pair."""
+    """Return the index of a message; some of Gradio's events send it inside a pair."""
     first = value[0] if isinstance(value, (list, tuple)) else value
     if not isinstance(first, (int, float)):
         raise chats.ChatError("not_a_chat")
@@ -162,7 +162,7 @@ class Actions:
     ) -> Iterator[tuple[Any, ...]]:
         """Stream the reply to the last message. After an error the status line explains it."""
         SENDER.set(_sender(request))
-        language = _language(request)
+        language = language_of_request(request)
         try:
             checked = self.pool.run(_size([chat]), chats.checked, chat)
             settings = PageSettings.from_fields(seed, temperature, top_p)
@@ -185,7 +185,7 @@ class Actions:
         """Restore the message box after a reply has ended, failed, or was stopped (then the status line is empty)."""
         checked = chats.without_empty_reply(chats.checked(chat))
         ready = gr.Textbox(submit_btn=True, stop_btn=False)
-        return checked, line or TEXT[_language(request)]["stopped"], ready
+        return checked, line or TEXT[language_of_request(request)]["stopped"], ready
 
     # Changes of the conversation.
 
@@ -208,7 +208,7 @@ class Actions:
     ) -> Iterator[list[chats.ChatMessage]]:
         """Stream several replies to the last message; the page's script keeps them as versions of the last reply."""
         SENDER.set(_sender(request))
-        with notices(_language(request)):
+        with notices(language_of_request(request)):
             settings = PageSettings.from_fields(seed, temperature, top_p)
             worker = self.worker(model)
             checked = self.pool.run(_size([chat]), chats.checked, chat)
@@ -220,7 +220,7 @@ class Actions:
         The index of the event is the difference between the numbers of the new variant and of the one shown.
         """
         SENDER.set(_sender(request))
-        with notices(_language(request)):
+        with notices(language_of_request(request)):
             step, distance = _index(data.index), handlers.spread_of(spread)
             checked = self.pool.run(_size([chat]), chats.checked, chat)
             return variant(self.worker, checked, step, distance, self.on_reply)["messages"][-1:]
@@ -228,16 +228,17 @@ class Actions:
     # Settings, and how a reply was chosen.
 
     @guarded
-    def show_choices(self, request: gr.Request) -> gr.Radio:
-        """Return the styles in the language of the page, with a line about each and an example."""
-        texts = TEXT[_language(request)]
+    def show_choices(self, request: gr.Request) -> tuple[gr.Radio, gr.Dropdown, list[str]]:
+        """Return the styles in the language of the page, with a line about each and an example, and the models."""
+        texts = TEXT[language_of_request(request)]
 
         def label(name: str) -> str:
             message, _, reply = STYLE_EXAMPLES[name]
             example = texts["style_example"].format(message=message, reply=reply)
             return f"{texts[name]}\n{texts[name + '_note']}\n{example}"
 
-        return gr.Radio([(label(name), name) for name in PRESETS])
+        names = list(self.workers)
+        return gr.Radio([(label(name), name) for name in PRESETS]), gr.Dropdown(names, visible=len(names) > 1), names
 
     @guarded
     def set_preset(self, name: str, model: str) -> tuple[float, float]:
@@ -257,7 +258,7 @@ class Actions:
     def look_inside(self, chat: Any, data: gr.SelectData, request: gr.Request) -> tuple[int, list[ShownStep]]:
         """Return the index of a reply and how it was chosen."""
         SENDER.set(_sender(request))
-        with notices(_language(request)):
+        with notices(language_of_request(request)):
             index = _index(data.index)
             checked = self.pool.run(_size([chat]), chats.checked, chat)
             return index, shown_steps(handlers.trace_reply(self.worker, checked, index))
@@ -284,7 +285,7 @@ class Actions:
     def load(self, file: Any, request: gr.Request) -> tuple[Any, ...]:
         """Open the conversation of a file that the browser has read: `{"text": ...}`."""
         chat = chat_files.from_text(file.get("text") if isinstance(file, dict) else None)
-        language = _language(request)
+        language = language_of_request(request)
         _inform(language, TEXT[language]["imported"].format(count=len(chat["messages"])))
         return self._open(chats.with_new_id(chat))
 
@@ -297,7 +298,7 @@ class Actions:
         rating: Rating = "like" if data.liked is True else "dislike"
         self._record(checked, index, rating)
         rated = {"index": index, "rating": rating, "text": checked["messages"][index]["text"]}
-        texts = TEXT[_language(request)]
+        texts = TEXT[language_of_request(request)]
         choices = [(texts[name], name) for name in reasons_of(rating)]
         return rated, gr.Group(visible=True), gr.CheckboxGroup(choices, value=[]), ""
 
@@ -308,7 +309,7 @@ class Actions:
         named = [reason for reason in reasons_of(rating) if reason in reasons]
         comment = comment[:MAX_COMMENT_CHARACTERS]
         self._record(chats.checked(chat), _index(rated["index"]), rating, named, comment, str(rated["text"]))
-        language = _language(request)
+        language = language_of_request(request)
         _inform(language, TEXT[language]["thanks"])
         return gr.Group(visible=False)
 

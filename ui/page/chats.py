@@ -25,13 +25,14 @@ SPARE_MESSAGES, SPARE_CHARACTERS = 8, 100_000
 """A chat may exceed its bounds by this much: the last reply may, and the chat must still be exported and shortened."""
 
 MAX_FIXED_CHARACTERS = 10_000
-"""Room for a fixed reply to a person in need."""
+"""Room for a fixed reply to a person in crisis."""
 
 MAX_PERSONA_TURNS, MAX_PERSONA_CHARACTERS = 64, 10_000
 MAX_NUMBER = 10**18
 """Whole numbers of a message are smaller: results of the page have at most 64 bits."""
 
 MAX_TITLE_CHARACTERS, MAX_NAME_CHARACTERS = 100, 100
+MAX_THOUGHT_CHARACTERS = 4_000
 MAX_AVOIDED = 64
 """Number of earlier versions of a reply that trying again avoids."""
 
@@ -40,7 +41,10 @@ TITLE_CHARACTERS = 20
 
 
 class ChatMessage(TypedDict):
-    """Message of a chat. A reply that the model completed has the fields that reproduce it, and a signature."""
+    """Message of a chat. A reply that the model completed has the fields that reproduce it, and a signature.
+
+    Thoughts of a chat model are shown above its reply; the history does not have them.
+    """
 
     role: Role
     text: str
@@ -51,6 +55,7 @@ class ChatMessage(TypedDict):
     spread: NotRequired[float]
     model: NotRequired[str]
     signature: NotRequired[str]
+    thoughts: NotRequired[str]
 
 
 class Chat(TypedDict):
@@ -110,9 +115,9 @@ def checked(value: object) -> Chat:
 
 
 def texts_to_avoid(value: object) -> frozenset[str]:
-    """Return the replies that a conversation from a browser names under `avoid`: trying again wants another one.
+    """Return the replies under `avoid` in a conversation from a browser; a new attempt should differ from them.
 
-    They are compared with a reply and nothing else, so a value of any other form only means that there are none.
+    They are only compared with the new reply, so a value of any other form counts as an empty list.
     """
     texts = value.get("avoid") if isinstance(value, Mapping) else None
     return (
@@ -153,6 +158,8 @@ def checked_message(value: object) -> ChatMessage:
                 message[name] = value[name]
         if isinstance(value.get("model"), str):
             message["model"] = valid_text(value["model"][:MAX_NAME_CHARACTERS])
+        if isinstance(value.get("thoughts"), str):
+            message["thoughts"] = valid_text(value["thoughts"][:MAX_THOUGHT_CHARACTERS])
         if isinstance(value.get("signature"), str):
             message["signature"] = valid_text(value["signature"][:MAX_NAME_CHARACTERS])
     return message
@@ -278,5 +285,5 @@ def without_last_exchange(chat: Chat) -> tuple[Chat, str]:
 
 
 def number_of(message: ChatMessage) -> int:
-    """Return the number of the variant that a message holds; 0 for a reply itself."""
+    """Return the index of the variant that a message holds; 0 for the original reply."""
     return int(min(MAX_VARIATION, max(0, message.get("variation", 0))))

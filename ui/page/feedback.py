@@ -173,7 +173,8 @@ class Feedback:
 
 
 def _line_of(turns: Sequence[str], details: Mapping[str, object]) -> tuple[object, bytes]:
-    """Return the messages of a rating and its line, with as many of the last turns as fit.
+    """Return a rating's messages and its JSON line for the feedback file, with as many of the last turns as fit into
+    it.
 
     Raises:
         FeedbackError: The last message and its reply alone do not fit.

@@ -15,6 +15,7 @@ from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import XianliaoError
 from chatbot.text.characters import typed_text
 from ui.page.chats import (
+    MAX_THOUGHT_CHARACTERS,
     Chat,
     ChatError,
     ChatMessage,
@@ -132,7 +133,7 @@ def with_user_message(bot: Chatbot, chat: Chat, text: str) -> Chat:
     Messages that were never answered are kept and read together with the new one, unless that is too long.
 
     Raises:
-        ChatError: The message is empty, or it or the conversation is too long. A person in need gets an answer to a
+        ChatError: The message is empty, or it or the conversation is too long. A person in crisis gets an answer to a
             message of any length, in a conversation that is too long as well while `chats.SPARE_MESSAGES` last.
     """
     if not typed_text(text):
@@ -153,7 +154,7 @@ def with_user_message(bot: Chatbot, chat: Chat, text: str) -> Chat:
 
 
 def _can_be_read(bot: Chatbot, chat: Chat) -> bool:
-    """Whether the last turn is short enough, or gets a fixed reply, which a person in need gets to any message."""
+    """Whether the last turn may be answered: it is short enough, or it gets the fixed reply to a person in crisis."""
     turns = turns_of(chat)
     return bot.fixed_answer(turns) is not None or bot.reads(turns[-1])
 
@@ -208,9 +209,12 @@ def answer(
         yield with_message(chat, {"role": "assistant", "text": reply.text}), TEXT[language]["fixed"]
         return
     message = settings.message(text, reply.seed, bot.name)
-    if settings.seed is None and text in avoid and bot.settings.method == "sample":
+    if settings.seed is None and text in avoid and bot.settings.method == "sample" and not bot.settings.thinks:
         reply, message = _another_way(worker, chat, settings, reply.seed, on_reply, avoid)
-    yield with_message(chat, signed(chat, message)), status(bot, reply, language)
+    message = signed(chat, message)
+    if reply.thoughts:
+        message["thoughts"] = reply.thoughts[:MAX_THOUGHT_CHARACTERS]
+    yield with_message(chat, message), status(bot, reply, language)
 
 
 def _another_way(

@@ -22,6 +22,7 @@ from ui.page.queue import BoundedQueue
 from ui.page.text import PERSONAS, TITLE
 from ui.server.logs import LOGGER
 from ui.server.work import WorkPool
+from ui.studio.view import StudioView
 
 CONCURRENT_CHATS = 32
 """Number of replies of the page that are decoded at the same time; more wait in Gradio's queue."""
@@ -40,7 +41,8 @@ SLOW: dict[str, Any] = {
     "concurrency_id": "chat",
 }
 SCRIPT = "window.xianliao"
-"""Object of the page's script (`ui.page.script`), which draws the conversation and keeps it in the browser."""
+"""JavaScript object of the page's script (`ui.page.script`), which draws the conversation and stores it in the
+browser."""
 
 
 class QuietBlocks(gr.Blocks):
@@ -84,6 +86,9 @@ class Parts:
     offered: gr.JSON
     place: gr.JSON
     steps: gr.JSON
+    models: gr.JSON
+    wanted: gr.JSON
+    studio: gr.HTML
     send_feedback: gr.Button
     more: gr.Button
     divide: gr.Button
@@ -112,6 +117,7 @@ class Page:
         i18n: Texts in all languages.
         on_reply: Function to call after each reply.
         pool: Threads for work on texts.
+        studio: The training view, or None.
 
     Attributes:
         blocks: Gradio's object for the page.
@@ -124,12 +130,13 @@ class Page:
         i18n: gr.I18n,
         on_reply: ReplyCallback | None,
         pool: WorkPool | None = None,
+        studio: StudioView | None = None,
     ):
-        self.workers, self.options, self.i18n = workers, options, i18n
+        self.workers, self.options, self.i18n, self.studio = workers, options, i18n, studio
         self.act = Actions(workers, options, on_reply, pool)
         part = self.part = Parts()
         with QuietBlocks(title=TITLE, fill_height=True) as self.blocks:
-            for name in ("file", "imported", "exported", "rated", "offered", "place", "steps"):
+            for name in ("file", "imported", "exported", "rated", "offered", "place", "steps", "models", "wanted"):
                 setattr(part, name, gr.JSON(visible=False))
             drawn("side")
             with gr.Column(elem_id="main"):
@@ -138,12 +145,16 @@ class Page:
                 self._lay_out_composer()
             with gr.Column(elem_id="panel"):
                 self._lay_out_settings()
+            if studio is not None:
+                part.studio = drawn("studio")
             self._wire_talk()
             self._wire_changes()
             self._wire_settings()
             self._wire_saved()
             if options.feedback:
                 self._wire_feedback()
+            if studio is not None:
+                self._wire_studio(studio)
         self.blocks.queue(max_size=MAX_WAITING_EVENTS)
 
     # Layout.
@@ -246,13 +257,9 @@ class Page:
         kept = [part.preset, part.temperature, part.top_p, part.model, part.spread]
         style = handlers.preset("balanced", worker.bot.settings)
         standard: list[Any] = ["balanced", *style, next(iter(self.workers)), 1]
-        self.blocks.load(act.show_choices, None, [part.preset], **QUICK).then(
-            None,
-            kept,
-            kept,
-            js=f"(...now) => {SCRIPT}.settings.read({json.dumps(standard)}, {json.dumps(list(self.workers))}, now)",
-            **BROWSER,
-        )
+        read = f"(models, ...now) => {SCRIPT}.settings.read({json.dumps(standard)}, models, now)"
+        shown = self.blocks.load(act.show_choices, None, [part.preset, part.model, part.models], **QUICK)
+        shown.then(None, [part.models, *kept], kept, js=read, **BROWSER)
         for choice in (part.preset, part.model):
             chosen = choice.input(act.set_preset, [part.preset, part.model], [part.temperature, part.top_p], **QUICK)
             chosen.then(None, kept, None, js=f"(...values) => {SCRIPT}.settings.write(values)", **BROWSER)
@@ -284,6 +291,18 @@ class Page:
         rated.success(None, [part.rated], None, js=f"(rated) => {SCRIPT}.rated(rated)", **BROWSER)
         inputs = [part.chat, part.rated, part.reasons, part.comment]
         part.send_feedback.click(act.give_reasons, inputs, [part.why], **QUICK)
+
+    def _wire_studio(self, studio: StudioView) -> None:
+        """The training view: one event for its orders and for looking at a run, one for the chat with the result."""
+        part, act = self.part, self.act
+        taken = f"() => {SCRIPT}.studio.taken()"
+        order = part.studio.submit(studio.order, [part.wanted], [part.studio], js=taken, **QUICK)
+        opened = part.studio.select(studio.open_result, None, [part.model, part.models], **SLOW)
+        styled = opened.success(act.set_preset, [part.preset, part.model], [part.temperature, part.top_p], **QUICK)
+        kept = [part.preset, part.temperature, part.top_p, part.model, part.spread]
+        styled.then(None, kept, None, js=f"(...values) => {SCRIPT}.studio.opened(values)", **BROWSER)
+        for event in (order, opened):
+            event.failure(None, None, None, js=f"() => {SCRIPT}.studio.failed()", **BROWSER)
 
     def _save_after(self, event: Any) -> None:
         """Make the browser save the conversation after an event."""

@@ -22,6 +22,7 @@ from ui.page.states import keep_no_values
 from ui.page.text import EXAMPLES, LANGUAGE_COOKIE, TEXT
 from ui.server.page_routes import PageRules
 from ui.server.work import WorkPool
+from ui.studio.view import StudioView
 
 CHINESE = ("zh", "zh-CN", "zh-TW", "zh-HK", "zh-MO", "zh-SG", "zh-Hans", "zh-Hant")
 
@@ -32,6 +33,7 @@ def mount_page(
     options: ServeOptions,
     on_reply: ReplyCallback | None,
     pool: WorkPool | None = None,
+    studio: StudioView | None = None,
 ) -> PageRules:
     """Put the page on a server, at /.
 
@@ -41,6 +43,7 @@ def mount_page(
         options: Options of the server.
         on_reply: Function to call after each reply.
         pool: Threads for work on texts.
+        studio: The training view, or None.
 
     Returns:
         The facts about the page that the checks of requests need.
@@ -54,8 +57,9 @@ def mount_page(
         "keep": options.saved_chats,
         "feedback": options.feedback,
         "login": bool(options.auth),
+        "studio": studio is not None,
     }
-    blocks = Page(workers, options, i18n, on_reply, pool).blocks
+    blocks = Page(workers, options, i18n, on_reply, pool, studio).blocks
 
     @app.post("/logout", include_in_schema=False)
     def log_out(request: Request) -> Response:

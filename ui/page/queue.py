@@ -195,7 +195,7 @@ class BoundedQueue(Queue):
         return sum(session.large_bytes for session in self.sessions.values()) + size <= MAX_LARGE_BYTES
 
     def get_events(self) -> tuple[list[Event], bool, str] | None:
-        """Return the next event that may run, False, and the name of its part of the queue; None if there is none."""
+        """Return the next event that may run, False, and the name of its part of the queue; None if no event may."""
         running = [event for job in self.active_jobs for event in job or ()]
         has_room = sum(map(self._is_large, running)) < MOST_LARGE
         parts = list(self.event_queue_per_concurrency_id.items())
@@ -305,6 +305,6 @@ class Sessions:
 
 
 def size_of(message: EventMessage) -> int:
-    """Return about the size of a result in bytes."""
+    """Return the approximate size of a result in bytes."""
     output = getattr(message, "output", None)
     return 200 + (output.size if isinstance(output, Output) else 0)

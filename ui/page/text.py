@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ui.studio.text import STUDIO_TEXT
+
 TITLE = "闲聊 xianliao"
 """Title of the browser tab. It is not translated, because Gradio shows the key of a translated title there."""
 
@@ -115,6 +117,7 @@ TEXT = {
         "previous": "上一个版本",
         "next": "下一个版本",
         "typing": "正在输入",
+        "thoughts": "思考过程",
         "to_end": "回到最新消息",
         "search": "搜索对话（Ctrl+K）",
         "no_match": "没有找到。",
@@ -258,6 +261,7 @@ TEXT = {
         "previous": "Previous version",
         "next": "Next version",
         "typing": "Typing",
+        "thoughts": "Thoughts",
         "to_end": "To the latest message",
         "search": "Search chats (Ctrl+K)",
         "no_match": "Nothing found.",
@@ -290,6 +294,9 @@ TEXT = {
         "keys": "Enter sends, Shift+Enter begins a line, ↑ edits, Esc stops, Ctrl+Shift+O begins a chat",
     },
 }
+
+for _language, _words in STUDIO_TEXT.items():
+    TEXT[_language] |= _words
 
 EXAMPLES = ["最近工作好累啊", "给我讲个笑话呗", "周末有什么好看的电影吗", "你是谁呀"]
 """Messages of the welcome, in the order of the texts `welcome_1` to `welcome_4`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal
@@ -25,6 +26,9 @@ from ui.server.logs import log_event, reply_fields
 from ui.server.metrics import Metrics
 from ui.server.origins import Origins
 from ui.server.work import SENDER, WorkPool
+from ui.studio.served import Results
+from ui.studio.studio import Studio
+from ui.studio.view import StudioView
 
 
 class Health(BaseModel):
@@ -40,7 +44,8 @@ def create_app(
 ) -> FastAPI:
     """Return the whole server as an ASGI application.
 
-    Its `state` has `workers` (by checkpoint name), `limits`, and `on_reply`, which the page calls after each reply.
+    Its `state` has `workers` (by checkpoint name), `limits`, `studio`, and `on_reply`, which the page calls after each
+    reply.
 
     Args:
         bots: Bots to serve, the default one first. Each gets a worker that decodes for all clients.
@@ -48,7 +53,7 @@ def create_app(
         safety: Rules for all bots instead of each bot's rules. The bots that you pass are not changed.
 
     Raises:
-        XianliaoError: Two checkpoints have the same name.
+        XianliaoError: Two checkpoints have the same name, or the folder of the training view is in use.
     """
     bots = [bots] if isinstance(bots, Chatbot) else list(bots)
     options = ServeOptions() if options is None else options
@@ -58,18 +63,26 @@ def create_app(
         if names.count(name) > 1:
             raise XianliaoError(f"Duplicate checkpoint name {name!r}. Names must be unique.")
     pool = WorkPool()
-    workers = {bot.name: Worker(bot, run=pool.run, sender=SENDER.get) for bot in bots}
+
+    def make_worker(bot: Chatbot) -> Worker:
+        return Worker(bot, run=pool.run, sender=SENDER.get)
+
+    workers = {bot.name: make_worker(bot) for bot in bots}
+    studio = None if options.studio is None else Studio(options.studio)
     metrics, access = Metrics(workers.values()), Access(options.auth, options.api_keys)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        if studio is not None:
+            await asyncio.to_thread(studio.close)
         for worker in workers.values():
             worker.close(1)
         pool.close()
 
     app = FastAPI(title="xianliao", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.workers = workers
+    app.state.studio = studio
     app.state.on_reply = reply_recorder(metrics, options)
     origins = Origins(frozenset(options.hosts), frozenset(options.allow_origins))
     limits = app.state.limits = Limits(options, access, metrics, RateLimit(options.rate_limit), origins, pool=pool)
@@ -81,7 +94,10 @@ def create_app(
     async def healthz() -> Health:  # needs none of the threads that long requests occupy
         return Health(status="ok", checkpoint=bots[0].name, version=__version__)
 
-    limits.page = mount_page(app, workers, options, app.state.on_reply, pool)
+    view = None
+    if studio is not None and options.studio is not None:
+        view = StudioView(studio, workers, Results(workers, make_worker, options.studio).add, pool)
+    limits.page = mount_page(app, workers, options, app.state.on_reply, pool, view)
     return app
 
 

@@ -19,8 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ui.api.schemas import ApiError, as_api_error, to_response
 from ui.server import page_routes
 from ui.server.limits import BodyReader, Limits
-from ui.server.logs import log_event
+from ui.server.logs import EqualLines, log_event
 from ui.server.work import SENDER, OverloadError
+from ui.studio.options import check_local
 
 PAGE_SHARE = 0.1
 """Cost of one request of the page, in requests: one message on the page takes several."""
@@ -86,7 +87,7 @@ class Gate:
                 await self.app(scope, _replay(body, receive), send_secured)
         finally:
             reader.release()
-            _log(scope, record, time.perf_counter() - started)
+            _log(scope, record, time.perf_counter() - started, self.limits.refused_lines)
 
     def _check_origin(self, scope: Scope, headers: Headers) -> Response | None:
         """Check that the request means this server; return the answer to a CORS preflight.
@@ -99,6 +100,8 @@ class Gate:
             raise ApiError(
                 503, "The server is shutting down. Try again after it has restarted.", "server_error", "closing"
             )
+        if limits.options.studio is not None:
+            check_local(scope, headers)
         limits.origins.check_host(headers)
         if (answer := limits.origins.preflight(scope, headers)) is not None:
             return Response(status_code=204, headers=answer)
@@ -233,10 +236,11 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _log(scope: Scope, record: Record, seconds: float) -> None:
+def _log(scope: Scope, record: Record, seconds: float, refused_lines: EqualLines) -> None:
     """Write one line for an API request or a failed request; the many files of the page get none.
 
-    The route is a pattern, not a path, because a client chooses the text of a path.
+    The route is a pattern, not a path, because a client chooses the text of a path. Equal lines about refused requests of
+    one client are throttled.
     """
     path = scope["path"]
     if not path.startswith("/v1/") and record.status < 400:
@@ -246,4 +250,7 @@ def _log(scope: Scope, record: Record, seconds: float) -> None:
     event = "reply" if "tokens" in record.fields else "request"
     method = scope["method"] if scope["method"] in METHODS else "other"  # a client chooses this text, too
     request = {"method": method, "route": route, "status": record.status, "seconds": round(seconds, 4)}
-    log_event(event, level, **request, **record.fields)
+    if record.status < 400 or event == "reply":
+        log_event(event, level, **request, **record.fields)
+    else:
+        refused_lines.log((scope.get("client") or ("?",))[0], event, level, **request, **record.fields)

@@ -14,6 +14,7 @@ from starlette.types import Message, Receive
 from ui.api.schemas import ApiError
 from ui.options import ServeOptions
 from ui.server.access import Access
+from ui.server.logs import EqualLines
 from ui.server.metrics import Metrics
 from ui.server.origins import Origins
 from ui.server.page_routes import PageRules
@@ -35,7 +36,7 @@ class RateLimit:
     """Requests per minute of each sender: a bucket that is full at first and fills evenly.
 
     Args:
-        per_minute: Size of the bucket; 0 allows everything.
+        per_minute: Requests per minute, which is also the size of the bucket; 0 means no limit.
         clock: Function that returns seconds.
     """
 
@@ -94,6 +95,7 @@ class Limits:
         origins: Names of this server and web sites that may use it.
         page: Functions and log-ins of the mounted page.
         pool: Threads for work on texts and large bodies.
+        refused_lines: Throttle of the log lines about refused requests.
         closing: Whether the server shuts down and refuses new requests.
     """
 
@@ -104,6 +106,7 @@ class Limits:
     origins: Origins = field(default_factory=Origins)
     page: PageRules = field(default_factory=PageRules)
     pool: WorkPool = field(default_factory=WorkPool)
+    refused_lines: EqualLines = field(default_factory=EqualLines)
     closing: bool = False
 
     def __post_init__(self) -> None:

@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 import traceback
+from collections import OrderedDict
+from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Literal
@@ -23,6 +25,7 @@ from chatbot.chat.bot import Reply
 
 LOGGER = logging.getLogger("xianliao.serve")
 MAX_WAITING_LINES = 1000
+EQUAL_LINES_PER_MINUTE, MAX_COUNTED_LINES = 10, 10_000
 LogFormat = Literal["auto", "json", "text"]
 _SALT = secrets.token_bytes(16)
 
@@ -66,6 +69,54 @@ def salted_hash(text: str) -> str:
     return sha256(_SALT + text.encode("utf-8", "replace")).hexdigest()[:12]
 
 
+class EqualLines:
+    """Throttle of the equal lines that one client causes: the first few of a minute are written, then one with their number.
+
+    Args:
+        per_minute: Lines that are written.
+        clock: Function that returns seconds.
+    """
+
+    def __init__(self, per_minute: int = EQUAL_LINES_PER_MINUTE, clock: Callable[[], float] = time.monotonic):
+        self.per_minute, self._clock = per_minute, clock
+        self._counts: OrderedDict[tuple, list[float]] = OrderedDict()  # (client, line) -> [end of its minute, count]
+
+    def log(self, client: str, event: str, level: str = "info", **fields: object) -> None:
+        """Write a line, unless this client has caused too many equal ones.
+
+        Args:
+            client: Address of the client. It is not written.
+            event: Event of the line.
+            level: Level of the line.
+            fields: Fields of the line. Lines are equal if all fields but `seconds` are.
+        """
+        now = self._clock()
+        self._report(now)
+        line = (event, level, *sorted((name, str(value)) for name, value in fields.items() if name != "seconds"))
+        counted = self._counts.setdefault((client, line), [now + 60, 0])
+        counted[1] += 1
+        if counted[1] <= self.per_minute:
+            log_event(event, level, **fields)
+        if len(self._counts) > MAX_COUNTED_LINES:
+            self._report(now, at_least=1)
+
+    def _report(self, now: float, at_least: int = 0) -> None:
+        """Forget lines whose minute is over, and at least so many, and write how many of each were left out."""
+        while self._counts:
+            key, (ends, count) = next(iter(self._counts.items()))
+            _, (event, level, *fields) = key
+            if ends > now and at_least <= 0:
+                return
+            del self._counts[key]
+            at_least -= 1
+            if count > self.per_minute:
+                log_event(event, level, **dict(fields), equal_lines=int(count) - self.per_minute)
+
+    def finish(self) -> None:
+        """Write how many lines were left out until now."""
+        self._report(0.0, at_least=len(self._counts))
+
+
 class LineFormatter(logging.Formatter):
     """Formats records as lines of JSON or text.
 
@@ -97,10 +148,15 @@ class LineFormatter(logging.Formatter):
             frames = traceback.extract_tb(error.__traceback__)
             fields["where"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-12:]]
         if self.as_json:
-            return json.dumps(fields, ensure_ascii=False, default=str)
+            return _escaped(json.dumps(fields, ensure_ascii=False, default=str))
         words = " ".join(f"{name}={value}" for name, value in fields.items() if name not in ("time", "level", "event"))
         line = " ".join(filter(None, (when, fields["level"], event, words)))
         return "".join(character if character.isprintable() else " " for character in line)  # one line, no escapes
+
+
+def _escaped(line: str) -> str:
+    """Return a line of JSON with escapes for controls, line separators and marks that change the direction of writing."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def warning_place(text: str) -> str:

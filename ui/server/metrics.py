@@ -30,11 +30,11 @@ class Metrics:
         )
         self.errors = Counter("xianliao_errors", "Requests that got no reply, by status", ["status"], registry=registry)
         live = Gauge("xianliao_live_replies", "Replies being decoded", registry=registry)
-        live.set_function(lambda: sum(worker.busy_rows for worker in workers))
+        live.set_function(lambda: sum(worker.busy_rows for worker in list(workers)))
         waiting = Gauge("xianliao_waiting_replies", "Replies in the queue", registry=registry)
-        waiting.set_function(lambda: sum(len(worker.waiting) for worker in workers))
+        waiting.set_function(lambda: sum(len(worker.waiting) for worker in list(workers)))
         remembered = Gauge("xianliao_remembered_bytes", "Memory of the states kept after turns", registry=registry)
-        remembered.set_function(lambda: sum(worker.bot.snapshots.bytes for worker in workers))
+        remembered.set_function(lambda: sum(worker.bot.snapshots.bytes for worker in list(workers)))
 
     def count_reply(self, model: str, reply: Reply, reason: str | None = None) -> None:
         """Count a reply that has ended; `reason` replaces the reply's own reason."""

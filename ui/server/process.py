@@ -118,6 +118,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new requests, let replies end, then close all connections."""
         self._limits.closing = True
+        self._limits.refused_lines.finish()
         log_event("closing")
         await drain(self._workers)
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # cancelling tasks is intended here

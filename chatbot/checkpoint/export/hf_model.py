@@ -85,9 +85,9 @@ class XianliaoForChat(XianliaoForCausalLM):
             inputs: Prompts int64 `[B, T]`, padded on the left; also as `input_ids`. They end with the [SEP] of the
                 message.
             generation_config: Used instead of the model's.
-            logits_processor: Further rules; they run before ours.
+            logits_processor: Further rules; they run before this project's rules.
             *args: Further arguments of transformers.
-            tokenizer: For the bytes of the tokens; by default the one in the folder of the model.
+            tokenizer: Tokenizer that gives the bytes of each token; default: the tokenizer in the model's folder.
             **kwargs: Settings and arguments of transformers.
 
         Returns:

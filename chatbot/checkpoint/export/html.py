@@ -19,12 +19,13 @@ PAGE = Path(__file__).with_name("page")
 def export_html(
     bot_folder: str | Path, path: str | Path, safety: Safety | Literal["default"] | None = "default"
 ) -> None:
-    """Write the page of a checkpoint; the same checkpoint, versions of Python and OpenCC, and zig give the same file.
+    """Write the page of a checkpoint. The file is the same for the same checkpoint and the same versions of Python,
+    OpenCC and zig.
 
     Args:
         bot_folder: Checkpoint folder.
         path: File to write.
-        safety: Rules for people in need that go into the page; None leaves them out, `default` takes the package's.
+        safety: Rules for people in crisis that go into the page; None leaves them out, `default` takes the package's.
 
     Raises:
         CheckpointError: The checkpoint has parts that the runtime does not have.

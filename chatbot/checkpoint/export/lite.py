@@ -33,7 +33,7 @@ from chatbot.safety import Safety, default_safety
 from chatbot.storage import read_json
 from chatbot.text.tokenizer import DialogueTokenizer
 
-MAGIC, VERSION = b"xianliao", 2
+MAGIC, VERSION = b"xianliao", 3
 HEADER_BYTES, ALIGNMENT, TILE_ROWS = 512, 64, 16
 LAYER_TYPES = ("linear_elu1", "sliding_softmax")
 """Layers that the runtime computes."""
@@ -46,8 +46,8 @@ SETTINGS = (
 """Decoding settings in the order of the file and of chatbot/native/runtime/runtime.h."""
 
 OTHER_SETTINGS = frozenset(("method", "banned_words", "script", "beams", "top_logprobs"))
-"""Settings that the file has in another form, that belong to beam search, or that change no reply. A checkpoint that uses
-any other setting is refused."""
+"""Settings that are not in the list: the file stores them in another form, they belong to beam search, or they do not
+change a reply. A checkpoint that uses any other setting is refused."""
 
 
 def export_lite(
@@ -58,7 +58,7 @@ def export_lite(
     Args:
         bot_folder: Checkpoint folder.
         path: File to write.
-        safety: Rules for people in need that go into the file; None leaves them out, `default` takes the package's.
+        safety: Rules for people in crisis that go into the file; None leaves them out, `default` takes the package's.
 
     Raises:
         CheckpointError: The checkpoint has parts that the runtime does not have.
@@ -211,14 +211,14 @@ def _floats(tensor: torch.Tensor) -> np.ndarray:
 def _matrix(
     weight: torch.Tensor, bias: torch.Tensor | None, rounded: torch.Tensor | None = None
 ) -> Iterator[np.ndarray]:
-    """Yield packed weights, scales, sums and, if there is one, the bias of a matrix `[R, C]`.
+    """Yield the packed weights, scales and sums of a matrix `[R, C]`, and its bias if it has one.
 
     Raises:
         CheckpointError: The int8 rows differ from those of `rounded`, which are used for the token embeddings.
     """
     packed, scale = (part.numpy() for part in round_rows(weight))
     if rounded is not None and not np.array_equal(packed, rounded.numpy()):
-        raise CheckpointError("The int8 token embeddings are not of full range. Write the checkpoint again.")
+        raise CheckpointError("The int8 token embeddings do not use the full int8 range. Write the checkpoint again.")
     rows, columns = packed.shape
     packed = np.pad(packed, ((0, -rows % TILE_ROWS), (0, -columns % 4)))
     yield np.ascontiguousarray(packed.reshape(-1, TILE_ROWS, packed.shape[1] // 4, 4).transpose(0, 2, 1, 3))

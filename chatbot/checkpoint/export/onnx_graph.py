@@ -36,14 +36,14 @@ from chatbot.text.tokenizer import TOKENIZER_FILE
 STEP, STEP_INT8, LINEAR = "model.onnx", "model_int8.onnx", "model_opset27.onnx"
 STEP_OPSET, LINEAR_OPSET = 18, 27
 DERIVED = ("positions", "keep")
-"""Parts of a window's state that the number of tokens tells."""
+"""Parts of a window's state that follow from the number of tokens read."""
 
 WITHOUT_OPERATOR = ("gated_delta",)
-"""Mixers that the step graph has and `model_opset27.onnx` has not."""
+"""Mixers that the step graph supports and `model_opset27.onnx` does not."""
 
 EXPERIMENTAL = ("linear_efficient", "synthesizer")
 MIN_QUANTIZED = 4096
-"""Smallest matrix, in numbers, that is stored as int8."""
+"""Minimum number of elements of a matrix that is stored as int8."""
 
 README = Path(__file__).with_name("onnx.md")
 
@@ -53,7 +53,8 @@ class StatefulGraph(nn.Module):
 
     Attributes:
         names: Layer and name of each tensor of the state.
-        shapes: Their shapes for one dialogue that has read no token; the growing length of softmax attention is 0.
+        shapes: Shapes of the state tensors of one dialogue before its first token; the growing dimension of softmax
+            attention is 0.
     """
 
     def __init__(self, model: XianliaoForCausalLM):
@@ -214,7 +215,7 @@ def trace(graph: StatefulGraph, tokens: int) -> onnx.ModelProto:
 def quantize(graph: onnx.ModelProto) -> None:
     """Store the matrices of a graph as int8 with one fp32 scale per row of the checkpoint's matrix, in place.
 
-    The products are computed in fp32 all the same: a runtime multiplies out the constants when it loads the graph.
+    The products are still computed in fp32, because a runtime converts the constants to fp32 when it loads the graph.
     DequantizeLinear would allow onnxruntime to round the activations as well, which changes logits by about 1.
     """
     initializers = {tensor.name: tensor for tensor in graph.graph.initializer}

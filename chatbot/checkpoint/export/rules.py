@@ -18,16 +18,16 @@ from chatbot.safety.rules import ASKING, KINDS
 from chatbot.safety.words import split_words
 
 IDENTITY, SEPARATOR, SHIFTED, POOL, ALNUM = 0, 1, 2, 3, 256
-"""Codes for how a range of characters is folded: to itself, to a separator, by adding a distance, to letters of the pool;
-and a flag: alphanumeric."""
+"""Codes that say how a range of characters is folded: unchanged, to a separator, by adding an offset, or to letters of
+the pool. A flag marks alphanumeric characters."""
 
 SAME_PLANES = range(0x40000, 0x110000)
-"""Planes whose characters all fold in the same way, because no character in them except the tags has a meaning."""
+"""Unicode planes whose characters all fold in the same way: no character in them has a meaning, except the tags."""
 
 LIMITS = (
     *(phrases.GAP, phrases.LATIN_GAP, phrases.SPELLED_OUT, folding.FILLER),
     *(classifier.SHORT_LETTERS, classifier.LONG_LETTERS, classifier.FEWEST_LETTERS, classifier.MOST_LETTERS),
-    classifier.FEW_PARTS,
+    *(classifier.FEW_PARTS, classifier.SIDE_LETTERS),
 )
 """Numbers of the rules, in the order of chatbot/native/runtime/safety.c."""
 
@@ -50,7 +50,7 @@ def safety_bytes(safety: Safety) -> bytes:
     """Return safety rules as the runtime reads them.
 
     Raises:
-        CheckpointError: The rules replace words of messages, which the runtime does not.
+        CheckpointError: The rules replace words in messages, which the runtime does not support.
     """
     if safety.mode == "replace" and safety.words_in.lines:
         raise CheckpointError("The lite runtime cannot replace words in messages. Set words_in to refuse or off.")

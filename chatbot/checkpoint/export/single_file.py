@@ -5,7 +5,7 @@ source is copied with its comments; only three things change:
 
 * Imports between our modules disappear. A name that two modules define gets the name of its module as a prefix, and
   `module.name` becomes that name.
-* An `if` whose test asks for a module of `sources.LEFT_OUT` is dropped with its block.
+* An `if` whose test uses a module of `sources.LEFT_OUT` is removed together with its block.
 * Statements that bind no name, such as registrations, are left out.
 
 The result is a function of the sources alone.
@@ -37,7 +37,7 @@ class SingleFile:
 
     Attributes:
         text: Its content.
-        names: Its name for each definition of our modules.
+        names: For each definition in our modules, its name in the exported file.
     """
 
     text: str
@@ -185,7 +185,7 @@ def _removal(module: Module, node: ast.AST) -> Edit:
 
 
 def _check_not_shadowed(module: Module, statement: Statement, renamed: set[str]) -> None:
-    """Check that no local name equals a name that is replaced; replacing it would be wrong."""
+    """Check that no local variable has the name of a definition that is renamed: it would be renamed too."""
     local = set()
     for node in module.nodes(statement):
         if isinstance(node, ast.arg):

@@ -1,4 +1,4 @@
-"""Our modules as source text: their statements, the names that these bind, and where the names that they use are defined."""
+"""Source text of our modules: statements, the names that each one binds, and the definitions of the names it uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeGuard
 
 PACKAGE = "chatbot"
 LEFT_OUT = frozenset({"chatbot.native.library"})
-"""Modules that only speed up others and need a compiler."""
+"""Modules that the exported file omits: they only make others faster, and they need a compiler."""
 
 Definition = ast.FunctionDef | ast.ClassDef
 
@@ -55,7 +55,7 @@ class Module:
     dropped: set[ast.AST] = field(default_factory=set)
 
     def nodes(self, statement: Statement) -> Iterator[ast.AST]:
-        """Yield the nodes of a statement without those that are dropped."""
+        """Yield the nodes of a statement, without the nodes in `dropped`."""
         waiting: list[ast.AST] = [statement.node]
         while waiting:
             node = waiting.pop()
@@ -98,7 +98,7 @@ def read_module(name: str) -> Module:
             isinstance(part, ast.Name) and module.own.get(part.id, Target("", "")).module in LEFT_OUT
             for part in ast.walk(node.test)
         ):
-            assert not node.orelse, f"{name}: an `if` with a module that is left out has an else"
+            assert not node.orelse, f"{name}: an `if` that tests a module of LEFT_OUT has an else. Remove the else."
             module.dropped.add(node)
     previous_end = 0
     for index, statement in enumerate(tree.body):
@@ -134,7 +134,7 @@ def _type_imports(tree: ast.Module) -> Iterator[ast.stmt]:
 
 
 def _bound_names(statement: ast.stmt) -> frozenset[str]:
-    """Return the names that a statement defines or changes: of an assignment, also the object whose part it sets."""
+    """Return the names that a statement defines or changes; assigning to an attribute or item changes the object."""
     if isinstance(statement, Definition):
         return frozenset({statement.name})
     if not isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.For)):

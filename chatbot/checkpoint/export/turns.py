@@ -34,11 +34,11 @@ KINDS = {WHITE: 2, INVISIBLE: 4, EMOJI: 8, KEYCAPS: 16, CJK: 32}
 
 ASSIGNED = 0x40000
 ALIKE = ((ASSIGNED, 0xE0000), (0xE0000, 0x110000))
-"""Code points without characters, and of tags, selectors and private characters: all of one kind each."""
+"""Ranges of code points whose members all have the same kinds: unassigned ones, tags, selectors, private characters."""
 
 
 def turn_tables(script: Script) -> bytes:
-    """Return the tables for a checkpoint with this setting `script`.
+    """Return the tables for a checkpoint whose setting `script` has this value.
 
     Raises:
         CheckpointError: The dictionaries of the installed OpenCC cannot be read.
@@ -80,7 +80,7 @@ def opencc_stages(conversion: str) -> tuple[dict[str, str], ...]:
     Each converts the longest text that begins at a place. They are read with `opencc_dict`, which OpenCC brings along.
 
     Raises:
-        CheckpointError: The files are others than those of OpenCC 1.4.
+        CheckpointError: The files differ from those of OpenCC 1.4.
     """
     import opencc
 
@@ -110,7 +110,7 @@ def _files_of(dictionary: Mapping) -> Iterator[str]:
 
 
 def _read_dictionary(program: Path, path: Path) -> dict[str, str]:
-    """Return the entries of an OpenCC dictionary, of several possible values the first.
+    """Return the entries of an OpenCC dictionary; if an entry has several values, the first one is used.
 
     Raises:
         CheckpointError: It cannot be read.
@@ -139,7 +139,7 @@ def _stage(entries: Mapping[str, str], spares_descriptions: bool = False) -> byt
         spares_descriptions: Whether ideographic description sequences are left as they are.
 
     Raises:
-        CheckpointError: A value has another length than its key.
+        CheckpointError: A value and its key differ in length.
     """
     index: list[tuple[int, int]] = []
     points: list[int] = []

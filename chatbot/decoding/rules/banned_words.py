@@ -12,7 +12,7 @@ import torch
 from chatbot.safety.words import split_words
 
 UNFINISHED_BYTES = 8
-"""Extra bytes of a reply to look at, because bytes of an unfinished character are dropped."""
+"""Number of further bytes to keep at the end of a reply, because the bytes of an unfinished character are dropped."""
 
 
 class BannedWords:
@@ -22,8 +22,8 @@ class BannedWords:
     even if its characters are spelled byte by byte. ASCII letters match in both cases; other letters match as written,
     in lower case, in upper case and capitalised.
 
-    An exception (`!妈妈的` for 妈的) allows the word where the reply ends with the whole exception. A word with exceptions
-    therefore needs a look at the text before it; only the tokens that would complete the word are examined.
+    An exception (`!妈妈的` for 妈的) allows the word where the reply ends with the whole exception. For a word with
+    exceptions, the rule therefore also checks the text before the word, but only for tokens that would complete it.
 
     Args:
         words: Banned words, and exceptions that begin with `!`.
@@ -74,7 +74,7 @@ class BannedWords:
         return torch.tensor(harmful, dtype=torch.int64)
 
     def _is_harmful(self, text: bytes, shown: int) -> bool:
-        """Whether a banned word ends after the first `shown` bytes of the text and outside of every exception."""
+        """Whether the text has a banned word that ends after the first `shown` bytes and is not inside an exception."""
         text = text.decode("utf-8", "ignore").encode()
         for word, exceptions in self._guarded.items():
             start = text.find(word, max(0, shown - len(word) + 1))
@@ -89,7 +89,7 @@ class BannedWords:
         return False
 
     def _last_bytes(self, reply: Sequence[int]) -> bytes:
-        """Return the last bytes of a reply, as many as a word or exception can need."""
+        """Return the last bytes of a reply: as many as the longest banned word or exception can cover."""
         tail = b""
         for token in reversed(reply):
             if len(tail) >= self.max_prefix_bytes + UNFINISHED_BYTES:

@@ -20,9 +20,9 @@ from typing import Literal
 import torch
 
 StopReason = Literal["eos", "floor", "limit", "stopped", "safety"]
-"""Why a reply ended: `eos` the model ended it; `floor` without the floor the same random draw would not have been EOS;
-`limit` EOS was forced; `stopped` the user stopped it; `safety` it is a fixed text and not of the model
-(`chatbot.safety`)."""
+"""Why a reply ended. `eos`: the model ended it. `floor`: the floor ended it; without the floor, the same random draw
+would have given another token. `limit`: EOS was forced at the length limit. `stopped`: the user stopped it. `safety`:
+it is a fixed text (`chatbot.safety`), not a reply of the model."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class EosFloor:
     """The two parameters of the floor.
 
     Attributes:
-        start_tokens: t0, number of reply tokens without a floor.
+        start_tokens: t0, the number of reply tokens after which the floor begins.
         delta_tokens: delta, number of tokens after t0 until EOS has half of the mass.
     """
 

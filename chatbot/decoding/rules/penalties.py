@@ -2,9 +2,9 @@
 
     logit(v) -= presence 1[c(v) > 0] + frequency c(v) - bias(v),        c(v): times that the reply so far has v
 
-The rules come before temperature, EOS floor and truncation, and after the tokens that are not allowed, which keep -inf. EOS
-is never part of a reply, so only a bias can change it. The floor gives EOS its least probability for all logits, so
-the bound on the length of a reply holds for every value.
+The rules come before temperature, EOS floor and truncation, and after the tokens that are not allowed, which keep -inf.
+EOS is never part of a reply, so only a bias can change it. The floor ensures its minimum probability of EOS for any
+logits, so the bound on the reply length holds for every value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Penalties:
 
     Attributes:
         presence: Loss of every token that the reply has.
-        frequency: Loss of a token for each time that the reply has it.
+        frequency: Nats that a token's logit loses for each time that the token occurs in the reply.
         bias: (token id, gain) pairs.
     """
 

@@ -18,10 +18,11 @@ CACHED_BEGINNINGS = 256
 """Number of unfinished characters whose continuations are cached."""
 
 LAST_READABLE = 0x3FFFF
-"""Unicode has no readable character from here on, only tags, selectors and private ones; the search for one can stop."""
+"""From this code point on, Unicode has only tags, selectors and private characters, so a search for readable ones stops
+here."""
 
 _SIZES = ((0xC2, 0xDF, 2), (0xE0, 0xEF, 3), (0xF0, 0xF4, 4))
-"""First bytes of UTF-8 characters and their numbers of bytes."""
+"""First bytes of UTF-8 characters, and the number of bytes of the character."""
 
 
 class ReadableText:
@@ -100,7 +101,7 @@ def readable_text(pieces: tuple[bytes, ...], keeps_lines: bool) -> ReadableText:
 
 
 def _code(character: bytes) -> int:
-    """Return the number that the bits of a UTF-8 sequence spell, also of one that is not a character."""
+    """Return the code point that a UTF-8 sequence encodes, even if it is not a valid character."""
     code = character[0] & (0xFF >> (len(character) + 1))
     for byte in character[1:]:
         code = code << 6 | byte & 0x3F

@@ -1,8 +1,8 @@
 """Rules that penalize repetition within a reply and of earlier replies; none changes the logit of EOS.
 
-They change the logits before temperature and floor, so the bound on the length of a reply holds: probability that they
-take from other tokens can only bring the end nearer. (The rules of these names in transformers count the prompt as well
-and penalise EOS.)
+They change the logits before temperature and floor, so the bound on the length of a reply holds: they take probability
+only from tokens other than EOS, which can only make the end come sooner. (The rules of these names in transformers
+count the prompt as well and penalise EOS.)
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ MAX_DRY_TOKENS = 50
 """Maximum length of a repeated sequence that DRY counts, so that a step takes linear time."""
 
 MAX_DRY_NATS = 50.0
-"""Maximum loss by DRY: a factor of 2e-22, as good as forbidden, which spoils no later rule's mean or deviation."""
+"""Maximum nats that DRY subtracts: a factor of 2e-22, which in effect forbids the token, but keeps the logits finite
+for the means and deviations of later rules."""
 
 
 def last_replies(turns: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
@@ -93,9 +94,9 @@ class RepetitionRules:
 class Dry:
     """DRY ("don't repeat yourself", p-e-w, github.com/oobabooga/text-generation-webui, pull request 5677).
 
-    If the last n tokens stand before an earlier v, the logit of v loses multiplier * base^(n - allowed) nats, for the
-    largest such n >= allowed. The text is the reply and the bot's last replies, each by itself, so no token needs to break
-    sequences; the original counts the whole prompt.
+    If the last n tokens also occur directly before an earlier v, the logit of v loses multiplier * base^(n - allowed)
+    nats; n >= allowed is the largest number for which this is true. The text is the reply and the bot's last replies,
+    each by itself, so no token needs to break sequences; the original counts the whole prompt.
 
     Attributes:
         multiplier: Loss in nats at n = allowed.
@@ -128,7 +129,7 @@ class Dry:
         return math.exp(min(nats, math.log(MAX_DRY_NATS)))
 
     def _matched(self, reply: Sequence[int], before: Sequence[Sequence[int]]) -> dict[int, int]:
-        """Return, for each token that followed the last token before, the largest number of matching tokens before it."""
+        """Return, for each token that once followed the last token, the most tokens that match before it."""
         longest: dict[int, int] = {}
         for text in (reply, *before):
             for place in range(1, len(text)):

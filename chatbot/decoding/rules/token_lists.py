@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from chatbot.errors import ReplySettingsError, shown
 from chatbot.safety.words import lost_exceptions
@@ -18,7 +19,15 @@ def checked_words(words: object) -> tuple[str, ...]:
     Raises:
         ReplySettingsError: They cannot be used.
     """
-    if not isinstance(words, Sequence) or isinstance(words, str) or not all(map(_is_word, words)):
+    if not isinstance(words, Sequence) or isinstance(words, str) or not all(isinstance(word, str) for word in words):
+        raise ReplySettingsError(f"Decoding: banned_words must be a list of words, got {shown(words)}.")
+    return _checked(tuple(words))
+
+
+@lru_cache(8)
+def _checked(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Check the same list once, not for every request."""
+    if not all(map(_is_word, words)):
         raise ReplySettingsError(f"Decoding: banned_words must be a list of words, got {shown(words)}.")
     stripped = tuple(word.strip() for word in words)
     if lost := lost_exceptions(stripped):
@@ -48,5 +57,5 @@ def checked_bias(bias: object) -> tuple[tuple[int, float], ...]:
     return tuple((token, float(value)) for token, value in pairs)
 
 
-def _is_word(word: object) -> bool:
-    return isinstance(word, str) and bool(word.strip()) and valid_text(word) == word
+def _is_word(word: str) -> bool:
+    return bool(word.strip()) and valid_text(word) == word

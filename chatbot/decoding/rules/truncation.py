@@ -17,7 +17,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from chatbot.decoding.settings import ReplySettings
 
 NUCLEUS_SEARCH_TOKENS = 1024
-"""Number of best tokens that are sorted first to find a nucleus; all tokens are sorted if they do not suffice."""
+"""A nucleus is first searched among this many of the best tokens; only if it is larger, all tokens are sorted."""
 
 
 class ConsistentTopK(LogitsProcessor):
@@ -103,8 +103,8 @@ class ConsistentTopP(LogitsProcessor):
 class ConsistentTopNSigma(LogitsProcessor):
     """Keep tokens with l(v) >= max l - n sigma (Tang et al., arXiv 2411.07641, equation 5), and EOS.
 
-    sigma is the standard deviation of the logits of all tokens that are allowed, so the rule comes before all others. It
-    does not depend on the temperature.
+    sigma is the standard deviation of the logits of all allowed tokens, so the rule must run before the other
+    truncation rules. Its result does not depend on the temperature.
     """
 
     def __init__(self, top_n_sigma: float, eos_id: int | None):
@@ -124,10 +124,11 @@ class ConsistentTopNSigma(LogitsProcessor):
 class ConsistentXtc(LogitsProcessor):
     """XTC ("exclude top choices", p-e-w, github.com/oobabooga/text-generation-webui, pull request 6335), without EOS.
 
-    With a probability, all tokens with p(v) >= threshold but the least likely of them are left out. The rule chooses among
-    words alone: EOS is never left out and keeps its probability, because the other words get the mass of the tokens
-    that are left out. So the floor's lower bound of p(EOS) holds, and replies become neither shorter nor longer by it. (The
-    original skips a step in which EOS would be left out; otherwise it makes EOS more likely.)
+    With the given probability, a step leaves out all tokens with p(v) >= threshold except the least likely of them. The
+    rule chooses among words alone: EOS is never left out and keeps its probability, because the other words get the
+    mass of the tokens that are left out. So the floor's lower bound of p(EOS) holds, and the rule does not change how
+    long replies are. (The original does nothing in a step in which EOS would be left out; in all other steps it raises
+    p(EOS).)
 
     Args:
         probability: Probability of a step to be changed.

@@ -1,4 +1,5 @@
-"""Measurement of sense without a judge: does a model pick the true reply and the true history among others?"""
+"""Measurement without a judge of whether a model makes sense: it has to pick the true reply, or history, among
+others."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ EARLIER_TURNS = 4
 def reply_hits(bot: Chatbot, contexts: Sequence[Context], seed: int = 0) -> dict[str, Any] | None:
     """Return how often the true reply has the highest log p(r | c) - log p(r) among `CHOICES` replies.
 
-    The difference is the pointwise mutual information of context and reply, which a reply that fits every context does
-    not win.
+    The difference is the pointwise mutual information of context and reply. A reply that fits every context has no
+    advantage in it.
 
     Returns:
         `hits` and `interval` of the share, and `contexts`; None with fewer than `CHOICES` contexts.
@@ -53,10 +54,11 @@ def reply_hits(bot: Chatbot, contexts: Sequence[Context], seed: int = 0) -> dict
 
 
 def history_hits(bot: Chatbot, contexts: Sequence[Context], seed: int = 0) -> dict[str, Any] | None:
-    """Return how often the true reply, from turn 6 on, is likelier after its own history than after others'.
+    """Return how often a true reply (turn 6 or later) is likeliest after its true history, among histories of other
+    replies.
 
-    The message before the reply stays; the turns before the message are exchanged. A model that looks at the message
-    alone is right in one case of ten.
+    The message before the reply is kept; only the turns before that message are replaced. A model that looks at the
+    message alone is right in one case of ten.
 
     Returns:
         `hits` and `interval` of the share, and `contexts`; None with fewer than `CHOICES` contexts that are long enough.

@@ -35,7 +35,7 @@ INSTRUCTIONS = """你是一位严格的评委。下面是一段两个人的日�
 
 
 class JudgeError(XianliaoError):
-    """A judge that cannot be asked, or does not answer as asked."""
+    """The judge cannot be reached, or its answer does not have the required form."""
 
 
 Ask = Callable[[str], str]
@@ -94,7 +94,7 @@ def rate(key: Key, sheet: int, ask: Ask, path: Path, pause: float = 1.0) -> None
     """Let a judge rate a sheet and append the ratings to a file; rows that the file holds are not asked again.
 
     Args:
-        key: The key; of it the judge sees contexts and replies.
+        key: The key; the judge sees only its contexts and replies.
         sheet: Number of the sheet.
         ask: The judge.
         path: File of the ratings.
@@ -132,7 +132,7 @@ def _rated(path: Path) -> set[int]:
 
 
 def _ask(ask: Ask, context: Sequence[str], replies: Sequence[str], pause: float) -> list[int]:
-    """Ask until the judge answers as asked, at most `ATTEMPTS` times."""
+    """Ask until the judge's answer has the required form, at most `ATTEMPTS` times."""
     question = question_of(context, replies)
     for attempt in range(ATTEMPTS):
         try:

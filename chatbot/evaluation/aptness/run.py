@@ -35,7 +35,7 @@ def write_aptness_sheets(
     seed: int = 0,
     max_choices: int = CHOICES_DEFAULT,
 ) -> list[Path]:
-    """Let all systems reply to held-out contexts; write rating sheets, their key and the choices without a judge.
+    """Let all systems reply to held-out contexts. Write the rating sheets, their key, and the results of `choosing`.
 
     Args:
         bots: The checkpoints.
@@ -45,7 +45,7 @@ def write_aptness_sheets(
         max_contexts: Maximum number of contexts of each set.
         sheets: Number of sheets, one for each judge, in different orders.
         seed: Context i is answered with seed `seed + i`; the orders depend on it as well.
-        max_choices: Maximum number of dialogues of each set for the choices without a judge; 0 for none.
+        max_choices: Maximum number of dialogues of each set for the measurement of `choosing`; 0 skips it.
 
     Returns:
         The HTML pages of the sheets.

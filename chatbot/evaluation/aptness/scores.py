@@ -19,7 +19,7 @@ HIGHEST = 2
 """Highest score: 0 does not fit the context, 1 acceptable, 2 apt."""
 
 Scores = dict[int, list[float]]
-"""By number of the row: one score for each of the row's distinct replies, in the order of the key."""
+"""For each row id: one score per distinct reply of the row, in the order of the key."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def read_scores(path: Path, key: Key) -> Judge:
     A later line for the same row replaces an earlier one.
 
     Raises:
-        FileError: A line does not belong to a sheet of this key, or is damaged; no line is left.
+        FileError: A line is damaged or does not belong to a sheet of this key, or the file has no ratings.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -184,13 +184,14 @@ def _common(a: Mapping[int, list[float]], b: Mapping[int, list[float]]) -> tuple
 def weighted_kappa(a: Sequence[float], b: Sequence[float]) -> float | None:
     """Return Cohen's kappa with quadratic weights (Cohen 1968).
 
-    kappa = 1 - observed mean of (a - b)^2 / its mean if the two judges were independent.
+    kappa = 1 - observed mean of (a - b)^2 / mean of (a - b)^2 if the two judges were independent.
 
     Args:
         a, b: Scores of the same replies by two judges.
 
     Returns:
-        1 for full agreement, 0 for that of chance; None without scores or if both judges gave all replies one score.
+        1 means full agreement, 0 agreement by chance. None without scores, or if both judges gave the same score to all
+        replies.
     """
     first, second = np.asarray(a, float), np.asarray(b, float)
     if not len(first):

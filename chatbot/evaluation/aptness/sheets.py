@@ -14,7 +14,8 @@ from chatbot.storage import read_json, replacing, write_json
 
 KEY = "key.json"
 REFERENCE, RANDOM = "reference", "random reply"
-"""Names of the ceiling, the reply of the dialogue's writer, and of the floor, the reply to another context."""
+"""Names of two systems for comparison: the ceiling (the reply of the dialogue's writer) and the floor (a reply to
+another context)."""
 
 PAGE = Path(__file__).with_name("sheet.html")
 CONTENT = "__SHEET__"
@@ -26,7 +27,7 @@ class Row:
     """One context with the distinct replies to it.
 
     Attributes:
-        id: Number of the row.
+        id: Index of the row, the same in all sheets.
         set: Name of the set of contexts.
         context: The history, oldest turn first; the bot answers its last turn.
         replies: Distinct replies.
@@ -118,7 +119,7 @@ def orders(key: Key, sheet: int) -> list[tuple[Row, list[int]]]:
 
 
 def sheet_lines(key: Key, sheet: int) -> list[dict]:
-    """Return what a judge sees: number of the sheet and the row, context and replies."""
+    """Return what a judge sees of a row: sheet number, row id, context and replies."""
     return [
         {"sheet": sheet, "id": row.id, "context": row.context, "replies": [row.replies[i] for i in order]}
         for row, order in orders(key, sheet)

@@ -141,7 +141,7 @@ def _settings(methods: Sequence[tuple[str, Report]]) -> str:
 
 
 def _example(example: dict, is_single: bool) -> str:
-    """Return one context with all replies; with one checkpoint its name is left out."""
+    """Return one context with all replies. If there is only one checkpoint, its name is omitted."""
     turns = "".join(f"<p>{escape(one_line(turn, 400))}</p>" for turn in example["context"])
     rows = [("people", example["reference"], "eos")]
     rows += [

@@ -80,12 +80,17 @@ def to_markdown(report: Report) -> str:
     lines += ["", "## Replies side by side", ""]
     is_single = len(report["checkpoints"]) == 1
     for example in report["examples"]:
-        lines.append("- " + " / ".join(map(one_line, example["context"])))
-        lines.append(f"  - *people*: {one_line(example['reference'])}")
+        lines.append("- " + " / ".join(map(_plain, example["context"])))
+        lines.append(f"  - *people*: {_plain(example['reference'])}")
         for checkpoint, name, text, reason in example["replies"]:
             label = name if is_single else f"{checkpoint}: {name}"
-            lines.append(f"  - {label}: {one_line(text)}" + ("" if reason == "eos" else f" [{reason}]"))
-    return "\n".join(lines) + "\n"
+            lines.append(f"  - {label}: {_plain(text)}" + ("" if reason == "eos" else f" [{reason}]"))
+    return "\n".join(lines).replace("<", "&lt;") + "\n"  # names and texts are no HTML
+
+
+def _plain(text: str) -> str:
+    """Return a text on one line, in which no bracket begins a link or an image."""
+    return one_line(text).replace("[", "\\[")
 
 
 def _lines(table: Table) -> list[str]:

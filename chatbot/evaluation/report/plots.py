@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 INK = "#010203"
-"""Colour that becomes that of the page's text, in light and in dark mode."""
+"""Placeholder colour that is replaced by the colour of the page's text, in light and in dark mode."""
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "xianliao",
     "svg.fonttype": "none",
@@ -29,7 +29,7 @@ STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
 COLOURS = ("#3b82f6", "#e0762f", "#16a37b", "#b565d9", "#d64562", "#8a8f3c")
-"""Colour of each checkpoint, readable on white and on black; after the last the first comes again."""
+"""Colour of each checkpoint, readable on white and on black; the colours repeat after the last one."""
 GREY = "#8a929b"
 PANEL_INCHES = (2.4, 1.6)
 
@@ -68,7 +68,7 @@ def termination_curves(methods: Methods, longest: int) -> list[tuple[str, str]]:
 
 
 def _unfinished(row: dict[str, Any], longest: int) -> list[tuple[int, float]]:
-    """Return (L, share of replies without an end after L tokens), from where it changes; 0 is half a reply."""
+    """Return (L, share of replies without an end after L tokens) where the share changes, at least half a reply."""
     count, cut_off = row["replies"], row["stop_reasons"]["limit"]
     lowest = 0.5 / count  # the axis is logarithmic
     unfinished, points = count, [(1, 1.0)]
@@ -103,7 +103,7 @@ def length_histograms(methods: Methods, people: dict[str, Any]) -> list[tuple[st
 
 
 def quality_and_diversity(methods: Methods, people: dict[str, Any], checkpoints: int = 1) -> str | None:
-    """Plot likeness to the references and Dist-2, a line for each method; None if one of them was not measured.
+    """Plot likeness to the references and Dist-2 of each method, in two panels; None if one was not measured.
 
     Args:
         methods: Name and metrics of each method; every checkpoint has the same number of them.

@@ -96,7 +96,7 @@ class Table:
 
 
 def methods_of(report: Report) -> list[tuple[str, Report]]:
-    """Return name and metrics of every method of every checkpoint; with one checkpoint its name is left out."""
+    """Return name and metrics of each method of each checkpoint. A single checkpoint's name is omitted."""
     is_single = len(report["checkpoints"]) == 1
     return [
         (name if is_single else f"{part['name']}: {name}", row)
@@ -106,7 +106,7 @@ def methods_of(report: Report) -> list[tuple[str, Report]]:
 
 
 def settings_text(settings: dict[str, Any]) -> str:
-    """Return settings in a line; of a list of words only their number."""
+    """Return settings as one line; for a list of words, only the number of words is given."""
     shown = [
         f"{key} ({len(value)} entries)" if isinstance(value, (list, tuple)) else f"{key} {value}"
         for key, value in settings.items()
@@ -193,12 +193,12 @@ def best_of(values: Sequence[tuple[float, float, float] | None], goal: Goal, peo
     """Return which values are best: the best one, and those whose interval overlaps with its interval.
 
     Args:
-        values: Value and ends of its interval; None was not measured.
-        goal: What is good; without a goal none is best.
+        values: Each value with the ends of its interval; None for a value that was not measured.
+        goal: Which values are good; without a goal no value is marked as best.
         people: Value of people, for that goal.
 
     Returns:
-        One claim per value; all are False if the interval of every value overlaps with that of the best.
+        One bool per value; all are False if every value's interval overlaps with the interval of the best value.
     """
     if not goal or (goal == PEOPLE and people is None):
         return [False] * len(values)

@@ -35,7 +35,8 @@ class ShortConvolution(nn.Module):
     def forward(self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None) -> torch.Tensor:
         """Mix `[B, T, D]` with the preceding tokens of the same dialogue.
 
-        Without a state, padding may be on either side; with a state, anywhere. Segments and a state exclude each other.
+        Without a state, padding may be at the start or end of a row; with a state, anywhere. Segments and a state
+        exclude each other.
         """
         if state is None and x.device.type == "cpu" and self.weight.dtype == torch.float32 and native.library():
             x = x.float()  # under autocast the preceding projection returns bf16
@@ -65,7 +66,7 @@ def weighted_sum(extended: torch.Tensor, weight: torch.Tensor, segments: torch.T
     Args:
         extended: The inputs with the `size - 1` inputs before them, `[B, size - 1 + T, D]`.
         weight: `[size, D]`.
-        segments: int `[B, T]`, the dialogue of each input, or None.
+        segments: int `[B, T]`, index of the dialogue that each input belongs to, or None.
     """
     size = len(weight)
     length = extended.shape[1] - size + 1

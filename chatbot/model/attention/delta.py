@@ -3,7 +3,8 @@
     S_t = exp(g_t) (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T          o_t = S_t^T q_t
 
 with |k_t| = 1, 0 < b_t < 1 and g_t <= 0 (Gated DeltaNet, arXiv 2412.06464, eq. 10; with g = 0 DeltaNet, arXiv
-2406.06484, eq. 4). The chunked form is the WY representation of section 3.2 of the latter, with decays: inside a chunk
+2406.06484, eq. 4). The chunked form is the WY representation (arXiv 2406.06484, section 3.2) with decays: inside a
+chunk
 
     (I + tril(b_i exp(c_i - c_j) k_i.k_j, -1)) U = b (V - exp(c) K S)
 
@@ -43,8 +44,8 @@ def naive(
         q, k: `[B, T, H, K]`, k of length 1 or 0.
         v: `[B, T, H, V]`.
         log_decay: `[B, T, H]`, <= 0.
-        beta: `[B, T, H]`, the share of the stored value that is replaced.
-        segment_ids: int `[B, T]`, non-decreasing: the packed dialogue of each token. `None` is one dialogue per row.
+        beta: `[B, T, H]`, share of the stored value that each token replaces.
+        segment_ids: int `[B, T]`, non-decreasing: index of each token's packed dialogue. `None` is one dialogue per row.
         state: `[B, H, K, V]` before the first token. `None` is empty.
 
     Returns:

@@ -1,7 +1,7 @@
 """Triton kernels of flash-linear-attention (the extra `gpu`), used on CUDA instead of our chunked forms.
 
-The package is looked up only where CUDA is available: without a GPU driver it fails, and importing it breaks
-transformers' own fallbacks. Arguments and results are those of the chunked forms.
+The package is imported only where CUDA is available: without a GPU driver the import fails and breaks transformers' own
+fallbacks. Arguments and results are those of the chunked forms.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
     o_i = phi(q_i)^T S_i / phi(q_i)^T z_i          S_i = sum_{j<=i} phi(k_j) v_j^T     z_i = sum_{j<=i} phi(k_j)
 
 for the feature maps of `FEATURE_MAPS` (苏剑林, kexue.fm/archives/7546 and 7919; arXiv 2006.16236, eq. 9-11). o_i is a mean
-of the values with weights phi(q_i).phi(k_j) > 0, so only the ratio of numerator and denominator matters and the
-denominator may be small; `divide` bounds it where it is zero.
+of the values with weights phi(q_i).phi(k_j) > 0. Only the ratio of numerator and denominator matters, so a small
+denominator does no harm; `divide` bounds a denominator of zero.
 
-The decayed kinds have no denominator: q and k pass through SiLU as in TransNormer (arXiv 2210.10340), a normalisation
-of the output per head replaces the denominator, and S decays at a rate per head, fixed or computed from the token.
+The kinds with decay have no denominator. q and k pass through SiLU as in TransNormer (arXiv 2210.10340), a norm of the
+output per head replaces the denominator, and S decays at a rate per head, which is fixed or computed from the token.
 
 Positions: decays need none. With `linear_rope`, rotary embeddings are applied to q and k before the feature map for the
 Taylor kinds, whose map depends on inner products only, and after it, in the numerator alone, for `elu1` and
@@ -34,7 +34,8 @@ from chatbot.model.precision import at_least_float
 from chatbot.model.state import MixerState
 
 MIN_DENOMINATOR = 1e-30
-"""Lower bound of a denominator. It acts where every key is padding; its inverse, a gradient, still fits into fp32."""
+"""Lower bound of a denominator, needed where every key is padding. Gradients contain 1 / bound, which still fits into
+fp32."""
 
 TAYLOR1_MARGIN = 1e-3
 """Added to 1 + cosine. At the antipode of a key 1 + cosine is rounding noise of either sign, about 1e-7 per token, and

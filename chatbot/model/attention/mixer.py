@@ -14,7 +14,7 @@ from chatbot.model.config import XianliaoConfig
 from chatbot.model.state import MixerState
 
 Form = Literal["auto", "naive"]
-"""`auto`: the step for one token with a state, the parallel or chunked form otherwise. `naive`: the definition."""
+"""`auto`: the step if there is one token and a state, else the parallel or chunked form. `naive`: the definition."""
 
 
 class ResidualProjection(nn.Linear):
@@ -70,7 +70,8 @@ class Mixer(nn.Module):
         Args:
             x: `[B, T, D]`.
             tokens: Padding, dialogues and positions of the tokens.
-            state: Read before and replaced after; `None` starts empty and keeps nothing.
+            state: State before the tokens; it is replaced by the state after them. `None` starts from an empty state,
+                and the new state is not stored.
             form: See `Form`.
 
         Returns:

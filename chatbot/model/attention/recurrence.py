@@ -12,8 +12,8 @@ Chunked form. With c_i the running sum of g inside a chunk and S the state befor
     S'  = exp(c_C) S + sum_j exp(c_C - c_j) k_j v_j^T
 
 `decay_factors` holds these four factors. Packed dialogues (`segment_ids`) start from an empty state: the factors
-between different dialogues are zero. The sums c_i run across the borders, so a neighbour may change the rounding of a
-result but nothing else. Padding is a token with k = 0 and g = 0.
+between different dialogues are zero. The sums c_i run across the borders of dialogues, so a neighbouring dialogue can
+change a result by rounding, but in no other way. Padding is a token with k = 0 and g = 0.
 
 Dims: B batch, T tokens, H heads, K width of query and key, V width of value, N chunks, C tokens per chunk.
 """
@@ -46,7 +46,7 @@ def naive(
         q, k: `[B, T, H, K]`.
         v: `[B, T, H, V]`.
         log_decay: `[B, T, H]`, <= 0, or `[B, T, 1]` for all heads.
-        segment_ids: int `[B, T]`, non-decreasing: the packed dialogue of each token. `None` is one dialogue per row.
+        segment_ids: int `[B, T]`, non-decreasing: index of each token's packed dialogue. `None` is one dialogue per row.
         state: `[B, H, K, V]` before the first token, of the same dialogue as the first token. `None` is empty.
 
     Returns:
@@ -81,7 +81,7 @@ def naive(
 def decays_to_last(log_decay: torch.Tensor) -> torch.Tensor:
     """Return exp(g_{j+1} + ... + g_T) for every j, `[B, T, H]`, summed from the end.
 
-    A difference of sums from the start would lose a digit or two where those sums are large.
+    A difference of two sums from the start would lose a digit or two where the sums are large.
     """
     later = at_least_float(log_decay)[:, 1:].flip(1).cumsum(1).flip(1)
     return F.pad(later, (0, 0, 0, 1)).exp()
@@ -228,8 +228,8 @@ def decay_gradient(
     """Return the gradient of the log decays, `[B, T, H]`.
 
     Args:
-        dc: Gradient of the running sums in each chunk without their effect on the state after it, `[B H N, C]`; its own
-            sums cancel, so it is best float64.
+        dc: Gradient of the running sums in each chunk, without their effect on the state after it, `[B H N, C]`; best
+            in float64, because its terms cancel when they are summed.
         states: State before each chunk, `[B H N, K, V]`.
         last: State after the last chunk, `[B, H, K, V]`.
         after: Gradient of the state after each chunk, `[B H N, K, V]`.
@@ -250,7 +250,7 @@ def pad_to_chunks(
 ) -> tuple[Sequence[torch.Tensor], torch.Tensor | None]:
     """Pad tensors `[B, T, ...]` and segment ids at the end to a whole number of chunks.
 
-    The padding is zero, that is keys without weight and decays of one, so the state passes through unchanged. It
+    The padding is zero: keys have no weight and decay factors are one, so the state passes through unchanged. It
     belongs to the last dialogue.
     """
     padding = -tensors[0].shape[1] % chunk
@@ -265,10 +265,10 @@ class DecayFactors(NamedTuple):
     """Decay factors of the chunked form; zero between different dialogues. H is 1 where all heads share a decay.
 
     Attributes:
-        within: From position j to position i >= j of a chunk, exp(c_i - c_j), `[B, H, N, C, C]`.
-        incoming: From the state before a chunk to position i, exp(c_i), `[B, H, N, C]`.
-        outgoing: From position j to the state after the chunk, exp(c_C - c_j), `[B, H, N, C]`.
-        whole: From the state before a chunk to the state after it, exp(c_C), `[B, H, N]`.
+        within: Factor from position j to position i >= j of a chunk, exp(c_i - c_j), `[B, H, N, C, C]`.
+        incoming: Factor from the state before a chunk to position i, exp(c_i), `[B, H, N, C]`.
+        outgoing: Factor from position j to the state after the chunk, exp(c_C - c_j), `[B, H, N, C]`.
+        whole: Factor from the state before a chunk to the state after it, exp(c_C), `[B, H, N]`.
     """
 
     within: torch.Tensor

@@ -2,9 +2,10 @@
 
     o_i = sum_{j in window(i)} softmax_j(q_i.k_j / sqrt K) v_j
 
-The state holds keys and values. Without a window it holds those of all tokens and grows with the text. With a
-sliding window it holds those of the last `sliding_window` tokens, so its size and the time of a step stay constant.
-Positions are rotary (arXiv 2104.09864) if `positions` is `rope`.
+The state holds keys and values. Without a window the state holds the keys and values of all tokens and grows with the
+text. With a sliding window it holds those of the last `sliding_window` tokens, so its size and the time of a step stay
+constant. Positions are rotary (arXiv 2104.09864) if `positions` is `rope`.
+
 Dims: B batch, T new tokens, S remembered and new ones, H heads, K head width, W window.
 """
 
@@ -72,7 +73,7 @@ def windowed(
     Args:
         q, k, v: `[B, T, H, K]`.
         window: W.
-        segments: int `[B, T]`, the packed dialogue of each token, or None.
+        segments: int `[B, T]`, index of the packed dialogue that each token belongs to, or None.
 
     Returns:
         `[B, T, H, V]`.
@@ -195,7 +196,7 @@ class SoftmaxAttention(Mixer):
         return visible
 
     def _remember(self, state: MixerState, length: int, all_keys: _Keys, is_padded: bool) -> None:
-        """Store all keys, or exactly W of them: a window that is not yet full begins with masked entries."""
+        """Store all keys, or exactly W keys with a window; a window that is not yet full begins with masked entries."""
         tensors = {"keys": all_keys.keys, "values": all_keys.values}
         keep = all_keys.keep
         if self.window is None:

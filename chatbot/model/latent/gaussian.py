@@ -1,6 +1,6 @@
 """Geometry of Gaussian latents (苏剑林, kexue.fm/archives/7725): each reply an ellipsoid, pulled towards the unit ball.
 
-In coordinates that the prior whitens, m = (mu_q - mu_p) / sigma_p and s = sigma_q / sigma_p,
+In coordinates in which the prior is the standard normal, m = (mu_q - mu_p) / sigma_p and s = sigma_q / sigma_p,
 
     KL(q || p) = sum_d 1/2 (m_d^2 + s_d^2 - log s_d^2 - 1)
 
@@ -58,7 +58,8 @@ def kl_per_dimension(q: Normal, p: Normal) -> torch.Tensor:
 def free_bits(kl: torch.Tensor, free_nats: float) -> torch.Tensor:
     """Return sum_d max(lambda, mean over the replies of KL_d), nats per reply (Kingma et al. 2016, eq. 15).
 
-    The maximum is over the mean of the batch: a dimension may tell much about some replies and little about others.
+    The maximum is applied to the mean over the batch, so a dimension may carry much about some replies and little about
+    others.
 
     Args:
         kl: `[R, Z]`.
@@ -70,8 +71,9 @@ def free_bits(kl: torch.Tensor, free_nats: float) -> torch.Tensor:
 def directions(seed: int, count: int, size: int) -> torch.Tensor:
     """Return the standard normal noise of the first variants of a reply, each orthogonal to those before it.
 
-    Every block of `size` rows is orthogonal; a vector keeps the length that it was drawn with. The first rows do not
-    depend on `count`, and the numbers come from Python's generator, so they are the same on every machine.
+    Within each block of `size` rows the vectors are orthogonal; each vector keeps the length with which it was drawn.
+    The first rows do not depend on `count`, and the numbers come from Python's generator, so they are the same on every
+    machine.
 
     Args:
         seed: Seed of the reply.

@@ -82,8 +82,8 @@ class ReplyLatent(nn.Module):
         """Return the z of a variant of a reply: it is the same for the same seed, context and spread.
 
         Gaussian: z_k = mu_p + spread sigma_p * e_k, with e_k orthogonal to those of the earlier variants. Discrete: the
-        codes in the order of log p(k|c) + spread g_k with Gumbel noise g_k, which for spread 1 is sampling from the prior
-        without replacement; after the last code the order begins again.
+        codes in descending order of log p(k|c) + spread g_k with Gumbel noise g_k; with spread 1 this is sampling from
+        the prior without replacement. After the last code, the order starts again.
 
         Args:
             context: Hidden state `[D]` at the message's end.

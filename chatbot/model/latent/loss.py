@@ -24,7 +24,7 @@ from chatbot.model.precision import at_least_float
 from chatbot.text.layouts import IGNORED_LABEL
 
 MAX_LOGITS = 2**24
-"""Number of logits that exist at a time where every token's nats are needed."""
+"""Maximum number of logits that are in memory at the same time when the nats of every token are needed."""
 
 
 @dataclass(frozen=True)

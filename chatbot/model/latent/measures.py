@@ -44,19 +44,20 @@ Batch = tuple[dict[str, torch.Tensor], Replies]
 
 @dataclass(frozen=True)
 class LatentMeasures:
-    """Measures over N replies; nats per unit are per character and end of turn of the replies.
+    """Measures over N replies. A unit (nats/unit) is a character or an end of turn of a reply.
 
     Attributes:
         base: nats/unit with z = 0.
-        with_z: nats/unit with z of the reply itself.
-        shuffled: nats/unit with the whitened z, or the code, of another reply.
+        with_z: nats/unit with the reply's own z.
+        shuffled: nats/unit with the whitened z of another reply, or with its code if z is discrete.
         from_prior: nats/unit with z from the prior.
-        bound: nats/unit of the evidence bound: with_z and the divergence.
+        bound: nats/unit of the evidence bound: `with_z` plus the divergence.
         divergence: KL(q||p), or -log p(k|c), nats per reply.
         kl: Mean KL of every dimension; a single value with discrete z.
         active_units: Number of active dimensions; with discrete z the number of used codes.
         mutual_information: I(reply; z), nats; with discrete z the mean of KL(p(k|c,r)||p(k|c)).
-        gain_by_position: Nats per token that z saves against the shuffled z, at the first positions of the replies.
+        gain_by_position: Nats per token that the reply's own z saves compared with a shuffled z, at the first positions
+            of the replies.
     """
 
     base: float
@@ -72,7 +73,7 @@ class LatentMeasures:
 
     @property
     def shuffle_cost(self) -> float:
-        """nats/unit that the z of another reply costs; near 0 the latent has collapsed."""
+        """Increase of nats/unit if a reply gets the z of another reply; near 0 the latent has collapsed."""
         return self.shuffled - self.with_z
 
 
@@ -94,7 +95,7 @@ def reply_batches(layout: Layout, dialogues: Sequence[Sequence[Sequence[int]]], 
 
 
 def reply_units(batches: Sequence[Batch], units: Callable[[list[int]], int]) -> int:
-    """Return the units of all replies; `units` counts those of a turn from its token ids."""
+    """Return the total number of units of all replies; `units` returns the number for the token ids of one turn."""
     return sum(
         units(batch["input_ids"][row, context + 1 : end].tolist())
         for batch, replies in batches

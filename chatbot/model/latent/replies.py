@@ -20,8 +20,9 @@ class Replies:
         rows: Row of each reply, int64 `[R]`.
         contexts: Position of the end of the message that it answers, int64 `[R]`.
         ends: Position of its end of turn, int64 `[R]`.
-        carrier: Number of the reply whose z a position reads, -1 at other positions, int64 `[B, T]`: from the end of
-            the message to the last token of the reply. These are also the positions that predict the reply.
+        carrier: For each position, the index of the reply whose z is added there, or -1; int64 `[B, T]`. A reply's z is
+            added from the end of the message to the last token of the reply. These are also the positions that predict
+            the reply.
         labels: int64 `[B, T]`, not shifted, -100 without loss; the turns after the reply have none, because the model
             would have read them without z.
     """
@@ -37,7 +38,7 @@ class Replies:
 
     @property
     def targets(self) -> torch.Tensor:
-        """Number of the reply that a position belongs to as a target, its end included, -1 elsewhere; `[B, T]`."""
+        """Index of the reply that each position is a target of, its end of turn included; -1 elsewhere; `[B, T]`."""
         shifted = torch.full_like(self.carrier, -1)
         shifted[:, 1:] = self.carrier[:, :-1]
         return shifted

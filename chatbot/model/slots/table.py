@@ -31,9 +31,9 @@ def length_class(tokens: int) -> int:
 class SlotTable:
     """States of C dialogues.
 
-    Growing tensors have room for S tokens in every row. They are not initialised, so that a row takes up physical memory
-    only as its dialogue grows; entries are set to zero before attention can reach them, because a NaN among masked
-    entries would spread all the same.
+    Growing tensors have room for S tokens in every row. They are not initialised, so that a row takes up physical
+    memory only as its dialogue grows. Entries are set to zero before attention can reach them, because a NaN spreads
+    even from masked entries.
 
     Args:
         growing: For each layer the names of its tensors with one entry per token, `[C, S, ...]`; the others have a
@@ -53,7 +53,7 @@ class SlotTable:
         self._filled = [0] * rows  # number of entries of each row that are set, to a token or to zero
 
     def copy_rows(self, rows: Sequence[int], count: int | None = None) -> SlotTable:
-        """Return a copy of these rows, without room for more tokens, or with as much room and `count` rows."""
+        """Return a copy of these rows, without room for more tokens; with `count`, of `count` rows and as much room."""
         most = max((self.lengths[row] for row in rows), default=0)
         table = SlotTable(self.growing, count or len(rows), most if count is None else self.capacity)
         for target, source in enumerate(rows):
@@ -112,7 +112,7 @@ class SlotTable:
                         new[row, :length] = old[row, :length]
 
     def fill(self, rows: Iterable[int], tokens: int) -> None:
-        """Set the entries of some rows up to `tokens` to zero where they are not set."""
+        """Set the entries of some rows up to `tokens` to zero, except entries that are already set."""
         end = min(self.capacity, max(BLOCK_TOKENS, 1 << (tokens - 1).bit_length()))
         for row in rows:
             start = self._filled[row]
@@ -151,7 +151,7 @@ class SlotView:
     Attributes:
         keep: bool `[n, T]`, False at padding, or None without padding.
         positions: int64 `[n, T]`, positions of the new tokens in their dialogues.
-        total: S, the largest number of tokens of a row, with the new ones.
+        total: S, the largest number of tokens in a row, including the new ones.
     """
 
     def __init__(self, table: SlotTable, rows: Sequence[int], counts: Sequence[int], device: torch.device):

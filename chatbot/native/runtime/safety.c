@@ -9,7 +9,7 @@
 enum { NONE, SPACE, CLAUSE, SENTENCE };
 enum { AGAIN, MEANS, LEAVING, DISTRESS, BETTER, SHORT, ORDINARY, KINDS, CRISIS = KINDS };
 enum { CRISIS_LIST, MEANS_LIST, LEAVING_LIST, DISTRESS_LIST, BETTER_LIST, WORDS_LIST, LISTS };
-enum { GAP, LATIN_GAP, SPELLED_OUT, FILLER, SHORT_LETTERS, LONG_LETTERS, FEWEST_LETTERS, MOST_LETTERS, FEW_PARTS, LIMITS };
+enum { GAP, LATIN_GAP, SPELLED_OUT, FILLER, SHORT_LETTERS, LONG_LETTERS, FEWEST_LETTERS, MOST_LETTERS, FEW_PARTS, SIDE_LETTERS, LIMITS };
 enum { BUCKETS = 1 << 16, LONGEST_NGRAM = 4, MAX_DEPTH = 64 };
 enum { IDENTITY, SEPARATOR, SHIFTED, POOL, ALNUM = 256 }; /* how a range of characters is folded */
 
@@ -341,15 +341,23 @@ typedef struct {
     const Folded *folded;
     const Part *part;
     int64_t start;
+    int harmless;
     Spans *found;
 } Search;
+
+/* Whether a span does not cross the end of a clause, or ends with the next one; only this hides phrases. */
+static int has_whole_clauses(const Folded *f, Span span) {
+    for (int64_t i = span.start + 1; i < span.end; i++)
+        if (f->breaks.data[i] >= CLAUSE) return f->breaks.data[span.end] >= CLAUSE;
+    return 1;
+}
 
 /* Matches the pieces from `piece` on at `at`; ^ and $ match an edge. */
 static void match(const Search *search, int64_t piece, int64_t at) {
     const Folded *f = search->folded;
     if (piece == search->part->count) {
         Span span = {(int32_t)search->start, (int32_t)at};
-        if (at > search->start && is_apart(f, span)) add(search->found, span);
+        if (at > search->start && is_apart(f, span) && (!search->harmless || has_whole_clauses(f, span))) add(search->found, span);
         return;
     }
     for (int64_t a = 0; a < search->part->pieces[piece].count; a++) {
@@ -397,11 +405,11 @@ static int may_begin(const Part *part, const uint8_t *there) {
     return 0;
 }
 
-static void find_part(const Folded *folded, const Part *part, const uint8_t *there, Spans *found) {
+static void find_part(const Folded *folded, const Part *part, int harmless, const uint8_t *there, Spans *found) {
     found->count = 0;
     if (!may_begin(part, there)) return;
     for (int64_t start = 0; start < folded->text.count; start++) {
-        Search search = {folded, part, start, found};
+        Search search = {folded, part, start, harmless, found};
         match(&search, 0, start);
     }
     sort_spans(found);
@@ -435,9 +443,9 @@ static int64_t first_from(const Spans *spans, int64_t place) {
 /* Spans of a phrase: those of its parts, one after the other with a gap between. */
 static void find_phrase(const Folded *f, const Part *parts, int64_t count, int harmless, const uint8_t *there, Spans *spans) {
     Spans found = {0}, next = {0};
-    find_part(f, parts, there, spans);
+    find_part(f, parts, harmless, there, spans);
     for (int64_t p = 1; p < count && spans->count; p++) {
-        find_part(f, parts + p, there, &found);
+        find_part(f, parts + p, harmless, there, &found);
         next.count = 0;
         for (int64_t i = 0; i < spans->count; i++) {
             int64_t end = spans->data[i].end;
@@ -465,11 +473,12 @@ static int is_held(const Spans *covers, const Spans *titles, Span span) {
     return 0;
 }
 
-/* Whether the folded text has a phrase of the list outside of its harmless ones and of titles. */
-static int has_hit(const Folded *f, const Phrases *list, const Spans *titles, int *failed) {
+/* Whether the folded text has a phrase of the list outside of its harmless ones and of titles. All of them are added to
+ * `hits`, if it is given: of phrases that count only together the first. */
+static int has_hit(const Folded *f, const Phrases *list, const Spans *titles, Spans *hits, int *failed) {
     uint8_t there[4096] = {0};
     Spans covers = {0}, spans = {0};
-    int hit = 0;
+    int found = 0;
     for (int64_t i = 0; i < f->text.count; i++) there[f->text.data[i] & 4095] = 1;
     for (int64_t l = 0; l < list->count; l++) {
         const Line *line = list->lines + l;
@@ -477,21 +486,27 @@ static int has_hit(const Folded *f, const Phrases *list, const Spans *titles, in
         find_phrase(f, line->part, line->ends[0], 1, there, &spans);
         for (int64_t i = 0; i < spans.count; i++) add(&covers, spans.data[i]);
     }
-    for (int64_t l = 0; l < list->count && !hit; l++) {
+    for (int64_t l = 0; l < list->count && (hits || !found); l++) {
         const Line *line = list->lines + l;
         if (line->harmless) continue;
-        hit = 1;
+        int64_t before = hits ? hits->count : 0;
+        int hit = 1;
         for (int64_t p = 0, begin = 0; p < line->phrases && hit; begin = line->ends[p++]) {
-            int counts = 0;
             find_phrase(f, line->part + begin, line->ends[p] - begin, 0, there, &spans);
-            for (int64_t i = 0; i < spans.count && !counts; i++) counts = !is_held(&covers, titles, spans.data[i]);
-            hit = counts;
+            hit = 0;
+            for (int64_t i = 0; i < spans.count && !(hit && (p || !hits)); i++) {
+                if (is_held(&covers, titles, spans.data[i])) continue;
+                hit = 1;
+                if (hits && !p) add(hits, spans.data[i]);
+            }
         }
+        found |= hit;
+        if (hits && !hit) hits->count = before;
     }
-    *failed |= covers.failed | spans.failed;
+    *failed |= covers.failed | spans.failed | (hits && hits->failed);
     free(covers.data);
     free(spans.data);
-    return hit;
+    return found;
 }
 
 /* Index of the first folded letter of a place of the text, or of one after it. */
@@ -515,14 +530,24 @@ static void find_titles(const Numbers *text, const Folded *f, Spans *titles) {
         if (has_letter(&f->rules->speaking, f->text.data[i])) titles->count = 0;
 }
 
-static int has_phrase(const Numbers *text, const Folded *plain, const Phrases *list, int spares_titles,
+/* Whether a text has a phrase of the list. The spans of all of them in `plain`, the folded text, are added to `hits`, if it
+ * is given. */
+static int has_phrase(const Numbers *text, const Folded *plain, const Phrases *list, int spares_titles, Spans *hits,
                       int *failed) {
     Spans titles = {0}, none = {0};
     Folded filled = {0};
     if (!list->count) return 0;
     if (spares_titles) find_titles(text, plain, &titles);
-    int found = has_hit(plain, list, &titles, failed);
-    if (!found && without_fillers(plain, &filled) && !fold_failed(&filled)) found = has_hit(&filled, list, &none, failed);
+    int found = has_hit(plain, list, &titles, hits, failed);
+    if (hits || !found) {
+        int64_t first = hits ? hits->count : 0;
+        if (without_fillers(plain, &filled) && !fold_failed(&filled)) found |= has_hit(&filled, list, &none, hits, failed);
+        for (int64_t i = first; hits && i < hits->count; i++) {
+            const int32_t *places = filled.places.data;
+            hits->data[i].end = letter_at(plain, places[hits->data[i].end - 1] + 1);
+            hits->data[i].start = letter_at(plain, places[hits->data[i].start]);
+        }
+    }
     *failed |= fold_failed(&filled) | titles.failed;
     free_folded(&filled);
     free(titles.data);
@@ -574,6 +599,10 @@ static int divides(const Scores *scores, int64_t place) {
     return break_at(scores, place - 1) == NONE && break_at(scores, place + 1) == NONE;
 }
 
+static int begins_clause(const Scores *scores, int64_t place) {
+    return break_at(scores, place) >= CLAUSE || divides(scores, place);
+}
+
 static void score_windows(Scores *scores, int64_t start, int64_t end) {
     int64_t most = scores->rules->limit[LONG_LETTERS], size = end - start;
     if (size <= most) {
@@ -587,8 +616,7 @@ static void score_windows(Scores *scores, int64_t start, int64_t end) {
 static void score_pieces(Scores *scores, int clauses) {
     int64_t most = scores->rules->limit[LONG_LETTERS], before = -1, start = 0;
     for (int64_t place = 1; place <= scores->size; place++) {
-        int32_t kind = break_at(scores, place);
-        if (!(clauses ? kind >= CLAUSE || divides(scores, place) : kind == SENTENCE)) continue;
+        if (!(clauses ? begins_clause(scores, place) : break_at(scores, place) == SENTENCE)) continue;
         if (start == 0 && place == scores->size && place <= most) return; /* scored as a whole */
         score_windows(scores, start, place);
         if (before >= 0 && place - before <= most) score_part(scores, before, place);
@@ -606,20 +634,43 @@ static void score_piece(Scores *scores, const Folded *f, int64_t start, int64_t 
     score_pieces(scores, 1);
 }
 
-/* NeedClassifier.score. */
-static double score(const struct Safety *s, const Folded *f, int *failed) {
+/* surroundings of classifier.py: scores each phrase with a little of its clause before and after it. */
+static void score_surroundings(Scores *scores, const Folded *f, const Spans *phrases) {
+    int64_t side = scores->rules->limit[SIDE_LETTERS];
+    scores->text = f->text.data;
+    scores->breaks = f->breaks.data;
+    scores->size = f->text.count;
+    for (int64_t i = 0; i < phrases->count; i++) {
+        int64_t start = phrases->data[i].start, end = phrases->data[i].end, first = start - side, last = end + side;
+        while (start > 0 && start > first && !begins_clause(scores, start)) start--;
+        while (end < scores->size && end < last && !begins_clause(scores, end)) end++;
+        score_part(scores, start, end);
+    }
+}
+
+/* NeedClassifier.finds, where the message is not too short: whether it, or a phrase in it, scores at least as much as
+ * one in need. */
+static int is_in_need(const struct Safety *s, const Folded *f, const Spans *phrases, int *failed) {
     int64_t size = f->text.count, half = s->limit[MOST_LETTERS] / 2;
+    double least = phrases->count && s->veto < s->threshold ? s->veto : s->threshold;
     Scores scores = {s, NULL, NULL, 0, 0, -INFINITY, malloc(BUCKETS / 8)};
     if (!scores.seen) return *failed = 1, 0;
-    if (size <= s->limit[MOST_LETTERS])
-        score_piece(&scores, f, 0, size);
-    else {
-        score_piece(&scores, f, 0, half);
-        score_piece(&scores, f, size - half, size);
+    score_surroundings(&scores, f, phrases);
+    int found = scores.best >= least;
+    if (!found) {
+        scores.best = -INFINITY;
+        scores.count = 0;
+        if (size <= s->limit[MOST_LETTERS])
+            score_piece(&scores, f, 0, size);
+        else {
+            score_piece(&scores, f, 0, half);
+            score_piece(&scores, f, size - half, size);
+        }
+        double many = (double)scores.count / (double)s->limit[FEW_PARTS];
+        found = scores.best - s->per_doubling * log2(many > 1 ? many : 1) >= least;
     }
     free(scores.seen);
-    double many = (double)scores.count / (double)s->limit[FEW_PARTS];
-    return scores.best - s->per_doubling * log2(many > 1 ? many : 1);
+    return found;
 }
 
 static int kind_of(const struct Safety *s, const Numbers *message, int *failed) {
@@ -632,16 +683,18 @@ static int kind_of(const struct Safety *s, const Numbers *message, int *failed) 
         return kind;
     }
     int64_t letters = f.text.count;
-    int found = has_phrase(message, &f, s->lists + CRISIS_LIST, 1, failed);
+    Spans phrases = {0};
+    int found = has_phrase(message, &f, s->lists + CRISIS_LIST, 1, &phrases, failed);
     int judges = s->has_classifier && letters >= s->limit[FEWEST_LETTERS] &&
                  !(found && !(s->limit[SHORT_LETTERS] <= letters && letters <= s->limit[LONG_LETTERS]));
-    if (judges) found = score(s, &f, failed) >= (found && s->veto < s->threshold ? s->veto : s->threshold);
+    if (judges) found = is_in_need(s, &f, &phrases, failed);
+    free(phrases.data);
     if (found)
         kind = CRISIS;
     else {
         kind = letters >= s->ordinary_letters ? ORDINARY : SHORT;
         for (int i = BETTER; i >= MEANS; i--)
-            if (has_phrase(message, &f, s->lists + MEANS_LIST + i - MEANS, 0, failed)) kind = i;
+            if (has_phrase(message, &f, s->lists + MEANS_LIST + i - MEANS, 0, NULL, failed)) kind = i;
     }
     free_folded(&f);
     return kind;
@@ -681,7 +734,7 @@ const uint8_t *fixed_reply(const struct Safety *s, const Numbers *turns, int32_t
         fold(s, turns + count - 1, &f);
         if (fold_failed(&f))
             *failed = 1;
-        else if (has_phrase(turns + count - 1, &f, s->lists + WORDS_LIST, 0, failed))
+        else if (has_phrase(turns + count - 1, &f, s->lists + WORDS_LIST, 0, NULL, failed))
             reply = &s->refusal;
         free_folded(&f);
     }

@@ -24,11 +24,13 @@ from chatbot.safety.folding import fold  # noqa: E402
 from chatbot.safety.phrases import Phrases, lines_of  # noqa: E402
 from chatbot.safety.rules import FOLDER  # noqa: E402
 
-FALSE_ALARMS, EVERYDAY_FALSE_ALARMS = 0.025, 0.002
+FALSE_ALARMS, EVERYDAY_FALSE_ALARMS = 0.04, 0.0025
 """Largest shares of the held-out harmless sentences and everyday turns that may be taken for need."""
-EVERYDAY_WEIGHT = 0.3
-DECAY = 1e-6
-STEPS = 400
+EVERYDAY_STEP, EVERYDAY_WEIGHT = 3, 0.9
+"""Every third everyday turn is read, with this weight beside the sentences written for this purpose."""
+DECAY = 1e-7
+"""More decay finds fewer of the held-out sentences: 79 % at 1e-7, 74 % at 1e-6, 52 % at 5e-5 (threshold 0.6)."""
+STEPS = 250
 
 
 CRISIS = Phrases(lines_of((FOLDER / "crisis.txt").read_text(encoding="utf-8")), spares_titles=True)
@@ -79,7 +81,7 @@ def fit(messages: list[str], labels: np.ndarray, importance: np.ndarray) -> tupl
 
 
 def main() -> None:
-    need, harmless, common = lines("need_*.txt"), lines("harmless_*.txt"), everyday()
+    need, harmless, common = lines("need_*.txt"), lines("harmless_*.txt"), everyday()[::EVERYDAY_STEP]
     train = [[message for message in part if not held_out(message)] for part in (need, harmless, common)]
     labels = np.concatenate([np.full(len(part), float(number == 0)) for number, part in enumerate(train)])
     importance = np.concatenate(
@@ -88,7 +90,7 @@ def main() -> None:
     weights, bias = fit([message for part in train for message in part], labels, importance)
     scale = float(weights.abs().max()) / 127
     classifier = NeedClassifier((weights / scale).round().numpy().astype(np.int8), scale, bias, 0.0, 0.0)
-    held = [[(m, m in CRISIS) for m in part if held_out(m)] for part in (need, harmless, common)]
+    held = [[(m, CRISIS.places(m)) for m in part if held_out(m)] for part in (need, harmless, common)]
 
     def share(number: int, threshold: float, veto: float) -> float:
         classifier.threshold, classifier.veto = threshold, veto
@@ -105,7 +107,7 @@ def main() -> None:
     for number, (name, part) in enumerate((("need", need), ("harmless", harmless), ("everyday", common))):
         print(
             f"{name}: {len(part)} sentences, {len(held[number])} held out: found by phrases"
-            f" {sum(found for _, found in held[number]) / len(held[number]):.1%},"
+            f" {sum(bool(phrases) for _, phrases in held[number]) / len(held[number]):.1%},"
             f" with the classifier {share(number, *best[1:]):.1%}"
         )
     print(

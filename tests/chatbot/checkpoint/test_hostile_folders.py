@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -469,11 +470,27 @@ def test_quantized_weights_are_refused(sources, tmp_path):
     assert "quantized, which is not supported" in attempt(folder)
 
 
-def test_gguf_is_refused_in_words(tmp_path):
-    file = tmp_path / "model.gguf"
-    file.write_bytes(b"GGUF")
-    assert "GGUF file, which is not supported" in attempt(file)
-    assert "GGUF file, which is not supported" in attempt(tmp_path)
+@pytest.mark.parametrize("name", ["model.gguf", "model-00001-of-00002.gguf", "sha256-8d1f"])
+def test_gguf_is_refused_in_words(tmp_path, name):
+    """A header of version 3 without tensors and metadata; ollama stores such files under their hash."""
+    file = tmp_path / name
+    file.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, 0))
+    assert f"{file} is a GGUF file, which is not supported. Save the model again" in attempt(file)
+    if file.suffix:
+        assert f"{tmp_path} holds a GGUF file, which is not supported. Save the model again" in attempt(tmp_path)
+
+
+def test_a_gguf_of_the_package_is_refused_in_words(tmp_path):
+    gguf = pytest.importorskip("gguf", reason="needs the package gguf")
+    writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "qwen3")
+    writer.add_block_count(1)
+    writer.add_tensor("token_embd.weight", numpy.zeros((4, 8), numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    for path in (tmp_path / "tiny.gguf", tmp_path):
+        assert "GGUF file, which is not supported. Save the model again" in attempt(path)
 
 
 VALUES = [

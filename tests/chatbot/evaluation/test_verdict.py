@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import pytest
 
@@ -175,6 +176,18 @@ def test_tables_mark_the_best_and_keep_numbers_to_sort_by():
     assert "只回答了 3 段上文" in page
     order = [page.index(part) for part in ("ended by themselves", "全都自己结束了", "In plain words", "<table")]
     assert order == sorted(order)
+
+
+def test_names_and_texts_are_neither_html_nor_links_in_the_report():
+    hostile = "<img src=x onerror=alert(1)>"
+    one = report(checkpoint(hostile, 3.5, **{hostile: method()}))
+    example = {"context": [f"{hostile}![a](http://example)"], "reference": hostile}
+    one["examples"] = [{**example, "replies": [[hostile, hostile, f"[b](javascript:c){hostile}", "eos"]]}]
+    one["verdict"] = [hostile]
+    for text in (to_html(one), to_markdown(one)):
+        assert "<img" not in text
+        assert "&lt;img" in text
+    assert not re.search(r"(?<!\\)\[[ab]\]\(", to_markdown(one))
 
 
 def test_a_long_list_of_words_is_counted_in_the_settings():

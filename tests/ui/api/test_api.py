@@ -29,6 +29,8 @@ def test_plain_and_streamed_are_the_reply_that_python_gives(client, server):
     assert choice.message.content == expected.text
     assert choice.finish_reason in ("stop", "length")
     assert answer.usage.completion_tokens == expected.generated_tokens
+    tokenizer = server[1].tokenizer
+    assert answer.usage.prompt_tokens == len([tokenizer.cls_id, *tokenizer.encode("你好"), tokenizer.sep_id])
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
     stream = client.chat.completions.create(
         model="default", messages=HELLO, seed=5, stream=True, stream_options={"include_usage": True}

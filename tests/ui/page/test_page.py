@@ -365,7 +365,7 @@ def test_every_word_of_the_script_is_a_text_of_the_page():
 
 
 def test_texts_never_become_markup_in_the_script():
-    script = page_script(texts=TEXT, name="</script><script>alert(1)")
+    script = page_script(texts=TEXT, studio=True, name="</script><script>alert(1)")
     assert "</script" not in script
     assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", script)
 
@@ -373,11 +373,17 @@ def test_texts_never_become_markup_in_the_script():
 def test_each_style_has_a_line_and_an_example(worker, tmp_path):
     from ui.page.actions import PRESETS, Actions
 
-    radio = Actions({"tiny": worker}, ServeOptions(data_dir=tmp_path), None).show_choices(None)
+    workers = {"tiny": worker}
+    act = Actions(workers, ServeOptions(data_dir=tmp_path), None)
+    radio, _, _ = act.show_choices(None)
     assert [value for _, value in radio.choices] == list(PRESETS)
     for label, name in radio.choices:
         assert label.split("\n")[:2] == [TEXT["en"][name], TEXT["en"][name + "_note"]]
         assert STYLE_EXAMPLES[name][2] in label.split("\n")[2]
+    workers["bot-1"] = worker  # a model that was added while the server runs is offered to a page that is loaded
+    _, model, names = act.show_choices(None)
+    assert ([name for name, _ in model.choices], model.visible) == (["tiny", "bot-1"], True)
+    assert names == ["tiny", "bot-1"]
 
 
 @pytest.mark.parametrize(

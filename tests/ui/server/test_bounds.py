@@ -332,7 +332,7 @@ def test_a_message_of_four_mebibytes_costs_little_in_the_api(warm, contents):
     answers = []
     seconds = cpu_seconds(lambda: answers.append(warm.post(COMPLETE, content=body)))
     assert answers[0].status_code in (400, 413)
-    assert seconds < 2.5  # of a thread of its own: 500,000 characters are checked for a person in need
+    assert seconds < 2.5  # of a thread of its own: 500,000 characters are checked for a person in crisis
 
 
 def test_a_conversation_that_is_too_long_is_refused_with_a_reason(warm):

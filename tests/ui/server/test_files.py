@@ -15,6 +15,8 @@ from ui.api.schemas import ApiError
 from ui.options import ServeOptions
 from ui.server.app import create_app
 from ui.server.page_routes import MAX_VALUES, ROUTES, check_values, checked_body
+from ui.studio.options import StudioOptions
+from ui.studio.studio import EMPTY
 
 SECRET = "canary-5f1d"
 BASIC = {"Authorization": "Basic YW5uOnB3"}
@@ -38,9 +40,11 @@ def served(bot, kind: str, data_dir: Path):
         "plain": ServeOptions(data_dir=data_dir),
         "auth": ServeOptions(data_dir=data_dir, auth=(("ann", "pw"),)),
         "api-key": ServeOptions(data_dir=data_dir, api_keys=("k",)),
+        "studio": ServeOptions(data_dir=data_dir, studio=StudioOptions(data_dir.parent / "studio")),
     }[kind]
     app = create_app(bot, options)
-    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+    local = ("127.0.0.1", 1)
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False, client=local) as client:
         if kind == "auth":
             assert client.post("/login", data={"username": "ann", "password": "pw"}).status_code == 200
         yield client, app
@@ -71,14 +75,15 @@ def cache(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("kind", ["plain", "auth", "api-key"])
+@pytest.mark.parametrize("kind", ["plain", "auth", "api-key", "studio"])
 def test_a_named_file_reaches_no_function(bot, kind, tmp_path, cache):
     canaries = [tmp_path / "canary.json", tmp_path / "canary.md"]
     for canary in canaries:
         canary.write_text(json.dumps({"messages": [{"role": "user", "text": SECRET}]}))
-    before = tree(tmp_path)
-    with served(bot, kind, tmp_path / "data") as (client, _):
+    with served(bot, kind, tmp_path / "data") as (client, app):
+        before = tree(tmp_path)
         functions = client.get("/config").json()["dependencies"]
+        assert ("open_result" in {function["api_name"] for function in functions}) is (kind == "studio")
         assert len(functions) > 30
         tried = 0
         for function in functions:
@@ -98,7 +103,9 @@ def test_a_named_file_reaches_no_function(bot, kind, tmp_path, cache):
                     assert SECRET not in answer.text
                     tried += 1
         assert tried > 300
-    assert tree(tmp_path) == before
+        if kind == "studio":
+            assert app.state.studio._record == EMPTY
+        assert tree(tmp_path) == before
     assert tree(cache) == {}
 
 

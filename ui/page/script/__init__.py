@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PARTS = ("base", "store", "tree", "files", "chat", "actions", "inside", "side", "keys")
+STUDIO = ("studio", "curves")
+"""Parts of the training view."""
 
 
 def page_script(**values: object) -> str:
@@ -21,11 +23,15 @@ def page_script(**values: object) -> str:
         values: Values that the parts read from `xianliao.given`.
     """
     given = json.dumps(values, ensure_ascii=False).replace("<", "\\u003c")
-    parts = [Path(__file__).with_name(f"{name}.js").read_text(encoding="utf-8") for name in PARTS]
+    parts = [
+        Path(__file__).with_name(f"{name}.js").read_text(encoding="utf-8")
+        for name in PARTS + STUDIO * bool(values.get("studio"))
+    ]
     return "\n".join([f"window.xianliao = {{ given: {given} }};", *parts])
 
 
 def head(values: Mapping[str, object]) -> str:
     """Return the elements for the head of the page: the style sheet, which Gradio would change, and the script."""
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    sheets = ("page", "studio") if values.get("studio") else ("page",)
+    style = "\n".join(Path(__file__).with_name(f"{name}.css").read_text(encoding="utf-8") for name in sheets)
     return f"<style>\n{style}</style>\n<script>\n{page_script(**values)}</script>"

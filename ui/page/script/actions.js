@@ -6,7 +6,7 @@
   const rate = (liked) => (message, index) => xl.trigger("like", { index, value: message.text, liked });
   const rating = (name) => (_, index) => ({ "aria-pressed": String((xl.tree.node(index) || {}).rating === name) });
   // A page that is not on this machine and not encrypted has no clipboard of its own.
-  const copy = async (text) => {
+  xl.copy = async (text) => {
     if (navigator.clipboard) { await navigator.clipboard.writeText(text); return; }
     const box = document.body.appendChild(xl.element("textarea", { "aria-hidden": true }));
     box.value = text;
@@ -17,7 +17,7 @@
   xl.actions = [
     {
       name: "copy", icon: "copy", shows: () => true,
-      run: ({ text }) => copy(text).then(() => xl.notice(xl.say("copied"))),
+      run: ({ text }) => xl.copy(text).then(() => xl.notice(xl.say("copied"))),
     },
     {
       name: "retry", icon: "retry", changes: true, shows: (message, _, isLast) => isReply(message) || isLast,

@@ -20,7 +20,7 @@
       if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
       else if (value !== false && value !== undefined && value !== null) element.setAttribute(name, value === true ? "" : value);
     }
-    element.append(...children.filter((child) => child !== null && child !== undefined));
+    element.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
     return element;
   };
 
@@ -33,7 +33,7 @@
     info: "M12 3a9 9 0 1 0 .01 0 M12 11v6 M12 7.500v.010", branch: "M6 3v12 M18 9a9 9 0 0 1-9 9 M6 15a3 3 0 1 0 .010 0 M18 3a3 3 0 1 0 .010 0",
     previous: "M15 5l-7 7 7 7", next: "M9 5l7 7-7 7", menu: "M5 12h.010 M12 12h.010 M19 12h.010", bars: "M4 6h16 M4 12h16 M4 18h16",
     settings: "M4 7h10 M18 7h2 M16 5v4 M4 17h2 M10 17h10 M8 15v4", close: "M6 6l12 12 M18 6L6 18", plus: "M12 5v14 M5 12h14",
-    search: "M11 4a7 7 0 1 0 .010 0 M16 16l5 5", down: "M12 5v14 M5 12l7 7 7-7",
+    train: "M2 9l10-5 10 5-10 5z M6 11v5c3 3 9 3 12 0v-5", search: "M11 4a7 7 0 1 0 .010 0 M16 16l5 5", down: "M12 5v14 M5 12l7 7 7-7",
   };
   const SVG = "http://www.w3.org/2000/svg";
   xl.icon = (name) => {

@@ -34,12 +34,14 @@
     if (message.role === "divider") return element("div", { class: "x-divider", role: "separator" }, xl.say("divider"));
     const side = message.role === "user" ? "user" : "bot";
     const said = element("div", { class: `${side} message`, lang: "zh-CN", dir: "auto" }, visible(message.text));
+    const thoughts = message.thoughts ? element("details", { class: "x-thoughts", lang: "zh-CN", dir: "auto" },
+      element("summary", {}, xl.say("thoughts")), visible(message.thoughts)) : null;
     const buttons = xl.actions.filter((action) => action.shows(message, index, isLast)).map((action) => xl.iconButton(
       action.icon, xl.say(action.name), () => action.run(message, index), { "data-changes": action.changes, ...(action.state ? action.state(message, index) : {}) },
     ));
     return element("div", { class: `x-turn ${side}${isLast ? " last" : ""}`, "data-index": index, onclick: tapped },
       side === "bot" ? xl.face() : null,
-      element("div", { class: "x-body" }, said, element("div", { class: "x-actions" }, versions(index), ...buttons)));
+      element("div", { class: "x-body" }, thoughts, said, element("div", { class: "x-actions" }, versions(index), ...buttons)));
   };
   // On a touch screen a tap on a message shows its actions.
   const tapped = (event) => {
@@ -50,7 +52,7 @@
 
   const keyOf = (message, index, isLast) => {
     const node = xl.tree.node(index) || {};
-    return JSON.stringify([message.role, message.text, message.seed, isLast, xl.tree.place(index), node.rating, isLast && Boolean(asked)]);
+    return JSON.stringify([message.role, message.text, message.thoughts, message.seed, isLast, xl.tree.place(index), node.rating, isLast && Boolean(asked)]);
   };
   const draw = () => {
     if (!list) return;

@@ -25,7 +25,7 @@ MASKED_KEY = -1e30
 """A key with weight zero; finite, because log-sum-exp of infinities has no gradient."""
 
 State = tuple[torch.Tensor, torch.Tensor]
-"""Weighted means `[B, H, K, V]` and L `[B, H, K]`, at least fp32."""
+"""Weighted means of the values `[B, H, K, V]` and L of the module docstring `[B, H, K]`, both at least fp32."""
 
 
 def naive(
@@ -40,8 +40,8 @@ def naive(
     Args:
         q, k: `[B, T, H, K]`; a key of `MASKED_KEY` is padding.
         v: `[B, T, H, V]`.
-        segment_ids: int `[B, T]`, non-decreasing: the packed dialogue of each token. `None` is one dialogue per row.
-        state: Before the first token. `None` is empty.
+        segment_ids: int `[B, T]`, non-decreasing: index of each token's packed dialogue. `None` is one dialogue per row.
+        state: State before the first token; `None` means an empty state.
 
     Returns:
         o `[B, T, H, V]` and the state after the last token.
@@ -90,7 +90,7 @@ def _chunk(
     previous: torch.Tensor | None,
     state: State,
 ) -> tuple[torch.Tensor, State]:
-    """Compute one chunk; `previous` int `[B, 1]` is the dialogue of the incoming state."""
+    """Compute one chunk; `previous`, int `[B, 1]`, is the segment id of the dialogue that `state` belongs to."""
     mean, level = state
     q, k, v = (at_least_float(x).movedim(2, 1) for x in (q, k, v))  # [B, H, C, K]
     q = q.softmax(-1)

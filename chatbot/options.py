@@ -1,0 +1,76 @@
+"""Options of the commands that load a model or talk to people."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from typing import get_args
+
+from chatbot.decoding.settings import ReplySettings, Script, Thinking
+from chatbot.errors import CheckpointError
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that loads a model."""
+    parser.add_argument(
+        "--checkpoint",
+        default="default",
+        metavar="DIR|OWNER/NAME",
+        help="checkpoint folder, or model of the Hugging Face hub, which is downloaded once (default: the bundled bot)",
+    )
+    parser.add_argument(
+        "--revision",
+        metavar="NAME",
+        help="branch, tag or commit of the model of the hub; main asks for the newest (default: the commit that was"
+        " downloaded first)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
+    parser.add_argument(
+        "--dtype", default="auto", help="auto, float32, float16, bfloat16 or int8 (default: %(default)s)"
+    )
+
+
+def check_model_options(args: argparse.Namespace, *others: str) -> None:
+    """Check the options of `add_model_options`, and further checkpoints, before torch is imported.
+
+    `args.checkpoint` gets the revision, and models of the hub are downloaded.
+
+    Raises:
+        CheckpointError, XianliaoError: A checkpoint, the device or the dtype cannot be used.
+    """
+    from chatbot.checkpoint.hub import with_revision
+    from chatbot.checkpoint.location import resolve
+    from chatbot.model.device import check_device
+
+    several = not isinstance(args.checkpoint, str)
+    if several and len(args.checkpoint) > 1 and args.revision is not None:
+        raise CheckpointError("--revision is for one checkpoint. With several, write OWNER/NAME@REVISION.")
+    names = args.checkpoint if several else [args.checkpoint]
+    names = [with_revision(name, args.revision) for name in names]
+    args.checkpoint = names if several else names[0]
+    for checkpoint in (*names, *others):
+        resolve(checkpoint)
+    check_device(args.device, args.dtype)
+
+
+def add_safety_option(parser: argparse.ArgumentParser) -> None:
+    """The option of the commands that talk to people."""
+    parser.add_argument(
+        "--safety",
+        default="default",
+        metavar="DIR|off",
+        help="folder of fixed replies to people in crisis and of word lists (default: the bundled one,"
+        " chatbot/safety/files); off: no fixed replies, the model answers people in crisis as well",
+    )
+
+
+def add_thinking_option(parser: argparse._ActionsContainer) -> None:
+    """Add the option for thinking blocks to the commands that talk to people."""
+    help_text = next(field for field in fields(ReplySettings) if field.name == "thinking").metadata["help"]
+    parser.add_argument("--thinking", choices=get_args(Thinking), help=help_text)
+
+
+def add_script_option(parser: argparse._ActionsContainer) -> None:
+    """Add the option for traditional characters to the commands that talk to people."""
+    help_text = next(field for field in fields(ReplySettings) if field.name == "script").metadata["help"]
+    parser.add_argument("--script", choices=get_args(Script), help=help_text)

@@ -1,0 +1,48 @@
+"""The results of the training view become models of the server."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from chatbot.chat.worker import Worker
+from chatbot.errors import XianliaoError
+from ui.studio.options import StudioOptions
+from ui.studio.served import MAX_RESULTS, Results
+
+
+@pytest.fixture
+def workers(bot):
+    workers = {"tiny": Worker(bot)}
+    yield workers
+    for worker in workers.values():
+        worker.close(0)
+
+
+def test_a_result_is_served_beside_the_other_models_and_the_oldest_is_dropped(workers, checkpoint, tmp_path):
+    results = Results(workers, Worker, StudioOptions(tmp_path))
+    for number in range(1, MAX_RESULTS + 2):
+        shutil.copytree(checkpoint, tmp_path / f"bot-{number}")
+        assert results.add(tmp_path / f"bot-{number}") == f"bot-{number}"
+    kept = [f"bot-{number}" for number in range(2, MAX_RESULTS + 2)]
+    assert list(workers) == ["tiny", *kept]
+    assert list(workers["bot-2"].stream_replies(["你好"], 1))[-1].text is not None
+    before = workers["bot-2"]
+    results.add(tmp_path / "bot-2")  # a run that was continued replaces its earlier state
+    assert workers["bot-2"] is not before
+    assert len(workers) == MAX_RESULTS + 1
+
+
+def test_a_result_does_not_replace_a_model_of_the_operator(workers, checkpoint, tmp_path):
+    workers["bot-1"] = workers["tiny"]
+    results = Results(workers, Worker, StudioOptions(tmp_path))
+    shutil.copytree(checkpoint, tmp_path / "work" / "bot-1")
+    assert results.add(tmp_path / "work" / "bot-1") == "work/bot-1"
+    assert workers["bot-1"] is workers["tiny"]
+
+
+def test_a_damaged_result_changes_nothing(workers, tmp_path):
+    with pytest.raises(XianliaoError):
+        Results(workers, Worker, StudioOptions(tmp_path)).add(tmp_path / "bot-1")
+    assert list(workers) == ["tiny"]

@@ -1,0 +1,100 @@
+"""The commands that the training view runs and shows."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+
+import chatbot
+
+MODULES = {"xianliao-prepare": "data_prep", "xianliao-train": "training"}
+ORDER = ("cpu_finetune", "cpu_smoke", "small", "base")
+"""Presets of the package, the smallest first."""
+
+VALID_SHARE = "0.1"
+"""Share of the dialogues for validation: the default is made for larger sets and would leave a few of some hundred."""
+
+SAMPLES = 5
+"""Dialogues that the cleaning report shows."""
+
+Command = list[str]
+"""A command as a person types it: its name and its arguments."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset of xianliao-train, or a YAML file of the operator.
+
+    Attributes:
+        name: Name that is shown.
+        config: Value of --config.
+        is_new: Whether it trains a new model instead of fine-tuning.
+    """
+
+    name: str
+    config: str
+    is_new: bool
+
+
+def find_presets(folder: Path) -> list[Preset]:
+    """Return the presets of the package and the YAML files of the operator's folder; those with a shape are new models."""
+    spec = find_spec("training")
+    package = [Path(place) / "presets" for place in (spec.submodule_search_locations or ()) if spec] if spec else []
+    presets = [Preset(path.stem, path.stem, _has_shape(path)) for place in package for path in _yaml_files(place)]
+    presets.sort(key=lambda preset: (preset.is_new, ORDER.index(preset.name) if preset.name in ORDER else len(ORDER)))
+    own = [Preset(path.name, str(path), _has_shape(path)) for path in _yaml_files(folder)]
+    return presets + own
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    return sorted(path for suffix in ("*.yaml", "*.yml") for path in folder.glob(suffix) if path.is_file())
+
+
+def _has_shape(path: Path) -> bool:
+    """Whether a preset sets the shape of a model. A file that is not YAML has none; xianliao-train reports its fault."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and "model" in content
+
+
+def prepare_command(inputs: Sequence[Path], output: Path, checkpoint: str, bot: str = "") -> Command:
+    """Return the command that cleans dialogues, with the tokenizer of the checkpoint."""
+    command = ["xianliao-prepare", "--input", *map(str, inputs), "--tokenizer", checkpoint, "--output", str(output)]
+    command += ["--valid-share", VALID_SHARE, "--preview", str(SAMPLES)]
+    return [*command, *([f"--bot={bot}"] if bot else [])]
+
+
+def train_command(
+    data: str, output: Path, checkpoint: str, preset: Preset, device: str = "auto", *switches: str
+) -> Command:
+    """Return the command that trains; `--init` is left out where the preset makes a new model."""
+    init = [] if preset.is_new else ["--init", checkpoint]
+    command = ["xianliao-train", "--data", data, *init, "--config", preset.config, "--output", str(output)]
+    return [*command, *(["--device", device] if device != "auto" else []), *switches]
+
+
+def arguments_of(command: Command) -> list[str]:
+    """Return the arguments of the process: this Python runs the module of the command."""
+    return [sys.executable, "-P", "-m", MODULES[command[0]], *command[1:]]
+
+
+def environment() -> dict[str, str]:
+    """Return the variables for a command: the code of this server, messages in English, no downloads."""
+    root = str(Path(chatbot.__file__).resolve().parents[1])
+    paths = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
+    return {"PYTHONPATH": paths, "XIANLIAO_LANG": "en", "HF_HUB_OFFLINE": "1"}
+
+
+def shown(command: Command) -> str:
+    """Return a command as a line for a terminal."""
+    return subprocess.list2cmdline(command) if sys.platform == "win32" else shlex.join(command)

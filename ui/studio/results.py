@@ -1,0 +1,211 @@
+"""What the training view reads from the files of the commands: cleaning report, curves, result of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+from chatbot.errors import XianliaoError
+from chatbot.storage import read_json
+
+MAX_REASONS, MAX_EXAMPLES, MAX_POINTS, MAX_CHARACTERS = 20, 5, 400, 300
+REASONS_OF = {
+    "dropped": "Dialogues dropped",
+    "dirty_turns": "Turns removed in cleaning",
+    "changed_turns": "Turns changed in cleaning",
+}
+"""Keys of the manifest with counts by reason, and the headings of the tables in the report that explain them."""
+
+Row = dict[str, Any]
+
+
+def report_of(folder: Path, preview: str) -> Row | None:
+    """Return the cleaning report of a prepared set; None if the set is not complete.
+
+    Args:
+        folder: The prepared set.
+        preview: What `xianliao-prepare --preview` printed.
+
+    Returns:
+        `counts` of dialogues and of the train and valid splits, `reasons` as (kind, name, count, explanation), `examples` as
+        (rule, before, after), and `samples`: turns of dialogues that are learnt.
+    """
+    try:
+        manifest = read_json(folder / "manifest.json")
+        page = (folder / "report" / "report.md").read_text(encoding="utf-8")
+    except (XianliaoError, OSError):
+        return None
+    tables = read_tables(page)
+    rows = [row for title in REASONS_OF.values() for row in tables.get(title, [])]
+    explanations = {row[0]: row[2] for row in rows if len(row) == 3}
+    reasons = [
+        (kind, name, count, explanations.get(name, ""))
+        for kind in REASONS_OF
+        for name, count in sorted(manifest.get(kind, {}).items(), key=lambda entry: -entry[1])
+    ]
+    splits = manifest["splits"]
+    return {
+        "counts": manifest["dialogues"] | {name: splits[name]["dialogues"] for name in ("train", "valid")},
+        "reasons": reasons[:MAX_REASONS],
+        "examples": _examples(tables.get("Examples of each rule", [])),
+        "samples": read_preview(preview),
+    }
+
+
+def read_tables(page: str) -> dict[str, list[list[str]]]:
+    """Return the rows of the Markdown tables of a report by their heading, without the row of column names."""
+    tables: dict[str, list[list[str]]] = {}
+    heading = ""
+    for line in page.splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+        elif line.startswith("| ") and line.endswith(" |"):
+            cells = [cell.strip() for cell in line[2:-2].split(" | ")]
+            tables.setdefault(heading, []).append(cells)
+    return {name: [row for row in rows[1:] if not set("".join(row)) <= set("-: ")] for name, rows in tables.items()}
+
+
+def _examples(rows: list[list[str]]) -> list[list[str]]:
+    """Return examples of as many rules as possible."""
+    by_rule: dict[str, list[list[str]]] = {}
+    for rule, before, after in (row for row in rows if len(row) == 3):
+        by_rule.setdefault(rule, []).append([rule, *(text.strip("`")[:MAX_CHARACTERS] for text in (before, after))])
+    mixed = chain.from_iterable(zip_longest(*by_rule.values()))
+    return [row for row in mixed if row is not None][:MAX_EXAMPLES]
+
+
+def read_preview(text: str) -> list[list[str]]:
+    """Return the turns of each dialogue that a preview shows, without its special tokens."""
+    dialogues: list[list[str]] = []
+    for line in text.splitlines():
+        if re.match(r"sample \d+: ", line):
+            dialogues.append([])
+        elif dialogues and (turn := re.match(r"  speaker \d: (.*)", line)):
+            tokens = [token for token in turn[1].split("|") if not re.fullmatch(r"\[(CLS|SEP)\]|<\|.*", token)]
+            dialogues[-1].append("".join(tokens)[:MAX_CHARACTERS])
+    return dialogues
+
+
+class Log:
+    """JSON Lines file of a run that is read as it grows.
+
+    Args:
+        file: The file, which may not exist yet.
+    """
+
+    def __init__(self, file: Path):
+        self._file, self._at = file, 0
+
+    def read(self) -> tuple[list[Row], bool]:
+        """Return the entries that were added, and whether the file became shorter and was read anew: a run that is
+        continued drops the entries after its saved state."""
+        entries: list[Row] = []
+        is_anew = False
+        try:
+            is_anew = self._file.stat().st_size < self._at
+            with self._file.open("rb") as file:
+                file.seek(0 if is_anew else self._at)
+                data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]  # the last line may be in the middle of being written
+            self._at = len(whole) + (0 if is_anew else self._at)
+            entries = [entry for line in whole.splitlines() for entry in _entry_of(line)]
+        except OSError:
+            pass
+        return entries, is_anew
+
+
+class Series:
+    """Points of a curve, at most `MAX_POINTS` at even distances, and the last one."""
+
+    def __init__(self) -> None:
+        self._points: list[list[float]] = []
+        self._every, self._last = 1, list[float]()
+
+    def add(self, step: int, value: float) -> None:
+        """Add the point of a step."""
+        self._last = [step, value]
+        if step % self._every == 0:
+            self._points.append(self._last)
+        if len(self._points) >= MAX_POINTS:
+            self._every *= 2
+            self._points = [point for point in self._points if point[0] % self._every == 0]
+
+    @property
+    def points(self) -> list[list[float]]:
+        """The points, (step, value)."""
+        is_kept = not self._last or (bool(self._points) and self._points[-1] is self._last)
+        return [*self._points] if is_kept else [*self._points, self._last]
+
+
+class Curves:
+    """Curves of a run while it goes on.
+
+    Args:
+        run: Folder of the run.
+    """
+
+    def __init__(self, run: Path):
+        self._log = Log(run / "metrics.jsonl")
+        self._loss, self._valid, self._last = Series(), Series(), Row()
+
+    def read(self) -> Row:
+        """Return the points (step, value) of the training loss and of the validation, and the latest speed."""
+        entries, is_anew = self._log.read()
+        if is_anew:
+            self._loss, self._valid = Series(), Series()
+        for entry in entries:
+            for series, name in ((self._loss, "loss"), (self._valid, "valid_nats_per_unit")):
+                if isinstance(entry.get(name), (int, float)):
+                    series.add(entry["step"], entry[name])
+            self._last = entry
+        speed = self._last.get("tokens_per_second")
+        return {"loss": self._loss.points, "valid": self._valid.points, "tokens_per_second": speed}
+
+
+def _entry_of(line: bytes) -> list[Row]:
+    """Return the entry of a line of a log; none if the line is damaged."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return []
+    return [entry] if isinstance(entry, dict) and isinstance(entry.get("step"), int) else []
+
+
+def result_of(run: Path, has_sample: bool = True) -> Row | None:
+    """Return what a run has reached; None if it has not saved a checkpoint.
+
+    Args:
+        run: Folder of the run.
+        has_sample: Whether to read the sample replies, which may be many.
+
+    Returns:
+        nats per unit `before` and `best`, `best_step`, the number of `valid` dialogues, and a `sample`: prompt, reply of the
+        checkpoint and reply before the training. Missing values are None.
+    """
+    if not (run / "model.safetensors").is_file() and not (run / "adapter_model.safetensors").is_file():
+        return None
+    try:
+        record = read_json(run / "training.json")
+    except XianliaoError:
+        return None
+    replies = Log(run / "samples.jsonl").read()[0] if has_sample else []
+    step = record.get("best_step")
+    return {
+        "before": record.get("before"),
+        "best": record.get("best"),
+        "best_step": step,
+        "valid": record.get("valid_dialogues"),
+        "sample": _sample(replies, record.get("step") if step is None else step),
+    }
+
+
+def _sample(entries: list[Row], step: int | None) -> list[str | None] | None:
+    """Return the last prompt, the reply to it at a step, and the reply before the training."""
+    after = next((entry for entry in reversed(entries) if entry["step"] == step), None)
+    if after is None:
+        return None
+    before = [entry["reply"] for entry in entries if entry["step"] == 0 and entry["prompt"] == after["prompt"]]
+    return [after["prompt"][-1], after["reply"], before[0] if before else None]
