@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
-from chatbot.chat.batches import PROMPT_TOKENS, Job, ReadAhead, SharedBatch, TraceJob
+from chatbot.chat.batches import PROMPT_TOKENS, SharedBatch
 from chatbot.chat.bot import Chatbot, Reply, Request
+from chatbot.chat.jobs import Job, ReadAhead, TraceJob
 from chatbot.chat.trace import TracedStep, check_traceable
 from chatbot.decoding.batch import native_network
 from chatbot.decoding.candidates import Draft

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import torch
 
-from chatbot.chat.batches import Job, SharedBatch
+from chatbot.chat.batches import SharedBatch
 from chatbot.chat.bot import Chatbot, Request
+from chatbot.chat.jobs import Job
 from chatbot.decoding.batch import make_native
 from chatbot.decoding.rerank import Answered
 from chatbot.decoding.settings import ReplySettings

@@ -41,7 +41,8 @@ class Results:
             XianliaoError: The checkpoint cannot be loaded.
         """
         bot = Chatbot.from_pretrained(folder, self._options.device, self._options.dtype, self._first.safety)
-        bot.settings = bot.settings.with_changes(script=self._first.settings.script)
+        given = self._first.settings  # --script and --thinking are for all models of a server
+        bot.settings = bot.settings.with_changes(script=given.script, thinking=given.thinking)
         bot.name = folder.name if folder.name not in self._given else f"{folder.parent.name}/{folder.name}"
         if bot.name in self._loaded:
             self._drop(bot.name)

@@ -14,8 +14,9 @@ from tempfile import mkdtemp
 import pytest
 import torch
 
-from chatbot.chat.batches import Job, SharedBatch
+from chatbot.chat.batches import SharedBatch
 from chatbot.chat.bot import Chatbot
+from chatbot.chat.jobs import Job
 from chatbot.decoding.batch import start_slots
 from chatbot.decoding.candidates import GenerationError
 from chatbot.decoding.torch_batch import TorchBatch, TorchSlots
