@@ -102,7 +102,12 @@ deepen() {
     [ -e "$work/deep12/config.json" ] || python -m training.deepen "$work/deep12" "$work/finetuned" --layers 12
     train deep 662 --config "$here/deep.yaml" --init "$work/deep12" --data "$work/plain:6" "$work/talk:2" "$work/own" \
         "$work/chat:0.7" "$work/dgk:0.3" "$work/long:0.2" "$work/smile:0.07"
-    train settled 310 --config "$here/deep.yaml" --init "$work/deep" --final-learning-rate-share 0 --weight-average 0.98 \
+    replies deeper 245 deep 1
+    replies settled 318 deeper 0
+}
+
+replies() { # name, steps, initial checkpoint, share of the rate at the end; of the own dialogues the bot's turns alone
+    train "$1" "$2" --config "$here/deep.yaml" --init "$work/$3" --final-learning-rate-share "$4" --weight-average 0.98 \
         --data "$work/plain:6:replies" "$work/own:16:replies" "$work/talk:8:replies" "$work/chat:1.2" "$work/dgk:0.2" \
         "$work/long:0.2" "$work/smile:0.02"
 }

@@ -302,9 +302,9 @@ EXAMPLES = ["最近工作好累啊", "给我讲个笑话呗", "周末有什么�
 """Messages of the welcome, in the order of the texts `welcome_1` to `welcome_4`."""
 
 STYLE_EXAMPLES = {
-    "careful": ("我想学做菜", 0, "学做菜真不错，想学什么？"),
-    "balanced": ("我想学做菜", 0, "想学做菜，先学炒鸡蛋吧"),
-    "free": ("我想学做菜", 1, "想学做菜，真不错，想做什么？"),
+    "careful": ("好想出去玩", 0, "去公园吧，天气好，可以走走"),
+    "balanced": ("好想出去玩", 0, "想去哪里玩？"),
+    "free": ("好想出去玩", 2, "去海边吧，吹吹风"),
 }
 """For each style a message, a seed, and the reply of the bundled checkpoint."""
 
