@@ -153,9 +153,15 @@ class Chatbot:
         return reply
 
     def stream(self, turns: History, seed: int | None = None, **changes: Any) -> Iterator[str]:
-        """Yield the text so far after each token; it only grows and never ends in part of a character."""
+        """Yield the text so far whenever it has grown; it never ends in part of a character.
+
+        The best of several candidates is known at the end, so with `candidates` it comes as one text.
+        """
+        shown = ""
         for reply in self.stream_replies(turns, seed, **changes):
-            yield reply.text
+            if reply.text != shown:
+                shown = reply.text
+                yield shown
 
     def stream_replies(self, turns: History, seed: int | None = None, **changes: Any) -> Iterator[Reply]:
         """Yield the reply so far after each token; its stop reason is `stopped` until the last yield."""

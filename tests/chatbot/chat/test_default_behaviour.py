@@ -102,5 +102,7 @@ def test_a_thousand_replies_are_as_varied_as_those_of_people(bot, held_out):
     assert ours["repetitive"] < 0.005
     assert ours["echo"] < 0.01
     assert found["profane"] == []
-    assert 0.55 <= ours["mean_characters"] / people["mean_characters"] <= 1.2  # .63 here; as long as people in plain talk
+    assert (
+        0.55 <= ours["mean_characters"] / people["mean_characters"] <= 1.2
+    )  # .63 here; as long as people in plain talk
     assert abs(ours["dist_2"] / people["dist_2"] - 1) <= 0.3  # 0.58 against 0.79 on its card: it aims at plain talk

@@ -372,7 +372,7 @@ ADAPTERS = {
     "dropout": ({"lora_dropout": 5}, "lora_dropout"),
     "dora": ({"use_dora": "yes"}, "use_dora"),
     "bias": ({"bias": "evil"}, "evil|bias"),
-    "base": ({"base_model_name_or_path": "org/model"}, "base model"),
+    "base": ({"base_model_name_or_path": "org/model"}, "needs org/model@main, which"),
     "base null": ({"base_model_name_or_path": "a\0b"}, "base model"),
     "kind": ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING"),
     "kind list": ({"peft_type": ["LORA"]}, "LORA"),

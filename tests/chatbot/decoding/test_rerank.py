@@ -108,10 +108,10 @@ def test_best_of_n_is_one_of_the_n_and_one_is_the_plain_reply(bot):
     best = bot.respond(["你好"], seed=4, candidates=5)
     assert best.token_ids in [reply.token_ids for reply in each]
     assert best.text == bot.respond(["你好"], seed=4, candidates=5).text
-    scores = [reply.log_prob / (len(reply.token_ids) + 1) for reply in each]
+    scores = [reply.log_prob / (len(reply.token_ids) + 1) ** 0.5 for reply in each]
     assert best.token_ids == each[int(np.argmax(scores))].token_ids
     texts = list(bot.stream(["你好"], seed=4, candidates=3))
-    assert not any(texts[:-1])
+    assert texts == [bot.reply(["你好"], seed=4, candidates=3)]  # the best is known at the end
     with pytest.raises(RankingError, match="--direction backward"):
         bot.respond(["你好"], candidates=2, rank_backward=1.0)
 
