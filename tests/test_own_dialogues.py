@@ -9,16 +9,18 @@ import pytest
 
 from tests.conftest import ROOT, SAMPLES
 from training.naming.dialogues import (
+    UNSEEN,
     Identity,
     bare,
-    held_out_dialogues,
     identity_dialogues,
     questions,
     read_identity,
     rehearsal_dialogues,
+    unseen_dialogues,
 )
 from training.settings import SettingsError
 
+NAMING = ROOT / "training" / "naming"
 RECIPE = ROOT / "checkpoints" / "recipe" / "dialogues"
 
 
@@ -38,35 +40,47 @@ def test_the_example_has_100_dialogues_whose_first_message_no_recipe_has():
     assert [turns[0] for turns in dialogues if turns[0] in seen] == []
 
 
-def test_the_rehearsal_is_from_the_recipe_and_the_held_out_part_from_its_held_out_part():
-    trained = {tuple(turns) for name in ("plain", "talk", "identity") for turns in dialogues_of(RECIPE / name)}
-    held = {tuple(turns) for turns in dialogues_of(RECIPE / "held_out")}
-    assert {tuple(turns) for turns in rehearsal_dialogues(Identity("闲聊"))} <= trained
-    assert len(held_out_dialogues()) == 200
-    assert {tuple(turns) for turns in held_out_dialogues()} <= held
+def test_the_rehearsal_is_from_the_recipe_and_the_unseen_parts_from_its_held_out_part():
+    sources = dialogues_of(*(RECIPE / name for name in ("plain", "talk", "identity")), SAMPLES)
+    beginnings = {tuple(turns[:end]) for turns in sources for end in range(2, len(turns) + 1)}
+    lines = (
+        lzma.open(NAMING / "rehearsal.jsonl.xz", "rt", encoding="utf-8").read().replace("{name}", "闲聊").splitlines()
+    )
+    rehearsal = [tuple(json.loads(line)) for line in lines]
+    assert set(rehearsal) <= beginnings
+    assert len(rehearsal) == len(set(rehearsal)) > 3000
+    assert len(unseen_dialogues("held_out")) == 200
+    parts = [{tuple(turns) for turns in unseen_dialogues(part)} for part in UNSEEN]
+    assert set().union(*parts) <= {tuple(turns) for turns in dialogues_of(RECIPE / "held_out")}
+    first, second = ({bare(turns[0]) for turns in part} for part in parts)
+    assert first & second == set()
 
 
 @pytest.mark.parametrize("maker", [None, "阿哲"])
-def test_no_training_dialogue_has_a_held_out_question(maker):
+def test_no_training_dialogue_has_a_question_of_another_part_and_no_parts_share_one(maker):
     identity = Identity("小满", maker)
     dialogues = identity_dialogues(identity) + rehearsal_dialogues(identity)
     asked = {bare(turn) for turns in dialogues for turn in turns[::2]}
-    held = {bare(question) for about in ("name", "maker") for question in questions(about, held_out=True)}
-    assert len(held) > 60
-    assert asked & held == set()
+    tuning, held_out = (
+        {bare(question) for about in ("name", "maker") for question in questions(about, part)} for part in UNSEEN
+    )
+    assert len(held_out) > 60
+    assert len(tuning) > 30
+    assert asked & held_out == asked & tuning == tuning & held_out == set()
+    assert asked & {bare(turns[0]) for turns in unseen_dialogues("tuning")} == set()
 
 
-def test_a_bot_says_its_name_only_where_somebody_asks():
+def test_a_bot_says_its_name_where_somebody_asks_and_keeps_the_rest():
     identity = Identity("小满", "阿哲")
-    dialogues = identity_dialogues(identity)
+    named, kept = identity_dialogues(identity), rehearsal_dialogues(identity)
+    assert all("小满" in str(turns[1::2]) or "阿哲" in str(turns[1::2]) for turns in named)
     asked = {bare(question) for about in ("name", "maker") for question in questions(about)}
-    for turns in dialogues:
-        is_asked = bare(turns[-2]) in asked
-        assert is_asked == ("小满" in turns[-1] or "阿哲" in turns[-1]), turns
-        assert not any("小满" in turn for turn in turns[:-1])
-    assert dialogues == identity_dialogues(identity)
-    assert len(identity_dialogues(Identity("小满"))) < len(dialogues)
-    assert not any("{" in turn for turns in dialogues for turn in turns)
+    assert asked <= {bare(turn) for turns in named for turn in turns[::2]}
+    assert not asked & {bare(turns[0]) for turns in kept}
+    assert not any(name in str(turns) for turns in kept for name in ("小满", "阿哲", "闲聊程序叫", "语言模型"))
+    assert named == identity_dialogues(identity)
+    assert len(identity_dialogues(Identity("小满"))) < len(named)
+    assert not any("{" in turn for turns in named + kept for turn in turns)
 
 
 def test_the_maker_i_becomes_you_and_names_have_no_marks():

@@ -54,8 +54,8 @@ FIT_ROWS = 16
 """Rows of the data that a new end-of-turn head is fitted to before the first step."""
 
 
-def train(settings: TrainSettings) -> dict[str, Any]:
-    """Start or continue a training run.
+def train(settings: TrainSettings, run: type[Run] | None = None) -> dict[str, Any]:
+    """Start or continue a training run; `run` is its kind, by default `Run`.
 
     Returns:
         Content of training.json, and `stopped_by`: the signal that stopped the run, or None.
@@ -77,7 +77,7 @@ def train(settings: TrainSettings) -> dict[str, Any]:
         accelerator.wait_for_everyone()
         identity = identity_of(settings, manifests)
         progress = start_or_resume(settings, output, identity)
-        return Run(settings, output, identity, accelerator, progress).run()
+        return (run or Run)(settings, output, identity, accelerator, progress).run()
 
 
 class Run:

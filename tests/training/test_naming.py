@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from chatbot.chat.bot import Chatbot
+from chatbot.decoding.batch import native_network
 from chatbot.storage import read_json
+from chatbot.text.layouts import IGNORED_LABEL
+from training.naming import guard, mixing
 from training.naming.cli import main
 from training.naming.dialogues import Identity, bare, questions
-from training.naming.guard import OTHERS, Knowledge, find_failures, measure_identity
+from training.naming.guard import OTHERS, Knowledge, find_failures, least_room, measure_identity, reply_all
+from training.naming.objective import KeepingObjective, kept_targets
+from training.settings import Regularization
 
 IDENTITY = Identity("小满", "阿哲")
 GOOD = {"name": 0.95, "maker": 0.92, "unasked": 0.01}
@@ -18,16 +27,22 @@ BEFORE = Knowledge({OTHERS: 3.0, "lccc": 4.0}, 0.5)
 
 def speaking(name_when_asked=True, maker_when_asked=True, always=False):
     """A stand-in for a bot that knows which questions are about it."""
-    asked = {about: {bare(text) for text in questions(about, held_out=True)} for about in ("name", "maker")}
+    asked = {about: {bare(text) for text in questions(about, "held_out")} for about in ("name", "maker")}
 
-    def reply(turns, seed):
-        if maker_when_asked and bare(turns[-1]) in asked["maker"]:
+    def reply(message):
+        if maker_when_asked and bare(message) in asked["maker"]:
             return "是阿哲做的"
-        if always or (name_when_asked and bare(turns[-1]) in asked["name"]):
+        if always or (name_when_asked and bare(message) in asked["name"]):
             return "我叫小满"
         return "今天天气不错"
 
     return SimpleNamespace(reply=reply)
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Let stand-ins answer, which have no model to decode with."""
+    monkeypatch.setattr(guard, "reply_all", lambda bot, asked: [bot.reply(message) for message, _ in asked])
 
 
 @pytest.mark.parametrize(
@@ -39,7 +54,7 @@ def speaking(name_when_asked=True, maker_when_asked=True, always=False):
         (speaking(always=True), 1, 1, 1),
     ],
 )
-def test_the_shares_are_those_of_the_bot(bot, name, maker, unasked):
+def test_the_shares_are_those_of_the_bot(stand_in, bot, name, maker, unasked):
     result = measure_identity(bot, IDENTITY)
     assert (result["name"], result["maker"], result["unasked"]) == (name, maker, unasked)
     assert result["messages"] > 150
@@ -62,13 +77,126 @@ def test_the_shares_are_those_of_the_bot(bot, name, maker, unasked):
 def test_a_limit_that_is_not_kept_is_one_sentence(identity, after, words):
     faults = find_failures(identity, BEFORE, after, max_loss=0.05)
     assert len(faults) == (words is not None)
+    choice_kept = after.choice >= 0.45  # not measured for the share of the training
+    assert (least_room(identity, BEFORE, after, max_loss=0.05) < 0) == (words is not None and choice_kept)
     assert words is None or words in faults[0]
 
 
-def test_a_bot_without_a_maker_is_not_asked_for_it():
+def test_a_bot_without_a_maker_is_not_asked_for_it(stand_in):
     result = measure_identity(speaking(), Identity("小满"))
     assert "maker" not in result
     assert find_failures(result, BEFORE, BEFORE, 0.05) == []
+
+
+def test_the_room_is_that_of_the_nearest_limit_as_a_part_of_what_it_allows():
+    after = Knowledge({OTHERS: 3.01, "lccc": 4.02}, 0.5)
+    rooms = [0.4, 0.6]  # 0.94 is four tenths of the way from 0.9 to 1; 4.02 uses two fifths of 0.05
+    assert least_room({"name": 0.94, "maker": 1.0, "unasked": 0.0}, BEFORE, after, 0.05) == pytest.approx(rooms[0])
+    assert least_room({"name": 1.0, "unasked": 0.0}, BEFORE, after, 0.05) == pytest.approx(rooms[1])
+    assert least_room({"name": 1.0, "unasked": 0.06}, BEFORE, after, 0.05) == pytest.approx(-1)
+
+
+def test_replies_in_batches_are_those_of_the_bot(bot, monkeypatch):
+    monkeypatch.setattr(guard, "BATCH_SIZE", 3)
+    messages = ["你好", "番茄炒蛋你放糖吗", "我不想活了", "在吗", "今天好累啊"]
+    asked = [(message, seed) for message in messages for seed in (0, 1)]
+    assert reply_all(bot, asked) == [bot.reply([message], seed=seed) for message, seed in asked]
+
+
+def packed(tokenizer, layout):
+    """Return a row with a dialogue of which only the reply is learnt and one to keep, and where the second one begins."""
+    turns = [
+        [tokenizer.encode(turn) for turn in ("你叫什么", "我叫小满")],
+        [tokenizer.encode("在吗"), tokenizer.encode("在呀")],
+    ]
+    samples = [layout.lay_out(dialogue) for dialogue in turns]
+    length = [len(sample.input_ids) for sample in samples]
+    columns = {
+        "input_ids": [sample.input_ids for sample in samples],
+        "token_type_ids": [sample.speaker_ids for sample in samples],
+        "labels": [sample.labels for sample in samples],
+        "segment_ids": [[0] * length[0], [1] * length[1]],
+        "attention_mask": [[1] * length[0], [1] * length[1]],
+    }
+    batch = {name: torch.tensor([[*values[0], *values[1]]]) for name, values in columns.items()}
+    first = (batch["segment_ids"] == 0) & (batch["token_type_ids"] == 0)
+    batch["labels"][first] = IGNORED_LABEL
+    return batch, length[0]
+
+
+def test_the_dialogues_with_loss_on_all_turns_are_kept(tokenizer, layout):
+    batch, start = packed(tokenizer, layout)
+    kept = kept_targets(batch)
+    assert not kept[:, : start - 1].any()
+    labelled = batch["labels"][:, start:] != IGNORED_LABEL
+    assert torch.equal(kept[:, start - 1 : -1], labelled)
+    assert labelled.sum() >= 4  # both turns and their ends
+
+
+def test_what_is_kept_costs_nothing_until_the_model_changes(model, tokenizer, layout):
+    batch, _ = packed(tokenizer, layout)
+    trained = copy.deepcopy(model)
+    objective = KeepingObjective(model, trained, trained, Regularization())
+    items = 10.0
+    with torch.no_grad():
+        learnt = {**batch, "labels": batch["labels"].masked_fill(batch["segment_ids"] == 1, IGNORED_LABEL)}
+        expected = float(trained(**learnt, num_items_in_batch=items).loss)
+    loss, divergence = objective.backward(batch, items, torch.Tensor.backward)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert divergence == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        for weight in trained.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        kept = kept_targets(batch)
+        p, q = (network(**inputs).logits[kept].double().softmax(-1) for network in (model, trained))
+    assert objective.backward(batch, items, torch.Tensor.backward)[1] == pytest.approx(
+        float((p * (p / q).log()).sum()) / items, rel=1e-4
+    )
+
+
+def two_checkpoints(checkpoint, folder):
+    """Copy a checkpoint twice and change the weights of the second copy; return both folders."""
+    before, after = (shutil.copytree(checkpoint, folder / name) for name in ("before", "after"))
+    bot = Chatbot.from_pretrained(after, "cpu")
+    torch.manual_seed(1)
+    for weight in bot.model.parameters():
+        weight.data += 0.3 * torch.randn_like(weight)
+    mixing.save(after, bot.model, bot.tokenizer, read_json(after / mixing.GENERATION), {"step": 0})
+    return before, after
+
+
+def test_the_mixture_with_the_most_room_is_kept(checkpoint, tmp_path, monkeypatch):
+    before, after = two_checkpoints(checkpoint, tmp_path)
+    old, new = (Chatbot.from_pretrained(folder, "cpu").model.state_dict() for folder in (before, after))
+    measured = []
+
+    def distance(bot, sets, choices):
+        weight = bot.model.state_dict()["token_embedding.weight"]
+        whole = (new["token_embedding.weight"] - old["token_embedding.weight"]).norm()
+        measured.append(float((weight - old["token_embedding.weight"]).norm() / whole))
+        return Knowledge({OTHERS: abs(measured[-1] - 0.7) if len(measured) > 1 else 0.0}, 0.0)
+
+    monkeypatch.setattr(mixing, "measure_knowledge", distance)
+    monkeypatch.setattr(mixing, "measure_identity", lambda *args, **options: {"name": 1.0, "unasked": 0.0})
+    kept = mixing.keep_best_share(after, str(before), IDENTITY, {OTHERS: []}, 0.05, "cpu")
+    assert measured == pytest.approx([0.0, *mixing.SHARES], abs=1e-5)
+    assert kept["share"] == 0.7
+    assert read_json(after / "training.json")["share_of_training"] == 0.7
+    stored = Chatbot.from_pretrained(after, "cpu").model.state_dict()
+    for name, tensor in stored.items():
+        torch.testing.assert_close(tensor, 0.7 * new[name] + 0.3 * old[name], atol=1e-6, rtol=1e-5)
+
+
+def test_a_bot_decodes_with_the_weights_of_the_mixture(checkpoint, tmp_path):
+    before, after = two_checkpoints(checkpoint, tmp_path)
+    first, bot = (Chatbot.from_pretrained(folder, "cpu") for folder in (before, after))
+    trained = {name: tensor.clone() for name, tensor in bot.model.state_dict().items()}
+    messages = ["你好", "在吗", "今天好累啊"]
+    assert [bot.reply([m], seed=0) for m in messages] != [first.reply([m], seed=0) for m in messages]
+    mixing.mix(bot, first.model.state_dict(), trained, 0.0)
+    assert (native_network(bot.model) is None) == (native_network(first.model) is None)
+    assert [bot.reply([m], seed=0) for m in messages] == [first.reply([m], seed=0) for m in messages]
 
 
 @pytest.mark.slow

@@ -1,9 +1,13 @@
 """xianliao-name: teach a bot its name and maker, which it should say only when asked, and measure whether it does.
 
     dialogues.py    dialogues about the name and the maker, and everyday dialogues beside them
-    guard.py        measurement of what the bot says after the training and of what it has forgotten
+    objective.py    the answers are learnt, everything else stays as the bot said it before
+    mixing.py       how much of the training to keep
+    guard.py        what the bot says after the training, and what it has forgotten
     cli.py          the command
 
-The lists were written for this project. `rehearsal.jsonl.xz` is a sample of checkpoints/recipe/dialogues: 1,530 dialogues,
-260 of them about the bot, with `{name}` for its name. `held_out.jsonl.xz` has 200 dialogues that no bot is trained on.
+The lists were written for this project. `rehearsal.jsonl.xz` is a sample of checkpoints/recipe/dialogues and
+data_prep/samples: 3,472 dialogues, some of them only their beginning, 259 with `{name}` for the bot's name.
+`held_out.jsonl.xz` (200) and `tuning.jsonl.xz` (150) have dialogues that no bot is trained on. No two of the parts
+training, tuning and held_out share a question.
 """

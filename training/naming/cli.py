@@ -24,11 +24,11 @@ from training.state.run_folder import STATES, check_folder
 KEPT_RULES = ("echo", "generic_replies", "copied_replies", "hot_posts", "blocked_words", "no_chinese", "advertisement")
 """Cleaning rules that are switched off for these dialogues, because the same answer follows many questions on
 purpose."""
-MAX_CHECKED = 300
-"""Dialogues of each file of --check that are scored."""
+MAX_CHECKED, MAX_TUNED = 300, 100
+"""Dialogues of each file of --check that are scored by the guard, and those after them that choose the share."""
 RECORD = "naming.json"
-WEIGHTS = {"named": 3, "rehearsal": 0.5}
-"""Occurrences of each dialogue per epoch."""
+SOURCES = {"named": ":1.5:replies", "rehearsal": ":0.3"}
+"""Occurrences of each dialogue per epoch; all turns of the rehearsal are kept as the bot says them (`objective`)."""
 SHOWN_REPLIES = 5
 
 
@@ -72,21 +72,33 @@ def main(argv: list[str] | None = None) -> int | None:
     resolve(args.bot)
     check_folder(Path(args.output), resume=False)
     from chatbot.text.dialogue_files import read_dialogues
-    from training.naming.dialogues import held_out_dialogues
+    from training.naming.dialogues import unseen_dialogues
     from training.naming.guard import OTHERS, find_failures, measure_identity, measure_knowledge
+    from training.naming.mixing import keep_best_share
 
-    checked = {Path(path).stem: list(read_dialogues(path))[:MAX_CHECKED] for path in args.check}
-    sets = {OTHERS: held_out_dialogues(), **checked}
+    read = {Path(path).stem: list(read_dialogues(path)) for path in args.check}
+    sets = {OTHERS: unseen_dialogues()} | {name: dialogues[:MAX_CHECKED] for name, dialogues in read.items()}
+    tuning = {OTHERS: unseen_dialogues("tuning")[:MAX_TUNED]}
+    tuning |= {name: (dialogues[MAX_CHECKED:] or dialogues)[:MAX_TUNED] for name, dialogues in read.items()}
     from chatbot.chat.bot import Chatbot
 
     _say("measuring the bot before the training")
     before = measure_knowledge(Chatbot.from_pretrained(args.bot, args.device), sets)
     train_identity(identity, args)
+    _say("choosing how much of the training to keep")
+    kept = keep_best_share(Path(args.output), args.bot, identity, tuning, args.max_loss, args.device)
     _say("measuring the bot after the training")
     bot = Chatbot.from_pretrained(args.output, args.device)
     after, said = measure_knowledge(bot, sets), measure_identity(bot, identity)
     failures = find_failures(said, before, after, args.max_loss)
-    record = {"identity": vars(identity), **said, "before": vars(before), "after": vars(after), "failures": failures}
+    record = {
+        "identity": vars(identity),
+        **kept,
+        **said,
+        "before": vars(before),
+        "after": vars(after),
+        "failures": failures,
+    }
     write_json(Path(args.output) / RECORD, record)
     if args.json:
         print(json.dumps(record, ensure_ascii=False, indent=2))
@@ -103,6 +115,7 @@ def train_identity(identity: Identity, args: argparse.Namespace) -> None:
     """
     from data_prep.pipeline import build
     from data_prep.settings import CleanSettings, PrepareSettings
+    from training.naming.objective import NamingRun
     from training.run import train
 
     folder = resolve(args.bot)
@@ -117,8 +130,8 @@ def train_identity(identity: Identity, args: argparse.Namespace) -> None:
             clean = CleanSettings(skip=KEPT_RULES)
             settings = PrepareSettings(tokenizer=str(folder), valid_share=0.0, form="jsonl", clean=clean)
             build([str(path)], Path(temporary) / part, settings)
-            data.append(f"{Path(temporary) / part}:{WEIGHTS[part]}:replies")
-        train(training_settings(args, data))
+            data.append(f"{Path(temporary) / part}{SOURCES[part]}")
+        train(training_settings(args, data), NamingRun)
     shutil.rmtree(Path(args.output) / STATES)
 
 
@@ -147,7 +160,8 @@ def _say(text: str) -> None:
 def _lines(record: dict[str, Any], output: str, bot: Any) -> list[str]:
     """Return the measurements in words, two replies and the next command."""
     before, after = record["before"], record["after"]
-    lines = [f"says its name when asked in words it was not trained on: {record['name']:.0%}"]
+    lines = [f"share of the training that is kept: {record['share']:.0%}"]
+    lines.append(f"says its name when asked in words it was not trained on: {record['name']:.0%}")
     if "maker" in record:
         lines.append(f"names its maker when asked: {record['maker']:.0%}")
     lines.append(f"says its name unasked: {record['unasked']:.1%} of {record['messages']} everyday messages")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
@@ -15,9 +17,11 @@ from chatbot.text.word_lists import read_word_list
 from training.settings import SettingsError
 
 HERE = Path(__file__).parent
+Part = Literal["training", "tuning", "held_out"]
+"""Part of the questions: to train on, to choose the share of the training by (`mixing`), or for the guard's figures."""
+UNSEEN: tuple[Part, ...] = ("tuning", "held_out")
 MAX_CHARACTERS = 16
-ANSWERS_PER_QUESTION = {"name": 3, "maker": 6}
-"""Number of answers for each question; fewer are needed for the name, which has more questions."""
+ANSWERS_PER_QUESTION = 3
 EVERYDAY_COPIES = 3
 """Occurrences of each everyday dialogue with similar words."""
 ENDINGS = ("", "", "？", "呀", "~")
@@ -26,7 +30,12 @@ MIDWAY_SHARE = 0.35
 """Share of the questions that are asked after an everyday exchange."""
 ABOUT_BOT = re.compile("你.{0,6}(真人|机器|程序|AI|谁|名字|叫啥|叫什么)|真人")
 """Messages that ask who or what the bot is."""
-ABOUT_MAKER = re.compile("谁.{0,4}(做|开发|写|训练|造|教|设计)|主人|哪.{0,2}公司|作者|开发")
+ABOUT_MAKER = re.compile(
+    "谁.{0,4}(做|作|制|开发|写|训练|造|教|设计|发明)|主人|哪.{0,2}公司|作者|开发|你.{0,3}(爸|妈|老板)"
+)
+"""Messages that ask who made the bot."""
+CLAIM = re.compile("语言模型|开源|训练出来|公开的")
+"""Replies of the bundled bot about who made it."""
 _MARKS = re.compile(r"[\s，。！？、：；,.!?:;~…\"'“”‘’（）()\[\]{}<>《》|/\\]")
 
 
@@ -63,53 +72,51 @@ def read_identity(name: str, maker: str | None) -> Identity:
     return Identity(name, "你" if maker == "我" else maker)
 
 
-def questions(about: str, held_out: bool = False) -> list[str]:
-    """Return the questions about `name` or `maker`, those for training or those that no training dialogue has."""
-    return read_word_list(HERE / f"{about}_questions{'_held_out' if held_out else ''}.txt")
+def questions(about: str, part: Part = "training") -> list[str]:
+    """Return the questions of a part about `name` or `maker`; no two parts have the same question."""
+    return read_word_list(HERE / f"{about}_questions{'' if part == 'training' else '_' + part}.txt")
 
 
-def held_out_dialogues() -> list[list[str]]:
-    """Return everyday dialogues that no bot is trained on."""
-    return list(read_dialogues(HERE / "held_out.jsonl.xz"))
+def unseen_dialogues(part: Part = "held_out") -> list[list[str]]:
+    """Return everyday dialogues that no bot is trained on, of the part `tuning` or `held_out`."""
+    return list(read_dialogues(HERE / f"{part}.jsonl.xz"))
 
 
 def identity_dialogues(identity: Identity, seed: int = 0) -> list[list[str]]:
-    """Return dialogues in which somebody asks for the name or the maker; the bot's turns come second.
+    """Return dialogues in which the bot says its name or its maker, for somebody asks.
 
-    Every question has several answers; some questions come after an everyday exchange. Everyday dialogues with similar
-    words, in which the bot does not say its name, are mixed in.
+    Every question has several answers; some questions come after an everyday exchange.
     """
     generator = random.Random(seed)
     answers = yaml.safe_load((HERE / "answers.yaml").read_text(encoding="utf-8"))
-    everyday = list(read_dialogues(HERE / "everyday.jsonl"))
-    openers = [
-        turns[:2] for turns in [*everyday, *read_dialogues(HERE / "rehearsal.jsonl.xz")] if "{name}" not in str(turns)
-    ]
+    openers = [turns[:2] for turns in rehearsal_dialogues(identity)]
     dialogues = []
     for about in ("name", "maker") if identity.maker else ("name",):
         for question in questions(about):
-            for answer in generator.sample(answers[about], ANSWERS_PER_QUESTION[about]):
+            for answer in generator.sample(answers[about], ANSWERS_PER_QUESTION):
                 before = generator.choice(openers) if generator.random() < MIDWAY_SHARE else []
                 asked = question + generator.choice(ENDINGS)
                 dialogues.append([*before, asked, identity.fill(answer)])
-    return dialogues + everyday * EVERYDAY_COPIES
+    return dialogues + [
+        [identity.fill(turn) for turn in turns] for turns in _allowed(identity) if "{name}" in str(turns)
+    ]
 
 
 def rehearsal_dialogues(identity: Identity) -> list[list[str]]:
-    """Return everyday dialogues, and dialogues about what the bot is, with its name.
+    """Return dialogues that the bot keeps answering as before: everyday ones, some with words like those of questions."""
+    everyday = list(read_dialogues(HERE / "everyday.jsonl")) * EVERYDAY_COPIES
+    return everyday + [turns for turns in _allowed(identity) if "{name}" not in str(turns)]
 
-    Dialogues with a held-out question are left out; if the identity has a maker, so are dialogues about the maker.
-    """
-    unseen = {bare(question) for about in ("name", "maker") for question in questions(about, held_out=True)}
-    chosen = []
+
+def _allowed(identity: Identity) -> Iterator[list[str]]:
+    """Yield the dialogues of the recipe's sample without questions of other parts, and with a maker without other makers."""
+    unseen = {bare(text) for part in UNSEEN for about in ("name", "maker") for text in questions(about, part)}
     for turns in read_dialogues(HERE / "rehearsal.jsonl.xz"):
-        asked = turns[::2]
-        if any(bare(turn) in unseen for turn in asked):
+        if any(bare(turn) in unseen for turn in turns[::2]):
             continue
-        if identity.maker and any(ABOUT_MAKER.search(turn) for turn in asked):
+        if identity.maker and (any(map(ABOUT_MAKER.search, turns[::2])) or any(map(CLAIM.search, turns[1::2]))):
             continue
-        chosen.append([identity.fill(turn) for turn in turns])
-    return chosen
+        yield turns
 
 
 def bare(text: str) -> str:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from chatbot.chat.bot import Chatbot
+from chatbot.chat.request import decode_requests
+from chatbot.decoding.loop import prefill
 from chatbot.evaluation.answering import make_contexts
 from chatbot.evaluation.aptness.choosing import reply_hits
 from chatbot.model.scoring import score_dialogues
 from chatbot.text.dialogue import count_units
-from training.naming.dialogues import ABOUT_BOT, Identity, held_out_dialogues, questions
+from training.naming.dialogues import ABOUT_BOT, Identity, Part, questions, unseen_dialogues
 
 MIN_NAME_SHARE, MAX_UNASKED_SHARE = 0.90, 0.03
 MAX_LOSS = 0.05
@@ -23,6 +25,8 @@ CHOICES = 100
 """Dialogues of the choice among ten replies."""
 SEEDS = 2
 """Replies to each question."""
+BATCH_SIZE = 16
+"""Messages that are answered together."""
 OTHERS = "others"
 """Name of the held-out dialogues of this project in the measurements."""
 
@@ -40,10 +44,10 @@ class Knowledge:
     choice: float
 
 
-def measure_knowledge(bot: Chatbot, sets: dict[str, list[list[str]]]) -> Knowledge:
+def measure_knowledge(bot: Chatbot, sets: dict[str, list[list[str]]], choices: int = CHOICES) -> Knowledge:
     """Score sets of dialogues, and let the bot choose among ten replies (`chatbot.evaluation.aptness.choosing`)."""
     nats = {name: _nats_per_unit(bot, dialogues) for name, dialogues in sets.items()}
-    hits = reply_hits(bot, make_contexts(sets[OTHERS], CHOICES))
+    hits = reply_hits(bot, make_contexts(sets[OTHERS], choices)) if choices else None
     return Knowledge(nats, hits["hits"] if hits else 0.0)
 
 
@@ -52,25 +56,45 @@ def _nats_per_unit(bot: Chatbot, dialogues: Sequence[list[str]]) -> float:
     return sum(score_dialogues(bot.model, bot.layout, encoded)) / sum(map(count_units, dialogues))
 
 
-def measure_identity(bot: Chatbot, identity: Identity) -> dict[str, Any]:
-    """Ask held-out questions and send everyday messages; return the shares of each kind, and the wrong replies."""
-    named, wrong = _ask(bot, questions("name", held_out=True), lambda reply: identity.name in reply)
+def measure_identity(bot: Chatbot, identity: Identity, part: Part = "held_out", seeds: int = SEEDS) -> dict[str, Any]:
+    """Ask the questions of a part and send its everyday messages.
+
+    Returns:
+        Shares, and the replies that count against the bot.
+    """
+    named, wrong = _ask(bot, questions("name", part), lambda reply: identity.name in reply, seeds)
     result: dict[str, Any] = {"name": named, "wrong": wrong}
     if identity.maker:
         said = re.compile(f"{re.escape(identity.maker)}.{{0,6}}(做|教|训练|写|造|养|创)|是{re.escape(identity.maker)}")
         result["maker"], result["wrong_maker"] = _ask(
-            bot, questions("maker", held_out=True), lambda reply: said.search(reply) is not None
+            bot, questions("maker", part), lambda reply: said.search(reply) is not None, seeds
         )
-    messages = [turns[0] for turns in held_out_dialogues() if not ABOUT_BOT.search(turns[0])]
+    messages = [turns[0] for turns in unseen_dialogues(part) if not ABOUT_BOT.search(turns[0])]
     clean, unasked = _ask(bot, messages, lambda reply: identity.name not in reply, seeds=1)
     return result | {"unasked": 1 - clean, "said_unasked": unasked, "messages": len(messages)}
 
 
-def _ask(bot: Chatbot, texts: Sequence[str], is_right: Any, seeds: int = SEEDS) -> tuple[float, list[str]]:
+def _ask(bot: Chatbot, texts: Sequence[str], is_right: Any, seeds: int) -> tuple[float, list[str]]:
     """Return the share of right replies, and `message -> reply` for the wrong ones."""
-    replies = [(text, bot.reply([text], seed=seed)) for text in texts for seed in range(seeds)]
-    wrong = [f"{text} -> {reply}" for text, reply in replies if not is_right(reply)]
+    asked = [(text, seed) for text in texts for seed in range(seeds)]
+    replies = reply_all(bot, asked)
+    wrong = [f"{text} -> {reply}" for (text, _), reply in zip(asked, replies, strict=True) if not is_right(reply)]
     return 1 - len(wrong) / len(replies), wrong
+
+
+def reply_all(bot: Chatbot, asked: Sequence[tuple[str, int]]) -> list[str]:
+    """Return `bot.reply([message], seed)` for each message and seed, decoded in batches."""
+    requests = [bot.request([message], seed=seed) for message, seed in asked]
+    replies = [request.fixed.text if request.fixed else "" for request in requests]
+    open_ones = [index for index, request in enumerate(requests) if not request.fixed]
+    for start in range(0, len(open_ones), BATCH_SIZE):
+        indices = open_ones[start : start + BATCH_SIZE]
+        batch = [requests[index] for index in indices]
+        steps, logits = prefill(bot.model, [request.prompt for request in batch])
+        *_, candidates = decode_requests(batch, steps, logits, bot.vocabulary)
+        for index, request, drafts in zip(indices, batch, candidates, strict=True):
+            replies[index] = bot.show(request, bot.best_draft(request, drafts)).text
+    return replies
 
 
 def find_failures(identity: dict[str, Any], before: Knowledge, after: Knowledge, max_loss: float) -> list[str]:
@@ -93,3 +117,12 @@ def find_failures(identity: dict[str, Any], before: Knowledge, after: Knowledge,
             f"it chooses the true reply in {after.choice:.0%} of the cases, and before in {before.choice:.0%}"
         )
     return faults
+
+
+def least_room(identity: dict[str, Any], before: Knowledge, after: Knowledge, max_loss: float) -> float:
+    """Return the distance to the nearest limit as a part of what the limit allows; below 0 a limit is not kept."""
+    allowed = 1 - MIN_NAME_SHARE
+    rooms = [(identity.get(about, 1.0) - MIN_NAME_SHARE) / allowed for about in ("name", "maker")]
+    rooms.append(1 - identity["unasked"] / MAX_UNASKED_SHARE)
+    rooms += [1 - (nats - before.nats[name]) / max(max_loss, 1e-3) for name, nats in after.nats.items()]
+    return min(rooms)

@@ -1,0 +1,67 @@
+"""How much of the training to keep: weights between those before it and those after it.
+
+For a share s the weights are s * after + (1 - s) * before (Wortsman et al. 2022, arXiv:2109.01903): a small share forgets
+less, a large one knows the name better. The share is chosen on the part `tuning`, which is used for nothing else, so that
+the guard's figures are those of questions that decided nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from chatbot.chat.bot import Chatbot
+from chatbot.checkpoint.folder import GENERATION, TRAINING, load_model, save
+from chatbot.decoding.batch import make_native
+from chatbot.model.network import XianliaoForCausalLM
+from chatbot.storage import read_json
+from training.naming.dialogues import Identity
+from training.naming.guard import least_room, measure_identity, measure_knowledge
+
+SHARES = (0.55, 0.7, 0.85, 1.0)
+"""Shares of the training among which is chosen."""
+
+
+def keep_best_share(
+    folder: Path, start: str, identity: Identity, sets: dict[str, list[list[str]]], max_loss: float, device: str
+) -> dict[str, float]:
+    """Replace the weights of a trained checkpoint with the mixture that is farthest from every limit of the guard.
+
+    Args:
+        folder: Checkpoint after the training.
+        start: Checkpoint before it.
+        identity: Name and maker.
+        sets: Dialogues by name that must not be forgotten; none of them is among the guard's.
+        max_loss: Largest rise in nats/unit.
+        device: Device of the measurement.
+
+    Returns:
+        `share`, and `room`: distance to the nearest limit (`guard.least_room`).
+    """
+    bot = Chatbot.from_pretrained(folder, device)
+    if not isinstance(bot.model, XianliaoForCausalLM):  # an adapter to a foreign model has nothing before it
+        return {"share": 1.0}
+    after = {name: tensor.clone() for name, tensor in bot.model.state_dict().items()}
+    before = load_model(start, device).state_dict()
+    mix(bot, before, after, 0.0)
+    known = measure_knowledge(bot, sets, choices=0)
+    rooms = {}
+    for share in SHARES:
+        mix(bot, before, after, share)
+        said = measure_identity(bot, identity, "tuning", seeds=1)
+        rooms[share] = least_room(said, known, measure_knowledge(bot, sets, choices=0), max_loss)
+    best = max(rooms, key=lambda share: rooms[share])
+    mix(bot, before, after, best)
+    training = {**read_json(folder / TRAINING), "share_of_training": best}
+    save(folder, bot.model, bot.tokenizer, read_json(folder / GENERATION), training)
+    return {"share": best, "room": rooms[best]}
+
+
+@torch.no_grad()
+def mix(bot: Chatbot, before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], share: float) -> None:
+    """Give a bot the weights share * after + (1 - share) * before, and drop what it has computed with others."""
+    assert isinstance(bot.model, XianliaoForCausalLM)
+    bot.model.load_state_dict({name: torch.lerp(before[name], tensor, share) for name, tensor in after.items()})
+    make_native(bot.model)
+    bot.snapshots.clear()

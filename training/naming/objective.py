@@ -1,0 +1,78 @@
+"""Loss of the training of a name: the answers are learnt, everything else stays as it was.
+
+    loss = (1 / N) (sum_answers -log q(x) + sum_kept KL(p || q))
+
+q is the model, p the bot before the training, N the number of targets of the batch. In dialogues to keep the model follows
+all of the bot's distribution instead of the one token that was written (Li and Hoiem 2016, arXiv:1606.09282): at the first
+step this gradient is 0, while that of the written token is mostly noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from chatbot.checkpoint.folder import load_model
+from chatbot.model.precision import at_least_float
+from chatbot.text.layouts import IGNORED_LABEL
+from training.optim.regularizers import Objective, divergence, sum_by_dialogue
+from training.run import Run
+from training.stage import Stage
+
+
+class KeepingObjective(Objective):
+    """Nats of the turns to learn plus the divergence from the bot before in the dialogues to keep (`kept_targets`).
+
+    Args:
+        before: The model before the training.
+        others: As for `Objective`.
+    """
+
+    def __init__(self, before: nn.Module, *others):
+        super().__init__(*others)
+        self.before = before
+
+    def backward(
+        self,
+        batch: dict[str, torch.Tensor],
+        items: float,
+        run_backward: Callable[[torch.Tensor], None],
+        no_sync: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> tuple[float, float]:
+        """Add the gradient of a micro-batch; arguments and returns as for `Objective.backward`, KL in the second."""
+        targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED_LABEL)
+        kept = kept_targets(batch)
+        learnt = (targets != IGNORED_LABEL) & ~kept
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        logits = self._run(inputs).logits
+        assert logits is not None
+        loss = F.cross_entropy(at_least_float(logits[learnt]), targets[learnt], reduction="sum") / items
+        with torch.no_grad():
+            fixed = at_least_float(self.before(**inputs).logits[kept]).log_softmax(-1)
+        extra = divergence(fixed, at_least_float(logits[kept]).log_softmax(-1)) / items
+        run_backward(loss + extra)
+        return loss.item(), extra.item()
+
+
+def kept_targets(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return which positions predict a token of a dialogue to keep: one whose user's turns carry loss too.
+
+    Returns:
+        bool `[B, T]`.
+    """
+    labelled = batch["labels"] != IGNORED_LABEL
+    of_user = sum_by_dialogue((labelled & (batch["token_type_ids"] == 0)).float(), batch["segment_ids"]) > 0
+    return F.pad((labelled & of_user)[:, 1:], (0, 1), value=False)
+
+
+class NamingRun(Run):
+    """A run whose objective keeps the dialogues of all sets but those with `:replies`."""
+
+    def _objective(self, stage: Stage) -> Objective:
+        device = self.accelerator.device
+        before = load_model(self.settings.init or "default", str(device)).requires_grad_(False)
+        return KeepingObjective(before, self.trained.model, self.trained.inner, stage.settings.regularization)
