@@ -94,8 +94,8 @@ def _lines(result: dict[str, Any]) -> list[str]:
     ]
     if is_few:
         lines.append(
-            f"fewer than {FEW_TURNS} turns or {FEW_DIALOGUES} dialogues are held out: too few to say whether the bot has learnt"
-            " this person; hold out more of the chats"
+            f"fewer than {FEW_TURNS} turns or {FEW_DIALOGUES} dialogues are held out: too few to say whether the bot has"
+            " learnt this person; hold out more of the chats"
         )
     else:
         lines.append(
