@@ -102,7 +102,7 @@ def _most_likely(candidates: Candidates, count: int) -> list[tuple[tuple[int, fl
 
 
 def _best(candidates: Candidates, end_id: int) -> tuple[list[int], list[bool]]:
-    """Return the best token of each row, and whether it is EOS only because of the floor."""
+    """Return the best token of each row, and whether it is EOS only because of the EOS floor (`rules.eos_floor`)."""
     unfloored = _argmax(candidates.ruled)
     if candidates.floor is None:
         return unfloored, [False] * len(unfloored)

@@ -72,7 +72,9 @@ class ResultCache:
 
 
 class CacheFile:
-    """JSON lines of one file. A damaged line and all lines after it are dropped when the file is opened.
+    """A file of the cache in JSON Lines format, one result per line.
+
+    A damaged line and all lines after it are dropped when the file is opened.
 
     Attributes:
         rows: Rows in the order in which they were added.

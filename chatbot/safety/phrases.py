@@ -112,7 +112,8 @@ class Phrases:
       the next one: 死海 in 我要去死，海子 does not match.
 
     A phrase can cross the end of a clause only if one of the two clauses is inside it: 自。杀 matches, 他来自。杀了鸡
-    does not. A phrase that begins or ends with a Latin letter or digit does not match next to another one.
+    does not. A phrase that begins or ends with a Latin letter or digit matches whole words only: no Latin letter or
+    digit may be next to that end.
 
     Args:
         lines: The phrases.

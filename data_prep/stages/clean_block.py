@@ -42,7 +42,7 @@ def clean_block(folder: Path, block_id: BlockId, block: Block, settings: CleanSe
 
     Args:
         folder: The work folder.
-        block_id: Gives the NAME.
+        block_id: Determines NAME, the common part of the names of the files.
         block: Records to clean.
         settings: Switches and limits of cleaning.
         buckets: Number of buckets.

@@ -30,7 +30,7 @@ LOSS = np.dtype(
         ("reason", np.int64),  # index into LOSSES
     ]
 )
-"""One loss: a piece that is dropped or cut."""
+"""A piece of the input, a dialogue or a turn, that is dropped or shortened."""
 
 
 class Losses:

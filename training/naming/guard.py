@@ -98,7 +98,7 @@ def reply_all(bot: Chatbot, asked: Sequence[tuple[str, int]]) -> list[str]:
 
 
 def find_failures(identity: dict[str, Any], before: Knowledge, after: Knowledge, max_loss: float) -> list[str]:
-    """Return one sentence for every limit that the bot does not keep."""
+    """Return one sentence for every limit that the bot exceeds."""
     faults = []
     least = f"{MIN_NAME_SHARE:.0%}"
     if identity["name"] < MIN_NAME_SHARE:

@@ -248,7 +248,9 @@ class CompletionRequest(RequestModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
     def changes(self) -> dict[str, Any]:
-        """Return what the request sets: fields of `ReplySettings`, `variation` and `spread`; None sets nothing.
+        """Return the values that the request sets: fields of `ReplySettings`, and `variation` and `spread` besides.
+
+        Values of None are left out.
 
         Temperature 0, `top_p` 0 and `top_k` 1 leave the most likely token only, so they select the greedy method.
         """
