@@ -66,6 +66,8 @@ def open_browser(folder: Path, language: str, *flags: str):
 
 
 SEED = "#seed input, #seed textarea"
+SCRIPT_VALUES = ("null", "undefined", "NaN", "[object Object]")
+"""Values of a script that must not be shown as text."""
 
 
 class Page:
@@ -197,13 +199,14 @@ class Page:
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
     def faults(self) -> list[str]:
-        """Errors in the console, and requests to anything but this server."""
+        """Errors in the console, requests to anything but this server, and values of scripts that are shown."""
         errors = self.errors + self.new_errors()
         requests = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         urls = [r["params"]["request"]["url"] for r in requests if r["method"] == "Network.requestWillBeSent"]
         assert urls
         outside = [url for url in urls if url.startswith(("http", "ws")) and "//127.0.0.1:" not in url]
-        return errors + outside
+        shown = [line.strip() for text in self.texts("body") for line in text.splitlines()]
+        return errors + outside + [line for line in shown if line in SCRIPT_VALUES]
 
 
 @pytest.fixture

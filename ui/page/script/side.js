@@ -129,7 +129,7 @@
       xl.iconButton("bars", xl.say("open_sidebar"), () => xl.side.toggle(), { id: "side-button" }),
       xl.face(), heading,
       xl.iconButton("plus", xl.say("new_chat"), () => xl.chat.open(null), { id: "new-button", "data-changes": true }),
-      xl.given.studio ? xl.iconButton("train", xl.say("studio"), () => xl.studio.toggle(true), { id: "studio-button" }) : null,
+      ...(xl.given.studio ? [xl.iconButton("train", xl.say("studio"), () => xl.studio.toggle(true), { id: "studio-button" })] : []),
       xl.iconButton("settings", xl.say("settings"), () => xl.side.panel(), { id: "settings-button" }));
   };
   xl.draw.settings = (place) => {
