@@ -66,6 +66,14 @@ def versions(page) -> list[str]:
     return page.texts("#chat .x-versions")
 
 
+def test_a_window_that_is_made_narrow_shows_the_chat(page):
+    page.wait(lambda: page.in_view("#new"))
+    resize(page.driver, 390, 800)
+    page.wait(lambda: not page.in_view("#new") and page.in_view("#message textarea"))
+    resize(page.driver, 1280, 800)
+    page.wait(lambda: page.in_view("#new"))
+
+
 def test_the_welcome_offers_four_things_and_a_click_says_one(page):
     assert len(page.find(".x-example")) == 4
     page.press(page.find(".x-example")[3])

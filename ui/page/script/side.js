@@ -86,7 +86,10 @@
       if (!found.length) list.append(element("p", {}, xl.say(!xl.given.keep ? "not_saved" : entries.length ? "no_match" : "no_chats")));
     },
   };
-  root.classList.toggle("x-side", xl.wide() && localStorage.getItem(SIDE) !== "closed");
+  // Open where there is room, also after the window was made wider or narrower.
+  const fit = () => root.classList.toggle("x-side", xl.wide() && localStorage.getItem(SIDE) !== "closed");
+  matchMedia("(min-width: 900px)").addEventListener("change", fit);
+  fit();
 
   xl.draw.side = (place) => {
     const plain = (name, run, attributes = {}) => element("button", { type: "button", class: "x-plain", onclick: run, ...attributes }, xl.say(name));
