@@ -109,7 +109,7 @@ def clean_turn(text: str) -> str:
 
 
 def count_units(turns: Sequence[str]) -> int:
-    """Return the number by which a loss is divided to give nats/unit: characters after `join_spaces` plus one per turn.
+    """Return the number by which a loss is divided to give nats/unit: code points after `join_spaces` plus one per turn.
 
     Units do not depend on the tokenizer, so losses in nats/unit compare across tokenizers.
     """

@@ -102,11 +102,22 @@ def test_an_output_is_never_overwritten_and_settings_may_not_change(whole_run, p
     before = weights_hash(whole_run)
     with pytest.raises(ResumeError, match="--resume"):
         train(settings_for(prepared, whole_run))
-    with pytest.raises(ResumeError, match="--learning-rate changed"):
+    with pytest.raises(ResumeError, match=r"--learning-rate changed.*--init"):
         train(settings_for(prepared, whole_run, learning_rate=1.0, resume=True))
     with pytest.raises(ResumeError, match="no saved state"):
         train(settings_for(prepared, tmp_path / "new", resume=True))
     assert weights_hash(whole_run) == before
+
+
+def test_a_run_that_ended_before_its_first_save_is_resumed_from_its_start(prepared, tmp_path):
+    """Its folder may hold a checkpoint, because validation comes before the first save."""
+    train(settings_for(prepared, tmp_path / "run", max_steps=4))
+    before, log = weights_hash(tmp_path / "run"), (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8")
+    shutil.rmtree(tmp_path / "run" / "resume")
+    train(settings_for(prepared, tmp_path / "run", max_steps=4, resume=True))
+    assert weights_hash(tmp_path / "run") == before
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [json.loads(line)["step"] for line in log.splitlines()]
 
 
 def test_a_folder_with_other_things_is_left_alone(prepared, tmp_path):

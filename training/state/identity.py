@@ -10,7 +10,7 @@ from typing import Any
 
 from training.data.turn_store import parse_source
 from training.settings import StageSettings, TrainSettings, flag
-from training.state.run_folder import ResumeError, check_folder
+from training.state.run_folder import ResumeError, check_folder, saved_steps
 from training.state.saved_state import Progress, load_progress, new_progress
 
 CHANGEABLE = ("data", "output", "resume", "threads", "tensorboard", "stages")
@@ -58,13 +58,16 @@ def start_or_resume(settings: TrainSettings, output: Path, identity: dict[str, A
         ResumeError: With --resume, the folder has no saved state, or the state is damaged or belongs to another run.
             Without --resume, the folder holds a run or other files.
     """
+    if settings.resume and not saved_steps(output):
+        check_folder(output, resume=True)
+        return new_progress()
     if settings.resume:
         progress, before = load_progress(output)
         changed = changed_settings(before, identity)
         if changed:
             raise ResumeError(
-                f"{output} was started with other settings ({changed}). Resume with the same settings, or give another"
-                " --output."
+                f"{output} was started with other settings ({changed}). Resume with the same settings, or start a new"
+                f" run from its weights: --init {output} and another --output."
             )
         return progress
     check_folder(output, resume=False)

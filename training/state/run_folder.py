@@ -41,13 +41,15 @@ def read_log(path: Path) -> list[dict]:
 
 
 def check_folder(output: Path, resume: bool) -> None:
-    """Check that a run may start in a folder, or that a run to resume has a saved state in it.
+    """Check that a run may start in a folder, or that there is a run to resume in it.
+
+    A run that ended before its first save has no state: it is resumed from its start.
 
     Raises:
         ResumeError: It may not, or the run has not saved a state.
     """
     steps = saved_steps(output)
-    if resume and not steps:
+    if resume and not steps and not (output / SETTINGS).is_file():
         raise ResumeError(f"{output} has no saved state. Start the run without --resume.")
     if resume:
         return

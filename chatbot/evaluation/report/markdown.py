@@ -33,8 +33,8 @@ def notes(report: Report) -> list[str]:
     lines = [
         f"{report['dialogues']} dialogues, {report['units']} units (characters and ends of turn), full history;"
         f" {report['contexts']} contexts answered, context i with seed {report['seed']} + i.",
-        "± is half of a 95 % interval: percentile bootstrap for means and BLEU, Wilson for shares, random subsets of"
-        " the text for Dist and Ent.",
+        "± is half of a 95 % interval: percentile bootstrap for means, sacrebleu's for BLEU, Wilson for shares, random"
+        " subsets of the text for Dist and Ent.",
         "r_L: share of replies without an end after L tokens. bound: the longest reply that the method can give, on any"
         " model. rep-4: share of repeated 4-grams of characters. repetitive: two or more characters three times in a"
         " row, or more than half of the pairs repeated. echo: the reply shares 80 % of its characters with the message.",
