@@ -22,7 +22,8 @@ import torch
 StopReason = Literal["eos", "floor", "limit", "stopped", "safety"]
 """Why a reply ended. `eos`: the model ended it. `floor`: the floor ended it; without the floor, the same random draw
 would have given another token; in beam search, EOS would not have been among the best continuations. `limit`: EOS was
-forced at the length limit. `stopped`: the user stopped it. `safety`: it is a fixed text (`chatbot.safety`), not a reply of the model."""
+forced at the length limit. `stopped`: the user stopped it. `safety`: it is a fixed text (`chatbot.safety`), not a reply
+of the model."""
 
 
 @dataclass(frozen=True)
