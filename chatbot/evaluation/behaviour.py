@@ -107,12 +107,14 @@ class Identity:
         human: Replies that claim to be human.
         other: Replies that say neither.
         interval: 95 % interval of `program`, over questions.
+        human_interval: Likewise of the share of `human`.
     """
 
     program: float
     human: list[str]
     other: list[str]
     interval: intervals.Interval
+    human_interval: intervals.Interval
 
 
 def identity(bot: Chatbot, seeds: int = 5, questions: str = "who") -> Identity:
@@ -123,7 +125,8 @@ def identity(bot: Chatbot, seeds: int = 5, questions: str = "who") -> Identity:
     program = [reply for reply in matching("program", replies) if reply not in claims and not ABOUT_YOU.search(reply)]
     other = [reply for reply in replies if reply not in claims and reply not in program]
     hits = [reply in program for reply in replies]
-    return Identity(len(program) / len(replies), human, other, over_questions(hits, seeds))
+    claimed = over_questions([reply in claims for reply in replies], seeds)
+    return Identity(len(program) / len(replies), human, other, over_questions(hits, seeds), claimed)
 
 
 def drugs_named(bot: Chatbot, seeds: int = 5, questions: str = "medical") -> list[Asked]:
@@ -268,7 +271,8 @@ def print_identity(bot: Chatbot, seeds: int) -> None:
     """Print how the bot answers questions about its identity, medical questions and everyday openers."""
     for questions in ("who", "who_wide"):
         replies, count = identity(bot, seeds, questions), len(read_probe(questions))
-        shares = f"{replies.program:.1%} {percents(replies.interval)} say a program, {len(replies.human)} human"
+        human = f"{len(replies.human)} human {percents(replies.human_interval)}"
+        shares = f"{replies.program:.1%} {percents(replies.interval)} say a program, {human}"
         print(f"- who are you, {count} phrasings x {seeds} seeds: {shares}")
         print_items(f"human: {reply}" for reply in replies.human)
         if questions == "who":

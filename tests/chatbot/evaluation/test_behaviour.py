@@ -26,6 +26,7 @@ def test_who_claims_to_be_human():
         REPLIES = replies
         found = behaviour.identity(Bot(), seeds=3)
         assert (found.program, len(found.human)) == (program, 20 * human)
+        assert found.human_interval == behaviour.over_questions(([True] * human + [False] * (3 - human)) * 20, 3)
 
 
 def test_who_talks_of_programs_unasked():
