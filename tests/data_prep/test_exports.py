@@ -424,9 +424,8 @@ def test_a_set_that_looks_like_an_unread_log_is_not_built_in_silence(tmp_path, c
     def errors(dialogues):
         path = tmp_path / "x.jsonl"
         path.write_text("\n".join(json.dumps(turns, ensure_ascii=False) for turns in dialogues), encoding="utf-8")
-        assert (
-            main(["--input", str(path), "--output", str(tmp_path / "set"), "--vocab-size", "600", "--overwrite"]) == 0
-        )
+        flags = ["--input", str(path), "--output", str(tmp_path / "set"), "--valid-share", "0"]
+        assert main([*flags, "--vocab-size", "600", "--overwrite"]) == 0
         return capsys.readouterr().err
 
     plain = [[f"第{i}句话你好", "嗯嗯好的"] for i in range(40)]

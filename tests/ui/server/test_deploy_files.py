@@ -63,6 +63,6 @@ def test_the_limits_of_the_page_are_those_of_the_server():
     options = ServeOptions()
     assert f"{options.body_bytes // 2**20} MiB with credentials" in PAGE
     assert f"{options.anonymous_body_bytes // 2**20} MiB without" in PAGE
-    assert f"{options.arriving_bytes // 2**20} MiB, half of it" in PAGE
+    assert f"{options.arriving_bytes // 2**20} MiB, of which clients without credentials can use half" in PAGE
     nginx = (DEPLOY / "nginx.conf").read_text(encoding="utf-8")
     assert f"client_max_body_size {options.body_bytes // 2**20}m;" in nginx
