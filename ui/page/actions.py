@@ -21,7 +21,7 @@ from ui.page.feedback import MAX_COMMENT_CHARACTERS, Feedback, FeedbackError, Ra
 from ui.page.handlers import PageSettings, ReplyCallback
 from ui.page.signature import SIGNED_FIELDS
 from ui.page.text import LANGUAGE_COOKIE, PERSONAS, STYLE_EXAMPLES, TEXT, language_of
-from ui.page.variants import variant
+from ui.page.variants import spread_of, variant
 from ui.server.logs import LOGGER
 from ui.server.work import SENDER, WorkPool
 
@@ -221,7 +221,7 @@ class Actions:
         """
         SENDER.set(_sender(request))
         with notices(language_of_request(request)):
-            step, distance = _index(data.index), handlers.spread_of(spread)
+            step, distance = _index(data.index), spread_of(spread)
             checked = self.pool.run(_size([chat]), chats.checked, chat)
             return variant(self.worker, checked, step, distance, self.on_reply)["messages"][-1:]
 

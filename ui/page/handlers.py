@@ -110,18 +110,6 @@ class PageSettings:
         return message
 
 
-def spread_of(value: Any) -> float:
-    """Return the number in the field for the spread of variants.
-
-    Raises:
-        ChatError: The value is not a number.
-    """
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise ChatError("not_a_number", max_seed=MAX_SEED) from None
-
-
 def preset(name: str, settings: ReplySettings) -> tuple[float, float]:
     """Return temperature and top-p of a style; `balanced` is the checkpoint's own setting."""
     return {"careful": (0.4, 0.8), "free": (0.9, 0.95)}.get(name, (settings.temperature, settings.top_p))
@@ -226,15 +214,29 @@ def _another_way(
     avoid: Collection[str],
 ) -> tuple[Reply, ChatMessage]:
     """Return the first variant of a reply that was not seen, or the last variant that is tried."""
-    turns = turns_of(chat)
     for number in range(1, OTHER_WAYS + 1):
-        *_, reply = worker.stream_replies(turns, seed, variation=number, spread=1.0, **settings.changes)
-        if on_reply is not None:
-            on_reply(worker.bot.name, reply, None, chat["id"], turns[-1])
+        reply, message = variant_of(worker, chat, settings, seed, number, 1.0, on_reply)
         if reply.text not in avoid:
             break
+    return reply, message
+
+
+def variant_of(
+    worker: Worker,
+    chat: Chat,
+    settings: PageSettings,
+    seed: int,
+    number: int,
+    spread: float,
+    on_reply: ReplyCallback | None,
+) -> tuple[Reply, ChatMessage]:
+    """Return a variant of the reply to a conversation, and its message; variant 0 is the reply itself."""
+    turns = turns_of(chat)
+    *_, reply = worker.stream_replies(turns, seed, variation=number, spread=spread, **settings.changes)
+    if on_reply is not None:
+        on_reply(worker.bot.name, reply, None, chat["id"], turns[-1])
     message = settings.message(reply.text, reply.seed, worker.bot.name)
-    return reply, message | {"variation": number, "spread": 1.0}
+    return reply, (message | {"variation": number, "spread": spread}) if number else message
 
 
 def seconds_between_updates(chat: Chat) -> float:

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from chatbot.chat.request import MAX_SEED
 from chatbot.chat.variants import MAX_SPREAD, MAX_VARIATION
 from chatbot.chat.worker import Worker
 from ui.page import chats
-from ui.page.handlers import PageSettings, ReplyCallback, signed
+from ui.page.handlers import PageSettings, ReplyCallback, signed, variant_of
+
+
+def spread_of(value: Any) -> float:
+    """Return the number in the field for the spread of variants.
+
+    Raises:
+        ChatError: The value is not a number.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise chats.ChatError("not_a_number", max_seed=MAX_SEED) from None
 
 
 def variant(
@@ -42,10 +56,5 @@ def variant(
     if number > MAX_VARIATION:
         raise chats.ChatError("no_more_ways", count=MAX_VARIATION)
     spread = min(MAX_SPREAD, max(0.0, spread))
-    *_, reply = worker.stream_replies(turns, settings.seed, variation=number, spread=spread, **settings.changes)
-    if on_reply is not None:
-        on_reply(worker.bot.name, reply, None, chat["id"], turns[-1])
-    message = settings.message(reply.text, reply.seed, worker.bot.name)
-    if number:
-        message |= {"variation": number, "spread": spread}
+    _, message = variant_of(worker, asked, settings, settings.seed, number, spread, on_reply)
     return chats.with_message(asked, signed(asked, message))
