@@ -1,4 +1,4 @@
-"""Check the words of docstrings, comments, messages and pages: `python -m tests.prose [FOLDER ...]`.
+"""Check the words of docstrings, comments, messages and pages, and the names: `python -m tests.prose [FOLDER ...]`.
 
 The patterns are habits that made readers give up. A line that needs one of them all the same can say so: `# prose: ok`.
 """
@@ -34,6 +34,7 @@ PATTERNS = {
     '"goes", "stands", "lies" for is removed, located': r"\b(?:goes|stands|lies)\b(?! (?:on|wrong|for|alone)\b)",
     '"not at all", "nothing of"': r"\bnot at all\b|\bnothing of a\b",
 }
+VAGUE_NAMES = {"found", "place", "said", "own", "kept", "go", "take"}
 WORDS = re.compile("[a-z]+ [a-z]+")
 COMPILED = {name: re.compile(pattern) for name, pattern in PATTERNS.items()}
 
@@ -54,6 +55,23 @@ def texts_of_module(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
+def vague_names(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, name) of every value, function or class of a module whose name does not say what it is."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()) | ast.arg(arg=name):
+                names = [name]
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names = [name]
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                names = [alias.asname for alias in aliases if alias.asname]
+            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.ExceptHandler(name=str(name)):
+                names = [name]
+            case _:
+                continue
+        yield from ((node.lineno, name) for name in names if name.lstrip("_") in VAGUE_NAMES)
+
+
 def texts_of_page(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line, paragraph) of a Markdown page, without code."""
     text = re.sub(
@@ -69,6 +87,9 @@ def texts_of_page(path: Path) -> Iterator[tuple[int, str]]:
 def faults(path: Path) -> Iterator[str]:
     """Yield one line per fault of a module or a page."""
     lines = path.read_text(encoding="utf-8").splitlines()
+    if path.suffix == ".py":
+        for number, name in vague_names(path):
+            yield f"{path.relative_to(ROOT)}:{number}: the name `{name}`: name what it holds or does"
     for number, text in texts_of_page(path) if path.suffix == ".md" else texts_of_module(path):
         if "prose: ok" in lines[min(number, len(lines)) - 1]:
             continue
@@ -83,8 +104,8 @@ def files(names: list[str]) -> Iterator[Path]:
     """Yield the modules and pages to check: the given files and folders, or the whole project."""
     for name in names or EVERYTHING:
         path = ROOT / name
-        found = [path] if path.is_file() else sorted([*path.rglob("*.py"), *path.rglob("*.md")])
-        yield from (each for each in found if "log" not in each.parts and "experiments" not in each.parts)
+        pages = [path] if path.is_file() else sorted([*path.rglob("*.py"), *path.rglob("*.md")])
+        yield from (each for each in pages if "log" not in each.parts and "experiments" not in each.parts)
 
 
 def main() -> int:

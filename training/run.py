@@ -247,8 +247,8 @@ class Run:
         self.progress["tokens"] += tokens
         self.progress["seconds"] += seconds
         self.progress["clipped"] += int(result.clipped)
-        own = objective.metrics() if isinstance(objective, LatentObjective) else {}
-        return self._metrics(result, rate, tokens / seconds) | own
+        latent_metrics = objective.metrics() if isinstance(objective, LatentObjective) else {}
+        return self._metrics(result, rate, tokens / seconds) | latent_metrics
 
     def _metrics(self, result: StepResult, rate: float, tokens_per_second: float) -> dict[str, float]:
         """Return the entry of metrics.jsonl for a step; utilisation is left out where it is unknown."""

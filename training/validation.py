@@ -138,8 +138,8 @@ class Validation:
         self.trained.inner.eval()
         settings = ReplySettings().with_changes(**self.floor)
         bot = Chatbot(self.trained.inner, self.tokenizer, settings, self.output.name)
-        own = [self.tokenizer.decode(turns[0]) for turns in self.stage.valid_dialogues[:1]]
-        for prompt in [*PROMPTS, *([own] if "".join(own).strip() else [])]:
+        first_message = [self.tokenizer.decode(turns[0]) for turns in self.stage.valid_dialogues[:1]]
+        for prompt in [*PROMPTS, *([first_message] if "".join(first_message).strip() else [])]:
             reply = bot.reply(prompt, seed=0)
             self.logs.add_sample(step, prompt, reply)
             if prompt is PROMPTS[0]:

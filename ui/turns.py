@@ -17,11 +17,11 @@ MAX_CHARACTERS = 500_000
 
 def newest_turns(turns: Sequence[str], characters: int = MAX_CHARACTERS) -> list[str]:
     """Return the last turns, together at most about `characters` long; a longer last turn keeps its beginning and end."""
-    kept = [shorten(turns[-1], characters)]
-    left = characters - len(kept[0])
+    newest = [shorten(turns[-1], characters)]
+    left = characters - len(newest[0])
     for turn in reversed(turns[:-1]):
         left -= len(turn)
         if left < 0:
             break
-        kept.append(turn)
-    return kept[::-1]
+        newest.append(turn)
+    return newest[::-1]

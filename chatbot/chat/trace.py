@@ -25,7 +25,7 @@ class TracedStep:
     Attributes:
         token: Text of the chosen token; empty for the end of the turn.
         probability: Probability of the chosen token; 1 if the hard limit or a search over whole replies chose it.
-        kept: Most likely candidates after truncation, text and probability; the end is the empty text.
+        likeliest: Most likely candidates after truncation, text and probability; the end is the empty text.
         count: Number of candidates after truncation.
         end: Probability of the end after rules and temperature, before floor and truncation.
         end_kept: Probability of the end after floor and truncation.
@@ -34,7 +34,7 @@ class TracedStep:
 
     token: str
     probability: float
-    kept: tuple[tuple[str, float], ...]
+    likeliest: tuple[tuple[str, float], ...]
     count: int
     end: float
     end_kept: float
@@ -76,7 +76,9 @@ def forced_reply(bot: Chatbot, request: Request, draft: Draft, watch: Callable[[
     """Return a finished reply to be read again; `watch` gets the candidates of every step."""
     tokens, earlier = [*draft.token_ids, bot.vocabulary.end_id], request.answered.earlier_replies
     speaker = request.prompt.reply_speaker
-    return ForcedReply(tokens, (request.settings,), lambda index, found, replies: watch(found), earlier, speaker)
+    return ForcedReply(
+        tokens, (request.settings,), lambda index, candidates, replies: watch(candidates), earlier, speaker
+    )
 
 
 def traced_step(bot: Chatbot, request: Request, draft: Draft, position: int, candidates: Candidates) -> TracedStep:
@@ -90,12 +92,12 @@ def traced_step(bot: Chatbot, request: Request, draft: Draft, position: int, can
     floored = heated if floor is None else floor.apply(heated, candidates.emitted, end_id)
     shares = drawn_from(floored, settings, end_id)[0]
     count = int((shares > 0).sum())
-    kept = shares.topk(min(MAX_SHOWN, count))
-    texts = ["" if i == end_id else bot.tokenizer.decode([i]) for i in (token, *kept.indices.tolist())]
+    likeliest = shares.topk(min(MAX_SHOWN, count))
+    texts = ["" if i == end_id else bot.tokenizer.decode([i]) for i in (token, *likeliest.indices.tolist())]
     return TracedStep(
         token=texts[0],
         probability=1.0 if forced or not sampled else float(shares[token]),
-        kept=tuple(zip(texts[1:], kept.values.tolist(), strict=True)),
+        likeliest=tuple(zip(texts[1:], likeliest.values.tolist(), strict=True)),
         count=count,
         end=float(heated[0, end_id].exp()),
         end_kept=1.0 if forced else float(shares[end_id]),

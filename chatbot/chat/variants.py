@@ -87,16 +87,16 @@ def choose_variant(ranker: Ranker, request: Request, drafts: Sequence[Draft]) ->
         drafts: Its finished candidates, `request.candidates` of them.
     """
     settings, history = request.settings, [request.answered]
-    own = drafts[: settings.candidates]
-    variants = [own[ranker.best(history, [own], settings)[0]] if len(own) > 1 else own[0]]
+    first = drafts[: settings.candidates]
+    variants = [first[ranker.best(history, [first], settings)[0]] if len(first) > 1 else first[0]]
     scores: dict[int, float] = {}  # of the different candidates of the block
     likeness: dict[int, float] = {}  # of the candidates of the block to the nearest variant so far
     for number in range(request.variation):
         block = drafts[POOL * (number // PER_BLOCK) :][:POOL]
         compared = variants[-1:]
         if number % PER_BLOCK == 0:
-            ((kept, values),) = ranker.scored(history, [block], settings)
-            scores, compared = dict(zip(kept, values, strict=True)), variants
+            ((indices, values),) = ranker.scored(history, [block], settings)
+            scores, compared = dict(zip(indices, values, strict=True)), variants
             likeness = dict.fromkeys(scores, -inf)
         for index in likeness:
             alike = max(ranker.likeness(block[index].token_ids, variant.token_ids) for variant in compared)

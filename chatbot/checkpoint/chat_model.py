@@ -130,12 +130,12 @@ def read_config(settings: dict[str, Any], path: Path) -> tuple[PreTrainedConfig,
     """
     config_class, model_class = CLASSES[settings["model_type"]]
     known = config_class.__annotations__.keys() & {*SIZES, *OTHERS}
-    kept = {name: value for name, value in settings.items() if name in known}
+    supported = {name: value for name, value in settings.items() if name in known}
     try:
-        _check_sizes(kept)
+        _check_sizes(supported)
         rope = settings.get("rope_parameters") or {"rope_theta": settings.get("rope_theta", 10000.0)}
         rope = {**rope, **(settings.get("rope_scaling") or {})}
-        config = config_class(**kept, rope_parameters=_checked_rope(rope))
+        config = config_class(**supported, rope_parameters=_checked_rope(rope))
         _check_together(config)
     except Exception as error:  # the strict validators raise several types
         raise CheckpointError(
@@ -146,22 +146,22 @@ def read_config(settings: dict[str, Any], path: Path) -> tuple[PreTrainedConfig,
     return config, model_class
 
 
-def _check_sizes(kept: dict[str, Any]) -> None:
+def _check_sizes(settings: dict[str, Any]) -> None:
     """Check the types and the ranges of settings.
 
     Raises:
         ValueError: A setting cannot be used.
     """
     for name, most in SIZES.items():
-        value = kept.get(name)
+        value = settings.get(name)
         if value is not None and (type(value) is not int or not 1 <= value <= most):
             raise ValueError(f"{name} must be a whole number between 1 and {most}, got {shown(value)}")
     for name in ("rms_norm_eps", "initializer_range"):
-        value = kept.get(name, 1.0)
+        value = settings.get(name, 1.0)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
             raise ValueError(f"{name} must be above 0 and at most 1, got {shown(value)}")
-        if name in kept:
-            kept[name] = float(value)
+        if name in settings:
+            settings[name] = float(value)
 
 
 def _checked_rope(rope: dict[str, Any]) -> dict[str, Any]:

@@ -159,9 +159,9 @@ def _check_files(name: str, path: Path, sizes: Mapping[str, int]) -> None:
     if not {WEIGHTS, SHARDS, ADAPTER_WEIGHTS} & sizes.keys():
         kinds = {"GGUF": (".gguf",), "pickled": (".bin", ".pt", ".pth")}
         other = [kind for kind, ends in kinds.items() if any(file.endswith(ends) for file in sizes)]
-        found = f"only {' and '.join(other)} files" if other else "no weights"
+        reason = f"only {' and '.join(other)} files" if other else "no weights"
         raise CheckpointError(
-            f"{name} has {found}. Name a model whose weights are safetensors files, usually the original of {name}."
+            f"{name} has {reason}. Name a model whose weights are safetensors files, usually the original of {name}."
         )
     if not set(TOKENIZERS) & sizes.keys():
         raise CheckpointError(f"{name} has neither {' nor '.join(TOKENIZERS)}. Name a model with a tokenizer.json.")

@@ -117,13 +117,13 @@ class Decoding:
     def remove(self, removed: Callable[[Search], bool]) -> None:
         """Remove searches between `choose` and `read`."""
         starts = [end - width for end, width in zip(accumulate(self._widths), self._widths, strict=True)]
-        kept = [
+        remaining = [
             (search, range(start, start + width))
             for search, start, width in zip(self.searches, starts, self._widths, strict=True)
             if not removed(search)
         ]
-        rows = [row for _, part in kept for row in part]
-        self.searches, self._widths = [search for search, _ in kept], [len(part) for _, part in kept]
+        rows = [row for _, part in remaining for row in part]
+        self.searches, self._widths = [search for search, _ in remaining], [len(part) for _, part in remaining]
         count, self.tokens = len(self.tokens), [self.tokens[row] for row in rows]
         self._select(rows, count)
 
@@ -161,14 +161,14 @@ def _advance(
         if len(members) < len(searches):
             part = logits[[row for index in indices for row in range(ends[index] - widths[index], ends[index])]]
         try:
-            found = members[0].advance(part, members, vocabulary)
+            group_steps = members[0].advance(part, members, vocabulary)
         except GenerationError as error:  # nothing has advanced yet: find out whose logits they are
             if len(members) == 1:
                 failed[members[0]] = error
             else:
                 pending += [[index] for index in indices]
             continue
-        for index, step in zip(indices, found, strict=True):
+        for index, step in zip(indices, group_steps, strict=True):
             steps[index] = step
     return steps
 

@@ -90,36 +90,36 @@ class Ranker:
         if not (settings.rank_prior or settings.rank_backward or settings.rank_similarity):
             # The likeliest is never removed for being nearly equal to another, so likeness does not matter.
             return [int(np.argmax([likelihood(draft) for draft in candidates])) for candidates in drafts]
-        found = self.scored(answered, drafts, settings)
-        return [kept[int(np.argmax(scores))] for kept, scores in found]
+        scored = self.scored(answered, drafts, settings)
+        return [indices[int(np.argmax(scores))] for indices, scores in scored]
 
     def scored(
         self, answered: Sequence[Answered], drafts: Sequence[Sequence[Draft]], settings: ReplySettings
     ) -> list[tuple[list[int], list[float]]]:
         """Return, for each history, the indices of its different candidates and their scores; see `best`."""
-        kept = [self.different(candidates) for candidates in drafts]
+        different = [self.different(candidates) for candidates in drafts]
         scores = [
             [self._score(history, candidates[index], settings) for index in indices]
-            for history, candidates, indices in zip(answered, drafts, kept, strict=True)
+            for history, candidates, indices in zip(answered, drafts, different, strict=True)
         ]
-        remaining = [[drafts[i][index] for index in indices] for i, indices in enumerate(kept)]
+        remaining = [[drafts[i][index] for index in indices] for i, indices in enumerate(different)]
         if settings.rank_prior:
             for row, values in zip(scores, self._log_priors(answered, remaining), strict=True):
                 row[:] = [score - settings.rank_prior * value for score, value in zip(row, values, strict=True)]
         if settings.rank_backward:
             for row, values in zip(scores, self._backward_log_probs(answered, remaining), strict=True):
                 row[:] = [score + settings.rank_backward * value for score, value in zip(row, values, strict=True)]
-        return list(zip(kept, scores, strict=True))
+        return list(zip(different, scores, strict=True))
 
     def different(self, drafts: Sequence[Draft]) -> list[int]:
         """Return, in order, the indices of the candidates without those that nearly equal a likelier one."""
         order = sorted(range(len(drafts)), key=lambda index: -likelihood(drafts[index]))
-        kept: list[int] = []
+        chosen: list[int] = []
         for index in order:
             ids = drafts[index].token_ids
-            if all(self.likeness(ids, drafts[other].token_ids) < SAME_LIKENESS for other in kept):
-                kept.append(index)
-        return sorted(kept)
+            if all(self.likeness(ids, drafts[other].token_ids) < SAME_LIKENESS for other in chosen):
+                chosen.append(index)
+        return sorted(chosen)
 
     def likeness(self, a: Sequence[int], b: Sequence[int]) -> float:
         """Return how alike two texts are, at most 1."""

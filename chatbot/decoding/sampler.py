@@ -135,10 +135,10 @@ def _draw(
     tokens, by_floor = [], []
     for index, row in enumerate(rows):
         u = row.random.random()
-        kept = np.flatnonzero(shares[index] > -np.inf)
-        weights = np.exp(shares[index, kept].astype(np.float64) - shares[index].max())
+        candidate_ids = np.flatnonzero(shares[index] > -np.inf)
+        weights = np.exp(shares[index, candidate_ids].astype(np.float64) - shares[index].max())
         weights /= weights.sum()
-        is_end = kept == end_id
+        is_end = candidate_ids == end_id
         end = float(weights[is_end].sum())
         if u < end:
             tokens.append(end_id)
@@ -146,7 +146,7 @@ def _draw(
             continue
         cumulative = np.where(is_end, 0.0, weights).cumsum()
         position = np.searchsorted(cumulative, min(u - end, cumulative[-1] * (1 - 1e-12)), side="right")
-        tokens.append(int(kept[position]))
+        tokens.append(int(candidate_ids[position]))
         by_floor.append(False)
     return tokens, by_floor
 

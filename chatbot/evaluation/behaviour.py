@@ -289,9 +289,9 @@ def print_identity(bot: Chatbot, seeds: int) -> None:
     print_items(f"{text} (seed {seed}): {reply}" for text, seed, reply in off)
 
 
-def _interval_of(found: Sequence[Asked], questions: Sequence[str], seeds: int) -> intervals.Interval:
-    """Return the 95 % interval, over questions, of the share of replies that are in `found`."""
-    asked = {(question, seed) for question, seed, _ in found}
+def _interval_of(matches: Sequence[Asked], questions: Sequence[str], seeds: int) -> intervals.Interval:
+    """Return the 95 % interval, over questions, of the share of replies that are in `matches`."""
+    asked = {(question, seed) for question, seed, _ in matches}
     return over_questions([(question, seed) in asked for question in questions for seed in range(seeds)], seeds)
 
 

@@ -33,13 +33,13 @@ def whitened_replies(bot: Chatbot, turns: Sequence[str], replies: Sequence[str])
     """Return q(z|c,r) of replies to one history, `[R, Z]`, in coordinates in which p(z|c) is the standard normal."""
     model = bot.model
     assert isinstance(model, XianliaoForCausalLM)
-    found: list[Normal] = []
+    posteriors: list[Normal] = []
     for reply in replies:  # one by one, because packing sorts dialogues by length
         dialogue = [bot.tokenizer.encode(turn) for turn in (*turns, reply)]
         ((batch, chosen),) = reply_batches(bot.layout, [dialogue], model.device)
         q, p = posterior_of(model, encode(model, batch, chosen))
-        found.append(q.whitened_by(p))
-    return Normal(torch.cat([q.mean for q in found]), torch.cat([q.log_variance for q in found]))
+        posteriors.append(q.whitened_by(p))
+    return Normal(torch.cat([q.mean for q in posteriors]), torch.cat([q.log_variance for q in posteriors]))
 
 
 def pulls(q: Normal) -> tuple[torch.Tensor, torch.Tensor]:

@@ -235,8 +235,8 @@ def main(argv: list[str] | None = None) -> int:
     write_report(Path(args.output), report)
     latent = latent_of(bot)
     if latent is not None and not latent.is_discrete:
-        *turns, own = dialogues[0]
-        texts = list(dict.fromkeys([own, *candidates_of(bot, turns, methods_of(bot)["latent, spread 1.0"], 0)]))
+        *turns, last_turn = dialogues[0]
+        texts = list(dict.fromkeys([last_turn, *candidates_of(bot, turns, methods_of(bot)["latent, spread 1.0"], 0)]))
         drawn = picture(whitened_replies(bot, turns, texts), texts, turns[-1])
         Path(args.output, "ellipses.svg").write_text(drawn, encoding="utf-8")
     print(Path(args.output, "report.md").read_text(encoding="utf-8"))

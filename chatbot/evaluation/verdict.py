@@ -30,9 +30,9 @@ def verdict(report: Report) -> list[str]:
     Sentences about the replies are about the first checkpoint with its own settings.
     """
     part = report["checkpoints"][0]
-    own = own_method(part)
-    row, people = part["decoding"][own], report["reference"]
-    others = {method: found for method, found in part["decoding"].items() if method != own}
+    standard = own_method(part)
+    row, people = part["decoding"][standard], report["reference"]
+    others = {method: metrics for method, metrics in part["decoding"].items() if method != standard}
     lines = [_summary_of_ending(part["name"], row), _summary_of_worst_ending(others)]
     lines += [_summary_of_quality(report), _summary_of_variety(part["name"], row, people)]
     return [line for line in (*lines, _summary_of_likeness(report)) if line]
@@ -132,9 +132,9 @@ def warnings(report: Report, folders: Sequence[Path | None], data: str | Path) -
         folders: Folder of each checkpoint.
         data: The data of the report.
     """
-    found = []
+    sentences = []
     if report["contexts"] < FEW_CONTEXTS:
-        found.append(
+        sentences.append(
             f"Only {report['contexts']} contexts were answered, so most differences are chance. Give at least"
             f" {FEW_CONTEXTS}."
         )
@@ -147,15 +147,15 @@ def warnings(report: Report, folders: Sequence[Path | None], data: str | Path) -
         elif names & files and split not in held_out:
             alike.append(part["name"])
     if seen:
-        found.append(
+        sentences.append(
             f"{', '.join(seen)} learned from exactly these dialogues, so its numbers are too good. Use other dialogues."
         )
     if alike:
-        found.append(
+        sentences.append(
             f"{', '.join(alike)} learned from a file of the same name. If it is this one, the numbers are too good: use"
             " other dialogues."
         )
-    return found
+    return sentences
 
 
 def _identity(data: Path) -> tuple[set[str], str | None]:
@@ -181,13 +181,13 @@ def _training_data(folder: Path | None) -> tuple[set[str], set[str], set[str]]:
         with suppress(CheckpointError):
             waiting.append(read_json(folder / TRAINING))
     while waiting:
-        found = waiting.pop()
-        if isinstance(found, dict):
-            if isinstance(found.get("train"), str) and isinstance(found.get("sources"), list):
-                trained.add(found["train"])
-                held_out.add(str(found.get("valid")))
-                names.update(Path(name).name for name in found["sources"] if isinstance(name, str))
-            waiting += found.values()
-        elif isinstance(found, list):
-            waiting += found
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if isinstance(value.get("train"), str) and isinstance(value.get("sources"), list):
+                trained.add(value["train"])
+                held_out.add(str(value.get("valid")))
+                names.update(Path(name).name for name in value["sources"] if isinstance(name, str))
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
     return trained, held_out, names

@@ -113,6 +113,6 @@ class Parser(TranslatedHelp, argparse.ArgumentParser):
     @staticmethod
     def _choice_faults(message: str) -> list[str]:
         """Return the closest choice, in words, for argparse's message about an invalid choice."""
-        found = re.search(r"invalid choice: '(.+)' \(choose from (.+)\)$", message)
-        near = get_close_matches(found[1], re.findall(r"[\w.-]+", found[2]), 1) if found else []
+        match = re.search(r"invalid choice: '(.+)' \(choose from (.+)\)$", message)
+        near = get_close_matches(match[1], re.findall(r"[\w.-]+", match[2]), 1) if match else []
         return [f"perhaps you meant {near[0]}?"] if near else []

@@ -59,8 +59,8 @@ def buckets_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     for size in range(1, min(LONGEST_NGRAM, len(codes)) + 1):
         count = len(codes) - size + 1
         hashes = codes[:count] * MULTIPLIERS[size - 1, 0]
-        for place in range(1, size):
-            hashes += codes[place : place + count] * MULTIPLIERS[size - 1, place]
+        for offset in range(1, size):
+            hashes += codes[offset : offset + count] * MULTIPLIERS[size - 1, offset]
         hashes ^= hashes >> 15
         hashes *= np.uint32(0x2C1B3C6D)
         keys.append((owner[:count] + (hashes >> 16))[owner[:count] == owner[size - 1 :]])
@@ -78,8 +78,8 @@ def parts_of(folded: Folded) -> Iterator[str]:
     text = folded.text
     if len(text) <= LONG_LETTERS:
         yield text
-    sentences = [place for place, kind in enumerate(folded.breaks[:-1]) if kind == SENTENCE]
-    clauses = [place for place in range(len(text)) if _begins_clause(folded, place)]
+    sentences = [index for index, kind in enumerate(folded.breaks[:-1]) if kind == SENTENCE]
+    clauses = [index for index in range(len(text)) if _begins_clause(folded, index)]
     for starts in (sentences, clauses):
         pieces = [text[a:b] for a, b in itertools.pairwise([*starts, len(text)])]
         if len(pieces) > 1 or len(text) > LONG_LETTERS:
@@ -94,7 +94,7 @@ def surroundings(folded: Folded, phrases: Iterable[Sequence[int]]) -> list[str]:
         folded: The message.
         phrases: Indices of the characters of each phrase, as `Phrases.places` returns them.
     """
-    found = []
+    texts = []
     for places in phrases:
         start, end = bisect_left(folded.places, places[0]), bisect_right(folded.places, places[-1])
         first, last = max(0, start - SIDE_LETTERS), min(len(folded.text), end + SIDE_LETTERS)
@@ -102,8 +102,8 @@ def surroundings(folded: Folded, phrases: Iterable[Sequence[int]]) -> list[str]:
             start -= 1
         while end < last and not _begins_clause(folded, end):
             end += 1
-        found.append(folded.text[start:end])
-    return list(dict.fromkeys(found))
+        texts.append(folded.text[start:end])
+    return list(dict.fromkeys(texts))
 
 
 def _windows(piece: str) -> Iterator[str]:
@@ -116,17 +116,17 @@ def _windows(piece: str) -> Iterator[str]:
         yield piece[start : start + LONG_LETTERS]
 
 
-def _begins_clause(folded: Folded, place: int) -> bool:
-    """Whether the letter at `place` begins a clause."""
-    return folded.breaks[place] >= CLAUSE or _divides(folded, place)
+def _begins_clause(folded: Folded, index: int) -> bool:
+    """Whether the letter at `index` begins a clause."""
+    return folded.breaks[index] >= CLAUSE or _divides(folded, index)
 
 
-def _divides(folded: Folded, place: int) -> bool:
+def _divides(folded: Folded, index: int) -> bool:
     """Whether the space before a letter divides clauses: it is not between Latin words or letters written apart."""
     breaks, text = folded.breaks, folded.text
-    if breaks[place] != SPACE or (is_latin(text[place - 1]) and is_latin(text[place])):
+    if breaks[index] != SPACE or (is_latin(text[index - 1]) and is_latin(text[index])):
         return False
-    return breaks[place - 1] == NONE and breaks[place + 1] == NONE
+    return breaks[index - 1] == NONE and breaks[index + 1] == NONE
 
 
 class NeedClassifier:

@@ -53,23 +53,23 @@ class Folded:
         """Return the text without one or two Latin letters or digits between two Chinese characters (自x杀, 自1杀)."""
         if not _FILLED.search(self.text):
             return self
-        kept: list[int] = []
-        place, size = 0, len(self.text)
-        while place < size:
-            end = place
+        indices: list[int] = []
+        start, size = 0, len(self.text)
+        while start < size:
+            end = start
             while end < size and _is_filler(self.text[end]):
                 end += 1
-            inside = 0 < place < end < size and end - place <= FILLER
-            if not (inside and is_chinese(self.text[place - 1]) and is_chinese(self.text[end])):
-                kept += range(place, end)
+            inside = 0 < start < end < size and end - start <= FILLER
+            if not (inside and is_chinese(self.text[start - 1]) and is_chinese(self.text[end])):
+                indices += range(start, end)
             if end < size:
-                kept.append(end)
-            place = end + 1
-        if len(kept) == size:
+                indices.append(end)
+            start = end + 1
+        if len(indices) == size:
             return self
-        breaks = [max(self.breaks[a + 1 : b + 1]) for a, b in zip([-1, *kept], [*kept, size], strict=True)]
-        text = "".join(self.text[index] for index in kept)
-        return Folded(text, tuple(self.places[index] for index in kept), tuple(breaks))
+        breaks = [max(self.breaks[a + 1 : b + 1]) for a, b in zip([-1, *indices], [*indices, size], strict=True)]
+        text = "".join(self.text[index] for index in indices)
+        return Folded(text, tuple(self.places[index] for index in indices), tuple(breaks))
 
 
 def fold(text: str) -> Folded:
@@ -87,15 +87,15 @@ def fold(text: str) -> Folded:
 def fold_each(text: str) -> Folded:
     """Fold a text character by character."""
     letters, places, breaks, between = [], [], [], SENTENCE
-    for place, character in enumerate(text):
-        if character == "." and _is_inside_a_word(text, place):
+    for index, character in enumerate(text):
+        if character == "." and _is_inside_a_word(text, index):
             between = max(between, SPACE)  # s.u.i.c.i.d.e
             continue
         folded, kind = fold_character(character)
         between = max(between, kind)
         for letter in folded:
             letters.append(letter)
-            places.append(place)
+            places.append(index)
             breaks.append(between)
             between = NONE
     return Folded("".join(letters), tuple(places), (*breaks, SENTENCE))
@@ -118,9 +118,9 @@ def fold_in_bulk(text: str) -> Folded:
     return Folded(letters, tuple(places.tolist()), (SENTENCE, *after[:-1].tolist(), SENTENCE))
 
 
-def _is_inside_a_word(text: str, place: int) -> bool:
+def _is_inside_a_word(text: str, index: int) -> bool:
     """Whether a dot is between two letters or digits, as in s.u.i.c.i.d.e."""
-    return 0 < place < len(text) - 1 and (text[place - 1] + text[place + 1]).isalnum()
+    return 0 < index < len(text) - 1 and (text[index - 1] + text[index + 1]).isalnum()
 
 
 class _Bulk(dict[int, int]):
@@ -133,8 +133,8 @@ class _Bulk(dict[int, int]):
         folded, kind = fold_character(chr(code))
         if len(self) >= _MAX_KNOWN:
             self.clear()
-        self[code] = found = ord(folded) if len(folded) == 1 else _PRIVATE + (_SEVERAL if folded else kind)
-        return found
+        self[code] = value = ord(folded) if len(folded) == 1 else _PRIVATE + (_SEVERAL if folded else kind)
+        return value
 
 
 _BULK = _Bulk()

@@ -83,13 +83,13 @@ class _Line:
         return cls(line.startswith("!"), parts, list(accumulate(map(len, phrases))))
 
     def spans(
-        self, part: Mapping[str, Sequence[tuple[bool, bool]]], found: Mapping[str, Sequence[Span]], separators: bytes
+        self, part: Mapping[str, Sequence[tuple[bool, bool]]], literals: Mapping[str, Sequence[Span]], separators: bytes
     ) -> list[Span]:
         """Return where a part is, from where all literals are."""
         return [
             (start, end)
-            for literal in part.keys() & found.keys()
-            for start, end in found[literal]
+            for literal in part.keys() & literals.keys()
+            for start, end in literals[literal]
             if any(
                 (not begins or separators[start] > NONE) and (not ends or separators[end] > NONE)
                 for begins, ends in part[literal]
@@ -158,28 +158,28 @@ class Phrases:
             return []
         plain = fold(text) if folded is None else folded
         titles = _titles(text, plain) if self._spares_titles else []
-        found = {plain.places[start:end]: None for start, end in self._hits(plain, titles)}
+        indices = {plain.places[start:end]: None for start, end in self._hits(plain, titles)}
         filled = plain.without_fillers()
         if filled is not plain:
-            found |= {filled.places[start:end]: None for start, end in self._hits(filled, [])}
-        return list(found)
+            indices |= {filled.places[start:end]: None for start, end in self._hits(filled, [])}
+        return list(indices)
 
     def _hits(self, folded: Folded, titles: Sequence[Span]) -> list[Span]:
         """Return the spans of phrases in the folded text, without harmless ones."""
-        found: defaultdict[str, list[Span]] = defaultdict(list)
+        literals: defaultdict[str, list[Span]] = defaultdict(list)
         text, separators = folded.text, bytes(folded.breaks)
         for last, literal in _matches(self._automaton, text, self._longest):
             start, end = last + 1 - len(literal), last + 1
             is_chinese = not (literal[0].isascii() or literal[-1].isascii())  # as far as words can begin or end there
             is_whole = end - start == 1 or separators.count(NONE, start + 1, end) == end - start - 1
             if (is_chinese and is_whole) or _is_apart(folded, (start, end)):
-                found[literal].append((start, end))
+                literals[literal].append((start, end))
         hits, covers = [], []
-        for number in sorted({number for literal in found for number in self._triggered.get(literal, ())}):
+        for number in sorted({number for literal in literals for number in self._triggered.get(literal, ())}):
             line = self._lines[number]
-            if any(found.keys().isdisjoint(part.keys()) for part in line.parts):
+            if any(literals.keys().isdisjoint(part.keys()) for part in line.parts):
                 continue
-            parts = [line.spans(part, found, separators) for part in line.parts]
+            parts = [line.spans(part, literals, separators) for part in line.parts]
             spans = [self._joined(folded, parts[start:end], line.harmless) for start, end in pairwise([0, *line.ends])]
             if line.harmless:
                 covers += spans[0]
@@ -250,17 +250,17 @@ def _titles(text: str, folded: Folded) -> list[Span]:
 def _is_apart(folded: Folded, span: Span) -> bool:
     """Whether a span consists of whole words, and contains every clause that it crosses into as a whole."""
     (start, end), text, breaks = span, folded.text, folded.breaks
-    inner = [place for place in range(start + 1, end) if breaks[place] != NONE]
+    inner = [index for index in range(start + 1, end) if breaks[index] != NONE]
     if is_latin(text[start]) and start and breaks[start] == NONE and is_latin(text[start - 1]):
         return False
     if is_latin(text[end - 1]) and end < len(text) and breaks[end] == NONE and is_latin(text[end]):
         return False
     if inner and end - start < SPELLED_OUT and all(map(is_latin, text[start:end])):
         return False
-    for place in inner:
-        if breaks[place] >= CLAUSE:
-            before = next(at for at in range(place - 1, -1, -1) if breaks[at] >= CLAUSE)
-            after = next(at for at in range(place + 1, len(breaks)) if breaks[at] >= CLAUSE)
+    for index in inner:
+        if breaks[index] >= CLAUSE:
+            before = next(at for at in range(index - 1, -1, -1) if breaks[at] >= CLAUSE)
+            after = next(at for at in range(index + 1, len(breaks)) if breaks[at] >= CLAUSE)
             if before < start and after > end:
                 return False
     return True

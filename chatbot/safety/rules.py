@@ -244,8 +244,8 @@ class Safety:
         """Return the kind of a message. All of it is read, however long it is, in time linear in its length."""
         folded = fold(message)
         phrases = self.crisis.places(message, folded)
-        found = bool(phrases) if self.classifier is None else self.classifier.finds(folded, phrases)
-        return "crisis" if found else self.care.kind_of(message, folded)
+        is_crisis = bool(phrases) if self.classifier is None else self.classifier.finds(folded, phrases)
+        return "crisis" if is_crisis else self.care.kind_of(message, folded)
 
     def prompt(self, turns: Sequence[str]) -> list[str]:
         """Return the turns as the model sees them.
@@ -259,8 +259,8 @@ class Safety:
 
     def _cleaned(self, message: str) -> str:
         characters = list(message)
-        for place in {place for places in self.words_in.places(message) for place in places}:
-            characters[place] = "＊"
+        for index in {index for places in self.words_in.places(message) for index in places}:
+            characters[index] = "＊"
         return "".join(characters)
 
 

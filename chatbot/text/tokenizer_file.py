@@ -153,12 +153,12 @@ def is_bounded_pattern(pattern: str) -> bool:
     if len(pattern) > MAX_PATTERN_CHARACTERS:
         return False
     alternatives: list[list[re.Match[str]]] = [[]]
-    place = 0
-    while place < len(pattern):
-        item = _ITEM.match(pattern, place)
+    position = 0
+    while position < len(pattern):
+        item = _ITEM.match(pattern, position)
         if item is None:
             return False
-        place = item.end()
+        position = item.end()
         if item["bar"]:
             alternatives.append([])
         else:

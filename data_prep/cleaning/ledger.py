@@ -72,27 +72,27 @@ class Ledger:
 
     def warnings(self) -> list[str]:
         """Return one sentence for each sign that the format of a file was recognised wrongly."""
-        turns, found = self.suspicious["turns"], []
+        turns, sentences = self.suspicious["turns"], []
         if turns < LEAST_TURNS:
             return []
         if self.suspicious["clock"] >= SUSPICIOUS_SHARE * turns:
-            found.append(
+            sentences.append(
                 f"{self.suspicious['clock']} of {turns} turns hold a time of day: is this a chat log of an unknown form?"
                 " Look at the set with --preview 10."
             )
         labels = [(name, count) for name, count in self.suspicious.items() if name.startswith("label:")]
         name, count = max(labels, key=lambda item: item[1], default=("", 0))
         if count >= SUSPICIOUS_SHARE * turns:
-            found.append(
+            sentences.append(
                 f"{count} of {turns} turns begin with “{name.split(':', 2)[2]}:”, which would be learnt as"
                 " speech. Name the speakers in one of the forms of data_prep/README.md."
             )
         if self.suspicious["private"]:
-            found.append(
+            sentences.append(
                 f"{self.suspicious['private']} of {turns} turns hold private-use characters, which mean nothing"
                 " outside the program that wrote them; the rule control_characters removes them."
             )
-        return found
+        return sentences
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))

@@ -12,7 +12,7 @@ alone. So "哈哈" is still learnt, in proportion. Advertisements are removed al
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ FREQUENCY_RULES = (
     Rule(COPIES, "remove long replies to very many turns: advertisements"),
     Rule(HOT, "thin out the replies to a long turn with very many replies"),
 )
+KEYS = {"kept_share": "kept"}  # name of an attribute of `FrequentTurns` in its file, where they differ
 
 
 @dataclass(frozen=True)
@@ -37,25 +38,26 @@ class FrequentTurns:
     Attributes:
         hashes: `turn_hash` of the texts, uint64 `[N]`.
         reasons: Index into `REASONS`, int64 `[N]`; `HOT` is for turns, the others for replies.
-        kept: Share of the (turn, reply) pairs with this text that is kept, float64 `[N]`.
+        kept_share: Share of the (turn, reply) pairs with this text that is kept, float64 `[N]`.
         top: Hashes of the most frequent replies, uint64 `[at most the number asked for]`.
     """
 
     hashes: np.ndarray
     reasons: np.ndarray
-    kept: np.ndarray
+    kept_share: np.ndarray
     top: np.ndarray
 
     def __len__(self) -> int:
         return len(self.hashes)
 
     def save(self, path: Path) -> None:
-        write_stream(path, lambda file: np.savez(file, **asdict(self)))
+        arrays = {KEYS.get(name, name): array for name, array in asdict(self).items()}
+        write_stream(path, lambda file: np.savez(file, **arrays))
 
     @classmethod
     def load(cls, path: Path) -> FrequentTurns:
         with np.load(path) as arrays:
-            return cls(**arrays)
+            return cls(**{field.name: arrays[KEYS.get(field.name, field.name)] for field in fields(cls)})
 
     def find_dirty(self, turns: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """Return for each turn the index of the reason why it is removed, or -1 if it is kept; int64 `[T]`.
@@ -70,11 +72,11 @@ class FrequentTurns:
         draw = _pair_hash(asked, answers) / 2.0**64  # in [0, 1), and the same wherever the pair occurs
         is_hot = self.reasons == REASONS.index(HOT)
         for selected, texts in ((is_hot, asked), (~is_hot, answers)):
-            hashes, reasons, kept = self.hashes[selected], self.reasons[selected], self.kept[selected]
+            hashes, reasons, kept_share = self.hashes[selected], self.reasons[selected], self.kept_share[selected]
             if len(hashes):
                 order = np.argsort(hashes)
                 row = order[np.searchsorted(hashes[order], texts).clip(max=len(hashes) - 1)]
-                is_removed = (hashes[row] == texts) & (draw >= kept[row])
+                is_removed = (hashes[row] == texts) & (draw >= kept_share[row])
                 dirty[replies[is_removed]] = reasons[row[is_removed]]
         return dirty
 
@@ -121,7 +123,7 @@ def find_frequent(
     return FrequentTurns(
         hashes=np.concatenate([hashes for hashes, _, _ in texts]),
         reasons=np.concatenate([reasons for _, reasons, _ in texts]),
-        kept=np.concatenate([kept for _, _, kept in texts]),
+        kept_share=np.concatenate([kept_share for _, _, kept_share in texts]),
         top=most_frequent,
     )
 
@@ -131,8 +133,8 @@ def _above(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return hash, removal reason and share to keep of each candidate turn that occurs beside too many different texts."""
     selected = is_candidate & (counts > threshold)
-    kept = np.zeros(selected.sum()) if reason == COPIES else threshold / counts[selected]
-    return hashes[selected], np.full(selected.sum(), REASONS.index(reason)), kept
+    kept_share = np.zeros(selected.sum()) if reason == COPIES else threshold / counts[selected]
+    return hashes[selected], np.full(selected.sum(), REASONS.index(reason)), kept_share
 
 
 def _is_long(hashes: np.ndarray) -> np.ndarray:

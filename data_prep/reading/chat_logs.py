@@ -112,7 +112,7 @@ def is_chat_log(lines: Sequence[str]) -> bool:
     shape = commonest_shape(lines)
     if shape is None:
         return False
-    headers = [number for number, line in enumerate(lines) if (found := parse_header(line)) and found.shape == shape]
+    headers = [number for number, line in enumerate(lines) if (header := parse_header(line)) and header.shape == shape]
     if len(headers) < 2 or is_program_log(lines):
         return False
     after = len(lines) - headers[0]
@@ -189,9 +189,9 @@ def _header(line: str, shape: Shape | None, names_alone: bool) -> Header | None:
     if shape is None:
         return None
     time_first, has_date, follows = shape
-    found = _dated(line) if has_date else None
-    if found is not None and (time := parse_time(found[0])) is not None:
-        rest = found[1].strip(MARKS)
+    dated = _dated(line) if has_date else None
+    if dated is not None and (time := parse_time(dated[0])) is not None:
+        rest = dated[1].strip(MARKS)
         if is_system(rest):  # 2024-03-01 20:03:30 "小海" 撤回了一条消息
             return Header("", time, rest)
         if names_alone:  # any name, also 小海:阿木

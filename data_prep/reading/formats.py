@@ -134,8 +134,8 @@ def splits_of(path: Path, form: str = "auto") -> tuple[str, ...]:
     if form == "auto" and recognise(text, path) != "object":
         return ()
     members = read_arrays_of_object(_decode_all(chain([head], chunks), head, path), path)
-    found = dict.fromkeys(key for key, _ in members)
-    return tuple(key for key in SPLITS if key in found)
+    keys = dict.fromkeys(key for key, _ in members)
+    return tuple(key for key in SPLITS if key in keys)
 
 
 def records(block: Block) -> Iterator[Record]:

@@ -77,8 +77,8 @@ def recognise_labels(lines: Sequence[str]) -> str | None:
         return "name"
     content = [line for line in lines if not _is_decoration(line)]
     total = max(1, len(content))
-    found = [match for match in map(_PREFIX.match, content) if match and match["text"].strip()]
-    prefixes = [match["name"] for match in found if match["name"].lower() not in _NOT_A_NAME]
+    prefixed = [match for match in map(_PREFIX.match, content) if match and match["text"].strip()]
+    prefixes = [match["name"] for match in prefixed if match["name"].lower() not in _NOT_A_NAME]
     counted = Counter(prefixes)
     repeated = sum(count for count in counted.values() if count > 1)
     if len(counted) > 1 and len(prefixes) * 5 >= 4 * total and (repeated * 2 >= total or total <= 4):

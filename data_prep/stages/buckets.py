@@ -50,12 +50,12 @@ def read_bucket(folder: Path, blocks: Sequence[BlockId], bucket: int, valid_shar
     is_copy = np.zeros(len(order), bool)
     is_copy[1:] = (keys[order[1:]] == keys[order[:-1]]).all(1)
     first_of_group = np.maximum.accumulate(np.where(is_copy, 0, np.arange(len(order))))
-    kept, copies, originals = order[~is_copy], order[is_copy], order[first_of_group[is_copy]]
+    uniques, copies, originals = order[~is_copy], order[is_copy], order[first_of_group[is_copy]]
     reasons = [
         DUPLICATE if copy_rank == kept_rank else LEAKS[SPLITS[kept_rank]]
         for copy_rank, kept_rank in zip(rank[copies].tolist(), rank[originals].tolist(), strict=True)
     ]
-    return Bucket(rows.take(pa.array(kept)), rank[kept], rows.take(pa.array(copies)), reasons)
+    return Bucket(rows.take(pa.array(uniques)), rank[uniques], rows.take(pa.array(copies)), reasons)
 
 
 def _read_rows(folder: Path, blocks: Sequence[BlockId], bucket: int) -> tuple[pa.RecordBatch, np.ndarray]:

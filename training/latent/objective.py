@@ -78,9 +78,9 @@ class LatentObjective(Objective):
         return reply, result.total.item() / items - reply
 
     def _count(self, result: LatentLoss, replies: int, tokens: int) -> None:
-        found = {"replies": replies, "tokens": tokens, "reply": result.reply, "bag": result.bag}
-        found["divergence"] = result.divergence
-        for name, value in found.items():
+        amounts = {"replies": replies, "tokens": tokens, "reply": result.reply, "bag": result.bag}
+        amounts["divergence"] = result.divergence
+        for name, value in amounts.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def metrics(self) -> dict[str, float]:

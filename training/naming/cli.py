@@ -86,15 +86,15 @@ def main(argv: list[str] | None = None) -> int | None:
     before = measure_knowledge(Chatbot.from_pretrained(args.bot, args.device), sets)
     train_identity(identity, args)
     _say("choosing how much of the training to keep")
-    kept = keep_best_share(Path(args.output), args.bot, identity, tuning, args.max_loss, args.device)
+    mixture = keep_best_share(Path(args.output), args.bot, identity, tuning, args.max_loss, args.device)
     _say("measuring the bot after the training")
     bot = Chatbot.from_pretrained(args.output, args.device)
-    after, said = measure_knowledge(bot, sets), measure_identity(bot, identity)
-    failures = find_failures(said, before, after, args.max_loss)
+    after, answers = measure_knowledge(bot, sets), measure_identity(bot, identity)
+    failures = find_failures(answers, before, after, args.max_loss)
     record = {
         "identity": vars(identity),
-        **kept,
-        **said,
+        **mixture,
+        **answers,
         "before": vars(before),
         "after": vars(after),
         "failures": failures,

@@ -65,9 +65,11 @@ def measure_identity(bot: Chatbot, identity: Identity, part: Part = "held_out", 
     named, wrong = _ask(bot, questions("name", part), lambda reply: identity.name in reply, seeds)
     result: dict[str, Any] = {"name": named, "wrong": wrong}
     if identity.maker:
-        said = re.compile(f"{re.escape(identity.maker)}.{{0,6}}(做|教|训练|写|造|养|创)|是{re.escape(identity.maker)}")
+        maker_named = re.compile(
+            f"{re.escape(identity.maker)}.{{0,6}}(做|教|训练|写|造|养|创)|是{re.escape(identity.maker)}"
+        )
         result["maker"], result["wrong_maker"] = _ask(
-            bot, questions("maker", part), lambda reply: said.search(reply) is not None, seeds
+            bot, questions("maker", part), lambda reply: maker_named.search(reply) is not None, seeds
         )
     messages = [turns[0] for turns in unseen_dialogues(part) if not ABOUT_BOT.search(turns[0])]
     clean, unasked = _ask(bot, messages, lambda reply: identity.name not in reply, seeds=1)

@@ -49,8 +49,8 @@ def keep_best_share(
     rooms = {}
     for share in SHARES:
         mix(bot, before, after, share)
-        said = measure_identity(bot, identity, "tuning", seeds=1)
-        rooms[share] = least_room(said, known, measure_knowledge(bot, sets, choices=0), max_loss)
+        answers = measure_identity(bot, identity, "tuning", seeds=1)
+        rooms[share] = least_room(answers, known, measure_knowledge(bot, sets, choices=0), max_loss)
     best = max(rooms, key=lambda share: rooms[share])
     mix(bot, before, after, best)
     training = {**read_json(folder / TRAINING), "share_of_training": best}

@@ -45,15 +45,15 @@ class KeepingObjective(Objective):
     ) -> tuple[float, float]:
         """Add the gradient of a micro-batch; arguments and returns as for `Objective.backward`, KL in the second."""
         targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED_LABEL)
-        kept = kept_targets(batch)
-        learnt = (targets != IGNORED_LABEL) & ~kept
+        is_kept = kept_targets(batch)
+        learnt = (targets != IGNORED_LABEL) & ~is_kept
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         logits = self._run(inputs).logits
         assert logits is not None
         loss = F.cross_entropy(at_least_float(logits[learnt]), targets[learnt], reduction="sum") / items
         with torch.no_grad():
-            fixed = at_least_float(self.before(**inputs).logits[kept]).log_softmax(-1)
-        extra = divergence(fixed, at_least_float(logits[kept]).log_softmax(-1)) / items
+            fixed = at_least_float(self.before(**inputs).logits[is_kept]).log_softmax(-1)
+        extra = divergence(fixed, at_least_float(logits[is_kept]).log_softmax(-1)) / items
         run_backward(loss + extra)
         return loss.item(), extra.item()
 

@@ -51,7 +51,7 @@ def estimate(settings: TrainSettings) -> list[str]:
     learnt = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     lines = [f"model: {sum(map(torch.numel, parameters)) / 1e6:.2f}M parameters, {learnt / 1e6:.2f}M of them trained"]
     backward = getattr(trained.inner.config, "direction", "forward") == "backward"
-    seconds, found = 0.0, []
+    seconds, durations = 0.0, []
     for number in range(max(1, len(settings.stages))):
         stage = Stage(settings, number, tokenizer, trained.layout, backward)
         step, validation = _seconds_per_step(trained, stage), _seconds_per_validation(trained, stage)
@@ -64,9 +64,9 @@ def estimate(settings: TrainSettings) -> list[str]:
             f"{stage.name}: {stage.steps} steps, {tokens} tokens, {stage.data.tokens(rows)} tokens per epoch,"
             f" {len(stage.valid_dialogues)} validation dialogues"
         )
-        found.append(f"{stage.steps} steps of {step:.2f} s and {validations} validations of {validation:.1f} s")
+        durations.append(f"{stage.steps} steps of {step:.2f} s and {validations} validations of {validation:.1f} s")
     lines.append(f"memory: about {memory_gigabytes(accelerator.device):.1f} GB")
-    lines.append(f"time: about {_minutes(seconds)} ({'; '.join(found)})")
+    lines.append(f"time: about {_minutes(seconds)} ({'; '.join(durations)})")
     lines.append(
         f"estimated from steps measured now ({accelerator.device}, {torch.get_num_threads()} threads); other work on this"
         " machine makes the run slower"

@@ -104,8 +104,8 @@ class Api:
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            found = f"got {kind[:60]!r}" if kind else "which is missing"
-            raise ApiError(400, f"Send the header Content-Type: application/json, {found}.")
+            received = f"got {kind[:60]!r}" if kind else "which is missing"
+            raise ApiError(400, f"Send the header Content-Type: application/json, {received}.")
         body = await request.body()
         if len(body) <= MAX_BYTES_IN_LOOP:
             return parse(body)

@@ -42,7 +42,7 @@ def shown_step(step: TracedStep) -> ShownStep:
 
     Several tokens that are parts of a character have the same text; the probability tells them apart.
     """
-    candidates = list(step.kept)
+    candidates = list(step.likeliest)
     distances = {at: abs(p - step.probability) for at, (token, p) in enumerate(candidates) if token == step.token}
     chosen = min(distances, key=lambda at: distances[at], default=len(candidates))
     if not distances or ("\ufffd" in step.token and distances[chosen] > 1e-6):

@@ -84,7 +84,7 @@ class Parts:
     exported: gr.JSON
     rated: gr.JSON
     offered: gr.JSON
-    place: gr.JSON
+    looked_at: gr.JSON
     steps: gr.JSON
     models: gr.JSON
     wanted: gr.JSON
@@ -136,7 +136,7 @@ class Page:
         self.act = Actions(workers, options, on_reply, pool)
         part = self.part = Parts()
         with QuietBlocks(title=TITLE, fill_height=True) as self.blocks:
-            for name in ("file", "imported", "exported", "rated", "offered", "place", "steps", "models", "wanted"):
+            for name in ("file", "imported", "exported", "rated", "offered", "looked_at", "steps", "models", "wanted"):
                 setattr(part, name, gr.JSON(visible=False))
             drawn("side")
             with gr.Column(elem_id="main"):
@@ -246,27 +246,27 @@ class Page:
         for offered in (more, another):
             offered.success(None, inputs, [part.offered], js=taken, **BROWSER)
             offered.failure(None, None, None, js=f"() => {SCRIPT}.chat.offering(false)", **BROWSER)
-        looked = part.chat.select(act.look_inside, [part.chat], [part.place, part.steps], **SLOW)
+        looked = part.chat.select(act.look_inside, [part.chat], [part.looked_at, part.steps], **SLOW)
         looked.success(
-            None, [part.place, part.steps], None, js=f"(...values) => {SCRIPT}.inside.show(...values)", **BROWSER
+            None, [part.looked_at, part.steps], None, js=f"(...values) => {SCRIPT}.inside.show(...values)", **BROWSER
         )
 
     def _wire_settings(self) -> None:
         """Styles and personas. The browser remembers the settings, but no seed."""
         part, act, worker = self.part, self.act, self.act.worker(None)
-        kept = [part.preset, part.temperature, part.top_p, part.model, part.spread]
+        remembered = [part.preset, part.temperature, part.top_p, part.model, part.spread]
         style = handlers.preset("balanced", worker.bot.settings)
         standard: list[Any] = ["balanced", *style, next(iter(self.workers)), 1]
         read = f"(models, ...now) => {SCRIPT}.settings.read({json.dumps(standard)}, models, now)"
         shown = self.blocks.load(act.show_choices, None, [part.preset, part.model, part.models], **QUICK)
-        shown.then(None, [part.models, *kept], kept, js=read, **BROWSER)
+        shown.then(None, [part.models, *remembered], remembered, js=read, **BROWSER)
         for choice in (part.preset, part.model):
             chosen = choice.input(act.set_preset, [part.preset, part.model], [part.temperature, part.top_p], **QUICK)
-            chosen.then(None, kept, None, js=f"(...values) => {SCRIPT}.settings.write(values)", **BROWSER)
+            chosen.then(None, remembered, None, js=f"(...values) => {SCRIPT}.settings.write(values)", **BROWSER)
         for slider in (part.temperature, part.top_p, part.spread):
-            slider.release(None, kept, None, js=f"(...values) => {SCRIPT}.settings.write(values)", **BROWSER)
+            slider.release(None, remembered, None, js=f"(...values) => {SCRIPT}.settings.write(values)", **BROWSER)
         forget = f"() => [...{SCRIPT}.settings.forget({json.dumps(standard)}), '']"
-        part.reset.click(None, None, [*kept, part.seed], js=forget, **BROWSER)
+        part.reset.click(None, None, [*remembered, part.seed], js=forget, **BROWSER)
         persona = [part.chat, part.persona]
         chosen = part.persona_name.input(act.show_persona, [part.persona_name], [part.persona], **QUICK)
         self._save_after(chosen.then(act.set_persona, persona, [part.chat], **QUICK))
@@ -299,8 +299,8 @@ class Page:
         order = part.studio.submit(studio.order, [part.wanted], [part.studio], js=taken, **QUICK)
         opened = part.studio.select(studio.open_result, None, [part.model, part.models], **SLOW)
         styled = opened.success(act.set_preset, [part.preset, part.model], [part.temperature, part.top_p], **QUICK)
-        kept = [part.preset, part.temperature, part.top_p, part.model, part.spread]
-        styled.then(None, kept, None, js=f"(...values) => {SCRIPT}.studio.opened(values)", **BROWSER)
+        remembered = [part.preset, part.temperature, part.top_p, part.model, part.spread]
+        styled.then(None, remembered, None, js=f"(...values) => {SCRIPT}.studio.opened(values)", **BROWSER)
         for event in (order, opened):
             event.failure(None, None, None, js=f"() => {SCRIPT}.studio.failed()", **BROWSER)
 

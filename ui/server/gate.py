@@ -157,12 +157,12 @@ class Gate:
         """
         sender = identity or (scope.get("client") or ("?",))[0]
         SENDER.set(sender)
-        self._take(sender, self._cost(scope["method"], scope["path"], identity))
+        self._charge_sender(sender, self._cost(scope["method"], scope["path"], identity))
         # one was counted before the body was read; more than a full bucket could never be paid
         most = self.limits.rate.per_minute
-        scope["state"]["count_replies"] = lambda count: self._take(sender, min(count, most) - 1)
+        scope["state"]["count_replies"] = lambda count: self._charge_sender(sender, min(count, most) - 1)
 
-    def _take(self, sender: str, cost: float) -> None:
+    def _charge_sender(self, sender: str, cost: float) -> None:
         """Take a cost from the requests that a sender has left.
 
         Raises:

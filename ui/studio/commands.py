@@ -47,11 +47,13 @@ class Preset:
 def find_presets(folder: Path) -> list[Preset]:
     """Return the presets of the package and the YAML files of the operator's folder; those with a shape are new models."""
     spec = find_spec("training")
-    package = [Path(place) / "presets" for place in (spec.submodule_search_locations or ()) if spec] if spec else []
-    presets = [Preset(path.stem, path.stem, _has_shape(path)) for place in package for path in _yaml_files(place)]
+    package = (
+        [Path(location) / "presets" for location in (spec.submodule_search_locations or ()) if spec] if spec else []
+    )
+    presets = [Preset(path.stem, path.stem, _has_shape(path)) for location in package for path in _yaml_files(location)]
     presets.sort(key=lambda preset: (preset.is_new, ORDER.index(preset.name) if preset.name in ORDER else len(ORDER)))
-    own = [Preset(path.name, str(path), _has_shape(path)) for path in _yaml_files(folder)]
-    return presets + own
+    local = [Preset(path.name, str(path), _has_shape(path)) for path in _yaml_files(folder)]
+    return presets + local
 
 
 def _yaml_files(folder: Path) -> list[Path]:

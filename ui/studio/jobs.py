@@ -50,8 +50,8 @@ class Progress:
 
 def read_progress(line: str) -> Progress | None:
     """Return the progress that a line of a bar says; None for another line."""
-    found = _PROGRESS.match(line)
-    return Progress(found["name"], int(found["done"]), int(found["total"]), found["left"]) if found else None
+    match = _PROGRESS.match(line)
+    return Progress(match["name"], int(match["done"]), int(match["total"]), match["left"]) if match else None
 
 
 class Job:
@@ -164,13 +164,13 @@ class Job:
             while data := os.read(pipe.fileno(), 1 << 16):
                 *lines, rest = re.split(rb"[\r\n]", rest + data)
                 for line in lines:
-                    self._take(line)
+                    self._read_line(line)
                 self.progress = read_progress(_text(rest)) or self.progress  # a bar has no line end until the next one
                 rest = rest[-MAX_LINE_BYTES:]
-            self._take(rest)
+            self._read_line(rest)
         return process.wait()
 
-    def _take(self, data: bytes) -> None:
+    def _read_line(self, data: bytes) -> None:
         line = _text(data)
         progress = read_progress(line)
         if progress is not None:

@@ -217,7 +217,7 @@ class Studio:
     def _next(self, kind: str) -> int:
         """Return a number that no folder of this kind has."""
         pattern = re.compile(rf"(?:data|{kind})-(\d+)" if kind == "set" else rf"{kind}-(\d+)")
-        taken = [int(found[1]) for path in self.work.iterdir() if (found := pattern.fullmatch(path.name))]
+        taken = [int(match[1]) for path in self.work.iterdir() if (match := pattern.fullmatch(path.name))]
         return max(taken, default=0) + 1
 
     def _start(self, task: str, command: commands.Command) -> None:
@@ -338,7 +338,7 @@ def _chinese(text: str) -> str:
 def _error_of(job: Job) -> str:
     """Return the error that a command printed, without its label."""
     lines = list(job.messages)
-    errors = [found[1] for line in lines if (found := re.search(r"\berror: (.*)", line))]
+    errors = [match[1] for line in lines if (match := re.search(r"\berror: (.*)", line))]
     return errors[-1] if errors else lines[-1] if lines else "The command ended without a message."
 
 

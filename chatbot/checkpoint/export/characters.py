@@ -61,9 +61,9 @@ def _classes(splitter: PreTokenizer, start: int, end: int) -> list[int]:
     units = [[probe + chr(point) for probe in PROBES] + [chr(point) * 2] for point in range(start, end)]
     text = "".join("".join(unit) for unit in units)
     begins = {first for _, (first, _) in splitter.pre_tokenize_str(text)}
-    found = []
+    classes = []
     for number in range(end - start):
         joined = [8 * number + 2 * index + 1 not in begins for index in range(4)]
         kinds = HAN * joined[0] | LETTER * joined[1] | OTHER * joined[2]
-        found.append(kinds or (SPACE if joined[3] else NUMBER))
-    return found
+        classes.append(kinds or (SPACE if joined[3] else NUMBER))
+    return classes

@@ -96,14 +96,18 @@ def export_hf(folder: Path, path: Path) -> None:
 
 def _card(name: str, original: str, limit: int, context_tokens: int) -> str:
     """Return the model card: front matter for the hub, how to use the folder, and the card of the checkpoint."""
-    found = _FRONT_MATTER.match(original)
-    rows = [] if found is None else [row for row in found[1].splitlines() if row.startswith(("license", "language"))]
+    front_matter = _FRONT_MATTER.match(original)
+    rows = (
+        []
+        if front_matter is None
+        else [row for row in front_matter[1].splitlines() if row.startswith(("license", "language"))]
+    )
     rows = rows or ["language: zh"]
     rows += ["library_name: transformers", "pipeline_tag: text-generation", "tags:", "- xianliao", "- custom_code"]
     usage = CARD.read_text(encoding="utf-8")
     words = {"NAME": name, "VERSION": transformers.__version__, "FOLDER": name}
     words |= {"LIMIT": str(limit), "CONTEXT": str(context_tokens)}
-    usage = re.sub(rf"\b({'|'.join(words)})\b", lambda found: words[found[1]], usage)
-    body = _RELATIVE_LINK.sub(r"\1", original[found.end() :] if found else original)
+    usage = re.sub(rf"\b({'|'.join(words)})\b", lambda match: words[match[1]], usage)
+    body = _RELATIVE_LINK.sub(r"\1", original[front_matter.end() :] if front_matter else original)
     body = re.sub(r"^#", "##", body, flags=re.MULTILINE)
     return "\n".join(["---", *rows, "---", usage, body]).rstrip() + "\n"

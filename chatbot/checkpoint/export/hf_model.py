@@ -121,8 +121,8 @@ class XianliaoForChat(XianliaoForCausalLM):
         processors = type(rules)([*(logits_processor or []), *rules])
         if tokenizer is not None:
             kwargs["tokenizer"] = tokenizer
-        own: Any = super()  # transformers asks for more of its model class than ours declares
-        return own.generate(inputs, config, processors, *args, **kwargs)
+        parent: Any = super()  # transformers asks for more of its model class than ours declares
+        return parent.generate(inputs, config, processors, *args, **kwargs)
 
     def _settings(self, config: Any, changes: dict[str, Any]) -> ReplySettings:
         """Return the settings of a generation config with these changes."""

@@ -65,12 +65,12 @@ def safety_bytes(safety: Safety) -> bytes:
     for kind in KINDS:
         replies = safety.care.replies[kind]
         parts += [numbers_block(len(replies)), *map(text_block, replies)]
-    found = safety.classifier
-    parts.append(numbers_block(found is not None))
-    numbers = (0.0,) * 4 if found is None else (found.scale, found.bias, found.threshold, found.veto)
+    model = safety.classifier
+    parts.append(numbers_block(model is not None))
+    numbers = (0.0,) * 4 if model is None else (model.scale, model.bias, model.threshold, model.veto)
     parts.append(struct.pack("<5d", *numbers, classifier.PER_DOUBLING))
     parts.append(array_block(classifier.MULTIPLIERS.astype("<u4")))
-    parts.append(array_block(np.zeros(0, np.int8) if found is None else found.weights.astype(np.int8)))
+    parts.append(array_block(np.zeros(0, np.int8) if model is None else model.weights.astype(np.int8)))
     return b"".join(parts)
 
 

@@ -73,11 +73,11 @@ def join_modules(roots: Sequence[Target], header: str, sibling: tuple[str, Singl
                 mine.append(statement)
                 for name in sorted(statement.names):
                     visit(Target(module.name, name))
-                for node, found in sorted(references(module, statement), key=lambda item: _position(item[0])):
-                    if isinstance(found, str):
-                        imports.add(found)
-                    elif found.name:
-                        visit(found)
+                for node, definition in sorted(references(module, statement), key=lambda item: _position(item[0])):
+                    if isinstance(definition, str):
+                        imports.add(definition)
+                    elif definition.name:
+                        visit(definition)
                     else:
                         raise ValueError(f"{module.name} uses {ast.unparse(node)} itself, not a name in it")
         if module.name not in order:
@@ -110,7 +110,7 @@ def _in_import_order(modules: Sequence[str]) -> list[str]:
         if name in done or name in path or name in sources.LEFT_OUT:
             return
         path.append(name)
-        for target in read_module(name).own.values():
+        for target in read_module(name).imported.values():
             visit(target.module)
         path.pop()
         done.append(name)
@@ -153,8 +153,8 @@ def _copied(module: Module, statement: Statement, names: Mapping[Target, str]) -
     """Return the source of a statement with its names as they are in the file."""
     edits = [_removal(module, node) for node in module.dropped if _is_inside(node, statement)]
     renamed = set()
-    for node, found in references(module, statement):
-        new = names[found] if isinstance(found, Target) else ast.unparse(node)
+    for node, definition in references(module, statement):
+        new = names[definition] if isinstance(definition, Target) else ast.unparse(node)
         if new != ast.unparse(node):
             assert node.end_lineno is not None
             assert node.end_col_offset is not None

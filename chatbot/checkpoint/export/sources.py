@@ -41,7 +41,7 @@ class Module:
     Attributes:
         lines: Its lines in UTF-8, with line ends.
         statements: Statements that bind names.
-        own: Names imported from our modules.
+        imported: Names imported from our modules.
         external: Names imported from other packages, with their import statement.
         dropped: Nodes that are not copied.
     """
@@ -50,7 +50,7 @@ class Module:
     lines: list[bytes]
     docstring: str
     statements: list[Statement] = field(default_factory=list)
-    own: dict[str, Target] = field(default_factory=dict)
+    imported: dict[str, Target] = field(default_factory=dict)
     external: dict[str, str] = field(default_factory=dict)
     dropped: set[ast.AST] = field(default_factory=set)
 
@@ -83,7 +83,7 @@ def read_module(name: str) -> Module:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 target = Target(inner, "") if _is_module(inner) else Target(node.module or "", alias.name)
-                module.own[alias.asname or alias.name] = target
+                module.imported[alias.asname or alias.name] = target
     for statement in [*tree.body, *_type_imports(tree)]:
         if isinstance(statement, (ast.Import, ast.ImportFrom)) and statement not in module.dropped:
             for alias in statement.names:
@@ -95,7 +95,7 @@ def read_module(name: str) -> Module:
                 module.external[alias.asname or alias.name.split(".")[0]] = line
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and any(
-            isinstance(part, ast.Name) and module.own.get(part.id, Target("", "")).module in LEFT_OUT
+            isinstance(part, ast.Name) and module.imported.get(part.id, Target("", "")).module in LEFT_OUT
             for part in ast.walk(node.test)
         ):
             assert not node.orelse, f"{name}: an `if` that tests a module of LEFT_OUT has an else. Remove the else."
@@ -156,8 +156,8 @@ def resolve(target: Target) -> Target | str | None:
     module = read_module(target.module)
     if not target.name or any(target.name in statement.names for statement in module.statements):
         return target
-    if target.name in module.own:
-        inner = module.own[target.name]
+    if target.name in module.imported:
+        inner = module.imported[target.name]
         return inner if not inner.name else resolve(inner)
     return module.external.get(target.name)
 
@@ -169,12 +169,12 @@ def references(module: Module, statement: Statement) -> Iterator[tuple[ast.expr,
     """
     inside = set()
     for node in module.nodes(statement):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in module.own:
-            owner = module.own[node.value.id]
-            if not owner.name and (found := resolve(Target(owner.module, node.attr))) is not None:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in module.imported:
+            owner = module.imported[node.value.id]
+            if not owner.name and (definition := resolve(Target(owner.module, node.attr))) is not None:
                 inside.add(node.value)
-                yield node, found
+                yield node, definition
         elif isinstance(node, ast.Name) and node not in inside:
-            found = resolve(Target(module.name, node.id))
-            if found is not None:
-                yield node, found
+            definition = resolve(Target(module.name, node.id))
+            if definition is not None:
+                yield node, definition

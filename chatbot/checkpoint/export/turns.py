@@ -67,10 +67,10 @@ def character_kinds() -> list[tuple[int, int]]:
     kinds = np.zeros(len(text), np.int64)
     for letters, kind in KINDS.items():
         kinds[[match.start() for match in re.finditer(f"[{letters}]", text)]] |= kind
-    kinds[[place for place, letter in enumerate(text) if is_readable.__wrapped__(letter)]] |= READABLE_KIND
-    kinds[[place for place, letter in enumerate(text) if letter.isspace()]] |= BLANK_KIND
+    kinds[[index for index, letter in enumerate(text) if is_readable.__wrapped__(letter)]] |= READABLE_KIND
+    kinds[[index for index, letter in enumerate(text) if letter.isspace()]] |= BLANK_KIND
     begins = np.flatnonzero(np.diff(kinds, prepend=-1)).tolist()
-    return [(ord(text[place]), int(kinds[place])) for place in begins]
+    return [(ord(text[index]), int(kinds[index])) for index in begins]
 
 
 @lru_cache(1)

@@ -132,10 +132,10 @@ class Dry:
         """Return, for each token that once followed the last token, the most tokens that match before it."""
         longest: dict[int, int] = {}
         for text in (reply, *before):
-            for place in range(1, len(text)):
-                if reply and text[place - 1] == reply[-1] and (token := text[place]) != self.end_id:
-                    most, count = min(place, len(reply), MAX_DRY_TOKENS), 1
-                    while count < most and text[place - 1 - count] == reply[-1 - count]:
+            for position in range(1, len(text)):
+                if reply and text[position - 1] == reply[-1] and (token := text[position]) != self.end_id:
+                    most, count = min(position, len(reply), MAX_DRY_TOKENS), 1
+                    while count < most and text[position - 1 - count] == reply[-1 - count]:
                         count += 1
                     longest[token] = max(longest.get(token, 0), count)
         return longest

@@ -64,10 +64,10 @@ class ConsistentTypical(LogitsProcessor):
         order = (-log_p - entropy).abs().sort(dim=-1, stable=True).indices
         mass = p.gather(-1, order)
         needed = mass.cumsum(-1) - mass < self.typical_p
-        kept = torch.zeros_like(needed).scatter(-1, order, needed)
+        is_kept = torch.zeros_like(needed).scatter(-1, order, needed)
         if self.eos_id is not None:
-            kept[:, self.eos_id] = True
-        return scores.masked_fill(~kept, -math.inf)
+            is_kept[:, self.eos_id] = True
+        return scores.masked_fill(~is_kept, -math.inf)
 
 
 class ConsistentTopP(LogitsProcessor):
@@ -90,14 +90,14 @@ class ConsistentTopP(LogitsProcessor):
         # index of the last token of the nucleus in `ordered`
         needed = torch.searchsorted(mass, mass.new_full((len(mass), 1), self.top_p)).clamp_max(last)
         least = ordered.gather(-1, needed)
-        kept = probabilities >= least
+        is_kept = probabilities >= least
         tied = (ordered.gather(-1, (needed + 1).clamp_max(last)) == least)[:, 0] & (needed[:, 0] < last)
         if bool(tied.any()) or (ordered.shape[-1] < scores.shape[-1] and bool((needed == last).any())):
             above, equal = probabilities > least, probabilities == least
-            kept = above | (equal & (equal.cumsum(-1) <= needed + 1 - above.sum(-1, keepdim=True)))
+            is_kept = above | (equal & (equal.cumsum(-1) <= needed + 1 - above.sum(-1, keepdim=True)))
         if self.eos_id is not None:
-            kept[:, self.eos_id] = True
-        return torch.where(kept, scores, -math.inf)
+            is_kept[:, self.eos_id] = True
+        return torch.where(is_kept, scores, -math.inf)
 
 
 class ConsistentTopNSigma(LogitsProcessor):
@@ -150,9 +150,11 @@ class ConsistentXtc(LogitsProcessor):
         least = log_p.masked_fill(~choices, math.inf).argmin(-1, keepdim=True)
         removed = choices.scatter(-1, least, False)  # of equal tokens, the first stays
         changed = (draws < self.probability).to(scores.device) & removed.any(-1)
-        kept = log_p.masked_fill(removed, -math.inf)
-        gain = log_p.masked_fill(~words, -math.inf).logsumexp(-1) - kept.masked_fill(~words, -math.inf).logsumexp(-1)
-        return torch.where(changed[:, None], torch.where(words, kept + gain[:, None], kept), scores)
+        remaining = log_p.masked_fill(removed, -math.inf)
+        gain = log_p.masked_fill(~words, -math.inf).logsumexp(-1) - remaining.masked_fill(~words, -math.inf).logsumexp(
+            -1
+        )
+        return torch.where(changed[:, None], torch.where(words, remaining + gain[:, None], remaining), scores)
 
 
 def _largest(x: torch.Tensor, count: int) -> torch.Tensor:
@@ -171,20 +173,20 @@ def truncation(settings: ReplySettings, eos_id: int, draws: Sequence[float] | No
         eos_id: Id of the end of turn.
         draws: Random numbers of `ConsistentXtc`.
     """
-    kept = eos_id if settings.keep_eos else None
+    protected_id = eos_id if settings.keep_eos else None
     rules = LogitsProcessorList()
     if settings.method == "sample" and settings.top_n_sigma > 0:
-        rules.append(ConsistentTopNSigma(settings.top_n_sigma, kept))
+        rules.append(ConsistentTopNSigma(settings.top_n_sigma, protected_id))
     if settings.method == "sample" and settings.top_k:
-        rules.append(ConsistentTopK(settings.top_k, kept))
+        rules.append(ConsistentTopK(settings.top_k, protected_id))
     if settings.method == "sample" and settings.top_p < 1:
-        rules.append(ConsistentTopP(settings.top_p, kept))
+        rules.append(ConsistentTopP(settings.top_p, protected_id))
     if settings.method == "sample" and settings.typical_p < 1:
-        rules.append(ConsistentTypical(settings.typical_p, kept))
+        rules.append(ConsistentTypical(settings.typical_p, protected_id))
     if settings.method == "sample" and settings.min_p > 0:
-        rules.append(ConsistentMinP(settings.min_p, kept))
+        rules.append(ConsistentMinP(settings.min_p, protected_id))
     if settings.method == "sample" and settings.xtc_probability > 0:
-        rules.append(ConsistentXtc(settings.xtc_probability, settings.xtc_threshold, kept, draws))
+        rules.append(ConsistentXtc(settings.xtc_probability, settings.xtc_threshold, protected_id, draws))
     return rules
 
 

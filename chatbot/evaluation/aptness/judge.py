@@ -83,8 +83,8 @@ def parse_answer(text: str, count: int) -> list[int]:
     Raises:
         JudgeError: The answer has no such list.
     """
-    for found in reversed(re.findall(r"\[[\d,，\s]*\]", text)):
-        scores = [int(number) for number in re.findall(r"\d+", found)]
+    for numbers in reversed(re.findall(r"\[[\d,，\s]*\]", text)):
+        scores = [int(number) for number in re.findall(r"\d+", numbers)]
         if len(scores) == count and max(scores, default=0) <= HIGHEST:
             return scores
     raise JudgeError(f"The judge did not answer with {count} scores from 0 to {HIGHEST}, but with {text[:80]!r}.")

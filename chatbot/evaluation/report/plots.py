@@ -118,9 +118,9 @@ def quality_and_diversity(methods: Methods, people: dict[str, Any], checkpoints:
 
     def draw(left: Axes, right: Axes) -> None:
         for axes, metric, heading in ((left, key, label), (right, "dist_2", "Dist-2, characters")):
-            for place, colour, (_, row) in zip(places, colours, methods, strict=True):
+            for height, colour, (_, row) in zip(places, colours, methods, strict=True):
                 error = [[abs(row[metric] - end)] for end in row["intervals"][metric]]
-                axes.errorbar(row[metric], place, xerr=error, fmt="o", markersize=4, color=colour, capsize=2)
+                axes.errorbar(row[metric], height, xerr=error, fmt="o", markersize=4, color=colour, capsize=2)
             axes.set(xlabel=heading, ylim=(0.4, len(methods) + 0.6))
             axes.xaxis.set_major_locator(MaxNLocator(5))
         left.set_yticks(places, [name for name, _ in methods])

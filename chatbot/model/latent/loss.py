@@ -100,8 +100,8 @@ def encode(model: XianliaoForCausalLM, batch: dict[str, torch.Tensor], replies: 
     states = at_least_float(hidden(model, batch))
     model.train(was_training)
     words = replies.words
-    kept = words >= 0
-    sums = states.new_zeros(len(replies), states.shape[-1]).index_add(0, words[kept], states[kept])
+    is_word = words >= 0
+    sums = states.new_zeros(len(replies), states.shape[-1]).index_add(0, words[is_word], states[is_word])
     counts = (replies.ends - replies.contexts - 1).clamp_min(1)[:, None]
     context, end = states[replies.rows, replies.contexts], states[replies.rows, replies.ends]
     return Encoded(context, sums / counts, end)
@@ -159,9 +159,9 @@ def latent_loss(
 def bag_loss(model: XianliaoForCausalLM, z: torch.Tensor, context: torch.Tensor, replies: Replies) -> torch.Tensor:
     """Return BoW(r|z,c) summed over the replies, nats; the output embedding gets no gradient from it."""
     words = replies.words
-    kept = words >= 0
-    states = latent_of(model).bag_states(z, context)[words[kept]]
-    return head_loss(states, model.output_head()[0].detach(), None, replies.labels[kept])
+    is_word = words >= 0
+    states = latent_of(model).bag_states(z, context)[words[is_word]]
+    return head_loss(states, model.output_head()[0].detach(), None, replies.labels[is_word])
 
 
 @torch.no_grad()
@@ -205,8 +205,8 @@ def code_costs(
     latent = latent_of(model)
     assert latent.codes is not None
     words, head = replies.words, model.output_head()[0]
-    kept = words >= 0
-    owners, ids = words[kept], replies.labels[kept]
+    is_word = words >= 0
+    owners, ids = words[is_word], replies.labels[is_word]
     columns = []
     for code in latent.codes.weight:
         z = code.expand(len(replies), -1)

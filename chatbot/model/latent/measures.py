@@ -120,14 +120,15 @@ def measure(model: XianliaoForCausalLM, batches: Sequence[Batch], units: int, se
     if latent.is_discrete:
         assert latent.codes is not None
         costs = _joined_costs(model, batches, encoded)
-        own, divergence, information = _code_statistics(costs, model, encoded)
+        best_codes, divergence, information = _code_statistics(costs, model, encoded)
         kl: tuple[float, ...] = (information,)
-        used = torch.bincount(own, minlength=costs.shape[1]) >= max(1.0, USED_SHARE * len(own))
+        used = torch.bincount(best_codes, minlength=costs.shape[1]) >= max(1.0, USED_SHARE * len(best_codes))
         active = int(used.sum())
         prior_codes = torch.cat([latent.log_code_prior(e.context) for e in encoded]).exp().cpu()
-        drawn = torch.multinomial(prior_codes, 1, generator=generator)[:, 0].to(own.device)
+        drawn = torch.multinomial(prior_codes, 1, generator=generator)[:, 0].to(best_codes.device)
         choices = {
-            name: latent.codes.weight[c] for name, c in (("z", own), ("shuffled", own.roll(1)), ("prior", drawn))
+            name: latent.codes.weight[c]
+            for name, c in (("z", best_codes), ("shuffled", best_codes.roll(1)), ("prior", drawn))
         }
     else:
         pairs = [posterior_of(model, e) for e in encoded]
@@ -209,11 +210,11 @@ def _code_statistics(
     costs: torch.Tensor, model: XianliaoForCausalLM, encoded: Sequence[Encoded]
 ) -> tuple[torch.Tensor, float, float]:
     """Return the best code of each reply, the mean of its -log p(k|c), and the mean of KL(p(k|c,r)||p(k|c))."""
-    own = costs.argmin(1)
+    best_codes = costs.argmin(1)
     log_prior = torch.cat([latent_of(model).log_code_prior(e.context) for e in encoded])
     log_q = (-costs).log_softmax(1)
     kl = (log_q.exp() * (log_q - log_prior)).sum(1).mean().item()
-    return own, -log_prior.gather(1, own[:, None]).mean().item(), kl
+    return best_codes, -log_prior.gather(1, best_codes[:, None]).mean().item(), kl
 
 
 def _by_position(batches: Sequence[Batch], gains: Sequence[torch.Tensor]) -> tuple[float, ...]:
@@ -222,7 +223,7 @@ def _by_position(batches: Sequence[Batch], gains: Sequence[torch.Tensor]) -> tup
         owners = replies.carrier[replies.carrier >= 0]
         flat = (replies.carrier >= 0).nonzero()[:, 1]
         position = (flat - replies.contexts[owners]).cpu()
-        kept = position < POSITIONS
-        sums.index_add_(0, position[kept], gain.float().cpu()[kept])
-        counts.index_add_(0, position[kept], torch.ones(int(kept.sum())))
+        is_counted = position < POSITIONS
+        sums.index_add_(0, position[is_counted], gain.float().cpu()[is_counted])
+        counts.index_add_(0, position[is_counted], torch.ones(int(is_counted.sum())))
     return tuple((sums / counts.clamp_min(1)).tolist())

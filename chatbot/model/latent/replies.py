@@ -68,8 +68,8 @@ def choose_replies(batch: dict[str, torch.Tensor], end_id: int, last: bool = Fal
     is_end = ids == end_id
     if "attention_mask" in batch:
         is_end &= batch["attention_mask"].cpu().bool()
-    carrier, kept = torch.full_like(ids, -1), labels.clone()
-    found: list[tuple[int, int, int]] = []
+    carrier, learnt = torch.full_like(ids, -1), labels.clone()
+    chosen: list[tuple[int, int, int]] = []
     for row in range(len(ids)):
         for segment in segments[row].unique().tolist():
             ends = (is_end[row] & (segments[row] == segment)).nonzero()[:, 0].tolist()
@@ -79,11 +79,11 @@ def choose_replies(batch: dict[str, torch.Tensor], end_id: int, last: bool = Fal
                 continue
             turn = turns[-1] if last else turns[int(torch.randint(len(turns), ()))]
             context, end = ends[turn - 1], ends[turn]
-            carrier[row, context:end] = len(found)
+            carrier[row, context:end] = len(chosen)
             later = segments[row] == segment
             later[: end + 1] = False
-            kept[row, later] = IGNORED_LABEL
-            found.append((row, context, end))
-    rows, contexts, ends_ = (torch.tensor(found, dtype=torch.int64).reshape(-1, 3).T).to(batch["input_ids"].device)
+            learnt[row, later] = IGNORED_LABEL
+            chosen.append((row, context, end))
+    rows, contexts, ends_ = (torch.tensor(chosen, dtype=torch.int64).reshape(-1, 3).T).to(batch["input_ids"].device)
     device = batch["input_ids"].device
-    return Replies(rows, contexts, ends_, carrier.to(device), kept.to(device))
+    return Replies(rows, contexts, ends_, carrier.to(device), learnt.to(device))

@@ -21,8 +21,8 @@ def test_the_steps_are_those_of_the_reply(bot, changes):
         assert [step.token for step in steps] == [*tokens, ""]
         for step in steps:
             assert 0 < step.probability <= 1 + 1e-6
-            assert sum(share for _, share in step.kept) <= 1 + 1e-5
-            assert len(step.kept) == min(step.count, MAX_SHOWN)
+            assert sum(share for _, share in step.likeliest) <= 1 + 1e-5
+            assert len(step.likeliest) == min(step.count, MAX_SHOWN)
         if changes == {}:
             assert any(step.count < bot.tokenizer.vocab_size // 2 for step in steps)
 

@@ -204,7 +204,7 @@ def test_the_traced_probabilities_are_those_before_xtc_draws(bot):
     request = bot.request(["你好"], seed=3, **changes)
     steps = [step for step in trace(bot, request) if step is not None]
     assert all(0 < step.probability <= 1 for step in steps)
-    assert sum(p for _, p in steps[0].kept) <= 1 + 1e-6
+    assert sum(p for _, p in steps[0].likeliest) <= 1 + 1e-6
 
 
 @pytest.mark.parametrize(

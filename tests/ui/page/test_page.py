@@ -330,7 +330,7 @@ def test_a_token_beyond_the_listed_candidates_is_listed_last():
     step = TracedStep("稀", 0.01, (("常", 0.6), ("见", 0.3)), 90, 0.0, 0.0, 0.0)
     assert (shown_step(step)["candidates"][-1], shown_step(step)["chosen"]) == (("稀", 0.01), 2)
     assert shown_step(replace(step, token="见", probability=1.0))["chosen"] == 1  # chosen by the hard limit
-    parts = replace(step, token="\ufffd", kept=(("\ufffd", 0.6), ("\ufffd", 0.01)))
+    parts = replace(step, token="\ufffd", likeliest=(("\ufffd", 0.6), ("\ufffd", 0.01)))
     assert [shown_step(replace(parts, probability=p))["chosen"] for p in (0.6, 0.01, 0.002)] == [0, 1, 2]
 
 
