@@ -36,6 +36,7 @@ from data_prep.cleaning.ledger import Ledger
 from data_prep.cleaning.rule import Rule
 from data_prep.corpus.content_hash import SPLITS
 from data_prep.corpus.frequent_turns import FREQUENCY_RULES, FrequentTurns, find_frequent
+from data_prep.doubts import check_dialogues_left, warnings
 from data_prep.fingerprint import changed_settings, fingerprint_of
 from data_prep.reading.files import list_files, sha256_of
 from data_prep.reading.formats import Block, read_blocks, records, splits_of
@@ -135,6 +136,7 @@ class Build:
         has_valid_files = any(file.split == "valid" for file in files)
         self.valid_share = 0.0 if has_valid_files else settings.valid_share
         self.blocks: list[BlockId] = []
+        self.unread: list[int] = []
 
     def run(self, output: Path, fingerprint: str) -> dict[str, Any]:
         """Run all stages, move the set to `output` and return its manifest."""
@@ -142,17 +144,14 @@ class Build:
         forget_work_folders()
         self._clean()
         ledgers = self._read_ledgers()
-        self._check_dialogues_left(ledgers)
+        check_dialogues_left(self.files, ledgers, self.settings.form)
         frequent = self._cut()
         self._find_near()
         if not (self.work / "tokenizer").exists():
             make_tokenizer(self.work.path, self.blocks, self.buckets, self.valid_share, self.settings)
         self._write_shards(frequent)
-        header = {"fingerprint": fingerprint, "settings": asdict(self.settings)}
-        total = Ledger()
-        for ledger in ledgers:
-            total.add(ledger)
-        header["warnings"] = total.warnings()
+        header: dict[str, Any] = {"fingerprint": fingerprint, "settings": asdict(self.settings)}
+        header["warnings"] = warnings(self.files, ledgers, self.settings.form, self.unread)
         manifest = assemble(self.work, self.files, self.blocks, self.buckets, ledgers, header)
         _replace(self.work / "set", output)
         minutes, seconds = divmod(round(time.perf_counter() - started), 60)
@@ -169,13 +168,16 @@ class Build:
         total = sum(file.path.stat().st_size for file in self.files)
         done = self.work / "cleaned.json"
         if done.exists():
-            self.blocks = [self._block_id(file, index) for file, index in read_json(done)["blocks"]]
+            found = read_json(done)
+            self.blocks = [self._block_id(file, index) for file, index in found["blocks"]]
+            self.unread = found["unread"]
             return
         with tqdm(desc="cleaning", total=total, unit="B", unit_scale=True, mininterval=1, file=sys.stderr) as bar:
             for _ in run_tasks(clean_block.clean_block, self._clean_tasks(bar), self.processes):
                 pass
             bar.update(total - bar.n)
-        write_json(done, {"blocks": [(block.file, block.index) for block in self.blocks]}, durable=False)
+        blocks = [(block.file, block.index) for block in self.blocks]
+        write_json(done, {"blocks": blocks, "unread": self.unread}, durable=False)
 
     def _clean_tasks(self, bar: tqdm) -> Iterator[tuple[Path, BlockId, Block, Any, int]]:
         """Yield the arguments of `clean_block` for each block that has not been cleaned, and list all blocks."""
@@ -184,6 +186,7 @@ class Build:
             if file.split != "train":
                 records_left = None  # the train files come first
             elif records_left == 0:
+                self.unread.append(number)
                 continue
             packed = PackedFile(file.path)
             before = bar.n
@@ -212,18 +215,6 @@ class Build:
         for block in self.blocks:
             ledgers[block.file].add(Ledger.from_json(read_json(self.work / f"{block.name}.json")))
         return ledgers
-
-    def _check_dialogues_left(self, ledgers: Sequence[Ledger]) -> None:
-        total = Ledger()
-        for file, ledger in zip(self.files, ledgers, strict=True):
-            if file.split == "train":
-                total.add(ledger)
-        if not total.pieces:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in total.dropped.most_common())
-            raise FileError(
-                f"No dialogue is left to train on: all {total.dialogues['read']} were dropped ({reasons})."
-                " Give more or other data."
-            )
 
     # --- across dialogues ---
 

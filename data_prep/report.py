@@ -77,6 +77,7 @@ def write_report(
         "# Statistics of a prepared set",
         "",
         *_dialogues(manifest, ledger),
+        *_warnings(manifest),
         *_reasons(manifest),
         *_samples(ledger),
         *_splits(manifest),
@@ -133,6 +134,11 @@ def _dialogues(manifest: Mapping[str, Any], ledger: Ledger) -> list[str]:
         f"The result is {ledger.pieces:,} dialogues.",
         "",
     ]
+
+
+def _warnings(manifest: Mapping[str, Any]) -> list[str]:
+    found = [quoted(warning)[1:-1] for warning in manifest["warnings"]]
+    return ["## Warnings", "", *(f"- {warning}" for warning in found), ""] if found else []
 
 
 def _reasons(manifest: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from data_prep.reading.labelled.prefixes import sign_of
+
 MAX_LABELS = 2000
 """Maximum number of different labels that are counted; beyond it, the rarer half is dropped."""
 SAMPLES = 3
@@ -17,9 +19,10 @@ SAMPLES = 3
 COUNTERS = ("dialogues", "dropped", "dirty", "changed", "suspicious")
 SUSPICIOUS_SHARE = 0.2
 """Minimum share of turns with one of these signs for a warning: one turn in five."""
-LEAST_TURNS = 10
+LEAST_TURNS = 4
+"""A smaller number of turns says nothing."""
+LEAST_SIGNS = 2
 _CLOCK = re.compile(r"(?<!\d)\d{1,2}[:：]\d{2}(?!\d)")
-_LABEL = re.compile(r"([^\s:：,，。！？]{1,12})\s?[:：]")
 _PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U0010fffd]")
 
 
@@ -65,8 +68,8 @@ class Ledger:
         for index, turn in enumerate(raw):
             self.suspicious["clock"] += _CLOCK.search(turn) is not None
             self.suspicious["private"] += _PRIVATE.search(turn) is not None
-            if label := _LABEL.match(turn):
-                self.suspicious[f"label:{index % 2}:{label[1]}"] += 1
+            if label := sign_of(turn):
+                self.suspicious[f"label:{index % 2}:{label}"] += 1
         if len(self.suspicious) > MAX_LABELS:
             self.suspicious = Counter(dict(self.suspicious.most_common(MAX_LABELS // 2)))
 
@@ -75,16 +78,17 @@ class Ledger:
         turns, sentences = self.suspicious["turns"], []
         if turns < LEAST_TURNS:
             return []
-        if self.suspicious["clock"] >= SUSPICIOUS_SHARE * turns:
+        enough = max(LEAST_SIGNS, SUSPICIOUS_SHARE * turns)
+        if self.suspicious["clock"] >= enough:
             sentences.append(
                 f"{self.suspicious['clock']} of {turns} turns hold a time of day: is this a chat log of an unknown form?"
                 " Look at the set with --preview 10."
             )
         labels = [(name, count) for name, count in self.suspicious.items() if name.startswith("label:")]
         name, count = max(labels, key=lambda item: item[1], default=("", 0))
-        if count >= SUSPICIOUS_SHARE * turns:
+        if count >= enough:
             sentences.append(
-                f"{count} of {turns} turns begin with “{name.split(':', 2)[2]}:”, which would be learnt as"
+                f"{count} of {turns} turns begin with “{name.split(':', 2)[2]}”, which would be learnt as"
                 " speech. Name the speakers in one of the forms of data_prep/README.md."
             )
         if self.suspicious["private"]:

@@ -42,6 +42,7 @@ _HEADER = re.compile(
     rf"""
     \s*
     (?: [\[(【]? (?P<time_irc>{_TIME}) [\])】]? \s* <\s?[@+%&~]?(?P<name_irc>[^<>\n]{{1,40}})>  # [20:00] <小海> 在吗
+      | [\[(【]? (?P<time_named>{_TIME}) [\])】]? \s* 【(?P<name_bracket>[^【】\n]{{1,40}})】[ ]+(?=\S)  # 【小海】 在吗
       | (?: [\[(【]? (?P<time_before>{_TIME}) [\])】]? \s* [-–]? \s* (?P<name_after>{_NAME})  # [2026-11-20 09:00] 小明
           | (?!{DATE}\s) (?P<name_before>{_NAME}) \s+ [\[(【]? (?P<time_after>{_TIME}) [\])】]?     # 小明 2026-11-20 09:00
         )
@@ -51,7 +52,7 @@ _HEADER = re.compile(
     re.VERBOSE,
 )
 _DATED = rf"{DATE}[\sT,，]*{CLOCK}"
-_TIME_FIRST = re.compile(rf"\s*[\[(【]?(?P<time>{_DATED})[\])】]?\s*[-–]?\s*(?P<rest>\S.{{0,80}}?)\s*")
+_TIME_FIRST = re.compile(rf"\s*[\[(【]?(?P<time>{_DATED})(?![\d:])[\])】]?\s*[-–]?\s*(?P<rest>\S.{{0,80}}?)\s*")
 _TIMED = re.compile(rf"\s*[\[(【]?(?P<time>{_DATED})[\])】]?\s*[-–]?\s*(?P<rest>.*)", re.DOTALL)
 _TIME_LAST = re.compile(rf"\s*(?P<rest>\S.{{0,80}}?)\s+[\[(【]?(?P<time>{_DATED})[\])】]?\s*")
 _HAS_DATE = re.compile(rf"\d[-/年月.]\d|{_MONTH}")
@@ -93,11 +94,13 @@ def parse_header(line: str) -> Header | None:
     match = _HEADER.match(line, 0, _HEADER_CHARACTERS)
     if match is None or (match.end() == _HEADER_CHARACTERS and len(line) > _HEADER_CHARACTERS):
         return None
-    clock = match["time_irc"] or match["time_before"] or match["time_after"]
-    name = match["name_irc"] or match["name_after"] or match["name_before"]
+    clock = match["time_irc"] or match["time_named"] or match["time_before"] or match["time_after"]
+    name = match["name_irc"] or match["name_bracket"] or match["name_after"] or match["name_before"]
     text = line[match.end() :].strip(" \t\r\0")
     has_date = _HAS_DATE.search(clock) is not None
-    follows = match["time_irc"] is not None or match[0].rstrip().endswith((":", "："))
+    follows = (
+        match["name_irc"] is not None or match["name_bracket"] is not None or match[0].rstrip().endswith((":", "："))
+    )
     return Header(name.strip(MARKS), parse_time(clock), text, (match["time_after"] is None, has_date, follows))
 
 

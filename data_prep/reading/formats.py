@@ -8,7 +8,7 @@
 | object | one JSON object: `{"train": […], "valid": […]}` of CDial-GPT, `{"messages": […]}` of Telegram and Discord |
 | table | CSV with a header that is known (`data_prep.reading.tables`), or two columns; also `问 | 答` |
 | tsv | `你好<TAB>你好呀` on each line |
-| labelled | `A：你好` and other texts that name the speakers (`data_prep.reading.labelled_text`) |
+| labelled | `A：你好` and other texts that name the speakers (`data_prep.reading.labelled.labelled_text`) |
 | chatlog | an export of WeChat, QQ or WhatsApp: `name time` or `time name`, then the message, also on the next lines |
 | text | one turn per line, a blank line between dialogues |
 
@@ -33,11 +33,13 @@ from data_prep.reading.chat_logs import read_chat_log
 from data_prep.reading.json_array import read_array, read_arrays_of_object
 from data_prep.reading.json_records import message_lines, parse_json, read_members, read_values
 from data_prep.reading.json_shapes import SPLITS
-from data_prep.reading.labelled_text import read_labelled, recognise_labels
+from data_prep.reading.labelled.labelled_text import read_labelled, recognise_labels
+from data_prep.reading.labelled.prefixes import unlabelled
 from data_prep.reading.messages import to_dialogues
 from data_prep.reading.recognition import HEAD_BYTES, head_lines, recognise
 from data_prep.reading.records import LONG_LINE, NOT_TEXT, NumberedLine, Record, read_text
 from data_prep.reading.tables import delimiter_of, read_table
+from data_prep.reading.thoughts import join_thoughts, without_thoughts
 
 NEGATIVE = "negative_example"
 """Reason for a row whose last column is the reply to something else, as in the Douban corpus."""
@@ -108,6 +110,8 @@ def _read_lines(
     lines: Iterable[NumberedLine], form: str, head: list[str], bot: str | None, path: Path
 ) -> Iterator[Record]:
     """Yield the records of a form that is read line by line."""
+    if form in ("labelled", "text"):
+        lines = join_thoughts(lines, path)
     if form == "chatlog":
         return read_chat_log(lines, bot)
     if form == "labelled":
@@ -138,6 +142,15 @@ def splits_of(path: Path, form: str = "auto") -> tuple[str, ...]:
     return tuple(key for key in SPLITS if key in keys)
 
 
+def form_of(path: Path, form: str = "auto") -> str:
+    """Return the form that a file is read in: the one that is named, or the one that is recognised.
+
+    Raises:
+        FileError: The file cannot be read, is empty or has an unknown form.
+    """
+    return recognise(_decode_head(_read_head(PackedFile(path).chunks(), path)), path) if form == "auto" else form
+
+
 def records(block: Block) -> Iterator[Record]:
     """Yield the records of a block, in order."""
     if block.form is None:
@@ -146,9 +159,11 @@ def records(block: Block) -> Iterator[Record]:
     for number, line in enumerate(_split_lines(block.lines), block.first):
         if line is None:
             yield Record(number, None, NOT_TEXT)
-        elif not line.strip("\ufeff \t\r\n\0"):
             continue
-        elif len(line) > MAX_LINE_BYTES:
+        line = line.lstrip("\ufeff")  # another file begins
+        if not line.strip(" \t\r\n\0"):
+            continue
+        if len(line) > MAX_LINE_BYTES:
             yield Record(number, None, LONG_LINE)
         elif block.form == "tsv":
             yield _tsv_record(number, line.rstrip("\r\n").split("\t"))
@@ -158,6 +173,7 @@ def records(block: Block) -> Iterator[Record]:
 
 def _tsv_record(number: int, turns: list[str]) -> Record:
     """Return the record of a row. A first column of 0 or 1 before the turns says whether the last one is a reply."""
+    turns = unlabelled([without_thoughts(turn) for turn in turns])
     if len(turns) > 2 and turns[0] in ("0", "1"):
         return Record(number, turns[1:], None) if turns[0] == "1" else Record(number, None, NEGATIVE)
     return Record(number, turns, None)

@@ -22,8 +22,10 @@ from typing import Any
 
 from chatbot.text.dialogue import valid_text
 from data_prep.reading.chat_logs import parse_time
+from data_prep.reading.labelled.prefixes import unlabelled
 from data_prep.reading.messages import Message
 from data_prep.reading.records import merge_speakers
+from data_prep.reading.thoughts import without_thoughts
 
 TURN_KEYS = (
     "dialog", "dialogue", "turns", "utterances", "messages", "conversations", "conversation", "items", "dialogs", "talk",
@@ -82,8 +84,6 @@ OBJECT_WITHOUT_TURNS, TEXT_WITHOUT_A_REPLY = "object_without_turns", "text_witho
 NOT_A_DIALOGUE = "not_a_list_of_strings"
 SPLITS = ("train", "valid", "test")
 
-_THOUGHT = re.compile(r"\s*<(think|thinking|reasoning)>.*?(?:</\1>|\Z)\s*", re.DOTALL | re.IGNORECASE)
-_CONTROL = re.compile(r"<eo[a-z]>|<\|(?:im_end|im_start|endoftext|eot_id|end)\|>|</s>")
 _MOSS_NAME = re.compile(r"^\s*(?:<\|(?:Human|MOSS|Inner Thoughts|Commands|Results)\|>|\[(?:Human|MOSS)\])\s*[:：]\s*")
 _TRANSCRIPT = re.compile(r"(?:^|\n)\s*(Human|Assistant|User|Bot|用户|助手|问|答)\s*[:：]", re.IGNORECASE)
 
@@ -95,7 +95,7 @@ def to_turns(value: object) -> list[str] | None:
     if not isinstance(value, list):
         return None
     if all(isinstance(turn, str) for turn in value):
-        return value
+        return unlabelled([without_thoughts(turn) for turn in value])
     if value and all(isinstance(turn, dict) for turn in value):
         return _of_list(value)
     return None
@@ -108,11 +108,6 @@ def shape_of(value: object) -> str:
             return TEXT_WITHOUT_A_REPLY
         return OBJECT_WITHOUT_TURNS
     return NOT_A_DIALOGUE
-
-
-def clean_text(text: str) -> str:
-    """Return a text without the thoughts of a reasoning model and without control tokens."""
-    return _CONTROL.sub("", _THOUGHT.sub("", text)) if "<" in text else text
 
 
 def _of_object(value: Mapping[str, Any]) -> list[str] | None:
@@ -130,7 +125,7 @@ def _of_object(value: Mapping[str, Any]) -> list[str] | None:
         if isinstance(value.get(key), list) and (turns := to_turns(value[key])) is not None:
             return turns
     pair = next((names for names in PAIR_KEYS if all(isinstance(value.get(name), str) for name in names)), None)
-    return None if pair is None else [clean_text(value[name]) for name in pair]
+    return None if pair is None else [without_thoughts(value[name]) for name in pair]
 
 
 def _turn_number(item: tuple[str, Any]) -> int:
@@ -166,7 +161,7 @@ def _of_pairs(turns: Iterable[dict]) -> list[str] | None:
         names = next((pair for pair in PAIR_KEYS if all(isinstance(turn.get(name), str) for name in pair)), None)
         if names is None:
             return None
-        result += [clean_text(_MOSS_NAME.sub("", turn[name])).strip() for name in names]
+        result += [without_thoughts(_MOSS_NAME.sub("", turn[name])).strip() for name in names]
     return result or None
 
 
@@ -187,7 +182,7 @@ def text_of(turn: Mapping[str, Any]) -> str | None:
         if key in turn:
             content = turn[key]
             if isinstance(content, str):
-                return clean_text(content)
+                return _spoken(content)
             if content is None:
                 return ""
             if isinstance(content, list):
@@ -196,8 +191,13 @@ def text_of(turn: Mapping[str, Any]) -> str | None:
                     for part in content
                     if isinstance(part, str | dict)
                 ]
-                return clean_text("".join(part for part in parts if isinstance(part, str)))
+                return _spoken("".join(part for part in parts if isinstance(part, str)))
     return "" if "tool_calls" in turn else None
+
+
+def _spoken(text: str) -> str:
+    """Return a text without thoughts; a space for a text that is one thought, so that no other turn takes its place."""
+    return without_thoughts(text) or (" " if text else "")
 
 
 def _answer(value: Mapping[str, Any]) -> str | None:
@@ -206,7 +206,7 @@ def _answer(value: Mapping[str, Any]) -> str | None:
         if isinstance(given, list) and given and all(isinstance(text, str) for text in given) and key.endswith("s"):
             given = given[0]
         if isinstance(given, str):
-            return clean_text(given)
+            return without_thoughts(given)
     return None
 
 

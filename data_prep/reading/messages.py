@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import dropwhile
@@ -13,6 +13,7 @@ from chatbot.errors import FileError
 from data_prep.reading import records
 from data_prep.reading.not_speech import is_system, speech
 from data_prep.reading.records import LONG_LINE, Record, merge_speakers
+from data_prep.reading.thoughts import without_thoughts
 
 SESSION_GAP = timedelta(hours=3)
 """A longer silence begins another dialogue."""
@@ -156,12 +157,12 @@ def to_dialogues(messages: Iterable[Message | Gap], bot: str | None = None) -> I
             continue
         if is_system_name(message.speaker):
             continue
-        text = speech(message.text)
+        text = _said(message, speakers)
         if not text:
             if dialogue is not None and message.text.strip() and not is_system(message.text):
                 dialogue.unspoken_by = message.speaker
             continue
-        if bot is not None and len(speakers) < MAX_CHATS:
+        if len(speakers) < MAX_CHATS or message.speaker in speakers:
             speakers[message.speaker] += 1
         if dialogue is not None and dialogue.is_over(message):
             yield dialogue.record(bot)
@@ -176,6 +177,21 @@ def to_dialogues(messages: Iterable[Message | Gap], bot: str | None = None) -> I
     if bot is not None and not any(is_named(speaker, bot) for speaker in speakers):
         shown = ", ".join(f"{name} ({count})" for name, count in speakers.most_common(6))
         raise FileError(f"{bot} says nothing in a file. Give one of its speakers with --bot: {shown}.")
+
+
+_ADDRESS = re.compile(r"(?P<name>[^\s:：,，]{1,30})[:：]\s+(?=\S)")
+
+
+def _said(message: Message, speakers: Mapping[str, int]) -> str:
+    """Return what was said: without thoughts and placeholders, and without the name of a speaker who is addressed.
+
+    Clients of IRC begin a message to somebody with the name and a colon.
+    """
+    text = speech(without_thoughts(message.text))
+    address = _ADDRESS.match(text)
+    if address is not None and address["name"] != message.speaker and address["name"] in speakers:
+        return text[address.end() :]
+    return text
 
 
 def is_named(speaker: str, name: str) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 from chatbot.errors import FileError
 from data_prep.reading.chat_logs import is_chat_log, is_program_log
 from data_prep.reading.json_shapes import SPLITS, has_time, is_message, to_turns
-from data_prep.reading.labelled_text import is_subtitles, recognise_labels
+from data_prep.reading.labelled.labelled_text import is_subtitles, recognise_labels
+from data_prep.reading.labelled.prefixes import alternating_signs
 from data_prep.reading.tables import delimiter_of, has_columns
+from data_prep.reading.thoughts import without_whole_thoughts
 
 HEAD_BYTES = 1 << 16
 """Number of bytes from which the form of a file is recognised; leading white space is skipped."""
@@ -48,6 +51,8 @@ def recognise(head: str, path: Path) -> str:
             r'\{"(?:train|valid|test|name|messages|guild|chats)"', start
         )
         return "jsonl" if is_cut else "object"
+    if _is_yaml(lines):
+        raise FileError(f"{path} is YAML. Give a JSON list of dialogues, or one turn per line.")
     if delimiter_of(lines) or (".csv" in path.name.lower() and has_columns(lines)):
         return "table"
     labels = recognise_labels(lines)
@@ -61,6 +66,17 @@ def recognise(head: str, path: Path) -> str:
         return "labelled"
     if 2 * sum("\t" in line for line in lines) > len(lines):
         return "tsv"
+    if signs := alternating_signs(lines):
+        raise FileError(
+            f"The lines of {path} begin in turn with “{signs[0]}” and “{signs[1]}”, which would be learnt as speech."
+            " Write the names of the speakers with a colon, as in 用户：你好."
+        )
+    listed = sum(line.lstrip().startswith(("- ", "* ", "• ")) for line in lines)
+    if listed > 1 and listed * 5 >= len(lines) * 4:
+        raise FileError(
+            f"{path} is a list with a mark before each line ({listed} of {len(lines)}), in YAML or Markdown. Give a JSON"
+            " list of dialogues, or one turn per line without marks."
+        )
     timed = sum(_TIMED.search(line) is not None for line in lines)
     if timed > 2 and timed * 3 >= len(lines):
         raise FileError(
@@ -68,6 +84,20 @@ def recognise(head: str, path: Path) -> str:
             " Give one of the forms in data_prep/README.md, or say --format text to read every line as a turn."
         )
     return "text"
+
+
+_YAML_KEY = re.compile(r"\s*(?:-\s+)+(?:role|from|speaker|content|value|text|messages|conversations|turns)\s*:(?:\s|$)")
+_YAML_LIST = re.compile(r"(?:conversations?|dialogues?|dialogs?|messages|turns|data|categories)\s*:\s*\r?")
+
+
+def _is_yaml(lines: list[str]) -> bool:
+    """Whether lines are YAML: lists of lists, lists of objects with the keys of messages, or a key above a list."""
+    if lines[0].startswith("%YAML") or any(re.match(r"\s*-\s+-\s+[^\s-]", line) for line in lines):
+        return True
+    keyed = [bool(_YAML_KEY.match(line)) for line in lines]
+    nested = [line.startswith((" ", "\t")) for line in lines[1:]]
+    above = any(_YAML_LIST.fullmatch(line) and below.lstrip().startswith("- ") for line, below in pairwise(lines))
+    return above or any(key and below for key, below in zip(keyed, nested, strict=False))
 
 
 _TIMED = re.compile(r"(?<!\d)\d{1,2}:\d{2}(?::\d{2})?(?!\d)")
@@ -99,13 +129,14 @@ def _holds_messages(value: dict) -> bool:
 def head_lines(head: str) -> list[str]:
     """Return the lines at the beginning of a file that are whole and not blank, at most 200."""
     head = head.lstrip("\ufeff\0 \t\r\n")
+    head = head if head.startswith(("[", "{")) else without_whole_thoughts(head)
     return [line for line in head.split("\n")[:-1][:200] or [head] if line.strip()]
 
 
 def _refuse_other_files(head: str, lines: list[str], path: Path) -> None:
     """Raise FileError for files of unsupported kinds; the message says what to give instead."""
     start = head[:300].lower()
-    if start.startswith(("<!doctype html", "<html", "mime-version", "from: <saved by")):
+    if start.startswith(("<!doctype html", "<html")) or re.search(r"^mime-version:", head[:2000], re.M | re.I):
         raise FileError(f"{path} is a web page. Export the chat as text, CSV or JSON, or save the page as text.")
     if start.startswith(("<?xml", "<xml")):
         raise FileError(f"{path} is XML. Export the chat as text, CSV or JSON.")

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from chatbot.errors import FileError
 from data_prep.reading.chat_logs import parse_time
+from data_prep.reading.labelled.prefixes import unlabelled
 from data_prep.reading.messages import Gap, Message, to_dialogues
 from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
+from data_prep.reading.thoughts import without_thoughts
 
 QUESTIONS = (
     "question", "questions", "q", "ask", "query", "prompt", "input", "instruction", "user", "human", "post", "title",
@@ -121,7 +123,7 @@ def read_table(lines: Iterable[NumberedLine], delimiter: str, path: Path, bot: s
     columns = columns_of(header or [])
     if columns is None and header is not None and len(header) == 2:
         columns = Columns(0, 1)
-        yield Record(number, header, None)
+        yield Record(number, unlabelled([without_thoughts(cell) for cell in header]), None)
     if columns is None:
         shown = ", ".join(name[:20] for name in (header or [])[:8])
         raise FileError(
@@ -136,7 +138,8 @@ def read_table(lines: Iterable[NumberedLine], delimiter: str, path: Path, bot: s
         if row is None:
             yield Record(number, None, NOT_TEXT)
         elif any(cell.strip() for cell in row):
-            yield Record(number, [_cell(row, columns.question), _cell(row, columns.answer)], None)
+            pair = [without_thoughts(_cell(row, column)) for column in (columns.question, columns.answer)]
+            yield Record(number, unlabelled(pair), None)
 
 
 def _rows(lines: Iterable[NumberedLine], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:

@@ -2,12 +2,12 @@
 
 | form | looks like |
 |---|---|
-| prefix | `A：你好` on every line, a blank line between dialogues |
+| prefix | `A：你好`, `user> 你好`, `<小海> 你好`, `Q. 你好` on every line, a blank line between dialogues |
 | stamp | `May 17, 2022 5:29:42 PM`, the name below it, then the message: iMessage |
 | name | `小海:` on a line, the message below it |
 | fields | `小海:`, `时间: 2024-12-31 20:02:00`, `内容: …` |
 | markdown | `### 小海`, then `* 23:12:37 在吗`; `# 2025-01-02` begins a day |
-| line | `20:02<TAB>小海<TAB>…` below `2024/03/01（五）`: an export of LINE |
+| line | `20:02<TAB>小海<TAB>…` below `2024/03/01（五）`, or with spaces: an export of LINE |
 | conv | `M …` on every line, `E` between dialogues: Xiaohuangji |
 """
 
@@ -20,32 +20,18 @@ from datetime import datetime
 from itertools import chain, islice, pairwise
 
 from data_prep.reading.chat_logs import CLOCK, DATE, HEAD_LINES, parse_time
+from data_prep.reading.labelled.line_exports import DAY, is_line_export, line_messages
+from data_prep.reading.labelled.prefixes import Prefix, are_prefixed, prefix_of
 from data_prep.reading.messages import Gap, Message, OpenMessage, to_dialogues
 from data_prep.reading.not_speech import MARKS
 from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
 
-_LABEL = r"[^\s:：\[\]【】<>《》「」\"“”,，。！？!?/\\*_#]{1,20}"
-_PREFIX = re.compile(
-    rf"\s*(?:[-*+]\s+)?(?P<bold>\*\*|__)?(?P<name>{_LABEL}(?:\s{_LABEL})?)(?(bold)(?P=bold))\s*[:：](?:\*\*)?\s?(?P<text>.*)",
-    re.DOTALL,
-)
-_NOT_A_NAME = frozenset(
-    {
-        *("地点", "时间", "日期", "主题", "标题", "备注", "人物", "说明", "场景", "材料", "做法"),
-        *("title", "date", "tags", "author", "time", "place"),
-    }
-)
 _STAMP = re.compile(rf"(?P<time>{DATE}[\sT,，]*{CLOCK})(?:\s+\(.{{0,200}}\))?\s*")
 _STAMPED = re.compile(rf"{DATE}[\sT,，]*{CLOCK}\s+\S.*")
 _NAME = re.compile(r"\s*(?P<name>[^\s:：][^:：\n]{0,40}?)\s*[:：]\s*")
 _FIELD = re.compile(r"\s*(?P<key>时间|時間|内容|內容|资源|資源|类型|消息类型|Time|Content)\s*[:：]\s?(?P<text>.*)")
 _HEADING = re.compile(r"#{2,6}\s+(?P<name>.{1,60}?)\s*")
 _ITEM = re.compile(rf"[*+-]\s+(?P<clock>{CLOCK})\s(?P<text>.*)")
-_DAY = re.compile(r"#?\s*(?P<date>\d{2,4}[-/.年]\d{1,2}[-/.月]\d{1,2}日?)\D{0,12}")
-_LINE_MESSAGE = re.compile(rf"(?P<clock>(?:{DATE}\s)?{CLOCK})\t(?P<name>[^\t]{{0,60}})\t(?P<text>.*)", re.DOTALL)
-_LINE_NOTICE = re.compile(rf"{CLOCK}\t[^\t]*")
-_NOTICE_NAMES = frozenset({"-->", "<--", "--", "---", "=!=", "*", " *"})
-"""Marks that WeeChat writes in the name column when somebody joined, left, or did something."""
 _SUBTITLE = re.compile(r"\d{1,2}:\d{2}:\d{2}[,.]\d{2,3}\s*-->\s*\d")
 
 
@@ -61,9 +47,7 @@ def recognise_labels(lines: Sequence[str]) -> str | None:
         line.strip() == "E" or line.startswith("M ") for line in lines
     ):
         return "conv"
-    rows = sum(_LINE_MESSAGE.fullmatch(line) is not None for line in lines)
-    notices = sum(_LINE_NOTICE.fullmatch(line) is not None for line in lines)
-    if rows and ((rows + notices) * 2 >= total or lines[0].startswith("[LINE]")):
+    if is_line_export(lines):
         return "line"
     if sum(_STAMP.fullmatch(line) is not None for line in lines) * 5 >= total > 3:
         return "stamp"
@@ -75,15 +59,7 @@ def recognise_labels(lines: Sequence[str]) -> str | None:
     names = Counter(match["name"] for match in map(_NAME.fullmatch, lines) if match)
     if names and names.total() * 5 >= total and names.total() > 1 and len(names) <= max(2, names.total() // 2 + 1):
         return "name"
-    content = [line for line in lines if not _is_decoration(line)]
-    total = max(1, len(content))
-    prefixed = [match for match in map(_PREFIX.match, content) if match and match["text"].strip()]
-    prefixes = [match["name"] for match in prefixed if match["name"].lower() not in _NOT_A_NAME]
-    counted = Counter(prefixes)
-    repeated = sum(count for count in counted.values() if count > 1)
-    if len(counted) > 1 and len(prefixes) * 5 >= 4 * total and (repeated * 2 >= total or total <= 4):
-        return "prefix"
-    return None
+    return "prefix" if are_prefixed([line for line in lines if not _is_decoration(line)]) else None
 
 
 def is_subtitles(lines: Sequence[str]) -> bool:
@@ -110,10 +86,9 @@ def _is_decoration(line: str) -> bool:
     )
 
 
-def _prefix(line: str | None) -> re.Match[str] | None:
-    """Return the match of a line that begins with the name of a speaker, or None."""
-    match = None if line is None or _is_decoration(line) else _PREFIX.match(line.lstrip(MARKS).rstrip("\r"))
-    return match if match is not None and match["name"].lower() not in _NOT_A_NAME else None
+def _prefix(line: str | None) -> Prefix | None:
+    """Return the label of a line that begins with the name of a speaker, or None."""
+    return None if line is None or _is_decoration(line) else prefix_of(line)
 
 
 def _prefix_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
@@ -133,8 +108,7 @@ def _prefix_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
         if line is None or is_heading or (is_blank and every_blank_ends):
             yield Gap(Record(number, None, NOT_TEXT) if line is None else None)
         elif match is not None:
-            text = match["text"].strip()
-            held = OpenMessage(number, match["name"], text.strip("*_") if match["bold"] else text)
+            held = OpenMessage(number, match.name, match.text)
         elif held is not None and not is_blank and not _is_decoration(line):
             held.add(line)
     if held is not None:
@@ -227,38 +201,10 @@ def _markdown_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]
             held = OpenMessage(number, name, item["text"], parse_time(f"{day} {item['clock']}") if day else None)
         elif heading := _HEADING.fullmatch(text):
             name = heading["name"]
-        elif date := _DAY.fullmatch(text):
+        elif date := DAY.fullmatch(text):
             day = date["date"]
     if held is not None:
         yield held.close()
-
-
-def _line_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
-    day = ""
-    held: OpenMessage | None = None
-    for number, line in lines:
-        if line is None:
-            yield Gap(Record(number, None, NOT_TEXT))
-            continue
-        text = line.rstrip("\r")
-        match = _LINE_MESSAGE.fullmatch(text)
-        date = _DAY.fullmatch(text)
-        is_notice = _LINE_NOTICE.fullmatch(text) is not None
-        if match is not None and match["name"].strip() in _NOTICE_NAMES:
-            match, is_notice = None, True
-        if match is None and date is None and not is_notice and held is not None and text.strip():
-            held.add(text)
-            continue
-        if held is not None:
-            yield _unquoted(held.close())
-            held = None
-        if match is not None:
-            time = parse_time(f"{day} {match['clock']}") if day else parse_time(match["clock"])
-            held = OpenMessage(number, match["name"].strip(" @+%&~"), match["text"], time)
-        elif date is not None:
-            day = date["date"]
-    if held is not None:
-        yield _unquoted(held.close())
 
 
 def _conv_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
@@ -279,14 +225,6 @@ _READERS: dict[str, Callable[[Iterable[NumberedLine]], Iterator[Message | Gap]]]
     "name": _name_messages,
     "fields": _field_messages,
     "markdown": _markdown_messages,
-    "line": _line_messages,
+    "line": line_messages,
     "conv": _conv_messages,
 }
-
-
-def _unquoted(message: Message) -> Message:
-    """Return a message of several lines without the quotation marks that LINE puts around it."""
-    text = message.text.strip()
-    if "\n" in text and text.startswith('"') and text.endswith('"'):
-        text = text[1:-1].replace('""', '"')
-    return Message(message.number, message.speaker, text, message.time, message.chat)

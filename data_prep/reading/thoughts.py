@@ -1,0 +1,83 @@
+"""Thoughts of reasoning models: removed from what is read, for they are not said to anybody.
+
+`<think>…</think>` with several names, `<|begin_of_thought|>…<|end_of_thought|>`, an end without a beginning, as models
+write whose template opens the thought, and a beginning without an end, as a reply that was cut leaves it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from chatbot.errors import FileError
+from data_prep.reading.records import NumberedLine
+
+MAX_THOUGHT_LINES = 10_000
+_TAG = "think|thinking|thought|thoughts|reasoning|analysis|seed:think"
+_BEGIN = rf"<(?:{_TAG})>|<\|begin_of_thought\|>|◁think▷"
+_END = rf"</(?:{_TAG})>|<\|end_of_thought\|>|◁/think▷"
+_BEGINNING, _ENDING = re.compile(_BEGIN, re.IGNORECASE), re.compile(_END, re.IGNORECASE)
+_THOUGHT = re.compile(rf"\s*(?:{_BEGIN})(?:(?!{_END}).)*(?:(?:{_END})|\Z)\s*", re.DOTALL | re.IGNORECASE)
+_WHOLE_THOUGHT = re.compile(rf"[ \t]*(?:{_BEGIN})(?:(?!{_END}).)*(?:{_END})\s*", re.DOTALL | re.IGNORECASE)
+_UNOPENED = re.compile(rf"\A.*(?:{_END})\s*", re.DOTALL | re.IGNORECASE)
+_CONTROL = re.compile(
+    r"<eo[a-z]>|<\|(?:im_end|im_start|endoftext|eot_id|end|(?:begin|end)_of_solution)\|>|</s>", re.IGNORECASE
+)
+
+
+def without_thoughts(text: str) -> str:
+    """Return a text without thoughts and without control tokens; empty for a text that is one thought."""
+    if "<" not in text and "◁" not in text:
+        return text
+    return _CONTROL.sub("", _UNOPENED.sub("", _THOUGHT.sub("", text)))
+
+
+def without_whole_thoughts(text: str) -> str:
+    """Return the beginning of a file without the thoughts that begin and end in it."""
+    return _WHOLE_THOUGHT.sub("", text) if "<" in text or "◁" in text else text
+
+
+def join_thoughts(lines: Iterable[NumberedLine], path: Path) -> Iterator[NumberedLine]:
+    """Yield lines with each thought of several lines joined to the line where it begins and the line that follows it.
+
+    Args:
+        lines: Numbered lines of a file in which a line is a turn or begins one.
+        path: The file, for error messages.
+
+    Raises:
+        FileError: A thought has no end, or a line only ends one, so that its beginning is not known.
+    """
+    lines = iter(lines)
+    for number, line in lines:
+        if line is None or ("<" not in line and "◁" not in line):
+            yield number, line
+            continue
+        if _ENDING.fullmatch(line.strip()):
+            raise FileError(
+                f"Line {number} of {path} ends a thought of a reasoning model ({line.strip()}) that does not begin."
+                " Remove the thoughts, or give JSON with one object per turn."
+            )
+        while (begun := list(_BEGINNING.finditer(line))) and not _ENDING.search(line, begun[-1].end()):
+            line += "\n" + _rest_of_thought(lines, number, path)
+        shown = _THOUGHT.sub("", line)
+        if shown == line:
+            yield number, line
+            continue
+        if not shown.strip() or shown.rstrip().endswith((":", "：", ">")):  # the reply is below its thought
+            _, below = next(((below, text) for below, text in lines if text is None or text.strip()), (number, ""))
+            shown += below or ""
+        yield number, shown
+
+
+def _rest_of_thought(lines: Iterator[NumberedLine], number: int, path: Path) -> str:
+    """Return the lines up to the end of a thought that begins in line `number`."""
+    for count, (_, line) in enumerate(lines):
+        if line is not None and _ENDING.search(line):
+            return line
+        if count == MAX_THOUGHT_LINES:
+            break
+    raise FileError(
+        f"Line {number} of {path} begins a thought of a reasoning model that does not end. Remove the thoughts, or give JSON"
+        " with one object per turn."
+    )
