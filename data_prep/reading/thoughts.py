@@ -19,7 +19,7 @@ _BEGIN = rf"<(?:{_TAG})>|<\|begin_of_thought\|>|◁think▷"
 _END = rf"</(?:{_TAG})>|<\|end_of_thought\|>|◁/think▷"
 _BEGINNING, _ENDING = re.compile(_BEGIN, re.IGNORECASE), re.compile(_END, re.IGNORECASE)
 _THOUGHT = re.compile(rf"\s*(?:{_BEGIN})(?:(?!{_END}).)*(?:(?:{_END})|\Z)\s*", re.DOTALL | re.IGNORECASE)
-_WHOLE_THOUGHT = re.compile(rf"[ \t]*(?:{_BEGIN})(?:(?!{_END}).)*(?:{_END})\s*", re.DOTALL | re.IGNORECASE)
+_WHOLE_THOUGHT = re.compile(rf"[ ]*(?:{_BEGIN})(?:(?!{_END}).)*(?:{_END})\s*", re.DOTALL | re.IGNORECASE)
 _UNOPENED = re.compile(rf"\A.*(?:{_END})\s*", re.DOTALL | re.IGNORECASE)
 _CONTROL = re.compile(
     r"<eo[a-z]>|<\|(?:im_end|im_start|endoftext|eot_id|end|(?:begin|end)_of_solution)\|>|</s>", re.IGNORECASE
