@@ -46,18 +46,18 @@ def warnings(files: Sequence[Input], ledgers: Sequence[Ledger], form: str, unrea
     for ledger in ledgers:
         total.add(ledger)
     signs = total.warnings()
-    found: list[str] = []
+    sentences: list[str] = []
     for number, (file, ledger) in enumerate(zip(files, ledgers, strict=True)):
-        if number in unread or len(found) == MAX_NAMED:
+        if number in unread or len(sentences) == MAX_NAMED:
             continue
         if not ledger.dialogues["read"] and file.part is None:
-            found.append(
+            sentences.append(
                 f"No dialogue was found in {file.path.name}, which was read as {form_of(file.path, form)}. Compare it with"
                 " the forms in data_prep/README.md."
             )
         elif not ledger.pieces and ledger.dialogues["read"]:
             reasons = ", ".join(f"{reason} {count}" for reason, count in ledger.dropped.most_common(3))
-            found.append(f"{file.path.name} gave nothing: all {ledger.dialogues['read']} were dropped ({reasons}).")
+            sentences.append(f"{file.path.name} gave nothing: all {ledger.dialogues['read']} were dropped ({reasons}).")
         if len(files) > 1 and not signs:
-            found += [f"{file.path.name}: {warning}" for warning in ledger.warnings()]
-    return signs + found
+            sentences += [f"{file.path.name}: {warning}" for warning in ledger.warnings()]
+    return signs + sentences

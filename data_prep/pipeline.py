@@ -168,9 +168,9 @@ class Build:
         total = sum(file.path.stat().st_size for file in self.files)
         done = self.work / "cleaned.json"
         if done.exists():
-            found = read_json(done)
-            self.blocks = [self._block_id(file, index) for file, index in found["blocks"]]
-            self.unread = found["unread"]
+            stored = read_json(done)
+            self.blocks = [self._block_id(file, index) for file, index in stored["blocks"]]
+            self.unread = stored["unread"]
             return
         with tqdm(desc="cleaning", total=total, unit="B", unit_scale=True, mininterval=1, file=sys.stderr) as bar:
             for _ in run_tasks(clean_block.clean_block, self._clean_tasks(bar), self.processes):

@@ -137,8 +137,8 @@ def _dialogues(manifest: Mapping[str, Any], ledger: Ledger) -> list[str]:
 
 
 def _warnings(manifest: Mapping[str, Any]) -> list[str]:
-    found = [quoted(warning)[1:-1] for warning in manifest["warnings"]]
-    return ["## Warnings", "", *(f"- {warning}" for warning in found), ""] if found else []
+    shown = [quoted(warning)[1:-1] for warning in manifest["warnings"]]
+    return ["## Warnings", "", *(f"- {warning}" for warning in shown), ""] if shown else []
 
 
 def _reasons(manifest: Mapping[str, Any]) -> list[str]:

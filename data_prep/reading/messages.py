@@ -157,7 +157,7 @@ def to_dialogues(messages: Iterable[Message | Gap], bot: str | None = None) -> I
             continue
         if is_system_name(message.speaker):
             continue
-        text = _said(message, speakers)
+        text = _speech_of(message, speakers)
         if not text:
             if dialogue is not None and message.text.strip() and not is_system(message.text):
                 dialogue.unspoken_by = message.speaker
@@ -182,8 +182,8 @@ def to_dialogues(messages: Iterable[Message | Gap], bot: str | None = None) -> I
 _ADDRESS = re.compile(r"(?P<name>[^\s:：,，]{1,30})[:：]\s+(?=\S)")
 
 
-def _said(message: Message, speakers: Mapping[str, int]) -> str:
-    """Return what was said: without thoughts and placeholders, and without the name of a speaker who is addressed.
+def _speech_of(message: Message, speakers: Mapping[str, int]) -> str:
+    """Return the speech of a message: without thoughts and placeholders, and without the name that it addresses.
 
     Clients of IRC begin a message to somebody with the name and a colon.
     """

@@ -62,10 +62,10 @@ def line_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
 
 def _names(lines: Sequence[str]) -> list[str]:
     """Return the names in the lines of LINE for PC, the longest first: what the messages of a speaker begin with."""
-    found = {match["rest"] for match in map(_PC_MESSAGE.fullmatch, lines) if match and not is_system(match["rest"])}
+    texts = {match["rest"] for match in map(_PC_MESSAGE.fullmatch, lines) if match and not is_system(match["rest"])}
     title = _TITLE.fullmatch(lines[0])
-    names = [title["name"]] if title is not None and any(text.startswith(title["name"] + " ") for text in found) else []
-    rest = [text.split(" ") for text in found if not names or not text.startswith(names[0] + " ")]
+    names = [title["name"]] if title is not None and any(text.startswith(title["name"] + " ") for text in texts) else []
+    rest = [text.split(" ") for text in texts if not names or not text.startswith(names[0] + " ")]
     names += _common_beginnings([words for words in rest if len(words) > 1])
     return sorted(names, key=len, reverse=True)
 
@@ -110,11 +110,11 @@ def _pc_messages(lines: Iterable[NumberedLine], names: Sequence[str]) -> Iterato
             continue
         rest = match["rest"].strip()
         name = next((name for name in names if rest.startswith(name + " ")), rest.partition(" ")[0])
-        said = rest[len(name) :].strip()
-        if is_system(rest) or not said:  # 小美已收回訊息
+        message = rest[len(name) :].strip()
+        if is_system(rest) or not message:  # 小美已收回訊息
             continue
-        said = f"[{said}]" if _PLACEHOLDER.fullmatch(said) else said
-        held = OpenMessage(number, name, said, parse_time(f"{day} {match['clock']}") if day else None)
+        message = f"[{message}]" if _PLACEHOLDER.fullmatch(message) else message
+        held = OpenMessage(number, name, message, parse_time(f"{day} {match['clock']}") if day else None)
     if held is not None:
         yield _unquoted(held.close())
 

@@ -134,12 +134,12 @@ def prefix_of(line: str) -> Prefix | None:
 
 def are_prefixed(lines: Sequence[str]) -> bool:
     """Whether four of five lines begin with the label of one of at least two speakers, most of whom speak again."""
-    found = [label for label in map(prefix_of, lines) if label is not None and label.text]
-    kinds = Counter(label.kind for label in found)
+    labelled_lines = [label for label in map(prefix_of, lines) if label is not None and label.text]
+    kinds = Counter(label.kind for label in labelled_lines)
     if not kinds:
         return False
     kind = kinds.most_common(1)[0][0]
-    counted = Counter(label.name for label in found if label.kind == kind)
+    counted = Counter(label.name for label in labelled_lines if label.kind == kind)
     total = max(1, len(lines))
     repeated = sum(count for count in counted.values() if count > 1)
     if kind == "name_letter" and len(counted) > 2:  # A. B. C. D. are the answers of a quiz
@@ -153,15 +153,15 @@ def unlabelled(turns: list[str]) -> list[str]:
     Labels of a dialogue of two turns are removed only if both are names of roles, such as 用户 and 助手.
     """
     labels = [prefix_of(turn) for turn in turns] if len(turns) > 1 else [None]
-    found = [label for label in labels if label is not None]
-    if len(found) < len(turns):
+    labelled_lines = [label for label in labels if label is not None]
+    if len(labelled_lines) < len(turns):
         return turns
-    names = [{label.name for label in found[start::2]} for start in (0, 1)]
+    names = [{label.name for label in labelled_lines[start::2]} for start in (0, 1)]
     if len(names[0]) != 1 or len(names[1]) != 1 or names[0] == names[1]:
         return turns
     if len(turns) == 2 and not all(name.lower() in ROLES for pair in names for name in pair):
         return turns
-    return [label.text for label in found]
+    return [label.text for label in labelled_lines]
 
 
 def sign_of(turn: str) -> str | None:
