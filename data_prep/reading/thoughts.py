@@ -1,4 +1,4 @@
-"""Thoughts of reasoning models, which are no speech and are removed from the text.
+"""Thoughts of reasoning models, which are not speech and are removed from the text.
 
 `<think>…</think>` with several names, `<|begin_of_thought|>…<|end_of_thought|>`, an end without a beginning, as models
 write whose template opens the thought, and a beginning without an end, as a reply that was cut leaves it.
