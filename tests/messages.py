@@ -118,7 +118,7 @@ class Module:
         """Return the expressions of a node whose texts a user sees."""
         function = self.scopes[-1]
         name_of_function = function.name if isinstance(function, ast.FunctionDef) else ""
-        lists = LISTS | {"lines", "sentences"} if name_of_function in REPORTS else LISTS
+        lists = LISTS | {"lines", "sentences", "durations"} if name_of_function in REPORTS else LISTS
         if isinstance(node, ast.Call):
             before, _, name = ast.unparse(node.func).rpartition(".")
             if name.endswith("Error"):
