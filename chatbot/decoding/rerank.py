@@ -157,11 +157,35 @@ class Ranker:
         dialogues, sizes = [], []
         for history, candidates in zip(answered, drafts, strict=True):
             before = [list(turn) for turn in reversed(history.turns[-CONTEXT_TURNS:])]
+            before = self._fitting([draft.token_ids for draft in candidates], before)
             dialogues += [[draft.token_ids, *before] for draft in candidates]
             sizes += [sum(len(turn) + 1 for turn in before)] * len(candidates)
         nats = score_turns(self.backward, self.layout, dialogues)
         values = iter([-sum(turns[1:]) / size for turns, size in zip(nats, sizes, strict=True)])
         return [[next(values) for _ in candidates] for candidates in drafts]
+
+    def _fitting(self, replies: Sequence[Sequence[int]], before: list[list[int]]) -> list[list[int]]:
+        """Return the turns before the replies that the backward model can read after each of them.
+
+        The farthest turn is left out first, then the end of the last message: all replies are compared on the same tokens.
+        """
+        assert self.backward is not None
+        limit = self.backward.max_tokens
+        longest = max(replies, key=len)
+        while limit is not None:
+            excess = len(self.layout.lay_out([longest, *before]).input_ids) - limit
+            if excess <= 0:
+                break
+            if len(before) > 1:
+                before = before[:-1]
+            elif len(before[0]) > excess:
+                before = [before[0][:-excess]]
+            else:
+                raise RankingError(
+                    f"The backward model reads at most {limit} tokens, and a reply has {len(longest)}. Lower"
+                    " max_reply_tokens, or remove rank_backward."
+                )
+        return before
 
 
 def likelihood(draft: Draft) -> float:

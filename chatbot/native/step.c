@@ -831,42 +831,96 @@ int xianliao_draw(const float *allowed, const float *ruled, const double *option
     return memory == NULL;
 }
 
+/* Arguments of the short convolution for the channels [first, end) of x [B, T, C]; dy is NULL in the forward pass. */
+typedef struct {
+    const float *x, *dy, *taps;
+    const int64_t *segments;
+    float *y, *dw;
+    int64_t batch, length, channels, size, first, end;
+} Convolution;
+
+static void *convolve_channels(void *argument) {
+    Convolution *a = argument;
+    const int64_t C = a->channels, *segments = a->segments;
+    for (int64_t t = 0; t < a->batch * a->length; t++) {
+        const float *now = a->x + t * C;
+        float *restrict out = a->y + t * C;
+        for (int64_t c = a->first; c < a->end; c++) out[c] = now[c] + a->taps[c] * now[c];
+        for (int64_t back = 1; back < a->size && back <= t % a->length; back++) {
+            if (segments && segments[t] != segments[t - back]) break;
+            const float *before = now - back * C, *tap = a->taps + back * C;
+            for (int64_t c = a->first; c < a->end; c++) out[c] += tap[c] * before[c];
+        }
+    }
+    return NULL;
+}
+
+static void *convolve_channels_backward(void *argument) {
+    Convolution *a = argument;
+    const int64_t C = a->channels, *segments = a->segments;
+    for (int64_t t = 0; t < a->batch * a->length; t++) {
+        const float *now = a->x + t * C, *grad = a->dy + t * C;
+        float *restrict out = a->y + t * C, *restrict sum = a->dw;
+        for (int64_t c = a->first; c < a->end; c++) {
+            out[c] = grad[c] + a->taps[c] * grad[c];
+            sum[c] += grad[c] * now[c];
+        }
+        for (int64_t back = 1; back < a->size && t % a->length + back < a->length; back++) {
+            if (segments && segments[t] != segments[t + back]) break;
+            const float *after = grad + back * C, *tap = a->taps + back * C;
+            float *restrict gathered = a->dw + back * C;
+            for (int64_t c = a->first; c < a->end; c++) {
+                out[c] += tap[c] * after[c];
+                gathered[c] += after[c] * now[c];
+            }
+        }
+    }
+    return NULL;
+}
+
+enum { THREAD_CHANNELS = 64, THREAD_VALUES = 1 << 18 }; /* fewer do not pay for a thread */
+
+/* Divides the channels among xianliao_threads threads. Each channel is computed by one thread in the order of the
+ * tokens, so the result does not depend on the number of threads. */
+static void over_channels(Convolution whole, void *(*compute)(void *)) {
+    int64_t values = whole.batch * whole.length * whole.channels, count = xianliao_threads;
+    count = count > values / THREAD_VALUES ? values / THREAD_VALUES : count;
+    count = count > whole.channels / THREAD_CHANNELS ? whole.channels / THREAD_CHANNELS : count;
+    count = count < 1 ? 1 : count > MAX_THREADS ? MAX_THREADS : count;
+#ifdef XIANLIAO_ONE_THREAD
+    count = 1;
+#else
+    pthread_t threads[MAX_THREADS];
+#endif
+    Convolution parts[MAX_THREADS];
+    int started[MAX_THREADS] = {0};
+    for (int64_t i = 0; i < count; i++) {
+        parts[i] = whole;
+        parts[i].first = i ? parts[i - 1].end : 0;
+        parts[i].end = i < count - 1 ? whole.channels * (i + 1) / count / 16 * 16 : whole.channels; /* cache lines */
+#ifndef XIANLIAO_ONE_THREAD
+        if (i < count - 1) started[i] = !pthread_create(threads + i, NULL, compute, parts + i);
+#endif
+    }
+    for (int64_t i = count - 1; i >= 0; i--)
+        if (!started[i]) compute(parts + i);
+#ifndef XIANLIAO_ONE_THREAD
+    for (int64_t i = 0; i < count; i++)
+        if (started[i]) pthread_join(threads[i], NULL);
+#endif
+}
+
 /* The short convolution over whole rows, for training: x, y [B, T, C]; segments [B, T] or NULL; taps [S, C].
  * y_t = x_t + sum_i w_i x_{t-i} within a segment (chatbot/model/attention/convolution.py). */
 void xianliao_convolve(const float *x, const int64_t *segments, const float *taps, float *y, int64_t batch,
                        int64_t length, int64_t channels, int64_t size) {
-    for (int64_t b = 0; b < batch; b++)
-        for (int64_t t = 0; t < length; t++) {
-            const float *now = x + (b * length + t) * channels;
-            float *restrict out = y + (b * length + t) * channels;
-            for (int64_t c = 0; c < channels; c++) out[c] = now[c] + taps[c] * now[c];
-            for (int64_t back = 1; back < size && back <= t; back++) {
-                if (segments && segments[b * length + t] != segments[b * length + t - back]) break;
-                const float *before = now - back * channels, *tap = taps + back * channels;
-                for (int64_t c = 0; c < channels; c++) out[c] += tap[c] * before[c];
-            }
-        }
+    Convolution whole = {x, NULL, taps, segments, y, NULL, batch, length, channels, size, 0, channels};
+    over_channels(whole, convolve_channels);
 }
 
 /* Gradients of the short convolution: dx [B, T, C] is overwritten, dw [S, C] is added to. */
 void xianliao_convolve_backward(const float *x, const float *dy, const int64_t *segments, const float *taps, float *dx,
                                 float *dw, int64_t batch, int64_t length, int64_t channels, int64_t size) {
-    for (int64_t b = 0; b < batch; b++)
-        for (int64_t t = 0; t < length; t++) {
-            const float *now = x + (b * length + t) * channels, *grad = dy + (b * length + t) * channels;
-            float *restrict out = dx + (b * length + t) * channels, *restrict sum = dw;
-            for (int64_t c = 0; c < channels; c++) {
-                out[c] = grad[c] + taps[c] * grad[c];
-                sum[c] += grad[c] * now[c];
-            }
-            for (int64_t back = 1; back < size && t + back < length; back++) {
-                if (segments && segments[b * length + t] != segments[b * length + t + back]) break;
-                const float *after = grad + back * channels, *tap = taps + back * channels;
-                float *restrict gathered = dw + back * channels;
-                for (int64_t c = 0; c < channels; c++) {
-                    out[c] += tap[c] * after[c];
-                    gathered[c] += after[c] * now[c];
-                }
-            }
-        }
+    Convolution whole = {x, dy, taps, segments, dx, dw, batch, length, channels, size, 0, channels};
+    over_channels(whole, convolve_channels_backward);
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -144,6 +145,26 @@ def test_the_backward_model_scores_the_last_two_turns(layout, monkeypatch, turns
 
     monkeypatch.setattr("chatbot.decoding.rerank.score_turns", score)
     history = Answered([[10 + turn] for turn in range(turns)], [])
-    Ranker(layout, backward=object()).best([history], [[draft([5]), draft([6])]], ReplySettings(rank_backward=1.0))
+    backward = SimpleNamespace(max_tokens=None)
+    Ranker(layout, backward=backward).best([history], [[draft([5]), draft([6])]], ReplySettings(rank_backward=1.0))
     last = [10 + turn for turn in reversed(range(turns))][:2]
     assert scored == [[[5], *([token] for token in last)], [[6], *([token] for token in last)]]
+
+
+def test_a_backward_model_with_few_positions_reads_the_nearest_tokens(layout, tokenizer):
+    """Its limit is kept whatever the history: the farther turn is left out, then the end of the last message."""
+    config = tiny_config(
+        tokenizer, direction="backward", layer_types=["synthesizer_random"] * 2, max_position_embeddings=12
+    )
+    model = XianliaoForCausalLM(config).eval()
+    assert model.max_tokens == 12
+    ranker = Ranker(layout, backward=model)
+    history = Answered([list(range(20, 40)), list(range(40, 60))], [])
+    drafts = [draft([n, n + 1], -1.0) for n in range(40, 44)]
+    assert ranker._fitting([d.token_ids for d in drafts], [[7] * 3, [8] * 20]) == [[7] * 3]
+    assert ranker._fitting([[5] * 4, [6] * 2], [list(range(20, 40))]) == [
+        list(range(20, 25))
+    ]  # 12 = [CLS] 4 [SEP] 5 [SEP]
+    ranker.best([history], [drafts], ReplySettings(rank_backward=1.0))
+    with pytest.raises(RankingError, match="reads at most 12 tokens, and a reply has 30"):
+        ranker.best([history], [[draft(list(range(30, 60))), draft([5])]], ReplySettings(rank_backward=1.0))

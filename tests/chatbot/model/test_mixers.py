@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import time
+
 import pytest
 import torch
 
@@ -351,3 +354,27 @@ def test_a_window_beyond_the_text_takes_memory_for_the_text_only():
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 50, 2, 8) for _ in range(3))
     torch.testing.assert_close(windowed(q, k, v, 1 << 16, None), windowed(q, k, v, 64, None))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
+def test_the_compiled_convolution_does_not_depend_on_the_number_of_threads(packed):
+    """Bit for bit, forwards and backwards: a channel is summed by one thread, in the order of the tokens."""
+    threads = ctypes.c_int64.in_dll(native.library(), "xianliao_threads")
+    before, results, seconds = threads.value, [], []
+    torch.manual_seed(0)
+    x, dy, taps = torch.randn(2, 2048, 200), torch.randn(2, 2048, 200), torch.randn(4, 200)
+    segments = torch.randint(0, 3, (2, 2048)).sort(-1).values if packed else None
+    try:
+        for threads.value in (1, 3):
+            y, dx, dw = torch.empty_like(x), torch.empty_like(x), torch.zeros_like(taps)
+            start = time.thread_time()  # of this thread alone
+            native.call("xianliao_convolve", [x, segments, taps, y], [*x.shape, 4])
+            native.call("xianliao_convolve_backward", [x, dy, segments, taps, dx, dw], [*x.shape, 4])
+            seconds.append(time.thread_time() - start)
+            results.append((y, dx, dw))
+    finally:
+        threads.value = before
+    for one, three in zip(*results, strict=True):
+        assert torch.equal(one, three)
+    assert seconds[1] < 0.7 * seconds[0]  # the other threads have their share
