@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 import pytest
 
+from chatbot import Chatbot
 from chatbot.native import library as native
-from tests.benchmarks import bakeoff, decoding_speed, prepare_speed, serving_speed, training_speed
+from tests.benchmarks import bakeoff, decoding_speed, long_conversation, prepare_speed, serving_speed, training_speed
 from tests.benchmarks.measure import alternate, latency_row, matmul_peak, reading_seconds, throughput_row, to_markdown
 from tests.benchmarks.peers import NanoGPT, gpt2, multiplied, ours
 from tests.conftest import SAMPLES
@@ -83,3 +86,14 @@ def test_the_tables():
     assert reading_seconds(512 * 512, int8=True, rounds=1) > 0
     if native.library() is not None:
         assert "int8 costs" in decoding_speed.int8_price()
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
+def test_no_turn_of_a_hundred_is_slow_to_read():
+    """The slowest of 100 messages takes at most three times the median of the first ten, as the README says."""
+    spent, drops = long_conversation.reading_milliseconds(Chatbot.from_pretrained("default"), 100)
+    assert len(spent) == 100
+    assert drops > 0  # the context was full, and old turns were dropped
+    assert max(spent) <= 3 * median(spent[:10])

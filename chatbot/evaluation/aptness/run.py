@@ -159,7 +159,7 @@ def to_markdown(result: dict[str, Any]) -> str:
     if result["judges"]:
         lines += [
             f"Mean of {len(result['judges'])} blind judges, 0 does not fit, 1 acceptable, {HIGHEST} apt;"
-            " ± is half of the 95 % interval over contexts.",
+            " ± is half of the 95 % interval of the mean, and brackets hold that of a share; both are over contexts.",
             "",
         ]
     else:
@@ -191,13 +191,14 @@ def _set_table(name: str, part: dict[str, Any]) -> list[str]:
     ]
     for system, row in systems.items():
         half = (row["interval"][1] - row["interval"][0]) / 2
-        shares = " | ".join(f"{row[f'share_{level}']:.0%}" for level in range(HIGHEST + 1))
-        preferred = row["preferred_to"].get(first)
-        decided = (
-            ""
-            if preferred is None or preferred["share"] is None
-            else (f"{preferred['share']:.0%} of {preferred['wins'] + preferred['losses']}")
+        shares = " | ".join(
+            _share(row[f"share_{level}"], row[f"share_{level}_interval"]) for level in range(HIGHEST + 1)
         )
+        preferred = row["preferred_to"].get(first)
+        decided = ""
+        if preferred is not None and preferred["share"] is not None:
+            cases = preferred["wins"] + preferred["losses"]
+            decided = f"{_share(preferred['share'], preferred['interval'])} of {cases}"
         lines.append(f"| {system} | {row['mean']:.2f} ± {half:.2f} | {shares} | {decided} |")
     return [*lines, ""]
 
@@ -212,11 +213,17 @@ def _choice_table(choices: dict[str, Any]) -> list[str]:
     for name, by_bot in choices.items():
         for bot, row in by_bot.items():
             cells = [
-                "" if part is None else f"{part['hits']:.1%} of {part['contexts']}"
+                "" if part is None else f"{_share(part['hits'], part['interval'])} of {part['contexts']}"
                 for part in (row["reply"], row["history"])
             ]
             lines.append(f"| {name} | {bot} | {' | '.join(cells)} |")
     return [*lines, ""]
+
+
+def _share(share: float, interval: Sequence[float]) -> str:
+    """Return a share in per cent with its interval: 35% (26 to 45)."""
+    low, high = (round(100 * bound) for bound in interval)
+    return f"{share:.0%} ({low} to {high})"
 
 
 def _number(value: float | None) -> str:

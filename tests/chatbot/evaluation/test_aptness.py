@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -333,3 +334,29 @@ def test_sheets_of_a_bot_are_those_of_its_replies(checkpoint, data, tmp_path):
     for index, row in enumerate(Key.read(tmp_path).rows):
         (position,) = [i for i, systems in enumerate(row.systems) if bot.name in systems]
         assert row.replies[position] == bot.reply(row.context, seed=index)
+
+
+def test_every_share_of_the_report_has_its_interval_over_contexts(key, tmp_path):
+    """Ratings of three judges who agree are no more evidence than those of one."""
+
+    def score(row, text):
+        return 2 if text == CONTEXTS[row.id].reference else 1 if row.id == 0 else 0
+
+    rows = {}
+    for count in (1, 3):
+        judges = [
+            read_scores(rated(key, n, score, tmp_path / f"scores-{count}-{n}.jsonl"), key) for n in range(1, count + 1)
+        ]
+        result = {**summarise(key, judges), "choices": {"plain": {"old": {"reply": CHOICE, "history": None}}}}
+        text = run.to_markdown(result)
+        rows[count] = [line for line in text.splitlines() if line.startswith(("| old |", "| new |", "| plain |"))]
+        for line in rows[count]:
+            shares = re.findall(r"\d%( \(\d+ to \d+\))?", line)
+            assert shares
+            assert all(shares), line
+    assert [re.findall(r"\(.*?\)", line)[:3] for line in rows[1]] == [
+        re.findall(r"\(.*?\)", line)[:3] for line in rows[3]
+    ]
+
+
+CHOICE = {"hits": 0.5, "interval": [0.2, 0.8], "contexts": 10}
