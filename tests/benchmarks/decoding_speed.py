@@ -14,14 +14,18 @@ from chatbot.decoding.batch import make_native, start_batch
 from chatbot.decoding.loop import decode
 from chatbot.decoding.settings import ReplySettings
 from chatbot.decoding.vocabulary import Vocabulary
+from chatbot.evaluation import intervals
 from chatbot.text.dialogue import count_units
 from chatbot.text.dialogue_files import read_dialogues
 from chatbot.text.layouts import IGNORED_LABEL
 from tests.benchmarks.measure import Row, alternate, latency_row, reading_seconds
 from tests.benchmarks.peers import VOCABULARY, ctranslate2_generator, gpt2, multiplied, ours
-from tests.conftest import SAMPLES
+from tests.conftest import ROOT
 
 PROMPT, REPLY = 16, 64
+DIALOGUES = ROOT / "checkpoints" / "recipe" / "dialogues" / "held_out"
+HELD_OUT = {"plain": 200, "ordinary": 100}
+"""Dialogues that the bundled bot was not trained on: number by file."""
 SETTINGS = ReplySettings("greedy", floor_start_tokens=REPLY, max_reply_tokens=REPLY, min_reply_tokens=REPLY)
 
 
@@ -124,16 +128,31 @@ def context_rows(rounds: int = 5, contexts: tuple[int, ...] = (256, 1024, 4096, 
 
 @torch.inference_mode()
 def int8_price(checkpoint: str = "default", dialogues: list[list[str]] | None = None) -> str:
-    """Return the difference in nats/unit between fp32 and int8, both scored step by step."""
+    """Return the difference in nats/unit between fp32 and int8, both scored step by step, with its interval over dialogues.
+
+    Args:
+        checkpoint: The bot.
+        dialogues: Texts; None takes 200 plain and 100 ordinary dialogues that the bundled bot was not trained on.
+    """
     bot = Chatbot.from_pretrained(checkpoint)
-    texts = dialogues or list(islice(read_dialogues(SAMPLES), 100))
+    texts = dialogues or [
+        turns
+        for name, count in HELD_OUT.items()
+        for turns in islice(read_dialogues(DIALOGUES / f"{name}.jsonl.xz"), count)
+    ]
     samples = [bot.layout.lay_out([bot.tokenizer.encode(turn) for turn in turns]) for turns in texts]
     nats = {}
     for int8 in (False, True):
         if not make_native(bot.model, int8):
             return "int8: not compiled here"
-        nats[int8] = sum(_step_nats(bot.model, sample) for sample in samples) / sum(map(count_units, texts))
-    return f"int8 costs {nats[True] - nats[False]:+.4f} nats/unit ({nats[False]:.4f} in fp32; wanted: at most +0.01)"
+        nats[int8] = [_step_nats(bot.model, sample) for sample in samples]
+    units = [count_units(turns) for turns in texts]
+    differences = [b - a for a, b in zip(nats[False], nats[True], strict=True)]
+    low, high = intervals.ratio(differences, units)
+    return (
+        f"int8 costs {sum(differences) / sum(units):+.4f} nats/unit, 95 % {low:+.4f} to {high:+.4f} over {len(texts)} dialogues"
+        f" ({sum(nats[False]) / sum(units):.4f} in fp32; wanted: at most +0.01)"
+    )
 
 
 def _step_nats(model, sample) -> float:

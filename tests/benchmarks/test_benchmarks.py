@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from statistics import median
 
 import pytest
@@ -85,7 +86,8 @@ def test_the_tables():
     assert matmul_peak(1) > 1e9
     assert reading_seconds(512 * 512, int8=True, rounds=1) > 0
     if native.library() is not None:
-        assert "int8 costs" in decoding_speed.int8_price()
+        price = decoding_speed.int8_price(dialogues=[["你好", "你好呀"], ["吃了吗", "吃了"], ["晚安", "好梦"]])
+        assert re.match(r"int8 costs [+-]\d\.\d{4} nats/unit, 95 % .* to .* over 3 dialogues", price)
 
 
 @pytest.mark.slow
