@@ -150,7 +150,8 @@ def int8_price(checkpoint: str = "default", dialogues: list[list[str]] | None = 
     differences = [b - a for a, b in zip(nats[False], nats[True], strict=True)]
     low, high = intervals.ratio(differences, units)
     return (
-        f"int8 costs {sum(differences) / sum(units):+.4f} nats/unit, 95 % {low:+.4f} to {high:+.4f} over {len(texts)} dialogues"
+        f"int8 costs {sum(differences) / sum(units):+.4f} nats/unit, 95 % {low:+.4f} to {high:+.4f} over"
+        f" {len(texts)} dialogues"
         f" ({sum(nats[False]) / sum(units):.4f} in fp32; wanted: at most +0.01)"
     )
 
