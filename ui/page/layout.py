@@ -242,9 +242,9 @@ class Page:
         self._save_after(part.divide.click(act.divide, [part.chat], changed, **QUICK))
         more = part.more.click(act.offer, [part.chat, *self._settings], [part.offered], **SLOW)
         another = part.chat.option_select(act.another, [part.chat, part.spread], [part.offered], **SLOW)
-        taken, inputs = f"(...values) => {SCRIPT}.offered(...values)", [part.chat, part.offered]
+        offered_js, inputs = f"(...values) => {SCRIPT}.offered(...values)", [part.chat, part.offered]
         for offered in (more, another):
-            offered.success(None, inputs, [part.offered], js=taken, **BROWSER)
+            offered.success(None, inputs, [part.offered], js=offered_js, **BROWSER)
             offered.failure(None, None, None, js=f"() => {SCRIPT}.chat.offering(false)", **BROWSER)
         looked = part.chat.select(act.look_inside, [part.chat], [part.looked_at, part.steps], **SLOW)
         looked.success(
@@ -278,12 +278,10 @@ class Page:
         part, act = self.part, self.act
         shown = [part.chat, part.why, part.persona, part.status]
         self.blocks.load(act.begin, [part.chat], shown, js=f"() => [{SCRIPT}.store.open()]", **QUICK)
-        taken = f"() => {SCRIPT}.files.taken()"
-        made = part.chat.download(act.export, [part.chat, part.exported], [part.file], js=taken, **QUICK)
+        pending = f"() => {SCRIPT}.files.pending()"
+        made = part.chat.download(act.export, [part.chat, part.exported], [part.file], js=pending, **QUICK)
         made.success(None, [part.file], None, js=f"(file) => {SCRIPT}.files.download(file)", **BROWSER)
-        self._save_after(
-            part.chat.upload(act.load, [part.imported], shown, js=f"() => {SCRIPT}.files.taken()", **QUICK)
-        )
+        self._save_after(part.chat.upload(act.load, [part.imported], shown, js=pending, **QUICK))
 
     def _wire_feedback(self) -> None:
         part, act = self.part, self.act
@@ -295,8 +293,8 @@ class Page:
     def _wire_studio(self, studio: StudioView) -> None:
         """The training view: one event for its orders and for looking at a run, one for the chat with the result."""
         part, act = self.part, self.act
-        taken = f"() => {SCRIPT}.studio.taken()"
-        order = part.studio.submit(studio.order, [part.wanted], [part.studio], js=taken, **QUICK)
+        next_order = f"() => {SCRIPT}.studio.nextOrder()"
+        order = part.studio.submit(studio.order, [part.wanted], [part.studio], js=next_order, **QUICK)
         opened = part.studio.select(studio.open_result, None, [part.model, part.models], **SLOW)
         styled = opened.success(act.set_preset, [part.preset, part.model], [part.temperature, part.top_p], **QUICK)
         remembered = [part.preset, part.temperature, part.top_p, part.model, part.spread]

@@ -21,19 +21,19 @@
     element("div", { class: "x-dots", role: "img", "aria-label": xl.say("typing") }, ...[1, 2, 3].map(() => element("i"))));
 
   const versions = (index) => {
-    const [at, count] = xl.tree.place(index);
+    const [at, count] = xl.tree.versionOf(index);
     if (count < 2) return null;
-    const go = (step) => () => xl.chat.choose(index, step);
+    const show = (step) => () => xl.chat.choose(index, step);
     return element("span", { class: "x-versions" },
-      xl.iconButton("previous", xl.say("previous"), go(-1), { disabled: at === 1, "data-changes": true }),
+      xl.iconButton("previous", xl.say("previous"), show(-1), { disabled: at === 1, "data-changes": true }),
       element("span", {}, `${at}/${count}`),
-      xl.iconButton("next", xl.say("next"), go(1), { disabled: at === count, "data-changes": true }));
+      xl.iconButton("next", xl.say("next"), show(1), { disabled: at === count, "data-changes": true }));
   };
 
   const turn = (message, index, isLast) => {
     if (message.role === "divider") return element("div", { class: "x-divider", role: "separator" }, xl.say("divider"));
     const side = message.role === "user" ? "user" : "bot";
-    const said = element("div", { class: `${side} message`, lang: "zh-CN", dir: "auto" }, visible(message.text));
+    const content = element("div", { class: `${side} message`, lang: "zh-CN", dir: "auto" }, visible(message.text));
     const thoughts = message.thoughts ? element("details", { class: "x-thoughts", lang: "zh-CN", dir: "auto" },
       element("summary", {}, xl.say("thoughts")), visible(message.thoughts)) : null;
     const buttons = xl.actions.filter((action) => action.shows(message, index, isLast)).map((action) => xl.iconButton(
@@ -41,7 +41,7 @@
     ));
     return element("div", { class: `x-turn ${side}${isLast ? " last" : ""}`, "data-index": index, onclick: tapped },
       side === "bot" ? xl.face() : null,
-      element("div", { class: "x-body" }, thoughts, said, element("div", { class: "x-actions" }, versions(index), ...buttons)));
+      element("div", { class: "x-body" }, thoughts, content, element("div", { class: "x-actions" }, versions(index), ...buttons)));
   };
   // On a touch screen a tap on a message shows its actions.
   const tapped = (event) => {
@@ -52,7 +52,7 @@
 
   const keyOf = (message, index, isLast) => {
     const node = xl.tree.node(index) || {};
-    return JSON.stringify([message.role, message.text, message.thoughts, message.seed, isLast, xl.tree.place(index), node.rating, isLast && Boolean(asked)]);
+    return JSON.stringify([message.role, message.text, message.thoughts, message.seed, isLast, xl.tree.versionOf(index), node.rating, isLast && Boolean(asked)]);
   };
   const draw = () => {
     if (!list) return;
@@ -134,8 +134,8 @@
       if (isUser) xl.compose(messages[index].text);
     },
     edit: (index) => {
-      const { text } = current().messages[index], place = list.children[index];
-      if (place.querySelector("textarea")) return;
+      const { text } = current().messages[index], row = list.children[index];
+      if (row.querySelector("textarea")) return;
       const box = element("textarea", { class: "edit-textarea", "aria-label": xl.say("edit"), rows: Math.min(8, text.split("\n").length + 1) });
       const close = () => { keys[index] = ""; draw(); document.querySelector("#message textarea").focus(); };
       const send = () => {
@@ -148,7 +148,7 @@
         if (event.key === "Escape") { event.stopPropagation(); close(); }
         if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229) { event.preventDefault(); send(); }
       });
-      place.querySelector(".x-body").replaceChildren(element("div", { class: "x-edit" }, box,
+      row.querySelector(".x-body").replaceChildren(element("div", { class: "x-edit" }, box,
         element("p", {}, xl.say("edit_note")),
         element("div", {},
           element("button", { type: "button", class: "x-plain", onclick: close }, xl.say("cancel")),
@@ -160,19 +160,19 @@
   // The server's events call these with the conversation.
   xl.saved = (chat) => {
     forget();
-    const kept = xl.store.save(chat);
+    const stored = xl.store.save(chat);
     if (xl.side) xl.side.list();
     setTimeout(draw, 0);
-    return kept;
+    return stored;
   };
   // A reply has ended: the line about it belongs to it, or says why there is none.
   xl.replied = (chat, line) => {
-    const kept = xl.saved(chat), last = chat.messages.length - 1, node = xl.tree.node(last);
+    const stored = xl.saved(chat), last = chat.messages.length - 1, node = xl.tree.node(last);
     if (last >= 0 && chat.messages[last].seed !== undefined) {
       node.line = line;
-      xl.store.save(kept);
+      xl.store.save(stored);
     } else document.documentElement.dataset.notice = "";
-    return kept;
+    return stored;
   };
   // Replies were made: they become versions of the last reply, and the first of them is shown, unless the conversation has
   // gone on meanwhile.

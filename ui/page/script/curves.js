@@ -10,11 +10,11 @@
   xl.curve = (name, points) => {
     const xs = points.map(([x]) => x), ys = points.map(([, y]) => y);
     const [left, right, low, high] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
-    const place = ([x, y]) => [right > left ? 100 * (x - left) / (right - left) : 50, high > low ? 96 - 92 * (y - low) / (high - low) : 50];
+    const position = ([x, y]) => [right > left ? 100 * (x - left) / (right - left) : 50, high > low ? 96 - 92 * (y - low) / (high - low) : 50];
     const label = xl.say("studio_curve", { name, first: short(ys[0]), last: short(ys[ys.length - 1]), step: right });
     const plot = svg("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", role: "img", "aria-label": label });
-    plot.append(svg("polyline", { points: points.map((point) => place(point).join(",")).join(" ") }));
-    if (points.length < 40) for (const point of points) plot.append(svg("path", { class: "x-dot", d: `M${place(point).join(" ")}h0` }));
+    plot.append(svg("polyline", { points: points.map((point) => position(point).join(",")).join(" ") }));
+    if (points.length < 40) for (const point of points) plot.append(svg("path", { class: "x-dot", d: `M${position(point).join(" ")}h0` }));
     return element("figure", { class: "x-curve" },
       element("figcaption", {}, element("b", {}, name), ` ${short(ys[ys.length - 1])} `, element("span", {}, xl.say("studio_lower"))),
       element("div", { class: "x-plot" },

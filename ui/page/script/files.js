@@ -48,7 +48,7 @@
 
   xl.files = {
     // Returns what the last choice of the user left for an event.
-    taken: () => waiting,
+    pending: () => waiting,
     export: (id, kind) => { waiting = [xl.store.plain(xl.store.read(id) || xl.chat.current()), kind]; xl.trigger("download", {}); },
     exportAll: () => {
       const chats = xl.store.all();
@@ -62,7 +62,7 @@
       else xl.notice(xl.say("nothing_to_export"));
     },
     // Reads a file: all conversations here, one conversation by the server, which receives its text only.
-    take: (name, text) => {
+    read: (name, text) => {
       let chats = null;
       try {
         if (name.endsWith(".jsonl")) chats = fromLines(text);
@@ -85,7 +85,7 @@
       input.onchange = async () => {
         const file = input.files[0];
         const text = file.size > MAX_ALL_BYTES ? "" : await file.text().catch(() => "");
-        xl.files.take(file.name, text.includes("\ufffd") ? "" : text);
+        xl.files.read(file.name, text.includes("\ufffd") ? "" : text);
       };
       input.click();
     },

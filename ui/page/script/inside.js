@@ -3,7 +3,7 @@
   const xl = window.xianliao, { element } = xl;
   const percent = (p) => (p < 0.001 ? "<0.1%" : p < 0.1 ? `${(100 * p).toFixed(1)}%` : `${Math.round(100 * p)}%`);
   const shown = (token) => token || xl.say("end_mark");
-  const place = (index) => document.querySelector(`#chat .x-turn[data-index="${index}"] .x-body`);
+  const bodyOf = (index) => document.querySelector(`#chat .x-turn[data-index="${index}"] .x-body`);
 
   const candidates = (step, number) => element("div", { class: "x-candidates" },
     element("p", {}, xl.say("inside_count", { at: number + 1, count: step.count })),
@@ -16,14 +16,14 @@
 
   xl.inside = {
     toggle: (index) => {
-      const body = place(index), open = body.querySelector(".x-inside"), { seed, model } = xl.chat.current().messages[index];
+      const body = bodyOf(index), open = body.querySelector(".x-inside"), { seed, model } = xl.chat.current().messages[index];
       if (open) { open.remove(); return; }
       const { line } = xl.tree.node(index) || {};
       const look = element("button", { type: "button", class: "x-plain", onclick: () => xl.trigger("select", { index, value: "" }) }, xl.say("look_inside"));
       body.append(element("div", { class: "x-inside" }, element("p", {}, line || xl.say("reply_info", { seed, model: model || "?" })), look));
     },
     show: (index, steps) => {
-      const box = place(index) && place(index).querySelector(".x-inside");
+      const box = bodyOf(index) && bodyOf(index).querySelector(".x-inside");
       if (!box) return;
       const detail = element("div", { "aria-live": "polite" });
       const bars = steps.map((step, at) => element("button", {

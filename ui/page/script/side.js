@@ -76,14 +76,14 @@
     list: () => {
       if (!list) return;
       const wanted = search.value.trim().toLowerCase(), entries = xl.store.list();
-      const found = entries.filter(({ text }) => text.includes(wanted));
+      const matching = entries.filter(({ text }) => text.includes(wanted));
       let last = "";
-      list.replaceChildren(...found.flatMap((entry) => {
+      list.replaceChildren(...matching.flatMap((entry) => {
         const name = group(entry.updated), isNew = name !== last;
         last = name;
         return isNew ? [element("h2", {}, xl.say(name)), row(entry)] : [row(entry)];
       }));
-      if (!found.length) list.append(element("p", {}, xl.say(!xl.given.keep ? "not_saved" : entries.length ? "no_match" : "no_chats")));
+      if (!matching.length) list.append(element("p", {}, xl.say(!xl.given.keep ? "not_saved" : entries.length ? "no_match" : "no_chats")));
     },
   };
   // Open where there is room, also after the window was made wider or narrower.
@@ -91,7 +91,7 @@
   matchMedia("(min-width: 900px)").addEventListener("change", fit);
   fit();
 
-  xl.draw.side = (place) => {
+  xl.draw.side = (container) => {
     const plain = (name, run, attributes = {}) => element("button", { type: "button", class: "x-plain", onclick: run, ...attributes }, xl.say(name));
     const removeAll = () => {
       if (!confirm(xl.say("ask_delete_all"))) return;
@@ -103,7 +103,7 @@
     const theme = element("select", { id: "theme", "aria-label": xl.say("theme"), onchange: (event) => xl.setTheme(event.target.value) },
       ...["auto", "light", "dark"].map((name) => element("option", { value: name, selected: name === xl.theme() }, xl.say(`theme_${name}`))));
     const other = xl.language === "zh" ? "en" : "zh";
-    place.replaceChildren(
+    container.replaceChildren(
       element("div", { class: "x-side-top" },
         element("button", { type: "button", id: "new", class: "x-strong", "data-changes": true, onclick: () => xl.chat.open(null) }, xl.icon("plus"), xl.say("new_chat")),
         xl.iconButton("close", xl.say("close_sidebar"), () => {
@@ -119,25 +119,25 @@
         theme,
         element("button", { type: "button", class: "x-plain", id: "language", lang: other, onclick: () => xl.chooseLanguage(other) }, xl.say("other_language")),
         xl.given.login ? plain("log_out", () => fetch("logout", { method: "POST" }).then(() => location.reload()), { id: "log-out" }) : null));
-    place.className = "x-side-body";
-    const block = place.closest("#side");
+    container.className = "x-side-body";
+    const block = container.closest("#side");
     block.setAttribute("role", "navigation");
     block.setAttribute("aria-label", xl.say("chats"));
     xl.side.list();
   };
-  xl.draw.top = (place) => {
+  xl.draw.top = (container) => {
     heading = element("h1", { id: "heading" }, xl.say("name"));
-    place.className = "x-top";
-    place.replaceChildren(
+    container.className = "x-top";
+    container.replaceChildren(
       xl.iconButton("bars", xl.say("open_sidebar"), () => xl.side.toggle(), { id: "side-button" }),
       xl.face(), heading,
       xl.iconButton("plus", xl.say("new_chat"), () => xl.chat.open(null), { id: "new-button", "data-changes": true }),
       ...(xl.given.studio ? [xl.iconButton("train", xl.say("studio"), () => xl.studio.toggle(true), { id: "studio-button" })] : []),
       xl.iconButton("settings", xl.say("settings"), () => xl.side.panel(), { id: "settings-button" }));
   };
-  xl.draw.settings = (place) => {
-    place.className = "x-panel-top";
-    place.replaceChildren(element("h2", {}, xl.say("settings")), xl.iconButton("close", xl.say("close"), () => xl.side.panel(false)),
+  xl.draw.settings = (container) => {
+    container.className = "x-panel-top";
+    container.replaceChildren(element("h2", {}, xl.say("settings")), xl.iconButton("close", xl.say("close"), () => xl.side.panel(false)),
       element("p", {}, xl.say("keys")));
   };
   document.addEventListener("click", (event) => { if (list && !event.target.closest(".x-more")) closeMenus(); });

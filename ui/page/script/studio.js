@@ -65,19 +65,19 @@
     parts.person = element("input", { id: "studio-person", maxlength: 100, autocomplete: "off" });
     parts.picked = element("ul", { class: "x-picked" });
     parts.files = element("fieldset", { class: "x-files" });
-    parts.go = element("div", { class: "x-row-buttons" });
+    parts.prepare = element("div", { class: "x-row-buttons" });
     const input = element("input", { id: "studio-file", type: "file", multiple: true, hidden: true, onchange: () => pick(input) });
     return element("div", { class: "x-form" },
       element("label", { for: "studio-text" }, say("paste")), parts.text, parts.picked, input,
       element("div", { class: "x-row-buttons" }, button("pick", "pick", () => input.click())),
-      parts.files, element("label", { for: "studio-person" }, say("person")), parts.person, paragraph(say("only_consent"), "x-soft"), parts.go);
+      parts.files, element("label", { for: "studio-person" }, say("person")), parts.person, paragraph(say("only_consent"), "x-soft"), parts.prepare);
   };
   const drawData = ({ inputs = [], report, task, files = [], error, progress, folder, work, commands = {} }) => {
     const hasSet = Boolean(report) || task === "prepare";
     parts.form.hidden = hasSet;
     put(parts.files, [files, folder], () => (files.length ? [element("legend", {}, say("in_folder", { folder })), ...files.map((name) => element(
       "label", {}, element("input", { type: "checkbox", value: name }), element("span", {}, name)))] : []));
-    put(parts.go, [task, waiting()], () => [button("prepare", "prepare", prepare, "x-strong", Boolean(task || waiting()))]);
+    put(parts.prepare, [task, waiting()], () => [button("prepare", "prepare", prepare, "x-strong", Boolean(task || waiting()))]);
     put(parts.given, [hasSet, inputs, task, progress, error, report && 1, work, commands.prepare], () => [
       hasSet && paragraph(say("learns_from", { names: inputs.map((name) => name || say("pasted")).join("、") })),
       task === "prepare" && bar(say("preparing"), progress),
@@ -93,9 +93,9 @@
   const drawReport = ({ report }) => put(parts.report, report, () => {
     if (!report) return [];
     const { counts, reasons, examples, samples } = report;
-    const names = ["read", "kept_whole", "split", "dropped"], kept = [["train_count", "train"], ["valid_count", "valid"]];
+    const names = ["read", "kept_whole", "split", "dropped"], sets = [["train_count", "train"], ["valid_count", "valid"]];
     return [heading("report"),
-      pairs([...names.map((name) => [say(name), counts[name] || 0]), ...kept.map(([name, key]) => [say(name), counts[key]])]),
+      pairs([...names.map((name) => [say(name), counts[name] || 0]), ...sets.map(([name, key]) => [say(name), counts[key]])]),
       counts.valid < 50 && paragraph(say("few"), "x-soft"),
       reasons.length ? element("table", {}, element("thead", {}, element("tr", {}, element("th", { scope: "col" }, say("reason")), element("th", { scope: "col" }, say("count")))),
         element("tbody", {}, ...reasons.map(([kind, name, count, text]) => element("tr", {},
@@ -179,7 +179,7 @@
   };
 
   xl.studio = {
-    taken: () => [orders.shift() || { do: "look" }],
+    nextOrder: () => [orders.shift() || { do: "look" }],
     failed: () => { asked = 0; isLoading = false; draw(); },
     toggle: (isWanted) => {
       root.classList.toggle("x-training", isWanted);
@@ -195,7 +195,7 @@
       draw();
     },
   };
-  xl.draw.studio = (place, properties, trigger, watch) => {
+  xl.draw.studio = (container, properties, trigger, watch) => {
     props = properties;
     send = (name) => setTimeout(() => trigger(name, {}), 0);
     for (const name of ["given", "report", "preset", "result", "run", "runHead", "runButtons", "runState", "runLive", "runLog"]) {
@@ -207,11 +207,11 @@
     parts.body = element("div", { class: "x-studio-column" },
       paragraph(say("intro"), "x-intro"),
       element("section", { class: "x-card" }, heading("data"), parts.form, parts.given), parts.report, parts.preset, parts.run, parts.result);
-    place.className = "x-studio-page";
-    place.replaceChildren(
+    container.className = "x-studio-page";
+    container.replaceChildren(
       element("div", { class: "x-top" }, xl.iconButton("previous", say("back"), () => xl.studio.toggle(false), { id: "studio-back" }), element("h1", {}, xl.say("studio"))),
       parts.body);
-    const block = place.closest("#studio");
+    const block = container.closest("#studio");
     block.setAttribute("role", "region");
     block.setAttribute("aria-label", xl.say("studio"));
     watch("value", () => { asked = 0; draw(); });

@@ -61,7 +61,7 @@
       return tree;
     },
     // Returns [number of the version in view, number of versions] of a message, from 1.
-    place: (index) => {
+    versionOf: (index) => {
       const all = versions(index);
       return [all.indexOf(path[index]) + 1, all.length];
     },

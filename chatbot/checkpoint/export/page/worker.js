@@ -18,9 +18,9 @@ async function start(wasm, weights) {
     (imports[room] ??= {})[name] = () => 52; // the runtime has no files: "not supported"
   runtime = (await WebAssembly.instantiate(module, imports)).exports;
   runtime._initialize();
-  const size = weights.byteLength, place = runtime.malloc(size), fault = runtime.malloc(256);
-  bytes().set(new Uint8Array(weights), place);
-  const bot = runtime.xl_open_memory(place, BigInt(size), fault, 256n);
+  const size = weights.byteLength, address = runtime.malloc(size), fault = runtime.malloc(256);
+  bytes().set(new Uint8Array(weights), address);
+  const bot = runtime.xl_open_memory(address, BigInt(size), fault, 256n);
   if (!bot) throw new Error(textAt(fault));
   chat = runtime.xl_chat(bot);
   const numbers = runtime.xl_settings(bot);
