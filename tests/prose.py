@@ -1,15 +1,21 @@
 """Check the words of docstrings, comments, messages and pages, and the names: `python -m tests.prose [FOLDER ...]`.
 
+`python -m tests.prose --draw 40 --seed 1` prints sentences drawn at random instead, for somebody who reads them for the
+first time: every sentence that needs a second reading is written again.
+
 The patterns are habits that made readers give up. A line that needs one of them all the same can say so: `# prose: ok`.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
+import random
 import re
 import sys
 import tokenize
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,6 +78,14 @@ def vague_names(path: Path) -> Iterator[tuple[int, str]]:
         yield from ((node.lineno, name) for name in names if name.lstrip("_") in VAGUE_NAMES)
 
 
+def vague_script_names(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, name) of every such name in a script of the page, outside comments and quoted strings."""
+    pattern = re.compile(rf"(?<![\w.-])_?({'|'.join(sorted(VAGUE_NAMES))})\b")
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        code = re.sub(r'^\s*//.*|  // .*|"(?:[^"\\]|\\.)*"', "", line)
+        yield from ((number, match[1]) for match in pattern.finditer(code))
+
+
 def texts_of_page(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line, paragraph) of a Markdown page, without code."""
     text = re.sub(
@@ -87,9 +101,11 @@ def texts_of_page(path: Path) -> Iterator[tuple[int, str]]:
 def faults(path: Path) -> Iterator[str]:
     """Yield one line per fault of a module or a page."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    if path.suffix == ".py":
-        for number, name in vague_names(path):
+    if path.suffix != ".md":
+        for number, name in vague_names(path) if path.suffix == ".py" else vague_script_names(path):
             yield f"{path.relative_to(ROOT)}:{number}: the name `{name}`: name what it holds or does"
+    if path.suffix == ".js":
+        return
     for number, text in texts_of_page(path) if path.suffix == ".md" else texts_of_module(path):
         if "prose: ok" in lines[min(number, len(lines)) - 1]:
             continue
@@ -104,12 +120,31 @@ def files(names: list[str]) -> Iterator[Path]:
     """Yield the modules and pages to check: the given files and folders, or the whole project."""
     for name in names or EVERYTHING:
         path = ROOT / name
-        pages = [path] if path.is_file() else sorted([*path.rglob("*.py"), *path.rglob("*.md")])
+        pages = [path] if path.is_file() else sorted(chain.from_iterable(map(path.rglob, ("*.py", "*.js", "*.md"))))
         yield from (each for each in pages if "log" not in each.parts and "experiments" not in each.parts)
 
 
+def sentences(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, sentence) of a module or a page; tables, code and headings are left out."""
+    for number, text in texts_of_page(path) if path.suffix == ".md" else texts_of_module(path):
+        if "|--" not in text and not text.startswith("#"):
+            parts = re.split(r"(?<=[.!?:])\s+(?=[A-Z`])|(?<=[。！？])|\n\s*\n|\n\s*[*-] ", text)
+            yield from ((number, " ".join(part.split())) for part in parts if len(WORDS.findall(part)) > 2)
+
+
 def main() -> int:
-    listed = [fault for path in files(sys.argv[1:]) for fault in faults(path)]
+    parser = argparse.ArgumentParser(description="Check the words, or draw sentences to read.")
+    parser.add_argument("paths", nargs="*", metavar="FOLDER", help="folders or files (default: the project)")
+    parser.add_argument("--draw", type=int, metavar="N", help="print N sentences drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default: %(default)s)")
+    args = parser.parse_args()
+    if args.draw:
+        paths = [path for path in files(args.paths) if path.suffix != ".js" and not path.name.endswith(".zh.md")]
+        drawn = [(path, *sentence) for path in paths for sentence in sentences(path)]
+        for path, number, text in random.Random(args.seed).sample(drawn, min(args.draw, len(drawn))):
+            print(f"{path.relative_to(ROOT)}:{number}: {text}")
+        return 0
+    listed = [fault for path in files(args.paths) for fault in faults(path)]
     print(*listed, sep="\n")
     print(f"{len(listed)} faults", file=sys.stderr)
     return bool(listed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.prose import COMPILED, ROOMS, ROOT, vague_names
+from tests.prose import COMPILED, ROOMS, ROOT, vague_names, vague_script_names
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,16 @@ def test_a_name_of_another_library_may_be_used(tmp_path):
     assert not list(vague_names(path))
 
 
+@pytest.mark.parametrize("source", ["const found = 1;", "xl.tree = { place: (index) => 1 };", "draw((said) => 1);"])
+def test_names_of_scripts_are_found_too(tmp_path, source):
+    path = tmp_path / "page.js"
+    path.write_text(source, encoding="utf-8")
+    assert len(list(vague_script_names(path))) == 1
+    path.write_text(f'// {source}\nconst text = "found", row = list.found;\n', encoding="utf-8")
+    assert not list(vague_script_names(path))
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_no_name_of_the_code_is_vague(room):
     assert not [(path, *name) for path in sorted((ROOT / room).rglob("*.py")) for name in vague_names(path)]
+    assert not [(path, *name) for path in sorted((ROOT / room).rglob("*.js")) for name in vague_script_names(path)]

@@ -29,8 +29,8 @@ class Closing:
     """The end of turn of a finished reply, read so that the state can be cached for the next turn; a `Search`.
 
     Attributes:
-        pieces: Pieces of the prompt and the reply, with its end.
-        unread: Tokens of the end that were not chosen yet.
+        pieces: Pieces of the prompt and the reply, the end of turn included.
+        unread: Tokens of the end of turn that are still to be read, in order.
         speaker: Speaker of the reply.
     """
 

@@ -130,16 +130,16 @@ class ReplySettings:
     script: Script = field(
         default="typed",
         metadata=_described(
-            "typed: characters are read as typed; simplified: traditional ones are read as simplified; asker: as simplified,"
-            " and the reply has the script of the messages (default: the checkpoint's)"
+            "typed: characters are read as typed; simplified: traditional characters are read as simplified ones; asker:"
+            " they are, and the reply is written in the script of the messages (default: the checkpoint's)"
         ),
     )
     thinking: Thinking = field(
         default="plain",
         metadata=_described(
-            "block <think>…</think> of a chat model before its answer. plain: none, the model is asked as in a history; off:"
-            " none, with enable_thinking=false for a template that reads it; hidden: the model thinks, only the answer is"
-            " shown; shown: both are shown (default: the checkpoint's)"
+            "whether a chat model thinks, in a block <think>…</think>, before it answers. plain: no, and the chat template"
+            " is not told; off: no, and the template is told so (enable_thinking=false); hidden: yes, but only the answer"
+            " is shown; shown: yes, and both are shown (default: the checkpoint's)"
         ),
     )
     thinking_tokens: int = _setting(512, "tokens after which a thinking block is closed", 1, MAX_NUMBER)

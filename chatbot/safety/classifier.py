@@ -177,7 +177,7 @@ class NeedClassifier:
 
         Args:
             message: What the person wrote.
-            phrases: What `Phrases.places` of the phrase list finds in it.
+            phrases: Indices of the letters of each phrase in it, from `Phrases.places`.
         """
         folded = message if isinstance(message, Folded) else fold(message)
         letters = len(folded.text)

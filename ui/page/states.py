@@ -13,7 +13,7 @@ from gradio.routes import App
 from gradio.state_holder import SessionState, StateHolder
 
 MAX_TABS = 500
-"""Number of tabs whose changed components, such as the choices of a list, are kept; the least recently used is dropped."""
+"""Maximum number of browser tabs whose changed components (such as the choices of a list) are kept in memory."""
 
 
 class TabState(SessionState):

@@ -61,7 +61,7 @@ def _yaml_files(folder: Path) -> list[Path]:
 
 
 def _has_shape(path: Path) -> bool:
-    """Whether a preset sets the shape of a model. A file that is not YAML has none; xianliao-train reports its fault."""
+    """Whether a preset sets the shape of a model; False for a file that is not YAML, which xianliao-train reports."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):

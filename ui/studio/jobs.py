@@ -49,7 +49,7 @@ class Progress:
 
 
 def read_progress(line: str) -> Progress | None:
-    """Return the progress that a line of a bar says; None for another line."""
+    """Return the progress in a line of a progress bar, or None if it is another line."""
     match = _PROGRESS.match(line)
     return Progress(match["name"], int(match["done"]), int(match["total"]), match["left"]) if match else None
 

@@ -118,14 +118,14 @@ class Log:
 
 
 class Series:
-    """Points of a curve, at most `MAX_POINTS` at even distances, and the last one."""
+    """Points of a curve: at most `MAX_POINTS` at equal intervals of steps, and the last point."""
 
     def __init__(self) -> None:
         self._points: list[list[float]] = []
         self._every, self._last = 1, list[float]()
 
     def add(self, step: int, value: float) -> None:
-        """Add the point of a step."""
+        """Add the value at a step."""
         self._last = [step, value]
         if step % self._every == 0:
             self._points.append(self._last)

@@ -210,7 +210,7 @@ def best_of(values: Sequence[tuple[float, float, float] | None], goal: Goal, peo
 
 
 def _badness(value: tuple[float, float, float], goal: Goal, people: float) -> tuple[float, float, float]:
-    """Return a value and the ends of its interval on a scale on which lower is better."""
+    """Return a value and the ends of its interval, transformed so that lower is better."""
     middle, low, high = value
     if goal == "low":
         return value

@@ -218,7 +218,7 @@ def multiply_(x: torch.Tensor, factor: torch.Tensor, shape: tuple[int, int, int]
 
 
 def multiplied(x: torch.Tensor, factor: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
-    """Return the product of `multiply_` as a new tensor."""
+    """Multiply as `multiply_` does, into a new tensor."""
     return (x.unflatten(0, shape) * factor).flatten(0, 2)
 
 
