@@ -3,16 +3,15 @@
 The folders are the import levels. A module imports from its own folder and from lower ones, and from no other room of the
 project (`tests/test_layers.py` checks this):
 
-    errors, storage, language, yaml_files  messages; whole-file writes and locks; English or Chinese; settings in YAML
-    text                              cleaning, layouts, tokenizer, files of dialogues; needs no torch
+    errors, storage, language         messages; whole-file writes and locks; English or Chinese
+    text                              cleaning, layouts, tokenizer, files of dialogues and settings; needs no torch
     safety                            fixed replies for people in crisis, words that are kept out; needs no torch
     native                            the compiled library in C; knows arrays, not models
     model, similarity                 the network, its mixers and losses; token vectors and distances
     decoding                          from logits to tokens: rules, sampler, beams, batches of dialogue states
     checkpoint                        folders of weights, conversion from and to other projects
-    chat                              the bot, conversations, the worker that decodes many at once
+    chat                              the bot, conversations, the worker that decodes many at once, options of its commands
     evaluation                        measuring checkpoints and decoders
-    options                           options of the commands that load a model or talk to people
     cli                               xianliao-chat and xianliao-evaluate
 
     from chatbot import Chatbot, ChatSession

@@ -10,17 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatbot.decoding.settings import OPTIONS, settings_from
-from chatbot.errors import FileError, XianliaoError, explain_faults
-from chatbot.language.parser import Parser
-from chatbot.language.translation import labelled, translate
-from chatbot.options import (
+from chatbot.chat.options import (
     add_model_options,
     add_safety_option,
     add_script_option,
     add_thinking_option,
     check_model_options,
 )
+from chatbot.decoding.settings import OPTIONS, settings_from
+from chatbot.errors import FileError, XianliaoError, explain_faults
+from chatbot.language.parser import Parser
+from chatbot.language.translation import labelled, translate
 
 if TYPE_CHECKING:  # importing torch takes seconds, which --help does not need
     from chatbot.chat.session import ChatSession

@@ -108,7 +108,7 @@ class Module:
         if is_scope:
             self.scopes.append(node)
         for expression in self._shown(node):
-            yield from ((node.lineno, text) for text in self._alternatives(expression))  # type: ignore[attr-defined]
+            yield from ((node.lineno, text) for text in self._alternatives(expression))
         for child in ast.iter_child_nodes(node):
             yield from self._visit(child)
         if is_scope:

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 
 from chatbot import Chatbot
-from data_prep.reading.formats import read_records
+from tests.records import read_records
 from tests.ui.serving import endless_checkpoint, free_port, serving
 from ui.page.text import PERSONAS, TEXT
 

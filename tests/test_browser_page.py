@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chatbot import Chatbot
-from data_prep.reading.formats import read_records
+from tests.records import read_records
 from tests.test_browser import Page, open_browser
 from tests.ui.serving import serving
 from ui.page.text import EXAMPLES, PERSONAS, STYLE_EXAMPLES, TEXT

@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser
 
 from chatbot.errors import first_line
 from chatbot.language.parser import TranslatedHelp
-from chatbot.yaml_files import read_yaml
+from chatbot.text.yaml_files import read_yaml
 from training.settings import (
     LatentTraining,
     ModelSettings,

@@ -120,7 +120,7 @@ class Run:
         self._write_settings()
         dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
         self.peak = matmul_peak(self.accelerator.device, dtype)
-        backward = getattr(self.trained.inner.config, "direction", "forward") == "backward"
+        backward = self.trained.inner.config.direction == "backward"
         with stopping(self):
             for number in range(self.progress["stage"], max(1, len(self.settings.stages))):
                 if number > self.progress["stage"]:

@@ -12,17 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from chatbot.checkpoint.location import locate
-from chatbot.errors import XianliaoError, explain_faults
-from chatbot.language.parser import Parser
-from chatbot.language.translation import labelled, translate
-from chatbot.options import (
+from chatbot.chat.options import (
     add_model_options,
     add_safety_option,
     add_script_option,
     add_thinking_option,
     check_model_options,
 )
+from chatbot.checkpoint.location import locate
+from chatbot.errors import XianliaoError, explain_faults
+from chatbot.language.parser import Parser
+from chatbot.language.translation import labelled, translate
 from ui.options import ServeOptions, default_data_dir
 
 if TYPE_CHECKING:

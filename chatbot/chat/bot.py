@@ -89,14 +89,14 @@ class Chatbot:
         pieces = tokenizer.token_bytes()
         readable = readable_text(pieces, tokenizer.marks is not None)
         self.vocabulary = Vocabulary(end_id, tuple(banned), pieces, readable, thinking_tokens(tokenizer))
-        weight_bytes = sum(weight.nbytes for weight in getattr(model, "parameters", tuple)())
+        weight_bytes = sum(weight.nbytes for weight in model.parameters())
         self.snapshots = Snapshots(max(SNAPSHOT_BYTES, weight_bytes // 2))
         self.reader = TurnReader(tokenizer)
         self._reading = threading.Lock()
         self._ranker: Ranker | None = None
 
     def __repr__(self) -> str:
-        parameters = sum(weight.numel() for weight in getattr(self.model, "parameters", tuple)())
+        parameters = sum(weight.numel() for weight in self.model.parameters())
         return (
             f"<Chatbot {self.name or '(unnamed)'}: {parameters / 1e6:.1f}M parameters on {self.model.device}, history of at"
             f" most {self.context_tokens} tokens, replies of at most {self.settings.bound_tokens} tokens>"

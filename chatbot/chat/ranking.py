@@ -45,4 +45,4 @@ def load_backward(checkpoint: Path | None, tokenizer: DialogueTokenizer, device:
 
 def reads_backwards(model: DialogueModel) -> bool:
     """Whether a model reads dialogues in reverse order."""
-    return getattr(model.config, "direction", "forward") == "backward"
+    return model.config.direction == "backward"

@@ -111,7 +111,7 @@ def choose_variant(ranker: Ranker, request: Request, drafts: Sequence[Draft]) ->
 
 def latent_of(bot: Chatbot) -> ReplyLatent | None:
     """Return the latent of a bot's model, or None."""
-    return getattr(bot.model, "latent", None)
+    return bot.model.latent
 
 
 @torch.inference_mode()

@@ -22,7 +22,6 @@ from chatbot.chat.batches import PROMPT_TOKENS, SharedBatch
 from chatbot.chat.bot import Chatbot, Reply, Request
 from chatbot.chat.jobs import Job, ReadAhead, TraceJob
 from chatbot.chat.trace import TracedStep, check_traceable
-from chatbot.decoding.batch import native_network
 from chatbot.decoding.candidates import Draft
 from chatbot.errors import XianliaoError
 from chatbot.safety import Fixed
@@ -151,7 +150,7 @@ class Worker:
     @torch.inference_mode()
     def _run(self) -> None:
         # The compiled library splits its rows over threads; what torch does beside it is too small to be split.
-        torch.set_num_threads(1 if native_network(self.bot.model) is not None else self._threads)
+        torch.set_num_threads(1 if self.bot.model.native is not None else self._threads)
         deadline = None
         while True:
             with self._changed:

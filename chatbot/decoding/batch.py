@@ -6,7 +6,7 @@ Dims: B rows, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
 
 import torch
 
@@ -57,8 +57,7 @@ class DialogueBatch(Protocol):
 
 def native_network(model: DialogueModel) -> NativeNetwork | None:
     """Return the model's weights for the compiled library, or None if `make_native` has not created them."""
-    network = getattr(model, "native", None)
-    return network if isinstance(network, NativeNetwork) else None
+    return cast(NativeNetwork | None, model.native)
 
 
 def start_batch(model: DialogueModel, rows: int = 1) -> DialogueBatch:
@@ -83,7 +82,7 @@ def make_native(model: DialogueModel, int8: bool = False) -> bool:
     Returns:
         Whether the compiled library supports the model.
     """
-    is_supported = isinstance(model, XianliaoForCausalLM) and NativeNetwork.supports(model)
-    network = NativeNetwork(model, int8) if isinstance(model, XianliaoForCausalLM) and is_supported else None
-    model.native = network
-    return is_supported
+    model.native = None
+    if isinstance(model, XianliaoForCausalLM) and NativeNetwork.supports(model):
+        model.native = NativeNetwork(model, int8)
+    return model.native is not None

@@ -16,6 +16,7 @@ from chatbot.model.int8 import round_rows
 from chatbot.model.network import Block, XianliaoForCausalLM
 from chatbot.model.state import check_positions
 from chatbot.native.library import library
+from chatbot.text.dialogue import SPEAKERS
 
 KINDS = {"linear_decay": 0, "linear_gated": 1, "gated_delta": 2, "sliding_softmax": 3, "linear_elu1": 4}
 ACTIVATIONS = {"gelu": 0, "gelu_new": 1, "relu": 2, "silu": 3}
@@ -66,7 +67,7 @@ class NativeNetwork:
         """Whether the compiled library can run this model on this machine."""
         config = cast(XianliaoConfig, model.config)
         weight = next(model.parameters())
-        if getattr(config, "termination", "softmax") != "softmax":
+        if config.termination != "softmax":
             return False
         known = set(_layer_types(config)) <= set(KINDS) and config.hidden_act in ACTIVATIONS
         return known and weight.device.type == "cpu" and weight.dtype == torch.float32 and library() is not None
@@ -269,7 +270,7 @@ class NativeBatch:
         network, config = self.network.network, self.network.config
         if not len(rows) == len(ids) == len(speakers):
             raise ValueError(f"Got {len(ids)} ids and {len(speakers)} speakers for {len(rows)} tokens.")
-        limits = ((rows, len(self.positions)), (ids, config.vocab_size), (speakers, config.num_speakers))
+        limits = ((rows, len(self.positions)), (ids, config.vocab_size), (speakers, SPEAKERS))
         for values, size in limits:
             if values.dtype != torch.int64 or not 0 <= values.min() <= values.max() < size:
                 raise IndexError(f"Rows, ids and speakers must be int64 and in range (here 0 to {size - 1}).")

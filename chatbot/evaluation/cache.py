@@ -145,7 +145,7 @@ def _meaning(path: Path) -> bytes:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]  # it has a body
+            node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]  # a node with a body
     return ast.dump(tree).encode()
 
 
@@ -156,7 +156,7 @@ def _is_text(node: ast.AST) -> bool:
 
 def identity_of(bot: Chatbot) -> dict:
     """Return what a bot's numbers depend on besides its settings: weights, tokenizer, context length and arithmetic."""
-    native = getattr(bot.model, "native", None)
+    native = bot.model.native
     return {
         "model": _hash_model(bot.model),
         "tokenizer": hash_of(bot.tokenizer.to_json()),

@@ -12,7 +12,7 @@ import yaml
 from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import XianliaoError, first_line
 from chatbot.text.dialogue import valid_text
-from chatbot.yaml_files import read_yaml
+from chatbot.text.yaml_files import read_yaml
 
 DEFAULT = Path(__file__).with_name("grid.yaml")
 MAX_NUMBER = 100_000

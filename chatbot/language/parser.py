@@ -40,7 +40,7 @@ class ChineseLines:
     """Mixin of a help formatter: breaks lines by terminal columns and translates the heading of the usage."""
 
     def _expand_help(self, action: argparse.Action) -> str:
-        text = super()._expand_help(action)  # type: ignore[misc]  # of the formatter
+        text = super()._expand_help(action)  # type: ignore[misc]  # a method of the class beside this mixin
         text = re.sub(r" \(type: (.*), default: (.*)\)$", r"（类型 \1，默认 \2）", text)  # by jsonargparse
         return re.sub(r" \(default: (.*)\)$", r"（默认 \1）", text)
 
@@ -51,7 +51,8 @@ class ChineseLines:
         return "\n".join(indent + line for line in wrap(text, width - len(indent)))
 
     def add_usage(self, usage: Any, actions: Iterable[Any], groups: Iterable[Any], prefix: str | None = None) -> None:
-        super().add_usage(usage, actions, groups, translate("usage: ") if prefix is None else prefix)  # type: ignore[misc]  # of the formatter
+        heading = translate("usage: ") if prefix is None else prefix
+        super().add_usage(usage, actions, groups, heading)  # type: ignore[misc]  # a method of the class beside this mixin
 
 
 class TranslatedHelp(argparse.ArgumentParser):

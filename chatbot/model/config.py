@@ -27,7 +27,7 @@ CHOICES = {
 MAXIMA = {
     **{"vocab_size": 1 << 21, "hidden_size": 1 << 16, "num_hidden_layers": MAX_LAYERS, "num_attention_heads": 1 << 10},
     **{"head_dim": 1 << 10, "intermediate_size": 1 << 20, "chunk_size": 1 << 12, "max_position_embeddings": 1 << 24},
-    **{"sliding_window": 1 << 16, "taylor_key_dim": 1 << 7, "context_tokens": 1 << 24, "num_speakers": 1 << 10},
+    **{"sliding_window": 1 << 16, "taylor_key_dim": 1 << 7, "context_tokens": 1 << 24},
     **{"latent_size": 1 << 10, "latent_codes": 1 << 10},
 }
 """Settings that must be whole numbers of at least 1, with their maximum."""
@@ -62,7 +62,6 @@ class XianliaoConfig(PretrainedConfig):
         sliding_window: Number of tokens that `sliding_softmax` sees, the current one included.
         taylor_key_dim: Width of query and key of `linear_taylor2`, whose state grows with its square.
         synthesizer_mixture: Components of `synthesizer_mixture`, from `SYNTHESIZER_PARTS`.
-        num_speakers: Rows of the speaker embedding.
         layer_norm_eps: Epsilon of every normalisation.
         initializer_range: Standard deviation of the initial weights.
         termination: `softmax`, or `st` or `nmst` for a separate head that predicts the end of turn
@@ -101,7 +100,6 @@ class XianliaoConfig(PretrainedConfig):
     sliding_window: int = 128
     taylor_key_dim: int = 16
     synthesizer_mixture: list[str] | None = None
-    num_speakers: int = 2
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
@@ -164,8 +162,6 @@ class XianliaoConfig(PretrainedConfig):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or not 0 <= value < self.vocab_size):
                 raise ValueError(f"`{name}` must be an id below `vocab_size`, got {shown(value)}.")
-        if self.num_speakers < 2:
-            raise ValueError(f"`num_speakers` must be at least 2 (one user, one bot), got {self.num_speakers}.")
         if not 0 <= self.short_conv <= MAX_SHORT_CONV or self.short_conv == 1:
             raise ValueError(f"`short_conv` must be 0 (none) or 2 to {MAX_SHORT_CONV}, got {self.short_conv}.")
         epsilon = self.termination_epsilon

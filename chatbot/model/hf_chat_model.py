@@ -125,6 +125,7 @@ class HfChatModel(LanguageModel):
         super().__init__()
         self.network: Any = network  # peft's types are not available without peft
         self.has_adapter, self.source = False, source
+        self.latent = None
         theirs = network.config
         layout = ChatTemplateLayout(cast(SpecialIds, tokenizer))
         max_tokens = min(theirs.max_position_embeddings, getattr(theirs, "sliding_window", None) or 2**31)

@@ -32,6 +32,7 @@ from chatbot.model.latent.layers import ReplyLatent, ZeroProjection
 from chatbot.model.slots.states import SlotDialogueState
 from chatbot.model.slots.table import SlotTable, SlotView
 from chatbot.model.state import DialogueState, check_positions
+from chatbot.text.dialogue import SPEAKERS
 
 
 class FeedForward(nn.Module):
@@ -80,7 +81,7 @@ class XianliaoForCausalLM(LanguageModel, PreTrainedModel, GenerationMixin):
     def __init__(self, config: XianliaoConfig):
         super().__init__(config)
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.speaker_embedding = nn.Embedding(config.num_speakers, config.hidden_size)
+        self.speaker_embedding = nn.Embedding(SPEAKERS, config.hidden_size)
         learned = config.positions == "learned"
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
         blocks = [Block(config, index) for index in range(config.num_hidden_layers)]

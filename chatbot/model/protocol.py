@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
+    from chatbot.model.latent.layers import ReplyLatent
     from chatbot.model.slots.table import SlotTable, SlotView
 
 
@@ -53,7 +57,9 @@ class CompiledNetwork(Protocol):
     def int8(self) -> bool:
         """Whether its products are in int8."""
 
-    def start(self, rows: int = 1) -> Any:  # a chatbot.decoding.batch.Steps, a type of a higher import level
+    def start(
+        self, rows: int = 1
+    ) -> Any:  # a chatbot.decoding.native_batch.NativeBatch, a type of a higher import level
         """Return a batch of empty dialogues."""
 
 
@@ -72,6 +78,10 @@ class DialogueModel(Protocol):
     def config(self) -> ModelConfig: ...
 
     @property
+    def latent(self) -> ReplyLatent | None:
+        """The latent variable of the model's replies, or None."""
+
+    @property
     def max_tokens(self) -> int | None:
         """Maximum number of tokens of a dialogue, or None for no limit."""
 
@@ -80,6 +90,9 @@ class DialogueModel(Protocol):
 
     @property
     def dtype(self) -> torch.dtype: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the weights."""
 
     def new_state(self) -> Any:
         """Return an empty state for `past_key_values`, which a call updates in place."""

@@ -37,7 +37,7 @@ class _RegisterAfterImport(MetaPathFinder):
                 execute(module)
                 importlib.import_module(registering_module)
 
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # of this one loader
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # of this loader alone
         return spec
 
 

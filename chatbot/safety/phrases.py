@@ -307,9 +307,3 @@ def _folded(text: str, line: str) -> str:
     if (inner.strip() and not folded) or "^" in inner or "$" in inner:
         raise SafetyError(f"The phrase {line!r} has {text!r}, which has no letter, or ^ or $ inside; leave it out.")
     return "^" * text.startswith("^") + folded + "$" * text.endswith("$")
-
-
-def lines_of(text: str) -> list[str]:
-    """Return the lines of a list without empty lines and comments, which begin with #."""
-    lines = [line.strip() for line in text.splitlines()]
-    return [line for line in lines if line and not line.startswith("#") and line != "!"]

@@ -24,9 +24,10 @@ import yaml
 from chatbot.errors import first_line
 from chatbot.safety.classifier import NeedClassifier
 from chatbot.safety.folding import Folded, fold
-from chatbot.safety.phrases import Phrases, SafetyError, lines_of
+from chatbot.safety.phrases import Phrases, SafetyError
 from chatbot.safety.words import lost_exceptions
-from chatbot.yaml_files import read_yaml
+from chatbot.text.word_lists import parse_word_list
+from chatbot.text.yaml_files import read_yaml
 
 FOLDER = Path(__file__).with_name("files")
 OFF, DEFAULT = "off", "default"
@@ -160,12 +161,12 @@ class Safety:
             raise SafetyError(f"The safety files in {folder} cannot be used: {error}") from None
         if not isinstance(settings, dict) or settings.get("words_in") not in MODES or not settings.get("refusal"):
             raise SafetyError(f"{folder / 'settings.yaml'} needs words_in ({', '.join(MODES)}) and a refusal.")
-        crisis, words_in = lines_of(texts["crisis.txt"]), lines_of(texts["words_in.txt"])
+        crisis, words_in = _entries(texts["crisis.txt"]), _entries(texts["words_in.txt"])
         reply = texts["crisis_reply.txt"].strip()
         if not reply or not crisis:
             raise SafetyError(f"{folder} needs phrases in crisis.txt and a text in crisis_reply.txt for its safety.")
         settings = {name: str(value) for name, value in settings.items()}
-        banned = lines_of(texts["words_out.txt"])
+        banned = _entries(texts["words_out.txt"])
         if lost := lost_exceptions(banned):
             raise SafetyError(
                 f"{folder / 'words_out.txt'}: the exception {lost[0]!r} does not end with a word of the list."
@@ -262,6 +263,11 @@ class Safety:
         for index in {index for places in self.words_in.places(message) for index in places}:
             characters[index] = "＊"
         return "".join(characters)
+
+
+def _entries(text: str) -> list[str]:
+    """Return the entries of a word list; a mark of an exception without a word is none."""
+    return [entry for entry in parse_word_list(text) if entry != "!"]
 
 
 @lru_cache(1)

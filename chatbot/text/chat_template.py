@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from chatbot.errors import XianliaoError, first_line
 from chatbot.storage import read_json, read_text
 from chatbot.text.layouts import TurnMarks
-from chatbot.text.special_tokens import SPECIAL_TOKENS
+from chatbot.text.tokenizer_training import SPECIAL_TOKENS
 
 SETTINGS_FILE, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
 TOKEN_SETTINGS = ("bos_token", "eos_token", "pad_token", "unk_token")

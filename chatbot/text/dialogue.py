@@ -34,6 +34,9 @@ CJK = (
 )
 """Characters beside which spaces are removed, as a range for a character class."""
 
+SPEAKERS = 2
+"""Number of speakers of a dialogue: a person and the bot."""
+
 RESERVE = 8
 """The reserve for the newest turn is the context length divided by this number."""
 
@@ -118,7 +121,7 @@ def count_units(turns: Sequence[str]) -> int:
 
 def speaker_of(turn_index: int) -> int:
     """Return the speaker id (0 or 1) of the turn with this absolute index."""
-    return turn_index % 2
+    return turn_index % SPEAKERS
 
 
 def fit(turn_tokens: Sequence[int], context_tokens: int, opening_tokens: int = 1) -> int:

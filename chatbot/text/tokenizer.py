@@ -32,9 +32,8 @@ from chatbot.text.chat_template import (
 )
 from chatbot.text.dialogue import valid_text
 from chatbot.text.layouts import ChatTemplateLayout, DialogptLayout, TurnMarks
-from chatbot.text.special_tokens import CLS, PAD, SEP, SPECIAL_TOKENS, UNKNOWN
 from chatbot.text.tokenizer_file import TOKENIZER_FILE, read_tokenizer
-from chatbot.text.tokenizer_training import train_tokenizer
+from chatbot.text.tokenizer_training import CLS, PAD, SEP, SPECIAL_TOKENS, UNKNOWN, train_tokenizer
 from chatbot.text.wordpiece import CONTINUATION, VOCABULARY_FILE, join_words, read_vocabulary
 
 THINKING_TAGS = ("<think>", "</think>")

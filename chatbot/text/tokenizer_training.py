@@ -1,4 +1,4 @@
-"""Training a tokenizer on a corpus: merged pairs of characters, or characters and frequent words.
+"""Training a tokenizer on a corpus: special tokens, and merged pairs of characters or characters and frequent words.
 
 Both kinds spell characters that are not in the vocabulary in UTF-8 bytes, so they are lossless.
 """
@@ -11,11 +11,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import log
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from chatbot.errors import TokenizerError
 from chatbot.text.dialogue import valid_text
-from chatbot.text.special_tokens import SPECIAL_TOKENS, add_special_tokens
+
+PAD, CLS, SEP = "[PAD]", "[CLS]", "[SEP]"
+SPECIAL_TOKENS = (PAD, CLS, SEP)
+UNKNOWN = "[UNK]"
+"""Token for unknown characters; only BERT's vocabularies have one."""
 
 _RESERVED = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256))]
 _MIN_VOCABULARY = len(_RESERVED) + 64
@@ -24,6 +28,11 @@ _PIECES = r"\p{Han}+| ?[\p{L}&&[^\p{Han}]]+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 """Tokens stay within one piece: Chinese, other letters with a space before them, a digit, punctuation, or space."""
 SPLIT = {"type": "Split", "pattern": {"Regex": _PIECES}, "behavior": "Isolated", "invert": False}
 """The same, as tokenizer.json has it."""
+
+
+def add_special_tokens(tokenizer: Tokenizer, names: Iterable[str] = SPECIAL_TOKENS) -> None:
+    """Mark tokens of a tokenizer's vocabulary as special."""
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: int, word_count: int | None) -> Tokenizer:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def numbered_entries(text: str) -> list[tuple[int, str]]:
+    """Return the entries of a list, without the white space around them, each after the number of its line."""
+    lines = enumerate(map(str.strip, text.splitlines()), 1)
+    return [(number, line) for number, line in lines if line and not line.startswith("#")]
+
+
 def parse_word_list(text: str) -> list[str]:
     """Return the entries of a list, without the white space around them."""
-    lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+    return [entry for _, entry in numbered_entries(text)]
 
 
 def read_word_list(path: Path) -> list[str]:

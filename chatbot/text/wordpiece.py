@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from chatbot.errors import TokenizerError, first_line
 from chatbot.storage import read_json, read_text
 from chatbot.text.chat_template import SETTINGS_FILE
-from chatbot.text.special_tokens import SPECIAL_TOKENS, UNKNOWN, add_special_tokens
+from chatbot.text.tokenizer_training import SPECIAL_TOKENS, UNKNOWN, add_special_tokens
 
 VOCABULARY_FILE = "vocab.txt"
 MAX_VOCABULARY_BYTES = 16 << 20

@@ -126,9 +126,9 @@ mean() { # name, then pairs of a weight and a checkpoint
 set_sampling() { # generation_config.json
     python -c 'import pathlib, sys
 from chatbot.checkpoint.folder import read_json, write_json
-from chatbot.safety.phrases import lines_of
+from chatbot.text.word_lists import read_word_list
 path = pathlib.Path(sys.argv[1])
-words = lines_of(pathlib.Path(sys.argv[2]).read_text(encoding="utf-8"))
+words = read_word_list(pathlib.Path(sys.argv[2]))
 write_json(path, {**read_json(path), "temperature": 0.6, "top_p": 0.95, "candidates": 4, "script": "simplified",
     "banned_words": words})' "$1" "$here/banned_words.txt"
 }

@@ -179,12 +179,6 @@ def _tsv_record(number: int, turns: list[str]) -> Record:
     return Record(number, turns, None)
 
 
-def read_records(path: Path, form: str = "auto") -> Iterator[Record]:
-    """Yield all records of a file; see `read_blocks`."""
-    for block in read_blocks(PackedFile(path), form):
-        yield from records(block)
-
-
 # --- the beginning of a file ---
 
 

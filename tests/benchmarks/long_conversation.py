@@ -35,7 +35,7 @@ def reading_milliseconds(bot: Chatbot, exchanges: int) -> tuple[list[float], int
 
     bot.reply(["你好"], seed=0)  # what is loaded once is not counted
     bot.snapshots.clear()
-    bot.read_prompt = timed  # type: ignore[method-assign]
+    bot.read_prompt = timed
     session = ChatSession(bot)
     for number, message in enumerate(messages[:exchanges]):
         session.reply(message, seed=number)

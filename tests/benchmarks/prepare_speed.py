@@ -29,7 +29,7 @@ from pathlib import Path
 import psutil
 
 from data_prep.reading.files import list_files
-from data_prep.reading.formats import read_records
+from tests.records import read_records
 
 ROOT = Path(__file__).parents[2]
 CORPORA = ROOT.parent / "shared" / "data"

@@ -13,9 +13,10 @@ from chatbot.text.characters import simplified
 from data_prep.cli import main
 from data_prep.reading import messages as message_reading
 from data_prep.reading.chat_logs import read_chat_log
-from data_prep.reading.formats import read_records, splits_of
+from data_prep.reading.formats import splits_of
 from data_prep.reading.json_shapes import to_turns
 from data_prep.reading.not_speech import is_system, speech
+from tests.records import read_records
 
 HIKE = ["周末去爬山吗", "好啊，几点出发", "早上七点怎么样", "可以的，我带水"]
 

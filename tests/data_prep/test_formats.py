@@ -16,8 +16,9 @@ from chatbot.text.packed_files import PackedFile
 from data_prep.reading import chat_logs, formats
 from data_prep.reading import records as record_reading
 from data_prep.reading.files import list_files, sha256_of
-from data_prep.reading.formats import read_blocks, read_records, records
+from data_prep.reading.formats import read_blocks, records
 from data_prep.reading.records import merge_speakers
+from tests.records import read_records
 
 SPACED = [["你 好", "你 好 呀", "吃 了 吗"], ["I love New York", "我 也 爱 New York"]]
 

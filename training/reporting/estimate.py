@@ -50,7 +50,7 @@ def estimate(settings: TrainSettings) -> list[str]:
     parameters = list(trained.inner.parameters())
     learnt = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     lines = [f"model: {sum(map(torch.numel, parameters)) / 1e6:.2f}M parameters, {learnt / 1e6:.2f}M of them trained"]
-    backward = getattr(trained.inner.config, "direction", "forward") == "backward"
+    backward = trained.inner.config.direction == "backward"
     seconds, durations = 0.0, []
     for number in range(max(1, len(settings.stages))):
         stage = Stage(settings, number, tokenizer, trained.layout, backward)

@@ -141,7 +141,7 @@ class BoundedQueue(Queue):
         self.now = clock
         self.sessions: dict[str, Session] = {}
         self.held = Held()
-        self.pending_messages_per_session = Sessions(self)  # type: ignore[assignment]
+        self.pending_messages_per_session = Sessions(self)  # type: ignore[assignment]  # Gradio uses these methods alone
         self.pending_event_ids_session = EventIds()
 
     def start(self) -> None:

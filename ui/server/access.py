@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from chatbot.errors import XianliaoError
+from chatbot.text.word_lists import numbered_entries
 from ui.api.schemas import ApiError
 
 
@@ -107,7 +108,7 @@ def _lines_of(value: str, option: str) -> list[tuple[int, str]] | None:
     try:
         if not Path(value).is_file():
             return None
-        lines = [line.strip() for line in Path(value).read_text(encoding="utf-8-sig").splitlines()]
+        text = Path(value).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise XianliaoError(f"The file of {option} is not UTF-8 text. Save it as UTF-8.") from None
     except OSError as error:
@@ -116,4 +117,4 @@ def _lines_of(value: str, option: str) -> list[tuple[int, str]] | None:
         raise XianliaoError(f"The file of {option} cannot be read: {error.strerror}.") from None
     except ValueError:  # a value with a null character is not a file name
         return None
-    return [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#")]
+    return numbered_entries(text)

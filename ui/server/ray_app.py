@@ -6,6 +6,8 @@ the same replica. Without it, or when that replica has died, another replica rea
 Ray evaluates the annotation of `build`, so this file does not import annotations from __future__.
 """
 
+from typing import Any
+
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
 from ray import serve
@@ -61,13 +63,13 @@ def build(args: RaySettings) -> serve.Application:
         hosts = tuple(filter(None, args.allow_host.lower().split(",")))
         return create_app(bots, ServeOptions(auth=users, api_keys=keys, hosts=hosts, rate_limit=args.rate_limit))
 
-    deployment = serve.deployment(
-        serve.ingress(build_app)(),
+    router: dict[str, Any] = {"request_router_class": ROUTER}
+    deploy = serve.deployment(
         name="xianliao",
         num_replicas=args.replicas,
         max_ongoing_requests=512,  # the queue of the worker has its own limit
         ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus},
-        request_router_config=RequestRouterConfig(request_router_class=ROUTER),
+        request_router_config=RequestRouterConfig(**router),
         graceful_shutdown_timeout_s=5,
     )
-    return deployment.bind()
+    return deploy(serve.ingress(build_app)()).bind()

@@ -31,6 +31,7 @@ from chatbot.model.config import XianliaoConfig
 from chatbot.model.int8 import INT8_SCALE_SUFFIX, dequantize, quantize, round_rows
 from chatbot.safety import Safety, default_safety
 from chatbot.storage import read_json
+from chatbot.text.dialogue import SPEAKERS
 from chatbot.text.tokenizer import DialogueTokenizer
 
 MAGIC, VERSION = b"xianliao", 3
@@ -122,7 +123,7 @@ def check_support(config: XianliaoConfig, tokenizer: DialogueTokenizer, settings
     ]
     for fault, name in faults:
         if fault:
-            raise CheckpointError(f"The lite runtime does not have {name}. Export a checkpoint without.")
+            raise CheckpointError(f"The lite runtime does not have {name}. Export a checkpoint without it.")
 
 
 def _stored_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -168,7 +169,7 @@ class _Parts:
             *(config.vocab_size, config.hidden_size, config.num_hidden_layers, config.num_attention_heads),
             *(config.head_dim, config.intermediate_size, config.sliding_window, config.short_conv),
             *(ACTIVATIONS[config.hidden_act], config.positions == "rope", config.linear_rope, config.output_gate),
-            *(config.use_bias, config.num_speakers, config.context_tokens, tokenizer.cls_id, tokenizer.sep_id),
+            *(config.use_bias, SPEAKERS, config.context_tokens, tokenizer.cls_id, tokenizer.sep_id),
             *(len(merges), len(characters), len(classes), sum(map(len, pieces)), len(tables)),
             *(len(banned), len(rules)),
         ]

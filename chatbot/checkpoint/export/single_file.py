@@ -174,13 +174,13 @@ def _copied(module: Module, statement: Statement, names: Mapping[Target, str]) -
     return ("\n" + result) if isinstance(defined, Definition) else result
 
 
-def _is_inside(node: ast.AST, statement: Statement) -> bool:
-    return statement.first_line <= node.lineno <= statement.last_line  # type: ignore[attr-defined]
+def _is_inside(node: ast.stmt, statement: Statement) -> bool:
+    return statement.first_line <= node.lineno <= statement.last_line
 
 
-def _removal(module: Module, node: ast.AST) -> Edit:
+def _removal(module: Module, node: ast.stmt) -> Edit:
     """Return the removal of whole lines."""
-    first, last = node.lineno, node.end_lineno  # type: ignore[attr-defined]
+    first, last = node.lineno, node.end_lineno or node.lineno
     return Edit(module.offset(first), module.offset(last + 1), "")
 
 

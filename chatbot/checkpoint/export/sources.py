@@ -52,7 +52,7 @@ class Module:
     statements: list[Statement] = field(default_factory=list)
     imported: dict[str, Target] = field(default_factory=dict)
     external: dict[str, str] = field(default_factory=dict)
-    dropped: set[ast.AST] = field(default_factory=set)
+    dropped: set[ast.stmt] = field(default_factory=set)
 
     def nodes(self, statement: Statement) -> Iterator[ast.AST]:
         """Yield the nodes of a statement, without the nodes in `dropped`."""

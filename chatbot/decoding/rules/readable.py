@@ -35,7 +35,7 @@ class ReadableText:
 
     def __init__(self, pieces: Sequence[bytes], is_readable: Callable[[str], bool]):
         self.pieces, self.is_readable = pieces, is_readable
-        self._beginning_is_readable = lru_cache(None)(self._beginning_is_readable)  # type: ignore[method-assign]
+        self._beginning_is_readable = lru_cache(None)(self._is_readable_beginning)
         self._forbidden = torch.tensor(
             [i for i, piece in enumerate(pieces) if not self._is_text(piece)], dtype=torch.int64
         )
@@ -79,7 +79,7 @@ class ReadableText:
         rest = decoder.getstate()[0]
         return all(map(self.is_readable, complete)) and (not rest or self._beginning_is_readable(rest))
 
-    def _beginning_is_readable(self, beginning: bytes) -> bool:
+    def _is_readable_beginning(self, beginning: bytes) -> bool:
         """Whether some readable character begins with these bytes."""
         size = next(size for first, last, size in _SIZES if first <= beginning[0] <= last)
         first, last = (_code(beginning + padding * (size - len(beginning))) for padding in (b"\x80", b"\xbf"))

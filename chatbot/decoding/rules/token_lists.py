@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any, cast
 
 from chatbot.errors import ReplySettingsError, shown
 from chatbot.safety.words import lost_exceptions
@@ -44,7 +45,7 @@ def checked_bias(bias: object) -> tuple[tuple[int, float], ...]:
         ReplySettingsError: They cannot be used.
     """
     try:
-        items = bias.items() if isinstance(bias, Mapping) else iter(bias)  # type: ignore[call-overload]
+        items: Iterable[Any] = bias.items() if isinstance(bias, Mapping) else cast(Iterable[Any], bias)
         pairs = sorted({int(token): value for token, value in items}.items())
     except (TypeError, ValueError):
         raise ReplySettingsError(f"Decoding: logit_bias must map token ids to numbers, got {shown(bias)}.") from None

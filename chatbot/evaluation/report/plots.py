@@ -6,6 +6,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -62,7 +63,7 @@ def termination_curves(methods: Methods, longest: int) -> list[tuple[str, str]]:
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # without math text
 
     return [
-        (name, _svg(lambda axes, number=number: draw(axes, number), f"{name}: replies without an end"))  # type: ignore[misc]
+        (name, _svg(partial(draw, number=number), f"{name}: replies without an end"))
         for number, (name, _) in enumerate(methods)
     ]
 
@@ -96,10 +97,7 @@ def length_histograms(methods: Methods, people: dict[str, Any]) -> list[tuple[st
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(3))
 
-    return [
-        (name, _svg(lambda axes, row=row: draw(axes, row), f"{name}: lengths of the replies"))  # type: ignore[misc]
-        for name, row in methods
-    ]
+    return [(name, _svg(partial(draw, row=row), f"{name}: lengths of the replies")) for name, row in methods]
 
 
 def quality_and_diversity(methods: Methods, people: dict[str, Any], checkpoints: int = 1) -> str | None:

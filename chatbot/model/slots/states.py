@@ -26,7 +26,7 @@ class SlotMixerState(MixerState):
         self.tokens, self.is_initialized = view.past, True
 
     @property
-    def tensors(self) -> dict[str, torch.Tensor]:  # type: ignore[override]  # read-only here
+    def tensors(self) -> dict[str, torch.Tensor]:  # type: ignore[override]  # Cache layers assign it, these do not
         """Tensors before the new tokens, by name."""
         return self.view.tensors(self.layer)
 

@@ -21,8 +21,9 @@ sys.path.insert(0, str(ROOT))
 
 from chatbot.safety.classifier import BUCKETS, NeedClassifier, buckets_of  # noqa: E402
 from chatbot.safety.folding import fold  # noqa: E402
-from chatbot.safety.phrases import Phrases, lines_of  # noqa: E402
+from chatbot.safety.phrases import Phrases  # noqa: E402
 from chatbot.safety.rules import FOLDER  # noqa: E402
+from chatbot.text.word_lists import read_word_list  # noqa: E402
 
 FALSE_ALARMS, EVERYDAY_FALSE_ALARMS = 0.04, 0.0025
 """Largest shares of the held-out harmless sentences and everyday turns that may be taken for need."""
@@ -33,7 +34,7 @@ DECAY = 1e-7
 STEPS = 250
 
 
-CRISIS = Phrases(lines_of((FOLDER / "crisis.txt").read_text(encoding="utf-8")), spares_titles=True)
+CRISIS = Phrases(read_word_list(FOLDER / "crisis.txt"), spares_titles=True)
 
 
 def held_out(message: str) -> bool:

@@ -173,7 +173,7 @@ def test_numbers_that_are_none(sources, tmp_path, kind, name, number):
 ABSURD = [10**9, 10**30, -1, 0, 1.5, True, "64", None]
 OWN_SIZES = [
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "intermediate_size"),
-    *("sliding_window", "max_position_embeddings", "context_tokens", "taylor_key_dim", "chunk_size", "num_speakers"),
+    *("sliding_window", "max_position_embeddings", "context_tokens", "taylor_key_dim", "chunk_size"),
 ]
 QWEN_SIZES = [
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),

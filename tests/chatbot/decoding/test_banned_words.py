@@ -11,9 +11,9 @@ from chatbot.chat.bot import Chatbot
 from chatbot.decoding.hf_generate import reply_processors
 from chatbot.decoding.rules.banned_words import BannedWords
 from chatbot.decoding.settings import ReplySettings, ReplySettingsError
-from chatbot.safety.phrases import lines_of
 from chatbot.text.dialogue import clean_turn
 from chatbot.text.dialogue_files import read_dialogues
+from chatbot.text.word_lists import read_word_list
 from tests.conftest import ROOT
 
 PIECES = (
@@ -93,7 +93,7 @@ def sayable(bot, text: str) -> bool:
 
 def test_the_bundled_bot_says_words_of_mothers_and_no_curses():
     bot = Chatbot.from_pretrained("default")
-    listed = lines_of((ROOT / "checkpoints" / "recipe" / "banned_words.txt").read_text(encoding="utf-8"))
+    listed = read_word_list(ROOT / "checkpoints" / "recipe" / "banned_words.txt")
     assert list(bot.settings.banned_words) == listed
     folders = (ROOT / "data_prep" / "samples", ROOT / "checkpoints" / "recipe" / "dialogues")
     files = sorted(path for folder in folders for path in folder.rglob("*.jsonl"))

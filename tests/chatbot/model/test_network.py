@@ -207,7 +207,6 @@ def test_int8_storage(checkpoint, model, ids, tmp_path):
         ({"layer_types": ["linear_gated"]}, "names 1 layers"),
         ({"hidden_size": 0}, "at least 1"),
         ({"num_hidden_layers": None, "layer_types": None}, "num_hidden_layers"),
-        ({"num_speakers": 1}, "num_speakers"),
         ({"short_conv": 1}, "short_conv"),
         ({"head_dim": 15}, "even"),
         ({"positions": "absolute"}, "positions"),

@@ -19,8 +19,8 @@ from chatbot.errors import XianliaoError
 from chatbot.safety import FOLDER, Fixed, Phrases, Safety, SafetyError
 from chatbot.safety.classifier import parts_of
 from chatbot.safety.folding import fold
-from chatbot.safety.phrases import lines_of
 from chatbot.text.dialogue import DialogueError
+from chatbot.text.word_lists import read_word_list
 from tests.conftest import ROOT
 
 PROBES = ROOT / "chatbot" / "evaluation" / "probes"
@@ -175,7 +175,7 @@ def shares(safety: Safety, split: str) -> tuple[float, float]:
     """Recall on the sentences of people in crisis, and the share of harmless ones that trigger."""
 
     def share(name: str) -> float:
-        lines = lines_of((PROBES / f"{name}_{split}.txt").read_text(encoding="utf-8"))
+        lines = read_word_list(PROBES / f"{name}_{split}.txt")
         assert len(lines) >= 75
         return sum(safety.answer([line]) is not None for line in lines) / len(lines)
 
@@ -206,7 +206,7 @@ def test_the_held_out_half_of_the_spoken_list(safety):
 
     The goals, 97 % and 3 %, are missed: n-grams do not see what a sentence implies.
     """
-    lists = [lines_of((PROBES / f"{name}_spoken.txt").read_text(encoding="utf-8")) for name in ("need", "harmless")]
+    lists = [read_word_list(PROBES / f"{name}_spoken.txt") for name in ("need", "harmless")]
     recall, false_alarms = (sum(safety.answer([line]) is not None for line in lines) / len(lines) for lines in lists)
     assert recall >= 0.76
     assert false_alarms <= 0.07

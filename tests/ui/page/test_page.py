@@ -17,7 +17,7 @@ from chatbot.chat.bot import candidate_seeds
 from chatbot.chat.trace import TracedStep
 from chatbot.chat.worker import BusyError, Worker
 from chatbot.errors import XianliaoError
-from data_prep.reading.formats import read_records
+from tests.records import read_records
 from ui.cli import listen, main
 from ui.options import ServeOptions
 from ui.page.charts import shown_step

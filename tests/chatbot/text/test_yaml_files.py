@@ -11,7 +11,7 @@ from chatbot.evaluation.grid import Grid, GridError
 from chatbot.language.translation import labelled
 from chatbot.safety import SafetyError
 from chatbot.safety.rules import Care
-from chatbot.yaml_files import MAX_CHARACTERS, read_yaml
+from chatbot.text.yaml_files import MAX_CHARACTERS, read_yaml
 
 BOMB = 'a: &a ["x","x","x","x","x","x","x","x","x"]\n' + "".join(
     f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n"
