@@ -74,12 +74,12 @@ class ReplySettings:
     )
     rank_prior: float = _setting(
         0.0,
-        "weight of -log p(reply) without the context in that choice, against replies that fit every message",
+        "weight of -log p(reply without its context) in that choice, to avoid replies that fit every message",
         0,
         MAX_NUMBER,
     )
     rank_similarity: float = _setting(
-        0.0, "penalty in that choice on likeness to the message and to the bot's last replies", 0, MAX_NUMBER
+        0.0, "penalty in that choice for replies that are like the message or the bot's last replies", 0, MAX_NUMBER
     )
     temperature: float = _setting(0.7, "divides the logits when sampling", 0.01, 100)
     top_k: int = _setting(0, "keep the K most likely tokens when sampling (0: all)", 0, MAX_NUMBER)
@@ -88,20 +88,20 @@ class ReplySettings:
         0.0, "keep tokens with at least this share of the highest probability when sampling (0: all)", 0, 1
     )
     typical_p: float = _setting(
-        1.0, "mass of the tokens nearest to the expected information when sampling (1: all)", 0, 1
+        1.0, "probability mass of the tokens with the most typical information when sampling (1: all)", 0, 1
     )
     top_n_sigma: float = _setting(
         0.0, "keep tokens within this many standard deviations of the best logit (0: all)", 0, 100
     )
     xtc_probability: float = _setting(0.0, "share of the steps in which XTC drops the likeliest words (0: off)", 0, 1)
-    xtc_threshold: float = _setting(0.1, "XTC keeps the least likely word of at least this probability", 0, 1)
-    dry_multiplier: float = _setting(
-        0.0, "DRY: nats that a token loses if it goes on with a repetition (0: off)", 0, 100
+    xtc_threshold: float = _setting(
+        0.1, "of the words of at least this probability, XTC keeps the least likely one", 0, 1
     )
+    dry_multiplier: float = _setting(0.0, "DRY: nats that a token loses if it continues a repetition (0: off)", 0, 100)
     dry_base: float = _setting(1.75, "DRY: factor of that loss for each further repeated token", 1, 100)
     dry_allowed_length: int = _setting(2, "DRY: number of repeated tokens from which the next one loses", 1, MAX_NUMBER)
     repetition_penalty: float = _setting(
-        1.0, "divides the logits of tokens of this reply and of the last ones (1: off)", 1, 10
+        1.0, "divides the logits of the tokens in this reply and in the last replies (1: off)", 1, 10
     )
     no_repeat_ngram: int = _setting(0, "length of the n-grams that should not occur twice (0: off)", 0, MAX_NUMBER)
     repeat_cost: float | None = _setting(

@@ -9,7 +9,15 @@ import pytest
 
 from chatbot import Chatbot
 from chatbot.native import library as native
-from tests.benchmarks import bakeoff, decoding_speed, long_conversation, prepare_speed, serving_speed, training_speed
+from tests.benchmarks import (
+    against,
+    bakeoff,
+    decoding_speed,
+    long_conversation,
+    prepare_speed,
+    serving_speed,
+    training_speed,
+)
 from tests.benchmarks.measure import alternate, latency_row, matmul_peak, reading_seconds, throughput_row, to_markdown
 from tests.benchmarks.peers import NanoGPT, gpt2, multiplied, ours
 from tests.conftest import SAMPLES
@@ -28,6 +36,19 @@ def test_ratios_above_one_are_ahead_and_a_missed_target_is_marked():
     first, second = to_markdown(rows).splitlines()[2:]
     assert first.endswith("≥ 1.5 |")
     assert second.endswith("≥ 1.1 ✗ |")
+
+
+def test_a_checkout_that_is_slower_than_a_commit_is_marked():
+    faster = against.Task("x", "ms", 1e3, old=[0.2, 0.4, 0.3], new=[0.2, 0.2, 0.1])
+    slower = against.Task("x", "ms", 1e3, old=[0.2, 0.2, 0.2], new=[0.25, 0.2, 0.22])
+    assert faster.row() == "| x | ms | 300 | 200 | 1.500 | 1.000 to 3.000 |"
+    assert slower.row() == "| x | ms | 200 | 220 | 0.909 ✗ | 0.800 to 1.000 |"
+
+
+@pytest.mark.slow
+def test_this_checkout_is_measured_beside_its_last_commit():
+    tasks = against.compare("HEAD", rounds=1, seconds=0, dialogues=100)
+    assert all(len(task.old) == len(task.new) == 1 and min(task.old + task.new) > 0 for task in tasks)
 
 
 def test_the_peers_have_our_size():

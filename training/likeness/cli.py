@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--data",
         required=True,
         metavar="DIR",
-        help="set that xianliao-prepare --bot made; its valid split is measured, and was not trained on",
+        help="prepared set of xianliao-prepare --bot; its valid split, which the bot was not trained on, is measured",
     )
     add("--replies", type=int, default=60, metavar="N", help="replies of each bot for the style (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
