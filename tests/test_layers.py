@@ -150,11 +150,12 @@ def test_text_modules_need_neither_torch_nor_gradio():
 
 @pytest.mark.parametrize("module", COMMANDS)
 def test_help_answers_in_under_a_second(module):
-    seconds = []
     for _ in range(3):  # processor time, the best of three: a busy machine is not the command's fault
         started = sum(os.times()[2:4])
         result = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT)
-        seconds.append(sum(os.times()[2:4]) - started)
+        seconds = sum(os.times()[2:4]) - started
         assert result.returncode == 0
         assert "usage:" in result.stdout
-    assert min(seconds) < 1
+        if seconds < 1:
+            return
+    pytest.fail(f"{seconds:.1f} s")
