@@ -8,7 +8,8 @@ import pytest
 
 from chatbot.errors import FileError
 from data_prep.cli import main
-from data_prep.reading.formats import form_of, read_records, splits_of
+from data_prep.reading.formats import form_of, splits_of
+from tests.records import read_records
 
 CASES = Path(__file__).with_name("cases")
 READ = {

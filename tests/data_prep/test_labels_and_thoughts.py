@@ -8,9 +8,9 @@ import pytest
 
 from chatbot.errors import FileError
 from data_prep.cli import main
-from data_prep.reading.formats import read_records
 from data_prep.reading.labelled.prefixes import alternating_signs, unlabelled
 from data_prep.reading.thoughts import without_thoughts
+from tests.records import read_records
 
 TEA = ["要喝茶吗", "来一杯", "红茶还是绿茶", "绿茶吧"]
 

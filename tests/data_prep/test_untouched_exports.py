@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chatbot.errors import FileError
-from data_prep.reading.formats import read_records
+from tests.records import read_records
 
 EXPORTS = Path(__file__).with_name("untouched_exports")
 RIGHT = json.loads((EXPORTS / "right.json").read_text(encoding="utf-8"))
