@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from chatbot.errors import CheckpointError, XianliaoError, first_line, shown
+from chatbot.errors import CheckpointError, FileError, XianliaoError, first_line, shown
 
 LOCK = ".lock"
 
@@ -49,6 +49,31 @@ def exclusive(folder: Path, error: XianliaoError, lock: str = LOCK) -> Iterator[
         yield
     finally:
         held.release()
+
+
+def files_within(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return the regular files of a folder and its subfolders that have one of the suffixes, sorted by path.
+
+    A folder from elsewhere may contain symbolic links to any file of this machine, so links may only point into the folder.
+    Linked folders are not entered.
+
+    Raises:
+        FileError: A folder cannot be read, or a file with one of the suffixes is a link that leaves `folder`.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise FileError(f"Cannot read {error.filename}: {error.strerror}. Allow it, or give another folder.") from None
+
+    walked = ((Path(parent), names) for parent, _, names in os.walk(folder, onerror=refuse))
+    files = [parent / name for parent, names in walked for name in names if name.endswith(suffixes)]
+    whole = Path(os.path.realpath(folder))  # Path.resolve raises for links in a circle
+    leaving = [file for file in files if not Path(os.path.realpath(file)).is_relative_to(whole)]
+    if leaving:
+        raise FileError(
+            f"{min(leaving)} is a link to a file outside {folder} (one of {len(leaving)}). Replace it by a copy, or name the"
+            " file itself."
+        )
+    return sorted(file for file in files if file.is_file())
 
 
 JSON_BYTES = {

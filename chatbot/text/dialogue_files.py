@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chatbot.errors import FileError
+from chatbot.storage import files_within
 from chatbot.text.dialogue import valid_text
 from chatbot.text.packed_files import PACKED_SUFFIXES, read_lines
 from chatbot.text.prepared_set import is_prepared_set, load_split
@@ -72,11 +73,11 @@ def dialogue_files(path: Path) -> list[Path]:
     """Return a file itself, or the JSONL files of a folder in a fixed order.
 
     Raises:
-        FileError: The folder has none.
+        FileError: The folder has none, or has a link to one outside it.
     """
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.name.endswith(DIALOGUE_SUFFIXES))
+    files = files_within(path, DIALOGUE_SUFFIXES)
     if not files:
         raise FileError(f"{path} is not a prepared set and holds no .jsonl file. Give dialogues as JSONL.")
     return files

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from chatbot.errors import FileError
+from chatbot.storage import files_within
 from chatbot.text.packed_files import PACKED_SUFFIXES
 
 SUFFIXES = (".conv", ".csv", ".json", ".jsonl", ".tsv", ".txt", *PACKED_SUFFIXES)
@@ -17,12 +17,13 @@ def list_files(inputs: Iterable[str | Path]) -> list[Path]:
     """Return the files named by the inputs; a folder stands for all its dialogue files, sorted by path.
 
     Raises:
-        FileError: An input does not exist or is not a regular file, or a folder holds no dialogue file.
+        FileError: An input does not exist or is not a regular file, or a folder holds no dialogue file or a link to one
+            outside it.
     """
     files: list[Path] = []
     for path in map(Path, inputs):
         if path.is_dir():
-            in_folder = sorted(file for file in _walk(path) if file.is_file() and file.name.endswith(SUFFIXES))
+            in_folder = files_within(path, SUFFIXES)
             if not in_folder:
                 raise FileError(f"The folder {path} holds no file ending in {', '.join(SUFFIXES)}.")
             files += in_folder
@@ -33,14 +34,6 @@ def list_files(inputs: Iterable[str | Path]) -> list[Path]:
         else:
             raise FileError(f"{path} does not exist. Check the path.")
     return files
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise FileError(f"Cannot read {error.filename}: {error.strerror}. Allow it, or give another --input.") from None
-
-    for parent, _, names in os.walk(folder, onerror=refuse):
-        yield from (Path(parent) / name for name in names)
 
 
 def sha256_of(path: Path) -> str:

@@ -12,7 +12,9 @@ import pytest
 import zstandard
 
 from chatbot.errors import FileError
+from chatbot.text.dialogue_files import dialogue_files
 from chatbot.text.packed_files import PackedFile
+from data_prep.cli import main as prepare
 from data_prep.reading import chat_logs, formats
 from data_prep.reading import records as record_reading
 from data_prep.reading.files import list_files, sha256_of
@@ -409,6 +411,33 @@ def test_list_files_takes_folders_and_refuses_what_is_not_there(tmp_path):
         list_files(["/dev/null"])
     with pytest.raises(FileError, match="holds no file"):
         list_files([tmp_path / "empty"])
+
+
+def test_links_that_leave_a_folder_are_refused(tmp_path, capsys):
+    """A folder from elsewhere may link to any file of this machine; a file that the user names may be a link."""
+    folder, secret = tmp_path / "elsewhere", write(tmp_path / "secret.txt", "甲：你好\n乙：你好呀\n")
+    (folder / "deep").mkdir(parents=True)
+    inside = write(folder / "deep" / "talk.txt", "甲：你好\n乙：你好呀\n")
+    (folder / "again.txt").symlink_to(inside)
+    assert list_files([folder]) == [folder / "again.txt", inside]
+    (folder / "picture").symlink_to(secret)  # its suffix is not that of a dialogue file
+    (folder / "all").symlink_to(tmp_path, target_is_directory=True)  # linked folders are not entered
+    assert list_files([folder]) == [folder / "again.txt", inside]
+    for target in (secret, "../../secret.txt", "/etc/passwd", "/dev/zero", tmp_path / "nothing", "circle.jsonl"):
+        link = folder / "deep" / "circle.jsonl"
+        link.symlink_to(target)
+        if target != "circle.jsonl":
+            for read in (list_files, lambda paths: dialogue_files(paths[0])):
+                with pytest.raises(FileError, match="is a link to a file outside"):
+                    read([folder])
+            assert prepare(["--input", str(folder), "--output", str(tmp_path / "set")]) == 1
+            assert "circle.jsonl is a link to a file outside" in capsys.readouterr().err
+        else:
+            assert list_files([folder]) == [folder / "again.txt", inside]
+        link.unlink()
+    (tmp_path / "named.txt").symlink_to(secret)
+    (tmp_path / "folder").symlink_to(folder, target_is_directory=True)
+    assert list_files([tmp_path / "named.txt", tmp_path / "folder"])[0] == tmp_path / "named.txt"
 
 
 def test_memory_holds_a_block_and_not_the_file(tmp_path):
