@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training.state.run_folder import ResumeError, saved_steps
-from training.state.saved_state import PROGRESS, load_progress, save_state
+from training.state.saved_state import OPTIMIZER, PROGRESS, load_optimizers, load_progress, save_state
 
 IDENTITY = {"settings": {"seed": 0}}
 
@@ -58,4 +58,26 @@ def test_progress_of_the_wrong_form_is_refused(progress_file, tmp_path, changes,
     progress_file.write_text(json.dumps(json.loads(progress_file.read_text()) | changes))
     with pytest.raises(ResumeError, match=words) as refusal:
         load_progress(tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("saves", "rest"), [((3,), "the start"), ((2, 3), "step 2")])
+@pytest.mark.parametrize(
+    "damage", [b"", b"damaged", b"PK\x03\x04" + b"\0" * 99, b"\x80\x02cos\nsystem\n(S'false'\ntR.", None]
+)
+def test_a_damaged_optimizer_of_a_state_without_checksums_ends_in_a_sentence(tmp_path, damage, saves, rest):
+    """torch's own message advises to read such a file without protection."""
+    for step in saves:
+        save_state(tmp_path, step, {"w": torch.ones(2)}, [{}], {"identity": IDENTITY, "best": None, "tokens": 7})
+    newest = saved_steps(tmp_path)[-1]
+    progress = json.loads((newest / PROGRESS).read_text())
+    (newest / PROGRESS).write_text(json.dumps({name: value for name, value in progress.items() if name != "sha256"}))
+    file = newest / OPTIMIZER
+    file.write_bytes(file.read_bytes()[:-100] if damage is None else damage)
+    assert load_progress(tmp_path)[0]["step"] == 3
+    with pytest.raises(
+        ResumeError, match=rf"optimizer\.pt is damaged.*Remove that folder; --resume .* from {rest}\."
+    ) as refusal:
+        load_optimizers(tmp_path, torch.nn.Linear(1, 1), [torch.optim.SGD([torch.ones(1)], 0.1)])
+    assert "weights_only" not in str(refusal.value)
     assert "\n" not in str(refusal.value)

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from chatbot.checkpoint.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, SHARDS, WEIGHTS, resolve
+from chatbot.checkpoint.lora import base_of
 from training.data.turn_store import parse_source
 from training.settings import StageSettings, TrainSettings, flag
 from training.state.run_folder import ResumeError, check_folder, saved_steps
@@ -15,6 +17,9 @@ from training.state.saved_state import Progress, load_progress, new_progress
 
 CHANGEABLE = ("data", "output", "resume", "threads", "tensorboard", "stages")
 """Settings that may change, or that the identity describes in another form (`data` and `stages`)."""
+
+INIT_FILES = (CONFIG, SHARDS, WEIGHTS, "model-*-of-*.safetensors", ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+"""Files that make the checkpoint of --init what it is."""
 
 
 def identity_of(settings: TrainSettings, manifests: list[list[dict]]) -> dict[str, Any]:
@@ -24,17 +29,33 @@ def identity_of(settings: TrainSettings, manifests: list[list[dict]]) -> dict[st
         settings: Settings of the run.
         manifests: Manifests of the sets of each stage.
     """
+    ancestor = {} if settings.init is None else {"init_hash": checkpoint_hash(resolve(settings.init))}
     fixed = {name: value for name, value in asdict(settings).items() if name not in CHANGEABLE}
     if settings.init is not None:
         fixed["init"] = Path(settings.init).name
         del fixed["model"]  # the ancestor decides the shape
     if not settings.stages:
-        return {"settings": fixed, "data": _describe_data(settings.data, manifests[0])}
+        return {"settings": fixed, "data": _describe_data(settings.data, manifests[0]), **ancestor}
     stages = []
     for number, stage in enumerate(settings.stages):
         data = _describe_data(settings.of_stage(number).data, manifests[number])
         stages.append({**asdict(stage), "data": data})
-    return {"settings": fixed, "stages": stages}
+    return {"settings": fixed, "stages": stages, **ancestor}
+
+
+def checkpoint_hash(folder: Path) -> str:
+    """Return a hash of the model in a checkpoint folder: its shape and weights, for an adapter those of its base as well.
+
+    Raises:
+        CheckpointError: The base model of an adapter is missing.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in INIT_FILES for path in folder.glob(pattern)):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    if (folder / ADAPTER_CONFIG).is_file():
+        digest.update(checkpoint_hash(base_of(folder)).encode())
+    return digest.hexdigest()
 
 
 def _describe_data(data: list[str], manifests: list[dict]) -> list[dict[str, Any]]:
@@ -87,6 +108,8 @@ def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> str:
         else:
             settings["model"] = None
     changed = [flag(name) for name in new if old.get(name) != new[name]]
+    if before.get("init_hash", now.get("init_hash")) != now.get("init_hash") and "--init" not in changed:
+        changed.append("the checkpoint of --init")  # runs that earlier versions started have no hash of it
     if _hash(_stages(before)) != _hash(_stages(now)):
         changed.append("the stages")
     if _hash(before.get("data")) != _hash(now.get("data")):

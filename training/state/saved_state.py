@@ -147,7 +147,12 @@ def remove_unfinished(output: Path) -> None:
 def describe_newest(output: Path) -> str:
     """Return the newest saved state in words."""
     saves = saved_steps(output)
-    return f"step {int(saves[-1].name.removeprefix('step-'))}" if saves else "the start"
+    return f"step {step_of(saves[-1])}" if saves else "the start"
+
+
+def step_of(save: Path) -> int:
+    """Return the number of optimizer steps of a saved state."""
+    return int(save.name.removeprefix("step-"))
 
 
 def _discard(save: Path) -> None:
@@ -224,13 +229,27 @@ def load_optimizers(output: Path, model: torch.nn.Module, optimizers: Sequence[t
     """
     newest = saved_steps(output)[-1]
     with _explaining(newest):
-        states = torch.load(newest / OPTIMIZER, weights_only=True, map_location="cpu")
+        states = _read_optimizers(newest / OPTIMIZER)
         states = [states] if isinstance(states, dict) else states  # versions with a single optimizer saved a dict
         if is_sharded(model):
             load_whole_optimizers(model, optimizers, states)
             return
         for optimizer, state in zip(optimizers, states, strict=True):
             optimizer.load_state_dict(state)
+
+
+def _read_optimizers(file: Path) -> Any:
+    """Return the content of optimizer.pt.
+
+    Raises:
+        ValueError: It is damaged, or holds more than plain data. torch's message would advise to read it without protection.
+    """
+    try:
+        return torch.load(file, weights_only=True, map_location="cpu")
+    except OSError:
+        raise
+    except Exception:
+        raise ValueError(f"{file.name} is damaged") from None
 
 
 def load_average(output: Path, average: WeightAverage) -> None:
@@ -250,7 +269,8 @@ def _explaining(save: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        before = [state for state in saved_steps(save.parents[1]) if state < save]
         raise ResumeError(
-            f"Cannot read the saved state {save} ({first_line(error)}). Remove that folder to resume from the save"
-            " before it."
+            f"Cannot read the saved state {save} ({first_line(error)}). Remove that folder; --resume then continues from"
+            f" {f'step {step_of(before[-1])}' if before else 'the start'}."
         ) from None
