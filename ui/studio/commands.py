@@ -14,6 +14,8 @@ from pathlib import Path
 import yaml
 
 import chatbot
+from chatbot.storage import read_text
+from chatbot.yaml_files import MAX_CHARACTERS, read_yaml
 
 MODULES = {"xianliao-prepare": "data_prep", "xianliao-train": "training"}
 ORDER = ("cpu_finetune", "cpu_smoke", "small", "base")
@@ -21,6 +23,9 @@ ORDER = ("cpu_finetune", "cpu_smoke", "small", "base")
 
 VALID_SHARE = "0.1"
 """Share of the dialogues for validation: the default is made for larger sets and would leave a few of some hundred."""
+
+MAX_PRESETS = 50
+"""Maximum number of YAML files of a folder that are presets."""
 
 SAMPLES = 5
 """Dialogues that the cleaning report shows."""
@@ -57,13 +62,19 @@ def find_presets(folder: Path) -> list[Preset]:
 
 
 def _yaml_files(folder: Path) -> list[Path]:
-    return sorted(path for suffix in ("*.yaml", "*.yml") for path in folder.glob(suffix) if path.is_file())
+    found = sorted(path for suffix in ("*.yaml", "*.yml") for path in folder.glob(suffix))
+    return [path for path in found if is_own_file(path)][:MAX_PRESETS]
+
+
+def is_own_file(path: Path) -> bool:
+    """Whether a path is a regular file of its folder, not a link that leaves the folder."""
+    return path.is_file() and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(path.parent))
 
 
 def _has_shape(path: Path) -> bool:
     """Whether a preset sets the shape of a model; False for a file that is not YAML, which xianliao-train reports."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(read_text(path, MAX_CHARACTERS))
     except (OSError, ValueError, yaml.YAMLError):
         return False
     return isinstance(content, dict) and "model" in content

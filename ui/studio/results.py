@@ -22,8 +22,26 @@ REASONS_OF = {
 Row = dict[str, Any]
 
 
+def record_of(file: Path, example: Row) -> Row:
+    """Return the values of a stored record that have the type of their example; a list holds texts, a number is a count.
+
+    The folder may be from elsewhere, so nothing else is taken from it.
+    """
+
+    def is_like(value: object, other: object) -> bool:
+        if isinstance(value, list):
+            return isinstance(other, list) and all(isinstance(item, str) for item in value)
+        return type(value) is type(other) and not (isinstance(value, int) and not 0 <= value < 10**9)
+
+    try:
+        record = read_json(file) if file.is_file() else {}
+    except XianliaoError:
+        return {}
+    return {name: value for name, value in record.items() if is_like(value, example.get(name))}
+
+
 def report_of(folder: Path, preview: str) -> Row | None:
-    """Return the cleaning report of a prepared set; None if the set is not complete.
+    """Return the cleaning report of a prepared set; None if the set is not complete or its files are damaged.
 
     Args:
         folder: The prepared set.
@@ -36,9 +54,12 @@ def report_of(folder: Path, preview: str) -> Row | None:
     try:
         manifest = read_json(folder / "manifest.json")
         page = (folder / "report" / "report.md").read_text(encoding="utf-8")
-    except (XianliaoError, OSError):
+        return _report(manifest, read_tables(page)) | {"samples": read_preview(preview)}
+    except (XianliaoError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    tables = read_tables(page)
+
+
+def _report(manifest: Row, tables: dict[str, list[list[str]]]) -> Row:
     rows = [row for title in REASONS_OF.values() for row in tables.get(title, [])]
     explanations = {row[0]: row[2] for row in rows if len(row) == 3}
     reasons = [
@@ -51,7 +72,6 @@ def report_of(folder: Path, preview: str) -> Row | None:
         "counts": manifest["dialogues"] | {name: splits[name]["dialogues"] for name in ("train", "valid")},
         "reasons": reasons[:MAX_REASONS],
         "examples": _examples(tables.get("Examples of each rule", [])),
-        "samples": read_preview(preview),
     }
 
 
@@ -169,7 +189,7 @@ def _entry_of(line: bytes) -> list[Row]:
     """Return the entry of a line of a log; none if the line is damaged."""
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return [entry] if isinstance(entry, dict) and isinstance(entry.get("step"), int) else []
 
@@ -204,8 +224,9 @@ def result_of(run: Path, has_sample: bool = True) -> Row | None:
 
 def _sample(entries: list[Row], step: int | None) -> list[str | None] | None:
     """Return the last prompt, the reply to it at a step, and the reply before the training."""
-    after = next((entry for entry in reversed(entries) if entry["step"] == step), None)
+    whole = [entry for entry in entries if isinstance(entry.get("prompt"), list) and "reply" in entry]
+    after = next((entry for entry in reversed(whole) if entry["step"] == step and entry["prompt"]), None)
     if after is None:
         return None
-    before = [entry["reply"] for entry in entries if entry["step"] == 0 and entry["prompt"] == after["prompt"]]
+    before = [entry["reply"] for entry in whole if entry["step"] == 0 and entry["prompt"] == after["prompt"]]
     return [after["prompt"][-1], after["reply"], before[0] if before else None]

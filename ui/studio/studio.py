@@ -12,13 +12,13 @@ from typing import Any
 from chatbot.checkpoint.location import resolve
 from chatbot.errors import XianliaoError
 from chatbot.language.translation import to_chinese
-from chatbot.storage import exclusive, read_json, write_json
+from chatbot.storage import exclusive, write_json
 from chatbot.text.dialogue import valid_text
 from ui.page.chats import ChatError
 from ui.studio import commands
 from ui.studio.jobs import Job
 from ui.studio.options import StudioOptions
-from ui.studio.results import Curves, report_of, result_of
+from ui.studio.results import Curves, record_of, report_of, result_of
 from ui.studio.text import REASONS
 
 WORK = "work"
@@ -53,6 +53,10 @@ class Studio:
         self._lock = threading.RLock()
         self._held = contextlib.ExitStack()
         taken = XianliaoError(f"Another server has its training view in {self.work}. Give another folder to --studio.")
+        if self.work.is_symlink() or (self.work.exists() and not self.work.is_dir()):
+            raise XianliaoError(
+                f"{self.work} is not a folder of {self.work.parent}. Remove it, or give another --studio."
+            )
         self.work.mkdir(mode=0o700, parents=True, exist_ok=True)  # chats of people are in it
         self._held.enter_context(exclusive(self.work, taken))
         self._job: Job | None = None
@@ -178,7 +182,7 @@ class Studio:
     def _files(self) -> list[Path]:
         """Files of the operator's folder that may be chosen."""
         entries = sorted(self.work.parent.iterdir())
-        return [path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()][:MAX_FILES]
+        return [path for path in entries if path.suffix.lower() in SUFFIXES and commands.is_own_file(path)][:MAX_FILES]
 
     @property
     def _presets(self) -> list[commands.Preset]:
@@ -298,12 +302,7 @@ class Studio:
 
     def _stored(self) -> dict[str, Any]:
         """Return the record of the last server in this folder."""
-        path = self.work / "project.json"
-        try:
-            record = read_json(path) if path.is_file() else {}
-        except XianliaoError:
-            return {}
-        return {name: value for name, value in record.items() if type(value) is type(EMPTY.get(name))}
+        return record_of(self.work / "project.json", EMPTY)
 
     def _save(self, **changes: Any) -> None:
         self._record |= changes
