@@ -20,6 +20,7 @@ class Hub:
         branches: Commit of each branch and tag, by the name of the model.
         gated: Names of models whose files need permission.
         sizes: Sizes that the server claims for files, instead of the true ones.
+        headers: Headers of the answers with files, instead of the usual ones.
         downloads: Path of each file that was downloaded, in order.
         url: Address of the server.
     """
@@ -29,6 +30,7 @@ class Hub:
         self.branches: dict[str, dict[str, str]] = {}
         self.gated: set[str] = set()
         self.sizes: dict[str, int] = {}
+        self.headers: dict[str, str] = {}
         self.downloads: list[str] = []
         self.url = ""
 
@@ -71,7 +73,8 @@ class Hub:
         if not path.is_file():
             return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, b""
         content = path.read_bytes()
-        return 200, {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}, content
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}
+        return 200, headers | self.headers, content
 
     def _size(self, folder: Path, file: str) -> int:
         return self.sizes.get(file, (folder / file).stat().st_size)

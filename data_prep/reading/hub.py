@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from chatbot.checkpoint.hub import check_headers
 from chatbot.errors import FileError, first_line
 from data_prep.reading.files import sha256_of
 
@@ -46,6 +47,7 @@ def fetch(name: str) -> dict[str, Path]:
 def _fetch_file(name: str, file: str) -> Path:
     from huggingface_hub import hf_hub_download
 
+    check_headers()
     try:
         path = Path(hf_hub_download(REPOSITORY, file, repo_type="dataset", revision=REVISION, tqdm_class=tqdm))
         expected = SHA256.get(file) or _recorded_sha256(file, path)

@@ -85,7 +85,7 @@ def test_the_folder_for_results_is_in_the_folder(folder, outside, kind):
         (folder / WORK).write_text("")
     else:
         (folder / WORK).symlink_to(outside if kind == "link" else outside / "nothing")
-    with pytest.raises(XianliaoError, match="is not a folder of .*Remove it"):
+    with pytest.raises(XianliaoError, match=r"is not a folder of .*Remove it"):
         opened(folder)
     assert {path.name for path in outside.iterdir()} == {"secret.txt", "secret.yaml"}
 
@@ -162,7 +162,7 @@ def test_a_name_is_one_argument_of_the_command(folder, person):
 
 def test_a_text_of_4_mib_is_refused_and_writes_nothing(folder):
     studio = opened(folder)
-    with pytest.raises(ChatError, match="2,500,000|too"):
+    with pytest.raises(ChatError, match="too much"):
         studio.order({"do": "prepare", "texts": [{"name": "a", "text": "长" * (4 << 20)}]})
     assert [path.name for path in (folder / WORK).iterdir() if path.is_dir()] == []
     studio.close()
