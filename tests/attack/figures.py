@@ -1,8 +1,8 @@
-"""Attack a running server in every way that once worked, and count what fails: python -m tests.attack.figures
+"""Attack the project in every way that once worked, and count what fails: python -m tests.attack.figures
 
 Servers are started as a user starts them, on a free port of the loopback address. Each row of the table is one promise with
-the number of attempts and of failures, which is 0. What needs no server (checkpoints from elsewhere, killed training, the C
-code) has tests beside the code.
+the number of attempts and of failures, which is 0: attacks on servers, on damaged models and on processes that are killed,
+then the tests of each finding (`tests.attack.findings`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from tests.attack.api_attacks import equal_replies, malformed, people_in_need, settings, sizes, special_tokens
+from tests.attack.findings import BESIDE, FINDINGS, run_tests
+from tests.attack.kills import preparing, training
+from tests.attack.models import damaged_models
 from tests.attack.page_attacks import closed_routes, files_named, foreign_sites, guessing, strangers, unread_results
 from tests.attack.target import COMPLETE, KEY, USER, Row, Target, target
 from tests.conftest import ROOT
@@ -177,7 +180,22 @@ def rows(folder: Path) -> list[Row]:
     with target(folder, "limited", *closed, "--rate-limit", "60") as server:
         run("guesses at keys and passwords", guessing, server)
     table.append(row := Row("packed bombs are prepared in bounded memory"))
-    bombs(row, folder)
+    bombs(row, folder)  # measures children: before the others
+    run("18 damaged models: replies end", damaged_models)
+    table.append(row := Row("killed training: the weights and saves of an uninterrupted run"))
+    training(row, folder / "training")
+    table.append(row := Row("killed prepare: absent or whole, the same bytes"))
+    preparing(row, folder / "prepare")
+    return table
+
+
+def tested(folder: Path) -> list[Row]:
+    """Run the tests of each finding and return a row for each."""
+    table = []
+    named = {f"{name}: {words}": tests for name, (words, tests) in FINDINGS.items()} | BESIDE
+    for name, tests in named.items():
+        table.append(row := Row(name))
+        run_tests(row, tests, folder)
     return table
 
 
@@ -191,6 +209,7 @@ def show(table: list[Row]) -> str:
 
 
 if __name__ == "__main__":
-    result = rows(Path(tempfile.mkdtemp()))
+    place = Path(tempfile.mkdtemp())
+    result = rows(place) + tested(place)
     print(show(result))
     sys.exit(any(row.failures for row in result))

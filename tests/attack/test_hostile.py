@@ -1,20 +1,20 @@
 """64 hostile clients of each kind leave /healthz quick and the memory bounded.
 
-The goal is a 99th percentile of at most 100 ms and 300 MB. The clients run in another process on the same machine, so other
-load counts: on two cores beside a load of 4 by other work, on 2026-11-29, the 99th percentiles were 95 ms (huge bodies),
-198 ms (big chats), 385 ms (vanishing in a stream) and 10 to 12 ms (slow headers and bodies), and memory was 117 to 382 MB
-above that of the idle server. A quiet machine has not been measured yet. The bounds here are those of a regression: before
-the server bounded its work, huge bodies took 3,428 ms.
+The goals are those of `tests.attack.hostile`: a 99th percentile of 100 ms and 300 MB. The clients run in another process on
+the same machine, so other load counts for the latency: its bound here is that of a regression. Before the server bounded its
+work, huge bodies took 3,428 ms. Memory hardly depends on load. On 2026-11-30 (two cores at load 7) it grew by 139 MB (huge
+bodies), 58 (slow headers), 58 (slow bodies), 266 (vanishing in a stream: the states of 64 replies are 167 MB) and 220 MB
+(big chats).
 """
 
 from __future__ import annotations
 
 import pytest
 
-from tests.attack.hostile import KINDS, attack, table
+from tests.attack.hostile import KINDS, MAX_GROWTH_MEGABYTES, attack, table
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
-MAX_P99_MILLISECONDS, MAX_GROWTH_MEGABYTES = 1_000, 600
+LOADED_P99_MILLISECONDS = 1_000
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def findings(tmp_path_factory):
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_clients_delay_nobody(findings, kind):
     assert findings[kind].rounds > 0
-    assert findings[kind].p99 <= MAX_P99_MILLISECONDS, table(findings)
+    assert findings[kind].p99 <= LOADED_P99_MILLISECONDS, table(findings)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,6 +14,11 @@ MAX_BIAS = 100
 """Largest absolute value of a bias."""
 
 
+MAX_WORDS, MAX_EXCEPTIONS, MAX_WORD_CHARACTERS = 20_000, 500, 100
+"""Bounds of a list, which may come with a checkpoint from elsewhere: its search trees take memory by the length of a word
+squared, and each exception is compared with each word."""
+
+
 def checked_words(words: object) -> tuple[str, ...]:
     """Return banned words and their exceptions without outer spaces.
 
@@ -30,6 +35,12 @@ def _checked(words: tuple[str, ...]) -> tuple[str, ...]:
     """Check the same list once, not for every request."""
     if not all(map(_is_word, words)):
         raise ReplySettingsError(f"Decoding: banned_words must be a list of words, got {shown(words)}.")
+    longest, exceptions = max(map(len, words), default=0), sum(word.startswith("!") for word in words)
+    if len(words) > MAX_WORDS or exceptions > MAX_EXCEPTIONS or longest > MAX_WORD_CHARACTERS:
+        raise ReplySettingsError(
+            f"Decoding: banned_words may have {MAX_WORDS:,} words of {MAX_WORD_CHARACTERS} characters, {MAX_EXCEPTIONS} of"
+            f" them exceptions, got {len(words):,} of up to {longest:,}, {exceptions:,} of them exceptions."
+        )
     stripped = tuple(word.strip() for word in words)
     if lost := lost_exceptions(stripped):
         raise ReplySettingsError(

@@ -1,7 +1,8 @@
 """Train the classifier of messages by people in need: python checkpoints/recipe/need/train.py
 
 Reads the sentences beside this file (need_*.txt, harmless_*.txt) and, as everyday talk, the user's turns of this project's
-dialogues. Writes chatbot/safety/files/need.npz and prints what it finds on the tenth of the sentences that is held out.
+dialogues. Sentences of the lists that are only measured (chatbot/evaluation/probes) are left out wherever they occur. Writes
+chatbot/safety/files/need.npz and prints what it finds on the tenth of the sentences that is held out.
 """
 
 from __future__ import annotations
@@ -29,9 +30,13 @@ FALSE_ALARMS, EVERYDAY_FALSE_ALARMS = 0.04, 0.0025
 """Largest shares of the held-out harmless sentences and everyday turns that may be taken for need."""
 EVERYDAY_STEP, EVERYDAY_WEIGHT = 3, 0.9
 """Every third everyday turn is read, with this weight beside the sentences written for this purpose."""
+SPOKEN, SPOKEN_WEIGHT = range(5, 10), 2.0
+"""Numbers of the lists of spoken, indirect sentences, and their weight: they are fewer than the plain ones."""
 DECAY = 1e-7
 """More decay finds fewer of the held-out sentences: 79 % at 1e-7, 74 % at 1e-6, 52 % at 5e-5 (threshold 0.6)."""
 STEPS = 250
+MEASURED = ("held", "fresh", "spoken")
+"""Lists of chatbot/evaluation/probes that are only measured."""
 
 
 CRISIS = Phrases(read_word_list(FOLDER / "crisis.txt"), spares_titles=True)
@@ -42,9 +47,18 @@ def held_out(message: str) -> bool:
     return hashlib.sha256(message.encode()).digest()[0] < 26
 
 
-def lines(pattern: str) -> list[str]:
-    texts = [path.read_text(encoding="utf-8") for path in sorted(HERE.glob(pattern))]
+def lines(pattern: str, folder: Path = HERE) -> list[str]:
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob(pattern))]
     return list(dict.fromkeys(line.strip() for text in texts for line in text.splitlines() if line.strip()))
+
+
+def measured() -> set[str]:
+    """Folded sentences of the lists that no training may see."""
+    folder = ROOT / "chatbot" / "evaluation" / "probes"
+    found = [
+        line for kind in ("need", "harmless") for split in MEASURED for line in lines(f"{kind}_{split}.txt", folder)
+    ]
+    return {fold(line).text for line in found if not line.startswith("#")}
 
 
 def everyday() -> list[str]:
@@ -82,12 +96,16 @@ def fit(messages: list[str], labels: np.ndarray, importance: np.ndarray) -> tupl
 
 
 def main() -> None:
-    need, harmless, common = lines("need_*.txt"), lines("harmless_*.txt"), everyday()[::EVERYDAY_STEP]
+    unseen = measured()
+    need, harmless, common = (
+        [message for message in part if fold(message).text not in unseen]
+        for part in (lines("need_*.txt"), lines("harmless_*.txt"), everyday()[::EVERYDAY_STEP])
+    )
     train = [[message for message in part if not held_out(message)] for part in (need, harmless, common)]
     labels = np.concatenate([np.full(len(part), float(number == 0)) for number, part in enumerate(train)])
-    importance = np.concatenate(
-        [np.ones(len(train[0])), np.ones(len(train[1])), np.full(len(train[2]), EVERYDAY_WEIGHT)]
-    )
+    spoken = {message for kind in ("need", "harmless") for n in SPOKEN for message in lines(f"{kind}_{n}.txt")}
+    importance = np.concatenate([np.ones(len(train[0]) + len(train[1])), np.full(len(train[2]), EVERYDAY_WEIGHT)])
+    importance[[message in spoken for part in train for message in part]] *= SPOKEN_WEIGHT
     weights, bias = fit([message for part in train for message in part], labels, importance)
     scale = float(weights.abs().max()) / 127
     classifier = NeedClassifier((weights / scale).round().numpy().astype(np.int8), scale, bias, 0.0, 0.0)

@@ -1,0 +1,79 @@
+"""Processes that are killed: a run that is resumed, and a set that is built again, have the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.attack.target import Row
+from tests.conftest import ROOT, SAMPLES
+from tests.training.test_resume import KILLS, run, state_of
+
+TIMES = 3
+"""Number of runs that are killed at each of the moments of `KILLS`."""
+
+PREPARE_KILLS = 12
+
+
+def prepared_set(folder: Path) -> Path:
+    """Return a set that the commands of a user have prepared."""
+    prepare(folder / "set").check_returncode()
+    return folder / "set"
+
+
+def prepare(output: Path, seconds: float | None = None) -> subprocess.CompletedProcess | None:
+    """Run xianliao-prepare; after some seconds kill it with SIGKILL and return None."""
+    command = [sys.executable, "-m", "data_prep", "--input", str(SAMPLES), "--output", str(output)]
+    command += ["--tokenizer", "default", "--valid-share", "0.1"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            _, said = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return None
+    return subprocess.CompletedProcess(command, process.returncode, "", said)
+
+
+def training(row: Row, folder: Path) -> None:
+    """Weights, optimizer and saves of runs that are killed at chosen moments are those of an uninterrupted run."""
+    prepared = prepared_set(folder)
+    run(1, prepared, folder / "whole")
+    expected = state_of(folder / "whole")
+    for time_ in range(TIMES):
+        output = folder / f"killed-{time_}"
+        moments = random.Random(time_).sample(KILLS, len(KILLS))
+        for moment, count in moments:
+            code = run(1, prepared, output, moment, str(count), module="tests.training.dies")
+            row.check(code in (-signal.SIGKILL, 0), (moment, code))  # 0: it finished before the moment came
+        run(1, prepared, output)
+        row.check(state_of(output) == expected, moments)
+        row.check(not list((output / "resume").glob(".*")), "half saves")
+
+
+def preparing(row: Row, folder: Path) -> None:
+    """A set whose build is killed at random moments is absent or whole, and in the end has the same bytes."""
+    began = time.monotonic()
+    whole = hashes(prepared_set(folder))
+    seconds = time.monotonic() - began
+    chance = random.Random(0)
+    output = folder / "killed"
+    for _ in range(PREPARE_KILLS):
+        done = prepare(output, chance.uniform(0.1, 1) * seconds)
+        row.check(not output.exists() or hashes(output) == whole, "half a set")
+        row.check(done is None or done.returncode == 0 or "holds a set" in done.stderr, done and done.stderr[-200:])
+    if not output.exists():
+        prepare(output)
+    row.check(hashes(output) == whole, "other bytes")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Return the hash of every file below a folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
