@@ -27,6 +27,7 @@ from tests.attack.findings import BESIDE, FINDINGS, run_tests
 from tests.attack.kills import preparing, training
 from tests.attack.models import damaged_models
 from tests.attack.page_attacks import closed_routes, files_named, foreign_sites, guessing, strangers, unread_results
+from tests.attack.studio_attacks import from_elsewhere, hostile_orders, killed
 from tests.attack.target import COMPLETE, KEY, USER, Row, Target, target
 from tests.conftest import ROOT
 from tests.ui.server.test_files import SECRET
@@ -166,9 +167,13 @@ def rows(folder: Path) -> list[Row]:
         server.ask("悄悄话-figures")
         run("no text of a client in the log", silent_log, server, "悄悄话-figures")
         run("SIGTERM with replies in progress", shutdown, server)
-    with target(folder, "studio", "--studio", str(folder / "studio" / "work")) as server:
+    with target(folder, "studio", "--studio", str(folder / "studio" / "studio")) as server:
         run("no file with the training view", files_named, server)
         run("closed routes with the training view", closed_routes, server)
+        run("training view: other hosts, sites and proxies", from_elsewhere, server)
+        run("training view: hostile orders", hostile_orders, server)
+        run("training view: no text of a client in the log", silent_log, server, "touch pwned")
+        run("training view: killed", killed, server)
     closed = ("--auth", ":".join(USER), "--api-key", KEY["Authorization"].split()[1])
     with target(folder, "closed", *closed) as server:
         run("without credentials: 401, before the body", strangers, server)
