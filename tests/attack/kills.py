@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,24 +13,27 @@ import time
 from pathlib import Path
 
 from tests.attack.target import Row
-from tests.conftest import ROOT, SAMPLES
+from tests.conftest import ROOT
 from tests.training.test_resume import KILLS, run, state_of
 
 TIMES = 3
 """Number of runs that are killed at each of the moments of `KILLS`."""
 
 PREPARE_KILLS = 12
+DIALOGUES = ROOT / "checkpoints" / "recipe" / "dialogues" / "talk"
 
 
 def prepared_set(folder: Path) -> Path:
     """Return a set that the commands of a user have prepared."""
-    prepare(folder / "set").check_returncode()
+    done = prepare(folder / "set")
+    assert done is not None
+    assert done.returncode == 0, done.stderr
     return folder / "set"
 
 
 def prepare(output: Path, seconds: float | None = None) -> subprocess.CompletedProcess | None:
     """Run xianliao-prepare; after some seconds kill it with SIGKILL and return None."""
-    command = [sys.executable, "-m", "data_prep", "--input", str(SAMPLES), "--output", str(output)]
+    command = [sys.executable, "-m", "data_prep", "--input", str(DIALOGUES), "--output", str(output)]
     command += ["--tokenizer", "default", "--valid-share", "0.1"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
@@ -65,12 +69,13 @@ def preparing(row: Row, folder: Path) -> None:
     chance = random.Random(0)
     output = folder / "killed"
     for _ in range(PREPARE_KILLS):
-        done = prepare(output, chance.uniform(0.1, 1) * seconds)
-        row.check(not output.exists() or hashes(output) == whole, "half a set")
-        row.check(done is None or done.returncode == 0 or "holds a set" in done.stderr, done and done.stderr[-200:])
-    if not output.exists():
-        prepare(output)
-    row.check(hashes(output) == whole, "other bytes")
+        done = prepare(output, chance.uniform(0.2, 0.9) * seconds)
+        row.check(done is None or done.returncode == 0, done and done.stderr[-200:])
+        row.check(not output.exists() or hashes(output) == whole, "half a set, or other bytes")
+        if output.exists():
+            shutil.rmtree(output)  # the next build begins anew; one that was killed goes on
+    done = prepare(output)
+    row.check(done is not None and done.returncode == 0 and hashes(output) == whole, "other bytes")
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -40,7 +40,7 @@ def serving(folder: Path, *arguments: str, port: int | None = None):
         try:
             while not answers(address):
                 assert process.poll() is None, (folder / "stderr").read_text()
-                assert time.monotonic() < started + 90
+                assert time.monotonic() < started + 300
                 time.sleep(0.1)
             yield address, process
         finally:
