@@ -62,8 +62,8 @@ def find_presets(folder: Path) -> list[Preset]:
 
 
 def _yaml_files(folder: Path) -> list[Path]:
-    found = sorted(path for suffix in ("*.yaml", "*.yml") for path in folder.glob(suffix))
-    return [path for path in found if is_own_file(path)][:MAX_PRESETS]
+    paths = sorted(path for suffix in ("*.yaml", "*.yml") for path in folder.glob(suffix))
+    return [path for path in paths if is_own_file(path)][:MAX_PRESETS]
 
 
 def is_own_file(path: Path) -> bool:

@@ -55,10 +55,10 @@ def lines(pattern: str, folder: Path = HERE) -> list[str]:
 def measured() -> set[str]:
     """Folded sentences of the lists that no training may see."""
     folder = ROOT / "chatbot" / "evaluation" / "probes"
-    found = [
+    sentences = [
         line for kind in ("need", "harmless") for split in MEASURED for line in lines(f"{kind}_{split}.txt", folder)
     ]
-    return {fold(line).text for line in found if not line.startswith("#")}
+    return {fold(line).text for line in sentences if not line.startswith("#")}
 
 
 def everyday() -> list[str]:
