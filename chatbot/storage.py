@@ -243,3 +243,33 @@ def sync(file: Path) -> None:
     """Wait until a file's data is on the disk."""
     with file.open("r+b") as handle:  # Windows syncs only files that are open for writing
         os.fsync(handle.fileno())
+
+
+HEADERS_IN_PATHS = ("etag", "x-linked-etag", "x-repo-commit", "x-xet-hash")
+"""Headers that the hub's client makes file names of."""
+
+
+def check_headers() -> None:
+    """Make the hub's client check the headers that it makes file names of: a server could name any file to write.
+
+    The client takes them from its HEAD requests. The other answers may have entity tags of any form.
+    """
+    from huggingface_hub import get_session
+
+    client = get_session()
+    hooks = client.event_hooks.get("response", [])
+    if _check_response not in hooks:
+        client.event_hooks = {**client.event_hooks, "response": [*hooks, _check_response]}
+
+
+def _check_response(response: Any) -> None:
+    if response.request.method == "HEAD":
+        for name in HEADERS_IN_PATHS:
+            value = response.headers.get(name)
+            if value is not None and not is_file_name(value.removeprefix("W/").strip('"')):
+                raise ValueError(f"the server's header {name} is {shown(value)}, which cannot be a file name")
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a text can be the name of a file in a folder, and leads to no other folder."""
+    return 0 < len(text) <= 200 and text.isprintable() and not set(text) & set("/\\:") and text not in (".", "..")

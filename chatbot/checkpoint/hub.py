@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from chatbot.checkpoint.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, GENERATION, SHARDS, TRAINING, WEIGHTS
 from chatbot.errors import CheckpointError, first_line, shown
 from chatbot.language.translation import translate
-from chatbot.storage import read_json
+from chatbot.storage import check_headers, is_file_name, read_json
 from chatbot.text.tokenizer_file import TOKENIZER_FILE
 from chatbot.text.wordpiece import VOCABULARY_FILE
 
@@ -38,9 +38,6 @@ FILES = (
 
 _NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w./-]{1,200})?", re.ASCII)
 """Neither the hub nor git has names with two dots, which would lead out of the cache."""
-HEADERS_IN_PATHS = ("etag", "x-linked-etag", "x-repo-commit", "x-xet-hash")
-_HEADER = re.compile(r'(?:W/)?"?[A-Za-z0-9_=-]{1,128}"?', re.ASCII)
-"""Headers that the hub's client makes file names of, and their form: a server may otherwise name any file to write."""
 Result = TypeVar("Result")
 
 
@@ -130,7 +127,7 @@ def _download(name: str, revision: str) -> Path:
 
     def get(revision: str, *patterns: str) -> Path:
         path = Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
-        if path.parent.name != "snapshots" or not _HEADER.fullmatch(path.name):
+        if path.parent.name != "snapshots" or not is_file_name(path.name):
             raise ValueError(f"the commit {shown(path.name)} is not a name")
         return path
 
@@ -151,24 +148,6 @@ def _download(name: str, revision: str) -> Path:
             " Free some space, or set HF_HOME to a folder on another disk."
         )
     return _explained(name, revision, lambda: get(path.name, *FILES))
-
-
-def check_headers() -> None:
-    """Make the hub's client check the headers that it makes file names of, in every answer of this process."""
-    from huggingface_hub import get_session
-
-    client = get_session()
-    hooks = client.event_hooks.get("response", [])
-    if _check_response not in hooks:
-        client.event_hooks = {**client.event_hooks, "response": [*hooks, _check_response]}
-
-
-def _check_response(response: Any) -> None:
-    """Raise ValueError if a header that becomes a file name has another form than a hash."""
-    for name in HEADERS_IN_PATHS:
-        value = response.headers.get(name)
-        if value is not None and not _HEADER.fullmatch(value):
-            raise ValueError(f"the server's header {name} is {shown(value)}, which cannot be a file name")
 
 
 def _check_files(name: str, path: Path, sizes: Mapping[str, int]) -> None:

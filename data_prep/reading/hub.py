@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from chatbot.checkpoint.hub import check_headers
 from chatbot.errors import FileError, first_line
+from chatbot.storage import check_headers
 from data_prep.reading.files import sha256_of
 
 REPOSITORY, REVISION = "silver/lccc", "5bd582fa28cd7143f2f9c852e08e23089d677c44"
