@@ -1,4 +1,7 @@
-"""Building the C runtime (chatbot/native/runtime): for this machine, for others with zig, and to WebAssembly."""
+"""Building the C runtime (chatbot/native/runtime): for this machine, for others with zig, and to WebAssembly.
+
+`build_prebuilt` builds the library of the big package in the same way, so that its users need no compiler.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,15 @@ from pathlib import Path
 
 from chatbot.errors import XianliaoError
 from chatbot.native.library import FLAGS, SOURCE, TARGETS
+from chatbot.native.prebuilt import DISPATCH, write_manifest
 
 RUNTIME = Path(__file__).with_name("runtime")
 FUNCTIONS = ("read", "draw", "convolve", "convolve_backward", "group", "threads")
 """Functions of step.c; every build of it adds its own suffix to these names."""
 
 KERNEL_FLAGS = tuple(flag for flag in FLAGS if flag != "-pthread")
-COMMON = ("-std=gnu11", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-DXIANLIAO_ONE_THREAD", "-DTILE=16")
+COMMON = ("-std=gnu11", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-g0")
+OF_RUNTIME = ("-DXIANLIAO_ONE_THREAD", "-DTILE=16")
 
 
 class BuildError(XianliaoError):
@@ -112,6 +117,31 @@ def build_with_zig(name: str, output: Path) -> None:
     _build(zig(), TARGETS_OF_ZIG[name], output)
 
 
+def build_prebuilt(name: str, folder: Path, compiler: Sequence[str] = (), target: Target | None = None) -> Path:
+    """Build the library of the big package, with several builds of step.c, and its manifest.
+
+    Args:
+        name: One of `TARGETS_OF_ZIG`.
+        folder: Folder for both files; `chatbot.native.prebuilt` loads them from the folder `prebuilt` of the package.
+        compiler: Command of the compiler; empty for zig.
+        target: System with flags of that compiler, or None for those of zig.
+
+    Returns:
+        Path of the library.
+
+    Raises:
+        BuildError: zig is missing, or the compiler fails.
+    """
+    target = target or TARGETS_OF_ZIG[name]
+    library = folder / f"xianliao{target.suffix}"
+    flags = ["-DXIANLIAO_DISPATCHED", "-DXIANLIAO_ONE_THREAD" if name.startswith("windows") else "-pthread"]
+    functions = [each for each in FUNCTIONS if each != "threads"]  # dispatch.c has one for all builds
+    folder.mkdir(parents=True, exist_ok=True)
+    _build([*compiler] or zig(), target, library, sources=[DISPATCH], flags=flags, functions=functions)
+    write_manifest(library, name)
+    return library
+
+
 def build_program(name: str, main: Path, output: Path) -> None:
     """Build a program with the runtime inside; arguments and errors as for `build_with_zig`.
 
@@ -139,27 +169,45 @@ def zig() -> list[str]:
     return [str(Path(package.origin).with_name("zig"))]
 
 
-def _build(compiler: list[str], target: Target, output: Path, more: Sequence[Path] = ()) -> None:
+def _build(
+    compiler: list[str],
+    target: Target,
+    output: Path,
+    more: Sequence[Path] = (),
+    sources: Sequence[Path] | None = None,
+    flags: Sequence[str] = OF_RUNTIME,
+    functions: Sequence[str] = FUNCTIONS,
+) -> None:
     """Compile and link.
+
+    Args:
+        compiler: Command of the compiler.
+        target: System.
+        output: File to write.
+        more: Sources besides `sources`.
+        sources: Sources besides step.c; None takes the runtime's.
+        flags: Flags of all files.
+        functions: Names in step.c that get the ending of their build.
 
     Raises:
         BuildError: The compiler fails.
     """
     command = [*compiler, *(["cc", "-target", target.triple] if target.triple else [])]
-    flags = [*COMMON, "-g0", *target.flags]
+    flags = [*COMMON, *flags, *target.flags]
     with tempfile.TemporaryDirectory() as folder:
         objects = []
         for ending, kernel in target.kernels.items():
-            renamed = [f"-Dxianliao_{name}=xianliao_{name}_{ending}" for name in FUNCTIONS]
+            renamed = [f"-Dxianliao_{name}=xianliao_{name}_{ending}" for name in functions]
             objects.append(str(Path(folder) / f"step_{ending}.o"))
             _run([*command, *flags, *KERNEL_FLAGS, *kernel, *renamed, "-c", str(SOURCE), "-o", objects[-1]])
-        for source in (*sorted(RUNTIME.glob("*.c")), *more):
+        for source in (*(sorted(RUNTIME.glob("*.c")) if sources is None else sources), *more):
             objects.append(str(Path(folder) / f"{source.stem}.o"))
             _run(
                 [*command, *flags, "-O2", "-ffp-contract=off", "-I", str(RUNTIME), "-c", str(source), "-o", objects[-1]]
             )
         built = Path(folder) / f"built{target.suffix}"
-        _run([*command, *target.flags, *objects, *target.link, "-o", str(built)])
+        threads = ["-pthread"] if "-pthread" in flags else []
+        _run([*command, *target.flags, *threads, *objects, *target.link, "-o", str(built)])
         shutil.copy(built, output)
 
 

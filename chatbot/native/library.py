@@ -1,8 +1,9 @@
-"""The compiled C library: built once on the machine that runs it, and left out where that is not possible.
+"""The compiled C library: prebuilt in the wheel of a system, or built once on the machine that runs it.
 
 `step.c` computes the forward pass of `chatbot.model.network` for reading and decoding, from fp32 or int8 weights, in a
-fraction of the time that a chain of small torch operations takes. It is built with the system's C compiler on first use
-and stored in the user's cache folder. Without a compiler, or with XIANLIAO_NATIVE=0, torch computes the same.
+fraction of the time that a chain of small torch operations takes. Where the package has no usable prebuilt library
+(`chatbot.native.prebuilt`), it is built with the system's C compiler on first use and stored in the user's cache folder.
+Without either, or with XIANLIAO_NATIVE=0, torch computes the same.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from pathlib import Path
 
 import torch
 
+from chatbot.native.prebuilt import load_prebuilt
+
 SOURCE = Path(__file__).with_name("step.c")
 FLAGS = (
     "-pthread",
@@ -39,34 +42,42 @@ TARGETS = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), (
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """Return the library, with the number of threads set to torch's. It is built if the cache folder does not hold it.
+    """Return the library, with the number of threads set to torch's. Without a prebuilt one it is built, if the cache
+    folder does not hold it.
 
     Returns:
-        None if it is switched off, or if there is no C compiler or no writable cache folder, and on Windows.
+        None if it is switched off, or if there is neither a prebuilt library nor a C compiler with a writable cache
+        folder. On Windows only a prebuilt one is used.
     """
     if os.environ.get("XIANLIAO_NATIVE", "1") == "0":
         return None
+    try:
+        loaded = load_prebuilt() or _load_compiled()
+        if loaded is not None:
+            ctypes.c_int64.in_dll(loaded, "xianliao_threads").value = torch.get_num_threads()
+        return loaded
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError):
+        return None  # no cache folder, no home, a compiler that hangs, a library without our symbols
+
+
+def _load_compiled() -> ctypes.CDLL | None:
+    """Return the library that this machine's compiler builds, or None without a compiler; errors as in `library`."""
     compilers = [shutil.which(name) for name in ("cc", "gcc", "clang")]
     compiler = next((path for path in compilers if path), None)
     if compiler is None or sys.platform == "win32":
         return None
-    try:
-        folder = _cache_folder()
-        built = folder / f"step-{_fingerprint(compiler)}.so"
-        if not built.is_file():
-            _build(compiler, built)
-        if not (_is_private(folder) and _is_private(built)):
-            warnings.warn(
-                f"{folder} can be written to by other users, so the compiled library in it is not used."
-                f" Run: rm -r {folder}, or set XDG_CACHE_HOME to a folder of your user.",
-                stacklevel=2,
-            )
-            return None
-        loaded = ctypes.CDLL(str(built))
-        ctypes.c_int64.in_dll(loaded, "xianliao_threads").value = torch.get_num_threads()
-        return loaded
-    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError):
-        return None  # no cache folder, no home, a compiler that hangs, a library without our symbols
+    folder = _cache_folder()
+    built = folder / f"step-{_fingerprint(compiler)}.so"
+    if not built.is_file():
+        _build(compiler, built)
+    if not (_is_private(folder) and _is_private(built)):
+        warnings.warn(
+            f"{folder} can be written to by other users, so the compiled library in it is not used."
+            f" Run: rm -r {folder}, or set XDG_CACHE_HOME to a folder of your user.",
+            stacklevel=3,
+        )
+        return None
+    return ctypes.CDLL(str(built))
 
 
 def call(name: str, tensors: Sequence[torch.Tensor | None], sizes: Sequence[int]) -> int:

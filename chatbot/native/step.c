@@ -7,7 +7,7 @@
  * With int8 weights and elu or window layers it is also the same on every processor with or without AVX (tests/lite): sums have 16 partial sums whatever
  * the registers, and the compiler may neither reorder nor fuse (library.py's FLAGS). fp32 products fuse if they can.
  * The states of the rows are updated in place. chatbot/native/library.py compiles this file on the machine that runs
- * it; without a compiler, torch computes the same.
+ * it, or a wheel has it prebuilt (dispatch.c); without either, torch computes the same.
  * Dims: L lanes, B rows, D hidden size, H heads, K head width, W window, V vocabulary.
  *
  */
@@ -43,7 +43,11 @@ enum { MAX_GROUPS = 4, PASS = 64, MAX_THREADS = 16, MIN_LANES = 4 }; /* MIN_LANE
 #define TILE GROUP /* rows of int8 weights that are interleaved; a file for every processor fixes it to 16 */
 #endif
 const int64_t xianliao_group = GROUP;
+#ifdef XIANLIAO_DISPATCHED
+extern int64_t xianliao_threads; /* one for all builds, in dispatch.c */
+#else
 int64_t xianliao_threads = 1; /* set by chatbot/native/library.py */
+#endif
 
 typedef float Floats __attribute__((vector_size(4 * GROUP), aligned(4)));
 typedef int32_t Integers __attribute__((vector_size(4 * GROUP), aligned(4)));
