@@ -3,8 +3,8 @@
     python deploy/check_wheels.py dist [--replies dist/replies.json] [--big]
 
 xianliao-lite has to add at most 20 MB besides numpy and answer within 2 s from the start of its process. With --replies,
-token ids of replies are written to the file, or compared with it if it exists: they are the same on every system. With --big,
-the wheel of xianliao is installed as well (about 1 GB of packages) and has to find its prebuilt library.
+token ids of replies are written to the file, or compared with it if it exists: they are the same on every system. With
+--big, the wheel of xianliao is installed as well (about 1 GB of packages) and has to find its prebuilt library.
 """
 
 from __future__ import annotations
@@ -115,14 +115,19 @@ def check_big(dist: Path, folder: Path) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Check the wheels of the command line."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the argument parser."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dist", type=Path, help="folder that `python -m deploy.release` has written")
     parser.add_argument("--replies", type=Path, help="file of token ids to write or to compare with")
     parser.add_argument("--seconds", type=float, default=2.0, help="limit for a reply of xianliao-lite")
     parser.add_argument("--big", action="store_true", help="check the wheel of xianliao as well")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check the wheels of the command line."""
+    args = build_parser().parse_args(argv)
     try:
         with tempfile.TemporaryDirectory() as folder:
             replies = check_lite(args.dist, Path(folder) / "lite", args.seconds)

@@ -6,7 +6,7 @@ page    The bundled bot as one HTML file, and its weights file for the C runtime
 lite    Wheels of xianliao-lite, one for each system.
 wheels  Wheels of xianliao: one for each system, with the prebuilt library, and one for all systems without.
 
-Needs zig: pip install -e ".[html]". Each file is listed with its size and SHA-256 in SHA256SUMS.
+Needs zig: pip install -e ".[release]". Each file is listed with its size and SHA-256 in SHA256SUMS.
 """
 
 from __future__ import annotations
@@ -162,13 +162,18 @@ def _run(command: Sequence[str], folder: Path) -> None:
         raise ReleaseError(f"{Path(command[1]).name} failed: {last}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Build the parts of the command line."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the argument parser."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("dist"), help="folder (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to build (default: all)")
     parser.add_argument("--target", nargs="+", choices=PLATFORM_TAGS, default=list(PLATFORM_TAGS), help="systems")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build the parts of the command line."""
+    args = build_parser().parse_args(argv)
     output = args.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     files = []
