@@ -142,15 +142,20 @@ def build_prebuilt(name: str, folder: Path, compiler: Sequence[str] = (), target
     return library
 
 
-def build_program(name: str, main: Path, output: Path) -> None:
-    """Build a program with the runtime inside; arguments and errors as for `build_with_zig`.
+def build_program(name: str, main: Path, output: Path, libraries: Sequence[Path] | None = None) -> None:
+    """Build a program; errors as for `build_with_zig`.
 
     Args:
         name: One of `TARGETS_OF_ZIG`; for Linux the program is static, so that an emulator runs it alone.
         main: Source of its function `main`.
         output: Program to write.
+        libraries: Libraries to link, for which a program for Linux is not static; None builds the runtime into it.
     """
     target = TARGETS_OF_ZIG[name]
+    if libraries is not None:
+        command = [*zig(), "cc", "-target", str(target.triple), "-I", str(RUNTIME), str(main), *map(str, libraries)]
+        _run([*command, *([] if name.startswith("windows") else ["-ldl"]), "-o", str(output)])
+        return
     static = {"linux-x86_64": "x86_64-linux-musl", "linux-aarch64": "aarch64-linux-musl"}
     triple = static.get(name, target.triple)
     link = tuple(flag for flag in target.link if flag != "-shared")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
 import pytest
 
 from chatbot import Chatbot
-from chatbot.checkpoint.export.html import export_html, page_of
+from chatbot.checkpoint.export.html import PAGE, export_html, page_of
+from chatbot.checkpoint.export.lite import SETTINGS
 from chatbot.checkpoint.folder import resolve
 from tests.lite.test_parity import CONVERSATIONS, OPENERS
 from tests.test_browser import open_browser
@@ -32,6 +34,13 @@ def test_the_page_holds_its_parts_and_allows_no_other_source():
     assert "default-src 'none'" in page
     assert "http://" not in page
     assert "https://" not in page
+
+
+def test_scripts_can_change_every_setting_of_the_runtime():
+    """A name that is missing would change another setting."""
+    script = (PAGE / "page.js").read_text(encoding="utf-8")
+    names = re.findall(r'"(\w+)"', script[script.index("const NAMES = ") : script.index("// in the order of")])
+    assert tuple(names) == SETTINGS
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,10 @@ const WORDS = {
         note: "It is a program and makes mistakes. Chats stay in this browser." },
 };
 const T = WORDS[navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en"];
-const NAMES = ["greedy", "candidates", "temperature", "top_k", "top_p"], STORE = "xianliao-chats", MAX_SEED = 2147483646;
+const NAMES = ["greedy", "candidates", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty",
+  "no_repeat_ngram", "repeat_cost", "keep_eos", "floor_start_tokens", "floor_delta_tokens", "max_reply_tokens",
+  "min_reply_tokens"]; // in the order of runtime.h
+const STORE = "xianliao-chats", MAX_SEED = 2147483646;
 const find = (id) => document.getElementById(id);
 const blob = (id, type) => URL.createObjectURL(new Blob([find(id).textContent], { type }));
 
@@ -61,7 +64,10 @@ async function reply(turns, seed, changes = {}, show = () => {}) {
   try {
     await ready;
     const settings = [...defaults];
-    for (const [name, value] of Object.entries(changes)) settings[NAMES.indexOf(name)] = value;
+    for (const [name, value] of Object.entries(changes)) {
+      if (!NAMES.includes(name)) throw new Error(`There is no setting ${name}.`);
+      settings[NAMES.indexOf(name)] = value;
+    }
     const made = new Promise((resolve, reject) => pending.set(id, { resolve, reject, show }));
     worker.postMessage({ id, turns, seed, settings });
     return { ...(await made), seed };

@@ -1,0 +1,74 @@
+"""The page of `export_formats` in a headless Chromium, from file:// with the network off."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.benchmarks.export_formats import LENGTH, LONG, REPLIES, Result
+from tests.test_browser import CHROMIUM, DRIVER, open_browser
+
+MEASURE = """const [messages, long, replies, done] = arguments;
+(async () => {
+  const changes = {greedy: 1, candidates: 1}, firsts = [], rates = [];
+  for (const message of messages) {
+    const began = performance.now(); let first = null;
+    await xianliao.reply([message], 0, changes, () => { first ??= performance.now() - began; });
+    firsts.push(first);
+  }
+  for (const message of messages.slice(0, replies)) {
+    const began = performance.now();
+    const made = await xianliao.reply(["嗯" + message], 0, {...changes, ...long});
+    rates.push([made.tokens.length + 1, performance.now() - began]);
+  }
+  done([firsts, rates]);
+})().catch((error) => done(String(error)));"""
+SEND = "document.getElementById('message').value = '你好'; document.getElementById('send').click()"
+SHOWN = "const b = document.querySelector('.message.bot'); return !!b && b.textContent.trim().length > 0"
+
+
+def measure_page(page: Path, messages: list[str]) -> Result:
+    """Measure a page; `start` is from loading it to the first token of the reply to 你好 that it shows."""
+    if CHROMIUM is None or DRIVER is None:
+        raise SystemExit("chromium and chromedriver are not installed")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        driver = open_browser(Path(folder), "zh-CN", "--host-resolver-rules=MAP * ~NOTFOUND")
+        try:
+            driver.set_script_timeout(240)
+            starts = []
+            for _ in range(3):
+                driver.get("about:blank")
+                began = time.monotonic()
+                driver.get(page.as_uri())
+                driver.execute_script(SEND)
+                while not driver.execute_script(SHOWN):
+                    time.sleep(0.01)
+                starts.append(time.monotonic() - began)
+                driver.execute_async_script("xianliao.ready.then(arguments[0])")
+                time.sleep(1)  # the reply ends
+                driver.execute_script("localStorage.clear()")
+            found = driver.execute_async_script(MEASURE, messages, LONG, REPLIES)
+            if isinstance(found, str):
+                raise SystemExit(found)
+            firsts, longs = found
+            assert all(tokens > LENGTH for tokens, _ in longs), longs
+            speed = max(1000 * tokens / milliseconds for tokens, milliseconds in longs)
+            memory = _renderer_bytes(driver.service.process.pid) / 1e6
+        finally:
+            driver.quit()
+    return Result(page.stat().st_size / 1e6, min(starts), sorted(firsts)[len(firsts) // 2], speed, memory, None)
+
+
+def _renderer_bytes(driver_pid: int) -> int:
+    """Return the resident memory of the largest process that shows a page."""
+    sizes = [0]
+    for process in psutil.Process(driver_pid).children(recursive=True):
+        try:
+            if "--type=renderer" in process.cmdline():
+                sizes.append(process.memory_info().rss)
+        except psutil.Error:  # it has ended
+            continue
+    return max(sizes)
