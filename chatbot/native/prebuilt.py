@@ -102,6 +102,6 @@ def _hash(path: Path) -> str:
 
 
 def _hash_of_sources() -> str:
-    """Return a hash of the sources, whatever their line ends are."""
+    """Return a hash of the sources with Unix line ends."""
     parts = [path.read_bytes().replace(b"\r\n", b"\n") for path in SOURCES]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()

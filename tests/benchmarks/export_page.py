@@ -27,6 +27,7 @@ MEASURE = """const [messages, long, replies, done] = arguments;
   done([firsts, rates]);
 })().catch((error) => done(String(error)));"""
 SEND = "document.getElementById('message').value = '你好'; document.getElementById('send').click()"
+READY = "return document.getElementById('temperature').placeholder !== ''"
 SHOWN = "const b = document.querySelector('.message.bot'); return !!b && b.textContent.trim().length > 0"
 
 
@@ -43,12 +44,10 @@ def measure_page(page: Path, messages: list[str]) -> Result:
                 driver.get("about:blank")
                 began = time.monotonic()
                 driver.get(page.as_uri())
+                _wait(driver, READY)
                 driver.execute_script(SEND)
-                while not driver.execute_script(SHOWN):
-                    time.sleep(0.01)
+                _wait(driver, SHOWN)
                 starts.append(time.monotonic() - began)
-                driver.execute_async_script("xianliao.ready.then(arguments[0])")
-                time.sleep(1)  # the reply ends
                 driver.execute_script("localStorage.clear()")
             found = driver.execute_async_script(MEASURE, messages, LONG, REPLIES)
             if isinstance(found, str):
@@ -60,6 +59,15 @@ def measure_page(page: Path, messages: list[str]) -> Result:
         finally:
             driver.quit()
     return Result(page.stat().st_size / 1e6, min(starts), sorted(firsts)[len(firsts) // 2], speed, memory, None)
+
+
+def _wait(driver, condition: str, seconds: float = 60) -> None:
+    """Wait until a script returns true."""
+    deadline = time.monotonic() + seconds
+    while not driver.execute_script(condition):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"The page does nothing for {seconds:.0f} s.")
+        time.sleep(0.01)
 
 
 def _renderer_bytes(driver_pid: int) -> int:
