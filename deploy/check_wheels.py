@@ -104,8 +104,8 @@ def check_big(dist: Path, folder: Path) -> None:
         CheckError: It does not.
     """
     environment = Environment(folder)
-    chosen, found = folder / "chosen", ["--no-index", "--no-deps", "--find-links", str(dist.resolve())]
-    environment.run("python", "-m", "pip", "download", "-q", *found, "--dest", str(chosen), "xianliao")
+    chosen, options = folder / "chosen", ["--no-index", "--no-deps", "--find-links", str(dist.resolve())]
+    environment.run("python", "-m", "pip", "download", "-q", *options, "--dest", str(chosen), "xianliao")
     environment.run("python", "-m", "pip", "install", "-q", *map(str, chosen.glob("*.whl")))
     path = environment.run("python", "-c", PREBUILT).strip()
     if Path(path).parent.name != "prebuilt":
