@@ -6,7 +6,6 @@ import ctypes
 import math
 import os
 import re
-import secrets
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -91,6 +90,11 @@ def _library(path: str | Path | None) -> ctypes.CDLL:
     return library
 
 
+def _random_seed() -> int:
+    """Return a seed from the system's random numbers; the module secrets would load OpenSSL, 4 MB."""
+    return int.from_bytes(os.urandom(4), "little") >> 1
+
+
 def _utf8(text: str) -> bytes:
     """Return a text in UTF-8, with U+FFFD for lone surrogates."""
     return _SURROGATE.sub("\ufffd", text).encode()
@@ -160,7 +164,7 @@ class Bot:
 
     def stream(self, turns: Sequence[str], seed: int | None = None, **settings: Any) -> Iterator[Reply]:
         """Yield the reply so far after each token; arguments and errors as for `reply`."""
-        seed = secrets.randbelow(MAX_SEED) if seed is None else seed
+        seed = _random_seed() if seed is None else seed
         numbers = self._numbers(settings)
         if isinstance(turns, str) or not all(isinstance(turn, str) for turn in turns):
             raise LiteError("The history must be a list of strings, oldest turn first.")
