@@ -38,6 +38,7 @@ def build_chat_parser() -> argparse.ArgumentParser:
     add_safety_option(parser)
     add = parser.add_argument
     add("--message", nargs="+", metavar="TEXT", help="send these messages in order, print the replies and exit")
+    add("--system", metavar="TEXT", help="system prompt of a chat model: what it is told before the conversation")
     add("--seed", type=int, help="seed of every reply; the same history and seed give the same reply (default: random)")
     decoding = parser.add_argument_group("decoding", "defaults come from the checkpoint")
     for name, kind, text in DECODING:
@@ -71,18 +72,23 @@ def chat(argv: list[str] | None = None) -> int | None:
     from chatbot.chat.turns import check_turns
     from chatbot.checkpoint.location import GENERATION, resolve
     from chatbot.storage import read_json
+    from chatbot.text.tokenizer import DialogueTokenizer
 
     generation = resolve(args.checkpoint) / GENERATION
     settings_from(read_json(generation) if generation.is_file() else {}).with_changes(**changes)
     for message in args.message or []:
         check_turns([message])
+    if args.system and DialogueTokenizer.load(resolve(args.checkpoint)).marks is None:
+        raise XianliaoError(f"{args.checkpoint} takes no system prompt. Remove --system, or name a chat model.")
     from chatbot.chat.bot import Chatbot
+    from chatbot.chat.request import system_ids
     from chatbot.chat.session import ChatSession
     from chatbot.chat.variants import check_variation
 
     spread = {} if args.spread is None else {"spread": args.spread}
     bot = Chatbot.from_pretrained(args.checkpoint, args.device, args.dtype, args.safety)
-    session = ChatSession(bot, **changes, **spread)
+    session = ChatSession(bot, system=args.system or "", **changes, **spread)
+    system_ids(bot, session.system, bot.settings.script)
     check_variation(0, args.spread or 0.0, bot.settings.with_changes(**changes))  # before the first message
     if args.message is None:
         return _converse(session, args)

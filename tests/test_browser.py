@@ -358,10 +358,10 @@ def test_what_is_above_the_divider_is_no_context(page, bot):
 
 def test_a_persona_is_what_was_said_before(page, bot):
     page.set_seed(2)  # opens the settings
-    page.fill("#persona textarea", "\n".join(PERSONAS["小猫"]))
+    page.fill("#persona textarea", "\n".join(PERSONAS["cat"]))
     page.wait(lambda: page.driver.execute_script("return true"))
     time.sleep(1)
-    assert page.send("你好") == bot.reply([*PERSONAS["小猫"], "你好"], seed=2)
+    assert page.send("你好") == bot.reply([*PERSONAS["cat"], "你好"], seed=2)
 
 
 def test_chats_are_saved_named_and_deleted_and_go_to_files(page, tmp_path):

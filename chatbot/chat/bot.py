@@ -27,10 +27,12 @@ from chatbot.chat.request import (
     decode_requests,
     max_message_characters,
     next_beginning,
+    shown_reply,
+    system_ids,
     within_limits,
 )
 from chatbot.chat.snapshots import Snapshots
-from chatbot.chat.turns import History, TurnReader, as_turns, asks_in_traditional, check_turns, in_traditional
+from chatbot.chat.turns import History, TurnReader, as_turns, asks_in_traditional, check_turns, split_system
 from chatbot.chat.variants import check_variation, choose_variant, latent_of, read_request
 from chatbot.checkpoint.hub import name_of, with_revision
 from chatbot.checkpoint.location import DEFAULT, resolve
@@ -38,7 +40,6 @@ from chatbot.decoding.batch import DialogueBatch, start_batch
 from chatbot.decoding.candidates import Draft
 from chatbot.decoding.rerank import Answered, Ranker
 from chatbot.decoding.rules.readable import readable_text
-from chatbot.decoding.rules.thinking import split_thinking
 from chatbot.decoding.settings import ReplySettings, Script
 from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.errors import XianliaoError
@@ -61,6 +62,7 @@ class Chatbot:
         safety: Rules for people in crisis and for words in messages; None switches them off.
         context_tokens: Maximum length of the history in tokens; older turns are dropped.
         max_message_tokens: Maximum length of a message in tokens.
+        max_system_tokens: Maximum length of a system prompt in tokens; 0 if the model takes none.
 
     >>> bot = Chatbot.from_pretrained("default")
     >>> bot.reply(["你好", "你好呀", "今天心情不太好"], seed=0)  # doctest: +SKIP
@@ -84,6 +86,7 @@ class Chatbot:
             self.context_tokens = min(self.context_tokens, self.max_model_tokens // 2 - 1)
         self.settings = self.within_limits(settings)
         self.max_message_tokens = self.context_tokens // 2
+        self.max_system_tokens = self.layout.system_room(self.context_tokens, self.max_message_tokens)
         end_id = self.layout.end_of_turn_id
         banned = sorted(token for token in tokenizer.special_ids if token is not None and token != end_id)
         pieces = tokenizer.token_bytes()
@@ -137,12 +140,13 @@ class Chatbot:
 
         Args:
             turns: The history, oldest turn first; the last turn is the message. Strings, or messages like
-                `{"role": "user", "content": "你好"}`.
+                `{"role": "user", "content": "你好"}`, the first of which may have the role `system`.
             seed: Seed of the random numbers; None draws one.
-            changes: Fields of `ReplySettings`, None switches a setting off; `variation` and `spread` (`chat.variants`).
+            changes: Fields of `ReplySettings`, None switches a setting off; `variation` and `spread` (`chat.variants`);
+                `system`, the system prompt of a chat model.
 
         Raises:
-            DialogueError: The history is empty, or its last turn empty or too long.
+            DialogueError: The history is empty, its last turn empty or too long, or the system prompt cannot be read.
             ReplySettingsError: A setting is unknown, or its value cannot be used.
         """
         return self.respond(turns, seed, **changes).text
@@ -183,7 +187,13 @@ class Chatbot:
             self.read_prompt(prompt)
 
     def request(
-        self, turns: History, seed: int | None = None, variation: int = 0, spread: float = 1.0, **changes: Any
+        self,
+        turns: History,
+        seed: int | None = None,
+        variation: int = 0,
+        spread: float = 1.0,
+        system: str | None = None,
+        **changes: Any,
     ) -> Request:
         """Return a checked request; arguments as for `reply`.
 
@@ -196,6 +206,7 @@ class Chatbot:
             raise XianliaoError(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
         settings = self.within_limits(self.settings.with_changes(**changes))
         check_variation(variation, spread, settings)
+        turns, system = split_system(turns, system)
         turns = as_turns(turns)
         check_turns(turns)
         if (fixed := self.fixed_answer(turns)) is not None:  # decided on the whole text, before long turns are cut
@@ -206,29 +217,15 @@ class Chatbot:
             turns = self.safety.prompt(turns)
             if words := self.safety.banned_words:
                 settings = settings.with_changes(banned_words=tuple(dict.fromkeys((*settings.banned_words, *words))))
-        ids = self.encode_turns(turns, settings.script)
-        prompt, traditional = (
-            asked(self.layout.prompt(ids, self.context_tokens), self.layout, settings),
-            settings.script == "asker",
-        )
-        traditional = traditional and asks_in_traditional(turns)
+        ids, instruction = self.encode_turns(turns, settings.script), system_ids(self, system, settings.script)
+        prompt = asked(self.layout.prompt(ids, self.context_tokens, instruction), self.layout, settings)
+        traditional = settings.script == "asker" and asks_in_traditional(turns)
         varied = (variation, spread, latent_of(self) is not None)
-        return Request(prompt, answered_by(ids), settings, seed, started, None, traditional, *varied)
+        return Request(prompt, answered_by(ids), settings, seed, started, None, traditional, *varied, instruction)
 
     def show(self, request: Request, draft: Draft) -> Reply:
         """Return a draft as text, with its seed and time."""
-        text, thoughts = self.tokenizer.decode_complete(draft.token_ids).strip(), ""
-        if request.settings.thinks:
-            thinking = self.vocabulary.thinking
-            is_opened = thinking is not None and thinking.is_opened
-            thoughts, text = split_thinking(text, is_opened, draft.stop_reason is not None)
-            thoughts = thoughts if request.settings.thinking == "shown" else ""
-        if request.traditional:
-            text = in_traditional(text, draft.stop_reason is not None)
-        seconds = time.perf_counter() - request.started
-        reason = draft.stop_reason or "stopped"
-        scores = tuple(draft.scores)
-        return Reply(text, tuple(draft.token_ids), reason, draft.log_prob, request.seed, seconds, scores, thoughts)
+        return shown_reply(self, request, draft)
 
     def show_fixed(self, request: Request, fixed: Fixed) -> Reply:
         """Return the reply of a request that a fixed text answers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from chatbot.chat.turns import in_traditional
 from chatbot.chat.variants import candidate_settings, pool_size
 from chatbot.decoding.batch import DialogueBatch
 from chatbot.decoding.candidates import Draft, TokenScore
@@ -17,7 +19,8 @@ from chatbot.decoding.loop import Search, repeat_rows, run, start_search
 from chatbot.decoding.rerank import Answered
 from chatbot.decoding.rules.eos_floor import StopReason
 from chatbot.decoding.rules.repetition import last_replies
-from chatbot.decoding.settings import ReplySettings
+from chatbot.decoding.rules.thinking import split_thinking
+from chatbot.decoding.settings import ReplySettings, Script
 from chatbot.decoding.vocabulary import Vocabulary
 from chatbot.errors import ReplySettingsError
 from chatbot.safety import Fixed
@@ -48,6 +51,21 @@ class MessageTooLongError(DialogueError):
     def __init__(self, characters: int, max_tokens: int):
         super().__init__(
             f"The message is too long: {characters} characters, at most {max_tokens} tokens are read. Send it in parts."
+        )
+        self.characters, self.max_tokens = characters, max_tokens
+
+
+class SystemPromptError(DialogueError):
+    """A system prompt is too long.
+
+    Attributes:
+        characters: Length of the system prompt.
+        max_tokens: Longest system prompt that the model reads, in tokens.
+    """
+
+    def __init__(self, characters: int, max_tokens: int):
+        super().__init__(
+            f"The system prompt is too long: {characters} characters, at most {max_tokens} tokens are read. Shorten it."
         )
         self.characters, self.max_tokens = characters, max_tokens
 
@@ -102,6 +120,7 @@ class Request:
         variation: Index of the variant of the reply (`chatbot.chat.variants`); 0 is the original reply.
         spread: How far variants are from each other.
         has_latent: Whether the model has a latent, so that a variant needs no choice among candidates.
+        system: Token ids of the system prompt.
     """
 
     prompt: Prompt
@@ -114,6 +133,7 @@ class Request:
     variation: int = 0
     spread: float = 1.0
     has_latent: bool = False
+    system: tuple[int, ...] = ()
 
     @property
     def is_chosen(self) -> bool:
@@ -168,6 +188,43 @@ def decode_requests(
         yield [list(islice(remaining, count)) for count in counts]
 
 
+def system_ids(bot: Chatbot, system: str, script: Script) -> tuple[int, ...]:
+    """Return the token ids of a system prompt, none of them special; a text without characters is no system prompt.
+
+    Raises:
+        SystemPromptError, DialogueError: It is too long, or the model takes none.
+    """
+    most = bot.max_system_tokens
+    if not system.strip():
+        return ()
+    if not most:
+        raise DialogueError(
+            "The system prompt cannot be used: this model takes none. Leave it out, or begin with example turns."
+        )
+    if len(system) > max_message_characters(most):
+        raise SystemPromptError(len(system), most)
+    ids = tuple(bot.reader.ids(system, script))
+    if len(ids) > most:
+        raise SystemPromptError(len(system), most)
+    return ids
+
+
+def shown_reply(bot: Chatbot, request: Request, draft: Draft) -> Reply:
+    """Return a draft as text, with its seed and time."""
+    text, thoughts = bot.tokenizer.decode_complete(draft.token_ids).strip(), ""
+    if request.settings.thinks:
+        thinking = bot.vocabulary.thinking
+        is_opened = thinking is not None and thinking.is_opened
+        thoughts, text = split_thinking(text, is_opened, draft.stop_reason is not None)
+        thoughts = thoughts if request.settings.thinking == "shown" else ""
+    if request.traditional:
+        text = in_traditional(text, draft.stop_reason is not None)
+    seconds = time.perf_counter() - request.started
+    reason = draft.stop_reason or "stopped"
+    scores = tuple(draft.scores)
+    return Reply(text, tuple(draft.token_ids), reason, draft.log_prob, request.seed, seconds, scores, thoughts)
+
+
 def max_message_characters(max_tokens: int) -> int:
     """Return the length, in characters, above which a message of at most `max_tokens` tokens is not tokenized."""
     return min(MAX_MESSAGE_CHARACTERS, CHARACTERS_PER_TOKEN * max_tokens)
@@ -219,7 +276,7 @@ def next_beginning(bot: Chatbot, request: Request, reply: Reply) -> Prompt | Non
     A caller reads them in the background: otherwise the next message would have to wait until they are read again.
     """
     ids = [*request.answered.turns, bot.reader.ids(reply.text, request.settings.script)]
-    following = bot.layout.prompt([*ids, []], bot.context_tokens)
+    following = bot.layout.prompt([*ids, []], bot.context_tokens, request.system)
     if following.first_turn == request.prompt.first_turn or len(following.pieces) == 1:
         return None
     return replace(following, pieces=following.pieces[:-1])

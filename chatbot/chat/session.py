@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from chatbot.chat.bot import Chatbot, Reply
-from chatbot.chat.turns import as_messages
+from chatbot.chat.turns import as_messages, split_system
 from chatbot.chat.worker import Worker
 from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import FileError
@@ -24,11 +24,12 @@ class ChatSession:
         turns: All turns so far, oldest first; those of the bot have odd indices.
         last_reply: The newest `Reply`, or None.
         variation: Index of the variant that the last reply is (`chatbot.chat.variants`); 0 for the original reply.
+        system: System prompt of a chat model, or "".
     """
 
-    def __init__(self, bot: Chatbot | Worker, turns: Sequence[str] = (), **changes: Any):
+    def __init__(self, bot: Chatbot | Worker, turns: Sequence[str] = (), system: str = "", **changes: Any):
         """Start a conversation, or continue one from its turns; `changes` are fields of `ReplySettings`, and `spread`."""
-        self.bot, self.turns, self.changes = bot, list(turns), changes
+        self.bot, self.turns, self.system, self.changes = bot, list(turns), system, changes
         self.last_reply: Reply | None = None
         self.variation = 0
 
@@ -45,22 +46,24 @@ class ChatSession:
         """
         content = read_json(Path(path), FileError, "save the conversation again")
         try:
-            turns = [message["content"] for message in content["messages"]]
-            ReplySettings().with_changes(**content["changes"])
-            if content["messages"] != as_messages(turns) or not all(isinstance(turn, str) for turn in turns):
+            messages, system = split_system(content["messages"])
+            turns = [message["content"] for message in messages]
+            changes = {name: value for name, value in content["changes"].items() if name != "spread"}
+            ReplySettings().with_changes(**changes)
+            if messages != as_messages(turns) or not all(isinstance(turn, str) for turn in turns):
                 raise ValueError("the messages do not alternate")
-        except (KeyError, TypeError, ValueError):  # of which XianliaoError is one
+        except (KeyError, TypeError, ValueError, AttributeError):  # ValueError includes XianliaoError
             raise FileError(f"{path} is not a saved conversation. Give a file that ChatSession.save wrote.") from None
-        return cls(bot, turns, **content["changes"])
+        return cls(bot, turns, system, **content["changes"])
 
     def save(self, path: str | Path) -> None:
         """Write turns and settings as JSON, with the messages in the OpenAI form; an older file is replaced."""
-        write_json(Path(path), {"messages": as_messages(self.turns), "changes": self.changes})
+        write_json(Path(path), {"messages": self.messages, "changes": self.changes})
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The turns as messages like `{"role": "user", "content": "你好"}`."""
-        return as_messages(self.turns)
+        """The turns as messages like `{"role": "user", "content": "你好"}`, after the system prompt if there is one."""
+        return as_messages(self.turns, self.system)
 
     def reply(self, message: str, seed: int | None = None) -> str:
         """Return the reply to `message`, and add both to the history.
@@ -84,6 +87,8 @@ class ChatSession:
         shown = None
         if variation:
             more["variation"] = variation
+        if self.system:
+            more["system"] = self.system
         try:
             for reply in self.bot.stream_replies(history, seed, **{**self.changes, **more}):
                 shown = reply

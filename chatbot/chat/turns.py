@@ -23,8 +23,11 @@ CHECKED_CHARACTERS = 1000
 """A message is checked for readable characters in parts of this length; usually the first part has some."""
 
 ROLES = ("user", "assistant")
+SYSTEM_ROLES = ("system", "developer")
+"""Roles of a system prompt; OpenAI's newer API calls it developer."""
+
 History = Sequence[str] | Sequence[Mapping[str, str]]
-"""Turns as strings, or messages with role and content; oldest first."""
+"""Turns as strings, or messages with role and content; oldest first. Messages can begin with a system prompt."""
 
 _HAN_RUNS = re.compile(f"([{HAN}]+)")
 
@@ -85,6 +88,29 @@ def join_messages(messages: Iterable[tuple[str, str]], opening: Sequence[str] = 
     return ["\n".join(part) for part in parts], left_out
 
 
+def split_system(history: History, system: str | None = None) -> tuple[History, str]:
+    """Return a history without the system messages at its beginning, and the system prompt.
+
+    Args:
+        history: Strings or messages; several system messages are joined by an empty line.
+        system: System prompt that was given by itself.
+
+    Raises:
+        DialogueError: `system` is not a text, or the history has a system prompt as well.
+    """
+    if system is not None and not isinstance(system, str):
+        raise DialogueError(f"The system prompt must be a text, got {shown(system)}.")
+    said: list[str] = []
+    for message in () if isinstance(history, str) else history:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        if not isinstance(message, Mapping) or message.get("role") not in SYSTEM_ROLES or not isinstance(content, str):
+            break
+        said.append(content)
+    if said and system:
+        raise DialogueError("The history begins with a system prompt. Give it there or as system, not both.")
+    return history[len(said) :] if said else history, "\n\n".join(said) or system or ""
+
+
 def as_turns(history: History) -> list[str]:
     """Return a history as alternating turns: a list of strings as it is, messages of the OpenAI form joined by role.
 
@@ -101,7 +127,8 @@ def as_turns(history: History) -> list[str]:
         role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
         if role not in ROLES or not isinstance(content, str):
             raise DialogueError(
-                f"Each message needs a role, {' or '.join(ROLES)}, and its text as content, got {shown(message)}."
+                f"Each message needs a role, {' or '.join(ROLES)} (system only at the beginning), and its text as content,"
+                f" got {shown(message)}."
             )
         pairs.append((role, content))
     turns, _ = join_messages(pairs)
@@ -110,9 +137,10 @@ def as_turns(history: History) -> list[str]:
     return turns
 
 
-def as_messages(turns: Sequence[str]) -> list[dict[str, str]]:
-    """Return turns as messages of the OpenAI form; the user speaks first."""
-    return [{"role": ROLES[index % 2], "content": turn} for index, turn in enumerate(turns)]
+def as_messages(turns: Sequence[str], system: str = "") -> list[dict[str, str]]:
+    """Return turns as messages of the OpenAI form, after the system prompt if there is one; the user speaks first."""
+    first = [{"role": SYSTEM_ROLES[0], "content": system}] if system else []
+    return first + [{"role": ROLES[index % 2], "content": turn} for index, turn in enumerate(turns)]
 
 
 def check_turns(turns: Sequence[str]) -> None:

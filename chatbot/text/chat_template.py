@@ -27,7 +27,8 @@ SWITCH = "enable_thinking"
 """Variable of templates that lets the model think."""
 
 _CONTENTS = tuple(f"xianliaoturn{number}content" for number in range(5))
-"""Placeholders for the contents of turns: words that no template writes."""
+_SYSTEM = "xianliaosystemcontent"
+"""Placeholders for the contents of turns and of a system message: words that no template writes."""
 
 Template = dict[str, str]
 """`chat_template`, and the names in `TOKEN_SETTINGS` of the special tokens that it can write."""
@@ -88,8 +89,7 @@ def split_template(template: Mapping[str, str], thinks: bool = True) -> tuple[st
         TemplateError: The template fails, or its output does not contain the contents word for word, in order, with the
             same text between them.
     """
-    roles = [("user", "assistant")[number % 2] for number in range(len(_CONTENTS))]
-    messages = [{"role": role, "content": content} for role, content in zip(roles, _CONTENTS, strict=True)]
+    messages = _turns()
     opening, to_bot, to_person, *rest, request = _texts_around(messages, template, thinks)
     alone = _texts_around(messages[:1], template, thinks)
     if rest != [to_bot, to_person] or alone != [opening, request] or not request.startswith(to_bot) or not opening:
@@ -99,18 +99,45 @@ def split_template(template: Mapping[str, str], thinks: bool = True) -> tuple[st
     return opening, to_bot, to_person, request.removeprefix(to_bot)
 
 
+def split_system(template: Mapping[str, str], parts: tuple[str, str, str, str]) -> tuple[str, str]:
+    """Return the text before a system message, and from its end to the first content.
+
+    A template that refuses a system message, leaves it out or changes the turns for it gets it at the start of the first
+    message of the user, before an empty line.
+
+    Args:
+        template: From `read_template`.
+        parts: From `split_template`.
+    """
+    opening, to_bot, to_person, ask = parts
+    messages = [{"role": "system", "content": _SYSTEM}, *_turns()]
+    try:
+        before, after, *rest = _texts_around(messages, template, thinks=True)
+        alone = _texts_around(messages[:2], template, thinks=True)
+    except TemplateError:
+        return opening, "\n\n"
+    request = to_bot + ask
+    is_usual = rest == [to_bot, to_person, to_bot, to_person, request] and alone == [before, after, request]
+    return (before, after) if is_usual and before else (opening, "\n\n")
+
+
+def _turns() -> list[dict[str, str]]:
+    roles = [("user", "assistant")[number % 2] for number in range(len(_CONTENTS))]
+    return [{"role": role, "content": content} for role, content in zip(roles, _CONTENTS, strict=True)]
+
+
 def _texts_around(messages: Sequence[Mapping[str, str]], template: Mapping[str, str], thinks: bool) -> list[str]:
     """Return the text before the content of each turn, then the text at the end that asks for a reply."""
     text = _render(messages, template, thinks)
     parts = []
     for message in messages:
         part, separator, text = text.partition(message["content"])
-        if not separator or any(content in part for content in _CONTENTS):
+        if not separator or any(content in part for content in (_SYSTEM, *_CONTENTS)):
             raise TemplateError(
                 "The chat template does not show the turns word for word and in order. Use a model whose template does."
             )
         parts.append(part)
-    if any(content in text for content in _CONTENTS):
+    if any(content in text for content in (_SYSTEM, *_CONTENTS)):
         raise TemplateError("The chat template shows a turn twice. Use a model whose template shows each turn once.")
     return [*parts, text]
 
@@ -148,15 +175,16 @@ def to_marks(tokenizer: Tokenizer, template: Mapping[str, str], special_ids: fro
     parts = split_template(template)
     quiet = split_template(template, thinks=False) if SWITCH in template["chat_template"] else parts
     has_switch = quiet != parts and quiet[:3] == parts[:3]
-    opening, to_bot, to_person, loud_ask, quiet_ask = (
-        tuple(tokenizer.encode(text, add_special_tokens=False).ids) for text in (*parts, quiet[3] if has_switch else "")
+    texts = (*parts, quiet[3] if has_switch else "", *split_system(template, parts))
+    opening, to_bot, to_person, loud_ask, quiet_ask, *system = (
+        tuple(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts
     )
     if not (opening and to_bot and to_person) or to_person[0] not in special_ids:
         raise TemplateError(
             "The chat template does not end the turns of the assistant with a special token. Use a model whose template"
             " does."
         )
-    return TurnMarks(opening, to_bot, to_person, (quiet_ask, loud_ask), has_switch)
+    return TurnMarks(opening, to_bot, to_person, (quiet_ask, loud_ask), has_switch, (system[0], system[1]))
 
 
 def without_markup(tokenizer: Tokenizer) -> Tokenizer:

@@ -22,6 +22,7 @@ class TurnMarks:
         to_person: Ids from the end of the bot's content to the start of the person's.
         asks: Ids that ask for a reply after `to_bot`, by whether the model may think; the history does not have them.
         has_switch: Whether the template reads `enable_thinking`.
+        system: Ids before a system prompt, and from its end to the start of the first content; both replace `opening`.
     """
 
     opening: tuple[int, ...]
@@ -29,6 +30,7 @@ class TurnMarks:
     to_person: tuple[int, ...]
     asks: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     has_switch: bool = False
+    system: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
 
 class SpecialIds(Protocol):
@@ -54,9 +56,11 @@ class DialogptLayout:
         end_of_turn_id: Id that ends a turn.
         end_of_reply: Ids that follow the content of a reply in the history.
         asks: None: this layout has no thinking block.
+        takes_system: False: this layout has no system prompt.
     """
 
     name = "dialogpt"
+    takes_system = False
     opening_tokens = 1
     turn_tokens = 1
 
@@ -82,17 +86,24 @@ class DialogptLayout:
             speaker_ids += [speaker] * len(ids)
         return Sample(input_ids, speaker_ids, labels)
 
-    def prompt(self, turns: Sequence[Sequence[int]], context_tokens: int) -> Prompt:
+    def system_room(self, context_tokens: int, message_tokens: int) -> int:
+        """Return 0, the length of the longest system prompt."""
+        return 0
+
+    def prompt(self, turns: Sequence[Sequence[int]], context_tokens: int, system: Sequence[int] = ()) -> Prompt:
         """Return a history as model input, for the reply that follows its last turn.
 
         Args:
             turns: Token ids of each turn, without special tokens.
             context_tokens: Longest history, in tokens; older turns are dropped, see `fit`.
+            system: Empty, because this layout has no system prompt.
 
         Raises:
-            DialogueError: The history is empty.
+            DialogueError: The history is empty, or `system` is not.
         """
         _check_not_empty(turns)
+        if system:
+            raise DialogueError("This model takes no system prompt. Begin the history with example turns instead.")
         first = fit([len(ids) for ids in turns], context_tokens)
         pieces = tuple((tuple(ids), speaker) for ids, speaker in self._pieces(turns[first:], first))
         return Prompt(pieces, speaker_of(len(turns)), first)
@@ -117,14 +128,17 @@ class ChatTemplateLayout:
         end_of_turn_id: Id that ends a turn of the bot.
         end_of_reply: Ids that follow the content of a reply in the history; the first one is `end_of_turn_id`.
         asks: See `TurnMarks`.
+        takes_system: True: a template without a system message gets it at the start of the first message.
     """
 
     name = "chat_template"
+    takes_system = True
 
     def __init__(self, special: SpecialIds):
         if special.marks is None:
             raise DialogueError("The tokenizer has no chat template. Give the folder of a chat model.")
         self._opening, self._after = special.marks.opening, (special.marks.to_bot, special.marks.to_person)
+        self._system = special.marks.system
         self.end_of_turn_id = special.marks.to_person[0]
         self.end_of_reply = special.marks.to_person
         self.asks = special.marks.asks
@@ -134,7 +148,7 @@ class ChatTemplateLayout:
     def lay_out(self, turns: Sequence[Sequence[int]], first_turn: int = 0) -> Sample:
         """Return a whole dialogue as model input, for training or scoring; see `DialogptLayout.lay_out`."""
         sample = Sample([], [], [])
-        for before, content, after, speaker in self._pieces(turns, first_turn):
+        for before, content, after, speaker in self._pieces(turns, first_turn, self._opening):
             ids = [*before, *content, *after]
             sample.input_ids.extend(ids)
             sample.speaker_ids.extend([speaker] * len(ids))
@@ -142,23 +156,33 @@ class ChatTemplateLayout:
             sample.labels.extend([*[IGNORED_LABEL] * len(before), *content, after[0], *unscored])
         return sample
 
-    def prompt(self, turns: Sequence[Sequence[int]], context_tokens: int) -> Prompt:
+    def system_room(self, context_tokens: int, message_tokens: int) -> int:
+        """Return the length of the longest system prompt that leaves room for a message of `message_tokens` tokens."""
+        around = self.opening_tokens - len(self._opening) + sum(map(len, self._system)) + self.turn_tokens
+        return max(0, context_tokens - message_tokens - around)
+
+    def prompt(self, turns: Sequence[Sequence[int]], context_tokens: int, system: Sequence[int] = ()) -> Prompt:
         """Return a history as model input, for a reply of the bot; roles alternate backwards from the reply.
 
         Args:
             turns: Token ids of each turn, without special tokens.
-            context_tokens: Longest history, in tokens; older turns are dropped, see `fit`.
+            context_tokens: Longest history with its system prompt, in tokens; older turns are dropped, see `fit`.
+            system: Token ids of the system prompt, at most `system_room`; empty leaves that of the template, if any.
 
         Raises:
             DialogueError: The history is empty.
         """
         _check_not_empty(turns)
-        first = fit([len(ids) + self.turn_tokens - 1 for ids in turns], context_tokens, self.opening_tokens)
-        pieces = self._pieces(turns[first:], first + len(turns) + 1)
+        opening = (*self._system[0], *system, *self._system[1]) if system else self._opening
+        room = context_tokens - len(opening) + len(self._opening)
+        first = fit([len(ids) + self.turn_tokens - 1 for ids in turns], room, self.opening_tokens)
+        pieces = self._pieces(turns[first:], first + len(turns) + 1, opening)
         return Prompt(tuple(((*before, *ids, *after), speaker) for before, ids, after, speaker in pieces), 1, first)
 
-    def _pieces(self, turns: Sequence[Sequence[int]], first_turn: int) -> Iterator[_TemplatePiece]:
-        before = self._opening + self._after[0] * speaker_of(first_turn)
+    def _pieces(
+        self, turns: Sequence[Sequence[int]], first_turn: int, opening: tuple[int, ...]
+    ) -> Iterator[_TemplatePiece]:
+        before = opening + self._after[0] * speaker_of(first_turn)
         for index, ids in enumerate(turns, first_turn):
             yield _TemplatePiece(before, ids, self._after[speaker_of(index)], speaker_of(index))
             before = ()

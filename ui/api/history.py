@@ -5,22 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chatbot.chat.bot import Chatbot
+from chatbot.chat.turns import SYSTEM_ROLES
 from ui.api.requests import SKIPPED_ROLES, Message
 from ui.api.schemas import ApiError
 from ui.turns import MAX_CHARACTERS, join_messages, newest_turns
 
 
-def to_turns(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
-    """Return the turns of a conversation, beginning with the user's, and a description of each kind of message left
-    out.
+def to_turns(messages: Sequence[Message], takes_system: bool = False) -> tuple[list[str], list[str], str]:
+    """Return the turns of a conversation, beginning with the user's, a description of each kind of message left out, and
+    the system prompt.
+
+    Args:
+        messages: The messages.
+        takes_system: Whether the model reads a system prompt: the system and developer messages before all others, joined
+            by an empty line.
 
     Raises:
         ApiError: The last message is not the user's.
     """
     dialogue: list[tuple[str, str]] = []
     left_out: list[str] = []
+    system: list[str] = []
     for message in messages:
-        if message.role in SKIPPED_ROLES:
+        if takes_system and message.role in SYSTEM_ROLES and message.content is not None and not dialogue:
+            system.append(message.content)
+        elif message.role in SKIPPED_ROLES:
             left_out.append(message.role)
         elif message.content is None:  # of an assistant; X-Ignored names its tool_calls, too
             left_out.append("assistant without content")
@@ -33,7 +42,7 @@ def to_turns(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
         raise ApiError(400, "The request has no user message. Send at least one.")
     if len(turns) % 2 == 0:
         raise ApiError(400, "The last message must be the user's: an assistant message needs no answer.")
-    return turns, list(dict.fromkeys(left_out))
+    return turns, list(dict.fromkeys(left_out)), "\n\n".join(system)
 
 
 def within_bounds(turns: Sequence[str], bot: Chatbot) -> list[str]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from chatbot.chat.bot import MAX_SEED
+from chatbot.chat.turns import SYSTEM_ROLES
 from chatbot.chat.variants import MAX_SPREAD, MAX_VARIATION
 from ui.api.schemas import ApiError
 
@@ -32,8 +33,8 @@ MAX_MARKS = 200_000
 """Largest number of opening brackets and commas in a body. The largest request that is not only text has 100,000; parsing
 holds Python's lock, and millions of values would hold up other requests."""
 
-SKIPPED_ROLES = ("system", "developer", "tool", "function")
-"""Roles whose messages are left out of the history."""
+SKIPPED_ROLES = (*SYSTEM_ROLES, "tool", "function")
+"""Roles whose messages are left out of the history; a chat model reads those of `SYSTEM_ROLES` as its system prompt."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 _UTF8_MARK = b"\xef\xbb\xbf"
@@ -136,7 +137,7 @@ CONTENT_SCHEMA = {
 
 
 class Message(RequestModel):
-    """Message of the history. The content of a message that is left out is not checked."""
+    """Message of the history. The content of a message that is left out is not checked; a system prompt is text or None."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Annotated[Any, WithJsonSchema(CONTENT_SCHEMA)] = None
@@ -144,6 +145,9 @@ class Message(RequestModel):
     @model_validator(mode="after")
     def check_content(self) -> Message:
         """Replace the content by its text, or None."""
+        if self.role in SYSTEM_ROLES:
+            self.content = self.content if isinstance(self.content, str) else _text_if_any(self.content)
+            return self
         self.content = None if self.role in SKIPPED_ROLES else text_of(self.content)
         if self.role == "user" and self.content is None:
             raise _wrong("A user message needs content")
@@ -173,6 +177,13 @@ def text_of(content: Any) -> str | None:
             raise _wrong("Part {number} of the content has no text", number=number)
         texts.append(part["text"])
     return "".join(texts)
+
+
+def _text_if_any(content: Any) -> str | None:
+    try:
+        return text_of(content)
+    except PydanticCustomError:
+        return None
 
 
 class StreamOptions(RequestModel):

@@ -1,8 +1,9 @@
 """API in OpenAI's format: /v1/chat/completions (whole or streamed), /v1/models, and /metrics.
 
 Messages with the roles `user` and `assistant` form the history; consecutive messages of one role are joined by a
-newline. The model has no system prompt and no tools: messages of other roles are left out, and the header X-Ignored names
-them and the fields that have no effect. To give a persona, begin the history with example turns. For the same history, seed
+newline. Messages of the roles `system` and `developer` at the beginning are the system prompt of a model with a chat
+template; our own models have none. Messages that are left out, such as those of tools, and fields without effect are named
+in the header X-Ignored. To give our own models a persona, begin the history with example turns. For the same history, seed
 and settings a reply is the same as on the page.
 """
 
@@ -116,14 +117,15 @@ class Api:
         body = await self.read(request)
         request.state.count_replies(body.n)
         worker = self.worker(body.model)
-        turns, left_out = to_turns(body.messages)
+        turns, left_out, system = to_turns(body.messages, worker.bot.layout.takes_system)
         left_out += body.ignored()
         conversation = request.headers.get("x-conversation-id")
         conversation = conversation or sha256(turns[0][:1000].encode("utf-8", "replace")).hexdigest()
         headers = {"X-Conversation-Id": conversation[:64].strip().encode("ascii", "replace").decode()}
         if left_out:
             headers["X-Ignored"] = ", ".join(left_out)
-        prepared = await self.pool.run_async(sum(map(len, turns)), self._prepare, worker, body, turns)
+        size = sum(map(len, turns)) + len(system)
+        prepared = await self.pool.run_async(size, self._prepare, worker, body, turns, system)
         if prepared.fixed is not None:
             headers["X-Fixed-Reply"] = prepared.fixed.kind
         replies = Replies(worker, prepared, body, self.metrics)
@@ -148,8 +150,8 @@ class Api:
             close()
         return JSONResponse({**head, **whole(replies)}, headers=headers)
 
-    def _prepare(self, worker: Worker, body: CompletionRequest, turns: Sequence[str]) -> ReplyRequest:
-        return worker.bot.request(within_bounds(turns, worker.bot), body.seed, **body.changes())
+    def _prepare(self, worker: Worker, body: CompletionRequest, turns: Sequence[str], system: str) -> ReplyRequest:
+        return worker.bot.request(within_bounds(turns, worker.bot), body.seed, system=system, **body.changes())
 
 
 async def wait_for(replies: Replies, request: Request) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import gradio as gr
 
+from chatbot.chat.request import system_ids
 from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
 from ui.options import ServeOptions
 from ui.page import chat_files, chats, handlers
-from ui.page.charts import ShownStep, shown_steps
+from ui.page.charts import ShownStep, shown_steps, trace_reply
 from ui.page.feedback import MAX_COMMENT_CHARACTERS, Feedback, FeedbackError, Rating, rated_turns, reasons_of
 from ui.page.handlers import PageSettings, ReplyCallback
 from ui.page.signature import SIGNED_FIELDS
@@ -246,9 +247,24 @@ class Actions:
         return handlers.preset(name, self.worker(model).bot.settings)
 
     @guarded
-    def show_persona(self, name: str) -> str:
-        """Return the lines of a ready-made persona."""
-        return "\n".join(PERSONAS.get(name, ()))
+    def choose_persona(self, chat: Any, data: gr.SelectData, request: gr.Request) -> tuple[chats.Chat, str]:
+        """Set a persona of the library, or none; return its lines as well."""
+        turns = PERSONAS.get(str(data.value), [])
+        return {**chats.checked(chat), "persona": list(turns)}, "\n".join(turns)
+
+    @guarded
+    def show_system(self, model: str) -> gr.Textbox:
+        """Show the field of the system prompt for a model that takes one."""
+        return gr.Textbox(visible=self.worker(model).bot.layout.takes_system)
+
+    @guarded
+    def set_system(self, chat: Any, text: str, model: str, request: gr.Request) -> chats.Chat:
+        """Set the system prompt of the conversation."""
+        checked = {**chats.checked(chat), "system": chats.checked_system(text)}
+        bot = self.worker(model).bot
+        if bot.layout.takes_system:
+            system_ids(bot, checked["system"], bot.settings.script)
+        return checked
 
     @guarded
     def set_persona(self, chat: Any, text: str, request: gr.Request) -> chats.Chat:
@@ -261,7 +277,7 @@ class Actions:
         with notices(language_of_request(request)):
             index = _index(data.index)
             checked = self.pool.run(_size([chat]), chats.checked, chat)
-            return index, shown_steps(handlers.trace_reply(self.worker, checked, index))
+            return index, shown_steps(trace_reply(self.worker, checked, index))
 
     # Saved conversations.
 
@@ -271,7 +287,7 @@ class Actions:
         return gr.skip() if chat is None else self._open(chats.checked(chat))
 
     def _open(self, chat: chats.Chat) -> tuple[Any, ...]:
-        return *_shown(chat), "\n".join(chat["persona"]), ""
+        return *_shown(chat), "\n".join(chat["persona"]), chat["system"], ""
 
     @guarded
     def export(self, chat: Any, kind: str, request: gr.Request) -> dict[str, str]:
@@ -325,6 +341,8 @@ class Actions:
         turns = rated_turns(chat, index, text)
         message = chat["messages"][index]
         generation = {name: value for name, value in message.items() if name in SIGNED_FIELDS}
+        if chat["system"] and self.worker(message.get("model")).bot.layout.takes_system:
+            generation["system"] = chat["system"]
         try:
             self.feedback.write(turns, rating, reasons, comment, generation)
         except FeedbackError as error:  # its message has a path of the server, which is for the operator

@@ -1,11 +1,14 @@
-"""Steps of a reply in the form in which the page's script draws them."""
+"""How a reply was chosen: its steps, and the form in which the page's script draws them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 from chatbot.chat.trace import TracedStep
+from chatbot.chat.worker import Worker
+from ui.page.chats import Chat, ChatError, ends_with_user, number_of, turns_of
+from ui.page.handlers import PageSettings
 
 
 class ShownStep(TypedDict):
@@ -56,3 +59,28 @@ def shown_step(step: TracedStep) -> ShownStep:
         "candidates": candidates,
         "chosen": chosen,
     }
+
+
+def trace_reply(worker_of: Callable[[str | None], Worker], chat: Chat, index: int) -> list[TracedStep]:
+    """Return how a reply was chosen, step by step, by the model that made it.
+
+    Args:
+        worker_of: Function that returns the worker of a checkpoint name.
+        chat: The conversation.
+        index: Index of the reply among its messages.
+
+    Raises:
+        XianliaoError: The message is not a complete reply of the model.
+    """
+    messages = chat["messages"]
+    reply = messages[index] if 0 <= index < len(messages) else None
+    before: Chat = {**chat, "messages": messages[:index]}
+    if reply is None or "seed" not in reply or not ends_with_user(before):
+        raise ChatError("nothing_to_look_at")
+    settings = PageSettings.from_fields(reply["seed"], reply.get("temperature"), reply.get("top_p"))
+    worker = worker_of(reply.get("model"))
+    turns = turns_of(before)
+    if settings.seed is None or worker.fixed_answer(turns) is not None:
+        raise ChatError("nothing_to_look_at")
+    variant = {"variation": number_of(reply), "spread": reply.get("spread", 1.0)}
+    return list(worker.trace(turns, settings.seed, **settings.changes(worker.bot, chat), **variant))

@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Iterable
 
+from chatbot.chat.turns import SYSTEM_ROLES
 from ui.page.chats import ROLES, Chat, ChatError, check_room, checked, new_chat
 
 _HEADINGS = {"user": "## 我", "assistant": "## 闲聊"}
-_PERSONA = "（面具）"
+_PERSONA, _SYSTEM = "（面具）", "## 系统提示"
 
 
 def to_json(chat: Chat) -> str:
@@ -18,13 +19,13 @@ def to_json(chat: Chat) -> str:
         {"content" if name == "text" else name: value for name, value in message.items() if name != "signature"}
         for message in chat["messages"]
     ]
-    content = {"title": chat["title"], "persona": chat["persona"], "messages": messages}
+    content = {"title": chat["title"], "persona": chat["persona"], "system": chat["system"], "messages": messages}
     return json.dumps(content, ensure_ascii=False, indent=1)
 
 
 def to_markdown(chat: Chat) -> str:
     """Return a Markdown file that `from_text` can read; a backslash escapes lines that would be headings."""
-    blocks = ["# " + chat["title"]]
+    blocks = ["# " + chat["title"], *([_SYSTEM, _escaped(chat["system"])] if chat["system"] else [])]
     for index, turn in enumerate(chat["persona"]):
         blocks += [_HEADINGS[ROLES[index % 2]] + _PERSONA, _escaped(turn)]
     for message in chat["messages"]:
@@ -48,7 +49,7 @@ def from_text(text: object) -> Chat:
     try:
         if text.lstrip().startswith(("{", "[")):
             value = json.loads(text)
-            chat = checked({"messages": value} if isinstance(value, list) else value)
+            chat = checked(_from_messages(value) if isinstance(value, list) else value)
         else:
             chat = checked(_from_markdown(text))
     except ChatError:
@@ -59,6 +60,14 @@ def from_text(text: object) -> Chat:
     return chat
 
 
+def _from_messages(messages: list) -> dict[str, object]:
+    """Return the conversation of a list of messages as in the API, which can begin with a system message."""
+    first = messages[0] if messages and isinstance(messages[0], dict) else {}
+    if first.get("role") not in SYSTEM_ROLES:
+        return {"messages": messages}
+    return {"messages": messages[1:], "system": first.get("content")}
+
+
 def _from_markdown(text: str) -> Chat:
     chat = new_chat()
     for heading, lines in _blocks(text.replace("\r\n", "\n").split("\n")):
@@ -66,11 +75,13 @@ def _from_markdown(text: str) -> Chat:
             chat["title"] = heading[2:]
         elif heading == "---":
             chat["messages"].append({"role": "divider", "text": ""})
-        elif heading.removesuffix(_PERSONA) in _HEADINGS.values():
+        elif heading.removesuffix(_PERSONA) in (*_HEADINGS.values(), _SYSTEM):
             lines = lines[1:] if lines[:1] == [""] else lines  # `to_markdown` puts a blank line around every text
             lines = lines[:-1] if lines[-1:] == [""] else lines
             body = "\n".join(line.removeprefix("\\") for line in lines)
-            if heading.endswith(_PERSONA):
+            if heading == _SYSTEM:
+                chat["system"] = body
+            elif heading.endswith(_PERSONA):
                 chat["persona"].append(body)
             elif heading.startswith(_HEADINGS["user"]):
                 chat["messages"].append({"role": "user", "text": body})

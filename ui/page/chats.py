@@ -1,7 +1,7 @@
 """A conversation of the page: its structure, its bounds, and the turns that the model reads.
 
-A chat is plain JSON, because the browser stores it: `{"id", "title", "persona": [turn, ...], "messages": [...]}`, and a
-message is `{"role", "text"}` with the role `user`, `assistant` or `divider`. A chat from a browser or a file must pass
+A chat is plain JSON, because the browser stores it: `{"id", "title", "persona": [turn, ...], "system", "messages": [...]}`.
+A message is `{"role", "text"}` with the role `user`, `assistant` or `divider`. A chat from a browser or a file must pass
 `checked` before it is used.
 """
 
@@ -61,12 +61,14 @@ class ChatMessage(TypedDict):
 class Chat(TypedDict):
     """A conversation.
 
-    `avoid` holds the versions of the next reply that were seen; the browser adds it when the person tries again.
+    `system` is the system prompt, which chat models read. `avoid` holds the versions of the next reply that were seen; the
+    browser adds it when the person tries again.
     """
 
     id: str
     title: str
     persona: list[str]
+    system: str
     messages: list[ChatMessage]
     avoid: NotRequired[list[str]]
 
@@ -86,7 +88,7 @@ class ChatError(XianliaoError):
 
 def new_chat(persona: Sequence[str] = ()) -> Chat:
     """Return an empty conversation; it gets an id with its first message."""
-    return {"id": "", "title": "", "persona": list(persona), "messages": []}
+    return {"id": "", "title": "", "persona": list(persona), "system": "", "messages": []}
 
 
 def checked(value: object) -> Chat:
@@ -101,8 +103,8 @@ def checked(value: object) -> Chat:
         raise ChatError("not_a_chat")
     if len(value["messages"]) > MAX_MESSAGES + SPARE_MESSAGES:
         raise too_large()
-    persona = checked_persona(value.get("persona") or [])
-    _check_characters(value["messages"], persona)
+    persona, system = checked_persona(value.get("persona") or []), checked_system(value.get("system") or "")
+    _check_characters(value["messages"], [*persona, system])
     messages = [checked_message(message) for message in value["messages"]]
     ident, title = (text if isinstance(text := value.get(name), str) else "" for name in ("id", "title"))
     title = " ".join(title[: 10 * MAX_TITLE_CHARACTERS].split())[:MAX_TITLE_CHARACTERS]
@@ -110,6 +112,7 @@ def checked(value: object) -> Chat:
         "id": ident if len(ident) <= 32 and re.fullmatch("[0-9a-f]{1,32}", ident) else "",
         "title": valid_text(title),
         "persona": persona,
+        "system": system,
         "messages": messages,
     }
 
@@ -140,6 +143,19 @@ def checked_persona(turns: object) -> list[str]:
     if len(turns) % 2:
         raise ChatError("odd_persona")
     return [valid_text(turn) for turn in turns]
+
+
+def checked_system(text: object) -> str:
+    """Return a system prompt without blanks around it.
+
+    Raises:
+        ChatError: The value is not a text, or is longer than a conversation.
+    """
+    if not isinstance(text, str):
+        raise ChatError("not_a_chat")
+    if len(text) > MAX_CHARACTERS:
+        raise too_large()
+    return valid_text(text.strip())
 
 
 def checked_message(value: object) -> ChatMessage:
@@ -190,16 +206,24 @@ def check_room(chat: Chat, characters: int = 0) -> None:
     Raises:
         ChatError: It would be too large.
     """
-    characters += sum(len(message["text"]) for message in chat["messages"]) + sum(map(len, chat["persona"]))
+    characters += sum(len(message["text"]) for message in chat["messages"]) + sum(
+        map(len, [*chat["persona"], chat["system"]])
+    )
     if len(chat["messages"]) >= MAX_MESSAGES or characters > MAX_CHARACTERS:
         raise too_large()
 
 
 def has_spare_room(chat: Chat) -> bool:
     """Whether a conversation with one more reply is within the bounds of `checked`."""
-    characters = sum(len(message["text"]) for message in chat["messages"]) + sum(map(len, chat["persona"]))
+    characters = sum(len(message["text"]) for message in chat["messages"]) + sum(
+        map(len, [*chat["persona"], chat["system"]])
+    )
     within = characters <= MAX_CHARACTERS + SPARE_CHARACTERS - MAX_FIXED_CHARACTERS
     return within and len(chat["messages"]) < MAX_MESSAGES + SPARE_MESSAGES
+
+
+def _characters_of(chat: Chat) -> int:
+    return sum(len(message["text"]) for message in chat["messages"]) + sum(map(len, [*chat["persona"], chat["system"]]))
 
 
 def too_large() -> ChatError:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from chatbot import Chatbot, ChatSession, Reply
-from chatbot.chat.request import MAX_SEED, MessageTooLongError, candidate_seeds
-from chatbot.chat.trace import TracedStep
+from chatbot.chat.request import MAX_SEED, MessageTooLongError, SystemPromptError, candidate_seeds
 from chatbot.chat.worker import BusyError, Worker, WorkerError
 from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import XianliaoError
@@ -22,7 +21,6 @@ from ui.page.chats import (
     check_room,
     ends_with_user,
     has_spare_room,
-    number_of,
     turns_of,
     up_to_last_user,
     with_message,
@@ -75,10 +73,10 @@ class PageSettings:
     temperature: float | None = None
     top_p: float | None = None
 
-    @property
-    def changes(self) -> dict[str, float]:
-        """Fields of `ReplySettings`."""
+    def changes(self, bot: Chatbot, chat: Chat) -> dict[str, Any]:
+        """Return fields of `ReplySettings`, and the system prompt of a conversation if the bot takes one."""
         changes = {"temperature": self.temperature, "top_p": self.top_p}
+        changes["system"] = chat["system"] if bot.layout.takes_system and chat["system"] else None
         return {name: value for name, value in changes.items() if value is not None}
 
     @classmethod
@@ -175,7 +173,7 @@ def answer(
         raise ChatError("nothing_to_answer")
     bot, turns = worker.bot, turns_of(chat)
     fixed = worker.fixed_answer(turns) is not None
-    session = ChatSession(worker, turns[:-1], **settings.changes)
+    session = ChatSession(worker, turns[:-1], **settings.changes(bot, chat))
     seconds = seconds_between_updates(chat)
     text, began, first = "", time.monotonic(), None
     shown = began if seconds > SHOW_SECONDS else 0.0
@@ -232,7 +230,8 @@ def variant_of(
 ) -> tuple[Reply, ChatMessage]:
     """Return a variant of the reply to a conversation, and its message; variant 0 is the reply itself."""
     turns = turns_of(chat)
-    *_, reply = worker.stream_replies(turns, seed, variation=number, spread=spread, **settings.changes)
+    changes = settings.changes(worker.bot, chat)
+    *_, reply = worker.stream_replies(turns, seed, variation=number, spread=spread, **changes)
     if on_reply is not None:
         on_reply(worker.bot.name, reply, None, chat["id"], turns[-1])
     message = settings.message(reply.text, reply.seed, worker.bot.name)
@@ -261,8 +260,9 @@ def explain(error: XianliaoError, language: str) -> str:
     texts = TEXT[language]
     if isinstance(error, ChatError):
         return texts[error.name].format(**error.values)
-    if isinstance(error, MessageTooLongError):
-        return texts["too_long"].format(characters=error.characters, limit=error.max_tokens)
+    if isinstance(error, (MessageTooLongError, SystemPromptError)):
+        name = "too_long" if isinstance(error, MessageTooLongError) else "system_too_long"
+        return texts[name].format(characters=error.characters, limit=error.max_tokens)
     if isinstance(error, (BusyError, OverloadError)):
         return texts["busy"]
     return texts["closing"] if isinstance(error, WorkerError) else str(error)
@@ -292,7 +292,8 @@ def candidates(
     seeds = candidate_seeds(first, CANDIDATES + (settings.seed is not None))[-CANDIDATES:]
     messages = [settings.message("", seed, bot.name) for seed in seeds]
     last: dict[int, Reply] = {}
-    streams = {index: worker.stream_replies(turns, seed, **settings.changes) for index, seed in enumerate(seeds)}
+    changes = settings.changes(bot, chat)
+    streams = {index: worker.stream_replies(turns, seed, **changes) for index, seed in enumerate(seeds)}
     try:
         while streams:
             for index, stream in list(streams.items()):
@@ -311,31 +312,6 @@ def candidates(
     finally:
         for stream in streams.values():
             close(stream)
-
-
-def trace_reply(worker_of: Callable[[str | None], Worker], chat: Chat, index: int) -> list[TracedStep]:
-    """Return how a reply was chosen, step by step, by the model that made it.
-
-    Args:
-        worker_of: Function that returns the worker of a checkpoint name.
-        chat: The conversation.
-        index: Index of the reply among its messages.
-
-    Raises:
-        XianliaoError: The message is not a complete reply of the model.
-    """
-    messages = chat["messages"]
-    reply = messages[index] if 0 <= index < len(messages) else None
-    before: Chat = {**chat, "messages": messages[:index]}
-    if reply is None or "seed" not in reply or not ends_with_user(before):
-        raise ChatError("nothing_to_look_at")
-    settings = PageSettings.from_fields(reply["seed"], reply.get("temperature"), reply.get("top_p"))
-    worker = worker_of(reply.get("model"))
-    turns = turns_of(before)
-    if settings.seed is None or worker.fixed_answer(turns) is not None:
-        raise ChatError("nothing_to_look_at")
-    variant = {"variation": number_of(reply), "spread": reply.get("spread", 1.0)}
-    return list(worker.trace(turns, settings.seed, **settings.changes, **variant))
 
 
 def status(bot: Chatbot, reply: Reply, language: str) -> str:

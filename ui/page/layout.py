@@ -19,7 +19,7 @@ from ui.page import chats, handlers
 from ui.page.actions import Actions
 from ui.page.handlers import ReplyCallback
 from ui.page.queue import BoundedQueue
-from ui.page.text import PERSONAS, TITLE
+from ui.page.text import TITLE
 from ui.server.logs import LOGGER
 from ui.server.work import WorkPool
 from ui.studio.view import StudioView
@@ -97,6 +97,7 @@ class Parts:
     box: gr.Textbox
     comment: gr.Textbox
     persona: gr.Textbox
+    system: gr.Textbox
     reasons: gr.CheckboxGroup
     why: gr.Group
     status: gr.Markdown
@@ -105,7 +106,7 @@ class Parts:
     top_p: gr.Slider
     spread: gr.Slider
     model: gr.Dropdown
-    persona_name: gr.Dropdown
+    cards: gr.HTML
 
 
 class Page:
@@ -193,6 +194,14 @@ class Page:
         part.model = gr.Dropdown(
             names, value=names[0], label=i18n("checkpoint"), visible=len(names) > 1, elem_id="checkpoint"
         )
+        part.system = gr.Textbox(
+            label=i18n("system"),
+            info=i18n("system_note"),
+            lines=3,
+            max_lines=10,
+            visible=self.act.worker(None).bot.layout.takes_system,
+            elem_id="system",
+        )
         part.spread = gr.Slider(
             0, MAX_SPREAD, 1, step=0.1, label=i18n("spread"), info=i18n("spread_note"), elem_id="spread"
         )
@@ -203,10 +212,8 @@ class Page:
             )
             part.top_p = gr.Slider(0.05, 1, settings.top_p, step=0.05, label=i18n("top_p"), elem_id="top-p")
         with gr.Accordion(i18n("personas"), open=False, elem_id="personas"):
-            gr.Markdown(i18n("persona_note"))
-            part.persona_name = gr.Dropdown(
-                ["—", *PERSONAS], value="—", label=i18n("persona_preset"), elem_id="persona-preset"
-            )
+            gr.Markdown(i18n("persona_note"), elem_id="persona-note")
+            part.cards = drawn("personas")
             part.persona = gr.Textbox(label=i18n("persona"), lines=3, max_lines=8, elem_id="persona")
         part.reset = gr.Button(i18n("reset"), size="sm", elem_id="reset")
 
@@ -268,15 +275,18 @@ class Page:
         forget = f"() => [...{SCRIPT}.settings.forget({json.dumps(standard)}), '']"
         part.reset.click(None, None, [*remembered, part.seed], js=forget, **BROWSER)
         persona = [part.chat, part.persona]
-        chosen = part.persona_name.input(act.show_persona, [part.persona_name], [part.persona], **QUICK)
-        self._save_after(chosen.then(act.set_persona, persona, [part.chat], **QUICK))
+        self._save_after(part.cards.select(act.choose_persona, [part.chat], persona, **QUICK))
         self._save_after(part.persona.blur(act.set_persona, persona, [part.chat], **QUICK))
-        part.chat.load(None, [part.chat], [part.persona], js="(chat) => chat.persona.join('\\n')", **BROWSER)
+        system = [part.chat, part.system, part.model]
+        self._save_after(part.system.blur(act.set_system, system, [part.chat], **QUICK))
+        part.model.change(act.show_system, [part.model], [part.system], **QUICK)
+        fields = "(chat) => [chat.persona.join('\\n'), chat.system || '']"
+        part.chat.load(None, [part.chat], [part.persona, part.system], js=fields, **BROWSER)
 
     def _wire_saved(self) -> None:
         """The conversation that was open before, and files. The script opens, renames and deletes without the server."""
         part, act = self.part, self.act
-        shown = [part.chat, part.why, part.persona, part.status]
+        shown = [part.chat, part.why, part.persona, part.system, part.status]
         self.blocks.load(act.begin, [part.chat], shown, js=f"() => [{SCRIPT}.store.open()]", **QUICK)
         pending = f"() => {SCRIPT}.files.pending()"
         made = part.chat.download(act.export, [part.chat, part.exported], [part.file], js=pending, **QUICK)

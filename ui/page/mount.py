@@ -19,7 +19,7 @@ from ui.page.layout import Page
 from ui.page.no_files import search_inputs_only
 from ui.page.script import head
 from ui.page.states import keep_no_values
-from ui.page.text import EXAMPLES, LANGUAGE_COOKIE, TEXT
+from ui.page.text import EXAMPLES, LANGUAGE_COOKIE, PERSONAS, TEXT
 from ui.server.page_routes import PageRules
 from ui.server.work import WorkPool
 from ui.studio.view import StudioView
@@ -54,6 +54,7 @@ def mount_page(
         "texts": TEXT,
         "cookie": LANGUAGE_COOKIE,
         "examples": EXAMPLES,
+        "personas": PERSONAS,
         "keep": options.saved_chats,
         "feedback": options.feedback,
         "login": bool(options.auth),

@@ -48,9 +48,15 @@ TEXT = {
         "temperature": "温度",
         "top_p": "核采样 top-p",
         "checkpoint": "模型",
-        "persona": "人设：放在对话前面的几句话，每行一句，你一句它一句，你先说",
-        "persona_preset": "现成的人设",
-        "personas": "人设（试验）",
+        "persona": "自己写：放在对话前面的几句话，每行一句，你一句它一句，你先说",
+        "personas": "人设",
+        "persona_cat": "小猫\n句子里带“喵”",
+        "persona_scholar": "书生\n自称“在下”，叫你“姑娘”",
+        "persona_butler": "管家\n叫你“主人”，照顾你的起居",
+        "persona_child": "五岁小孩\n爱说“呀”“嘛”，要你陪",
+        "system": "系统提示",
+        "system_note": "对话开始前告诉模型的话，比如它是谁、怎么说话；跟着这段对话保存",
+        "system_too_long": "系统提示有 {characters} 个字，太长了（最多 {limit} 个词元），请缩短。",
         "eos": "说完了",
         "floor": "说得够长，自动收尾",
         "limit": "到长度上限，截断了",
@@ -142,7 +148,7 @@ TEXT = {
         "close_sidebar": "收起对话列表",
         "close": "关闭",
         "more_settings": "更多设置",
-        "persona_note": "试验功能：自带的小模型很少照着人设说话，有时反而答得更差。",
+        "persona_note": "自带的小模型能演这几个，十句里有七句以上在角色里，但比平时更容易答非所问。",
         "reset": "恢复默认设置",
         "error_title": "出错了",
         "info_title": "提示",
@@ -191,9 +197,16 @@ TEXT = {
         "temperature": "Temperature",
         "top_p": "Nucleus top-p",
         "checkpoint": "Model",
-        "persona": "Persona: lines placed before the conversation, one turn per line, alternating, yours first",
-        "persona_preset": "Ready-made personas",
-        "personas": "Personas (experimental)",
+        "persona": "Your own: lines placed before the conversation, one turn per line, alternating, yours first",
+        "personas": "Personas",
+        "persona_cat": "Kitten\nputs a 喵 (meow) into its lines",
+        "persona_scholar": "Scholar of old\nsays 在下 for I and calls you 姑娘 (miss)",
+        "persona_butler": "Butler\ncalls you 主人 (master) and looks after you",
+        "persona_child": "Child of five\nsays 呀 and 嘛 a lot and wants to play",
+        "system": "System prompt",
+        "system_note": "What the model is told before the conversation, such as who it is; saved with this chat",
+        "system_too_long": "The system prompt has {characters} characters, which is too long (at most {limit} tokens)."
+        " Shorten it.",
         "eos": "finished",
         "floor": "long enough, ended early",
         "limit": "cut off at the length limit",
@@ -286,7 +299,7 @@ TEXT = {
         "close_sidebar": "Close the list of chats",
         "close": "Close",
         "more_settings": "More settings",
-        "persona_note": "Experimental: the bundled small model seldom speaks like its persona, and may reply worse.",
+        "persona_note": "The bundled small model plays these: over seven lines of ten are in role, but less apt.",
         "reset": "Restore defaults",
         "error_title": "Something went wrong",
         "info_title": "Note",
@@ -308,14 +321,15 @@ STYLE_EXAMPLES = {
 }
 """For each style a message, a seed, and the reply of the bundled checkpoint."""
 
-PERSONAS = {
-    "小猫": ["你是谁呀", "喵，我是一只程序小猫", "你喜欢什么", "喜欢晒太阳，还有你陪我说话"],
-    "老同学": ["好久不见", "哎呀老同学，最近忙什么呢", "上班，累", "哈哈，还是上学的时候好"],
-    "东北老铁": ["在干啥呢", "搁家呆着呢，整点啥不", "今天可冷了", "可不咋地，多穿点啊老铁"],
-    "温柔的朋友": ["我今天有点难过", "怎么了，慢慢说，我听着呢", "谢谢你", "不用谢，有我陪着你呢"],
+_PERSONAS = {
+    "cat": "你现在是一只小猫 好呀，我是小猫，喵 小猫你饿不饿 饿了喵，想吃小鱼 过来抱抱 来了喵，蹭蹭你",
+    "scholar": "你是古代的书生 姑娘有礼，在下是书生 公子在读什么书 在下在读诗，姑娘可喜欢？ 喜欢 那在下念给姑娘听",
+    "butler": "你是我的管家 是，主人，请吩咐 我饿了 主人，饭菜已为您备好 谢谢 主人客气了，这是管家该做的",
+    "child": "你是五岁的小孩 我五岁啦，你陪我玩嘛 玩什么 玩积木嘛，搭高高呀 好啊 太好啦，你真好嘛",
 }
-"""Ready-made personas: example turns placed before the conversation, the user's first. Written for this project."""
-
+PERSONAS = {name: turns.split() for name, turns in _PERSONAS.items()}
+"""Personas that the bundled checkpoint plays: example turns placed before the conversation, the user's first. Each has a
+name and a line in `TEXT`; `tests/ui/page/test_personas.py` measures how often replies are in role."""
 
 LANGUAGE_COOKIE = "xianliao-language"
 """Cookie with the language that the user chose on the page."""

@@ -28,7 +28,8 @@ def test_messages_of_one_role_are_joined():
 @pytest.mark.parametrize(
     ("messages", "words"),
     [
-        ([{"role": "system", "content": "你是猫"}, {"role": "user", "content": "你好"}], "'system'"),
+        ([{"role": "system", "content": "你是猫"}, {"role": "user", "content": "你好"}], "this model takes none"),
+        ([{"role": "user", "content": "你好"}, {"role": "system", "content": "你是猫"}], "'system'"),
         ([{"role": "user"}], "its text as content"),
         ([{"role": "user", "content": ["你好"]}], "its text as content"),
         ([{"role": "user", "content": "你好"}, "你好呀"], "'你好呀'"),

@@ -17,10 +17,11 @@ from chatbot.chat.bot import candidate_seeds
 from chatbot.chat.trace import TracedStep
 from chatbot.chat.worker import BusyError, Worker
 from chatbot.errors import XianliaoError
+from tests.conftest import ROOT
 from tests.records import read_records
 from ui.cli import listen, main
 from ui.options import ServeOptions
-from ui.page.charts import shown_step
+from ui.page.charts import shown_step, trace_reply
 from ui.page.chat_files import from_text, to_json, to_markdown
 from ui.page.chats import (
     ChatError,
@@ -39,7 +40,6 @@ from ui.page.handlers import (
     candidates,
     explain,
     preset,
-    trace_reply,
     with_user_message,
 )
 from ui.page.script import page_script
@@ -184,14 +184,16 @@ def test_taking_back(bot):
 
 TEXTS = st.text(st.sampled_from("你好 #\\-\n一<&>\t\"'"), max_size=12)
 CHATS = st.builds(
-    lambda title, persona, messages: {
+    lambda title, persona, system, messages: {
         "id": "",
         "title": title,
         "persona": persona,
+        "system": system.strip(),
         "messages": [{"role": role, "text": "" if role == "divider" else text} for role, text in messages],
     },
     st.sampled_from(["", "名字", "# 一"]),
     st.lists(TEXTS, max_size=4).filter(lambda turns: len(turns) % 2 == 0),
+    TEXTS,
     st.lists(st.tuples(st.sampled_from(["user", "assistant", "divider"]), TEXTS), min_size=1, max_size=6),
 )
 
@@ -243,7 +245,8 @@ def test_what_comes_from_outside_is_checked():
         "messages": [{"role": "assistant", "text": "a", "seed": "b", "x": 1}],
         "y": 2,
     }
-    assert checked(odd) == {"id": "", "title": "", "persona": [], "messages": [{"role": "assistant", "text": "a"}]}
+    message = {"role": "assistant", "text": "a"}
+    assert checked(odd) == {"id": "", "title": "", "persona": [], "system": "", "messages": [message]}
     with pytest.raises(ChatError, match="even number"):
         persona_turns("一\n\n二\n三")
 
@@ -345,8 +348,12 @@ def test_presets(bot):
     assert preset("careful", bot.settings)[0] < preset("free", bot.settings)[0]
 
 
-def test_personas_are_pairs_of_turns():
-    assert all(len(turns) % 2 == 0 for turns in PERSONAS.values())
+def test_personas_are_pairs_of_turns_and_have_a_name_and_a_line_and_a_face():
+    faces = (ROOT / "ui" / "page" / "script" / "base.js").read_text(encoding="utf-8")
+    for name, turns in PERSONAS.items():
+        assert len(turns) % 2 == 0
+        assert all(len(TEXT[language][f"persona_{name}"].split("\n")) == 2 for language in TEXT)
+        assert f"\n    {name}: " in faces
 
 
 def test_both_languages_say_the_same_things():

@@ -14,10 +14,11 @@ from tests.ui.page.test_page import chat_of
 from ui.options import ServeOptions
 from ui.page import chats, feedback
 from ui.page.actions import Actions
+from ui.page.charts import trace_reply
 from ui.page.chat_files import from_text, to_json
 from ui.page.chats import ChatError, check_room, checked, new_chat, persona_turns, too_large
 from ui.page.feedback import Feedback, FeedbackError, rated_turns
-from ui.page.handlers import PageSettings, answer, candidates, trace_reply, with_user_message
+from ui.page.handlers import PageSettings, answer, candidates, with_user_message
 from ui.page.signature import is_signed, sign
 from ui.turns import join_messages
 
@@ -61,6 +62,8 @@ def test_what_is_too_large_is_refused_by_every_function(act, changes, words):
         "undo": (value, "", None),
         "divide": (value, None),
         "set_persona": (value, "", None),
+        "choose_persona": (value, event, None),
+        "set_system": (value, "", "", None),
         "look_inside": (value, event, None),
         "another": (value, 1, event, None),
         "begin": (value, None),

@@ -11,9 +11,10 @@ from chatbot.chat.variants import MAX_VARIATION
 from tests.ui.page.test_page import chat_of, worker  # noqa: F401  # a fixture
 from ui.options import ServeOptions
 from ui.page.actions import Actions
+from ui.page.charts import trace_reply
 from ui.page.chats import ChatError, checked, number_of, texts_to_avoid, with_message
 from ui.page.feedback import rated_turns
-from ui.page.handlers import PageSettings, answer, trace_reply
+from ui.page.handlers import PageSettings, answer
 from ui.page.variants import variant
 
 

@@ -35,6 +35,12 @@
     settings: "M4 7h10 M18 7h2 M16 5v4 M4 17h2 M10 17h10 M8 15v4", close: "M6 6l12 12 M18 6L6 18", plus: "M12 5v14 M5 12h14",
     train: "M2 9l10-5 10 5-10 5z M6 11v5c3 3 9 3 12 0v-5", search: "M11 4a7 7 0 1 0 .010 0 M16 16l5 5", down: "M12 5v14 M5 12l7 7 7-7",
   };
+  Object.assign(ICONS, {  // faces of the personas
+    cat: "M5 11V3l4 3h6l4-3v8a7 7 0 1 1-14 0z M9 11v.010 M15 11v.010 M11 14l1 1 1-1 M2 13h3 M19 13h3",
+    scholar: "M7 9h10v4a5 5 0 1 1-10 0z M5 9h14 M8 9V4h8v5 M10 12v.010 M14 12v.010 M11 15h2 M12 18v4",
+    butler: "M12 2a5 5 0 1 0 .010 0 M10 6v.010 M14 6v.010 M10.500 9h3 M12 16.500l-5-2.500v5z M12 16.500l5-2.500v5z",
+    child: "M12 5a8 8 0 1 0 .010 0 M12 5c0-2 2-3 4-2 M9 12v.010 M15 12v.010 M9 16c2 2 4 2 6 0",
+  });
   const SVG = "http://www.w3.org/2000/svg";
   xl.icon = (name) => {
     const svg = document.createElementNS(SVG, "svg"), path = document.createElementNS(SVG, "path");
@@ -47,7 +53,8 @@
   xl.iconButton = (icon, label, onclick, attributes = {}) => xl.element(
     "button", { type: "button", class: "x-button", "aria-label": label, title: label, onclick, ...attributes }, xl.icon(icon),
   );
-  xl.face = () => xl.element("span", { class: "x-face", "aria-hidden": "true" }, "闲");
+  // Returns the face of the bot, or of the persona that it plays.
+  xl.face = (name = xl.persona()) => xl.element("span", { class: `x-face ${name}`, "aria-hidden": "true" }, name ? xl.icon(name) : "闲");
 
   // Shows a short notice.
   let timer;

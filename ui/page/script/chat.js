@@ -1,11 +1,16 @@
 // The conversation: messages, welcome, editing. Only elements whose content changed are drawn anew.
 (() => {
   const xl = window.xianliao, { element } = xl;
-  const NEW = { id: "", title: "", persona: [], messages: [] };
+  const NEW = { id: "", title: "", persona: [], system: "", messages: [] };
   const INVISIBLE = /[\u202a-\u202e\u2066-\u2069\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/g;
   let list, props, keys = [], asked = null;  // asked: the conversation for which more replies are being made
   const visible = (text) => text.replace(INVISIBLE, "\ufffd");
   const current = () => (props && props.value) || NEW;
+  // Returns the name of the ready-made persona of the conversation, or "".
+  xl.persona = () => {
+    const turns = JSON.stringify(current().persona || []);
+    return Object.keys(xl.given.personas).find((name) => JSON.stringify(xl.given.personas[name]) === turns) || "";
+  };
   const scroller = () => list.closest("#chat");
   const isAtEnd = () => scroller().scrollHeight - scroller().scrollTop - scroller().clientHeight < 80;
   const toEnd = () => { scroller().scrollTop = scroller().scrollHeight; };
@@ -52,18 +57,19 @@
 
   const keyOf = (message, index, isLast) => {
     const node = xl.tree.node(index) || {};
-    return JSON.stringify([message.role, message.text, message.thoughts, message.seed, isLast, xl.tree.versionOf(index), node.rating, isLast && Boolean(asked)]);
+    return JSON.stringify([xl.persona(), message.role, message.text, message.thoughts, message.seed, isLast, xl.tree.versionOf(index), node.rating, isLast && Boolean(asked)]);
   };
   const draw = () => {
     if (!list) return;
     const { messages, title } = current(), wasAtEnd = isAtEnd() || !keys.length;
     if (!messages.length) {
-      if (keys.length !== 1 || keys[0] !== "welcome") list.replaceChildren(welcome());
-      keys = ["welcome"];
+      const key = `welcome ${xl.persona()}`;
+      if (keys.length !== 1 || keys[0] !== key) list.replaceChildren(welcome());
+      keys = [key];
     } else {
       const wanted = messages.map((message, index) => keyOf(message, index, index === messages.length - 1));
       if (messages[messages.length - 1].role === "user") wanted.push("dots");
-      if (keys[0] === "welcome") { list.replaceChildren(); keys = []; }
+      if (String(keys[0]).startsWith("welcome")) { list.replaceChildren(); keys = []; }
       wanted.forEach((key, index) => {
         if (keys[index] === key) return;
         const drawn = key === "dots" ? dots() : turn(messages[index], index, index === messages.length - 1);
@@ -75,7 +81,7 @@
     }
     list.setAttribute("aria-busy", String(Boolean(document.querySelector("#message .stop-button"))));  // a reply grows
     if (wasAtEnd) toEnd();
-    if (xl.side) xl.side.name(title);
+    if (xl.side) { xl.side.name(title); xl.side.personas(); }
   };
 
   xl.draw.chat = (root, properties, trigger, watch) => {
@@ -127,10 +133,10 @@
       if (messages) xl.chat.put(messages);
     },
     branch: (index) => {
-      const { title, persona, messages } = current(), isUser = messages[index].role === "user";
-      const chat = { id: xl.newId(), title: xl.say("branched", { title }).slice(0, 100), persona, messages: messages.slice(0, index + !isUser) };
+      const { title, persona, system, messages } = current(), isUser = messages[index].role === "user";
+      const chat = { id: xl.newId(), title: xl.say("branched", { title }).slice(0, 100), persona, system, messages: messages.slice(0, index + !isUser) };
       xl.tree.begin();
-      set(chat.messages.length ? xl.saved(chat) : { ...NEW, persona });
+      set(chat.messages.length ? xl.saved(chat) : { ...NEW, persona, system });
       if (isUser) xl.compose(messages[index].text);
     },
     edit: (index) => {

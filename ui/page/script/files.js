@@ -19,11 +19,12 @@
     if (!value || !Array.isArray(value.messages) || value.messages.length > MAX_MESSAGES) return null;
     const messages = value.messages.map(message);
     const persona = Array.isArray(value.persona) ? value.persona.filter((turn) => typeof turn === "string") : [];
-    const characters = [...persona, ...messages.map((each) => (each ? each.text : ""))].join("").length;
+    const system = typeof value.system === "string" ? value.system : "";
+    const characters = [...persona, system, ...messages.map((each) => (each ? each.text : ""))].join("").length;
     if (!messages.length || messages.includes(null) || characters > MAX_CHARACTERS || persona.length % 2) return null;
     const nodes = value.tree && Array.isArray(value.tree.nodes) ? value.tree.nodes.slice(0, 4 * MAX_MESSAGES) : [];
     const tree = { next: {}, nodes: nodes.map((node) => ({ parent: node && node.parent, message: message(node && node.message) })) };
-    return { id: xl.newId(), title: String(value.title || messages[0].text).slice(0, 100), persona, messages, tree };
+    return { id: xl.newId(), title: String(value.title || messages[0].text).slice(0, 100), persona, system, messages, tree };
   };
   // Returns the turns of each dialogue of a conversation, the user's first: messages of one role are joined, a divider splits.
   const dialogues = ({ messages }) => {

@@ -72,6 +72,13 @@
       document.querySelector(isOpen ? "#panel .x-button" : "#settings-button")?.focus();
     },
     search: () => { xl.side.toggle(true); setTimeout(() => search.focus(), 50); },
+    // Draws the cards of the personas again, and the face at the top.
+    personas: () => {
+      const chosen = xl.persona();
+      document.querySelectorAll(".x-card").forEach((card) => card.setAttribute("aria-pressed", String(card.dataset.name === chosen)));
+      const face = document.querySelector("#top .x-face");
+      if (face && face.className !== xl.face(chosen).className) face.replaceWith(xl.face(chosen));
+    },
     name: (title) => { if (heading) heading.textContent = title || xl.say("name"); },
     list: () => {
       if (!list) return;
@@ -134,6 +141,16 @@
       xl.iconButton("plus", xl.say("new_chat"), () => xl.chat.open(null), { id: "new-button", "data-changes": true }),
       ...(xl.given.studio ? [xl.iconButton("train", xl.say("studio"), () => xl.studio.toggle(true), { id: "studio-button" })] : []),
       xl.iconButton("settings", xl.say("settings"), () => xl.side.panel(), { id: "settings-button" }));
+  };
+  xl.draw.personas = (container, props, trigger) => {
+    container.className = "x-cards";
+    container.replaceChildren(...Object.keys(xl.given.personas).map((name) => {
+      const [title, line] = xl.say(`persona_${name}`).split("\n");
+      const choose = () => trigger("select", { index: 0, value: xl.persona() === name ? "" : name });
+      return element("button", { type: "button", class: "x-card", "data-name": name, "data-changes": true, "aria-pressed": "false", onclick: choose },
+        xl.face(name), element("span", {}, element("b", {}, title), element("small", {}, line)));
+    }));
+    xl.side.personas();
   };
   xl.draw.settings = (container) => {
     container.className = "x-panel-top";

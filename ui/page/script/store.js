@@ -33,7 +33,7 @@
     },
     load: (id) => { sessionStorage.setItem(OPEN, id); return xl.store.open(); },
     // Returns the part of a stored conversation that the server reads.
-    plain: ({ id, title, persona, messages }) => ({ id, title, persona: persona || [], messages }),
+    plain: ({ id, title, persona, system, messages }) => ({ id, title, persona: persona || [], system: system || "", messages }),
     // Stores a conversation with its tree. Returns it, under a new id if another tab has changed the old one.
     save: (chat) => {
       if (!chat || !chat.id) sessionStorage.removeItem(OPEN);
