@@ -19,6 +19,7 @@ from data_prep.corpus.frequent_turns import FREQUENCY_RULES
 from data_prep.reading.formats import NEGATIVE
 from data_prep.reading.json_shapes import NOT_A_DIALOGUE, OBJECT_WITHOUT_TURNS, TEXT_WITHOUT_A_REPLY
 from data_prep.reading.messages import BOT_IS_SILENT
+from data_prep.reading.records import NOT_SPEECH
 
 _REASONS = {
     "not_json": "not JSON",
@@ -27,6 +28,7 @@ _REASONS = {
     OBJECT_WITHOUT_TURNS: "a JSON object without turns, see the shapes in data_prep/README.md",
     TEXT_WITHOUT_A_REPLY: "a JSON object with a text and no reply",
     NEGATIVE: "a row whose last column replies to something else (label 0)",
+    NOT_SPEECH: "a message of the chat program, a picture, a file or a quotation alone",
     BOT_IS_SILENT: "the speaker of --bot does not reply",
     "line_too_long": "a line or message of more than 16 MB",
     "disliked": "feedback from the page: the reply was disliked",
@@ -145,10 +147,11 @@ def _reasons(manifest: Mapping[str, Any]) -> list[str]:
     lines = []
     for title, name in (
         ("Dialogues dropped", "dropped"),
+        ("Messages left out at reading", "left_out"),
         ("Turns removed in cleaning", "dirty_turns"),
         ("Turns changed in cleaning", "changed_turns"),
     ):
-        rows = [[reason, count, _REASONS.get(reason, "")] for reason, count in manifest[name].items()]
+        rows = [[reason, count, _REASONS.get(reason, "")] for reason, count in manifest.get(name, {}).items()]
         lines += [f"## {title}", "", *(table(["reason", "count", "explanation"], rows) if rows else ["None.", ""])]
     return lines
 

@@ -145,7 +145,7 @@ class Page:
         """Opens the settings."""
         if not self.in_view("#panel"):
             self.press_at("#settings-button")
-        for name, field in (("more-settings", SEED), ("personas", "#persona textarea")):
+        for name, field in (("more-settings", SEED), ("own-persona", "#persona textarea")):
             if not self.in_view(field):
                 self.press_at(f"#{name} button.label-wrap")
                 self.wait(lambda field=field: self.find(field))

@@ -48,10 +48,8 @@ class MessageTooLongError(DialogueError):
         max_tokens: Longest message that the model reads, in tokens.
     """
 
-    def __init__(self, characters: int, max_tokens: int):
-        super().__init__(
-            f"The message is too long: {characters} characters, at most {max_tokens} tokens are read. Send it in parts."
-        )
+    def __init__(self, message: str, characters: int, max_tokens: int):
+        super().__init__(message)
         self.characters, self.max_tokens = characters, max_tokens
 
 
@@ -63,10 +61,8 @@ class SystemPromptError(DialogueError):
         max_tokens: Longest system prompt that the model reads, in tokens.
     """
 
-    def __init__(self, characters: int, max_tokens: int):
-        super().__init__(
-            f"The system prompt is too long: {characters} characters, at most {max_tokens} tokens are read. Shorten it."
-        )
+    def __init__(self, message: str, characters: int, max_tokens: int):
+        super().__init__(message)
         self.characters, self.max_tokens = characters, max_tokens
 
 
@@ -201,12 +197,14 @@ def system_ids(bot: Chatbot, system: str, script: Script) -> tuple[int, ...]:
         raise DialogueError(
             "The system prompt cannot be used: this model takes none. Leave it out, or begin with example turns."
         )
-    if len(system) > max_message_characters(most):
-        raise SystemPromptError(len(system), most)
-    ids = tuple(bot.reader.ids(system, script))
-    if len(ids) > most:
-        raise SystemPromptError(len(system), most)
-    return ids
+    ids = bot.reader.ids(system, script) if len(system) <= max_message_characters(most) else None
+    if ids is None or len(ids) > most:
+        raise SystemPromptError(
+            f"The system prompt is too long: {len(system)} characters, at most {most} tokens are read. Shorten it.",
+            len(system),
+            most,
+        )
+    return tuple(ids)
 
 
 def shown_reply(bot: Chatbot, request: Request, draft: Draft) -> Reply:
@@ -245,7 +243,12 @@ def bounded_turns(turns: Sequence[str], context_tokens: int, max_message_tokens:
         MessageTooLongError: The message is too long.
     """
     if len(turns[-1]) > max_message_characters(max_message_tokens):
-        raise MessageTooLongError(len(turns[-1]), max_message_tokens)
+        raise MessageTooLongError(
+            f"The message is too long: {len(turns[-1])} characters, at most {max_message_tokens} tokens are read. Send it in"
+            " parts.",
+            len(turns[-1]),
+            max_message_tokens,
+        )
     overfull = CHARACTERS_PER_TOKEN * context_tokens
     return [shorten(turn, overfull) for turn in turns]
 

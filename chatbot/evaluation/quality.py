@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from chatbot.chat.bot import Chatbot
 from chatbot.errors import FileError
 from chatbot.evaluation import intervals
@@ -41,8 +43,8 @@ def measure_quality(
     file = cache.open(f"{bot.name}-quality", {"bot": identity_of(bot), "dialogues": hash_of(dialogues)})
     ids = [[bot.tokenizer.encode(join_spaces(turn)) for turn in turns] for turns in dialogues]
     if not file.rows:
-        print(translate(f"{bot.name}: scoring {len(dialogues)} dialogues"), file=sys.stderr)
-        file.add({"nats": score_turns(bot.model, bot.layout, ids)})
+        with tqdm(total=len(ids), desc=translate(f"{bot.name}: scoring"), file=sys.stderr, mininterval=1) as bar:
+            file.add({"nats": score_turns(bot.model, bot.layout, ids, advance=bar.update)})
     nats: list[list[float]] = file.rows[0]["nats"]
     units = [[count_units([turn]) for turn in turns] for turns in dialogues]
     tokens = sum(len(turn) + 1 for turns in ids for turn in turns)

@@ -8,10 +8,12 @@ to change probabilities.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import torch
+from tqdm import tqdm
 
 from chatbot.chat.bot import Chatbot
 from chatbot.decoding.candidates import Candidates
@@ -20,6 +22,7 @@ from chatbot.decoding.settings import ReplySettings
 from chatbot.evaluation import answering
 from chatbot.evaluation.answering import Context, EncodedContext
 from chatbot.evaluation.cache import ResultCache, identity_of
+from chatbot.language.translation import translate
 
 MODEL_ALONE = ""
 """Key of the nats under the model without any rule."""
@@ -60,7 +63,8 @@ def reference_nats(
     }
     file = cache.open(f"{bot.name}-references", identity)
     encoded, batches = answering.in_batches(bot, contexts)
-    for indices in batches[len(file.rows) :]:
+    name = translate(f"{bot.name}: scoring people's replies")
+    for indices in tqdm(batches[len(file.rows) :], desc=name, file=sys.stderr, mininterval=1):
         nats = _score_batch(bot, [encoded[i] for i in indices], kinds)
         file.add({"contexts": indices, "nats": [[None if math.isinf(x) else x for x in row] for row in nats]})
     result = {name: [0.0] * len(contexts) for name in settings_of}

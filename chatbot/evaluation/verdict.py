@@ -138,22 +138,24 @@ def warnings(report: Report, folders: Sequence[Path | None], data: str | Path) -
             f"Only {report['contexts']} contexts were answered, so most differences are chance. Give at least"
             f" {FEW_CONTEXTS}."
         )
-    files, split = _identity(Path(data))
-    seen, alike = [], []
+    data_files, split = _identity(Path(data))
+    seen, alike, shared = [], [], set()
     for part, folder in zip(report["checkpoints"], folders, strict=True):
         trained, held_out, names = _training_data(folder)
         if split in trained:
             seen.append(part["name"])
-        elif names & files and split not in held_out:
+        elif names & data_files and split not in held_out:
             alike.append(part["name"])
+            shared |= names & data_files
     if seen:
         sentences.append(
             f"{', '.join(seen)} learned from exactly these dialogues, so its numbers are too good. Use other dialogues."
         )
     if alike:
+        files = ", ".join(sorted(shared)[:3])
         sentences.append(
-            f"{', '.join(alike)} learned from a file of the same name. If it is this one, the numbers are too good: use"
-            " other dialogues."
+            f"{', '.join(alike)} learned from a file that is also called {files}. If it is this file, the bot has seen the"
+            " dialogues and the numbers are too good. Evaluate on dialogues that were kept out of training."
         )
     return sentences
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,7 @@ def score_turns(
     dialogues: Sequence[Sequence[Sequence[int]]],
     row_tokens: int | None = None,
     first_turns: Sequence[int] | None = None,
+    advance: Callable[[int], object] = lambda count: None,
 ) -> list[list[float]]:
     """Return the nats of each turn of each dialogue: -sum log p of its tokens and its end, with full history.
 
@@ -53,6 +54,7 @@ def score_turns(
         row_tokens: Number of tokens per packed row; the result does not depend on it. Default: `tokens_per_row`.
         first_turns: For each dialogue, the index of its first turn in the longer dialogue that it was cut from; it
             decides who speaks first. Default: 0.
+        advance: Function that is called with the number of dialogues scored since its last call, for a progress bar.
     """
     firsts = [0] * len(dialogues) if first_turns is None else first_turns
     samples = [layout.lay_out(turns, first) for turns, first in zip(dialogues, firsts, strict=True)]
@@ -68,6 +70,7 @@ def score_turns(
                 end = start + len(turn) + 1  # with the end of turn
                 nats[index].append(sum(scored[start:end]))
                 start = end
+        advance(len(row))
     model.train(was_training)
     return nats
 

@@ -16,7 +16,7 @@ SAMPLES = 3
 """Number of examples that the report shows for each rule."""
 
 
-COUNTERS = ("dialogues", "dropped", "dirty", "changed", "suspicious")
+COUNTERS = ("dialogues", "dropped", "left_out", "dirty", "changed", "suspicious")
 SUSPICIOUS_SHARE = 0.2
 """Minimum share of turns with one of these signs for a warning: one turn in five."""
 LEAST_TURNS = 4
@@ -34,6 +34,7 @@ class Ledger:
         dialogues: `read`, `kept_whole`, `split`, `dropped`; the last three add up to the first.
         pieces: Number of clean dialogues that came of them.
         dropped: Dropped dialogues by reason, which is that of their first dirty turn.
+        left_out: Messages of chat logs that were left out when the files were read, by reason.
         dirty: Dirty turns by reason, in dropped and in split dialogues.
         changed: Turns that a normaliser changed, by rule.
         suspicious: Signs that the format of a file was recognised wrongly: number of turns (`turns`), of turns with a
@@ -45,6 +46,7 @@ class Ledger:
     dialogues: Counter[str] = field(default_factory=Counter)
     pieces: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
     dirty: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
     suspicious: Counter[str] = field(default_factory=Counter)
@@ -111,6 +113,7 @@ class Ledger:
         self.pieces += later.pieces
         self.dialogues.update(later.dialogues)
         self.dropped.update(later.dropped)
+        self.left_out.update(later.left_out)
         self.dirty.update(later.dirty)
         self.changed.update(later.changed)
         self.suspicious.update(later.suspicious)

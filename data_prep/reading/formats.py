@@ -37,7 +37,7 @@ from data_prep.reading.labelled.labelled_text import read_labelled, recognise_la
 from data_prep.reading.labelled.prefixes import unlabelled
 from data_prep.reading.messages import to_dialogues
 from data_prep.reading.recognition import HEAD_BYTES, head_lines, recognise
-from data_prep.reading.records import LONG_LINE, NOT_TEXT, NumberedLine, Record, read_text
+from data_prep.reading.records import LONG_LINE, NOT_SPEECH, NOT_TEXT, NumberedLine, Record, read_text
 from data_prep.reading.tables import delimiter_of, read_table
 from data_prep.reading.thoughts import join_thoughts, without_thoughts
 
@@ -151,10 +151,17 @@ def form_of(path: Path, form: str = "auto") -> str:
     return recognise(_decode_head(_read_head(PackedFile(path).chunks(), path)), path) if form == "auto" else form
 
 
+def notices(block: Block) -> Iterator[tuple[int, str]]:
+    """Yield the number and the text of each message of a chat log that nobody said: of the program, or a picture."""
+    for number, turns, reason in block.records:
+        if reason == NOT_SPEECH and turns is not None:
+            yield number, turns[0]
+
+
 def records(block: Block) -> Iterator[Record]:
-    """Yield the records of a block, in order."""
+    """Yield the records of a block, in order, without `notices`."""
     if block.form is None:
-        yield from block.records
+        yield from (record for record in block.records if record.reason != NOT_SPEECH)
         return
     for number, line in enumerate(_split_lines(block.lines), block.first):
         if line is None:

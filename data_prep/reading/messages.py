@@ -12,7 +12,7 @@ from itertools import dropwhile
 from chatbot.errors import FileError
 from data_prep.reading import records
 from data_prep.reading.not_speech import is_system, speech
-from data_prep.reading.records import LONG_LINE, Record, merge_speakers
+from data_prep.reading.records import LONG_LINE, NOT_SPEECH, Record, merge_speakers
 from data_prep.reading.thoughts import without_thoughts
 
 SESSION_GAP = timedelta(hours=3)
@@ -20,6 +20,9 @@ SESSION_GAP = timedelta(hours=3)
 MAX_CHATS = 1000
 """Maximum number of conversations of one file that are open at the same time; the one with the oldest message is closed
 first."""
+
+MAX_NOTICE_CHARACTERS = 200
+"""A message that nobody said is kept up to this length, for the report."""
 
 BOT_IS_SILENT = "bot_does_not_reply"
 _NUMBER = re.compile(r"\s*(?:\(\d+\)|（\d+）|<[^<>]+>)$")
@@ -128,6 +131,8 @@ class _Dialogue:
 def to_dialogues(messages: Iterable[Message | Gap], bot: str | None = None) -> Iterator[Record]:
     """Yield the dialogues of messages: each conversation is cut at silences, and only speech is kept.
 
+    A message that nobody said, such as a notice of the program or a picture, is a record of its own (`NOT_SPEECH`).
+
     A message longer than `MAX_DIALOGUE_CHARACTERS` is counted as a line that is too long.
 
     Args:
@@ -155,9 +160,11 @@ def to_dialogues(messages: Iterable[Message | Gap], bot: str | None = None) -> I
             open_chats.pop(message.chat, None)
             yield Record(message.number, None, LONG_LINE)
             continue
+        text = "" if is_system_name(message.speaker) else _speech_of(message, speakers)
+        if not text and message.text.strip():
+            yield Record(message.number, [message.text.strip()[:MAX_NOTICE_CHARACTERS]], NOT_SPEECH)
         if is_system_name(message.speaker):
             continue
-        text = _speech_of(message, speakers)
         if not text:
             if dialogue is not None and message.text.strip() and not is_system(message.text):
                 dialogue.unspoken_by = message.speaker

@@ -7,6 +7,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 NOT_TEXT, LONG_LINE = "not_text", "line_too_long"
+NOT_SPEECH = "not_speech"
+"""Reason of a record whose one turn is a message that nobody said; `data_prep.reading.formats.notices` yields them."""
 MAX_TURNS = 10_000
 """Dialogues of text files and chat logs are cut after this many turns, so that a file without breaks fits into
 memory."""
@@ -19,7 +21,7 @@ class Record(NamedTuple):
 
     Attributes:
         number: Position of the record in its file, from 1: its line, or its index in an array.
-        turns: The turns, or None if the record holds no dialogue.
+        turns: The turns, or None if the record holds no dialogue; the message itself if the reason is `NOT_SPEECH`.
         reason: Why the record holds no dialogue; None if it holds one.
     """
 

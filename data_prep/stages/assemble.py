@@ -156,6 +156,7 @@ def _manifest_of_counts(files: Sequence[Input], ledgers: Sequence[Ledger], total
     return {
         "dialogues": _counts(total),
         "dropped": dict(total.dropped.most_common()),
+        "left_out": dict(total.left_out.most_common()),
         "dirty_turns": dict(total.dirty.most_common()),
         "changed_turns": dict(total.changed.most_common()),
         "sources": [

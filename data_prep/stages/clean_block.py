@@ -18,7 +18,8 @@ import numpy as np
 from chatbot.storage import replacing, write_json
 from data_prep.cleaning.cleaner import ONE_TURN, Cleaner
 from data_prep.cleaning.ledger import Ledger
-from data_prep.reading.formats import Block, records
+from data_prep.reading.formats import Block, notices, records
+from data_prep.reading.records import NOT_SPEECH
 from data_prep.settings import CleanSettings
 from data_prep.stages.arrow_files import (
     PieceCollector,
@@ -49,6 +50,10 @@ def clean_block(folder: Path, block_id: BlockId, block: Block, settings: CleanSe
     """
     cleaner, ledger, pieces = _cleaner(settings), Ledger(), PieceCollector(buckets)
     removed: list[dict[str, Any]] = []
+    for number, text in notices(block):
+        ledger.left_out[NOT_SPEECH] += 1
+        ledger.add_sample(NOT_SPEECH, text)
+        removed.append({"file": block_id.source, "record": number, "reason": NOT_SPEECH, "text": text})
     for number, turns, reason in records(block):
         entry = {"file": block_id.source, "record": number}
         if turns is None:

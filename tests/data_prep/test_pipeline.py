@@ -665,3 +665,34 @@ def test_the_lock_of_a_removed_file_does_not_count(tmp_path, monkeypatch):
     monkeypatch.undo()
     third.release(keep=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_messages_that_nobody_said_are_told_and_counted(tmp_path):
+    lines = [
+        "2024-03-01 20:01:05 小海",
+        "在吗，一起吃饭",
+        "2024-03-01 20:01:30 阿木",
+        "在呢，去哪吃",
+        '2024-03-01 20:02:00 "小海" 撤回了一条消息',
+        "2024-03-01 20:02:10 小海",
+        "[图片]",
+        "2024-03-01 20:03:00 系统消息",
+        "阿木 加入了群聊",
+        "2024-03-01 20:03:05 小海",
+        "楼下那家面馆",
+        "2024-03-01 20:03:30 阿木",
+        "好的，马上来",
+    ]
+    source = tmp_path / "chat.txt"
+    source.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    manifest = build([source], tmp_path / "set", PrepareSettings(vocab_size=300, valid_share=0.0))
+    assert manifest["left_out"] == {"not_speech": 3}
+    assert manifest["dialogues"]["read"] == 1
+    report = (tmp_path / "set" / "report" / "report.md").read_text(encoding="utf-8")
+    assert "## Messages left out at reading" in report
+    assert "| not_speech | 3 | a message of the chat program" in report
+    with gzip.open(tmp_path / "set" / "report" / "dropped.jsonl.gz", "rt", encoding="utf-8") as file:
+        told = [json.loads(line) for line in file]
+    texts = [entry["text"] for entry in told if entry["reason"] == "not_speech"]
+    assert texts == ['"小海" 撤回了一条消息', "[图片]", "阿木 加入了群聊"]
+    assert all(f"`{text}`" in report for text in texts)

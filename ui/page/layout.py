@@ -194,6 +194,7 @@ class Page:
         part.model = gr.Dropdown(
             names, value=names[0], label=i18n("checkpoint"), visible=len(names) > 1, elem_id="checkpoint"
         )
+        part.cards = drawn("personas")
         part.system = gr.Textbox(
             label=i18n("system"),
             info=i18n("system_note"),
@@ -211,9 +212,7 @@ class Page:
                 0.1, 2, settings.temperature, step=0.05, label=i18n("temperature"), elem_id="temperature"
             )
             part.top_p = gr.Slider(0.05, 1, settings.top_p, step=0.05, label=i18n("top_p"), elem_id="top-p")
-        with gr.Accordion(i18n("personas"), open=False, elem_id="personas"):
-            gr.Markdown(i18n("persona_note"), elem_id="persona-note")
-            part.cards = drawn("personas")
+        with gr.Accordion(i18n("own_persona"), open=False, elem_id="own-persona"):
             part.persona = gr.Textbox(label=i18n("persona"), lines=3, max_lines=8, elem_id="persona")
         part.reset = gr.Button(i18n("reset"), size="sm", elem_id="reset")
 

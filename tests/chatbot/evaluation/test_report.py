@@ -20,6 +20,7 @@ from chatbot.evaluation.answering import answer_all, encode, make_contexts
 from chatbot.evaluation.cache import FOLDER, ResultCache
 from chatbot.evaluation.grid import Grid, GridError
 from chatbot.evaluation.likeness import Likeness
+from chatbot.evaluation.quality import measure_quality
 from chatbot.evaluation.references import reference_nats
 from chatbot.evaluation.run import evaluate
 from chatbot.model.network import XianliaoForCausalLM
@@ -359,3 +360,10 @@ def test_baseline_never_learns_what_is_evaluated(bot, dialogues, tmp_path):
     data.write_text('["一句"]', encoding="utf-8")
     with pytest.raises(FileError, match="at least two turns"):
         evaluate([bot], data, tmp_path / "report", grid=GRID)
+
+
+def test_scoring_shows_a_bar(bot, dialogues, tmp_path, capsys):
+    measure_quality(bot, dialogues[:9], 10, ResultCache(tmp_path))
+    shown = capsys.readouterr().err
+    assert "scoring: 100%" in shown
+    assert "9/9" in shown

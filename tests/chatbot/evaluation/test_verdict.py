@@ -246,7 +246,7 @@ def test_another_preparation_of_the_same_files_is_suspicious(prepared, tmp_path)
     names = [source["file"] for source in manifest["sources"]]
     one = report(checkpoint("mine", 3.5, own=method()))
     (found,) = warnings(one, [training(tmp_path, train="1", valid="2", sources=names)], prepared)
-    assert "mine learned from a file of the same name" in found
+    assert "mine learned from a file that is also called " in found
 
 
 def test_a_file_of_the_same_name_is_suspicious(tmp_path):
@@ -257,7 +257,7 @@ def test_a_file_of_the_same_name_is_suspicious(tmp_path):
     folder = training(tmp_path, train="1", valid="2", sources=["old/chats.jsonl"])
     for path in (data, data.parent):
         (found,) = warnings(one, [folder, None], path)
-        assert found.startswith("mine learned from a file of the same name.")
+        assert found.startswith("mine learned from a file that is also called chats.jsonl. If it is this file, ")
     few = copy.deepcopy(one) | {"contexts": 99}
     assert len(warnings(few, [None, None], data)) == 1
 
@@ -272,4 +272,4 @@ def test_the_samples_were_learned_by_the_bundled_bot(tmp_path):
     from tests.conftest import SAMPLES
 
     (found,) = warnings(report(checkpoint("default", 3.5, own=method())), [resolve("default")], SAMPLES)
-    assert "default learned from a file of the same name" in found
+    assert "default learned from a file that is also called " in found

@@ -48,6 +48,12 @@ def test_a_uniform_model_costs_the_log_of_the_vocabulary_per_token_and_end(layou
     assert model.training  # the mode is restored
 
 
+def test_progress_counts_every_dialogue_once(layout):
+    counts = []
+    score_turns(UniformModel(), layout, [[[5] * 60]] * 20, row_tokens=200, advance=counts.append)
+    assert (sum(counts), len(counts) > 1) == (20, True)
+
+
 def test_rows_are_short_where_the_vocabulary_is_large(layout, monkeypatch):
     assert tokens_per_row(8192) == 2048
     assert tokens_per_row(151_936) == 256

@@ -35,6 +35,17 @@
       xl.iconButton("next", xl.say("next"), show(1), { disabled: at === count, "data-changes": true }));
   };
 
+  // On a narrow screen a row has four actions: of more, three and a button that shows the others.
+  const fold = (buttons) => {
+    if (buttons.length < 5) return;
+    buttons.slice(3).forEach((button) => button.classList.add("x-rest"));
+    const unfold = (event) => {
+      const isOpen = event.currentTarget.parentElement.classList.toggle("unfolded");
+      event.currentTarget.setAttribute("aria-expanded", String(isOpen));
+    };
+    buttons.splice(3, 0, xl.iconButton("menu", xl.say("more_actions"), unfold, { class: "x-button x-fold", "aria-expanded": "false" }));
+  };
+
   const turn = (message, index, isLast) => {
     if (message.role === "divider") return element("div", { class: "x-divider", role: "separator" }, xl.say("divider"));
     const side = message.role === "user" ? "user" : "bot";
@@ -44,6 +55,7 @@
     const buttons = xl.actions.filter((action) => action.shows(message, index, isLast)).map((action) => xl.iconButton(
       action.icon, xl.say(action.name), () => action.run(message, index), { "data-changes": action.changes, ...(action.state ? action.state(message, index) : {}) },
     ));
+    fold(buttons);
     return element("div", { class: `x-turn ${side}${isLast ? " last" : ""}`, "data-index": index, onclick: tapped },
       side === "bot" ? xl.face() : null,
       element("div", { class: "x-body" }, thoughts, content, element("div", { class: "x-actions" }, versions(index), ...buttons)));

@@ -75,7 +75,7 @@
     // Draws the cards of the personas again, and the face at the top.
     personas: () => {
       const chosen = xl.persona();
-      document.querySelectorAll(".x-card").forEach((card) => card.setAttribute("aria-pressed", String(card.dataset.name === chosen)));
+      document.querySelectorAll(".x-persona").forEach((card) => card.setAttribute("aria-pressed", String(card.dataset.name === chosen)));
       const face = document.querySelector("#top .x-face");
       if (face && face.className !== xl.face(chosen).className) face.replaceWith(xl.face(chosen));
     },
@@ -143,11 +143,11 @@
       xl.iconButton("settings", xl.say("settings"), () => xl.side.panel(), { id: "settings-button" }));
   };
   xl.draw.personas = (container, props, trigger) => {
-    container.className = "x-cards";
-    container.replaceChildren(...Object.keys(xl.given.personas).map((name) => {
+    container.className = "x-personas";
+    container.replaceChildren(element("h3", {}, xl.say("personas")), element("p", {}, xl.say("persona_note")), ...Object.keys(xl.given.personas).map((name) => {
       const [title, line] = xl.say(`persona_${name}`).split("\n");
       const choose = () => trigger("select", { index: 0, value: xl.persona() === name ? "" : name });
-      return element("button", { type: "button", class: "x-card", "data-name": name, "data-changes": true, "aria-pressed": "false", onclick: choose },
+      return element("button", { type: "button", class: "x-persona", "data-name": name, "data-changes": true, "aria-pressed": "false", onclick: choose },
         xl.face(name), element("span", {}, element("b", {}, title), element("small", {}, line)));
     }));
     xl.side.personas();

@@ -1,0 +1,150 @@
+"""Screenshots of the page and the report, to be looked at: python -m tests.screenshots DIR
+
+Needs chromium and chromedriver. The views are those that a person sees: first load, a long conversation, many chats,
+versions of a reply, how a reply was chosen, settings, the training view, the report; on a desktop, a wide screen and a
+phone, light and dark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.conftest import ROOT
+from tests.test_browser import Page, open_browser
+from tests.test_browser_page import resize
+from tests.ui.serving import serving
+
+TURNS = (
+    *("今天面试，好紧张", "我怕说错话", "谢谢，我会加油的", "晚上想吃火锅", "一个人吃有点孤单", "给我讲个笑话呗"),
+    *("哈哈好冷", "周末有什么好看的电影吗", "最近睡不好", "你是谁呀", "你会一直陪我吗", "那我先去忙了，晚安"),
+)
+STORE = """
+for (let at = 0; at < 15; at++) {
+  const id = (at + 1).toString(16).padStart(16, "0"), day = 24 * 3600 * 1000;
+  const messages = [{ role: "user", text: `第 ${at + 1} 段对话` }, { role: "assistant", text: "好呀" }];
+  const chat = { id, title: ["周末去哪玩", "今天好累", "讲个笑话"][at % 3] + (at + 1), persona: [], messages };
+  localStorage[`xianliao.chat.${id}`] = JSON.stringify({ ...chat, updated: Date.now() - at * day * 0.6 });
+}
+"""
+SIZES = {"desktop": (1280, 800), "wide": (1920, 1080), "phone": (360, 740)}
+
+
+class Camera:
+    """A browser that shows the page of a server in several sizes and themes, and saves pictures."""
+
+    def __init__(self, driver, address: str, folder: Path):
+        self.driver, self.address, self.folder = driver, address, folder
+
+    def open(self, size: str = "desktop", theme: str = "light", stored: str = "") -> Page:
+        """Open the page with an empty storage, after running the script `stored` in it."""
+        resize(self.driver, *SIZES[size], mobile=size == "phone")
+        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": size == "phone"})
+        media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        self.driver.get(f"{self.address}/robots.txt")
+        self.driver.execute_script(f"localStorage.clear(); sessionStorage.clear(); {stored}")
+        page = Page(self.driver, self.address)
+        page.wait(lambda: page.find(".x-example") and page.find("#preset input"))
+        return page
+
+    def press(self, page: Page, selector: str) -> None:
+        """Press the first element of a selector as soon as the page has one."""
+        page.press(page.wait(lambda: page.find(selector))[0])
+
+    def take(self, name: str) -> None:
+        """Save what is shown."""
+        time.sleep(0.6)
+        self.driver.save_screenshot(str(self.folder / f"{name}.png"))
+        print(self.folder / f"{name}.png", flush=True)
+
+
+def take_page(camera: Camera) -> None:
+    """Take the views of the chat page."""
+    for size, theme in (("desktop", "light"), ("wide", "light"), ("phone", "light"), ("desktop", "dark")):
+        camera.open(size, theme)
+        camera.take(f"first-{size}-{theme}")
+    page = camera.open("desktop")
+    page.set_seed(17)
+    page.press_at("#panel .x-button")
+    for text in TURNS:
+        page.send(text)
+    camera.take("turns-desktop-light")
+    page.press_at("#more")
+    page.wait(lambda: page.texts("#chat .x-versions"))
+    camera.take("versions-desktop-light")
+    page.press(page.find("#chat .x-turn.bot.last button[aria-label='详情']")[0])
+    page.click("看它怎么选字")
+    page.wait(lambda: page.find(".x-token"))
+    page.press(page.find(".x-token")[1])
+    page.driver.execute_script("document.querySelector('#chat').scrollTop = 1e6")
+    camera.take("inside-desktop-light")
+    stored = page.driver.execute_script("return JSON.stringify(Object.entries(localStorage))")
+    again = f"for (const [key, text] of {stored}) if (key.startsWith('xianliao.chat')) localStorage[key] = text;"
+    for size, theme in (("phone", "light"), ("phone", "dark"), ("wide", "dark")):
+        page = camera.open(size, theme, again)
+        page.press_at("#side-button") if size == "phone" else None
+        camera.press(page, "#saved .x-open")
+        page.wait(page.bot_messages)
+        camera.take(f"turns-{size}-{theme}")
+    for size in ("desktop", "phone"):
+        page = camera.open(size, stored=STORE)
+        page.press_at("#side-button") if size == "phone" else None
+        page.press(page.find("#saved .x-more > button")[1])
+        camera.take(f"chats-{size}-light")
+    for size, theme in (("desktop", "light"), ("phone", "light"), ("desktop", "dark")):
+        page = camera.open(size, theme)
+        page.unfold()
+        camera.press(page, ".x-persona")
+        camera.take(f"settings-{size}-{theme}")
+        page.driver.execute_script("document.querySelector('#panel').scrollTop = 1e6")
+        camera.take(f"personas-{size}-{theme}")
+    for size, theme in (("desktop", "light"), ("phone", "dark")):
+        page = camera.open(size, theme)
+        page.press_at("#studio-button")
+        camera.take(f"training-{size}-{theme}")
+
+
+def take_report(camera: Camera, work: Path) -> None:
+    """Evaluate the bundled bot on a few dialogues, and take its report."""
+    command = [sys.executable, "-m", "chatbot.evaluation", "--data", "examples/dialogues.jsonl", "--contexts", "12"]
+    subprocess.run([*command, "--max-dialogues", "24", "--output", str(work)], cwd=ROOT, check=True)
+    for size, theme in (("desktop", "light"), ("desktop", "dark"), ("phone", "light")):
+        resize(camera.driver, *SIZES[size], mobile=size == "phone")
+        media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+        camera.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        camera.driver.get((work / "report.html").as_uri())
+        camera.take(f"report-{size}-{theme}")
+
+
+def main() -> int:
+    """Run the script."""
+    parser = argparse.ArgumentParser(prog="python -m tests.screenshots", description=__doc__.split(":")[0])
+    parser.add_argument("folder", type=Path, help="folder for the pictures")
+    parser.add_argument("--language", default="zh-CN", help="language of the browser (default: %(default)s)")
+    parser.add_argument("--no-report", action="store_true", help="leave out the evaluation and its report")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        options = ("--data-dir", str(work), "--studio", str(work / "studio"))
+        with serving(work, *options) as (address, _):
+            driver = open_browser(work, args.language)
+            try:
+                camera = Camera(driver, address, args.folder.resolve())
+                take_page(camera)
+                if not args.no_report:
+                    take_report(camera, work / "report")
+                severe = [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+                print(*severe, sep="\n", end="\n" if severe else "")
+            finally:
+                driver.quit()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
