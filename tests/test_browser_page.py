@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -314,12 +315,46 @@ def test_a_phone_of_360_pixels_shows_everything_without_overlap(page):
             ".map(r => [Math.round(r.top), Math.round(r.bottom)])"
         )
         assert all(above[1] <= below[0] + 1 for above, below in pairwise(boxes)), boxes
+        shown = "#chat .x-turn.last .x-actions > .x-button"
+        assert len(icons(page, shown)) == 4
+        page.press_at("#chat .x-turn.last .x-fold")
+        assert len(icons(page, shown)) == 8
+        rows = Counter(top for _, top in icons(page, shown))
+        assert max(rows.values()) <= 4, rows
+        assert (
+            page.driver.execute_script("return document.querySelector('#message').getBoundingClientRect().bottom") < 740
+        )
         page.press_at("#side-button")
         page.wait(lambda: page.in_view("#new"))
+        assert page.in_view("#language")
         page.press(page.find("#saved .x-open")[0])
         page.wait(lambda: not page.in_view("#new"))  # the chosen conversation is not hidden behind the list
     finally:
         page.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def icons(page, selector: str) -> list[tuple[str, int]]:
+    """Names and top edges of the visible buttons of a selector."""
+    code = "return [...document.querySelectorAll(arguments[0])].filter(e => e.offsetParent)"
+    return page.driver.execute_script(
+        f"{code}.map(e => [e.ariaLabel, Math.round(e.getBoundingClientRect().top)])", selector
+    )
+
+
+def test_a_persona_is_a_card_with_a_face_and_is_kept_with_the_chat(page):
+    bot = Chatbot.from_pretrained()
+    page.set_seed(2)
+    cards = page.find("#personas .x-persona")
+    assert [card.get_attribute("data-name") for card in cards] == list(PERSONAS)
+    assert min(card.size["height"] for card in cards) >= 44
+    page.press(cards[0])
+    page.wait(lambda: page.find("#top .x-face.cat svg") and page.find("#chat .x-face.cat"))
+    assert page.value("#persona textarea") == "\n".join(PERSONAS["cat"])
+    assert page.send("你好") == bot.reply([*PERSONAS["cat"], "你好"], seed=2)
+    page.reload()
+    page.wait(lambda: page.find("#top .x-face.cat") and page.find(".x-persona[aria-pressed=true]"))
+    page.press(page.find(".x-persona[aria-pressed=true]")[0])
+    page.wait(lambda: not page.find(".x-persona[aria-pressed=true]") and not page.find(".x-face.cat"))
 
 
 def axe_source() -> str:
