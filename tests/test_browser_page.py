@@ -16,7 +16,7 @@ from chatbot import Chatbot
 from tests.records import read_records
 from tests.test_browser import Page, open_browser
 from tests.ui.serving import serving
-from ui.page.text import EXAMPLES, STYLE_EXAMPLES, TEXT
+from ui.page.text import EXAMPLES, PERSONAS, STYLE_EXAMPLES, TEXT
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
