@@ -185,7 +185,7 @@ def decode_requests(
 
 
 def system_ids(bot: Chatbot, system: str, script: Script) -> tuple[int, ...]:
-    """Return the token ids of a system prompt, none of them special; a text without characters is no system prompt.
+    """Return the token ids of a system prompt, none of them special; a blank text counts as none.
 
     Raises:
         SystemPromptError, DialogueError: It is too long, or the model takes none.

@@ -152,7 +152,7 @@ def form_of(path: Path, form: str = "auto") -> str:
 
 
 def notices(block: Block) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of each message of a chat log that nobody said: of the program, or a picture."""
+    """Yield the number and the text of each message of a chat log without speech: of the program, or a picture."""
     for number, turns, reason in block.records:
         if reason == NOT_SPEECH and turns is not None:
             yield number, turns[0]

@@ -22,7 +22,7 @@ MAX_CHATS = 1000
 first."""
 
 MAX_NOTICE_CHARACTERS = 200
-"""A message that nobody said is kept up to this length, for the report."""
+"""A message without speech is kept up to this length, for the report."""
 
 BOT_IS_SILENT = "bot_does_not_reply"
 _NUMBER = re.compile(r"\s*(?:\(\d+\)|（\d+）|<[^<>]+>)$")
@@ -131,7 +131,7 @@ class _Dialogue:
 def to_dialogues(messages: Iterable[Message | Gap], bot: str | None = None) -> Iterator[Record]:
     """Yield the dialogues of messages: each conversation is cut at silences, and only speech is kept.
 
-    A message that nobody said, such as a notice of the program or a picture, is a record of its own (`NOT_SPEECH`).
+    A message without speech, such as a notice of the program or a picture, is yielded as a record (`NOT_SPEECH`).
 
     A message longer than `MAX_DIALOGUE_CHARACTERS` is counted as a line that is too long.
 
