@@ -685,7 +685,7 @@ def test_messages_that_nobody_said_are_told_and_counted(tmp_path):
     ]
     source = tmp_path / "chat.txt"
     source.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    manifest = build([source], tmp_path / "set", PrepareSettings(vocab_size=300, valid_share=0.0))
+    manifest = build([source], tmp_path / "set", PrepareSettings(vocab_size=400, valid_share=0.0))
     assert manifest["left_out"] == {"not_speech": 3}
     assert manifest["dialogues"]["read"] == 1
     report = (tmp_path / "set" / "report" / "report.md").read_text(encoding="utf-8")
