@@ -100,15 +100,15 @@ def split_system(history: History, system: str | None = None) -> tuple[History, 
     """
     if system is not None and not isinstance(system, str):
         raise DialogueError(f"The system prompt must be a text, got {shown(system)}.")
-    said: list[str] = []
+    prompts: list[str] = []
     for message in () if isinstance(history, str) else history:
         content = message.get("content") if isinstance(message, Mapping) else None
         if not isinstance(message, Mapping) or message.get("role") not in SYSTEM_ROLES or not isinstance(content, str):
             break
-        said.append(content)
-    if said and system:
+        prompts.append(content)
+    if prompts and system:
         raise DialogueError("The history begins with a system prompt. Give it there or as system, not both.")
-    return history[len(said) :] if said else history, "\n\n".join(said) or system or ""
+    return history[len(prompts) :] if prompts else history, "\n\n".join(prompts) or system or ""
 
 
 def as_turns(history: History) -> list[str]:
