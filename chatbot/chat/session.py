@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from chatbot.chat.bot import Chatbot, Reply
 from chatbot.chat.turns import as_messages, split_system
@@ -47,7 +47,7 @@ class ChatSession:
         content = read_json(Path(path), FileError, "save the conversation again")
         try:
             messages, system = split_system(content["messages"])
-            turns = [message["content"] for message in messages]
+            turns = [cast(Mapping[str, str], message)["content"] for message in messages]
             changes = {name: value for name, value in content["changes"].items() if name != "spread"}
             ReplySettings().with_changes(**changes)
             if messages != as_messages(turns) or not all(isinstance(turn, str) for turn in turns):

@@ -260,7 +260,7 @@ class Actions:
     @guarded
     def set_system(self, chat: Any, text: str, model: str, request: gr.Request) -> chats.Chat:
         """Set the system prompt of the conversation."""
-        checked = {**chats.checked(chat), "system": chats.checked_system(text)}
+        checked: chats.Chat = {**chats.checked(chat), "system": chats.checked_system(text)}
         bot = self.worker(model).bot
         if bot.layout.takes_system:
             system_ids(bot, checked["system"], bot.settings.script)

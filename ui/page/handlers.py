@@ -75,7 +75,7 @@ class PageSettings:
 
     def changes(self, bot: Chatbot, chat: Chat) -> dict[str, Any]:
         """Return fields of `ReplySettings`, and the system prompt of a conversation if the bot takes one."""
-        changes = {"temperature": self.temperature, "top_p": self.top_p}
+        changes: dict[str, Any] = {"temperature": self.temperature, "top_p": self.top_p}
         changes["system"] = chat["system"] if bot.layout.takes_system and chat["system"] else None
         return {name: value for name, value in changes.items() if value is not None}
 
