@@ -111,8 +111,8 @@ def take_page(camera: Camera) -> None:
 
 def take_report(camera: Camera, work: Path) -> None:
     """Evaluate the bundled bot on a few dialogues, and take its report."""
-    command = [sys.executable, "-m", "chatbot.evaluation", "--data", "examples/dialogues.jsonl", "--contexts", "12"]
-    subprocess.run([*command, "--max-dialogues", "24", "--output", str(work)], cwd=ROOT, check=True)
+    command = [sys.executable, "-m", "chatbot.evaluation", "--data", "examples/dialogues.jsonl", "--contexts", "6"]
+    subprocess.run([*command, "--max-dialogues", "12", "--output", str(work)], cwd=ROOT, check=True)
     for size, theme in (("desktop", "light"), ("desktop", "dark"), ("phone", "light")):
         resize(camera.driver, *SIZES[size], mobile=size == "phone")
         media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
