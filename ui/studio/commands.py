@@ -15,7 +15,7 @@ import yaml
 
 import chatbot
 from chatbot.storage import read_text
-from chatbot.yaml_files import MAX_CHARACTERS, read_yaml
+from chatbot.text.yaml_files import MAX_CHARACTERS, read_yaml
 
 MODULES = {"xianliao-prepare": "data_prep", "xianliao-train": "training"}
 ORDER = ("cpu_finetune", "cpu_smoke", "small", "base")
