@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import hashlib
 import json
@@ -68,6 +69,12 @@ def test_every_command_of_a_workflow_exists(workflow, command):
         assert {extra for listed in extras for extra in listed.split(",")} <= set(PROJECT["optional-dependencies"])
         assert all((ROOT / arguments[place + 1]).is_file() for place, word in enumerate(arguments) if word == "-c")
     elif name == "python":
+        if arguments[0] == "-c":
+            imported = ast.parse(arguments[1]).body
+            names = [alias.name for node in imported if isinstance(node, ast.Import) for alias in node.names]
+            assert names
+            assert all(find_spec(imported_name) for imported_name in names)
+            return
         is_module = arguments[0] == "-m"
         target, rest = (arguments[1], arguments[2:]) if is_module else (arguments[0], arguments[1:])
         assert find_spec(target) is not None if is_module else (ROOT / target).is_file()

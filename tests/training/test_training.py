@@ -133,10 +133,10 @@ def test_a_damaged_save_is_explained(prepared, tmp_path):
     train(settings_for(prepared, tmp_path / "run", max_steps=4))
     newest = sorted((tmp_path / "run" / "resume").iterdir())[-1]
     (newest / "optimizer.pt").write_bytes(b"short")
-    with pytest.raises(ResumeError, match="save before"):
+    with pytest.raises(ResumeError, match="Remove that folder"):
         train(settings_for(prepared, tmp_path / "run", max_steps=4, resume=True))
     (newest / "progress.json").write_text("{}")
-    with pytest.raises(ResumeError, match="save before"):
+    with pytest.raises(ResumeError, match="Remove that folder"):
         train(settings_for(prepared, tmp_path / "run", max_steps=4, resume=True))
 
 
@@ -152,7 +152,7 @@ def test_a_flipped_bit_in_a_save_is_noticed(name, prepared, tmp_path):
     else:
         content[len(content) // 2] ^= 1
     (newest / name).write_bytes(content)
-    with pytest.raises(ResumeError, match=f"checksum of {name} is wrong.*save before"):
+    with pytest.raises(ResumeError, match=f"checksum of {name} is wrong.*Remove that folder"):
         train(settings_for(prepared, tmp_path / "run", resume=True, **changes))
 
 
