@@ -34,7 +34,6 @@ data() {
     ours own identity
     ours talk talk
     ours plain plain
-    ours conversations conversations
 }
 
 ours() { # name, folder below dialogues/
@@ -105,16 +104,12 @@ deepen() {
         "$work/chat:0.7" "$work/dgk:0.3" "$work/long:0.2" "$work/smile:0.07"
     replies deeper 245 deep 1
     replies settled 318 deeper 0
-    replies further 490 settled 1
-    replies final 430 further 0 "$work/conversations:16:replies"
 }
 
-replies() { # name, steps, initial checkpoint, share of the rate at the end, further sets; of own dialogues the bot's turns
-    name=$1 steps=$2 from=$3 share=$4
-    shift 4
-    train "$name" "$steps" --config "$here/deep.yaml" --init "$work/$from" --final-learning-rate-share "$share" \
-        --weight-average 0.98 --data "$work/plain:6:replies" "$work/own:16:replies" "$work/talk:8:replies" "$@" \
-        "$work/chat:1.2" "$work/dgk:0.2" "$work/long:0.2" "$work/smile:0.02"
+replies() { # name, steps, initial checkpoint, share of the rate at the end; of the own dialogues the bot's turns alone
+    train "$1" "$2" --config "$here/deep.yaml" --init "$work/$3" --final-learning-rate-share "$4" --weight-average 0.98 \
+        --data "$work/plain:6:replies" "$work/own:16:replies" "$work/talk:8:replies" "$work/chat:1.2" "$work/dgk:0.2" \
+        "$work/long:0.2" "$work/smile:0.02"
 }
 
 mean() { # name, then pairs of a weight and a checkpoint
@@ -140,7 +135,7 @@ write_json(path, {**read_json(path), "temperature": 0.6, "top_p": 0.95, "candida
 
 export_() {
     rm -rf "$work/default.new"
-    python -m chatbot.checkpoint "$work/final" "$work/default.new" --int8
+    python -m chatbot.checkpoint "$work/settled" "$work/default.new" --int8
     set_sampling "$work/default.new/generation_config.json"
     python -m chatbot.similarity --data "$work/chat" --checkpoint "$work/default.new"
     rm -rf "$work/default"
