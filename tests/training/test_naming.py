@@ -179,7 +179,7 @@ def test_the_mixture_with_the_most_room_is_kept(checkpoint, tmp_path, monkeypatc
 
     monkeypatch.setattr(mixing, "measure_knowledge", distance)
     monkeypatch.setattr(mixing, "measure_identity", lambda *args, **options: {"name": 1.0, "unasked": 0.0})
-    kept = mixing.keep_best_share(after, str(before), IDENTITY, {OTHERS: []}, 0.05, "cpu")
+    kept = mixing.keep_best_share(after, str(before), IDENTITY, {OTHERS: []}, 0.05, "auto")
     assert measured == pytest.approx([0.0, *mixing.SHARES], abs=1e-5)
     assert kept["share"] == 0.7
     assert read_json(after / "training.json")["share_of_training"] == 0.7
@@ -202,7 +202,7 @@ def test_a_bot_decodes_with_the_weights_of_the_mixture(checkpoint, tmp_path):
 @pytest.mark.slow
 def test_the_command_fails_for_a_model_that_cannot_learn_it_and_keeps_the_figures(checkpoint, tmp_path, capsys):
     output = tmp_path / "named"
-    flags = ["--name", "小满", "--bot", str(checkpoint), "--output", str(output), "--epochs", "0.1", "--device", "cpu"]
+    flags = ["--name", "小满", "--bot", str(checkpoint), "--output", str(output), "--epochs", "0.1"]
     assert main(flags) == 1
     said = capsys.readouterr().out
     assert "guard: it says its name to " in said

@@ -43,7 +43,7 @@ def keep_best_share(
     if not isinstance(bot.model, XianliaoForCausalLM):  # an adapter to a foreign model has nothing before it
         return {"share": 1.0}
     after = {name: tensor.clone() for name, tensor in bot.model.state_dict().items()}
-    before = load_model(start, device).state_dict()
+    before = load_model(start, str(bot.model.device)).state_dict()
     mix(bot, before, after, 0.0)
     known = measure_knowledge(bot, sets, choices=0)
     rooms = {}
