@@ -21,7 +21,7 @@ from chatbot.storage import exclusive, read_json, replacing, write_json
 from chatbot.text.dialogue import clean_turn
 
 RESULT, MARKDOWN, CHOICES = "aptness.json", "aptness.md", "choices.json"
-CHOICES_DEFAULT = 500
+CHOICES_DEFAULT = 200
 """Number of dialogues for the choices without a judge."""
 
 
