@@ -28,7 +28,7 @@ _REASONS = {
     OBJECT_WITHOUT_TURNS: "a JSON object without turns, see the shapes in data_prep/README.md",
     TEXT_WITHOUT_A_REPLY: "a JSON object with a text and no reply",
     NEGATIVE: "a row whose last column replies to something else (label 0)",
-    NOT_SPEECH: "a message of the chat program, a picture, a file or a quotation alone",
+    NOT_SPEECH: "a system notice, a picture, a file, or only a quotation",
     BOT_IS_SILENT: "the speaker of --bot does not reply",
     "line_too_long": "a line or message of more than 16 MB",
     "disliked": "feedback from the page: the reply was disliked",

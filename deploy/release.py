@@ -37,7 +37,7 @@ PLATFORM_TAGS = {
     "macos-arm64": "macosx_11_0_arm64",
     "windows-x86_64": "win_amd64",
 }
-"""Tag of a wheel for each system; lite/build.py has the same ones."""
+"""Wheel tag of each system, the same as in lite/build.py."""
 
 MAGIC = {".so": b"\x7fELF", ".dylib": b"\xcf\xfa\xed\xfe", ".dll": b"MZ"}
 MB = 10**6

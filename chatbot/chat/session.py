@@ -16,7 +16,7 @@ from chatbot.text.dialogue import DialogueError
 
 
 class ChatSession:
-    """A conversation. The person speaks first, the bot second, in turn.
+    """A conversation. The person and the bot take turns, and the person begins.
 
     Replies come from a `Chatbot`, or from a `chatbot.chat.worker.Worker` that decodes for many sessions together.
 

@@ -46,7 +46,7 @@ MAX_SPREAD = 2.0
 
 
 def check_variation(variation: int, spread: float, settings: ReplySettings) -> None:
-    """Check the number and the spread of a variant.
+    """Check `variation`, the number of a variant, and `spread`, its distance from the reply.
 
     Raises:
         ReplySettingsError: A value is out of range, or the settings do not sample.

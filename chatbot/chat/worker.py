@@ -195,7 +195,7 @@ class Worker:
         with self._changed:
             while self.waiting:
                 job = min(self.waiting, key=lambda waiting: rows[waiting.sender])  # the first of equals
-                # a job that needs more rows than there are starts when no other job runs
+                # wait until enough rows are free; if no job runs, no more will be freed, so start
                 if job.most_rows > free_rows and (self.busy_rows or admitted):
                     break
                 self.waiting.remove(job)

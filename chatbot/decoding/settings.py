@@ -62,8 +62,8 @@ class ReplySettings:
     (`chatbot.decoding.rules.eos_floor`). `logit_bias` is a mapping, or pairs, of token ids and nats; it is stored as sorted
     pairs.
 
-    An entry of `banned_words` that begins with `!` is an exception: it ends with a banned word, which is allowed as the
-    end of this longer word (妈的 and !妈妈的).
+    An entry of `banned_words` that begins with `!` is an exception, a longer word that ends with a banned word and is
+    allowed: the entries 妈的 and !妈妈的 forbid 妈的, but not 妈妈的.
     """
 
     method: Method = field(default="sample", metadata=_described("sample, greedy or beam"))

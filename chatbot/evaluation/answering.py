@@ -145,7 +145,7 @@ def answer_all(
 def _open_files(
     bot: Chatbot, contexts: Sequence[Context], methods: dict[str, ReplySettings], seed: int, cache: ResultCache
 ) -> dict[str, CacheFile]:
-    """Open the cache file of every method; each row holds one batch."""
+    """Open a cache file for every decoding method. Each line of a file holds the answers of one batch."""
     common = {
         "bot": identity_of(bot),
         "contexts": [asdict(context) for context in contexts],

@@ -91,7 +91,7 @@ class PackedFile:
 
 
 def _is_binary(data: bytes) -> bool:
-    """Whether more than one byte in ten is zero, or one in twenty another control character."""
+    """Whether more than 10 % of the bytes are zero, or more than 5 % are other control characters."""
     controls = sum(data.count(code) for code in _CONTROLS)
     return data.count(0) * 10 > len(data) or controls * 20 > len(data)
 

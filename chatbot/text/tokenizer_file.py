@@ -200,7 +200,7 @@ def _check_ids(content: dict[str, Any]) -> None:
     """Check the number of tokens and the range of their ids.
 
     Raises:
-        TokenizerError: The file has too many tokens or too long ones, or an id is far above their number.
+        TokenizerError: There are too many tokens, a token is too long, or an id is far above the number of tokens.
     """
     vocabulary, added = content["model"]["vocab"], content.get("added_tokens") or []
     if len(vocabulary) > MAX_VOCABULARY or len(added) > MAX_ADDED_TOKENS:

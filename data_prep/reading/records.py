@@ -62,7 +62,7 @@ def read_text(lines: Iterable[NumberedLine]) -> Iterator[Record]:
         if turns and (not is_turn or len(turns) == MAX_TURNS or characters > MAX_DIALOGUE_CHARACTERS):
             yield Record(first, turns, None)
             turns, characters = [], 0
-        if line is None:  # the turn after it does not answer the turn before it
+        if line is None:  # an unreadable line: the turn after it does not answer the turn before it
             yield Record(number, None, NOT_TEXT)
         elif is_turn:
             first = first if turns else number

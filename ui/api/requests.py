@@ -30,8 +30,8 @@ MAX_NAMES = 20
 """Number of field names in X-Ignored."""
 
 MAX_MARKS = 200_000
-"""Largest number of opening brackets and commas in a body. The largest request that is not only text has 100,000; parsing
-holds Python's lock, and millions of values would hold up other requests."""
+"""Largest number of opening brackets and commas in a body. The largest accepted request has about 100,000 outside its
+texts. Parsing holds Python's lock, so a body of millions of values would hold up other requests."""
 
 SKIPPED_ROLES = (*SYSTEM_ROLES, "tool", "function")
 """Roles whose messages are left out of the history; a chat model reads those of `SYSTEM_ROLES` as its system prompt."""

@@ -62,7 +62,7 @@ def shown_step(step: TracedStep) -> ShownStep:
 
 
 def trace_reply(worker_of: Callable[[str | None], Worker], chat: Chat, index: int) -> list[TracedStep]:
-    """Return how a reply was chosen, step by step, by the model that made it.
+    """Return the steps in which a model chose the tokens of its reply.
 
     Args:
         worker_of: Function that returns the worker of a checkpoint name.

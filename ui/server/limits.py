@@ -113,7 +113,7 @@ class Limits:
         self.arriving = ArrivingBytes(self.options.arriving_bytes)
 
     def body_bytes(self, trusted: bool) -> int:
-        """Return the largest body of a client with or without credentials."""
+        """Return how large a request body may be; `trusted` means that the client has a key or is logged in."""
         return self.options.body_bytes if trusted else min(self.options.body_bytes, self.options.anonymous_body_bytes)
 
 

@@ -179,7 +179,7 @@ STUDIO_TEXT = {
 }
 
 REASONS = {
-    "a message of the chat program, a picture, a file or a quotation alone": "聊天软件的消息、图片、文件，或只有引用",
+    "a system notice, a picture, a file, or only a quotation": "聊天软件的系统消息、图片、文件，或只有引用",
     "not JSON": "不是 JSON",
     "neither UTF-8 nor GB18030": "既不是 UTF-8 也不是 GB18030",
     "not a dialogue: neither a list of strings nor an object that holds one": "不是对话：既不是句子的列表，也没有这样的列表",

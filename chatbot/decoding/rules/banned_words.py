@@ -51,7 +51,7 @@ class BannedWords:
         self._guarded_completing = _tokens_completing(self._guarded, order, ordered)
 
     def apply(self, logits: torch.Tensor, replies: Sequence[Sequence[int]]) -> None:
-        """Set logits `[B, V]` of tokens that would complete a word after each of the B replies to -inf, in place."""
+        """Set to -inf, in place, the logits `[B, V]` of tokens with which one of the B replies would get a banned word."""
         logits[:, self._always.to(logits.device)] = -torch.inf
         for row, reply in enumerate(replies):
             end = self._last_bytes(reply)

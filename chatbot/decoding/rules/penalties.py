@@ -2,7 +2,8 @@
 
     logit(v) -= presence 1[c(v) > 0] + frequency c(v) - bias(v),        c(v): times that the reply so far has v
 
-The rules come before temperature, EOS floor and truncation, and after the tokens that are not allowed, which keep -inf.
+These rules run after the rules that forbid tokens, so a forbidden token keeps -inf. They run before temperature, EOS floor
+and truncation.
 EOS is never part of a reply, so only a bias can change it. The floor ensures its minimum probability of EOS for any
 logits, so the bound on the reply length holds for every value.
 """
