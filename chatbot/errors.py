@@ -11,6 +11,9 @@ from typing import Protocol
 
 from chatbot.language.translation import labelled, translate
 
+_OWN = ("chatbot", "data_prep", "training", "ui", "checkpoints")
+"""Packages of this project; a module of theirs that is missing is no fault of other packages."""
+
 
 class XianliaoError(ValueError):
     """An error that a user can cause; its message is shown without a traceback."""
@@ -85,8 +88,12 @@ def explain_faults(main: Callable[[list[str] | None], int | None], extra: str = 
         except XianliaoError as error:
             print(labelled("error: ", str(error)), file=sys.stderr)
         except ModuleNotFoundError as error:
-            advice = f'Install what this command needs: pip install "xianliao[{extra}]".'
-            print(labelled("error: ", f"The package {error.name} is not installed. {advice}"), file=sys.stderr)
+            if str(error.name).partition(".")[0] in _OWN:
+                fault = f"The module {error.name} is missing in this copy of xianliao. Install xianliao again."
+            else:
+                advice = f'Install what this command needs: pip install "xianliao[{extra}]".'
+                fault = f"The package {error.name} is not installed. {advice}"
+            print(labelled("error: ", fault), file=sys.stderr)
         except BrokenPipeError:
             sys.stderr.close()  # the process that read our output is gone
         except OSError as error:

@@ -147,13 +147,14 @@ class ReplySettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "banned_words", checked_words(self.banned_words))
         object.__setattr__(self, "logit_bias", checked_bias(self.logit_bias))
-        if (
-            isinstance(self.repeat_cost, (int, float)) and self.repeat_cost >= FORBIDDING_NATS
-        ):  # equal settings must compare equal
+        if _is_number(self.repeat_cost) and self.repeat_cost >= FORBIDDING_NATS:  # equal settings must compare equal
             object.__setattr__(self, "repeat_cost", None)
         for check in (self._wrong_kinds, self._wrong_values, self._wrong_together):
             if faults := check():
                 raise ReplySettingsError("Decoding: " + "; ".join(faults) + ".")
+        for option in OPTIONS:  # tensors take no integer beyond 64 bits
+            if option.kind is float and isinstance(value := getattr(self, option.name), int):
+                object.__setattr__(self, option.name, float(value))
 
     def _wrong_kinds(self) -> list[str]:
         faults = (

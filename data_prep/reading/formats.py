@@ -192,20 +192,31 @@ def _tsv_record(number: int, turns: list[str]) -> Record:
 def _read_head(chunks: Iterable[bytes], path: Path) -> bytes:
     """Return the beginning of a file: at least `HEAD_BYTES`, or the whole file if it is shorter.
 
+    The head of a file that begins with a JSON object has the whole first line, up to `MAX_LINE_BYTES`: only the end of
+    that line shows whether the file is one object or has an object on each line.
+
     Raises:
         FileError: The file holds only white space, or begins with more white space than is read.
     """
-    head, is_blank = bytearray(), True
+    head, is_blank, is_whole = bytearray(), True, False
     for chunk in chunks:
+        start = len(head)
         head += chunk
         is_blank = is_blank and not chunk.strip()
         if is_blank and len(head) > MAX_LINE_BYTES:
             raise FileError(f"{path} begins with more than {MAX_LINE_BYTES >> 20} MB of white space. Check the file.")
-        if not is_blank and len(head) >= HEAD_BYTES:
+        if is_blank or len(head) < HEAD_BYTES:
+            continue
+        is_whole = is_whole or b"\n" in (chunk if start >= HEAD_BYTES else head.lstrip(_BEFORE))
+        if is_whole or len(head) > MAX_LINE_BYTES or not head[:HEAD_BYTES].lstrip(_BEFORE).startswith(b"{"):
             break
     if is_blank:
         raise FileError(f"{path} is empty. Give a file with dialogues.")
     return bytes(head)
+
+
+_BEFORE = b"\xef\xbb\xbf\0 \t\r\n"
+"""Bytes of a byte order mark and of white space."""
 
 
 def _decode_head(head: bytes) -> str:

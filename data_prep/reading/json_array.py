@@ -40,7 +40,7 @@ def read_arrays_of_object(texts: Iterator[str], path: Path) -> Iterator[tuple[st
         path: The file, for error messages.
 
     Raises:
-        FileError: As of `read_array`.
+        FileError: As of `read_array`, or text follows the object.
     """
     yield from _ArrayReader(texts, path).members()
 
@@ -82,6 +82,13 @@ class _ArrayReader:
             elif isinstance(value := self._decode_element(), dict):
                 yield key, value
             self._count += 1
+        self._position += 1
+        self._skip_space()
+        if self._position < len(self._text):
+            raise FileError(
+                f"{self._path} has text after its first JSON object. If it has one object per line, say --format jsonl;"
+                " otherwise give one JSON list of objects."
+            )
 
     def _go_to_element(self, closing: str = "]") -> bool:
         """Move to the next element; return False at the bracket that closes the array or object."""

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from io import BufferedReader
 from typing import Any
@@ -16,6 +17,8 @@ from xianliao_lite.bot import Bot, LiteError, Reply
 from xianliao_lite.connections import BODY_SECONDS, HEADER_SECONDS, SEND_SECONDS, Arriving, BoundedServer, fault
 
 MAX_BODY, MAX_NUMBER = 1 << 20, 1e18
+DRAIN_BYTES, DRAIN_SECONDS = 4 << 20, 2
+"""Size of the largest refused body that is read and thrown away, and the time for it."""
 LOCAL = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 FIELDS = {
     **{name: name for name in ("temperature", "top_p", "top_k", "min_p", "seed")},
@@ -163,11 +166,10 @@ class Handler(BaseHTTPRequestHandler):
     def _body(self) -> dict[str, Any]:
         self._arriving.deadline = time.monotonic() + BODY_SECONDS
         kind, size = self.headers.get("Content-Type", ""), ",".join(self.headers.get_all("Content-Length", []))
-        if not size.isascii() or not size.isdigit() or int(size) > MAX_BODY:
-            if re.fullmatch(
-                "[0-9]{7}", size
-            ):  # a body a little too long is read: a client still sending misses the answer
-                self.rfile.read(int(size))
+        if not re.fullmatch("[0-9]{1,18}", size):
+            raise RequestError(400, f"The request needs one Content-Length: a number, at most {MAX_BODY}.")
+        if int(size) > MAX_BODY:
+            self._drain(int(size))
             raise RequestError(413, f"The request needs a Content-Length of at most {MAX_BODY}.")
         try:
             content = self.rfile.read(int(size))
@@ -182,6 +184,17 @@ class Handler(BaseHTTPRequestHandler):
         if not isinstance(body, dict):
             raise RequestError(400, "The body must be a JSON object.")
         return body
+
+    def _drain(self, size: int) -> None:
+        """Throw away a refused body that is a little too long, in small pieces: a client that still sends misses the
+        answer.
+        """
+        if size > DRAIN_BYTES:
+            return
+        self._arriving.deadline = time.monotonic() + DRAIN_SECONDS
+        with suppress(TimeoutError):
+            while size > 0 and (piece := self.rfile.read1(min(size, 1 << 16))):
+                size -= len(piece)
 
     def _head(self) -> dict[str, Any]:
         return {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.server.bot.name}

@@ -11,6 +11,7 @@ import pytest
 
 from chatbot import Chatbot
 from chatbot.cli import chat, evaluate
+from chatbot.errors import explain_faults
 from chatbot.evaluation.grid import Grid
 from tests.conftest import ROOT, SAMPLES
 
@@ -251,3 +252,18 @@ def test_the_command_runs_from_another_directory(checkpoint, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == Chatbot.from_pretrained(checkpoint).reply(["你好"], seed=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("chatbot.yaml_files", "Install xianliao again."), ("chatbots", 'pip install "xianliao[all]"')],
+)
+def test_a_missing_module_of_this_project_is_no_missing_package(name, words, capsys):
+    @explain_faults
+    def command(argv):
+        raise ModuleNotFoundError(name=name)
+
+    assert command([]) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert name in error

@@ -156,6 +156,19 @@ def test_jsonl_that_begins_badly_is_still_jsonl(tmp_path, first):
     assert [turns for _, turns, _ in found] == [None, *SPACED * 3]
 
 
+@pytest.mark.parametrize("key", ["messages", "train", "name"])
+@pytest.mark.parametrize("turns_of_first", [3000, 9000])
+def test_json_lines_may_begin_with_a_long_dialogue(tmp_path, key, turns_of_first):
+    """The first line is longer than the head by which other forms are recognised."""
+    first = messages([f"第{number}句话说完了" for number in range(turns_of_first)])
+    begins = {"messages": {}, "train": {"train": "yes"}, "name": {"name": "小海"}}[key]
+    values = [{**begins, "messages": first}, *({"messages": messages(turns)} for turns in SPACED * 1000)]
+    read = turns_of(write(tmp_path / "a.jsonl", lines(values)))
+    assert len(read) == len(values)
+    assert len(read[0]) == turns_of_first
+    assert read[1] == SPACED[0]
+
+
 def test_tsv_may_begin_with_a_line_without_a_tab(tmp_path):
     assert turns_of(write(tmp_path / "x", "标题\n" + FORMS["tsv"] * 3)) == [["标题"], *SPACED * 3]
 
@@ -359,6 +372,10 @@ BAD = {
     "empty gzip": (gzip.compress(b""), "is empty"),
     "cut array": (b'[["a", "b"], ["c", ', "not complete JSON"),
     "cut in a string": (b'[["a", "b"], ["c", "d', "not complete JSON"),
+    "text after the object": (
+        b'{\n"messages": [{"role": "user", "content": "a"}]\n}\n{"messages": []}',
+        "--format jsonl",
+    ),
     "text after the array": (b'[["a", "b"]]\n[["c", "d"]]', "text follows"),
     "cut gzip": (gzip.compress(MANY)[:-100], "cut short"),
     "gzip without its end": (gzip.compress(MANY)[:-6], "cut short"),

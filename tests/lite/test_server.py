@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
+import tracemalloc
+from contextlib import suppress
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -102,12 +104,43 @@ HIDDEN = (
         ("POST /x", ["Host: localhost", "Content-Type: text/plain"], 404),
         ("POST /v1/chat/completions", ["Host: evil.example", "Content-Type: text/plain"], 403),
         ("GET /health", ["Host: localhost"], 400),
-        ("POST /v1/chat/completions", ["Host: localhost", "Content-Length: 0"], 413),
+        ("POST /v1/chat/completions", ["Host: localhost", "Content-Length: 0"], 400),
         ("POST /v1/chat/completions", ["Host: localhost", "Transfer-Encoding: chunked"], 400),
     ],
 )
 def test_a_body_is_never_read_as_a_request(echo, first, headers, status):
     assert exchanged(echo, *headers, first=first, body=HIDDEN) == [status]
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "１", "1_0", "", "x"])
+def test_a_length_that_is_no_number_is_refused_in_words(echo, length, capfd):
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
+    with socket.create_connection(echo, 5) as connection:
+        connection.sendall(head.encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"needs one Content-Length" in answer
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("size", [2 * MAX_BODY, 9_999_999])
+def test_a_body_that_is_refused_is_never_held(echo, size, monkeypatch):
+    """The piece that is read is small, and the answer does not wait for a client that sends no more."""
+    monkeypatch.setattr("xianliao_lite.server.DRAIN_SECONDS", 0.5)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
+    tracemalloc.start()
+    try:
+        with socket.create_connection(echo, 5) as connection, suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(head.encode())
+            for _ in range(size // 65536 - 1):
+                connection.sendall(bytes(65536))
+        with socket.create_connection(echo, 5) as connection:
+            connection.sendall(head.encode() + bytes(1000))
+            answer = connection.recv(65536)
+        assert tracemalloc.get_traced_memory()[1] < MAX_BODY
+    finally:
+        tracemalloc.stop()
+    assert answer.startswith(b"HTTP/1.1 413")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from ui.page.handlers import PageSettings, ReplyCallback
 from ui.page.signature import SIGNED_FIELDS
 from ui.page.text import LANGUAGE_COOKIE, PERSONAS, STYLE_EXAMPLES, TEXT, language_of
 from ui.page.variants import spread_of, variant
-from ui.server.logs import LOGGER
+from ui.server.logs import PAGE_FAILURES
 from ui.server.work import SENDER, WorkPool
 
 PRESETS = ("careful", "balanced", "free")
@@ -39,8 +39,8 @@ def notices(language: str) -> Iterator[None]:
         raise
     except XianliaoError as error:
         raise gr.Error(handlers.explain(error, language), title=title, print_exception=False) from None
-    except Exception:
-        LOGGER.exception("the page failed")
+    except Exception as error:
+        PAGE_FAILURES.log(SENDER.get(), "the page failed", "error", error)
         raise gr.Error(TEXT[language]["failed"], title=title, print_exception=False) from None
 
 
@@ -50,14 +50,14 @@ def guarded(method: Callable) -> Callable:
     @wraps(method)
     def call(self, *values, **named):
         request = next((value for value in (*values, *named.values()) if isinstance(value, gr.Request)), None)
-        SENDER.set(_sender(request))
+        SENDER.set(sender_of(request))
         with notices(language_of_request(request)):
             return self.pool.run(_size(values), method, self, *values, **named)
 
     return call
 
 
-def _sender(request: gr.Request | None) -> str:
+def sender_of(request: gr.Request | None) -> str:
     """Return the user or address of a request; the page's events run outside the context of their request."""
     user, client = getattr(request, "username", None), getattr(request, "client", None)
     return f"user {user}" if user else str(getattr(client, "host", ""))
@@ -162,7 +162,7 @@ class Actions:
         self, chat: Any, model: str, seed: Any, temperature: Any, top_p: Any, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
         """Stream the reply to the last message. After an error the status line explains it."""
-        SENDER.set(_sender(request))
+        SENDER.set(sender_of(request))
         language = language_of_request(request)
         try:
             checked = self.pool.run(_size([chat]), chats.checked, chat)
@@ -177,8 +177,8 @@ class Actions:
                 yield latest, line
         except XianliaoError as error:
             yield chats.without_empty_reply(latest), handlers.explain(error, language)
-        except Exception:
-            LOGGER.exception("a reply of the page failed")
+        except Exception as error:
+            PAGE_FAILURES.log(SENDER.get(), "a reply of the page failed", "error", error)
             yield chats.without_empty_reply(latest), TEXT[language]["failed"]
 
     @guarded
@@ -208,7 +208,7 @@ class Actions:
         self, chat: Any, model: str, seed: Any, temperature: Any, top_p: Any, request: gr.Request
     ) -> Iterator[list[chats.ChatMessage]]:
         """Stream several replies to the last message; the page's script keeps them as versions of the last reply."""
-        SENDER.set(_sender(request))
+        SENDER.set(sender_of(request))
         with notices(language_of_request(request)):
             settings = PageSettings.from_fields(seed, temperature, top_p)
             worker = self.worker(model)
@@ -220,7 +220,7 @@ class Actions:
 
         The index of the event is the difference between the numbers of the new variant and of the one shown.
         """
-        SENDER.set(_sender(request))
+        SENDER.set(sender_of(request))
         with notices(language_of_request(request)):
             step, distance = _index(data.index), spread_of(spread)
             checked = self.pool.run(_size([chat]), chats.checked, chat)
@@ -273,7 +273,7 @@ class Actions:
 
     def look_inside(self, chat: Any, data: gr.SelectData, request: gr.Request) -> tuple[int, list[ShownStep]]:
         """Return the index of a reply and how it was chosen."""
-        SENDER.set(_sender(request))
+        SENDER.set(sender_of(request))
         with notices(language_of_request(request)):
             index = _index(data.index)
             checked = self.pool.run(_size([chat]), chats.checked, chat)
@@ -346,5 +346,5 @@ class Actions:
         try:
             self.feedback.write(turns, rating, reasons, comment, generation)
         except FeedbackError as error:  # its message has a path of the server, which is for the operator
-            LOGGER.warning("%s", error)
+            PAGE_FAILURES.log(SENDER.get(), str(error), "warning")
             raise chats.ChatError("not_recorded") from None

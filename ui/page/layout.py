@@ -16,11 +16,11 @@ from chatbot.chat.variants import MAX_SPREAD
 from chatbot.chat.worker import Worker
 from ui.options import ServeOptions
 from ui.page import chats, handlers
-from ui.page.actions import Actions
+from ui.page.actions import Actions, sender_of
 from ui.page.handlers import ReplyCallback
 from ui.page.queue import BoundedQueue
 from ui.page.text import TITLE
-from ui.server.logs import LOGGER
+from ui.server.logs import PAGE_FAILURES
 from ui.server.work import WorkPool
 from ui.studio.view import StudioView
 
@@ -71,7 +71,8 @@ class QuietBlocks(gr.Blocks):
             error.print_exception = False
             raise
         except Exception as error:
-            LOGGER.error("an event of the page failed", exc_info=error)
+            sender = sender_of(kwargs.get("request"))
+            PAGE_FAILURES.log(sender, "an event of the page failed", "error", error)
             raise gr.Error("The server failed on this request. Reload the page.", print_exception=False) from None
 
 

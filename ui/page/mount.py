@@ -92,7 +92,7 @@ def mount_page(
     mounted = next(route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))
     keep_no_values(mounted, blocks)
     user_of = user_reader(mounted)
-    return PageRules(functions, bool(options.auth), user_of, blocks._queue.sessions.__contains__, blocks._queue.takes)
+    return PageRules(functions, bool(options.auth), user_of, blocks._queue.has_session, blocks._queue.takes)
 
 
 def cookie_names(app: App) -> tuple[str, str]:

@@ -66,14 +66,16 @@ class Session(asyncio.Queue[EventMessage]):
     Args:
         total: Sum over all sessions, which the session updates.
         now: The time.
+        user: User who opened it; None if the page asks for no log-in.
 
     Attributes:
         held: Bytes that the session holds.
         read: Time of the last read.
     """
 
-    def __init__(self, total: Held, now: float):
+    def __init__(self, total: Held, now: float, user: str | None = None):
         super().__init__()
+        self.user = user
         self._total, self._inputs = total, dict[str, int]()
         self.held, self.read = 0, now
 
@@ -156,7 +158,9 @@ class BoundedQueue(Queue):
         name, size = body.session_hash, request.scope.get("state", {}).get("body_bytes", 0)
         if name is None or not await self._has_room(name, size):
             return False, "The server is busy. Try again in a moment.", "queue_full"
-        session = self.sessions.setdefault(name, self.new_session())
+        session = self.sessions.setdefault(name, self.new_session(username))
+        if session.user != username:
+            return False, "This session belongs to another user. Reload the page.", "queue_full"
         for copy in ("_body", "_json"):  # Gradio keeps the request until the event has ended
             request.__dict__.pop(copy, None)
         success, event, state = await super().push(body, request, username)
@@ -223,9 +227,14 @@ class BoundedQueue(Queue):
         """Return nothing: this server does not show Gradio's statistics, which cost more than the events themselves."""
         return {}
 
-    def new_session(self) -> Session:
-        """Return an empty session, which is not among the sessions yet."""
-        return Session(self.held, self.now())
+    def has_session(self, name: str, user: str | None) -> bool:
+        """Whether a session exists and this user opened it."""
+        session = self.sessions.get(name)
+        return session is not None and session.user == user
+
+    def new_session(self, user: str | None = None) -> Session:
+        """Return an empty session of a user, which is not among the sessions yet."""
+        return Session(self.held, self.now(), user)
 
     def forget(self, name: str) -> None:
         """Forget the results of a session."""

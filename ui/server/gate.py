@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chatbot.chat.worker import WorkerError
 from ui.api.schemas import ApiError, as_api_error, to_response
 from ui.server import page_routes
 from ui.server.limits import BodyReader, Limits
@@ -85,6 +86,8 @@ class Gate:
             elif body is not None:
                 _narrow(scope)
                 await self.app(scope, _replay(body, receive), send_secured)
+            else:  # the body broke off; the client gets uvicorn's 400 if it still listens
+                record.status = 400
         finally:
             reader.release()
             _log(scope, record, time.perf_counter() - started, self.limits.refused_lines)
@@ -129,7 +132,7 @@ class Gate:
         if page_routes.needs_key(path) and not limits.access.is_open and identity is None:
             raise limits.access.refusal()
         if is_page and method != "POST":
-            page_routes.check_results(path, scope["query_string"], limits.page.has_session)
+            page_routes.check_results(path, scope["query_string"], user, limits.page.has_session)
         if method != "POST" and _may_have_body(headers):
             raise ApiError(400, "Only a POST request may have a body.", code="unexpected_body")
         trusted = identity is not None or user is not None
@@ -146,7 +149,7 @@ class Gate:
             raise as_api_error(OverloadError())
         try:
             return await limits.pool.run_async(len(body), page_routes.checked_body, *arguments)
-        except OverloadError as error:
+        except (OverloadError, WorkerError) as error:
             raise as_api_error(error) from None
 
     def _charge(self, scope: Scope, identity: str | None) -> None:

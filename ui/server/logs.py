@@ -30,10 +30,10 @@ LogFormat = Literal["auto", "json", "text"]
 _SALT = secrets.token_bytes(16)
 
 
-def log_event(event: str, level: str = "info", **fields: object) -> None:
-    """Write one line; fields that are None are left out."""
+def log_event(event: str, level: str = "info", failure: BaseException | None = None, **fields: object) -> None:
+    """Write one line, with the class and the stack of a failure; fields that are None are left out."""
     known = {name: value for name, value in fields.items() if value is not None}
-    LOGGER.log(getattr(logging, level.upper()), event, extra={"fields": known})
+    LOGGER.log(getattr(logging, level.upper()), event, exc_info=failure, extra={"fields": known})
 
 
 def reply_fields(
@@ -78,27 +78,33 @@ class EqualLines:
     """
 
     def __init__(self, per_minute: int = EQUAL_LINES_PER_MINUTE, clock: Callable[[], float] = time.monotonic):
-        self.per_minute, self._clock = per_minute, clock
+        self.per_minute, self._clock, self._lock = per_minute, clock, threading.Lock()
         self._counts: OrderedDict[tuple, list[float]] = OrderedDict()  # (client, line) -> [end of its minute, count]
 
-    def log(self, client: str, event: str, level: str = "info", **fields: object) -> None:
+    def log(
+        self, client: str, event: str, level: str = "info", failure: BaseException | None = None, **fields: object
+    ) -> None:
         """Write a line, unless this client has caused too many equal ones.
 
         Args:
             client: Address of the client. It is not written.
             event: Event of the line.
             level: Level of the line.
+            failure: Exception whose class and stack the line has. Lines are equal if its class is.
             fields: Fields of the line. Lines are equal if all fields but `seconds` are.
         """
+        if failure is not None:
+            fields["error"] = type(failure).__name__
         now = self._clock()
-        self._report(now)
         line = (event, level, *sorted((name, str(value)) for name, value in fields.items() if name != "seconds"))
-        counted = self._counts.setdefault((client, line), [now + 60, 0])
-        counted[1] += 1
-        if counted[1] <= self.per_minute:
-            log_event(event, level, **fields)
-        if len(self._counts) > MAX_COUNTED_LINES:
-            self._report(now, at_least=1)
+        with self._lock:
+            self._report(now)
+            counted = self._counts.setdefault((client, line), [now + 60, 0])
+            counted[1] += 1
+            if counted[1] <= self.per_minute:
+                log_event(event, level, failure, **fields)
+            if len(self._counts) > MAX_COUNTED_LINES:
+                self._report(now, at_least=1)
 
     def _report(self, now: float, at_least: int = 0) -> None:
         """Forget lines whose minute is over, and at least so many, and write how many of each were left out."""
@@ -114,7 +120,12 @@ class EqualLines:
 
     def finish(self) -> None:
         """Write how many lines were left out until now."""
-        self._report(0.0, at_least=len(self._counts))
+        with self._lock:
+            self._report(0.0, at_least=len(self._counts))
+
+
+PAGE_FAILURES = EqualLines()
+"""Throttle of the lines about failed events of the page, of all servers of this process: any client can cause them."""
 
 
 class LineFormatter(logging.Formatter):

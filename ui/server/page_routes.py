@@ -72,14 +72,14 @@ class PageRules:
         functions: Number of inputs of each function, by its index.
         needs_login: Whether the page is for logged-in users only.
         user_of: Function that returns the logged-in user of a request, or None.
-        has_session: Whether a session has events; only then its results can be read.
+        has_session: Whether a session has events and this user opened it; only then the user can read its results.
         takes: Whether the queue has room for an input of this many bytes.
     """
 
     functions: Mapping[int, int] = field(default_factory=dict)
     needs_login: bool = False
     user_of: Callable[[Headers], str | None] = lambda headers: None
-    has_session: Callable[[str], bool] = lambda name: True
+    has_session: Callable[[str, str | None], bool] = lambda name, user: True
     takes: Callable[[int], bool] = lambda size: True
 
 
@@ -150,15 +150,18 @@ def checked_query(method: str, query: bytes) -> bytes:
     return urlencode([(name, value) for name, value in pairs if name in names]).encode()
 
 
-def check_results(path: str, query: bytes, has_session: Callable[[str], bool]) -> None:
-    """Refuse to read the results of a session that does not exist; Gradio would fail in the middle of the answer.
+def check_results(path: str, query: bytes, user: str | None, has_session: Callable[[str, str | None], bool]) -> None:
+    """Refuse to read the results of a session that the user has not opened.
+
+    Gradio would hand them to every user who knows the name of the session, and would fail in the middle of the answer if
+    the session does not exist.
 
     Raises:
-        ApiError: 404, the session does not exist or was dropped because no browser read it.
+        ApiError: 404, the session does not exist, belongs to another user, or was dropped because no browser read it.
     """
     if path.rstrip("/").endswith("/queue/data"):
         name = dict(parse_qsl(query.decode("latin-1"))).get("session_hash", "")
-        if not has_session(name):
+        if not has_session(name, user):
             raise ApiError(404, "This session has no results. Reload the page.", code="unknown_session")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
+from chatbot.chat.worker import SHUTTING_DOWN, WorkerError
 from chatbot.errors import XianliaoError
 
 SHORT_CHARACTERS, LARGE_CHARACTERS = 2_000, 20_000
@@ -64,6 +65,7 @@ class WorkPool:
 
         Raises:
             OverloadError: Too many calls wait.
+            WorkerError: The server is closing.
         """
         if getattr(self._inside, "is_worker", False):
             return function(*values, **named)
@@ -74,13 +76,16 @@ class WorkPool:
         return await asyncio.wrap_future(self._submit(size, lambda: function(*values, **named)))
 
     def close(self) -> None:
-        """End the threads after the calls in progress."""
+        """End the threads after the calls in progress, and let the waiting calls fail with an error in words."""
         for executor in self._executors.values():
             executor.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             calls = [call for queues in self._queues.values() for queue in queues.values() for call in queue]
+            for queues in self._queues.values():
+                queues.clear()
         for future, *_ in calls:
-            future.cancel()
+            if future.set_running_or_notify_cancel():
+                future.set_exception(WorkerError(SHUTTING_DOWN))
 
     def _submit(self, size: int, call: Callable[[], T]) -> Future[T]:
         lane = "short" if size <= SHORT_CHARACTERS else "small" if size <= LARGE_CHARACTERS else "large"
@@ -98,7 +103,7 @@ class WorkPool:
             self._executors[lane].submit(self._run_next, lane)
         except RuntimeError:  # the server is closing
             future.cancel()
-            raise OverloadError from None
+            raise WorkerError(SHUTTING_DOWN) from None
         return future
 
     def _leave(self, lane: str, sender: str) -> None:
@@ -112,6 +117,8 @@ class WorkPool:
         """Run the oldest call of the sender whose turn it is; there are as many calls of this method as calls."""
         queues = self._queues[lane]
         with self._lock:
+            if not queues:  # the pool was closed meanwhile
+                return
             sender, queue = next(iter(queues.items()))
             future, context, call = queue.popleft()
             if queue:

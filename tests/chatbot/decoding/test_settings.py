@@ -6,6 +6,7 @@ import json
 from dataclasses import fields
 
 import pytest
+import torch
 
 from chatbot.chat.bot import Chatbot
 from chatbot.checkpoint.folder import save
@@ -122,3 +123,13 @@ def test_values_from_elsewhere_are_shown_in_one_short_line():
 @pytest.mark.parametrize("nats", [1e30, 10**400, float("inf"), 1e300])
 def test_a_cost_that_float32_cannot_sum_forbids(nats):
     assert settings_from({"repeat_cost": nats}).repeat_cost is None
+
+
+@pytest.mark.parametrize("cost", [10**30, 10**29, 10**400, 3])
+def test_an_integer_of_any_size_in_a_checkpoint_can_be_decoded_with(cost):
+    settings = settings_from({"no_repeat_ngram": 2, "repeat_cost": cost, "repetition_penalty": 2})
+    logits = torch.ones(1, 5)
+    (rule,) = repetition_rules(settings, 0)
+    rule.apply(logits, [[1, 2, 1]], [[]])
+    assert logits[0, 2] < 0
+    assert all(type(getattr(settings, option.name)) in (option.kind, type(None)) for option in OPTIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -14,20 +15,23 @@ from starlette.routing import Mount
 
 from ui.api.schemas import ApiError
 from ui.options import ServeOptions
-from ui.page import queue
+from ui.page import actions, layout, queue
 from ui.page.chat_files import from_text
 from ui.page.queue import BoundedQueue, Output
 from ui.server.app import create_app
+from ui.server.logs import EQUAL_LINES_PER_MINUTE, EqualLines
 from ui.server.page_routes import checked_body
 
 JOIN, DATA = "/gradio_api/queue/join", "/gradio_api/queue/data"
 
 
 @contextmanager
-def page(bot):
+def page(bot, auth=()):
     """A client of a server, its queue, and a function that calls `begin` with a chat of a number of characters."""
-    app = create_app(bot, ServeOptions())
+    app = create_app(bot, ServeOptions(auth=auth))
     with TestClient(app, base_url="http://localhost") as client:
+        if auth:
+            log_in(client, auth[0])
         functions = {part["api_name"]: part["id"] for part in client.get("/config").json()["dependencies"]}
         held = (
             next(route.app for route in app.routes if isinstance(route, Mount) and hasattr(route.app, "get_blocks"))
@@ -41,6 +45,11 @@ def page(bot):
             return client.post(JOIN, json=body).status_code
 
         yield client, held, call
+
+
+def log_in(client: TestClient, pair: tuple[str, str]) -> None:
+    client.cookies.clear()
+    assert client.post("/login", data=dict(zip(("username", "password"), pair, strict=True))).status_code == 200
 
 
 def settle(held: BoundedQueue, client: TestClient) -> None:
@@ -227,3 +236,42 @@ def test_no_client_can_make_such_a_result():
     (message,) = from_text(file)["messages"]
     assert "seed" not in message
     assert message["model"].encode("utf-8", "strict")
+
+
+def test_a_user_reads_and_fills_only_sessions_of_her_own(bot):
+    users = (("ann", "pw"), ("ben", "pw"))
+    with page(bot, auth=users) as (client, held, call):
+        assert call("hers") == 200
+        settle(held, client)
+        log_in(client, users[1])
+        assert client.get(DATA, params={"session_hash": "hers"}).status_code == 404
+        assert call("hers") == 503
+        assert call("his") == 200
+        settle(held, client)
+        log_in(client, users[0])
+        with client.stream("GET", DATA, params={"session_hash": "hers"}) as stream:
+            assert any('"success":true' in line for line in stream.iter_lines())
+
+
+def test_malformed_events_leave_a_few_lines(bot, caplog, monkeypatch):
+    """Neither an event that Gradio cannot read nor one that fails in a handler fills the disk."""
+    lines = EqualLines()
+    for module in (layout, actions):
+        monkeypatch.setattr(module, "PAGE_FAILURES", lines)
+    monkeypatch.setattr(queue, "MAX_SESSION_EVENTS", 1000)
+    caplog.set_level(logging.INFO)
+    with page(bot) as (client, held, _):
+        parts = {part["api_name"]: part for part in client.get("/config").json()["dependencies"]}
+        number = parts["give_reasons"]["id"]
+        for data in ([None, ["x"], [], ""], [None, None, 5, ""]):
+            for _ in range(25):
+                body = {"data": data, "fn_index": number, "session_hash": "s"}
+                assert client.post(JOIN, json=body).status_code == 200
+            settle(held, client)
+    lines.finish()
+    written = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    failures = {record.getMessage() for record in written}
+    assert failures == {"the page failed", "an event of the page failed"}
+    assert len(written) == 2 * (EQUAL_LINES_PER_MINUTE + 1)
+    assert any(record.exc_info for record in written)
+    assert any(getattr(record, "fields", {}).get("equal_lines") for record in written)

@@ -396,3 +396,17 @@ def test_a_body_with_two_lengths_is_refused_and_the_connection_closed(bot, path,
     assert start["status"] == 400
     assert dict(start["headers"])[b"connection"] == b"close"
     assert b"Content-Length or Transfer-Encoding" in body["body"]
+
+
+def test_a_body_that_breaks_off_is_logged_as_what_the_client_did(bot, caplog):
+    caplog.set_level(logging.INFO)
+
+    async def run() -> None:
+        call = Call(create_app(bot, ServeOptions()), "POST", "/v1/chat/completions", {"content-length": "100"})
+        call.give(b"{")
+        call.parts.put_nowait({"type": "http.disconnect"})
+        await call.task
+
+    asyncio.run(run())
+    (fields,) = [record.fields for record in caplog.records if record.msg == "request"]
+    assert fields["status"] == 400

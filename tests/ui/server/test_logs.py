@@ -25,7 +25,9 @@ BROKEN = (
 @pytest.fixture
 def written(monkeypatch):
     lines = []
-    monkeypatch.setattr(logs, "log_event", lambda event, level="info", **fields: lines.append((event, level, fields)))
+    monkeypatch.setattr(
+        logs, "log_event", lambda event, level="info", failure=None, **fields: lines.append((event, level, fields))
+    )
     return lines
 
 

@@ -12,7 +12,7 @@ import gradio as gr
 import pytest
 from fastapi.testclient import TestClient
 
-from chatbot.chat.worker import Worker
+from chatbot.chat.worker import Worker, WorkerError
 from ui.api.routes import parse
 from ui.api.schemas import ApiError
 from ui.options import ServeOptions
@@ -80,8 +80,22 @@ def test_a_call_fails_as_it_would_here_and_a_closed_pool_refuses(pool):
     with pytest.raises(ValueError, match="invalid literal"):
         pool.run(1, int, "x")
     pool.close()
-    with pytest.raises(OverloadError):
+    with pytest.raises(WorkerError, match="shutting down"):
         pool.run(1, int, "1")
+    assert pool.waiting == {"short": 0, "small": 0, "large": 0}
+
+
+def test_calls_that_wait_when_the_pool_is_closed_fail_in_words(pool):
+    gate = threading.Event()
+    first, *waiting = [pool._submit(10, gate.wait) for _ in range(3)]
+    while not first.running():
+        time.sleep(0.01)
+    pool.close()
+    gate.set()
+    assert first.result(20)
+    for call in waiting:
+        with pytest.raises(WorkerError, match="shutting down"):
+            call.result(20)
     assert pool.waiting == {"short": 0, "small": 0, "large": 0}
 
 
