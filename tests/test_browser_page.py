@@ -361,6 +361,8 @@ def assert_the_head_of_the_settings_stays(page) -> None:
     x, y = (box(page, "#settings .x-button")[name] for name in ("x", "y"))
     code = "return Boolean(document.elementFromPoint(arguments[0] + 9, arguments[1] + 9).closest('#settings'))"
     assert page.driver.execute_script(code, x, y)
+    background = "return getComputedStyle(document.querySelector('#settings')).backgroundColor"
+    assert page.driver.execute_script(background).startswith("rgb(")  # nothing shines through
 
 
 def luminance(color: str) -> float:
