@@ -361,6 +361,7 @@ def assert_the_head_of_the_settings_stays(page) -> None:
     x, y = (box(page, "#settings .x-button")[name] for name in ("x", "y"))
     code = "return Boolean(document.elementFromPoint(arguments[0] + 9, arguments[1] + 9).closest('#settings'))"
     assert page.driver.execute_script(code, x, y)
+    assert box(page, "#settings")["top"] == 0
     background = "return getComputedStyle(document.querySelector('#settings')).backgroundColor"
     assert page.driver.execute_script(background).startswith("rgb(")  # nothing shines through
 
