@@ -138,7 +138,7 @@ class Page:
 
     def choose_file(self, path: Path) -> None:
         """Import a file; the browser's own dialogue does not open for a script, its input is there all the same."""
-        self.press_at("#import")
+        self.all_chats("import")
         self.wait(lambda: self.find("#import-file"))[0].send_keys(str(path))
 
     def unfold(self) -> None:
@@ -182,6 +182,11 @@ class Page:
         self.press(self.find("#saved .x-more > button")[row])
         items = self.wait(lambda: self.find("#saved .x-menu button"))
         self.press(next(item for item in items if item.text == TEXT["zh"][name]))
+
+    def all_chats(self, name: str) -> None:
+        """Opens the menu of all conversations and chooses an action."""
+        self.press_at("#all-chats")
+        self.press_at(f"#side .x-menu [data-name={name}]")
 
     def value(self, selector: str) -> str | None:
         """What is in a field, read in one go; None while the page is loading and has none."""
@@ -392,7 +397,7 @@ def test_chats_are_saved_named_and_deleted_and_go_to_files(page, tmp_path):
     page.open_sidebar()
     page.wait(lambda: len(page.saved()) == 3)
     page.driver.execute_script("window.confirm = () => true")
-    page.click(TEXT["zh"]["delete_all"])
+    page.all_chats("delete_all")
     page.wait(lambda: not page.saved())
     assert (
         page.driver.execute_script("return Object.keys(localStorage).filter(k => k.startsWith('xianliao.chat'))") == []

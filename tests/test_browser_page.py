@@ -176,16 +176,16 @@ def test_chats_are_searched_and_all_of_them_go_to_files_and_back(page):
     page.wait(lambda: page.saved() == ["我养了一只猫"])
     page.fill("#search", "")
     downloads = Path(page.driver.folder) / "downloads"
-    page.press_at("#export-all")
+    page.all_chats("export_all")
     (everything,) = page.wait(lambda: list(downloads.glob("xianliao-*.json")))
-    page.press_at("#export-training")
+    page.all_chats("export_training")
     (training,) = page.wait(lambda: list(downloads.glob("xianliao-*.jsonl")))
     assert "signature" not in everything.read_text()
     dialogues = [turns for _, turns, _ in read_records(training)]
     assert ["今天吃面", said[0]] in dialogues
     assert len(dialogues) == 2
     page.driver.execute_script("window.confirm = () => true")
-    page.press_at("#delete-all")
+    page.all_chats("delete_all")
     page.wait(lambda: not page.saved())
     page.choose_file(everything)
     page.wait(lambda: page.saved() == ["今天吃面", "我养了一只猫"])
@@ -324,13 +324,99 @@ def test_a_phone_of_360_pixels_shows_everything_without_overlap(page):
         assert (
             page.driver.execute_script("return document.querySelector('#message').getBoundingClientRect().bottom") < 740
         )
+        asked, answered, next_asked = (box(page, f"#chat .x-turn:nth-child({at}) .message") for at in (1, 2, 3))
+        assert 4 <= answered["top"] - asked["bottom"] <= 12
+        assert 18 <= next_asked["top"] - answered["bottom"] <= 26
+        page.press_at("#more")
+        page.wait(lambda: versions(page) == ["2/4"])
+        tops = {top for _, top in icons(page, "#chat .x-turn.last .x-versions > .x-button")}
+        assert {top for _, top in icons(page, shown)} == tops  # in one row
+        heading = box(page, "#heading")
+        assert heading["width"] >= 6 * 16  # of six characters of a title
+        page.press_at("#settings-button")
+        assert_the_head_of_the_settings_stays(page)
+        page.press_at("#panel .x-button")
         page.press_at("#side-button")
         page.wait(lambda: page.in_view("#new"))
         assert page.in_view("#language")
+        assert box(page, ".x-side-end")["height"] < 740 / 6
         page.press(page.find("#saved .x-open")[0])
         page.wait(lambda: not page.in_view("#new"))  # the chosen conversation is not hidden behind the list
     finally:
         page.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def box(page, selector: str) -> dict[str, float]:
+    """Edges of the first element of a selector."""
+    return page.driver.execute_script(
+        "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()", selector
+    )
+
+
+def assert_the_head_of_the_settings_stays(page) -> None:
+    page.unfold()
+    page.driver.execute_script("document.querySelector('#panel').scrollTop = 1e6")
+    assert page.driver.execute_script("return document.querySelector('#panel').scrollTop") > 100
+    assert page.in_view("#settings h2")
+    x, y = (box(page, "#settings .x-button")[name] for name in ("x", "y"))
+    code = "return Boolean(document.elementFromPoint(arguments[0] + 9, arguments[1] + 9).closest('#settings'))"
+    assert page.driver.execute_script(code, x, y)
+    assert box(page, "#settings")["top"] == 0
+    background = "return getComputedStyle(document.querySelector('#settings')).backgroundColor"
+    assert page.driver.execute_script(background).startswith("rgb(")  # nothing shines through
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of a colour of a computed style, as WCAG defines it."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first: str, second: str) -> float:
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_fields_of_the_settings_have_a_visible_border(page, theme):
+    page.driver.execute_script("xianliao.setTheme(arguments[0])", theme)
+    resize(page.driver, 1280, 600)
+    assert_the_head_of_the_settings_stays(page)
+    style = "const s = getComputedStyle(document.querySelector(arguments[0])); return s[arguments[1]]"
+    panel = page.driver.execute_script(style, "#panel", "backgroundColor")
+    for field in ("#seed :is(input, textarea)", "#persona textarea", "#temperature .tab-like-container", "#search"):
+        page.driver.execute_script("document.activeElement.blur()")
+        assert page.driver.execute_script(style, field, "borderTopWidth") == "1px", field
+        # Gradio fades borders; the value of the variable is there at once.
+        border = page.wait(lambda field=field: page.driver.execute_script(style, field, "borderTopColor"))
+        assert contrast(border, panel) >= 3, (field, border, panel)
+    code = "const e = document.querySelector('#temperature input[type=range]');"
+    code += " e.style.color = 'var(--neutral-200)'; return getComputedStyle(e).color"
+    track, accent = page.driver.execute_script(code), "rgb(94, 234, 212)" if theme == "dark" else "rgb(15, 118, 110)"
+    assert contrast(track, accent) >= 3
+
+
+def test_the_welcome_names_the_persona_and_leads_back(page):
+    page.press(page.find("#personas .x-persona")[0])
+    name = say(page, "persona_cat").splitlines()[0]
+    page.wait(lambda: page.texts(".x-welcome h2") == [say(page, "persona_welcome").format(name=name)])
+    assert page.texts("#heading") == [name]
+    page.press_at("#no-persona")
+    page.wait(lambda: page.texts(".x-welcome h2") == [say(page, "welcome")])
+    assert page.texts("#heading") == [say(page, "name")]
+
+
+def test_all_chats_are_deleted_only_after_a_question(page):
+    page.send("你好")
+    page.driver.execute_script("window.asked = []; window.confirm = (text) => { asked.push(text); return false }")
+    page.press_at("#all-chats")
+    names = [item.get_attribute("data-name") for item in page.wait(lambda: page.find("#side .x-menu button"))]
+    assert names.index("delete_all") - names.index("export_all") > 1  # not beside
+    assert page.in_view("#side .x-menu")
+    page.press_at("#side .x-menu [data-name=delete_all]")
+    assert page.driver.execute_script("return window.asked") == [say(page, "ask_delete_all")]
+    assert page.saved() == ["你好"]
 
 
 def icons(page, selector: str) -> list[tuple[str, int]]:

@@ -216,6 +216,7 @@ class Page:
         with gr.Accordion(i18n("own_persona"), open=False, elem_id="own-persona"):
             part.persona = gr.Textbox(label=i18n("persona"), lines=3, max_lines=8, elem_id="persona")
         part.reset = gr.Button(i18n("reset"), size="sm", elem_id="reset")
+        drawn("keys")
 
     # Events.
 

@@ -16,7 +16,10 @@
   const toEnd = () => { scroller().scrollTop = scroller().scrollHeight; };
 
   const welcome = () => element("div", { class: "x-welcome" },
-    xl.face(), element("h2", {}, xl.say("welcome")), element("p", {}, xl.say("welcome_note")),
+    xl.face(),
+    element("h2", {}, xl.persona() ? xl.say("persona_welcome", { name: xl.side.personaName(xl.persona()) }) : xl.say("welcome")),
+    xl.persona() ? element("button", { type: "button", class: "x-plain", id: "no-persona", "data-changes": true, onclick: () => xl.choosePersona("") }, xl.say("no_persona")) : null,
+    element("p", {}, xl.say("welcome_note")),
     element("div", { class: "x-examples" }, ...xl.given.examples.map((text, at) => element(
       "button", { type: "button", class: "x-example", onclick: () => xl.trigger("example_select", { index: at, value: { text } }) },
       element("b", {}, xl.say(`welcome_${at + 1}`)), element("span", { lang: "zh-CN" }, text),

@@ -8,7 +8,7 @@
     const start = midnight();
     return updated >= start ? "today" : updated >= start - DAY ? "yesterday" : updated >= start - 6 * DAY ? "week" : "earlier";
   };
-  const closeMenus = (except) => list.querySelectorAll(".x-menu").forEach((menu) => {
+  const closeMenus = (except) => document.querySelectorAll("#side .x-menu").forEach((menu) => {
     if (menu === except) return;
     menu.previousSibling.setAttribute("aria-expanded", "false");
     menu.remove();
@@ -40,29 +40,42 @@
     if (xl.chat.current().id === id) xl.chat.open(null);
     xl.side.list();
   };
-  const menu = (button, row, entry) => {
-    if (button.nextSibling) { closeMenus(); return; }
-    closeMenus();
-    const item = (name, run, kind = "") => element("button", { type: "button", role: "menuitem", class: kind, onclick: () => { closeMenus(); run(); } }, xl.say(name));
-    button.setAttribute("aria-expanded", "true");
-    button.after(element("div", { class: "x-menu", role: "menu" },
-      item("rename", () => rename(row, entry)),
-      item("export_json", () => xl.files.export(entry.id, "json")),
-      item("export_markdown", () => xl.files.export(entry.id, "md")),
-      item("delete", () => remove(entry), "x-danger")));
-    button.nextSibling.firstChild.focus();
+  const removeAll = () => {
+    if (!confirm(xl.say("ask_delete_all"))) return;
+    xl.store.removeAll();
+    xl.chat.open(null);
+  };
+  // Returns a button that opens a menu of [name of its text, function, class].
+  const menuButton = (label, items, attributes = {}) => {
+    const item = ([name, run, kind = ""]) => element("button", { type: "button", role: "menuitem", "data-name": name, class: kind, onclick: () => { closeMenus(); run(); } }, xl.say(name));
+    const open = ({ currentTarget: button }) => {
+      const isOpen = Boolean(button.nextSibling);
+      closeMenus();
+      if (isOpen) return;
+      button.setAttribute("aria-expanded", "true");
+      button.after(element("div", { class: "x-menu", role: "menu" }, ...items.map(item)));
+      button.nextSibling.firstChild.focus();
+    };
+    return element("span", { class: "x-more" }, xl.iconButton("menu", label, open, { "aria-haspopup": "menu", "aria-expanded": "false", ...attributes }));
   };
   const row = (entry) => {
     const isOpen = entry.id === xl.store.openId(), item = element("div", { class: `x-row${isOpen ? " current" : ""}` });
-    const more = xl.iconButton("menu", xl.say("menu", { title: entry.title }), (event) => menu(event.currentTarget, item, entry), { "aria-haspopup": "menu", "aria-expanded": "false" });
+    const more = menuButton(xl.say("menu", { title: entry.title }), [
+      ["rename", () => rename(item, entry)],
+      ["export_json", () => xl.files.export(entry.id, "json")],
+      ["export_markdown", () => xl.files.export(entry.id, "md")],
+      ["delete", () => remove(entry), "x-danger"],
+    ]);
     item.append(element("button", {
       type: "button", class: "x-open", "aria-current": isOpen ? "true" : null, "data-changes": true,
       title: new Date(entry.updated).toLocaleString(root.lang), onclick: () => xl.chat.open(entry.id),
-    }, entry.title), element("span", { class: "x-more" }, more));
+    }, entry.title), more);
     return item;
   };
 
+  const personaName = (name) => xl.say(`persona_${name}`).split("\n")[0];
   xl.side = {
+    personaName,
     toggle: (isOpen = !root.classList.contains("x-side")) => {
       root.classList.toggle("x-side", isOpen);
       if (xl.wide()) localStorage.setItem(SIDE, isOpen ? "open" : "closed");
@@ -79,7 +92,7 @@
       const face = document.querySelector("#top .x-face");
       if (face && face.className !== xl.face(chosen).className) face.replaceWith(xl.face(chosen));
     },
-    name: (title) => { if (heading) heading.textContent = title || xl.say("name"); },
+    name: (title) => { if (heading) heading.textContent = title || (xl.persona() ? personaName(xl.persona()) : xl.say("name")); },
     list: () => {
       if (!list) return;
       const wanted = search.value.trim().toLowerCase(), entries = xl.store.list();
@@ -100,11 +113,6 @@
 
   xl.draw.side = (container) => {
     const plain = (name, run, attributes = {}) => element("button", { type: "button", class: "x-plain", onclick: run, ...attributes }, xl.say(name));
-    const removeAll = () => {
-      if (!confirm(xl.say("ask_delete_all"))) return;
-      xl.store.removeAll();
-      xl.chat.open(null);
-    };
     search = element("input", { type: "search", id: "search", placeholder: xl.say("search"), "aria-label": xl.say("search"), oninput: () => xl.side.list() });
     list = element("div", { id: "saved" });
     const theme = element("select", { id: "theme", "aria-label": xl.say("theme"), onchange: (event) => xl.setTheme(event.target.value) },
@@ -119,10 +127,10 @@
         })),
       search, list,
       element("div", { class: "x-side-end" },
-        element("p", {}, xl.say(xl.given.keep ? "saved" : "not_saved")),
-        plain("import", () => xl.files.pick(), { id: "import" }), plain("export_all", xl.files.exportAll, { id: "export-all" }),
-        plain("export_training", xl.files.exportTraining, { id: "export-training" }),
-        plain("delete_all", removeAll, { id: "delete-all" }),
+        element("div", { class: "x-side-all" }, element("p", {}, xl.say(xl.given.keep ? "saved" : "not_saved")), menuButton(xl.say("all_chats"), [
+          ["import", () => xl.files.pick()], ["export_all", xl.files.exportAll], ["export_training", xl.files.exportTraining],
+          ["delete_all", removeAll, "x-danger"],
+        ], { id: "all-chats" })),
         theme,
         element("button", { type: "button", class: "x-plain", id: "language", lang: other, onclick: () => xl.chooseLanguage(other) }, xl.say("other_language")),
         xl.given.login ? plain("log_out", () => fetch("logout", { method: "POST" }).then(() => location.reload()), { id: "log-out" }) : null));
@@ -143,10 +151,11 @@
       xl.iconButton("settings", xl.say("settings"), () => xl.side.panel(), { id: "settings-button" }));
   };
   xl.draw.personas = (container, props, trigger) => {
+    xl.choosePersona = (name) => trigger("select", { index: 0, value: name });
     container.className = "x-personas";
     container.replaceChildren(element("h3", {}, xl.say("personas")), element("p", {}, xl.say("persona_note")), ...Object.keys(xl.given.personas).map((name) => {
       const [title, line] = xl.say(`persona_${name}`).split("\n");
-      const choose = () => trigger("select", { index: 0, value: xl.persona() === name ? "" : name });
+      const choose = () => xl.choosePersona(xl.persona() === name ? "" : name);
       return element("button", { type: "button", class: "x-persona", "data-name": name, "data-changes": true, "aria-pressed": "false", onclick: choose },
         xl.face(name), element("span", {}, element("b", {}, title), element("small", {}, line)));
     }));
@@ -154,9 +163,9 @@
   };
   xl.draw.settings = (container) => {
     container.className = "x-panel-top";
-    container.replaceChildren(element("h2", {}, xl.say("settings")), xl.iconButton("close", xl.say("close"), () => xl.side.panel(false)),
-      element("p", {}, xl.say("keys")));
+    container.replaceChildren(element("h2", {}, xl.say("settings")), xl.iconButton("close", xl.say("close"), () => xl.side.panel(false)));
   };
+  xl.draw.keys = (container) => container.replaceChildren(element("p", { class: "x-keys" }, xl.say("keys")));
   document.addEventListener("click", (event) => { if (list && !event.target.closest(".x-more")) closeMenus(); });
-  xl.side.closeMenus = () => { const isOpen = Boolean(list && list.querySelector(".x-menu")); if (isOpen) closeMenus(); return isOpen; };
+  xl.side.closeMenus = () => { const isOpen = Boolean(document.querySelector("#side .x-menu")); if (isOpen) closeMenus(); return isOpen; };
 })();
