@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="dialogues that must not be forgotten, such as those of LCCC: JSONL or a prepared set",
     )
     add("--max-loss", type=float, default=0.05, help="largest rise in nats/unit on any set (default: %(default)s)")
-    add("--epochs", type=float, default=1.0, help="passes over the dialogues (default: %(default)s)")
+    add("--epochs", type=float, default=1.5, help="passes over the dialogues (default: %(default)s)")
     add("--learning-rate", type=float, default=5e-4, help="peak learning rate (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of the dialogues and of the training (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
