@@ -12,7 +12,7 @@ from typing import Protocol
 from chatbot.language.translation import labelled, translate
 
 _OWN = ("chatbot", "data_prep", "training", "ui", "checkpoints")
-"""Packages of this project; a module of theirs that is missing is no fault of other packages."""
+"""Packages of this project; that one of their modules is missing says nothing about other packages."""
 
 
 class XianliaoError(ValueError):
