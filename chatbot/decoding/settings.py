@@ -147,7 +147,8 @@ class ReplySettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "banned_words", checked_words(self.banned_words))
         object.__setattr__(self, "logit_bias", checked_bias(self.logit_bias))
-        if _is_number(self.repeat_cost) and self.repeat_cost >= FORBIDDING_NATS:  # equal settings must compare equal
+        cost = self.repeat_cost
+        if cost is not None and _is_number(cost) and cost >= FORBIDDING_NATS:  # equal settings must compare equal
             object.__setattr__(self, "repeat_cost", None)
         for check in (self._wrong_kinds, self._wrong_values, self._wrong_together):
             if faults := check():

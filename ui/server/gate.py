@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -252,7 +253,7 @@ def _log(scope: Scope, record: Record, seconds: float, refused_lines: EqualLines
     level = "error" if record.status >= 500 else "warning" if record.status >= 400 else "info"
     event = "reply" if "tokens" in record.fields else "request"
     method = scope["method"] if scope["method"] in METHODS else "other"  # a client chooses this text, too
-    request = {"method": method, "route": route, "status": record.status, "seconds": round(seconds, 4)}
+    request: dict[str, Any] = {"method": method, "route": route, "status": record.status, "seconds": round(seconds, 4)}
     if record.status < 400 or event == "reply":
         log_event(event, level, **request, **record.fields)
     else:
