@@ -690,7 +690,7 @@ def test_messages_that_nobody_said_are_told_and_counted(tmp_path):
     assert manifest["dialogues"]["read"] == 1
     report = (tmp_path / "set" / "report" / "report.md").read_text(encoding="utf-8")
     assert "## Messages left out at reading" in report
-    assert "| not_speech | 3 | a message of the chat program" in report
+    assert "| not_speech | 3 | a system notice, a picture, a file" in report
     with gzip.open(tmp_path / "set" / "report" / "dropped.jsonl.gz", "rt", encoding="utf-8") as file:
         told = [json.loads(line) for line in file]
     texts = [entry["text"] for entry in told if entry["reason"] == "not_speech"]
