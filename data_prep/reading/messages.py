@@ -90,6 +90,30 @@ class Gap:
     record: Record | None = None
 
 
+Part = OpenMessage | str | Gap | None
+"""What a line of a log is: the beginning of a message, a further line of it, a gap, or the end of the message."""
+
+
+def joined(parts: Iterable[Part]) -> Iterator[Message | Gap]:
+    """Yield the messages of a log from its parts.
+
+    The beginning of a message ends the one before; a further line without a message is dropped; a gap ends no message.
+    """
+    message: OpenMessage | None = None
+    for part in parts:
+        if isinstance(part, Gap):
+            yield part
+        elif isinstance(part, str):
+            if message is not None:
+                message.add(part)
+        else:
+            if message is not None:
+                yield message.close()
+            message = part
+    if message is not None:
+        yield message.close()
+
+
 class _Dialogue:
     """The dialogue of one conversation that is being read."""
 

@@ -22,7 +22,7 @@ from itertools import chain, islice, pairwise
 from data_prep.reading.chat_logs import CLOCK, DATE, HEAD_LINES, parse_time
 from data_prep.reading.labelled.line_exports import DAY, is_line_export, line_messages
 from data_prep.reading.labelled.prefixes import Prefix, are_prefixed, prefix_of
-from data_prep.reading.messages import Gap, Message, OpenMessage, to_dialogues
+from data_prep.reading.messages import Gap, Message, OpenMessage, Part, joined, to_dialogues
 from data_prep.reading.not_speech import MARKS
 from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
 
@@ -91,33 +91,28 @@ def _prefix(line: str | None) -> Prefix | None:
     return None if line is None or _is_decoration(line) else prefix_of(line)
 
 
-def _prefix_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
+def _prefix_parts(lines: Iterable[NumberedLine]) -> Iterator[Part]:
     lines = iter(lines)
     head = list(islice(lines, HEAD_LINES))
     every_blank_ends = any(
         _prefix(first) and _prefix(second) for (_, first), (_, second) in pairwise(head)
     )  # otherwise the messages themselves are divided by blank lines
-    held: OpenMessage | None = None
     for number, line in chain(head, lines):
         is_blank = line is None or not line.strip("\0 \t\r")
         is_heading = line is not None and line.startswith(("#", "---"))
         match = _prefix(line)
-        if held is not None and (is_blank or is_heading or match is not None):
-            yield held.close()
-            held = None
+        if is_blank or is_heading:
+            yield None
         if line is None or is_heading or (is_blank and every_blank_ends):
             yield Gap(Record(number, None, NOT_TEXT) if line is None else None)
         elif match is not None:
-            held = OpenMessage(number, match.name, match.text)
-        elif held is not None and not is_blank and not _is_decoration(line):
-            held.add(line)
-    if held is not None:
-        yield held.close()
+            yield OpenMessage(number, match.name, match.text)
+        elif not is_blank and not _is_decoration(line):
+            yield line
 
 
-def _stamp_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
+def _stamp_parts(lines: Iterable[NumberedLine]) -> Iterator[Part]:
     time: datetime | None = None
-    held: OpenMessage | None = None
     needs_name = False
     for number, line in lines:
         if line is None:
@@ -126,33 +121,26 @@ def _stamp_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
         text = line.strip(MARKS + " \t\r\0")
         stamp = _STAMP.fullmatch(text)
         if stamp is not None or _STAMPED.fullmatch(text):  # of the latter: You named the conversation
-            if held is not None:
-                yield held.close()
-            held, needs_name = None, stamp is not None
+            yield None
+            needs_name = stamp is not None
             time = parse_time(stamp["time"]) if stamp is not None else time
         elif needs_name and text:
-            held, needs_name = OpenMessage(number, text, "", time), False
-        elif held is not None and text:
-            held.add(text)
-    if held is not None:
-        yield held.close()
+            yield OpenMessage(number, text, "", time)
+            needs_name = False
+        elif text:
+            yield text
 
 
-def _name_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
-    held: OpenMessage | None = None
+def _name_parts(lines: Iterable[NumberedLine]) -> Iterator[Part]:
     for number, line in lines:
         if line is None:
             yield Gap(Record(number, None, NOT_TEXT))
             continue
         match = _NAME.fullmatch(line.lstrip(MARKS).rstrip("\r"))
         if match is not None:
-            if held is not None:
-                yield held.close()
-            held = OpenMessage(number, match["name"], "")
-        elif held is not None and line.strip():
-            held.add(line)
-    if held is not None:
-        yield held.close()
+            yield OpenMessage(number, match["name"], "")
+        elif line.strip():
+            yield line
 
 
 def _field_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
@@ -220,9 +208,9 @@ def _conv_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
 
 
 _READERS: dict[str, Callable[[Iterable[NumberedLine]], Iterator[Message | Gap]]] = {
-    "prefix": _prefix_messages,
-    "stamp": _stamp_messages,
-    "name": _name_messages,
+    "prefix": lambda lines: joined(_prefix_parts(lines)),
+    "stamp": lambda lines: joined(_stamp_parts(lines)),
+    "name": lambda lines: joined(_name_parts(lines)),
     "fields": _field_messages,
     "markdown": _markdown_messages,
     "line": line_messages,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 from data_prep.reading.chat_logs import CLOCK, DATE, HEAD_LINES, parse_time
-from data_prep.reading.messages import Gap, Message, OpenMessage
+from data_prep.reading.messages import Gap, Message, OpenMessage, Part, joined
 from data_prep.reading.not_speech import MARKS, is_system
 from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
 
@@ -57,7 +57,9 @@ def line_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
     head = list(islice(lines, HEAD_LINES))
     known = [line.rstrip("\r").lstrip(MARKS) for _, line in head if line is not None and line.strip()]
     everything = chain(head, lines)
-    return _pc_messages(everything, _names(known)) if known and _is_of_pc(known) else _phone_messages(everything)
+    parts = _pc_parts(everything, _names(known)) if known and _is_of_pc(known) else _phone_parts(everything)
+    for item in joined(parts):
+        yield _unquoted(item) if isinstance(item, Message) else item
 
 
 def _names(lines: Sequence[str]) -> list[str]:
@@ -87,41 +89,33 @@ def _common_beginnings(texts: Sequence[Sequence[str]], known: tuple[str, ...] = 
     return names
 
 
-def _pc_messages(lines: Iterable[NumberedLine], names: Sequence[str]) -> Iterator[Message | Gap]:
+def _pc_parts(lines: Iterable[NumberedLine], names: Sequence[str]) -> Iterator[Part]:
     day = ""
-    held: OpenMessage | None = None
     for number, line in lines:
         if line is None:
             yield Gap(Record(number, None, NOT_TEXT))
             continue
         text = line.rstrip("\r").lstrip(MARKS)
         match = _PC_MESSAGE.fullmatch(text)
-        is_day = DAY.fullmatch(text) is not None or text.startswith("[LINE]")
-        if match is None and not is_day:
-            if held is not None and text.strip():
-                held.add(text)
-            continue
-        if held is not None:
-            yield _unquoted(held.close())
-            held = None
+        date = DAY.fullmatch(text)
         if match is None:
-            date = DAY.fullmatch(text)
+            is_heading = date is not None or text.startswith("[LINE]")
+            if is_heading or text.strip():
+                yield None if is_heading else text
             day = date["date"] if date is not None else day
             continue
+        yield None
         rest = match["rest"].strip()
         name = next((name for name in names if rest.startswith(name + " ")), rest.partition(" ")[0])
         message = rest[len(name) :].strip()
         if is_system(rest) or not message:  # 小美已收回訊息
             continue
         message = f"[{message}]" if _PLACEHOLDER.fullmatch(message) else message
-        held = OpenMessage(number, name, message, parse_time(f"{day} {match['clock']}") if day else None)
-    if held is not None:
-        yield _unquoted(held.close())
+        yield OpenMessage(number, name, message, parse_time(f"{day} {match['clock']}") if day else None)
 
 
-def _phone_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
+def _phone_parts(lines: Iterable[NumberedLine]) -> Iterator[Part]:
     day = ""
-    held: OpenMessage | None = None
     for number, line in lines:
         if line is None:
             yield Gap(Record(number, None, NOT_TEXT))
@@ -132,19 +126,14 @@ def _phone_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
         is_notice = _LINE_NOTICE.fullmatch(text) is not None
         if match is not None and match["name"].strip() in _NOTICE_NAMES:
             match, is_notice = None, True
-        if match is None and date is None and not is_notice and held is not None and text.strip():
-            held.add(text)
-            continue
-        if held is not None:
-            yield _unquoted(held.close())
-            held = None
         if match is not None:
             time = parse_time(f"{day} {match['clock']}") if day else parse_time(match["clock"])
-            held = OpenMessage(number, match["name"].strip(" @+%&~"), match["text"], time)
+            yield OpenMessage(number, match["name"].strip(" @+%&~"), match["text"], time)
         elif date is not None:
             day = date["date"]
-    if held is not None:
-        yield _unquoted(held.close())
+            yield None
+        else:
+            yield None if is_notice or not text.strip() else text
 
 
 def _unquoted(message: Message) -> Message:
