@@ -13,7 +13,6 @@ import hashlib
 import os
 import platform
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from chatbot.native.prebuilt import load_prebuilt
+from chatbot.native.prebuilt import is_written_by, load_prebuilt
 
 SOURCE = Path(__file__).with_name("step.c")
 FLAGS = (
@@ -70,7 +69,7 @@ def _load_compiled() -> ctypes.CDLL | None:
     built = folder / f"step-{_fingerprint(compiler)}.so"
     if not built.is_file():
         _build(compiler, built)
-    if not (_is_private(folder) and _is_private(built)):
+    if not (is_written_by(folder, os.getuid()) and is_written_by(built, os.getuid())):
         warnings.warn(
             f"{folder} can be written to by other users, so the compiled library in it is not used."
             f" Run: rm -r {folder}, or set XDG_CACHE_HOME to a folder of your user.",
@@ -99,12 +98,6 @@ def _cache_folder() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xianliao"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
-
-
-def _is_private(path: Path) -> bool:
-    """Return whether only this user can have written a file or folder; no other code is loaded."""
-    status = path.lstat()
-    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _fingerprint(compiler: str) -> str:

@@ -71,7 +71,8 @@ def _checked(folder: Path) -> Path:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     path = folder / Path(str(manifest["library"])).name
     for each in (folder, folder / MANIFEST, path):
-        if not _is_out_of_reach(each):
+        # Windows keeps no such bits: there the library is as safe as the Python files of the package beside it.
+        if sys.platform != "win32" and not is_written_by(each, 0, os.getuid()):
             raise _Unusable(f"{each} can be written to by other users. Run: chmod -R go-w {folder}.")
     system = SYSTEMS.get((sys.platform, platform.machine()))
     if manifest["system"] != system:
@@ -85,16 +86,11 @@ def _checked(folder: Path) -> Path:
     return path
 
 
-def _is_out_of_reach(path: Path) -> bool:
-    """Return whether only this user or the administrator can have written a file or folder of the package.
-
-    Windows keeps no such bits: there the library is as safe as the Python files of the package beside it.
-    """
-    if sys.platform == "win32":
-        return True
+def is_written_by(path: Path, *owners: int) -> bool:
+    """Return whether only these users, by their ids, can have written a file or folder; a link is none of theirs."""
     status = path.lstat()
     is_link = stat.S_ISLNK(status.st_mode)
-    return not is_link and status.st_uid in (0, os.getuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return not is_link and status.st_uid in owners and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _hash(path: Path) -> str:
