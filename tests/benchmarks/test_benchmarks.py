@@ -12,6 +12,7 @@ from chatbot.native import library as native
 from tests.benchmarks import (
     against,
     bakeoff,
+    choosing,
     decoding_speed,
     long_conversation,
     prepare_speed,
@@ -81,6 +82,15 @@ def test_serving_is_measured(bot, monkeypatch):
     waits = serving_speed.first_token_seconds(bot, 64, short=3, running=2)
     assert len(waits) == 3
     assert all(wait > 0 for wait in waits)
+
+
+def test_rated_candidates_compare_rankings():
+    """The ranking of the product chooses apter replies than chance, and no ranking beats the best rating."""
+    contexts = choosing.read_contexts()
+    means = {name: sum(ratings) / len(contexts) for name, ratings in choosing.table(contexts)}
+    assert len(contexts) == 3067
+    assert all(len(context.candidates) == 8 for context in contexts)
+    assert means["one reply, temperature .6"] + 0.1 < means["best of 4, log p / n^(1/2)"] < means["best rating of 4"]
 
 
 @pytest.mark.slow
