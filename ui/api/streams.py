@@ -16,8 +16,9 @@ from chatbot.errors import XianliaoError
 from ui.api.history import until_stop
 from ui.api.requests import CompletionRequest
 from ui.api.schemas import ApiError, as_api_error
-from ui.server.logs import LOGGER
+from ui.server.logs import FAILURES
 from ui.server.metrics import Metrics
+from ui.server.work import SENDER
 
 
 @dataclass
@@ -198,10 +199,10 @@ class Replies:
 
 
 def _reported(error: BaseException) -> Exception:
-    """Return the error that the client sees; an unexpected one is logged."""
+    """Return the error that the client sees; an unexpected one is logged, a few times per minute and client."""
     if isinstance(error, XianliaoError):
         return error
-    LOGGER.error("a reply failed", exc_info=error)
+    FAILURES.log(SENDER.get(), "a reply failed", "error", error)
     return ApiError(500, "This reply failed. Try again, or rephrase the message.", "server_error", "failed")
 
 

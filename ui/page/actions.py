@@ -23,7 +23,7 @@ from ui.page.handlers import PageSettings, ReplyCallback
 from ui.page.signature import SIGNED_FIELDS
 from ui.page.text import LANGUAGE_COOKIE, PERSONAS, STYLE_EXAMPLES, TEXT, language_of
 from ui.page.variants import spread_of, variant
-from ui.server.logs import PAGE_FAILURES
+from ui.server.logs import FAILURES
 from ui.server.work import SENDER, WorkPool
 
 PRESETS = ("careful", "balanced", "free")
@@ -40,7 +40,7 @@ def notices(language: str) -> Iterator[None]:
     except XianliaoError as error:
         raise gr.Error(handlers.explain(error, language), title=title, print_exception=False) from None
     except Exception as error:
-        PAGE_FAILURES.log(SENDER.get(), "the page failed", "error", error)
+        FAILURES.log(SENDER.get(), "the page failed", "error", error)
         raise gr.Error(TEXT[language]["failed"], title=title, print_exception=False) from None
 
 
@@ -178,7 +178,7 @@ class Actions:
         except XianliaoError as error:
             yield chats.without_empty_reply(latest), handlers.explain(error, language)
         except Exception as error:
-            PAGE_FAILURES.log(SENDER.get(), "a reply of the page failed", "error", error)
+            FAILURES.log(SENDER.get(), "a reply of the page failed", "error", error)
             yield chats.without_empty_reply(latest), TEXT[language]["failed"]
 
     @guarded
@@ -346,5 +346,5 @@ class Actions:
         try:
             self.feedback.write(turns, rating, reasons, comment, generation)
         except FeedbackError as error:  # its message has a path of the server, which is for the operator
-            PAGE_FAILURES.log(SENDER.get(), str(error), "warning")
+            FAILURES.log(SENDER.get(), str(error), "warning")
             raise chats.ChatError("not_recorded") from None

@@ -20,7 +20,7 @@ from ui.page.actions import Actions, sender_of
 from ui.page.handlers import ReplyCallback
 from ui.page.queue import BoundedQueue
 from ui.page.text import TITLE
-from ui.server.logs import PAGE_FAILURES
+from ui.server.logs import FAILURES
 from ui.server.work import WorkPool
 from ui.studio.view import StudioView
 
@@ -72,7 +72,7 @@ class QuietBlocks(gr.Blocks):
             raise
         except Exception as error:
             sender = sender_of(kwargs.get("request"))
-            PAGE_FAILURES.log(sender, "an event of the page failed", "error", error)
+            FAILURES.log(sender, "an event of the page failed", "error", error)
             raise gr.Error("The server failed on this request. Reload the page.", print_exception=False) from None
 
 

@@ -63,9 +63,13 @@ def mount_page(
     blocks = Page(workers, options, i18n, on_reply, pool, studio).blocks
 
     @app.post("/logout", include_in_schema=False)
-    def log_out(request: Request) -> Response:
-        """End all sessions of the logged-in user. Gradio's own route is a GET, which any link or image could call."""
+    async def log_out(request: Request) -> Response:
+        """End all sessions of the logged-in user, and drop the results that their pages have not read.
+
+        Gradio's own route is a GET, which any link or image could call.
+        """
         if (user := user_of(request.headers)) is not None:
+            await blocks._queue.drop_of(user)
             for token in [token for token, name in mounted.tokens.items() if name == user]:
                 del mounted.tokens[token]
         response = Response(status_code=204)

@@ -247,6 +247,11 @@ class BoundedQueue(Queue):
         self.forget(name)
         await self.clean_events(session_hash=name)
 
+    async def drop_of(self, user: str) -> None:
+        """Drop the sessions of a user, so that a later log-in does not read their results."""
+        for name in [name for name, session in self.sessions.items() if session.user == user]:
+            await self.drop(name)
+
     async def drop_unread(self) -> None:
         """Drop the sessions that no browser has read for `UNREAD_SECONDS`."""
         before = self.now() - UNREAD_SECONDS

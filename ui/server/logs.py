@@ -124,8 +124,8 @@ class EqualLines:
             self._report(0.0, at_least=len(self._counts))
 
 
-PAGE_FAILURES = EqualLines()
-"""Throttle of the lines about failed events of the page, of all servers of this process: any client can cause them."""
+FAILURES = EqualLines()
+"""Throttle of the lines about failed events of the page and failed replies of the API, of all servers of this process."""
 
 
 class LineFormatter(logging.Formatter):

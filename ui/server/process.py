@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chatbot.chat.worker import Worker
-from ui.server.logs import PAGE_FAILURES, log_event
+from ui.server.logs import FAILURES, log_event
 
 DRAIN_SECONDS = 2
 """Time in which replies that are being decoded may end after a signal."""
@@ -119,7 +119,7 @@ class Server(uvicorn.Server):
         """Refuse new requests, let replies end, then close all connections."""
         self._limits.closing = True
         self._limits.refused_lines.finish()
-        PAGE_FAILURES.finish()
+        FAILURES.finish()
         log_event("closing")
         await drain(self._workers)
         self._limits.pool.close()  # before uvicorn cancels the requests that wait, which would be answered without words

@@ -253,11 +253,23 @@ def test_a_user_reads_and_fills_only_sessions_of_her_own(bot):
             assert any('"success":true' in line for line in stream.iter_lines())
 
 
+def test_results_that_a_log_out_leaves_unread_are_dropped(bot):
+    user = ("ann", "pw")
+    with page(bot, auth=(user,)) as (client, held, call):
+        assert call("hers") == 200
+        settle(held, client)
+        assert client.post("/logout", headers={"Origin": "http://localhost"}).status_code == 204
+        assert not held.sessions
+        assert held.held.bytes == 0
+        log_in(client, user)
+        assert client.get(DATA, params={"session_hash": "hers"}).status_code == 404
+
+
 def test_malformed_events_leave_a_few_lines(bot, caplog, monkeypatch):
     """Neither an event that Gradio cannot read nor one that fails in a handler fills the disk."""
     lines = EqualLines()
     for module in (layout, actions):
-        monkeypatch.setattr(module, "PAGE_FAILURES", lines)
+        monkeypatch.setattr(module, "FAILURES", lines)
     monkeypatch.setattr(queue, "MAX_SESSION_EVENTS", 1000)
     caplog.set_level(logging.INFO)
     with page(bot) as (client, held, _):

@@ -8,6 +8,7 @@ import logging
 import pytest
 from fastapi.testclient import TestClient
 
+from ui.api import streams
 from ui.options import ServeOptions
 from ui.server import logs
 from ui.server.app import create_app
@@ -75,6 +76,22 @@ def test_thousands_of_refused_requests_leave_a_few_lines(bot, caplog):
     assert len(about) == logs.EQUAL_LINES_PER_MINUTE + 1
     assert about[-1]["equal_lines"] == 200 - logs.EQUAL_LINES_PER_MINUTE
     assert not any("nowhere" in str(fields) for fields in about)
+
+
+def test_replies_that_fail_leave_a_few_lines(bot, caplog, monkeypatch):
+    monkeypatch.setattr(streams, "FAILURES", EqualLines())
+    app = create_app(bot, ServeOptions(rate_limit=0))
+    with TestClient(app, base_url="http://localhost") as client:
+        monkeypatch.setattr(streams.Replies, "_advance", lambda self, index: raise_reported(ValueError("x")))
+        for _ in range(50):
+            answer = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "你好"}]})
+            assert answer.status_code == 500
+    about = [record for record in caplog.records if record.msg == "a reply failed"]
+    assert len(about) == logs.EQUAL_LINES_PER_MINUTE
+
+
+def raise_reported(error: BaseException):
+    raise streams._reported(error)
 
 
 @pytest.mark.parametrize("as_json", [True, False])
