@@ -23,7 +23,8 @@ import numpy as np
 
 from chatbot.safety.folding import CLAUSE, NONE, SENTENCE, SPACE, Folded, fold, is_latin
 
-BUCKETS = 1 << 16
+BITS = 18
+BUCKETS = 1 << BITS
 LONGEST_NGRAM = 4
 SHORT_LETTERS = 12
 """Parts of fewer letters are scored together with their neighbour; in shorter messages a phrase cannot be vetoed."""
@@ -52,7 +53,7 @@ def buckets_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Buckets int64 `[sum(counts)]`, text by text, and counts int64 `[len(texts)]`.
     """
-    whole = np.uint32 if len(texts) <= BUCKETS else np.uint64  # owner and bucket in one number
+    whole = np.uint32 if len(texts) <= 1 << (32 - BITS) else np.uint64  # owner and bucket in one number
     codes = np.frombuffer("".join(f"^{text}$" for text in texts).encode("utf-32-le"), np.uint32)
     owner = np.repeat(np.arange(len(texts), dtype=whole) * BUCKETS, [len(text) + 2 for text in texts])
     keys = []
@@ -63,7 +64,7 @@ def buckets_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
             hashes += codes[offset : offset + count] * MULTIPLIERS[size - 1, offset]
         hashes ^= hashes >> 15
         hashes *= np.uint32(0x2C1B3C6D)
-        keys.append((owner[:count] + (hashes >> 16))[owner[:count] == owner[size - 1 :]])
+        keys.append((owner[:count] + (hashes >> (32 - BITS)))[owner[:count] == owner[size - 1 :]])
     ordered = np.concatenate(keys)
     ordered.sort()  # np.unique takes ten times as long
     unique = ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))].astype(np.int64)
@@ -138,22 +139,25 @@ class NeedClassifier:
         bias: Added to every score.
         threshold: Minimum score of a message by a person in crisis.
         veto: A message of medium length that matches a phrase list is still harmless if its score is below this.
+        inputs: SHA-256 of the sentences that it was trained on, which tells whether they have changed since.
     """
 
-    def __init__(self, weights: np.ndarray, scale: float, bias: float, threshold: float, veto: float):
+    def __init__(self, weights: np.ndarray, scale: float, bias: float, threshold: float, veto: float, inputs: str = ""):
         self.weights, self.scale, self.bias, self.threshold, self.veto = weights, scale, bias, threshold, veto
+        self.inputs = inputs
 
     @classmethod
     def load(cls, path: Path) -> NeedClassifier:
         """Read a file that `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
-            numbers = [float(file[name]) for name in ("scale", "bias", "threshold", "veto")]
-            return cls(file["weights"], *numbers)
+            scale, bias, threshold, veto = (float(file[name]) for name in ("scale", "bias", "threshold", "veto"))
+            inputs = str(file["inputs"]) if "inputs" in file else ""
+            return cls(file["weights"], scale, bias, threshold, veto, inputs)
 
     def save(self, path: Path) -> None:
         """Write the classifier as a compressed .npz file."""
         numbers = {name: getattr(self, name) for name in ("scale", "bias", "threshold", "veto")}
-        np.savez_compressed(path, weights=self.weights, **numbers)
+        np.savez_compressed(path, weights=self.weights, inputs=np.array(self.inputs), **numbers)
 
     def score(self, message: str | Folded) -> float:
         """Return the largest score of a message's parts, less a correction for the number of parts (`PER_DOUBLING`)."""
@@ -179,14 +183,19 @@ class NeedClassifier:
             message: What the person wrote.
             phrases: Indices of the letters of each phrase in it, from `Phrases.places`.
         """
+        return self.strength(message, phrases) >= (min(self.veto, self.threshold) if phrases else self.threshold)
+
+    def strength(self, message: str | Folded, phrases: Sequence[Sequence[int]]) -> float:
+        """Return the score that `finds` compares with the threshold, or with `veto` if there are phrases.
+
+        It is infinite if the phrases alone decide, because the message is too short or too long.
+        """
         folded = message if isinstance(message, Folded) else fold(message)
         letters = len(folded.text)
         if letters < FEWEST_LETTERS or (phrases and not SHORT_LETTERS <= letters <= LONG_LETTERS):
-            return bool(phrases)
-        if not phrases:
-            return self.score(folded) >= self.threshold
-        least = min(self.veto, self.threshold)
-        return bool(self.scores(surroundings(folded, phrases)).max() >= least) or self.score(folded) >= least
+            return math.inf if phrases else -math.inf
+        score = self.score(folded)
+        return max(score, float(self.scores(surroundings(folded, phrases)).max())) if phrases else score
 
 
 def _ends_of(folded: Folded) -> list[Folded]:

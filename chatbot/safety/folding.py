@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+
+from chatbot.safety.characters import LOOKALIKES, MOST_LETTERS, is_respelled, skeleton, unescaped
 
 NONE, SPACE, CLAUSE, SENTENCE = range(4)
 """Separators of two letters: none; a space, symbol or emoji; the end of a clause; the end of a sentence."""
@@ -23,15 +26,19 @@ _INVISIBLE = frozenset("\u115f\u1160")
 """Letters that have no shape: the Hangul fillers, after NFKD."""
 _MAX_LETTERS = 4
 """Maximum number of characters to which one is folded. NFKD makes 18 of U+FDFA."""
-FILLER = 2
+FILLER = 4
 """Between two Chinese characters at most this many Latin letters, digits and `STROKES` are removed."""
-STROKES = "〇丶々ー"
+STROKES = "〇丶々ー啊呃嗯哦噢喔唉哎呀哟"
+"""Characters that are removed like Latin letters: strokes, and interjections (我想啊死)."""
+REPEATED = 3
+"""So many times or more in a row, a letter counts once."""
 BULK_CHARACTERS = 64
 """Longer texts are folded in bulk, which is six times as fast; the overhead is that of about 50 characters."""
 _MAX_KNOWN = 1 << 16
 _PRIVATE, _SEVERAL, _DOT = 0xE000, 4, re.compile(r"\.")
 _CHINESE = "[\u3400-\u9fff\U00020000-\U0003ffff]"
-_FILLED = re.compile(f"{_CHINESE}[\\x00-\\x7f{STROKES}]{{1,{FILLER}}}{_CHINESE}")
+_FILLED = re.compile(f"(?![{STROKES}]){_CHINESE}[\\x00-\\x7f{STROKES}]+{_CHINESE}|(.)\\1\\1")
+_WORD = re.compile("[a-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -49,38 +56,98 @@ class Folded:
     places: tuple[int, ...]
     breaks: tuple[int, ...]
 
-    def without_fillers(self) -> Folded:
-        """Return the text without one or two Latin letters or digits between two Chinese characters (自x杀, 自1杀)."""
-        if not _FILLED.search(self.text):
+    def respelled(self, words: Mapping[str, str]) -> Folded:
+        """Return the text with its Latin words as they are listed, without fillers and repetitions.
+
+        A word that has digits (su1c1de) or a letter three times in a row (killll) becomes the listed word with its
+        skeleton. Of a letter three times in a row one remains. A filler is a run of at most `FILLER` Latin letters,
+        digits and `STROKES` between two Chinese characters (自x杀, 自1杀).
+
+        Args:
+            words: Words by their skeletons, see `chatbot.safety.characters.skeleton`.
+        """
+        known = self._with_words(words) if is_respelled(self.text) else self
+        return known._condensed() if _FILLED.search(known.text) else known
+
+    def _with_words(self, words: Mapping[str, str]) -> Folded:
+        """Return the text with the listed words in place of those that are spelled with digits or repeated letters."""
+        letters: list[str] = []
+        places: list[int] = []
+        breaks: list[int] = []
+        at = 0
+        for start, end in self._latin_words():
+            word = self.text[start:end]
+            listed = words.get(skeleton(word), word) if end - start <= MOST_LETTERS and is_respelled(word) else word
+            if listed == word:
+                continue
+            last = end - start - 1
+            inside = [start + min(index, last) for index in range(len(listed))]
+            inside[-1] = end - 1
+            letters += self.text[at:start], listed
+            places += [*self.places[at:start], *(self.places[index] for index in inside)]
+            breaks += [*self.breaks[at : start + 1], *[NONE] * (len(listed) - 1)]
+            at = end
+        if not at:
             return self
-        indices: list[int] = []
-        start, size = 0, len(self.text)
+        return Folded("".join([*letters, self.text[at:]]), (*places, *self.places[at:]), (*breaks, *self.breaks[at:]))
+
+    def _latin_words(self) -> Iterator[tuple[int, int]]:
+        """Yield start and end of each run of Latin letters and digits without a separator."""
+        for match in _WORD.finditer(self.text):
+            start = match.start()
+            for index in range(start + 1, match.end()):
+                if self.breaks[index] != NONE:
+                    yield start, index
+                    start = index
+            yield start, match.end()
+
+    def _condensed(self) -> Folded:
+        """Return the text without fillers, and with one letter for a letter three times or more in a row."""
+        text, size = self.text, len(self.text)
+        once: list[int] = []
+        start = 0
         while start < size:
-            end = start
-            while end < size and _is_filler(self.text[end]):
+            end = start + 1
+            while end < size and text[end] == text[start] and self.breaks[end] == NONE:
                 end += 1
-            inside = 0 < start < end < size and end - start <= FILLER
-            if not (inside and is_chinese(self.text[start - 1]) and is_chinese(self.text[end])):
-                indices += range(start, end)
-            if end < size:
-                indices.append(end)
+            once += range(start, end if end - start < REPEATED else start + 1)
+            start = end
+        indices: list[int] = []
+        start, count = 0, len(once)
+        while start < count:
+            end = start
+            while end < count and _is_filler(text[once[end]]):
+                end += 1
+            is_inside = 0 < start < end < count and end - start <= FILLER
+            if not (is_inside and is_chinese(text[once[start - 1]]) and is_chinese(text[once[end]])):
+                indices += once[start:end]
+            if end < count:
+                indices.append(once[end])
             start = end + 1
         if len(indices) == size:
             return self
         breaks = [max(self.breaks[a + 1 : b + 1]) for a, b in zip([-1, *indices], [*indices, size], strict=True)]
-        text = "".join(self.text[index] for index in indices)
-        return Folded(text, tuple(self.places[index] for index in indices), tuple(breaks))
+        letters = "".join(text[index] for index in indices)
+        return Folded(letters, tuple(self.places[index] for index in indices), tuple(breaks))
 
 
 def fold(text: str) -> Folded:
     """Fold a text for matching.
 
     Separators, underscores, emoji and characters of zero width are removed; full-width letters and Kangxi radicals
-    become ordinary characters, traditional characters simplified ones, and capitals lower case.
+    become ordinary characters, traditional characters simplified ones, capitals lower case, and characters that look
+    like Latin letters those letters. An escape (`chatbot.safety.characters.unescaped`) counts as its character.
 
     >>> fold("我想自_殺").text
     '我想自杀'
     """
+    if (plain := unescaped(text)) is None:
+        return _fold_plain(text)
+    folded, places = _fold_plain(plain[0]), plain[1]
+    return Folded(folded.text, tuple(places[place] for place in folded.places), folded.breaks)
+
+
+def _fold_plain(text: str) -> Folded:
     return fold_in_bulk(text) if len(text) >= BULK_CHARACTERS else fold_each(text)
 
 
@@ -156,7 +223,10 @@ def fold_character(character: str) -> tuple[str, int]:
         if part in _INVISIBLE:
             continue
         if category[0] in "LN":
-            letters.append(_simplified(part).lower())
+            lower = _simplified(part).lower()
+            letters.append(LOOKALIKES.get(lower, lower))
+        elif part in LOOKALIKES:
+            letters.append(LOOKALIKES[part])
         elif category[0] != "M" and category != "Cf":
             letters.append(" ")
     folded = "".join(letters).replace(" ", "")

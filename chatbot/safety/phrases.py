@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,41 +13,21 @@ from math import prod
 import ahocorasick
 
 from chatbot.errors import XianliaoError
-from chatbot.safety.folding import CLAUSE, NONE, SENTENCE, Folded, fold, is_latin
+from chatbot.safety.characters import skeleton
+from chatbot.safety.folding import CLAUSE, NONE, Folded, fold, is_latin
+from chatbot.safety.spans import SPEAKING, Cover, Joiner, Span
 
-GAP, LATIN_GAP = 8, 32
-"""Maximum number of letters that `*` matches: in general, and if all of them are Latin."""
 SPELLED_OUT = 5
 """Minimum length of a phrase in Latin letters that also matches with spaces between its letters (s u i c i d e)."""
 PIECE_LETTERS = 8192
 MAX_READINGS = 5000
 """Maximum number of readings of a part of a line."""
-SPEAKING = frozenset("我想要")
-"""Words of a person who says what he or she wants. They make a harmless phrase or a title count."""
+_LATIN = re.compile("[a-z]+")
 _TITLE = re.compile("《([^《》]*)》")
-Span = tuple[int, int]
 
 
 class SafetyError(XianliaoError):
     """Raised when a safety file is missing or invalid."""
-
-
-class _Cover:
-    """Spans of a text, searched in logarithmic time for one that covers another span: a message can have thousands."""
-
-    def __init__(self, spans: Iterable[Span]):
-        ordered = sorted(spans)
-        self._starts = [start for start, _ in ordered]
-        self._furthest = [-1, *accumulate((end for _, end in ordered), max)]
-
-    def holds(self, span: Span) -> bool:
-        """Whether one of the spans contains `span`."""
-        return self._furthest[bisect_right(self._starts, span[0])] >= span[1]
-
-    def holds_more_than(self, span: Span) -> bool:
-        """Whether one of the spans contains `span` and is longer than it."""
-        longer_before = self._furthest[bisect_left(self._starts, span[0])] >= span[1]
-        return longer_before or self._furthest[bisect_right(self._starts, span[0])] > span[1]
 
 
 @dataclass(frozen=True)
@@ -83,19 +63,24 @@ class _Line:
         return cls(line.startswith("!"), parts, list(accumulate(map(len, phrases))))
 
     def spans(
-        self, part: Mapping[str, Sequence[tuple[bool, bool]]], literals: Mapping[str, Sequence[Span]], separators: bytes
+        self, part: Mapping[str, Sequence[tuple[bool, bool]]], literals: Mapping[str, Sequence[int]], separators: bytes
     ) -> list[Span]:
-        """Return where a part is, from where all literals are."""
-        return [
-            (start, end)
-            for literal in part.keys() & literals.keys()
-            for start, end in literals[literal]
-            if any(
-                (not begins or separators[start] > NONE) and (not ends or separators[end] > NONE)
-                for begins, ends in part[literal]
-            )
-            and not (self.harmless and _ends_inside_a_clause(start, end, separators))
-        ]
+        """Return where a part is, from the ends of all literals."""
+        spans: list[Span] = []
+        for literal in sorted(part.keys() & literals.keys()):
+            size = len(literal)
+            if (False, False) in part[literal]:  # needs no edges: the spans of a long text are not examined one by one
+                spans += [(end - size, end) for end in literals[literal]]
+                continue
+            spans += [
+                (end - size, end)
+                for end in literals[literal]
+                if any(
+                    (not begins or separators[end - size] > NONE) and (not ends or separators[end] > NONE)
+                    for begins, ends in part[literal]
+                )
+            ]
+        return spans
 
 
 class Phrases:
@@ -127,6 +112,7 @@ class Phrases:
         self.lines = tuple(lines)
         self._spares_titles = spares_titles
         self._lines = [_Line.read(line) for line in self.lines]
+        self.words = words_of(self.lines)
         self._triggered: defaultdict[str, list[int]] = defaultdict(list)  # lines to try where this literal is found
         literals = {text for line in self._lines for part in line.parts for text in part}
         for number, line in enumerate(self._lines):
@@ -135,7 +121,8 @@ class Phrases:
         self._longest = max(map(len, literals), default=0)
         self._automaton = ahocorasick.Automaton()
         for text in sorted(literals):
-            self._automaton.add_word(text, text)
+            is_chinese = not (text[0].isascii() or text[-1].isascii())  # as far as words can begin or end there
+            self._automaton.add_word(text, (text, len(text), is_chinese))
         if literals:
             self._automaton.make_automaton()
 
@@ -159,34 +146,44 @@ class Phrases:
         plain = fold(text) if folded is None else folded
         titles = _titles(text, plain) if self._spares_titles else []
         indices = {plain.places[start:end]: None for start, end in self._hits(plain, titles)}
-        filled = plain.without_fillers()
-        if filled is not plain:
-            indices |= {filled.places[start:end]: None for start, end in self._hits(filled, [])}
+        respelled = plain.respelled(self.words)
+        if respelled is not plain:
+            titles = _titles(text, respelled) if titles else []
+            indices |= {respelled.places[start:end]: None for start, end in self._hits(respelled, titles)}
         return list(indices)
 
     def _hits(self, folded: Folded, titles: Sequence[Span]) -> list[Span]:
         """Return the spans of phrases in the folded text, without harmless ones."""
-        literals: defaultdict[str, list[Span]] = defaultdict(list)
+        ends: defaultdict[str, list[int]] = defaultdict(list)
+        ends_inside: defaultdict[str, set[int]] = defaultdict(set)  # ends that are inside another clause
         text, separators = folded.text, bytes(folded.breaks)
-        for last, literal in _matches(self._automaton, text, self._longest):
-            start, end = last + 1 - len(literal), last + 1
-            is_chinese = not (literal[0].isascii() or literal[-1].isascii())  # as far as words can begin or end there
-            is_whole = end - start == 1 or separators.count(NONE, start + 1, end) == end - start - 1
-            if (is_chinese and is_whole) or _is_apart(folded, (start, end)):
-                literals[literal].append((start, end))
-        hits, covers = [], []
-        for number in sorted({number for literal in literals for number in self._triggered.get(literal, ())}):
-            line = self._lines[number]
-            if any(literals.keys().isdisjoint(part.keys()) for part in line.parts):
-                continue
-            parts = [line.spans(part, literals, separators) for part in line.parts]
-            spans = [self._joined(folded, parts[start:end], line.harmless) for start, end in pairwise([0, *line.ends])]
-            if line.harmless:
-                covers += spans[0]
-            elif all(spans):
-                hits.append(spans)
+        for last, (literal, size, is_chinese) in _matches(self._automaton, text, self._longest):
+            end = last + 1
+            is_whole = size == 1 or separators.count(NONE, end - size + 1, end) == size - 1
+            if (is_chinese and is_whole) or _is_apart(folded, (end - size, end)):
+                ends[literal].append(end)
+                if not is_whole and _ends_inside_a_clause(end - size, end, separators):
+                    ends_inside[literal].add(end)
+        joiner = Joiner(folded)
 
-        in_harmless, in_title = _Cover(covers), _Cover(titles)
+        def found(ends: Mapping[str, Sequence[int]], is_harmless: bool) -> Iterator[list[Sequence[Span]]]:
+            """Yield the spans of each phrase of each line that has all of its phrases."""
+            for number in sorted({number for literal in ends for number in self._triggered.get(literal, ())}):
+                line = self._lines[number]
+                if line.harmless != is_harmless or any(ends.keys().isdisjoint(part.keys()) for part in line.parts):
+                    continue
+                parts = [line.spans(part, ends, separators) for part in line.parts]
+                spans = [joiner.joined(parts[start:end], is_harmless) for start, end in pairwise([0, *line.ends])]
+                if all(spans):
+                    yield spans
+
+        hits = list(found(ends, is_harmless=False))
+        if not hits:
+            return []
+        for literal, inside in ends_inside.items():
+            ends[literal] = [end for end in ends[literal] if end not in inside]
+        in_harmless = Cover([span for spans in found(ends, is_harmless=True) for span in spans[0]])
+        in_title = Cover(titles)
 
         def counts(span: Span) -> bool:
             return not in_harmless.holds(span) and not in_title.holds_more_than(span)
@@ -194,27 +191,17 @@ class Phrases:
         left = [[list(filter(counts, spans)) for spans in phrases] for phrases in hits]
         return [span for phrases in left if all(phrases) for span in phrases[0]]
 
-    @staticmethod
-    def _joined(folded: Folded, parts: Sequence[Sequence[Span]], harmless: bool) -> list[Span]:
-        """Return the spans of whole phrases, from the spans of their parts sorted by their ends."""
-        spans = set(parts[0])
-        for part in parts[1:]:
-            following = sorted(part)
-            spans = {
-                (start, each[1])
-                for start, end in spans
-                for each in following[
-                    bisect_left(following, (end, 0)) : bisect_right(following, (end + LATIN_GAP + 1, 0))
-                ]
-                if (each[0] - end <= GAP or folded.text[end : each[0]].isascii())
-                and max(folded.breaks[end : each[0] + 1]) < (CLAUSE if harmless else SENTENCE)
-                and not (harmless and SPEAKING & set(folded.text[end : each[0]]))
-            }
-        return sorted(spans)
+
+def words_of(lines: Iterable[str]) -> dict[str, str]:
+    """Return the Latin words of the lines, each under its skeleton; of several with one skeleton the first."""
+    words: dict[str, str] = {}
+    for word in _LATIN.findall("\n".join(lines).lower()):
+        words.setdefault(skeleton(word), word)
+    return words
 
 
-def _matches(automaton: ahocorasick.Automaton, text: str, longest: int) -> Iterator[tuple[int, str]]:
-    """Yield the last index of each match, and the literal.
+def _matches(automaton: ahocorasick.Automaton, text: str, longest: int) -> Iterator[tuple[int, tuple[str, int, bool]]]:
+    """Yield the last index of each match, and the literal, its length, and whether both of its ends are Chinese.
 
     The text is read in pieces of about a millisecond, because Python's lock is held meanwhile. Each piece is searched
     anew and begins `longest - 1` letters early: `set` of an iterator damages memory where two pieces have characters of

@@ -115,6 +115,8 @@ class Safety:
 
     Attributes:
         crisis: Phrases that mention suicide or self-harm.
+        certain: Those that begin with `+` in crisis.txt: a message with one of them is by a person in crisis, whatever
+            the classifier says.
         classifier: Finds messages by people in crisis that contain no crisis phrase; None relies on the phrases alone.
         banned_words: Words that no reply contains, in addition to those of the checkpoint's settings; from
             words_out.txt.
@@ -122,7 +124,7 @@ class Safety:
 
     def __init__(
         self,
-        crisis: Phrases,
+        crisis: Sequence[str],
         crisis_reply: str,
         care: Care,
         words_in: Phrases,
@@ -131,7 +133,11 @@ class Safety:
         classifier: NeedClassifier | None = None,
     ):
         self.classifier = classifier
-        self.crisis, self.crisis_reply, self.care, self.words_in = crisis, crisis_reply, care, words_in
+        harmless = [line for line in crisis if line.startswith("!")]
+        certain = [line.removeprefix("+") for line in crisis if line.startswith("+")]
+        self.crisis = Phrases([line.removeprefix("+") for line in crisis], spares_titles=True)
+        self.certain = Phrases([*certain, *harmless], spares_titles=True)
+        self.crisis_reply, self.care, self.words_in = crisis_reply, care, words_in
         self.mode, self.refusal = settings["words_in"], settings["refusal"]
         self.banned_words = tuple(banned_words)
         self._kind_of_short = lru_cache(REMEMBERED_MESSAGES)(self._kind_of)
@@ -176,8 +182,7 @@ class Safety:
             classifier = NeedClassifier.load(weights) if weights.is_file() else None
         except (OSError, ValueError, KeyError) as error:
             raise SafetyError(f"{weights} cannot be read ({first_line(error)}).") from None
-        phrases = Phrases(crisis, spares_titles=True)
-        return cls(phrases, reply, care, Phrases(words_in), settings, banned, classifier)
+        return cls(crisis, reply, care, Phrases(words_in), settings, banned, classifier)
 
     def answer(self, turns: Sequence[str]) -> Fixed | None:
         """Return the fixed reply to a history, or None if the model may answer.
@@ -244,9 +249,20 @@ class Safety:
     def _kind_of(self, message: str) -> str:
         """Return the kind of a message. All of it is read, however long it is, in time linear in its length."""
         folded = fold(message)
+        return "crisis" if self.is_crisis(message, folded) else self.care.kind_of(message, folded)
+
+    def is_crisis(self, message: str, folded: Folded | None = None) -> bool:
+        """Whether a message mentions suicide or self-harm.
+
+        Args:
+            message: The message.
+            folded: `fold(message)`, if the caller has it already.
+        """
+        folded = fold(message) if folded is None else folded
         phrases = self.crisis.places(message, folded)
-        is_crisis = bool(phrases) if self.classifier is None else self.classifier.finds(folded, phrases)
-        return "crisis" if is_crisis else self.care.kind_of(message, folded)
+        if self.classifier is None or (phrases and self.certain.places(message, folded)):
+            return bool(phrases)
+        return self.classifier.finds(folded, phrases)
 
     def prompt(self, turns: Sequence[str]) -> list[str]:
         """Return the turns as the model sees them.

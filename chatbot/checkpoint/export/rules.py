@@ -11,7 +11,7 @@ import numpy as np
 from chatbot.checkpoint.export.blocks import array_block, numbers_block, text_block
 from chatbot.decoding.rules.banned_words import spellings
 from chatbot.errors import CheckpointError
-from chatbot.safety import Safety, classifier, folding, phrases
+from chatbot.safety import Safety, characters, classifier, folding, phrases, spans
 from chatbot.safety.folding import fold_character
 from chatbot.safety.phrases import Phrases, choices_of
 from chatbot.safety.rules import ASKING, KINDS
@@ -25,7 +25,8 @@ SAME_PLANES = range(0x40000, 0x110000)
 """Unicode planes whose characters all fold in the same way: no character in them has a meaning, except the tags."""
 
 LIMITS = (
-    *(phrases.GAP, phrases.LATIN_GAP, phrases.SPELLED_OUT, folding.FILLER),
+    *(spans.GAP, spans.LATIN_GAP, phrases.SPELLED_OUT),
+    *(folding.FILLER, folding.REPEATED, characters.MOST_LETTERS),
     *(classifier.SHORT_LETTERS, classifier.LONG_LETTERS, classifier.FEWEST_LETTERS, classifier.MOST_LETTERS),
     *(classifier.FEW_PARTS, classifier.SIDE_LETTERS),
 )
@@ -56,9 +57,9 @@ def safety_bytes(safety: Safety) -> bytes:
         raise CheckpointError("The lite runtime cannot replace words in messages. Set words_in to refuse or off.")
     entries, pool = fold_table()
     parts = [array_block(np.array(entries, "<i4")), array_block(np.array(pool, "<i4")), numbers_block(*LIMITS)]
-    for letters in (folding.STROKES, sorted(phrases.SPEAKING)):
-        parts.append(array_block(np.array(list(map(ord, letters)), "<i4")))
-    for lines in (safety.crisis, *(safety.care.phrases[kind] for kind in ASKING), safety.words_in):
+    stands_for = "".join(map(chr, range(128))).translate(characters.STANDS_FOR)
+    parts += map(_letters, (folding.STROKES, "".join(sorted(spans.SPEAKING)), stands_for))
+    for lines in (safety.crisis, safety.certain, *(safety.care.phrases[kind] for kind in ASKING), safety.words_in):
         parts.append(_phrases(lines))
     parts.append(numbers_block(safety.mode == "refuse", safety.care.ordinary_messages, safety.care.ordinary_letters))
     parts += [text_block(safety.crisis_reply), text_block(safety.refusal)]
@@ -99,7 +100,8 @@ def fold_table() -> tuple[list[tuple[int, int, int]], list[int]]:
 
 
 def _phrases(lines: Phrases) -> bytes:
-    """Return the lines of a list: harmless, number of phrases and parts, last part of each phrase, and the parts."""
+    """Return the lines of a list (harmless, number of phrases and parts, last part of each phrase, and the parts), and
+    its Latin words after their skeletons."""
     content = [numbers_block(len(lines.lines))]
     for line in lines.lines:
         split = [phrase.strip().split("*") for phrase in line.removeprefix("!").split("&")]
@@ -109,6 +111,11 @@ def _phrases(lines: Phrases) -> bytes:
             choices = choices_of(part, line)
             content.append(numbers_block(len(choices)))
             for alternatives in choices:
-                letters = [np.array(list(map(ord, text)), "<i4") for text in alternatives]
-                content += [numbers_block(len(letters)), *map(array_block, letters)]
+                content += [numbers_block(len(alternatives)), *map(_letters, alternatives)]
+    content.append(numbers_block(len(lines.words)))
+    content += (_letters(text) for entry in sorted(lines.words.items()) for text in entry)
     return b"".join(content)
+
+
+def _letters(text: str) -> bytes:
+    return array_block(np.array(list(map(ord, text)), "<i4"))

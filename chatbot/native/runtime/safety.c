@@ -8,9 +8,9 @@
 
 enum { NONE, SPACE, CLAUSE, SENTENCE };
 enum { AGAIN, MEANS, LEAVING, DISTRESS, BETTER, SHORT, ORDINARY, KINDS, CRISIS = KINDS };
-enum { CRISIS_LIST, MEANS_LIST, LEAVING_LIST, DISTRESS_LIST, BETTER_LIST, WORDS_LIST, LISTS };
-enum { GAP, LATIN_GAP, SPELLED_OUT, FILLER, SHORT_LETTERS, LONG_LETTERS, FEWEST_LETTERS, MOST_LETTERS, FEW_PARTS, SIDE_LETTERS, LIMITS };
-enum { BUCKETS = 1 << 16, LONGEST_NGRAM = 4, MAX_DEPTH = 64 };
+enum { CRISIS_LIST, CERTAIN_LIST, MEANS_LIST, LEAVING_LIST, DISTRESS_LIST, BETTER_LIST, WORDS_LIST, LISTS };
+enum { GAP, LATIN_GAP, SPELLED_OUT, FILLER, REPEATED, MOST_WORD, SHORT_LETTERS, LONG_LETTERS, FEWEST_LETTERS, MOST_LETTERS, FEW_PARTS, SIDE_LETTERS, LIMITS };
+enum { BITS = 18, BUCKETS = 1 << BITS, LONGEST_NGRAM = 4, MAX_DEPTH = 64 };
 enum { IDENTITY, SEPARATOR, SHIFTED, POOL, ALNUM = 256 }; /* how a range of characters is folded */
 
 typedef struct {
@@ -35,8 +35,13 @@ typedef struct {
 } Line;
 
 typedef struct {
+    Alternative skeleton, word;
+} ListedWord;
+
+typedef struct {
     Line *lines;
-    int64_t count;
+    ListedWord *words; /* sorted by their skeletons */
+    int64_t count, word_count;
 } Phrases;
 
 typedef struct {
@@ -53,6 +58,7 @@ struct Safety {
     const int32_t *fold, *pool; /* fold: (first character, kind, value) */
     int64_t fold_count, pool_count, limit[LIMITS];
     Letters strokes, speaking;
+    const int32_t *stands_for; /* [128]: the letter for an ASCII character in a Latin word */
     Phrases lists[LISTS];
     Text *replies[KINDS], crisis_reply, refusal;
     int64_t reply_count[KINDS], ordinary_messages, ordinary_letters;
@@ -131,6 +137,12 @@ static void *own(struct Safety *safety, int64_t count, size_t width, Reader *rea
     return safety->owned[safety->owned_count++] = memory;
 }
 
+static void read_letters(Reader *reader, Alternative *letters) {
+    int64_t size;
+    letters->letters = (const int32_t *)read_bytes(reader, &size);
+    letters->size = size / 4;
+}
+
 static void read_part(struct Safety *safety, Reader *reader, Part *part) {
     part->count = read_number(reader);
     part->pieces = own(safety, part->count, sizeof *part->pieces, reader);
@@ -139,11 +151,7 @@ static void read_part(struct Safety *safety, Reader *reader, Part *part) {
         Piece *piece = part->pieces + p;
         piece->count = read_number(reader);
         piece->alternatives = own(safety, piece->count, sizeof *piece->alternatives, reader);
-        for (int64_t a = 0; a < piece->count && !reader->failed; a++) {
-            int64_t size;
-            piece->alternatives[a].letters = (const int32_t *)read_bytes(reader, &size);
-            piece->alternatives[a].size = size / 4;
-        }
+        for (int64_t a = 0; a < piece->count && !reader->failed; a++) read_letters(reader, piece->alternatives + a);
     }
 }
 
@@ -163,6 +171,14 @@ static void read_phrases(struct Safety *safety, Reader *reader, Phrases *list) {
             reader->failed |= line->ends[i] <= (i ? line->ends[i - 1] : 0) || line->ends[i] > line->parts;
         }
         for (int64_t i = 0; i < line->parts && !reader->failed; i++) read_part(safety, reader, line->part + i);
+    }
+    if (reader->failed) return;
+    list->word_count = read_number(reader);
+    list->words = own(safety, list->word_count, sizeof *list->words, reader);
+    for (int64_t i = 0; i < list->word_count && !reader->failed; i++) {
+        read_letters(reader, &list->words[i].skeleton);
+        read_letters(reader, &list->words[i].word);
+        reader->failed |= list->words[i].word.size < 1;
     }
 }
 
@@ -207,6 +223,8 @@ struct Safety *load_safety(const uint8_t *bytes, int64_t size) {
     s->strokes.count = count / 4;
     s->speaking.data = (const int32_t *)read_bytes(&reader, &count);
     s->speaking.count = count / 4;
+    s->stands_for = (const int32_t *)read_bytes(&reader, &count);
+    reader.failed |= count != 128 * 4;
     for (int i = 0; i < LISTS && !reader.failed; i++) read_phrases(s, &reader, s->lists + i);
     s->refuses = read_number(&reader) != 0;
     s->ordinary_messages = read_number(&reader);
@@ -247,7 +265,70 @@ static const int32_t *entry_of(const struct Safety *s, int32_t character) {
     return s->fold + 3 * low;
 }
 
-static void fold(const struct Safety *s, const Numbers *text, Folded *folded) {
+static int is_digit(int32_t c) { return c >= '0' && c <= '9'; }
+
+static int hex_value(int32_t c) {
+    if (is_digit(c)) return c - '0';
+    c |= 32;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Character `at` of a text, or 0 after its end. */
+static int32_t character_at(const Numbers *text, int64_t at) { return at < text->count ? text->data[at] : 0; }
+
+/* Reads at most `most` digits of a base at `*at`; returns whether there are at least `least`. */
+static int read_code(const Numbers *text, int64_t *at, int base, int least, int most, int32_t *code) {
+    int count = 0;
+    for (*code = 0; count < most; count++, ++*at) {
+        int value = hex_value(character_at(text, *at));
+        if (value < 0 || value >= base) break;
+        *code = *code * base + value;
+    }
+    return count >= least;
+}
+
+/* Reads the bytes of one character in UTF-8 that are written as %E6%AD%BB. */
+static int read_percent_bytes(const Numbers *text, int64_t *at, int32_t *code) {
+    static const int32_t least[] = {0, 0x80, 0x800, 0x10000};
+    int32_t byte;
+    int more = 0;
+    ++*at;
+    if (!read_code(text, at, 16, 2, 2, code)) return 0;
+    if (*code >= 0x80) {
+        more = *code >= 0xf0 ? 3 : *code >= 0xe0 ? 2 : 1;
+        if (*code < 0xc0 || *code >= 0xf8) return 0;
+        *code &= 0x3f >> more;
+    }
+    for (int i = 0; i < more; i++) {
+        if (character_at(text, (*at)++) != '%' || !read_code(text, at, 16, 2, 2, &byte) || byte >> 6 != 2) return 0;
+        *code = *code << 6 | (byte & 0x3f);
+    }
+    return *code >= least[more];
+}
+
+/* The index after the escape that begins at `at`, or 0 if none does; see unescaped in characters.py. */
+static int64_t escape_end(const Numbers *text, int64_t at, int32_t *code) {
+    int32_t first = text->data[at], next = character_at(text, at + 1);
+    int64_t end = at + 2;
+    if (first == '\\' && character_at(text, end) == '{' && ((next | 32) == 'u' || (next | 32) == 'x')) {
+        end++;
+        if (!read_code(text, &end, 16, 1, 6, code) || character_at(text, end++) != '}') return 0;
+    } else if (first == '\\' && (next | 32) == 'u') {
+        if (!read_code(text, &end, 16, 4, 4, code)) return 0;
+    } else if (first == '&' && next == '#') {
+        int is_hex = (character_at(text, end) | 32) == 'x';
+        end += is_hex;
+        if (!read_code(text, &end, is_hex ? 16 : 10, 1, is_hex ? 6 : 7, code)) return 0;
+        end += character_at(text, end) == ';';
+    } else if (first == '%') {
+        end = at;
+        if (!read_percent_bytes(text, &end, code)) return 0;
+    } else
+        return 0;
+    return (*code >= 0xd800 && *code < 0xe000) || *code > 0x10ffff ? 0 : end;
+}
+
+static void fold_plain(const struct Safety *s, const Numbers *text, Folded *folded) {
     int32_t between = SENTENCE;
     folded->rules = s;
     for (int64_t place = 0; place < text->count; place++) {
@@ -270,6 +351,26 @@ static void fold(const struct Safety *s, const Numbers *text, Folded *folded) {
     push(&folded->breaks, SENTENCE);
 }
 
+static void fold(const struct Safety *s, const Numbers *text, Folded *folded) {
+    Numbers plain = {0}, places = {0};
+    int has_escape = 0;
+    for (int64_t at = 0; at < text->count;) {
+        int32_t code = 0;
+        int64_t end = escape_end(text, at, &code);
+        has_escape |= end > 0;
+        push(&plain, end ? code : text->data[at]);
+        push(&places, (int32_t)at);
+        at = end ? end : at + 1;
+    }
+    int failed = plain.failed | places.failed;
+    if (!failed) fold_plain(s, has_escape ? &plain : text, folded);
+    for (int64_t i = 0; has_escape && !failed && i < folded->places.count; i++)
+        folded->places.data[i] = places.data[folded->places.data[i]];
+    folded->text.failed |= failed;
+    free(plain.data);
+    free(places.data);
+}
+
 static void free_folded(Folded *folded) {
     free(folded->text.data);
     free(folded->places.data);
@@ -290,29 +391,124 @@ static int has_letter(const Letters *letters, int32_t c) {
 
 static int is_filler(const struct Safety *s, int32_t c) { return is_latin(c) || has_letter(&s->strokes, c); }
 
-/* The text without one or two Latin letters or digits between two Chinese characters; returns whether it differs. */
-static int without_fillers(const Folded *from, Folded *to) {
-    const int32_t *text = from->text.data, *breaks = from->breaks.data;
-    int64_t size = from->text.count, place = 0;
-    int32_t between = NONE;
+static int is_letter(int32_t c) { return c >= 'a' && c <= 'z'; }
+
+/* Whether a word has a letter and a digit next to each other, or a letter three times in a row. */
+static int is_respelled(const int32_t *word, int64_t size) {
+    for (int64_t i = 1; i < size; i++) {
+        if ((is_letter(word[i]) && is_digit(word[i - 1])) || (is_digit(word[i]) && is_letter(word[i - 1]))) return 1;
+        if (i > 1 && is_letter(word[i]) && word[i] == word[i - 1] && word[i] == word[i - 2]) return 1;
+    }
+    return 0;
+}
+
+static int by_letters(const Alternative *a, const int32_t *letters, int64_t size) {
+    for (int64_t i = 0; i < a->size && i < size; i++)
+        if (a->letters[i] != letters[i]) return a->letters[i] < letters[i] ? -1 : 1;
+    return (a->size > size) - (a->size < size);
+}
+
+/* The listed word with the skeleton of a word, or NULL. */
+static const Alternative *listed_word(const struct Safety *s, const Phrases *list, const int32_t *word, int64_t size) {
+    int32_t skeleton[256];
+    int64_t low = 0, high = list->word_count, length = 0;
+    if (size > s->limit[MOST_WORD] || size > 256 || !is_respelled(word, size)) return NULL;
+    for (int64_t i = 0; i < size; i++) {
+        int32_t letter = s->stands_for[word[i] & 127];
+        if (!length || letter != skeleton[length - 1]) skeleton[length++] = letter;
+    }
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        int order = by_letters(&list->words[middle].skeleton, skeleton, length);
+        if (!order) return &list->words[middle].word;
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return NULL;
+}
+
+static void push_letter(Folded *to, int32_t letter, int32_t place, int32_t between) {
+    push(&to->text, letter);
+    push(&to->places, place);
+    push(&to->breaks, between);
+}
+
+/* Folded._with_words: the text with listed words in place of those that are spelled otherwise. */
+static int with_words(const Folded *from, const Phrases *list, Folded *to) {
+    const int32_t *text = from->text.data, *places = from->places.data, *breaks = from->breaks.data;
+    int64_t size = from->text.count, start = 0;
+    int differs = 0;
     to->rules = from->rules;
-    while (place < size) {
-        int64_t end = place;
-        while (end < size && is_filler(from->rules, text[end])) end++;
-        int inside = 0 < place && place < end && end < size && end - place <= from->rules->limit[FILLER] && is_chinese(text[place - 1]) &&
-                     is_chinese(text[end]);
-        for (int64_t i = place; i <= end && i < size; i++) {
-            between = breaks[i] > between ? breaks[i] : between;
+    while (start < size) {
+        int64_t end = start + 1;
+        const Alternative *word = NULL;
+        if (is_letter(text[start]) || is_digit(text[start])) {
+            while (end < size && breaks[end] == NONE && (is_letter(text[end]) || is_digit(text[end]))) end++;
+            word = listed_word(from->rules, list, text + start, end - start);
+        }
+        if (word && !by_letters(word, text + start, end - start)) word = NULL;
+        for (int64_t i = 0; !word && i < end - start; i++) push_letter(to, text[start + i], places[start + i], breaks[start + i]);
+        for (int64_t i = 0; word && i < word->size; i++) {
+            int64_t at = i == word->size - 1 || i > end - start - 1 ? end - 1 : start + i;
+            push_letter(to, word->letters[i], places[at], i ? NONE : breaks[start]);
+        }
+        differs |= word != NULL;
+        start = end;
+    }
+    push(&to->breaks, breaks[size]);
+    return differs;
+}
+
+/* Folded._condensed: the text without fillers between two Chinese characters, and with one letter for three or more. */
+static void condense(const Folded *from, Folded *to) {
+    const int32_t *text = from->text.data, *breaks = from->breaks.data;
+    int64_t size = from->text.count, start = 0;
+    int32_t between = NONE;
+    Numbers once = {0}; /* indices */
+    to->rules = from->rules;
+    while (start < size) {
+        int64_t end = start + 1;
+        while (end < size && text[end] == text[start] && breaks[end] == NONE) end++;
+        int64_t last = end - start < from->rules->limit[REPEATED] ? end : start + 1;
+        for (int64_t i = start; i < last; i++) push(&once, (int32_t)i);
+        start = end;
+    }
+    if (once.failed) {
+        to->text.failed = 1;
+        free(once.data);
+        return;
+    }
+    int64_t count = once.count, next = 0;
+    for (int64_t i = 0; i < count;) {
+        int64_t end = i;
+        while (end < count && is_filler(from->rules, text[once.data[end]])) end++;
+        int inside = 0 < i && i < end && end < count && end - i <= from->rules->limit[FILLER] &&
+                     is_chinese(text[once.data[i - 1]]) && is_chinese(text[once.data[end]]);
+        for (; i <= end && i < count; i++) {
             if (inside && i < end) continue;
-            push(&to->text, text[i]);
-            push(&to->places, from->places.data[i]);
-            push(&to->breaks, between);
+            for (int64_t at = once.data[i]; next <= at; next++) between = breaks[next] > between ? breaks[next] : between;
+            push_letter(to, text[once.data[i]], from->places.data[once.data[i]], between);
             between = NONE;
         }
-        place = end + 1;
     }
-    push(&to->breaks, breaks[size] > between ? breaks[size] : between);
-    return to->text.count != size;
+    for (; next <= size; next++) between = breaks[next] > between ? breaks[next] : between;
+    push(&to->breaks, between);
+    free(once.data);
+}
+
+/* Folded.respelled: the text with listed words, without fillers and repetitions; returns whether it differs. */
+static int respelled(const Folded *from, const Phrases *list, Folded *to) {
+    Folded known = {0};
+    int differs = with_words(from, list, &known);
+    if (fold_failed(&known))
+        to->text.failed = 1;
+    else
+        condense(&known, to);
+    differs |= to->text.count != known.text.count;
+    free_folded(&known);
+    return differs;
 }
 
 /* Whether a span consists of whole words and clauses, and is not part of other words or across other clauses. */
@@ -511,9 +707,15 @@ static int has_hit(const Folded *f, const Phrases *list, const Spans *titles, Sp
 
 /* Index of the first folded letter of a place of the text, or of one after it. */
 static int32_t letter_at(const Folded *f, int64_t place) {
-    int32_t i = 0;
-    while (i < f->places.count && f->places.data[i] < place) i++;
-    return i;
+    int32_t low = 0, high = (int32_t)f->places.count;
+    while (low < high) {
+        int32_t middle = low + (high - low) / 2;
+        if (f->places.data[middle] < place)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
 }
 
 static void find_titles(const Numbers *text, const Folded *f, Spans *titles) {
@@ -534,22 +736,28 @@ static void find_titles(const Numbers *text, const Folded *f, Spans *titles) {
  * is given. */
 static int has_phrase(const Numbers *text, const Folded *plain, const Phrases *list, int spares_titles, Spans *hits,
                       int *failed) {
-    Spans titles = {0}, none = {0};
-    Folded filled = {0};
+    Spans titles = {0};
+    Folded other = {0};
     if (!list->count) return 0;
     if (spares_titles) find_titles(text, plain, &titles);
     int found = has_hit(plain, list, &titles, hits, failed);
     if (hits || !found) {
         int64_t first = hits ? hits->count : 0;
-        if (without_fillers(plain, &filled) && !fold_failed(&filled)) found |= has_hit(&filled, list, &none, hits, failed);
+        int differs = respelled(plain, list, &other);
+        if (differs && !fold_failed(&other)) {
+            int has_titles = titles.count > 0;
+            titles.count = 0;
+            if (has_titles) find_titles(text, &other, &titles);
+            found |= has_hit(&other, list, &titles, hits, failed);
+        }
         for (int64_t i = first; hits && i < hits->count; i++) {
-            const int32_t *places = filled.places.data;
+            const int32_t *places = other.places.data;
             hits->data[i].end = letter_at(plain, places[hits->data[i].end - 1] + 1);
             hits->data[i].start = letter_at(plain, places[hits->data[i].start]);
         }
     }
-    *failed |= fold_failed(&filled) | titles.failed;
-    free_folded(&filled);
+    *failed |= fold_failed(&other) | titles.failed;
+    free_folded(&other);
     free(titles.data);
     return found;
 }
@@ -578,7 +786,7 @@ static void score_part(Scores *scores, int64_t start, int64_t end) {
             }
             hash ^= hash >> 15;
             hash *= 0x2c1b3c6du;
-            uint32_t bucket = hash >> 16;
+            uint32_t bucket = hash >> (32 - BITS);
             if (scores->seen[bucket / 8] >> bucket % 8 & 1) continue;
             scores->seen[bucket / 8] |= (uint8_t)(1 << bucket % 8);
             sum += s->weights[bucket];
@@ -687,7 +895,8 @@ static int kind_of(const struct Safety *s, const Numbers *message, int *failed) 
     int found = has_phrase(message, &f, s->lists + CRISIS_LIST, 1, &phrases, failed);
     int judges = s->has_classifier && letters >= s->limit[FEWEST_LETTERS] &&
                  !(found && !(s->limit[SHORT_LETTERS] <= letters && letters <= s->limit[LONG_LETTERS]));
-    if (judges) found = is_in_need(s, &f, &phrases, failed);
+    if (judges && !(found && has_phrase(message, &f, s->lists + CERTAIN_LIST, 1, NULL, failed)))
+        found = is_in_need(s, &f, &phrases, failed);
     free(phrases.data);
     if (found)
         kind = CRISIS;

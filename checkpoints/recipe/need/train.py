@@ -1,8 +1,11 @@
 """Train the classifier of messages by people in need: python checkpoints/recipe/need/train.py
 
 Reads the sentences beside this file (need_*.txt, harmless_*.txt) and, as everyday talk, the user's turns of this project's
-dialogues. Sentences of the lists that are only measured (chatbot/evaluation/probes) are left out wherever they occur. Writes
-chatbot/safety/files/need.npz and prints what it finds on the tenth of the sentences that is held out.
+dialogues. Sentences of the lists that are only measured (chatbot/evaluation/probes) are left out wherever they occur. The
+thresholds are chosen on a tenth of the sentences with a classifier of the others; then all of them are trained on. Writes
+chatbot/safety/files/need.npz with the hash of the sentences. On the same computer the file is the same byte for byte; on
+others single weights may differ by one unit. Afterwards run measure.py, which counts what is found on the lists that are
+only measured.
 """
 
 from __future__ import annotations
@@ -22,24 +25,21 @@ sys.path.insert(0, str(ROOT))
 
 from chatbot.safety.classifier import BUCKETS, NeedClassifier, buckets_of  # noqa: E402
 from chatbot.safety.folding import fold  # noqa: E402
-from chatbot.safety.phrases import Phrases  # noqa: E402
-from chatbot.safety.rules import FOLDER  # noqa: E402
-from chatbot.text.word_lists import read_word_list  # noqa: E402
+from chatbot.safety.rules import FOLDER, Safety  # noqa: E402
 
 FALSE_ALARMS, EVERYDAY_FALSE_ALARMS = 0.04, 0.0025
 """Largest shares of the held-out harmless sentences and everyday turns that may be taken for need."""
 EVERYDAY_STEP, EVERYDAY_WEIGHT = 3, 0.9
 """Every third everyday turn is read, with this weight beside the sentences written for this purpose."""
-SPOKEN, SPOKEN_WEIGHT = range(5, 10), 2.0
+SPOKEN, SPOKEN_WEIGHT = range(5, 12), 2.0
 """Numbers of the lists of spoken, indirect sentences, and their weight: they are fewer than the plain ones."""
+VETOES = -1.0, -0.5
+"""Values of `veto` among which is chosen. Lower ones find few more of the held-out sentences and many harmless ones."""
 DECAY = 1e-7
 """More decay finds fewer of the held-out sentences: 79 % at 1e-7, 74 % at 1e-6, 52 % at 5e-5 (threshold 0.6)."""
 STEPS = 250
 MEASURED = ("held", "fresh", "spoken")
 """Lists of chatbot/evaluation/probes that are only measured."""
-
-
-CRISIS = Phrases(read_word_list(FOLDER / "crisis.txt"), spares_titles=True)
 
 
 def held_out(message: str) -> bool:
@@ -61,8 +61,8 @@ def measured() -> set[str]:
     return {fold(line).text for line in sentences if not line.startswith("#")}
 
 
-def everyday() -> list[str]:
-    """User's turns of this project's dialogues that no phrase of the list finds."""
+def everyday(safety: Safety) -> list[str]:
+    """Every third of the user's turns of this project's dialogues, without those in which a phrase of the list is."""
     turns: list[str] = []
     folders = [ROOT / "data_prep" / "samples", HERE.parent / "dialogues"]
     for path in sorted(path for folder in folders for path in folder.rglob("*.jsonl*")):
@@ -70,68 +70,109 @@ def everyday() -> list[str]:
             lzma.open(path, "rt", encoding="utf-8").read() if path.suffix == ".xz" else path.read_text(encoding="utf-8")
         )
         turns += [turn for line in data.splitlines() for turn in json.loads(line)[::2]]
-    return [turn for turn in dict.fromkeys(turns) if turn not in CRISIS]
+    return [turn for turn in list(dict.fromkeys(turns))[::EVERYDAY_STEP] if turn not in safety.crisis]
 
 
-def fit(messages: list[str], labels: np.ndarray, importance: np.ndarray) -> tuple[torch.Tensor, float]:
-    """Logistic regression with weight decay, by L-BFGS."""
+def read_sentences(safety: Safety) -> dict[str, list[str]]:
+    """Return the sentences of people in need, the harmless ones and everyday talk."""
+    unseen = measured()
+    parts = {"need": lines("need_*.txt"), "harmless": lines("harmless_*.txt"), "everyday": everyday(safety)}
+    return {name: [message for message in part if fold(message).text not in unseen] for name, part in parts.items()}
+
+
+def hash_of(sentences: dict[str, list[str]]) -> str:
+    """Return the SHA-256 of the folded sentences, from which the classifier is computed."""
+    folded = {name: [fold(message).text for message in part] for name, part in sentences.items()}
+    return hashlib.sha256(json.dumps(folded, ensure_ascii=False).encode()).hexdigest()
+
+
+def fit(sentences: dict[str, list[str]]) -> NeedClassifier:
+    """Return a classifier of which the thresholds are 0: logistic regression with weight decay, by L-BFGS.
+
+    Each feature is scaled by the square root of its log-count ratio in both classes, and so is its weight (Wang and Manning
+    2012, https://aclanthology.org/P12-2018): rare n-grams that stand in one class alone keep large weights.
+    """
+    messages = [message for part in sentences.values() for message in part]
+    labels = torch.tensor([float(name == "need") for name, part in sentences.items() for _ in part])
+    spoken = {message for kind in ("need", "harmless") for n in SPOKEN for message in lines(f"{kind}_{n}.txt")}
+    kinds = (name for name, part in sentences.items() for _ in part)
+    importance = torch.tensor(
+        [
+            (EVERYDAY_WEIGHT if kind == "everyday" else 1.0) * (SPOKEN_WEIGHT if message in spoken else 1.0)
+            for kind, message in zip(kinds, messages, strict=True)
+        ]
+    )
     buckets, lengths = buckets_of([fold(message).text for message in messages])
     index = torch.from_numpy(buckets)
     offsets = torch.from_numpy(np.concatenate([[0], lengths.cumsum()[:-1]]))
     per_gram = torch.from_numpy(np.repeat(lengths**-0.5, lengths)).float()
-    y, c = torch.from_numpy(labels).float(), torch.from_numpy(importance).float()
+    of_need = torch.from_numpy(np.repeat(labels.numpy(), lengths))
+    share = torch.from_numpy(np.repeat(importance.numpy(), lengths))
+    counts = [torch.bincount(index, share * part, BUCKETS) + 1 for part in (of_need, 1 - of_need)]
+    ratio = (counts[0] / counts[0].sum() / (counts[1] / counts[1].sum())).log().abs().sqrt()
+    ratio = (ratio / ratio.square().mean().sqrt()).float()
     w, b = torch.zeros(BUCKETS, requires_grad=True), torch.zeros((), requires_grad=True)
     optimizer = torch.optim.LBFGS([w, b], max_iter=STEPS, history_size=20, line_search_fn="strong_wolfe")
 
     def closure():
         optimizer.zero_grad()
-        sums = torch.nn.functional.embedding_bag(index, w[:, None], offsets, mode="sum", per_sample_weights=per_gram)
-        nats = torch.nn.functional.binary_cross_entropy_with_logits(sums[:, 0] + b, y, c, reduction="sum") / c.sum()
-        loss = nats + DECAY * w.square().sum()
+        table = (w * ratio)[:, None]
+        sums = torch.nn.functional.embedding_bag(index, table, offsets, mode="sum", per_sample_weights=per_gram)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(sums[:, 0] + b, labels, importance, reduction="sum")
+        loss = loss / importance.sum() + DECAY * w.square().sum()
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    return w.detach(), b.item()
+    weights = (w * ratio).detach()
+    scale = float(weights.abs().max()) / 127
+    return NeedClassifier((weights / scale).round().numpy().astype(np.int8), scale, b.item(), 0.0, 0.0)
+
+
+def choose_thresholds(safety: Safety, sentences: dict[str, list[str]]) -> tuple[float, float]:
+    """Return the threshold and the veto that find most of the held-out sentences, with a classifier of the others."""
+    classifier = fit({name: [m for m in part if not held_out(m)] for name, part in sentences.items()})
+    strengths, has_phrase, is_certain = {}, {}, {}
+    for name, part in sentences.items():
+        held = [message for message in part if held_out(message)]
+        phrases = [safety.crisis.places(message) for message in held]
+        strengths[name] = np.array([classifier.strength(*pair) for pair in zip(held, phrases, strict=True)])
+        has_phrase[name] = np.array(list(map(bool, phrases)))
+        is_certain[name] = np.array([message in safety.certain for message in held])
+
+    def share(name: str, threshold: float, veto: float) -> float:
+        least = np.where(has_phrase[name], min(veto, threshold), threshold)
+        return float(((strengths[name] >= least) | is_certain[name]).mean())
+
+    allowed = [
+        (share("need", threshold, veto), threshold, veto)
+        for threshold in np.arange(-0.5, 2.5, 0.1).tolist()
+        for veto in VETOES
+        if share("harmless", threshold, veto) <= FALSE_ALARMS
+        and share("everyday", threshold, veto) <= EVERYDAY_FALSE_ALARMS
+    ]
+    _, threshold, veto = max(allowed)
+    for name, part in sentences.items():
+        print(
+            f"{name}: {len(part)} sentences, {len(strengths[name])} held out: found by phrases"
+            f" {has_phrase[name].mean():.1%}, with the classifier {share(name, threshold, veto):.1%}"
+        )
+    print(f"threshold {threshold:.2f}, veto {veto:.2f}")
+    return threshold, veto
+
+
+def train(safety: Safety) -> NeedClassifier:
+    """Return the classifier of all sentences, with thresholds that were chosen on a tenth of them."""
+    torch.set_num_threads(1)  # sums in another order give other weights
+    sentences = read_sentences(safety)
+    threshold, veto = choose_thresholds(safety, sentences)
+    classifier = fit(sentences)
+    classifier.threshold, classifier.veto, classifier.inputs = threshold, veto, hash_of(sentences)
+    return classifier
 
 
 def main() -> None:
-    unseen = measured()
-    need, harmless, common = (
-        [message for message in part if fold(message).text not in unseen]
-        for part in (lines("need_*.txt"), lines("harmless_*.txt"), everyday()[::EVERYDAY_STEP])
-    )
-    train = [[message for message in part if not held_out(message)] for part in (need, harmless, common)]
-    labels = np.concatenate([np.full(len(part), float(number == 0)) for number, part in enumerate(train)])
-    spoken = {message for kind in ("need", "harmless") for n in SPOKEN for message in lines(f"{kind}_{n}.txt")}
-    importance = np.concatenate([np.ones(len(train[0]) + len(train[1])), np.full(len(train[2]), EVERYDAY_WEIGHT)])
-    importance[[message in spoken for part in train for message in part]] *= SPOKEN_WEIGHT
-    weights, bias = fit([message for part in train for message in part], labels, importance)
-    scale = float(weights.abs().max()) / 127
-    classifier = NeedClassifier((weights / scale).round().numpy().astype(np.int8), scale, bias, 0.0, 0.0)
-    held = [[(m, CRISIS.places(m)) for m in part if held_out(m)] for part in (need, harmless, common)]
-
-    def share(number: int, threshold: float, veto: float) -> float:
-        classifier.threshold, classifier.veto = threshold, veto
-        return sum(classifier.finds(*pair) for pair in held[number]) / len(held[number])
-
-    allowed = [
-        (share(0, threshold, veto), threshold, veto)
-        for threshold in np.arange(-0.2, 1.6, 0.1)
-        for veto in (-2.0, -1.5, -1.0, -0.5)
-        if share(1, threshold, veto) <= FALSE_ALARMS and share(2, threshold, veto) <= EVERYDAY_FALSE_ALARMS
-    ]
-    _, classifier.threshold, classifier.veto = best = max(allowed)
-    classifier.save(FOLDER / "need.npz")
-    for number, (name, part) in enumerate((("need", need), ("harmless", harmless), ("everyday", common))):
-        print(
-            f"{name}: {len(part)} sentences, {len(held[number])} held out: found by phrases"
-            f" {sum(bool(phrases) for _, phrases in held[number]) / len(held[number]):.1%},"
-            f" with the classifier {share(number, *best[1:]):.1%}"
-        )
-    print(
-        f"threshold {classifier.threshold:.2f}, veto {classifier.veto:.2f}, {(FOLDER / 'need.npz').stat().st_size} bytes"
-    )
+    train(Safety.load()).save(FOLDER / "need.npz")
 
 
 if __name__ == "__main__":

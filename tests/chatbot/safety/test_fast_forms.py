@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatbot.safety import Phrases
-from chatbot.safety.classifier import BUCKETS, LONGEST_NGRAM, MULTIPLIERS, buckets_of
-from chatbot.safety.folding import CLAUSE, NONE, Folded, fold, fold_each, fold_in_bulk
-from chatbot.safety.phrases import Span, _Cover, _is_apart, _parts
+from chatbot.safety.classifier import BITS, BUCKETS, LONGEST_NGRAM, MULTIPLIERS, buckets_of
+from chatbot.safety.folding import CLAUSE, NONE, SENTENCE, Folded, fold, fold_each, fold_in_bulk
+from chatbot.safety.phrases import _is_apart, _parts
+from chatbot.safety.spans import GAP, LATIN_GAP, SPEAKING, Cover, Joiner, Span
 
 CHARACTERS = st.one_of(
     st.sampled_from(
@@ -26,6 +27,23 @@ CHARACTERS = st.one_of(
 def test_folding_in_bulk_is_folding_each_character(text):
     assert fold_in_bulk(text) == fold_each(text) == fold(text)
     assert fold(text * 3) == fold_each(text * 3)
+
+
+def joined_by_definition(folded: Folded, parts: list[list[Span]], harmless: bool) -> list[Span]:
+    """Spans of whole phrases, from the spans of their parts."""
+    spans = set(parts[0])
+    for part in parts[1:]:
+        spans = {
+            (first, end)
+            for first, before in spans
+            for start, end in part
+            for gap in [folded.text[before:start]]
+            if before <= start
+            and (len(gap) <= GAP or (gap.isascii() and len(gap) <= LATIN_GAP))
+            and max(folded.breaks[before : start + 1]) < (CLAUSE if harmless else SENTENCE)
+            and not (harmless and SPEAKING & set(gap))
+        }
+    return sorted(spans)
 
 
 def found_by_definition(lines: tuple[str, ...], folded: Folded) -> list[Span]:
@@ -49,12 +67,12 @@ def found_by_definition(lines: tuple[str, ...], folded: Folded) -> list[Span]:
                 ]
                 for part in _parts(phrase.strip())
             ]
-            phrases.append(Phrases._joined(folded, parts, harmless))
+            phrases.append(joined_by_definition(folded, parts, harmless))
         if harmless:
             covers += phrases[0]
         elif all(phrases):
             hits.append(phrases)
-    cover = _Cover(covers)
+    cover = Cover(covers)
     left = [[[span for span in spans if not cover.holds(span)] for spans in phrases] for phrases in hits]
     return [span for phrases in left if all(phrases) for span in phrases[0]]
 
@@ -78,6 +96,31 @@ def test_phrases_are_those_of_the_definition(text):
     assert sorted(Phrases(LINES)._hits(folded, [])) == sorted(found_by_definition(LINES, folded))
 
 
+SPANS = st.lists(st.tuples(st.integers(0, 70), st.integers(1, 3)), min_size=1, max_size=12)
+
+
+@given(
+    st.text(st.sampled_from("我看着a，。 "), min_size=80, max_size=90),
+    st.lists(SPANS, min_size=2, max_size=3),
+    st.booleans(),
+)
+def test_parts_are_joined_in_bulk_as_one_by_one(text, parts, harmless):
+    folded = fold(text)
+    size = len(folded.text)
+    spans = [[(start, min(start + letters, size)) for start, letters in part if start < size] for part in parts]
+    if not all(spans):
+        return
+    joiner, cover = Joiner(folded), Cover(joined_by_definition(folded, spans, harmless))
+    one_by_one, in_bulk = joiner.joined(spans, harmless), joiner._joined_in_bulk(spans, harmless)
+    assert sorted(one_by_one) == sorted(in_bulk)
+    assert set(in_bulk) <= set(joined_by_definition(folded, spans, harmless))
+    if harmless:
+        assert all(Cover(in_bulk).holds(span) for span in joined_by_definition(folded, spans, harmless))
+    else:
+        assert sorted(in_bulk) == joined_by_definition(folded, spans, harmless)
+    assert all(cover.holds(span) for span in in_bulk)
+
+
 @given(st.lists(st.text("我想死了ab\U00020000", max_size=12), min_size=1, max_size=6))
 def test_buckets_are_those_of_the_different_ngrams(texts):
     buckets, counts = buckets_of(texts)
@@ -89,5 +132,5 @@ def test_buckets_are_those_of_the_different_ngrams(texts):
                 value = (
                     sum(ord(letter) * int(MULTIPLIERS[size - 1, place]) for place, letter in enumerate(ngram)) % 2**32
                 )
-                expected.add(((value ^ value >> 15) * 0x2C1B3C6D % 2**32 >> 16) % BUCKETS)
+                expected.add(((value ^ value >> 15) * 0x2C1B3C6D % 2**32 >> (32 - BITS)) % BUCKETS)
         assert buckets[start:end].tolist() == sorted(expected)

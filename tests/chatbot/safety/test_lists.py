@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+from types import ModuleType
+
+import numpy as np
 import pytest
 
+from chatbot.safety import FOLDER, Safety
+from chatbot.safety.classifier import NeedClassifier
 from chatbot.safety.folding import fold
 from tests.conftest import ROOT
 
@@ -27,3 +33,35 @@ def test_no_sentence_of_a_list_that_is_only_measured_is_trained_on(kind, split):
 
 def test_no_sentence_is_trained_on_as_both():
     assert not sentences("need_*.txt") & sentences("harmless_*.txt")
+
+
+@pytest.fixture(scope="module")
+def recipe() -> ModuleType:
+    """The module that trains the classifier."""
+    spec = importlib.util.spec_from_file_location("need_train", TRAINED / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_the_classifier_was_trained_on_the_sentences_that_are_here(recipe):
+    """Fails when a list, the dialogues or the folding has changed: run checkpoints/recipe/need/train.py again."""
+    assert NeedClassifier.load(FOLDER / "need.npz").inputs == recipe.hash_of(recipe.read_sentences(Safety.load()))
+
+
+@pytest.mark.slow
+def test_training_gives_the_classifier_again(recipe):
+    """Byte for byte on one computer; sums in another order may round a weight to its neighbour."""
+    written, trained = NeedClassifier.load(FOLDER / "need.npz"), recipe.train(Safety.load())
+    assert (trained.threshold, trained.veto, trained.inputs) == (written.threshold, written.veto, written.inputs)
+    assert trained.scale == pytest.approx(written.scale, rel=0.02)
+    assert trained.bias == pytest.approx(written.bias, abs=0.05)
+    assert np.abs(trained.weights.astype(int) - written.weights).max() <= 1
+
+
+def test_a_changed_sentence_changes_the_hash_of_the_inputs(recipe):
+    before = {"need": ["我想死"], "harmless": ["笑死我了"], "everyday": ["你好"]}
+    assert recipe.hash_of(before) == recipe.hash_of({**before, "need": ["我想，死"]})  # the same after folding
+    assert recipe.hash_of(before) != recipe.hash_of({**before, "need": ["我想死了"]})
+    assert recipe.hash_of(before) != recipe.hash_of({**before, "harmless": ["你好"], "everyday": ["笑死我了"]})

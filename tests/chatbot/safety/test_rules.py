@@ -189,9 +189,9 @@ def test_the_list_that_the_phrases_were_written_by(safety):
 
 
 def test_lists_that_were_held_out(safety):
-    """Two lists by other hands: 176 of 180 people in crisis are found, 4 of 180 harmless sentences trigger.
+    """Two lists by other hands: 176 of 180 people in crisis are found, 5 of 180 harmless sentences trigger.
 
-    The phrases alone find 134 and trigger on 10.
+    The phrases alone find 135 and trigger on 11.
     """
     held, fresh = shares(safety, "held"), shares(safety, "fresh")
     recall, false_alarms = (
@@ -202,14 +202,14 @@ def test_lists_that_were_held_out(safety):
 
 
 def test_the_held_out_half_of_the_spoken_list(safety):
-    """The hardest list, of indirect and dialectal sentences and of figures of speech: 39 of 47 are found, 4 of 89 trigger.
+    """The hardest list, of indirect and dialectal sentences and of figures of speech: 39 of 47 are found, 2 of 89 trigger.
 
-    The goals, 97 % and 3 %, are missed: n-grams do not see what a sentence implies.
+    The goal of 97 % is missed: n-grams do not see what a sentence implies.
     """
     lists = [read_word_list(PROBES / f"{name}_spoken.txt") for name in ("need", "harmless")]
     recall, false_alarms = (sum(safety.answer([line]) is not None for line in lines) / len(lines) for lines in lists)
     assert recall >= 0.82
-    assert false_alarms <= 0.05
+    assert false_alarms <= 0.03
 
 
 def test_a_folder_without_the_classifier_relies_on_its_phrases(tmp_path):
@@ -277,7 +277,7 @@ def test_what_is_found_stands_there(text, words):
         assert fold("".join(text[place] for place in places)).text in known
     for start, end in phrases.find(text):
         found = fold(text[start:end])
-        assert {found.text, found.without_fillers().text} & known
+        assert {found.text, found.respelled(phrases.words).text} & known
 
 
 @given(st.text(max_size=60))

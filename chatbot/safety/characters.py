@@ -1,0 +1,102 @@
+"""Characters that stand for others: look-alikes of Latin letters, digits for letters, and escapes."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+_ALIKE = {
+    "a": "аαᴀɑꭺꓮ",
+    "b": "вьъβʙɓƀᏼꮟꓐ",
+    "c": "сςᴄꮯꓚⲥ",
+    "d": "ԁᴅđðɗꭰꓓ",
+    "e": "еєεᴇɛɵꭼꓰⲉ",
+    "f": "ғꜰƒꓝ",
+    "g": "ɡɢǥցɠꮐꓖ",
+    "h": "нһհʜħɦꮋꓧ",
+    "i": "іӏιıɩɪɨꭵꮖꓲⲓ",
+    "j": "јյϳᴊꭻꓙ",
+    "k": "кқκᴋƙꮶꓗⲕ",
+    "l": "ʟłƚɭꮮꓡ",
+    "m": "мᴍꮇꓟⲙ",
+    "n": "пηɴոŋɲꓠⲛ",
+    "o": "оοσᴏօøɔꓳⲟө",
+    "p": "рρᴘƥꮲꓑⲣ",
+    "q": "ԛգꞯʠ",
+    "r": "гʀɾɼꭱꮢꓣ",
+    "s": "ѕꜱʂꮪꓢ",
+    "t": "тτᴛŧƭʈեꭲꓔⲧ",
+    "u": "иυᴜսʉꓴ",
+    "v": "ѵνᴠʋⱱꮩꓦ",
+    "w": "ԝшωᴡꮃꓪ",
+    "x": "хχꓫⲭ",
+    "y": "уүʏƴγꓬ",
+    "z": "ζᴢƶʐꮓꓜ",
+}
+_ENCLOSED = (0x1F150, 0x1F170, 0x1F1E6)
+"""First letters in black circles, in black squares and of flags. NFKD resolves those in white circles and squares."""
+LOOKALIKES = {
+    **{chr(first + number): chr(97 + number) for first in _ENCLOSED for number in range(26)},
+    **{character: letter for letter, characters in _ALIKE.items() for character in characters},
+}
+"""Latin letter for each character that looks like one, after NFKD and in lower case: Cyrillic, Greek, Armenian, Coptic,
+Cherokee and Lisu ones, small capitals, and letters with strokes or hooks."""
+STANDS_FOR = str.maketrans("0123456789l", "oizeasgtbgi")
+"""Letter that a digit stands for in a Latin word (su1c1de); l is i, because 1 stands for both."""
+MOST_LETTERS = 24
+"""Maximum length of a Latin word that is looked up."""
+
+_ESCAPE = re.compile(
+    r"\\u(?P<four>[0-9a-f]{4})|\\[ux]\{(?P<braces>[0-9a-f]{1,6})\}|&#x(?P<hex>[0-9a-f]{1,6});?|&#(?P<number>[0-9]{1,7});?"
+    r"|(?P<bytes>%[0-7][0-9a-f]|%[cd][0-9a-f]%[89ab][0-9a-f]|%e[0-9a-f](?:%[89ab][0-9a-f]){2}"
+    r"|%f[0-7](?:%[89ab][0-9a-f]){3})",
+    re.IGNORECASE | re.ASCII,
+)
+_REPEATED = re.compile(r"([a-z])\1+")
+_RESPELLED = re.compile(r"[a-z][0-9]|[0-9][a-z]|([a-z])\1\1")
+
+
+def unescaped(text: str) -> tuple[str, list[int]] | None:
+    """Return a text with the character for each escape, and the index of each of its characters in the original.
+
+    Escapes are those of JSON (backslash u 6B7B), HTML (&#27515; &#x6B7B;) and addresses (%E6%AD%BB). They are decoded
+    once: an escape of an escape remains. None means that the text has no escape.
+    """
+    if not ("\\" in text or "&#" in text or "%" in text):
+        return None
+    characters: list[str] = []
+    places: list[int] = []
+    at = 0
+    for start, end, character in _escapes(text):
+        characters += text[at:start], character
+        places += range(at, start + 1)
+        at = end
+    return ("".join([*characters, text[at:]]), [*places, *range(at, len(text))]) if at else None
+
+
+def _escapes(text: str) -> Iterator[tuple[int, int, str]]:
+    """Yield start, end and character of each escape that names a character."""
+    for match in _ESCAPE.finditer(text):
+        if encoded := match["bytes"]:
+            with contextlib.suppress(UnicodeDecodeError):
+                yield match.start(), match.end(), bytes.fromhex(encoded.replace("%", "")).decode()
+            continue
+        digits = match["four"] or match["braces"] or match["hex"]
+        code = int(digits, 16) if digits else int(match["number"])
+        if code <= 0x10FFFF and not 0xD800 <= code < 0xE000:
+            yield match.start(), match.end(), chr(code)
+
+
+def skeleton(word: str) -> str:
+    """Return what the spellings of a Latin word have in common: letters for its digits, no letter twice in a row.
+
+    >>> skeleton("k1lll"), skeleton("kill")
+    ('ki', 'ki')
+    """
+    return _REPEATED.sub(r"\1", word.translate(STANDS_FOR))
+
+
+def is_respelled(word: str) -> bool:
+    """Whether a word of Latin letters and digits has both, or a letter three times in a row."""
+    return _RESPELLED.search(word) is not None
