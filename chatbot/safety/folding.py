@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -37,7 +37,8 @@ BULK_CHARACTERS = 64
 _MAX_KNOWN = 1 << 16
 _PRIVATE, _SEVERAL, _DOT = 0xE000, 4, re.compile(r"\.")
 _CHINESE = "[\u3400-\u9fff\U00020000-\U0003ffff]"
-_FILLED = re.compile(f"(?![{STROKES}]){_CHINESE}[\\x00-\\x7f{STROKES}]+{_CHINESE}|(.)\\1\\1")
+_REPEATED = re.compile(r"(.)\1\1")
+_FILLED = re.compile(f"(?![{STROKES}]){_CHINESE}[\\x00-\\x7f{STROKES}]+{_CHINESE}|{_REPEATED.pattern}")
 _WORD = re.compile("[a-z0-9]+")
 
 
@@ -60,7 +61,7 @@ class Folded:
         """Return the text with its Latin words as they are listed, without fillers and repetitions.
 
         A word that has digits (su1c1de) or a letter three times in a row (killll) becomes the listed word with its
-        skeleton. Of a letter three times in a row one remains. A filler is a run of at most `FILLER` Latin letters,
+        skeleton. A letter three times in a row or more remains once. A filler is a run of at most `FILLER` Latin letters,
         digits and `STROKES` between two Chinese characters (自x杀, 自1杀).
 
         Args:
@@ -104,14 +105,7 @@ class Folded:
     def _condensed(self) -> Folded:
         """Return the text without fillers, and with one letter for a letter three times or more in a row."""
         text, size = self.text, len(self.text)
-        once: list[int] = []
-        start = 0
-        while start < size:
-            end = start + 1
-            while end < size and text[end] == text[start] and self.breaks[end] == NONE:
-                end += 1
-            once += range(start, end if end - start < REPEATED else start + 1)
-            start = end
+        once: Sequence[int] = self._once() if _REPEATED.search(text) else range(size)
         indices: list[int] = []
         start, count = 0, len(once)
         while start < count:
@@ -126,9 +120,22 @@ class Folded:
             start = end + 1
         if len(indices) == size:
             return self
-        breaks = [max(self.breaks[a + 1 : b + 1]) for a, b in zip([-1, *indices], [*indices, size], strict=True)]
-        letters = "".join(text[index] for index in indices)
-        return Folded(letters, tuple(self.places[index] for index in indices), tuple(breaks))
+        starts = np.concatenate(([0], np.array(indices) + 1))  # of the letters whose separators each index takes over
+        breaks = np.maximum.reduceat(np.array(self.breaks), starts).tolist()
+        places = np.array(self.places)[indices].tolist()
+        return Folded("".join([text[index] for index in indices]), tuple(places), tuple(breaks))
+
+    def _once(self) -> list[int]:
+        """Return the indices of all letters, but only the first of those that are in a row `REPEATED` times or more."""
+        indices: list[int] = []
+        start, size = 0, len(self.text)
+        while start < size:
+            end = start + 1
+            while end < size and self.text[end] == self.text[start] and self.breaks[end] == NONE:
+                end += 1
+            indices += range(start, end if end - start < REPEATED else start + 1)
+            start = end
+        return indices
 
 
 def fold(text: str) -> Folded:
@@ -144,7 +151,7 @@ def fold(text: str) -> Folded:
     if (plain := unescaped(text)) is None:
         return _fold_plain(text)
     folded, places = _fold_plain(plain[0]), plain[1]
-    return Folded(folded.text, tuple(places[place] for place in folded.places), folded.breaks)
+    return Folded(folded.text, tuple(places[index] for index in folded.places), folded.breaks)
 
 
 def _fold_plain(text: str) -> Folded:

@@ -166,7 +166,7 @@ class Phrases:
                     ends_inside[literal].add(end)
         joiner = Joiner(folded)
 
-        def found(ends: Mapping[str, Sequence[int]], is_harmless: bool) -> Iterator[list[Sequence[Span]]]:
+        def spans_of_lines(ends: Mapping[str, Sequence[int]], is_harmless: bool) -> Iterator[list[Sequence[Span]]]:
             """Yield the spans of each phrase of each line that has all of its phrases."""
             for number in sorted({number for literal in ends for number in self._triggered.get(literal, ())}):
                 line = self._lines[number]
@@ -177,12 +177,12 @@ class Phrases:
                 if all(spans):
                     yield spans
 
-        hits = list(found(ends, is_harmless=False))
+        hits = list(spans_of_lines(ends, is_harmless=False))
         if not hits:
             return []
         for literal, inside in ends_inside.items():
             ends[literal] = [end for end in ends[literal] if end not in inside]
-        in_harmless = Cover([span for spans in found(ends, is_harmless=True) for span in spans[0]])
+        in_harmless = Cover([span for spans in spans_of_lines(ends, is_harmless=True) for span in spans[0]])
         in_title = Cover(titles)
 
         def counts(span: Span) -> bool:

@@ -115,8 +115,8 @@ class Safety:
 
     Attributes:
         crisis: Phrases that mention suicide or self-harm.
-        certain: Those that begin with `+` in crisis.txt: a message with one of them is by a person in crisis, whatever
-            the classifier says.
+        certain: Those that begin with `+` in crisis.txt: a message with one of them is by a person in crisis even if
+            the classifier finds it harmless.
         classifier: Finds messages by people in crisis that contain no crisis phrase; None relies on the phrases alone.
         banned_words: Words that no reply contains, in addition to those of the checkpoint's settings; from
             words_out.txt.

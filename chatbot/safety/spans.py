@@ -70,7 +70,7 @@ class Joiner:
     def joined(self, parts: Sequence[Sequence[Span]], is_harmless: bool) -> Sequence[Span]:
         """Return the spans of whole phrases from those of their parts.
 
-        Of the spans of a harmless phrase that end together the longest is enough, because it holds the others.
+        A harmless phrase has only the longest of its spans that end together, because it holds the others.
         """
         if len(parts) == 1:
             return parts[0]

@@ -59,6 +59,8 @@ FINDINGS: dict[str, tuple[str, tuple[str, ...]]] = {
             f"{RULES}::test_lists_that_were_held_out",
             f"{RULES}::test_need_lasts_until_talk_has_moved_on",
             "chatbot/safety/test_hidden.py::test_a_harmless_context_hides_no_clear_sentence",
+            "chatbot/safety/test_respelled.py::test_another_spelling_hides_nothing",
+            "chatbot/safety/test_histories.py::test_replies_in_a_state_of_need_have_no_means_numbers_or_farewells",
             "chatbot/safety/test_lists.py::test_no_sentence_of_a_list_that_is_only_measured_is_trained_on",
         ),
     ),

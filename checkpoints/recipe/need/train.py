@@ -4,8 +4,8 @@ Reads the sentences beside this file (need_*.txt, harmless_*.txt) and, as everyd
 dialogues. Sentences of the lists that are only measured (chatbot/evaluation/probes) are left out wherever they occur. The
 thresholds are chosen on a tenth of the sentences with a classifier of the others; then all of them are trained on. Writes
 chatbot/safety/files/need.npz with the hash of the sentences. On the same computer the file is the same byte for byte; on
-others single weights may differ by one unit. Afterwards run measure.py, which counts what is found on the lists that are
-only measured.
+others single weights may differ by one unit. Afterwards run measure.py, which counts the hits on the lists that are only
+measured.
 """
 
 from __future__ import annotations

@@ -232,10 +232,10 @@ def test_words_are_looked_up_by_their_skeletons():
         "《自杀》",
     ],
 )
-def test_a_phrase_repeated_in_500_000_characters_takes_a_second_at_most(safety, phrase):
+def test_a_phrase_repeated_in_500_000_characters_takes_about_a_second(safety, phrase):
     message = phrase * (500_000 // len(phrase))
     started = time.process_time()
     folded = fold(message)
     safety.crisis.places(message, folded)
     taken = time.process_time() - started
-    assert taken < 4, f"{taken:.1f} s"  # measured: 0.1 to 1.3 s on an idle core
+    assert taken < 4, f"{taken:.1f} s"  # measured: 0.1 to 1.2 s on a busy core
