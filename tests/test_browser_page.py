@@ -453,22 +453,27 @@ def axe_source() -> str:
     pytest.skip("axe-core is not installed: pip install axe-core-python")
 
 
+def serious_violations(driver, source: str) -> list:
+    """Return what axe-core finds on the shown page that is serious or critical."""
+    driver.set_script_timeout(120)
+    driver.execute_script(source)
+    found = driver.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations.map(v => [v.id, v.impact,"
+        " v.nodes.map(n => n.target.join(' ') + ' ' + (n.any[0] ? n.any[0].message : '')).slice(0, 5)])))"
+    )
+    return [violation for violation in found if violation[1] in ("serious", "critical")]
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious(page, theme):
     source = axe_source()
-    page.driver.set_script_timeout(120)
     media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
 
     def check(view: str) -> None:
         time.sleep(0.5)
-        page.driver.execute_script(source)
-        found = page.driver.execute_async_script(
-            "const done = arguments[arguments.length - 1];"
-            "axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations.map(v => [v.id, v.impact,"
-            " v.nodes.map(n => n.target.join(' ') + ' ' + (n.any[0] ? n.any[0].message : '')).slice(0, 5)])))"
-        )
-        serious = [violation for violation in found if violation[1] in ("serious", "critical")]
+        serious = serious_violations(page.driver, source)
         assert not serious, (view, json.dumps(serious, ensure_ascii=False, indent=1))
 
     check("welcome")
