@@ -247,7 +247,7 @@ def test_history_hits_keep_message_and_speaker(monkeypatch):
     monkeypatch.setattr(choosing, "score_turns", nats)
     assert choosing.history_hits(bot, contexts)["hits"] == 1
     assert set(seen) == {1}  # the reply is that of the second speaker
-    monkeypatch.setattr(choosing, "score_turns", lambda *a, first_turns: [[0.0, 1.0] for _ in first_turns])
+    monkeypatch.setattr(choosing, "score_turns", lambda *a, first_turns, advance: [[0.0, 1.0] for _ in first_turns])
     assert choosing.history_hits(bot, contexts)["hits"] == 0  # a model that ignores the history does not win by ties
 
 
