@@ -104,7 +104,7 @@ class Gap:
 
 
 def notice(number: int, text: str) -> Message:
-    """Return a line that the program wrote: it is no speech, and the report lists it."""
+    """Return a line that the program wrote, which is left out of the dialogues and listed in the report."""
     return Message(number, "", text)
 
 
