@@ -99,11 +99,11 @@ def _prefix_parts(lines: Iterable[NumberedLine]) -> Iterator[Part]:
     )  # otherwise the messages themselves are divided by blank lines
     for number, line in chain(head, lines):
         is_blank = line is None or not line.strip("\0 \t\r")
-        is_heading = line is not None and line.startswith(("#", "---"))
+        heading = line if line is not None and line.startswith(("#", "---")) else None
         match = _prefix(line)
-        if is_blank or is_heading:
-            yield notice(number, line) if is_heading and any(map(str.isalnum, line)) else None
-        if line is None or is_heading or (is_blank and every_blank_ends):
+        if is_blank or heading is not None:
+            yield notice(number, heading) if heading is not None and any(map(str.isalnum, heading)) else None
+        if line is None or heading is not None or (is_blank and every_blank_ends):
             yield Gap(Record(number, None, NOT_TEXT) if line is None else None)
         elif match is not None:
             yield OpenMessage(number, match.name, match.text)
