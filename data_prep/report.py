@@ -14,7 +14,7 @@ import numpy as np
 
 from chatbot.text.tokenizer import DialogueTokenizer
 from data_prep.cleaning.cleaner import ONE_TURN, RULES
-from data_prep.cleaning.ledger import Ledger
+from data_prep.cleaning.ledger import NOTICES, Ledger
 from data_prep.corpus.frequent_turns import FREQUENCY_RULES
 from data_prep.reading.formats import NEGATIVE
 from data_prep.reading.json_shapes import NOT_A_DIALOGUE, OBJECT_WITHOUT_TURNS, TEXT_WITHOUT_A_REPLY
@@ -80,7 +80,7 @@ def write_report(
         "",
         *_dialogues(manifest, ledger),
         *_warnings(manifest),
-        *_reasons(manifest),
+        *_reasons(manifest, ledger),
         *_samples(ledger),
         *_splits(manifest),
         *_tokens(train, tokenizer),
@@ -143,7 +143,7 @@ def _warnings(manifest: Mapping[str, Any]) -> list[str]:
     return ["## Warnings", "", *(f"- {warning}" for warning in shown), ""] if shown else []
 
 
-def _reasons(manifest: Mapping[str, Any]) -> list[str]:
+def _reasons(manifest: Mapping[str, Any], ledger: Ledger) -> list[str]:
     lines = []
     for title, name in (
         ("Dialogues dropped", "dropped"),
@@ -153,12 +153,22 @@ def _reasons(manifest: Mapping[str, Any]) -> list[str]:
     ):
         rows = [[reason, count, _REASONS.get(reason, "")] for reason, count in manifest.get(name, {}).items()]
         lines += [f"## {title}", "", *(table(["reason", "count", "explanation"], rows) if rows else ["None.", ""])]
+        if name == "left_out" and rows:
+            lines += _notices(ledger)
     return lines
+
+
+def _notices(ledger: Ledger) -> list[str]:
+    """Return the first messages that were left out at reading: somebody may see speech among them."""
+    shown = [quoted(text) for (text,) in ledger.samples.get(NOT_SPEECH, [])]
+    first = f"The first {NOTICES} different ones" if len(shown) == NOTICES else "Each of them, once"
+    head = f"{first}; `dropped.jsonl.gz` has all of them with their line numbers."
+    return [head, "", *(f"- {text}" for text in shown), ""]
 
 
 def _samples(ledger: Ledger) -> list[str]:
     rows = []
-    for rule in sorted(ledger.samples):
+    for rule in sorted(ledger.samples.keys() - {NOT_SPEECH}):
         for before, *after in ledger.samples[rule]:
             rows.append([rule, quoted(before), quoted(after[0]) if after and after[0] else "–"])
     return ["## Examples of each rule", "", *table(["rule", "before", "after"], rows)] if rows else []

@@ -55,7 +55,7 @@ VALUE_ERRORS = ("chatbot/model/config.py", "chatbot/similarity/token_vectors.py"
 """Modules whose ValueErrors are quoted in an error for users."""
 LISTS = {"faults", "missing", "wrong", "problems"}
 """Lists of faults that become one error."""
-RETURNS_MESSAGES = re.compile("fault|_below|_warning|^warnings$|^_reason|^_summary|^_minutes|^range$")
+RETURNS_MESSAGES = re.compile("fault|_below|_warning|^warnings$|^_reason|^_summary|^minutes|^range$")
 """Functions that return faults or printed texts."""
 REPORTS = ("_summary", "warnings", "summary_of", "_sample", "estimate", "_lines")
 """Functions whose lists of lines are printed."""

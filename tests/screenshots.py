@@ -32,6 +32,9 @@ for (let at = 0; at < 15; at++) {
 }
 """
 SIZES = {"desktop": (1280, 800), "wide": (1920, 1080), "phone": (360, 740)}
+FIGURES = {"desktop": (1280, 800, "light"), "dark": (1000, 800, "dark"), "phone": (390, 844, "light")}
+"""Width, height and theme of the pictures in docs/figures."""
+FIGURE_TURNS = ("你好", *TURNS[:4])
 
 
 class Camera:
@@ -42,10 +45,18 @@ class Camera:
 
     def open(self, size: str = "desktop", theme: str = "light", stored: str = "") -> Page:
         """Open the page with an empty storage, after running the script `stored` in it."""
-        resize(self.driver, *SIZES[size], mobile=size == "phone")
-        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": size == "phone"})
+        self.show(*SIZES[size], theme, size == "phone")
+        return self.visit(stored)
+
+    def show(self, width: int, height: int, theme: str, mobile: bool = False) -> None:
+        """Set the size of the window and the theme."""
+        resize(self.driver, width, height, mobile=mobile)
+        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": mobile})
         media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+
+    def visit(self, stored: str = "") -> Page:
+        """Open the page with an empty storage, after running the script `stored` in it."""
         self.driver.get(f"{self.address}/robots.txt")
         self.driver.execute_script(f"localStorage.clear(); sessionStorage.clear(); {stored}")
         page = Page(self.driver, self.address)
@@ -109,14 +120,22 @@ def take_page(camera: Camera) -> None:
         camera.take(f"training-{size}-{theme}")
 
 
+def take_figures(camera: Camera) -> None:
+    """Take the pictures of docs/figures: the same messages, with the seed that the page draws."""
+    for name, (width, height, theme) in FIGURES.items():
+        camera.show(width, height, theme, name == "phone")
+        page = camera.visit()
+        for text in FIGURE_TURNS:
+            page.send(text)
+        camera.take(name)
+
+
 def take_report(camera: Camera, work: Path) -> None:
     """Evaluate the bundled bot on a few dialogues, and take its report."""
     command = [sys.executable, "-m", "chatbot.evaluation", "--data", "examples/dialogues.jsonl", "--contexts", "6"]
     subprocess.run([*command, "--max-dialogues", "12", "--output", str(work)], cwd=ROOT, check=True)
     for size, theme in (("desktop", "light"), ("desktop", "dark"), ("phone", "light")):
-        resize(camera.driver, *SIZES[size], mobile=size == "phone")
-        media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
-        camera.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        camera.show(*SIZES[size], theme, size == "phone")
         camera.driver.get((work / "report.html").as_uri())
         camera.take(f"report-{size}-{theme}")
 
@@ -126,6 +145,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.screenshots", description=__doc__.split(":")[0])
     parser.add_argument("folder", type=Path, help="folder for the pictures")
     parser.add_argument("--language", default="zh-CN", help="language of the browser (default: %(default)s)")
+    parser.add_argument("--figures", action="store_true", help="take the pictures of docs/figures alone")
     parser.add_argument("--no-report", action="store_true", help="leave out the evaluation and its report")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -136,8 +156,11 @@ def main() -> int:
             driver = open_browser(work, args.language)
             try:
                 camera = Camera(driver, address, args.folder.resolve())
-                take_page(camera)
-                if not args.no_report:
+                if args.figures:
+                    take_figures(camera)
+                else:
+                    take_page(camera)
+                if not (args.no_report or args.figures):
                     take_report(camera, work / "report")
                 severe = [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
                 print(*severe, sep="\n", end="\n" if severe else "")

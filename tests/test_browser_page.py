@@ -82,6 +82,37 @@ def test_the_welcome_offers_four_things_and_a_click_says_one(page):
     assert not page.find(".x-example")
 
 
+def test_actions_on_replies_are_shown_once_there_is_a_reply(page):
+    page.wait(lambda: page.find(".x-example") and not page.in_view("#more"))
+    page.send("你好")
+    assert page.in_view("#more")
+    assert page.in_view("#divide")
+
+
+def test_nothing_is_drawn_over_the_head_of_the_settings(page):
+    resize(page.driver, 360, 740, mobile=True)
+    page.unfold()
+    code = """
+    document.querySelectorAll("#panel *").forEach(element => { element.style.pointerEvents = "auto"; });
+    const panel = document.querySelector("#panel"), over = [];
+    for (let top = 0; top < panel.scrollHeight; top += 9) {
+      panel.scrollTop = top;
+      const found = document.elementFromPoint(panel.getBoundingClientRect().left + 60, 45);
+      if (!found.closest("#settings")) over.push(found.outerHTML.slice(0, 80));
+    }
+    return over
+    """
+    assert page.driver.execute_script(code) == []
+
+
+def test_the_labels_of_sliders_are_in_the_language_of_the_page(page):
+    page.unfold()
+    code = "return [...document.querySelectorAll('#panel [aria-label]')].map(element => element.ariaLabel)"
+    labels = page.wait(lambda: {TEXT["zh"]["temperature"], TEXT["zh"]["spread"]} < set(page.driver.execute_script(code))
+                       and page.driver.execute_script(code))  # fmt: skip
+    assert [label for label in labels if re.search("[A-Za-z]{3,}", label.replace("top-p", ""))] == []
+
+
 def test_versions_are_kept_and_can_be_looked_through(page):
     first = page.send("周末去哪玩")
     page.press_at("#more")
@@ -252,8 +283,8 @@ def test_the_language_can_be_chosen(page):
     page.press_at("#language")
     page.wait(lambda: TEXT["en"]["welcome"] in "".join(page.texts("#chat")))
     assert page.driver.execute_script("return document.documentElement.lang") == "en"
-    page.wait(lambda: page.texts("#more") == [TEXT["en"]["more"]])  # a word that Gradio translates
     page.send("你好")
+    page.wait(lambda: page.texts("#more") == [TEXT["en"]["more"]])  # a word that Gradio translates
     assert "tokens/s" in page.status()  # a line of the server
     page.press_at("#settings-button")
     shown = page.texts("#side button, #side p, #top, #tools :is(p, button), #panel :is(span, p, button, label, h2)")
@@ -453,22 +484,27 @@ def axe_source() -> str:
     pytest.skip("axe-core is not installed: pip install axe-core-python")
 
 
+def serious_violations(driver, source: str) -> list:
+    """Return what axe-core finds on the shown page that is serious or critical."""
+    driver.set_script_timeout(120)
+    driver.execute_script(source)
+    found = driver.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations.map(v => [v.id, v.impact,"
+        " v.nodes.map(n => n.target.join(' ') + ' ' + (n.any[0] ? n.any[0].message : '')).slice(0, 5)])))"
+    )
+    return [violation for violation in found if violation[1] in ("serious", "critical")]
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious(page, theme):
     source = axe_source()
-    page.driver.set_script_timeout(120)
     media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
 
     def check(view: str) -> None:
         time.sleep(0.5)
-        page.driver.execute_script(source)
-        found = page.driver.execute_async_script(
-            "const done = arguments[arguments.length - 1];"
-            "axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations.map(v => [v.id, v.impact,"
-            " v.nodes.map(n => n.target.join(' ') + ' ' + (n.any[0] ? n.any[0].message : '')).slice(0, 5)])))"
-        )
-        serious = [violation for violation in found if violation[1] in ("serious", "critical")]
+        serious = serious_violations(page.driver, source)
         assert not serious, (view, json.dumps(serious, ensure_ascii=False, indent=1))
 
     check("welcome")

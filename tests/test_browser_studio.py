@@ -11,7 +11,7 @@ from chatbot import Chatbot
 from chatbot.checkpoint.folder import save
 from tests.conftest import ROOT
 from tests.test_browser import Page, open_browser
-from tests.test_browser_page import axe_source, resize
+from tests.test_browser_page import axe_source, resize, serious_violations
 from tests.ui.serving import serving
 from ui.page.text import TEXT
 
@@ -66,13 +66,7 @@ def serious(page, theme: str) -> list:
     """What axe finds on the view as it is now."""
     media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    page.driver.execute_script(axe_source())
-    found = page.driver.execute_async_script(
-        "const done = arguments[arguments.length - 1];"
-        "axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations.map(v => [v.id, v.impact,"
-        " v.nodes.map(n => n.target.join(' ') + ' ' + (n.any[0] ? n.any[0].message : '')).slice(0, 5)])))"
-    )
-    return [violation for violation in found if violation[1] in ("serious", "critical")]
+    return serious_violations(page.driver, axe_source())
 
 
 def steps(page) -> int:

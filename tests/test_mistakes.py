@@ -51,12 +51,20 @@ CASES = {
         (["--name", "小满", "--output", "docs"], 1, "docs is not empty"),
     ],
 }
+HOMES = {
+    "chat": ("chatbot.cli", "chat"),
+    "evaluate": ("chatbot.cli", "evaluate"),
+    "prepare": ("data_prep.cli", "main"),
+    "train": ("training.cli", "main"),
+    "serve": ("ui.cli", "main"),
+    "export": ("chatbot.checkpoint.export.cli", "main"),
+    "name": ("training.naming.cli", "main"),
+}
+"""Module and function of each command."""
 SCRIPT = """
 import contextlib, io, json, sys
 from importlib import import_module
-homes = {"chat": ("chatbot.cli", "chat"), "evaluate": ("chatbot.cli", "evaluate"), "prepare": ("data_prep.cli", "main"),
-         "train": ("training.cli", "main"), "serve": ("ui.cli", "main"), "export": ("chatbot.checkpoint.export.cli", "main"),
-         "name": ("training.naming.cli", "main")}
+homes = json.loads(sys.argv[2])
 results = []
 for command, arguments in json.loads(sys.argv[1]):
     module, function = homes[command]
@@ -78,7 +86,12 @@ def results():
     words = json.dumps([(command, arguments) for command, arguments, *_ in FLAT])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XIANLIAO_LANG": "en"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, words], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT, words, json.dumps(HOMES)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return json.loads(done.stdout)
 

@@ -18,6 +18,7 @@ from chatbot.decoding.loop import prefill
 from chatbot.decoding.rerank import Answered
 from chatbot.decoding.settings import ReplySettings
 from chatbot.evaluation.cache import CacheFile, ResultCache, identity_of, identity_of_ranker
+from chatbot.language.translation import translate
 from chatbot.text.dialogue import Prompt, clean_turn
 
 BATCH_SIZE = 64
@@ -123,7 +124,8 @@ def answer_all(
     """
     files = _open_files(bot, contexts, methods, seed, cache)
     encoded, batches = in_batches(bot, contexts)
-    with tqdm(total=len(batches) * len(methods), desc=f"{bot.name}: answering", file=sys.stderr, mininterval=1) as bar:
+    text = translate(f"{bot.name}: answering")
+    with tqdm(total=len(batches) * len(methods), desc=text, file=sys.stderr, mininterval=1) as bar:
         for number, indices in enumerate(batches):
             missing = [name for name in methods if len(files[name].rows) <= number]
             bar.update(len(methods) - len(missing))

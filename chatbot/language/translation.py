@@ -17,6 +17,8 @@ from pathlib import Path
 CATALOGUE = Path(__file__).with_name("zh.json")
 VARIABLES = ("XIANLIAO_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
 """Environment variables that name the language; the first that is not empty counts."""
+REPORT = "report"
+"""Section of the catalogue with the texts of an evaluation's page."""
 _VALUE = re.compile(r"\{(\d+)\}")
 
 
@@ -91,6 +93,21 @@ def _fixed_words() -> dict[str, list[str]]:
 
 @functools.cache
 def read_catalogue() -> dict[str, str]:
-    """Return the Chinese of every English text."""
-    content = json.loads(CATALOGUE.read_text(encoding="utf-8"))
-    return {english: chinese for section in content.values() for english, chinese in section.items()}
+    """Return the Chinese of every English text of the terminal."""
+    sections = _read_sections()
+    return {
+        english: chinese for name, section in sections.items() if name != REPORT for english, chinese in section.items()
+    }
+
+
+def report_texts() -> dict[str, str]:
+    """Return the Chinese of the texts of an evaluation's page (`chatbot.evaluation.report.words`).
+
+    They are not in `read_catalogue`, because short words of the page, such as `people`, may be values of a message.
+    """
+    return _read_sections()[REPORT]
+
+
+@functools.cache
+def _read_sections() -> dict[str, dict[str, str]]:
+    return json.loads(CATALOGUE.read_text(encoding="utf-8"))

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_prep.reading.labelled.prefixes import sign_of
+from data_prep.reading.records import NOT_SPEECH
 
 MAX_LABELS = 2000
 """Maximum number of different labels that are counted; beyond it, the rarer half is dropped."""
-SAMPLES = 3
-"""Number of examples that the report shows for each rule."""
+SAMPLES, NOTICES = 3, 30
+"""Number of examples that the report shows for each rule, and of different messages that were left out at reading."""
 
 
 COUNTERS = ("dialogues", "dropped", "left_out", "dirty", "changed", "suspicious")
@@ -59,10 +60,12 @@ class Ledger:
         self.dropped[reason] += 1
 
     def add_sample(self, rule: str, *texts: str) -> None:
-        """Add an example of a rule, unless there are `SAMPLES` already."""
-        samples = self.samples.setdefault(rule, [])
-        if len(samples) < SAMPLES:
-            samples.append([text[:80] for text in texts])
+        """Add an example of a rule, unless there are enough already; a message that was left out only once."""
+        samples, added = self.samples.setdefault(rule, []), [text[:80] for text in texts]
+        if rule == NOT_SPEECH and added in samples:
+            return
+        if len(samples) < (NOTICES if rule == NOT_SPEECH else SAMPLES):
+            samples.append(added)
 
     def inspect(self, raw: Sequence[str]) -> None:
         """Count the signs in the turns of a dialogue that was read, before they are cleaned."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, islice
 
-from data_prep.reading.messages import Gap, Message, OpenMessage, is_system_name, to_dialogues
+from data_prep.reading.messages import Gap, Message, OpenMessage, is_system_name, notice, to_dialogues
 from data_prep.reading.not_speech import MARKS, is_system
 from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
 
@@ -131,7 +131,7 @@ def is_program_log(lines: Sequence[str]) -> bool:
 
 
 def read_chat_log(lines: Iterable[NumberedLine], bot: str | None = None) -> Iterator[Record]:
-    """Yield the dialogues of a log; lines before the first header and messages of the program are left out."""
+    """Yield the dialogues of a log, and as `NOT_SPEECH` the lines before the first header and messages of the program."""
     yield from to_dialogues(_messages(lines), bot)
 
 
@@ -146,12 +146,16 @@ def _messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
             if open_message is not None:
                 yield open_message.close()
             open_message = None
+            if line is not None and any(map(str.isalnum, line)):
+                yield notice(number, line)
             yield Gap(None if line is not None else Record(number, None, NOT_TEXT))
             continue
         header = _header(line, shape, names_alone)
         if header is None:
             if open_message is not None:
                 open_message.add(line)
+            else:
+                yield notice(number, line)
             continue
         if open_message is not None:
             yield open_message.close()

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import dropwhile
+from typing import NamedTuple
 
 from chatbot.errors import FileError
 from data_prep.reading import records
@@ -46,6 +47,18 @@ class Message:
     text: str
     time: datetime | None = None
     chat: str = ""
+
+
+class NumberedText(NamedTuple):
+    """Further line of a message.
+
+    Attributes:
+        number: Its number in the file, from 1.
+        text: The line.
+    """
+
+    number: int
+    text: str
 
 
 class OpenMessage:
@@ -90,26 +103,36 @@ class Gap:
     record: Record | None = None
 
 
-Part = OpenMessage | str | Gap | None
-"""What a line of a log is: the beginning of a message, a further line of it, a gap, or the end of the message."""
+def notice(number: int, text: str) -> Message:
+    """Return a line that the program wrote, which is left out of the dialogues and listed in the report."""
+    return Message(number, "", text)
+
+
+Part = OpenMessage | Message | NumberedText | Gap | None
+"""What a line of a log is: the beginning of a message, a message of one line such as a notice, a further line of the
+message before, a gap, or the end of the message."""
 
 
 def joined(parts: Iterable[Part]) -> Iterator[Message | Gap]:
     """Yield the messages of a log from its parts.
 
-    The beginning of a message ends the one before; a further line without a message is dropped; a gap ends no message.
+    The beginning of a message ends the one before; a further line without a message is a notice; a gap ends no message.
     """
     message: OpenMessage | None = None
     for part in parts:
         if isinstance(part, Gap):
             yield part
-        elif isinstance(part, str):
+        elif isinstance(part, NumberedText):
             if message is not None:
-                message.add(part)
+                message.add(part.text)
+            else:
+                yield notice(*part)
         else:
             if message is not None:
                 yield message.close()
-            message = part
+            message = part if isinstance(part, OpenMessage) else None
+            if isinstance(part, Message):
+                yield part
     if message is not None:
         yield message.close()
 

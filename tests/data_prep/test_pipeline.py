@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -696,3 +697,57 @@ def test_messages_that_nobody_said_are_told_and_counted(tmp_path):
     texts = [entry["text"] for entry in told if entry["reason"] == "not_speech"]
     assert texts == ['"小海" 撤回了一条消息', "[图片]", "阿木 加入了群聊"]
     assert all(f"`{text}`" in report for text in texts)
+
+
+QQ = """消息记录（此消息记录为文本格式）
+消息分组:我的好友
+导出者留下的一行
+
+2024-03-01 20:01:05 小海
+在吗，一起吃饭
+2024-03-01 20:01:30 阿木
+在呢，去哪吃
+2024-03-01 20:02:00 系统消息
+第一条通知
+2024-03-01 20:02:10 系统消息
+第二条通知
+2024-03-01 20:02:20 系统消息
+第三条通知
+2024-03-01 20:02:30 系统消息
+第三条通知
+2024-03-01 20:02:40 系统消息
+第四条通知
+2024-03-01 20:03:05 小海
+楼下那家面馆
+2024-03-01 20:03:30 阿木
+好的，马上来
+"""
+LINE = """[LINE] 與小海的聊天記錄
+儲存日期：2024/3/1 20:00
+
+2024/3/1（五）
+20:01\t小海\t在吗，一起吃饭
+20:02\t阿木\t在呢，去哪吃
+20:03\t小海收回訊息
+20:04\t小海\t楼下那家面馆
+20:05\t阿木\t好的，马上来
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "left_out"),
+    [
+        (QQ, ["消息记录（此消息记录为文本格式）", "消息分组:我的好友", "导出者留下的一行",
+              "第一条通知", "第二条通知", "第三条通知", "第四条通知"]),
+        (LINE, ["[LINE] 與小海的聊天記錄", "儲存日期：2024/3/1 20:00", "20:03 小海收回訊息"]),
+    ],
+)  # fmt: skip
+def test_the_report_lists_every_line_of_the_program_that_was_left_out(tmp_path, text, left_out):
+    source = tmp_path / "chat.txt"
+    source.write_text(text, encoding="utf-8")
+    manifest = build([source], tmp_path / "set", PrepareSettings(vocab_size=400, valid_share=0.0))
+    assert manifest["left_out"] == {"not_speech": len(left_out) + text.count("第三条通知") // 2}
+    assert manifest["dialogues"]["read"] == 1
+    report = (tmp_path / "set" / "report" / "report.md").read_text(encoding="utf-8")
+    listed = report.partition("Each of them, once")[2].partition("##")[0]
+    assert re.findall("(?m)^- `(.*)`$", listed) == left_out

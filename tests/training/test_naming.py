@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -13,10 +14,20 @@ from chatbot.chat.bot import Chatbot
 from chatbot.decoding.batch import native_network
 from chatbot.storage import read_json
 from chatbot.text.layouts import IGNORED_LABEL
-from training.naming import guard, mixing
+from training.naming import guard, mixing, progress
 from training.naming.cli import main
 from training.naming.dialogues import Identity, bare, questions
-from training.naming.guard import OTHERS, Knowledge, find_failures, least_room, measure_identity, reply_all
+from training.naming.guard import (
+    OTHERS,
+    Knowledge,
+    count_replies,
+    count_scored,
+    find_failures,
+    least_room,
+    measure_identity,
+    measure_knowledge,
+    reply_all,
+)
 from training.naming.objective import KeepingObjective, kept_targets
 from training.settings import Regularization
 
@@ -42,7 +53,7 @@ def speaking(name_when_asked=True, maker_when_asked=True, always=False):
 @pytest.fixture
 def stand_in(monkeypatch):
     """Let stand-ins answer, which have no model to decode with."""
-    monkeypatch.setattr(guard, "reply_all", lambda bot, asked: [bot.reply(message) for message, _ in asked])
+    monkeypatch.setattr(guard, "reply_all", lambda bot, asked, advance: [bot.reply(message) for message, _ in asked])
 
 
 @pytest.mark.parametrize(
@@ -171,7 +182,7 @@ def test_the_mixture_with_the_most_room_is_kept(checkpoint, tmp_path, monkeypatc
     old, new = (Chatbot.from_pretrained(folder, "cpu").model.state_dict() for folder in (before, after))
     measured = []
 
-    def distance(bot, sets, choices):
+    def distance(bot, sets, choices, advance):
         weight = bot.model.state_dict()["token_embedding.weight"]
         whole = (new["token_embedding.weight"] - old["token_embedding.weight"]).norm()
         measured.append(float((weight - old["token_embedding.weight"]).norm() / whole))
@@ -199,12 +210,44 @@ def test_a_bot_decodes_with_the_weights_of_the_mixture(checkpoint, tmp_path):
     assert [bot.reply([m], seed=0) for m in messages] == [first.reply([m], seed=0) for m in messages]
 
 
+def test_progress_ends_at_what_was_expected(checkpoint, tmp_path):
+    before, after = two_checkpoints(checkpoint, tmp_path)
+    bot = Chatbot.from_pretrained(before, "cpu")
+    sets = {OTHERS: guard.unseen_dialogues()[:40]}
+    counts = []
+    measure_knowledge(bot, sets, choices=20, advance=counts.append)
+    assert sum(counts) == count_scored(sets, 20) == 40 + 10 * 20
+    counts.clear()
+    measure_identity(bot, Identity("小满"), "tuning", seeds=1, advance=counts.append)
+    assert sum(counts) == count_replies(Identity("小满"), "tuning", 1)
+    counts.clear()
+    mixing.keep_best_share(after, str(before), IDENTITY, sets, 0.05, "cpu", counts.append)
+    assert sum(counts) == sum(mixing.count_work(IDENTITY, sets))
+    assert len(counts) > 20  # the bar moves
+
+
+def test_the_expected_time_grows_with_the_work(checkpoint, monkeypatch):
+    bot, lines = Chatbot.from_pretrained(checkpoint, "cpu"), guard.unseen_dialogues()
+    monkeypatch.setattr(progress, "estimate", lambda settings: ([], 90.0))
+
+    def expected(scored, replies):
+        shown = progress.expected_time(None, bot, lines, scored, replies)
+        training, unit, measuring = re.search(r"\((\d+) (\w+) of training, (\d+) seconds of", shown).groups()
+        assert (training, unit) == ("2", "minutes")
+        return int(measuring)
+
+    assert expected(2000, 2000) > expected(20, 20)
+
+
 @pytest.mark.slow
 def test_the_command_fails_for_a_model_that_cannot_learn_it_and_keeps_the_figures(checkpoint, tmp_path, capsys):
     output = tmp_path / "named"
     flags = ["--name", "小满", "--bot", str(checkpoint), "--output", str(output), "--epochs", "0.1"]
     assert main(flags) == 1
-    said = capsys.readouterr().out
+    said, progress_shown = capsys.readouterr()
+    assert progress_shown.index("expected time: ") < progress_shown.index("measuring the bot before the training: ")
+    for part in ("before the training", "how much of the training to keep", "after the training"):
+        assert re.search(f"{part}: 100%", progress_shown)
     assert "guard: it says its name to " in said
     assert "The guard failed" in said
     record = read_json(output / "naming.json")

@@ -4,6 +4,7 @@
     objective.py    the answers are learnt, everything else stays as the bot said it before
     mixing.py       how much of the training to keep
     guard.py        what the bot says after the training, and what it has forgotten
+    progress.py     progress bars and the expected time
     cli.py          the command
 
 The lists were written for this project. `rehearsal.jsonl.xz` is a sample of checkpoints/recipe/dialogues and

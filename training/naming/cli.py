@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,18 @@ def main(argv: list[str] | None = None) -> int | None:
     check_folder(Path(args.output), resume=False)
     from chatbot.text.dialogue_files import read_dialogues
     from training.naming.dialogues import unseen_dialogues
-    from training.naming.guard import OTHERS, find_failures, measure_identity, measure_knowledge
-    from training.naming.mixing import keep_best_share
+    from training.naming.guard import (
+        OTHERS,
+        count_replies,
+        count_scored,
+        find_failures,
+        measure_identity,
+        measure_knowledge,
+    )
+    from training.naming.mixing import count_work, keep_best_share
+    from training.naming.objective import NamingRun
+    from training.naming.progress import expected_time, shown
+    from training.run import train
 
     read = {Path(path).stem: list(read_dialogues(path)) for path in args.check}
     sets = {OTHERS: unseen_dialogues()} | {name: dialogues[:MAX_CHECKED] for name, dialogues in read.items()}
@@ -82,14 +93,22 @@ def main(argv: list[str] | None = None) -> int | None:
     tuning |= {name: (dialogues[MAX_CHECKED:] or dialogues)[:MAX_TUNED] for name, dialogues in read.items()}
     from chatbot.chat.bot import Chatbot
 
-    _say("measuring the bot before the training")
-    before = measure_knowledge(Chatbot.from_pretrained(args.bot, args.device), sets)
-    train_identity(identity, args)
-    _say("choosing how much of the training to keep")
-    mixture = keep_best_share(Path(args.output), args.bot, identity, tuning, args.max_loss, args.device)
-    _say("measuring the bot after the training")
+    scored, (mixed, tuned), asked = count_scored(sets), count_work(identity, tuning), count_replies(identity)
+    bot = Chatbot.from_pretrained(args.bot, args.device)
+    with tempfile.TemporaryDirectory() as temporary:
+        settings = training_settings(args, prepare_dialogues(identity, args, Path(temporary)))
+        _say(expected_time(settings, bot, sets[OTHERS], 2 * scored + mixed, asked + tuned))
+        with shown(translate("measuring the bot before the training"), scored) as advance:
+            before = measure_knowledge(bot, sets, advance=advance)
+        train(settings, NamingRun)
+    shutil.rmtree(Path(args.output) / STATES)
+    with shown(translate("choosing how much of the training to keep"), mixed + tuned) as advance:
+        output = Path(args.output)
+        mixture = keep_best_share(output, args.bot, identity, tuning, args.max_loss, args.device, advance)
     bot = Chatbot.from_pretrained(args.output, args.device)
-    after, answers = measure_knowledge(bot, sets), measure_identity(bot, identity)
+    with shown(translate("measuring the bot after the training"), scored + asked) as advance:
+        after = measure_knowledge(bot, sets, advance=advance)
+        answers = measure_identity(bot, identity, advance=advance)
     failures = find_failures(answers, before, after, args.max_loss)
     record = {
         "identity": vars(identity),
@@ -107,39 +126,37 @@ def main(argv: list[str] | None = None) -> int | None:
     return 1 if failures else 0
 
 
-def train_identity(identity: Identity, args: argparse.Namespace) -> None:
-    """Train a checkpoint on the dialogues of an identity; only the bot's turns carry loss.
+def prepare_dialogues(identity: Identity, args: argparse.Namespace, folder: Path) -> list[str]:
+    """Write the dialogues of an identity as prepared sets in a folder; only the bot's turns carry loss.
+
+    Returns:
+        The sets, as `--data` of a training.
 
     Raises:
-        SettingsError, CheckpointError: A fault that the user can mend.
+        CheckpointError: The tokenizer of the bot cannot be read.
     """
     from data_prep.pipeline import build
     from data_prep.settings import CleanSettings, PrepareSettings
-    from training.naming.objective import NamingRun
-    from training.run import train
 
-    folder = resolve(args.bot)
     parts = {"named": identity_dialogues(identity, args.seed), "rehearsal": rehearsal_dialogues(identity)}
     _say(f"training on {len(parts['named'])} dialogues about the bot and {len(parts['rehearsal'])} others")
-    with tempfile.TemporaryDirectory() as temporary:
-        data = []
-        for part, dialogues in parts.items():
-            path = Path(temporary) / f"{part}.jsonl"
-            lines = (json.dumps(turns, ensure_ascii=False) + "\n" for turns in dialogues)
-            path.write_text("".join(lines), encoding="utf-8")
-            clean = CleanSettings(skip=KEPT_RULES)
-            settings = PrepareSettings(tokenizer=str(folder), valid_share=0.0, form="jsonl", clean=clean)
-            build([str(path)], Path(temporary) / part, settings)
-            data.append(f"{Path(temporary) / part}{SOURCES[part]}")
-        train(training_settings(args, data), NamingRun)
-    shutil.rmtree(Path(args.output) / STATES)
+    data = []
+    for part, dialogues in parts.items():
+        path = folder / f"{part}.jsonl"
+        lines = (json.dumps(turns, ensure_ascii=False) + "\n" for turns in dialogues)
+        path.write_text("".join(lines), encoding="utf-8")
+        clean = CleanSettings(skip=KEPT_RULES)
+        settings = PrepareSettings(tokenizer=str(resolve(args.bot)), valid_share=0.0, form="jsonl", clean=clean)
+        build([str(path)], folder / part, settings)
+        data.append(f"{folder / part}{SOURCES[part]}")
+    return data
 
 
-def training_settings(args: argparse.Namespace, data: list[str]) -> TrainSettings:
+def training_settings(args: argparse.Namespace, data: Sequence[str]) -> TrainSettings:
     """Return the settings of the training, without a validation split: the guard measures the result."""
     never = 10**6
     return TrainSettings(
-        data=data,
+        data=list(data),
         output=args.output,
         init=args.bot,
         epochs=args.epochs,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ from chatbot.chat.bot import Chatbot
 from chatbot.chat.request import decode_requests
 from chatbot.decoding.loop import prefill
 from chatbot.evaluation.answering import make_contexts
+from chatbot.evaluation.aptness.choosing import CHOICES as OFFERED
 from chatbot.evaluation.aptness.choosing import reply_hits
-from chatbot.model.scoring import score_dialogues
+from chatbot.model.scoring import score_turns
 from chatbot.text.dialogue import count_units
 from training.naming.dialogues import ABOUT_BOT, Identity, Part, questions, unseen_dialogues
 
@@ -27,6 +28,8 @@ SEEDS = 2
 """Replies to each question."""
 BATCH_SIZE = 16
 """Messages that are answered together."""
+Advance = Callable[[int], object]
+"""Function that is called with the number of dialogues scored, or replies made, since its last call (a progress bar)."""
 OTHERS = "others"
 """Name of the held-out dialogues of this project in the measurements."""
 
@@ -44,51 +47,79 @@ class Knowledge:
     choice: float
 
 
-def measure_knowledge(bot: Chatbot, sets: dict[str, list[list[str]]], choices: int = CHOICES) -> Knowledge:
+def measure_knowledge(
+    bot: Chatbot, sets: dict[str, list[list[str]]], choices: int = CHOICES, advance: Advance = lambda count: None
+) -> Knowledge:
     """Score sets of dialogues, and let the bot choose among ten replies (`chatbot.evaluation.aptness.choosing`)."""
-    nats = {name: _nats_per_unit(bot, dialogues) for name, dialogues in sets.items()}
-    hits = reply_hits(bot, make_contexts(sets[OTHERS], choices)) if choices else None
+    nats = {name: _nats_per_unit(bot, dialogues, advance) for name, dialogues in sets.items()}
+    contexts = make_contexts(sets[OTHERS], choices) if choices else []
+    hits = reply_hits(bot, contexts, advance=advance)
     return Knowledge(nats, hits["hits"] if hits else 0.0)
 
 
-def _nats_per_unit(bot: Chatbot, dialogues: Sequence[list[str]]) -> float:
+def count_scored(sets: dict[str, list[list[str]]], choices: int = CHOICES) -> int:
+    """Return how many dialogues `measure_knowledge` scores, as it tells `advance`."""
+    offered = OFFERED * len(make_contexts(sets[OTHERS], choices)) if choices else 0
+    return sum(map(len, sets.values())) + offered
+
+
+def count_replies(identity: Identity, part: Part = "held_out", seeds: int = SEEDS) -> int:
+    """Return how many replies `measure_identity` asks for, as it tells `advance`."""
+    asked = [questions(about, part) for about in ("name", "maker") if about == "name" or identity.maker]
+    return seeds * sum(map(len, asked)) + len(_everyday(part))
+
+
+def _everyday(part: Part) -> list[str]:
+    """Return the messages of a part that do not ask about the bot."""
+    return [turns[0] for turns in unseen_dialogues(part) if not ABOUT_BOT.search(turns[0])]
+
+
+def _nats_per_unit(bot: Chatbot, dialogues: Sequence[list[str]], advance: Advance) -> float:
     encoded = [[bot.reader.ids(turn) for turn in turns] for turns in dialogues]
-    return sum(score_dialogues(bot.model, bot.layout, encoded)) / sum(map(count_units, dialogues))
+    nats = score_turns(bot.model, bot.layout, encoded, advance=advance)
+    return sum(map(sum, nats)) / sum(map(count_units, dialogues))
 
 
-def measure_identity(bot: Chatbot, identity: Identity, part: Part = "held_out", seeds: int = SEEDS) -> dict[str, Any]:
+def measure_identity(
+    bot: Chatbot,
+    identity: Identity,
+    part: Part = "held_out",
+    seeds: int = SEEDS,
+    advance: Advance = lambda count: None,
+) -> dict[str, Any]:
     """Ask the questions of a part and send its everyday messages.
 
     Returns:
         Shares, and the replies that count against the bot.
     """
-    named, wrong = _ask(bot, questions("name", part), lambda reply: identity.name in reply, seeds)
+    named, wrong = _ask(bot, questions("name", part), lambda reply: identity.name in reply, seeds, advance)
     result: dict[str, Any] = {"name": named, "wrong": wrong}
     if identity.maker:
         maker_named = re.compile(
             f"{re.escape(identity.maker)}.{{0,6}}(做|教|训练|写|造|养|创)|是{re.escape(identity.maker)}"
         )
         result["maker"], result["wrong_maker"] = _ask(
-            bot, questions("maker", part), lambda reply: maker_named.search(reply) is not None, seeds
+            bot, questions("maker", part), lambda reply: maker_named.search(reply) is not None, seeds, advance
         )
-    messages = [turns[0] for turns in unseen_dialogues(part) if not ABOUT_BOT.search(turns[0])]
-    clean, unasked = _ask(bot, messages, lambda reply: identity.name not in reply, seeds=1)
+    messages = _everyday(part)
+    clean, unasked = _ask(bot, messages, lambda reply: identity.name not in reply, 1, advance)
     return result | {"unasked": 1 - clean, "said_unasked": unasked, "messages": len(messages)}
 
 
-def _ask(bot: Chatbot, texts: Sequence[str], is_right: Any, seeds: int) -> tuple[float, list[str]]:
+def _ask(bot: Chatbot, texts: Sequence[str], is_right: Any, seeds: int, advance: Advance) -> tuple[float, list[str]]:
     """Return the share of right replies, and `message -> reply` for the wrong ones."""
     asked = [(text, seed) for text in texts for seed in range(seeds)]
-    replies = reply_all(bot, asked)
+    replies = reply_all(bot, asked, advance)
     wrong = [f"{text} -> {reply}" for (text, _), reply in zip(asked, replies, strict=True) if not is_right(reply)]
     return 1 - len(wrong) / len(replies), wrong
 
 
-def reply_all(bot: Chatbot, asked: Sequence[tuple[str, int]]) -> list[str]:
+def reply_all(bot: Chatbot, asked: Sequence[tuple[str, int]], advance: Advance = lambda count: None) -> list[str]:
     """Return `bot.reply([message], seed)` for each message and seed, decoded in batches."""
     requests = [bot.request([message], seed=seed) for message, seed in asked]
     replies = [request.fixed.text if request.fixed else "" for request in requests]
     open_ones = [index for index, request in enumerate(requests) if not request.fixed]
+    advance(len(requests) - len(open_ones))
     for start in range(0, len(open_ones), BATCH_SIZE):
         indices = open_ones[start : start + BATCH_SIZE]
         batch = [requests[index] for index in indices]
@@ -96,6 +127,7 @@ def reply_all(bot: Chatbot, asked: Sequence[tuple[str, int]]) -> list[str]:
         *_, candidates = decode_requests(batch, steps, logits, bot.vocabulary)
         for index, request, drafts in zip(indices, batch, candidates, strict=True):
             replies[index] = bot.show(request, bot.best_draft(request, drafts)).text
+        advance(len(indices))
     return replies
 
 

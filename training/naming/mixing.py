@@ -17,14 +17,32 @@ from chatbot.decoding.batch import make_native
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json
 from training.naming.dialogues import Identity
-from training.naming.guard import least_room, measure_identity, measure_knowledge
+from training.naming.guard import (
+    Advance,
+    count_replies,
+    count_scored,
+    least_room,
+    measure_identity,
+    measure_knowledge,
+)
 
 SHARES = (0.55, 0.7, 0.85, 1.0)
 """Shares of the training among which is chosen."""
 
 
+def count_work(identity: Identity, sets: dict[str, list[list[str]]]) -> tuple[int, int]:
+    """Return how many dialogues `keep_best_share` scores and how many replies it asks for."""
+    return (1 + len(SHARES)) * count_scored(sets, 0), len(SHARES) * count_replies(identity, "tuning", 1)
+
+
 def keep_best_share(
-    folder: Path, start: str, identity: Identity, sets: dict[str, list[list[str]]], max_loss: float, device: str
+    folder: Path,
+    start: str,
+    identity: Identity,
+    sets: dict[str, list[list[str]]],
+    max_loss: float,
+    device: str,
+    advance: Advance = lambda count: None,
 ) -> dict[str, float]:
     """Replace the weights of a trained checkpoint with the mixture that is farthest from every limit of the guard.
 
@@ -35,6 +53,7 @@ def keep_best_share(
         sets: Dialogues by name that must not be forgotten; none of them is among the guard's.
         max_loss: Largest rise in nats/unit.
         device: Device of the measurement.
+        advance: Progress bar, as for `measure_knowledge`.
 
     Returns:
         `share`, and `room`: distance to the nearest limit (`guard.least_room`).
@@ -45,12 +64,13 @@ def keep_best_share(
     after = {name: tensor.clone() for name, tensor in bot.model.state_dict().items()}
     before = load_model(start, str(bot.model.device)).state_dict()
     mix(bot, before, after, 0.0)
-    known = measure_knowledge(bot, sets, choices=0)
+    known = measure_knowledge(bot, sets, choices=0, advance=advance)
     rooms = {}
     for share in SHARES:
         mix(bot, before, after, share)
-        answers = measure_identity(bot, identity, "tuning", seeds=1)
-        rooms[share] = least_room(answers, known, measure_knowledge(bot, sets, choices=0), max_loss)
+        answers = measure_identity(bot, identity, "tuning", seeds=1, advance=advance)
+        knows = measure_knowledge(bot, sets, choices=0, advance=advance)
+        rooms[share] = least_room(answers, known, knows, max_loss)
     best = max(rooms, key=lambda share: rooms[share])
     mix(bot, before, after, best)
     training = {**read_json(folder / TRAINING), "share_of_training": best}

@@ -28,8 +28,8 @@ SCORED_DIALOGUES = 8
 """Validation dialogues that are scored to estimate the time of a validation."""
 
 
-def estimate(settings: TrainSettings) -> list[str]:
-    """Return lines that say how large a run is and how long it takes; no file is written.
+def estimate(settings: TrainSettings) -> tuple[list[str], float]:
+    """Return lines that say how large a run is and how long it takes, and its seconds; no file is written.
 
     Every stage runs three micro-batches: one to warm up, one without and one with an optimizer step. A step
     of the run is extrapolated from them, so another load on the machine changes the figure.
@@ -66,12 +66,12 @@ def estimate(settings: TrainSettings) -> list[str]:
         )
         durations.append(f"{stage.steps} steps of {step:.2f} s and {validations} validations of {validation:.1f} s")
     lines.append(f"memory: about {memory_gigabytes(accelerator.device):.1f} GB")
-    lines.append(f"time: about {_minutes(seconds)} ({'; '.join(durations)})")
+    lines.append(f"time: about {minutes(seconds)} ({'; '.join(durations)})")
     lines.append(
         f"estimated from steps measured now ({accelerator.device}, {torch.get_num_threads()} threads); other work on this"
         " machine makes the run slower"
     )
-    return lines
+    return lines, seconds
 
 
 def _seconds_per_step(trained: TrainedModel, stage: Stage) -> float:
@@ -110,7 +110,7 @@ def _seconds_per_validation(trained: TrainedModel, stage: Stage) -> float:
     return (time.perf_counter() - started) * len(stage.valid_dialogues) / len(some)
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
     """Return a duration in words."""
     if seconds < 90:
         return f"{seconds:.0f} seconds"

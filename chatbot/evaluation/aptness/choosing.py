@@ -4,7 +4,7 @@ others."""
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from chatbot.chat.bot import Chatbot
@@ -19,11 +19,23 @@ CHOICES = 10
 HISTORY_TURNS = 8
 """Number of last turns of a context that are read."""
 
+Advance = Callable[[int], object]
+"""Function that is called with the number of dialogues scored since its last call, for a progress bar."""
+
 EARLIER_TURNS = 4
 """Fewest turns before the message for a choice among histories: the reply is turn 6 or later."""
 
 
-def reply_hits(bot: Chatbot, contexts: Sequence[Context], seed: int = 0) -> dict[str, Any] | None:
+def scored_by_choices(contexts: Sequence[Context]) -> int:
+    """Return how many dialogues `reply_hits` and `history_hits` score together, as they tell `advance`."""
+    long = sum(len(context.turns) > EARLIER_TURNS for context in contexts)
+    replies, histories = (CHOICES * count if count >= CHOICES else 0 for count in (len(contexts), long))
+    return replies + histories
+
+
+def reply_hits(
+    bot: Chatbot, contexts: Sequence[Context], seed: int = 0, advance: Advance = lambda count: None
+) -> dict[str, Any] | None:
     """Return how often the true reply has the highest log p(r | c) - log p(r) among `CHOICES` replies.
 
     The difference is the pointwise mutual information of context and reply. A reply that fits every context has no
@@ -39,7 +51,8 @@ def reply_hits(bot: Chatbot, contexts: Sequence[Context], seed: int = 0) -> dict
     choices = [[index, *_others(len(contexts), index, seed)] for index in range(len(contexts))]
     dialogues = [[*history, replies[i]] for history, row in zip(histories, choices, strict=True) for i in row]
     firsts = [max(0, len(contexts[row[0]].turns) - HISTORY_TURNS) for row in choices for _ in row]
-    given = iter([nats[-1] for nats in score_turns(bot.model, bot.layout, dialogues, first_turns=firsts)])
+    scored = score_turns(bot.model, bot.layout, dialogues, first_turns=firsts, advance=advance)
+    given = iter([nats[-1] for nats in scored])
     alone: list[list[float]] = []  # by speaker of the reply: nats of every reply without a context
     for speaker in (0, 1):
         scored = score_turns(
@@ -53,7 +66,9 @@ def reply_hits(bot: Chatbot, contexts: Sequence[Context], seed: int = 0) -> dict
     return _share(hits)
 
 
-def history_hits(bot: Chatbot, contexts: Sequence[Context], seed: int = 0) -> dict[str, Any] | None:
+def history_hits(
+    bot: Chatbot, contexts: Sequence[Context], seed: int = 0, advance: Advance = lambda count: None
+) -> dict[str, Any] | None:
     """Return how often a true reply (turn 6 or later) is likeliest after its true history, among histories of other
     replies.
 
@@ -73,7 +88,8 @@ def history_hits(bot: Chatbot, contexts: Sequence[Context], seed: int = 0) -> di
         for other in (index, *_others(len(long), index, seed)):
             dialogues.append([*earlier[other], *ending])
             firsts.append((len(long[index].turns) - 1 - len(earlier[other])) % 2)  # the reply keeps its speaker
-    nats = iter([turns[-1] for turns in score_turns(bot.model, bot.layout, dialogues, first_turns=firsts)])
+    scored = score_turns(bot.model, bot.layout, dialogues, first_turns=firsts, advance=advance)
+    nats = iter([turns[-1] for turns in scored])
     hits = []
     for _ in long:
         costs = [next(nats) for _ in range(CHOICES)]

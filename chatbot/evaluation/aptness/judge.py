@@ -19,6 +19,7 @@ from tqdm import tqdm
 from chatbot.errors import XianliaoError
 from chatbot.evaluation.aptness.scores import HIGHEST
 from chatbot.evaluation.aptness.sheets import Key, sheet_lines
+from chatbot.language.translation import translate
 
 API_KEY = "OPENAI_API_KEY"
 """Environment variable with the key of the endpoint."""
@@ -114,7 +115,7 @@ def rate(key: Key, sheet: int, ask: Ask, path: Path, pause: float = 1.0) -> None
     with ThreadPoolExecutor(WORKERS) as pool, path.open("a", encoding="utf-8") as file:
         futures = [pool.submit(scores_of, line) for line in lines]
         try:
-            for future in tqdm(futures, desc=f"judge, sheet {sheet}", file=sys.stderr, mininterval=1):
+            for future in tqdm(futures, desc=translate(f"judge, sheet {sheet}"), file=sys.stderr, mininterval=1):
                 file.write(json.dumps(future.result()) + "\n")
                 file.flush()
         finally:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from chatbot.chat.bot import Chatbot
 from chatbot.errors import FileError
 from chatbot.evaluation.answering import Context, answer_all, make_contexts
-from chatbot.evaluation.aptness.choosing import history_hits, reply_hits
+from chatbot.evaluation.aptness.choosing import history_hits, reply_hits, scored_by_choices
 from chatbot.evaluation.aptness.judge import Ask, rate
 from chatbot.evaluation.aptness.scores import HIGHEST, Judge, read_scores, summarise
 from chatbot.evaluation.aptness.sheets import KEY, RANDOM, REFERENCE, Key, Row, make_rows, write_sheets
 from chatbot.evaluation.cache import FOLDER, ResultCache, hash_of
 from chatbot.evaluation.grid import Grid
 from chatbot.evaluation.run import read_fitting, replies_of, unique_names
+from chatbot.language.translation import translate
 from chatbot.storage import exclusive, read_json, replacing, write_json
 from chatbot.text.dialogue import clean_turn
 
@@ -79,7 +83,7 @@ def write_aptness_sheets(
                     system = f"{bot_name}: {method}" if method else bot_name
                     replies[system] = list(replies_of(bot, contexts, given).texts)
                 if whole:
-                    choices[name][bot_name] = {"reply": reply_hits(bot, whole), "history": history_hits(bot, whole)}
+                    choices[name][bot_name] = _choose(bot, whole)
             rows += make_rows(name, contexts, replies, len(rows), seed)
             systems = [REFERENCE, *replies, RANDOM]
         key = Key(seed, systems, rows)
@@ -87,6 +91,16 @@ def write_aptness_sheets(
         key.write(output)
         write_json(output / CHOICES, choices)
         return write_sheets(key, output, sheets)
+
+
+def _choose(bot: Chatbot, contexts: Sequence[Context]) -> dict[str, Any]:
+    """Let a bot choose among replies and among histories, with a progress bar."""
+    text, total = translate(f"{bot.name}: choosing among replies"), scored_by_choices(contexts)
+    with tqdm(total=total, desc=text, file=sys.stderr, mininterval=1) as bar:
+        return {
+            "reply": reply_hits(bot, contexts, advance=bar.update),
+            "history": history_hits(bot, contexts, advance=bar.update),
+        }
 
 
 def draw_contexts(dialogues: Sequence[Sequence[str]], count: int, seed: int) -> list[Context]:

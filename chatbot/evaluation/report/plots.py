@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from html import escape
 from typing import Any
 
 from matplotlib import rc_context
@@ -15,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from chatbot.evaluation.report.words import attribute, label_in_both
 
 INK = "#010203"
 """Placeholder colour that is replaced by the colour of the page's text, in light and in dark mode."""
@@ -33,6 +34,7 @@ COLOURS = ("#3b82f6", "#e0762f", "#16a37b", "#b565d9", "#d64562", "#8a8f3c")
 """Colour of each checkpoint, readable on white and on black; the colours repeat after the last one."""
 GREY = "#8a929b"
 PANEL_INCHES = (2.4, 1.6)
+DIST_2 = "Dist-2, characters"
 
 Methods = Sequence[tuple[str, dict[str, Any]]]
 
@@ -115,7 +117,7 @@ def quality_and_diversity(methods: Methods, people: dict[str, Any], checkpoints:
     colours = [COLOURS[number * checkpoints // len(methods) % len(COLOURS)] for number in range(len(methods))]
 
     def draw(left: Axes, right: Axes) -> None:
-        for axes, metric, heading in ((left, key, label), (right, "dist_2", "Dist-2, characters")):
+        for axes, metric, heading in ((left, key, label), (right, "dist_2", DIST_2)):
             for height, colour, (_, row) in zip(places, colours, methods, strict=True):
                 error = [[abs(row[metric] - end)] for end in row["intervals"][metric]]
                 axes.errorbar(row[metric], height, xerr=error, fmt="o", markersize=4, color=colour, capsize=2)
@@ -128,7 +130,8 @@ def quality_and_diversity(methods: Methods, people: dict[str, Any], checkpoints:
     with rc_context(STYLE):
         figure = Figure(figsize=(8.4, 0.8 + 0.24 * len(methods)), layout="constrained")
         draw(*figure.subplots(1, 2))
-        return _text_of(figure, "likeness and diversity of each method")
+        svg = _text_of(figure, "likeness and diversity of each method")
+        return label_in_both(label_in_both(svg, label), DIST_2)
 
 
 def _histogram(row: dict[str, Any], longest: int) -> tuple[list[int], list[float]]:
@@ -166,4 +169,4 @@ def _text_of(figure: Figure, label: str) -> str:
     text = target.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r' id="[a-zA-Z0-9]+_\d+"', "", text)  # nothing refers to these
-    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+    return text.replace("<svg ", f'<svg role="img" {attribute("aria-label", label)} ', 1)

@@ -12,6 +12,7 @@ Goal = Literal["low", "high", "people", ""]
 
 Report = dict[str, Any]
 PEOPLE: Literal["people"] = "people"
+UNITS = "units"
 
 
 @dataclass(frozen=True)
@@ -138,19 +139,19 @@ def turn_table(report: Report) -> Table:
     units = {turn: entry["units"] for by_turn in entries for turn, entry in by_turn.items()}
     columns, cells = [Column("", "nats/unit of turn")], []
     for turn in units:
-        column = Column("nats_per_unit", str(turn), "low", f"Turn {turn}.")
+        column = Column("nats_per_unit", str(turn), "low", "Turn of the dialogue.")
         rows = [{**by_turn[turn], "intervals": {column.key: by_turn[turn]["interval"]}} for by_turn in entries]
         columns.append(column)
         cells.append(_cells(column, rows, None))
     names = [part["name"] for part in report["checkpoints"]]
     rows_of_cells = [[Cell(name), *row] for name, *row in zip(names, *cells, strict=True)]
-    return Table(columns, rows_of_cells, [Cell("units"), *(Cell(str(count), "", count) for count in units.values())])
+    return Table(columns, rows_of_cells, [Cell(UNITS), *(Cell(str(count), "", count) for count in units.values())])
 
 
 def ending_table(report: Report) -> Table:
     """Return whether and how the replies of each method end, and how often they repeat."""
     limits = [
-        Column(f"r_{length}", f"r_{length}", "low", f"Replies without an end after {length} tokens.")
+        Column(f"r_{length}", f"r_{length}", "low", "Share of replies without an end after so many tokens.")
         for length in report["lengths"]
     ]
     return _table_of_methods(report, [*limits, *ENDINGS])
@@ -226,7 +227,7 @@ def _cell(column: Column, row: Report) -> Cell:
     if column.key == "stop_reasons" and value is not None:
         return Cell(" / ".join(str(count) for count in value.values()), "", value["limit"])
     if column.key == "reference_cost_nats_per_unit" and value is None and row.get("forbidden_references"):
-        return Cell(f"forbids {row['forbidden_references']:.1%}")
+        return Cell("forbids", f"{row['forbidden_references']:.1%}")
     if value is None:
         return Cell("")
     interval = row["intervals"].get(column.key)

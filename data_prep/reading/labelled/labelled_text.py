@@ -22,7 +22,7 @@ from itertools import chain, islice, pairwise
 from data_prep.reading.chat_logs import CLOCK, DATE, HEAD_LINES, parse_time
 from data_prep.reading.labelled.line_exports import DAY, is_line_export, line_messages
 from data_prep.reading.labelled.prefixes import Prefix, are_prefixed, prefix_of
-from data_prep.reading.messages import Gap, Message, OpenMessage, Part, joined, to_dialogues
+from data_prep.reading.messages import Gap, Message, NumberedText, OpenMessage, Part, joined, notice, to_dialogues
 from data_prep.reading.not_speech import MARKS
 from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
 
@@ -99,16 +99,16 @@ def _prefix_parts(lines: Iterable[NumberedLine]) -> Iterator[Part]:
     )  # otherwise the messages themselves are divided by blank lines
     for number, line in chain(head, lines):
         is_blank = line is None or not line.strip("\0 \t\r")
-        is_heading = line is not None and line.startswith(("#", "---"))
+        heading = line if line is not None and line.startswith(("#", "---")) else None
         match = _prefix(line)
-        if is_blank or is_heading:
-            yield None
-        if line is None or is_heading or (is_blank and every_blank_ends):
+        if is_blank or heading is not None:
+            yield notice(number, heading) if heading is not None and any(map(str.isalnum, heading)) else None
+        if line is None or heading is not None or (is_blank and every_blank_ends):
             yield Gap(Record(number, None, NOT_TEXT) if line is None else None)
         elif match is not None:
             yield OpenMessage(number, match.name, match.text)
         elif not is_blank and not _is_decoration(line):
-            yield line
+            yield NumberedText(number, line)
 
 
 def _stamp_parts(lines: Iterable[NumberedLine]) -> Iterator[Part]:
@@ -121,14 +121,14 @@ def _stamp_parts(lines: Iterable[NumberedLine]) -> Iterator[Part]:
         text = line.strip(MARKS + " \t\r\0")
         stamp = _STAMP.fullmatch(text)
         if stamp is not None or _STAMPED.fullmatch(text):  # of the latter: You named the conversation
-            yield None
+            yield None if stamp is not None else notice(number, text)
             needs_name = stamp is not None
             time = parse_time(stamp["time"]) if stamp is not None else time
         elif needs_name and text:
             yield OpenMessage(number, text, "", time)
             needs_name = False
         elif text:
-            yield text
+            yield NumberedText(number, text)
 
 
 def _name_parts(lines: Iterable[NumberedLine]) -> Iterator[Part]:
@@ -140,7 +140,7 @@ def _name_parts(lines: Iterable[NumberedLine]) -> Iterator[Part]:
         if match is not None:
             yield OpenMessage(number, match["name"], "")
         elif line.strip():
-            yield line
+            yield NumberedText(number, line)
 
 
 def _field_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:

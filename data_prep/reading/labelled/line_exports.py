@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 from data_prep.reading.chat_logs import CLOCK, DATE, HEAD_LINES, parse_time
-from data_prep.reading.messages import Gap, Message, OpenMessage, Part, joined
+from data_prep.reading.messages import Gap, Message, NumberedText, OpenMessage, Part, joined, notice
 from data_prep.reading.not_speech import MARKS, is_system
 from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
 
@@ -101,7 +101,7 @@ def _pc_parts(lines: Iterable[NumberedLine], names: Sequence[str]) -> Iterator[P
         if match is None:
             is_heading = date is not None or text.startswith("[LINE]")
             if is_heading or text.strip():
-                yield None if is_heading else text
+                yield None if is_heading else NumberedText(number, text)
             day = date["date"] if date is not None else day
             continue
         yield None
@@ -109,6 +109,7 @@ def _pc_parts(lines: Iterable[NumberedLine], names: Sequence[str]) -> Iterator[P
         name = next((name for name in names if rest.startswith(name + " ")), rest.partition(" ")[0])
         message = rest[len(name) :].strip()
         if is_system(rest) or not message:  # 小美已收回訊息
+            yield notice(number, rest)
             continue
         message = f"[{message}]" if _PLACEHOLDER.fullmatch(message) else message
         yield OpenMessage(number, name, message, parse_time(f"{day} {match['clock']}") if day else None)
@@ -132,8 +133,10 @@ def _phone_parts(lines: Iterable[NumberedLine]) -> Iterator[Part]:
         elif date is not None:
             day = date["date"]
             yield None
+        elif is_notice:
+            yield notice(number, text.replace("\t", " "))
         else:
-            yield None if is_notice or not text.strip() else text
+            yield NumberedText(number, text) if text.strip() else None
 
 
 def _unquoted(message: Message) -> Message:

@@ -219,7 +219,7 @@ def test_reply_hits_rank_by_what_the_context_adds(monkeypatch):
     bot = SimpleNamespace(tokenizer=SimpleNamespace(encode=lambda text: [int(text)]), model=None, layout=None)
     contexts = [Context((str(number),), str(number)) for number in range(20)]
 
-    def nats(_model, _layout, dialogues, first_turns=None):
+    def nats(_model, _layout, dialogues, first_turns=None, advance=None):
         """Reply 0 costs 1 everywhere; others cost 9 alone and 5 after their own context."""
         result = []
         for *history, reply in dialogues:
@@ -238,7 +238,7 @@ def test_history_hits_keep_message_and_speaker(monkeypatch):
     contexts = [Context(tuple(str(n) for _ in range(5 + 2 * (n % 2))), str(n)) for n in range(30)]
     seen = []
 
-    def nats(_model, _layout, dialogues, first_turns):
+    def nats(_model, _layout, dialogues, first_turns, advance):
         for dialogue, first in zip(dialogues, first_turns, strict=True):
             seen.append((first + len(dialogue) - 1) % 2)
             assert dialogue[-1] == dialogue[-2]  # message and reply belong together
@@ -247,7 +247,7 @@ def test_history_hits_keep_message_and_speaker(monkeypatch):
     monkeypatch.setattr(choosing, "score_turns", nats)
     assert choosing.history_hits(bot, contexts)["hits"] == 1
     assert set(seen) == {1}  # the reply is that of the second speaker
-    monkeypatch.setattr(choosing, "score_turns", lambda *a, first_turns: [[0.0, 1.0] for _ in first_turns])
+    monkeypatch.setattr(choosing, "score_turns", lambda *a, first_turns, advance: [[0.0, 1.0] for _ in first_turns])
     assert choosing.history_hits(bot, contexts)["hits"] == 0  # a model that ignores the history does not win by ties
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import html
 import json
 import re
+from pathlib import Path
 
 import pytest
 
+from chatbot.evaluation.report import words
 from chatbot.evaluation.report.html import to_html
 from chatbot.evaluation.report.markdown import to_markdown
-from chatbot.evaluation.report.tables import best_of, ending_table, reply_table
+from chatbot.evaluation.report.tables import ENDINGS, REPLIES, best_of, ending_table, reply_table
 from chatbot.evaluation.verdict import verdict, warnings
-from chatbot.language.translation import to_chinese
+from chatbot.language.translation import report_texts, to_chinese
 
 
 def method(cut_off=0, dist_2=0.8, wrd=0.5, settings="floor", **more):
@@ -192,12 +196,12 @@ def test_names_and_texts_are_neither_html_nor_links_in_the_report():
 
 def test_a_long_list_of_words_is_counted_in_the_settings():
     row = method()
-    row["settings"] = {"top_p": 0.9, "banned_words": ["词"] * 100}
+    row["settings"] = {"top_p": 0.9, "banned_words": ["禁用的词"] * 100}
     one = report(checkpoint("mine", 3.5, own=row))
     one["verdict"] = verdict(one)
     for text in (to_html(one), to_markdown(one)):
         assert "top_p 0.9, banned_words (100 entries)" in text
-        assert "词" not in text
+        assert "禁用的词" not in text
 
 
 def test_a_cost_of_nothing_is_nothing():
@@ -273,3 +277,69 @@ def test_the_samples_were_learned_by_the_bundled_bot(tmp_path):
 
     (found,) = warnings(report(checkpoint("default", 3.5, own=method())), [resolve("default")], SAMPLES)
     assert "default learned from a file that is also called " in found
+
+
+def texts_of(page: str, language: str) -> str:
+    """Return the texts and labels that a page shows in a language."""
+    shown = re.sub(r"<(style|script|title|metadata)\b.*?</\1>", "", page, flags=re.DOTALL)
+    other = {"en": "zh", "zh": "en"}[language]
+    shown = re.sub(rf'<(span|tspan) class="{other}".*?</\1>', "", shown)
+    labels = re.findall(
+        r'data-zh(?:-[a-z-]+)?="([^"]*)"' if language == "zh" else r' (?:title|aria-label)="([^"]*)"', page
+    )
+    return html.unescape("\n".join([*labels, *re.sub(r"<[^>]*>", "\n", shown).split("\n")]))
+
+
+def full_report(**more):
+    """A report that has every column, note and warning."""
+    cost = {"reference_cost_nats_per_unit": None, "forbidden_references": 0.12}
+    numbers = {column.key: 0.5 for column in (*ENDINGS, *REPLIES) if column.key not in method()} | cost
+    part = checkpoint("mine", 3.5, one=method(5, **numbers), own=method(settings="own", **numbers))
+    part["quality"]["by_turn"].append({**part["quality"]["by_turn"][0], "turn": "7 and later"})
+    baselines = {"witten_bell_trigram": 4.0, "unigram": 5.0}
+    example = {
+        "context": ["在吗"],
+        "reference": "在",
+        "replies": [["mine", "one", "在", "limit"], ["mine", "own", "在", "floor"]],
+    }
+    content = report(part, contexts=6, left_out=2, baselines=baselines, examples=[example], data="chats (valid split)")
+    content["reference"] |= {column.key: 0.5 for column in REPLIES}
+    content["verdict"] = verdict(content)
+    content["warnings"] = warnings(content, [None], __file__)
+    return content
+
+
+def test_the_page_is_complete_in_both_languages():
+    names = (
+        r"mine|own|one|chats|floor|nats|unit|BLEU|WRD|Dist|Ent|rep|token|xianliao-evaluate|--aptness|python -m [a-z.]+"
+    )
+    names += r"|pip install -e|\[eval\]|r_\w+|Witten-Bell|Wilson|sacrebleu|method|ent_4|dist_2|\bi\b|L"
+    page = to_html(full_report())
+    chinese, english = texts_of(page, "zh"), texts_of(page, "en")
+    left = [line for line in chinese.splitlines() if re.search("[A-Za-z]{2,}", re.sub(names, "", line))]
+    assert left == ["English"]
+    assert [line for line in english.splitlines() if re.search("[一-鿿]", line)] == ["中文", "在吗", "在", "在 ", "在 "]
+    assert "mine 的评测：数据 chats（验证集）" in chinese
+    assert "Evaluation of mine on chats (valid split)" in english
+    assert [
+        name for name in ("title", "aria-label") if page.count(f" {name}=") != page.count(f" data-zh-{name}=")
+    ] == []
+    without_vectors = to_html({**full_report(), "vectors": None})
+    assert "没有词向量" in texts_of(without_vectors, "zh")
+
+
+def test_every_text_of_the_page_is_one_of_the_code():
+    source = Path(words.__file__).parent
+    constants = {
+        node.value
+        for path in source.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    fixed = {
+        part for text in constants for part in (text, text.replace("Bold", "Bold on colour"), text.replace("_", " "))
+    }
+    elsewhere = {"{0} (valid split)", "7 and later", "{0}: {1} of {2} replies did not end and were cut off."}
+    joined = "\n".join(fixed)
+    unused = [text for text in report_texts() if not all(part in joined for part in re.split(r"\{\d\}", text))]
+    assert set(unused) <= elsewhere

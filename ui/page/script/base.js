@@ -33,7 +33,7 @@
     info: "M12 3a9 9 0 1 0 .01 0 M12 11v6 M12 7.500v.010", branch: "M6 3v12 M18 9a9 9 0 0 1-9 9 M6 15a3 3 0 1 0 .010 0 M18 3a3 3 0 1 0 .010 0",
     previous: "M15 5l-7 7 7 7", next: "M9 5l7 7-7 7", menu: "M5 12h.010 M12 12h.010 M19 12h.010", bars: "M4 6h16 M4 12h16 M4 18h16",
     settings: "M4 7h10 M18 7h2 M16 5v4 M4 17h2 M10 17h10 M8 15v4", close: "M6 6l12 12 M18 6L6 18", plus: "M12 5v14 M5 12h14",
-    train: "M2 9l10-5 10 5-10 5z M6 11v5c3 3 9 3 12 0v-5", search: "M11 4a7 7 0 1 0 .010 0 M16 16l5 5", down: "M12 5v14 M5 12l7 7 7-7",
+    sidebar: "M4 5h16v14H4z M9.500 5v14", train: "M2 9l10-5 10 5-10 5z M6 11v5c3 3 9 3 12 0v-5", search: "M11 4a7 7 0 1 0 .010 0 M16 16l5 5", down: "M12 5v14 M5 12l7 7 7-7",
   };
   Object.assign(ICONS, {  // faces of the personas
     cat: "M5 11V3l4 3h6l4-3v8a7 7 0 1 1-14 0z M9 11v.010 M15 11v.010 M11 14l1 1 1-1 M2 13h3 M19 13h3",

@@ -15,9 +15,12 @@
   const isAtEnd = () => scroller().scrollHeight - scroller().scrollTop - scroller().clientHeight < 80;
   const toEnd = () => { scroller().scrollTop = scroller().scrollHeight; };
 
+  // Lines break between the parts of a sentence first.
+  const phrases = (text) => text.split(/(?<=，)/).map((part) => element("span", {}, part));
+
   const welcome = () => element("div", { class: "x-welcome" },
     xl.face(),
-    element("h2", {}, xl.persona() ? xl.say("persona_welcome", { name: xl.side.personaName(xl.persona()) }) : xl.say("welcome")),
+    element("h2", {}, ...phrases(xl.persona() ? xl.say("persona_welcome", { name: xl.side.personaName(xl.persona()) }) : xl.say("welcome"))),
     xl.persona() ? element("button", { type: "button", class: "x-plain", id: "no-persona", "data-changes": true, onclick: () => xl.choosePersona("") }, xl.say("no_persona")) : null,
     element("p", {}, xl.say("welcome_note")),
     element("div", { class: "x-examples" }, ...xl.given.examples.map((text, at) => element(

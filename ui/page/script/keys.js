@@ -49,6 +49,13 @@
       for (const field of part.querySelectorAll("[placeholder]")) if (others.has(field.placeholder)) field.placeholder = others.get(field.placeholder);
       for (const field of part.querySelectorAll("[aria-label]")) {
         if (others.has(field.ariaLabel)) field.setAttribute("aria-label", others.get(field.ariaLabel));
+        const named = /^(?:number input|range slider) for (.*)$/s.exec(field.ariaLabel);  // Gradio has these in English only
+        if (named) field.setAttribute("aria-label", others.get(named[1]) || named[1]);
+        else if (field.ariaLabel === "Reset to default value") {
+          const slider = field.closest(".block").querySelector("[data-testid=block-info]");
+          field.setAttribute("aria-label", `${slider.textContent} ${xl.say("reset")}`);
+          field.title = field.ariaLabel;
+        }
       }
     }
   };

@@ -113,7 +113,8 @@
 
   xl.draw.side = (container) => {
     const plain = (name, run, attributes = {}) => element("button", { type: "button", class: "x-plain", onclick: run, ...attributes }, xl.say(name));
-    search = element("input", { type: "search", id: "search", placeholder: xl.say("search"), "aria-label": xl.say("search"), oninput: () => xl.side.list() });
+    const label = matchMedia("(pointer: coarse)").matches ? xl.say("search").replace(/ ?[（(].*/, "") : xl.say("search");  // no keys there
+    search = element("input", { type: "search", id: "search", placeholder: label, "aria-label": label, oninput: () => xl.side.list() });
     list = element("div", { id: "saved" });
     const theme = element("select", { id: "theme", "aria-label": xl.say("theme"), onchange: (event) => xl.setTheme(event.target.value) },
       ...["auto", "light", "dark"].map((name) => element("option", { value: name, selected: name === xl.theme() }, xl.say(`theme_${name}`))));
@@ -121,7 +122,7 @@
     container.replaceChildren(
       element("div", { class: "x-side-top" },
         element("button", { type: "button", id: "new", class: "x-strong", "data-changes": true, onclick: () => xl.chat.open(null) }, xl.icon("plus"), xl.say("new_chat")),
-        xl.iconButton("close", xl.say("close_sidebar"), () => {
+        xl.iconButton("sidebar", xl.say("close_sidebar"), () => {
           xl.side.toggle(false);
           document.querySelector("#side-button").focus();
         })),
