@@ -31,7 +31,7 @@ WITHOUT_OPTION = {
     "logit_bias": "it names token ids, which the terminal does not show; Python and the API take it",
     "top_logprobs": "the terminal shows no log-probabilities; Python and the API return them",
 }
-"""Fields of ReplySettings that are no options of xianliao-chat, and why."""
+"""Fields of ReplySettings without an option of xianliao-chat, with the reason."""
 
 DECODING = tuple(
     (option.name, option.kind, option.help) for option in OPTIONS if option.name not in (*WITHOUT_OPTION, "beams")
