@@ -25,10 +25,18 @@ from chatbot.language.translation import labelled, translate
 if TYPE_CHECKING:  # importing torch takes seconds, which --help does not need
     from chatbot.chat.session import ChatSession
 
+WITHOUT_OPTION = {
+    "method": "--greedy and --beams choose it",
+    "keep_eos": "False lets a truncation remove the end of turn; it is for experiments in Python and in checkpoints",
+    "logit_bias": "it names token ids, which the terminal does not show; Python and the API take it",
+    "top_logprobs": "the terminal shows no log-probabilities; Python and the API return them",
+}
+"""Fields of ReplySettings without an option of xianliao-chat, with the reason."""
+
 DECODING = tuple(
-    (option.name, option.kind, option.help) for option in OPTIONS if option.name not in ("beams", "top_logprobs")
+    (option.name, option.kind, option.help) for option in OPTIONS if option.name not in (*WITHOUT_OPTION, "beams")
 )
-"""Fields of ReplySettings that are options of their name."""
+"""Fields of ReplySettings that are options of their name; the other options have their own lines."""
 
 
 def build_chat_parser() -> argparse.ArgumentParser:

@@ -33,7 +33,7 @@
 
 enum { DECAY = 0, GATED = 1, DELTA = 2, WINDOW = 3, ELU = 4 };
 enum { GELU = 0, GELU_TANH = 1, RELU = 2, SILU = 3 };
-#ifdef __AVX512F__
+#ifdef __AVX512BW__ /* AVX-512F alone has no instructions for bytes: such a processor takes the AVX2 form */
 enum { GROUP = 16, MAX_LANES = 6 };
 #else
 enum { GROUP = 8, MAX_LANES = 2 }; /* registers are half as wide, and half as many */
@@ -194,7 +194,7 @@ static void layer_norm(const float *x, float *y, int64_t n, const float *weight,
  * would use it in one copy of block_float and not in another, and the bits of a row would depend on the number of
  * lanes. */
 ALWAYS Floats fused(Floats a, float b, Floats c) {
-#if defined(__AVX512F__)
+#if defined(__AVX512BW__)
     return (Floats)_mm512_fmadd_ps((__m512)a, _mm512_set1_ps(b), (__m512)c);
 #elif defined(__FMA__)
     return (Floats)_mm256_fmadd_ps((__m256)a, _mm256_set1_ps(b), (__m256)c);
@@ -231,7 +231,7 @@ ALWAYS void block_int8(const Matrix *m, int64_t group, const uint8_t *x, const f
                 sums[g][b] = (Integers)_mm512_dpbusd_epi32((__m512i)sums[g][b], _mm512_set1_epi32(four), loaded);
             }
 #elif defined(__AVX512BW__)
-            /* as for AVX2 below; a mask carries the sign of x */
+            /* as for AVX2 below; AVX-512 has no instruction like sign_epi8, so a mask carries the sign of x */
             __m512i loaded = _mm512_loadu_si512(weights), ones = _mm512_set1_epi16(1), zeros = _mm512_setzero_si512();
             for (int b = 0; b < lanes; b++) {
                 int32_t four;
@@ -241,7 +241,7 @@ ALWAYS void block_int8(const Matrix *m, int64_t group, const uint8_t *x, const f
                 __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(inputs), turned);
                 sums[g][b] += (Integers)_mm512_madd_epi16(pairs, ones);
             }
-#elif defined(__AVX2__) && !defined(__AVX512F__)
+#elif defined(__AVX2__)
             /* |x| times (w with the sign of x): two products fit into 16 bits, because |x| and |w| are <= 127 */
             __m256i loaded = _mm256_loadu_si256((const __m256i *)weights), ones = _mm256_set1_epi16(1);
             for (int b = 0; b < lanes; b++) {
@@ -251,7 +251,7 @@ ALWAYS void block_int8(const Matrix *m, int64_t group, const uint8_t *x, const f
                 __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(inputs), _mm256_sign_epi8(loaded, inputs));
                 sums[g][b] += (Integers)_mm256_madd_epi16(pairs, ones);
             }
-#elif defined(__SSE2__) && !defined(__AVX512F__)
+#elif defined(__SSE2__)
             for (int b = 0; b < lanes; b++) {
                 int32_t four;
                 memcpy(&four, x + b * n + c, 4);
@@ -358,7 +358,7 @@ static void block_of(const Matrix *m, int64_t group, Input x, float *y, int add,
         case 4 * 8 + 2: block(m, group, x, y, add, 4, 2); break;
         case 1 * 8 + 1: block(m, group, x, y, add, 1, 1); break;
         case 1 * 8 + 2: block(m, group, x, y, add, 1, 2); break;
-#ifdef __AVX512F__
+#ifdef __AVX512BW__
         case 4 * 8 + 4: block(m, group, x, y, add, 4, 4); break;
         case 4 * 8 + 6: block(m, group, x, y, add, 4, 6); break;
         case 1 * 8 + 4: block(m, group, x, y, add, 1, 4); break;

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -26,6 +28,23 @@ def test_orthogonalize_levels_the_singular_values(shape):
     assert values[: len(values) // 2].min() > 0.5
     assert values.max() < 1.3
     torch.testing.assert_close(u @ (u.T @ found @ vt.T) @ vt, found, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("condition", [10.0, 1e3])
+def test_small_singular_values_of_an_ill_conditioned_matrix_end_lower(condition, seed):
+    """Those above about 1 % of the norm are levelled whatever the condition number, the others are only raised."""
+    torch.manual_seed(seed)
+    u, v = (torch.linalg.qr(torch.randn(64, 64))[0] for _ in range(2))
+    values = torch.logspace(0, -math.log10(condition), 64)
+    ended = (u.T @ orthogonalize(u @ values.diag() @ v.T, COEFFICIENTS, 5, 1e-7) @ v).diagonal()
+    large = values > 0.01 * values.norm()
+    assert 0.65 < ended[large].min() <= ended.max() < 1.25
+    assert large.all() == (condition == 10)
+    if condition == 1e3:
+        assert ended.min().item() == pytest.approx(0.21, abs=0.01)
+        assert (ended < 0.7).float().mean().item() == pytest.approx(0.30, abs=0.02)
+    assert (ended > values / values.norm()).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -19,6 +19,9 @@ def clip_gradients(
 ) -> float:
     """Scale the gradients in place.
 
+    If an entry is infinite or NaN, so is the norm, and the scaled gradients have NaN (infinity times 0). Callers must not
+    take a step then; `training.step.take_step` raises instead.
+
     Args:
         parameters: Parameters; those without a gradient are skipped.
         kind: Formula; `none` only measures the norm.

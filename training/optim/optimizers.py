@@ -112,7 +112,8 @@ def orthogonalize(
     """Approximate U V^T of the singular value decomposition U S V^T by a Newton-Schulz iteration of degree 5.
 
     X <- a X + b (X X^T) X + c (X X^T)^2 X, from X = matrix / ||matrix||. Singular values that are above about 1 % of
-    the norm end between about 0.7 and 1.2, which is near enough for an update; smaller ones may end lower.
+    the norm end between about 0.7 and 1.2, which is near enough for an update. Smaller ones may end lower: of 64 values
+    from 1 to 1/1,000 at even ratios, 30 % end below 0.7, the smallest at 0.21 (tests/training/test_optimizers.py).
 
     Args:
         matrix: `[M, N]`.

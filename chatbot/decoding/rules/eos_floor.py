@@ -7,8 +7,10 @@ kexue.fm/archives/7500; Welleck et al., arXiv 2002.02492). After t reply tokens,
 
 that is log p'(v) = log p(v) + max(0, t - t0) log(1 - eps) for v != EOS. It is the bound of NMST (Choi et al., arXiv
 2210.00660, eq. 10) delayed to t0, the 99th percentile of reply length, so it costs nothing before t0. Greedy and beam
-search emit at most t0 + delta + 1 tokens before EOS; for sampling P(length > t0 + m) <= (1 - eps)^(m(m+1)/2), and at
-t0 + 2 delta a hard limit forces EOS.
+search emit at most t0 + delta + 1 tokens before EOS: after t0 + delta tokens f is 1/2, so EOS is at least as likely as
+any other token, and one more token is possible only if the model gives it probability 1 (up to rounding), so that both
+have 1/2, and the tie is decided against EOS. For sampling P(length > t0 + m) <= (1 - eps)^(m(m+1)/2), and at t0 + 2 delta
+a hard limit forces EOS. For delta = 1 this limit is t0 + delta + 1, so a reply of that length reports `limit`.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ import torch
 
 StopReason = Literal["eos", "floor", "limit", "stopped", "safety"]
 """Why a reply ended. `eos`: the model ended it. `floor`: the floor ended it; without the floor, the same random draw
-would have given another token; in beam search, EOS would not have been among the best continuations. `limit`: EOS was
-forced at the length limit. `stopped`: the user stopped it. `safety`: it is a fixed text (`chatbot.safety`), not a reply
-of the model."""
+would have given another token; in beam search, which draws nothing, EOS would not have been among the `beams` likeliest
+tokens after its hypothesis. `limit`: EOS was forced at the length limit. `stopped`: the user stopped it. `safety`: it is
+a fixed text (`chatbot.safety`), not a reply of the model."""
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,33 @@ def test_64_conversations_that_come_and_go_get_the_replies_they_get_alone(bot):
         assert reply.log_prob == pytest.approx(alone.log_prob, abs=2e-4)
 
 
+def test_sixteen_conversations_take_one_forward_pass_per_step(bot, monkeypatch):
+    """Without the compiled library, which these models do not use; alone each would take sixteen passes."""
+    assert getattr(bot.model, "native", None) is None
+    batch, rows, real = SharedBatch(bot), [], bot.model.forward
+
+    def counting(*args, **named):
+        rows.append(len(named["input_ids"] if "input_ids" in named else args[0]))
+        return real(*args, **named)
+
+    monkeypatch.setattr(bot.model, "forward", counting)
+    replies = [start(batch, [TEXTS[n % len(TEXTS)]], n, min_reply_tokens=8, method="greedy")[1] for n in range(16)]
+    while not all(replies):  # until every prompt is read
+        steps(batch, 1)
+    assert max(rows) > 1  # prompts are read together, too
+    for _ in range(4):
+        rows.clear()
+        lengths = [len(delivered) for delivered in replies]
+        steps(batch, 1)
+        assert rows == [16]
+        assert [len(delivered) for delivered in replies] == [length + 1 for length in lengths]
+    rows.clear()
+    steps(batch)
+    tokens = sum(len(delivered) for delivered in replies)
+    assert all(delivered[-1] is None for delivered in replies)
+    assert len(rows) < tokens / 4
+
+
 @torch.inference_mode()
 def test_logits_in_slots_are_those_alone(bot, monkeypatch):
     """Dialogues of any length that are read together, in parts of any length, in any order, and leave at any time."""

@@ -10,7 +10,7 @@ import torch
 
 from chatbot.chat.bot import Chatbot
 from chatbot.checkpoint.folder import save
-from chatbot.cli import build_chat_parser
+from chatbot.cli import WITHOUT_OPTION, build_chat_parser
 from chatbot.decoding.rules.repetition import repetition_rules
 from chatbot.decoding.settings import OPTIONS, UNCHANGED, ReplySettings, ReplySettingsError, settings_from
 
@@ -110,6 +110,14 @@ def test_every_number_has_a_range_and_is_an_option_of_the_terminal():
         assert default is None if option.can_be_off and default is None else type(default) is option.kind
     parsed = build_chat_parser().parse_args([])
     assert {option.name for option in OPTIONS} - {"top_logprobs"} <= set(vars(parsed))
+
+
+def test_every_setting_is_an_option_of_the_terminal_or_has_a_reason_not_to_be():
+    options = set(vars(build_chat_parser().parse_args([])))
+    missing = {field.name for field in fields(ReplySettings)} - options
+    assert missing == set(WITHOUT_OPTION)
+    assert all(len(reason.split()) > 3 for reason in WITHOUT_OPTION.values())
+    assert {"greedy", "beams"} <= options  # the method
 
 
 def test_values_from_elsewhere_are_shown_in_one_short_line():

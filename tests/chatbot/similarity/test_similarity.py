@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chatbot.errors import CheckpointError
 from chatbot.similarity import train as vector_training
-from chatbot.similarity.distance import costs, distance, relaxed_distance
+from chatbot.similarity.distance import Bag, costs, distance, relaxed_distance
 from chatbot.similarity.token_vectors import VECTORS_FILE, TokenVectors
 from chatbot.similarity.train import VectorsError, train_vectors
 from chatbot.text.dialogue import clean_turn
@@ -103,6 +103,19 @@ def test_a_thousand_pairs_take_less_than_two_seconds(space):
     for left, right in zip(texts[::2], texts[1::2], strict=True):
         distance(space.bag(left, "wrd"), space.bag(right, "wrd"), "wrd")
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4, 1e6])
+def test_distances_do_not_depend_on_a_common_offset(offset):
+    """Vectors that differ by 1e-3 far from the origin are not equal, and two groups of them far apart keep theirs."""
+    random = np.random.default_rng(3)
+    points = 1e-3 * random.standard_normal((20, 8)) + offset
+    points[10:, 0] += 3 * offset
+    a, b = Bag(points[::2], np.full(10, 1 / 10)), Bag(points, np.full(20, 1 / 20))
+    exact = np.sqrt(((a.points[:, None] - b.points) ** 2).sum(-1))
+    np.testing.assert_allclose(costs(a, b, "wmd"), exact, rtol=1e-9, atol=0)
+    assert (costs(a, b, "wmd") == 0).sum() == len(a)  # a token and itself
+    assert distance(a, b, "wmd") > 0
 
 
 def test_costs_are_distances_and_cosines(space):

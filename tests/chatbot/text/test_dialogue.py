@@ -95,8 +95,12 @@ def test_cleaning_is_idempotent_and_never_lengthens(text):
     assert len(clean_turn(text)) <= len(text)
 
 
-def test_units_are_characters_and_ends_of_turn():
+def test_units_are_code_points_and_ends_of_turn():
     assert count_units(["你 好", "hi there"]) == 2 + 1 + 8 + 1
+    assert count_units(["👍"]) == 1 + 1
+    assert count_units(["👍🏻"]) == 2 + 1  # a thumb and a skin tone
+    assert count_units(["👨‍👩‍👧"]) == 5 + 1  # three people and two joiners
+    assert count_units(["你\u3000好"]) == 3 + 1  # a full-width space counts, unlike a space beside Chinese
 
 
 def test_spaces_cost_linear_time():
