@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatbot.chat.worker import WorkerError
 from ui.api.schemas import ApiError, as_api_error, to_response
-from ui.server import page_routes
+from ui.server import page_routes, paths
 from ui.server.limits import BodyReader, Limits
 from ui.server.logs import EqualLines, log_event
 from ui.server.work import SENDER, OverloadError
@@ -119,7 +119,7 @@ class Gate:
             ApiError: The request is refused.
         """
         limits, method, path = self.limits, scope["method"], scope["path"]
-        is_page = page_routes.is_page(path)
+        is_page = paths.is_page(path)
         if path.startswith("/healthz") and method not in ("GET", "HEAD"):
             raise ApiError(405, "Use GET for /healthz.", code="method_not_allowed")
         if is_page:
@@ -130,7 +130,7 @@ class Gate:
         self._charge(scope, identity or (f"user {user}" if user else None))
         if is_page and limits.page.needs_login and user is None and not page_routes.is_public(path):
             raise ApiError(401, "Log in on the page first.", code="not_logged_in")
-        if page_routes.needs_key(path) and not limits.access.is_open and identity is None:
+        if paths.needs_key(path) and not limits.access.is_open and identity is None:
             raise limits.access.refusal()
         if is_page and method != "POST":
             page_routes.check_results(path, scope["query_string"], user, limits.page.has_session)
@@ -182,7 +182,7 @@ class Gate:
         """Return the cost of a request. A guess at credentials costs a whole request wherever it is made."""
         if path == "/healthz":
             return 0.0
-        guess = page_routes.needs_key(path) and identity is None and not self.limits.access.is_open
+        guess = paths.needs_key(path) and identity is None and not self.limits.access.is_open
         if guess or path.startswith(("/v1/", "/login")):
             return 1.0
         return FILE_SHARE if method != "POST" and page_routes.is_file(path) else PAGE_SHARE
@@ -222,7 +222,7 @@ def _may_have_body(headers: Headers) -> bool:
 def _narrow(scope: Scope) -> None:
     """Remove headers from a request that rename the server, and the slash after a path that is not the page's."""
     scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"x-forwarded-host"]
-    if not page_routes.is_page(scope["path"]):
+    if not paths.is_page(scope["path"]):
         scope["path"] = scope["path"].rstrip("/")
 
 

@@ -22,9 +22,6 @@ from starlette.datastructures import Headers
 
 from ui.api.schemas import ApiError
 
-KEY_ROUTES = ("/metrics", "/openapi.json")
-"""Routes outside /v1 that need credentials if the server has any."""
-
 ROUTES: dict[str, tuple[re.Pattern[str], tuple[str, ...]]] = {
     "GET": (
         re.compile(
@@ -81,16 +78,6 @@ class PageRules:
     user_of: Callable[[Headers], str | None] = lambda headers: None
     has_session: Callable[[str, str | None], bool] = lambda name, user: True
     takes: Callable[[int], bool] = lambda size: True
-
-
-def is_page(path: str) -> bool:
-    """Whether Gradio answers a path."""
-    return not path.startswith("/v1/") and path.rstrip("/") not in ("/healthz", *KEY_ROUTES)
-
-
-def needs_key(path: str) -> bool:
-    """Whether a path needs credentials of the API."""
-    return path.startswith("/v1/") or path.rstrip("/") in KEY_ROUTES
 
 
 def is_file(path: str) -> bool:

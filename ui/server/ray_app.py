@@ -1,7 +1,8 @@
 """The same server as a Ray Serve deployment: `serve run ui.server.ray_app:build checkpoint=DIR replicas=2`.
 
-If RAY_SERVE_SESSION_ID_HEADER_KEY is set (see deploy/README.md), requests with the same X-Conversation-Id are sent to
-the same replica. Without it, or when that replica has died, another replica reads the conversation again from its text.
+With the variables of deploy/README.md, requests with the same X-Conversation-Id and the requests of one browser
+(`ui.server.ray_seats`) are sent to the same replica. When that replica has died, another one reads the conversation
+again from its text.
 
 Ray evaluates the annotation of `build`, so this file does not import annotations from __future__.
 """

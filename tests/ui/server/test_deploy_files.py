@@ -55,7 +55,7 @@ def test_every_replica_has_its_own_folder_for_feedback():
 
 
 def test_flags_of_the_page_exist():
-    known = build_parser().format_help() + "--include-dashboard --address --head --build"
+    known = build_parser().format_help() + "--include-dashboard --address --head --build --alone"
     assert not [flag for flag in re.findall(r"(?<!-)--[a-z][a-z-]{2,}", PAGE) if flag not in known]
 
 
