@@ -29,7 +29,7 @@ PAYLOADS = [mark.replace("{}", action) + ending for mark in (*MARKS, *MORE) for 
 REPLIES = """const [requests, changes, done] = arguments;
 (async () => { const made = []; const began = performance.now();
   for (const [turns, seed] of requests) made.push(await xianliao.reply(turns, seed, changes));
-  done([made, performance.now() - began]); })();"""
+  done([made, performance.now() - began]); })().catch((error) => done(error.message));"""
 
 
 def test_the_page_holds_its_parts_and_allows_no_other_source():
@@ -107,9 +107,10 @@ def replies_of(driver, requests: list, changes: dict, at_once: int = 10) -> tupl
     """The page's replies and the milliseconds that they took; the driver waits at most 120 s for each few of them."""
     made, milliseconds = [], 0.0
     for first in range(0, len(requests), at_once):
-        part, taken = driver.execute_async_script(REPLIES, requests[first : first + at_once], changes)
-        made += part
-        milliseconds += taken
+        answer = driver.execute_async_script(REPLIES, requests[first : first + at_once], changes)
+        assert isinstance(answer, list), answer
+        made += answer[0]
+        milliseconds += answer[1]
     return made, milliseconds
 
 
@@ -153,6 +154,18 @@ def test_the_same_seed_gives_the_reply_of_the_server(driver, page, greedy):
     print(f"same replies: {same} of {len(made)}; {speed:.0f} tokens/s with reading")
     assert same >= 0.98 * len(made)  # WebAssembly has no fused product: docs/lite.md
     assert speed > 10  # 185 on an idle core: this machine may be busy, and the bot deeper
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.browser
+def test_candidates_are_refused_only_if_the_request_asks_for_them(driver, page):
+    """The bundled bot's four candidates do not count in a greedy request, as in Python."""
+    offline(driver, page)
+    (made,), _ = replies_of(driver, [(["你好"], 1)], {"greedy": 1})
+    assert made["tokens"]
+    answer = driver.execute_async_script(REPLIES, [(["你好"], 1)], {"greedy": 1, "candidates": 2})
+    assert answer == "Candidates are sampled: remove candidates or greedy."
 
 
 @pytest.mark.slow

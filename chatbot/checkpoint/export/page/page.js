@@ -64,6 +64,7 @@ async function reply(turns, seed, changes = {}, show = () => {}) {
   try {
     await ready;
     const settings = [...defaults];
+    if (changes.greedy) changes = { candidates: 1, ...changes }; // as in Python: the checkpoint's candidates are sampled
     for (const [name, value] of Object.entries(changes)) {
       if (!NAMES.includes(name)) throw new Error(`There is no setting ${name}.`);
       settings[NAMES.indexOf(name)] = value;
