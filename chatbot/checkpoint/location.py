@@ -18,6 +18,8 @@ GGUF = b"GGUF"
 """First bytes of a GGUF file."""
 
 SAVE_AGAIN = "Save the model again with transformers, as safetensors."
+USE_ORIGINAL = "Use the model that it was made from, whose weights are safetensors files."
+"""Remedy for GGUF files: transformers reads them, but its `save_pretrained` refuses to write what it read."""
 
 
 def locate(checkpoint: str | Path) -> Path:
@@ -48,7 +50,7 @@ def resolve(checkpoint: str | Path) -> Path:
 
     path = locate(checkpoint)
     if path.is_file() and (path.suffix == ".gguf" or read_beginning(path, len(GGUF)) == GGUF):
-        raise CheckpointError(f"{path} is a GGUF file, which is not supported. {SAVE_AGAIN}")
+        raise CheckpointError(f"{path} is a GGUF file, which is not supported. {USE_ORIGINAL}")
     if not path.is_dir():
         near = _nearest_folder(path)
         hint = f"Did you mean {near}?" if near else "Check the path, or omit it for the bundled bot."
@@ -72,7 +74,7 @@ def resolve(checkpoint: str | Path) -> Path:
         )
         raise CheckpointError(f"{path} has its weights only in {PICKLED}. {advice}")
     if missing and any(path.glob("*.gguf")):
-        raise CheckpointError(f"{path} holds a GGUF file, which is not supported. {SAVE_AGAIN}")
+        raise CheckpointError(f"{path} holds a GGUF file, which is not supported. {USE_ORIGINAL}")
     if missing:
         raise CheckpointError(
             f"{path} is not a complete checkpoint: {' and '.join(missing)} missing. Copy or train it again."

@@ -475,9 +475,10 @@ def test_gguf_is_refused_in_words(tmp_path, name):
     """A header of version 3 without tensors and metadata; ollama stores such files under their hash."""
     file = tmp_path / name
     file.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, 0))
-    assert f"{file} is a GGUF file, which is not supported. Save the model again" in attempt(file)
+    reason = "a GGUF file, which is not supported. Use the model that it was made from"
+    assert f"{file} is {reason}" in attempt(file)
     if file.suffix:
-        assert f"{tmp_path} holds a GGUF file, which is not supported. Save the model again" in attempt(tmp_path)
+        assert f"{tmp_path} holds {reason}" in attempt(tmp_path)
 
 
 def test_a_gguf_of_the_package_is_refused_in_words(tmp_path):
@@ -490,7 +491,7 @@ def test_a_gguf_of_the_package_is_refused_in_words(tmp_path):
     writer.write_tensors_to_file()
     writer.close()
     for path in (tmp_path / "tiny.gguf", tmp_path):
-        assert "GGUF file, which is not supported. Save the model again" in attempt(path)
+        assert "GGUF file, which is not supported. Use the model that it was made from" in attempt(path)
 
 
 VALUES = [
