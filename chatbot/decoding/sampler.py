@@ -125,7 +125,7 @@ def _draw(
     Returns:
         Tokens, and whether each is EOS because of the floor alone.
     """
-    heated = (candidates.ruled / settings.temperature).log_softmax(-1)
+    heated = _heat(candidates.ruled, settings.temperature)
     floor = candidates.floor
     floored = heated if floor is None else floor.apply(heated, candidates.emitted, end_id)
     draws = [row.random.random() for row in rows] if settings.xtc_probability else None
@@ -149,6 +149,15 @@ def _draw(
         tokens.append(int(candidate_ids[position]))
         by_floor.append(False)
     return tokens, by_floor
+
+
+def _heat(scores: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return log softmax(scores / temperature) `[B, V]`, also of scores whose quotient overflows."""
+    heated = scores / temperature
+    top = heated.amax(-1, keepdim=True)
+    if not bool(top.isfinite().all()):
+        heated = torch.where(top.isfinite(), heated, (scores - scores.amax(-1, keepdim=True)) / temperature)
+    return heated.log_softmax(-1)
 
 
 def _share_of(log_weights: np.ndarray, token: int) -> float:

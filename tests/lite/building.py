@@ -35,6 +35,7 @@ METHODS = {
     "top_k": {"top_k": 20},
     "min_p": {"min_p": 0.05},
     "typical": {"typical_p": 0.8, "top_p": 1.0},
+    "typical_of_one": {"typical_p": 1e-300, "top_p": 1.0},
     "all_tokens": {"top_p": 1.0, "temperature": 1.0},
     "without_eos": {"keep_eos": False, "min_reply_tokens": 8},
     "penalty": {"repetition_penalty": 1.3},

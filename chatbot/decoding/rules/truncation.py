@@ -50,8 +50,9 @@ class ConsistentMinP(LogitsProcessor):
 class ConsistentTypical(LogitsProcessor):
     """Locally typical sampling (Meister et al., arXiv 2202.00666, equation 10), and EOS.
 
-    Keeps the tokens whose information -log p is nearest to the entropy: the smallest set whose mass reaches typical_p.
-    Among equally near tokens, those with lower ids come first.
+    Keeps the tokens whose information -log p is nearest to the entropy: the smallest set whose mass reaches typical_p,
+    but at least one token, because in float32 a typical_p below 1e-45 is 0. Among equally near tokens, those with lower
+    ids come first.
     """
 
     def __init__(self, typical_p: float, eos_id: int | None):
@@ -64,6 +65,7 @@ class ConsistentTypical(LogitsProcessor):
         order = (-log_p - entropy).abs().sort(dim=-1, stable=True).indices
         mass = p.gather(-1, order)
         needed = mass.cumsum(-1) - mass < self.typical_p
+        needed[:, 0] = True
         is_kept = torch.zeros_like(needed).scatter(-1, order, needed)
         if self.eos_id is not None:
             is_kept[:, self.eos_id] = True
