@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and one process at a time in a folder.
+"""Files that are whole or absent, files of folders from elsewhere, and one process at a time in a folder.
 
 This module writes every file that another process may read, or from which a stopped program continues: under a
 temporary name in the same folder, then renamed, which replaces the old file in one step. A crash leaves the old file as
@@ -7,15 +7,17 @@ it was.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -76,6 +78,31 @@ def files_within(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(file for file in files if file.is_file())
 
 
+def open_regular(path: Path, within: Path | None = None, mode: str = "rb") -> IO[bytes]:
+    """Open a regular file without waiting. A folder from elsewhere may have a FIFO or a device under any name.
+
+    Args:
+        path: File to open.
+        within: Folder that contains the file, which no link may leave; None allows every link.
+        mode: Binary mode, as for `open`.
+
+    Raises:
+        OSError: The file cannot be opened, is not a regular file, or is outside `within`.
+    """
+    target = os.path.realpath(path)
+    if within is not None and not Path(target).is_relative_to(os.path.realpath(within)):
+        raise OSError(errno.EPERM, "it is a link that leaves its folder", str(path))
+
+    def opener(name: str, flags: int) -> int:
+        handle = os.open(name, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        return handle
+
+    return open(target, mode, opener=opener)
+
+
 JSON_BYTES = {
     **{"tokenizer.json": 32 << 20, "tokenizer_config.json": 8 << 20, "model.safetensors.index.json": 16 << 20},
     "manifest.json": 64 << 20,
@@ -132,13 +159,13 @@ def parse_json(text: str) -> Any:
     return value
 
 
-def read_text(path: Path, limit: int = MAX_JSON_BYTES) -> str:
-    """Return the text of a UTF-8 file of at most `limit` bytes.
+def read_text(path: Path, limit: int = MAX_JSON_BYTES, within: Path | None = None) -> str:
+    """Return the text of a UTF-8 file of at most `limit` bytes; `within` as for `open_regular`.
 
     Raises:
-        OSError, ValueError: The file cannot be opened, is larger than `limit`, or is not UTF-8.
+        OSError, ValueError: The file cannot be opened, is not a regular file, is larger than `limit`, or is not UTF-8.
     """
-    with path.open("rb") as file:
+    with open_regular(path, within) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ValueError(f"it is larger than {limit >> 20} MiB")
@@ -153,6 +180,58 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+MAX_STEP = 1 << 53  # steps of a log are below this number; browsers read larger numbers inexactly
+
+
+def object_of(line: bytes) -> dict | None:
+    """Return the JSON object of a line; None if the line is damaged or nested too deeply."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def log_entries(text: bytes) -> list[dict]:
+    """Return the entries of the log of a run, which have a `step`; other lines are skipped."""
+    entries = (object_of(line) for line in text.split(b"\n") if line)
+    return [row for row in entries if row and type(step := row.get("step")) is int and 0 <= step < MAX_STEP]
+
+
+def resume_rows(path: Path) -> list[dict]:
+    """Return the rows of a file, and cut the file before its first damaged line; a missing file has no rows.
+
+    Raises:
+        FileError: The file cannot be opened, is not a regular file, or is a link that leaves its folder.
+    """
+    rows: list[dict] = []
+    whole_bytes = 0
+    try:
+        with open_regular(path, path.parent, "r+b") as file:
+            for line in file:
+                row = object_of(line) if line.endswith(b"\n") else None
+                if row is None:
+                    break
+                rows.append(row)
+                whole_bytes += len(line)
+            file.truncate(whole_bytes)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FileError(f"Cannot continue {path} ({error.strerror}). Remove it.") from None
+    return rows
+
+
+def append_row(path: Path, row: dict) -> None:
+    """Append a row to a file.
+
+    Raises:
+        OSError: The file cannot be opened, is not a regular file, or is a link that leaves its folder.
+    """
+    with open_regular(path, path.parent, "ab") as file:
+        file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+
 MAX_HEADER_BYTES = 8 << 20
 DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 """Bytes per element of the dtypes that are read; the last three hold int8 matrices and the masks of a GPT-2."""
@@ -165,7 +244,7 @@ def read_header(path: Path) -> dict[str, tuple[int, ...]]:
         OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError: The file does not have the header of a
             safetensors file, or the header is longer than `MAX_HEADER_BYTES` or does not fit the size of the file.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(8)
         length, size = int.from_bytes(start, "little"), os.fstat(file.fileno()).st_size - 8
         if len(start) < 8 or not 2 <= length <= min(size, MAX_HEADER_BYTES):
@@ -231,12 +310,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_stream(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """`write_whole` for a function that writes to an open binary file."""
-
-    def to_file(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            write(file)
-
-    write_whole(path, to_file)
+    with replacing(path, durable=False) as temporary, temporary.open("wb") as file:
+        write(file)
 
 
 def sync(file: Path) -> None:

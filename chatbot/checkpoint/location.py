@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from chatbot.errors import CheckpointError
+from chatbot.storage import open_regular
 from chatbot.text.tokenizer_file import TOKENIZER_FILE
 from chatbot.text.wordpiece import VOCABULARY_FILE
 
@@ -85,7 +86,7 @@ def resolve(checkpoint: str | Path) -> Path:
 def read_beginning(path: Path, size: int) -> bytes:
     """Return the first bytes of a file; none if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(size)
     except OSError:
         return b""

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatbot.errors import FileError, first_line
-from chatbot.storage import read_json
+from chatbot.errors import FileError, TokenizerError, first_line, shown
+from chatbot.storage import is_file_name, open_regular, read_json
+from chatbot.text.tokenizer import DialogueTokenizer
 
 if TYPE_CHECKING:
     import datasets
 
 MANIFEST = "manifest.json"
-_MANIFEST_KEYS = {"fingerprint", "splits", "sources", "tokenizer_hash"}
+_Check = Callable[[Any], bool]
+_MANIFEST: dict[str, _Check] = {
+    "fingerprint": lambda value: isinstance(value, str),
+    "tokenizer_hash": lambda value: isinstance(value, str),
+    "sources": lambda value: _is_list_of(value, lambda item: isinstance(item.get("file"), str)),
+    "splits": lambda value: (
+        isinstance(value, dict) and _is_list_of([*value.values()], _is_split) and value.keys() >= {"train", "valid"}
+    ),
+}
+"""Keys of a manifest that training and evaluation read, and whether a value can be used."""
+
+
+def _is_list_of(value: object, is_right: _Check) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) and is_right(item) for item in value)
+
+
+def _is_split(split: dict[str, Any]) -> bool:
+    count = split.get("dialogues")
+    return type(count) is int and count >= 0 and isinstance(split.get("content_hash"), str)
 
 
 def is_prepared_set(path: Path) -> bool:
     """Whether a folder is a prepared set, by the keys of its manifest: other programs write a manifest.json too."""
     try:
-        return read_json(path / MANIFEST, FileError).keys() >= _MANIFEST_KEYS
+        return read_json(path / MANIFEST, FileError).keys() >= _MANIFEST.keys()
     except FileError:
         return False
 
@@ -27,7 +47,7 @@ def load_manifest(folder: str | Path) -> dict[str, Any]:
     """Return the manifest of a prepared set.
 
     Raises:
-        FileError: The manifest is missing or damaged.
+        FileError: The manifest is missing or damaged, or a value has the wrong type.
     """
     path = Path(folder) / MANIFEST
     if not path.exists():
@@ -36,7 +56,10 @@ def load_manifest(folder: str | Path) -> dict[str, Any]:
         raise FileError(
             f"{path} is damaged or was written by another program. Prepare the set again, in another folder."
         )
-    return read_json(path, FileError)
+    manifest = read_json(path, FileError)
+    if wrong := [name for name, is_right in _MANIFEST.items() if not is_right(manifest[name])]:
+        raise FileError(f"{path} has an unusable value for {wrong[0]}. Prepare the set again, in another folder.")
+    return manifest
 
 
 def split_features() -> datasets.Features:
@@ -55,16 +78,64 @@ def load_split(folder: str | Path, split: str) -> datasets.Dataset:
         split: `train`, `valid` or `test`.
 
     Raises:
-        FileError: The split is missing or damaged.
+        FileError: The split is missing or damaged, names a file outside its folder, or has ids that its tokenizer lacks.
+        TokenizerError: The tokenizer of the set is missing or damaged.
     """
     manifest = load_manifest(folder)
     import datasets
 
+    path = Path(folder) / split
     try:
         if not manifest["splits"][split]["dialogues"]:  # datasets cannot load a dataset without rows
             return datasets.Dataset.from_dict({"turns": [], "units": []}, features=split_features())
-        return datasets.Dataset.load_from_disk(str(Path(folder) / split))
+        _check_files(path)
+        data = datasets.Dataset.load_from_disk(str(path))
+        _check_rows(data.data, DialogueTokenizer.load(folder).vocab_size)
+        return data
+    except TokenizerError:
+        raise
     except Exception as error:  # datasets and pyarrow raise many kinds
         raise FileError(
             f"Cannot read the {split} split of {folder} ({first_line(error)}). Prepare the set again."
         ) from None
+
+
+def _check_files(path: Path) -> None:
+    """Check that a split consists of regular files in its folder: `datasets` opens every path that state.json names.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError: It does not.
+    """
+    for name in ("state.json", "dataset_info.json"):
+        open_regular(path / name, path).close()
+    for entry in read_json(path / "state.json", FileError)["_data_files"]:
+        if not isinstance(entry["filename"], str) or not is_file_name(entry["filename"]):
+            raise ValueError(f"state.json names the file {shown(entry['filename'])}")
+        open_regular(path / entry["filename"], path).close()
+
+
+def _check_rows(table: datasets.table.Table, vocab_size: int) -> None:
+    """Check the columns of a split, and that its ids are ids of the tokenizer.
+
+    Raises:
+        ValueError: They are not.
+    """
+    import pyarrow as pa
+
+    column = table.schema.field("turns").type
+    is_nested = pa.types.is_list(column) and pa.types.is_list(column.value_type)
+    if not is_nested or column.value_type.value_type != pa.int32() or table.schema.field("units").type != pa.int32():
+        raise ValueError("its columns have other types than those of a prepared set")
+    for chunk in [*table.column("turns").chunks, *table.column("units").chunks]:
+        chunk.validate(full=True)  # the offsets lie within the file
+    for chunk in table.column("turns").chunks:
+        turns = chunk.flatten()
+        ids = turns.flatten()
+        if chunk.null_count or turns.null_count or ids.null_count:
+            raise ValueError("a value is missing")
+        low, high = (ids.to_numpy().min(), ids.to_numpy().max()) if len(ids) else (0, 0)
+        if low < 0 or high >= vocab_size:
+            raise ValueError(f"it has the token ids {low} to {high}, but the tokenizer has {vocab_size} tokens")
+    units = table.column("units")
+    if units.null_count or any(len(chunk) and chunk.to_numpy().min() < 0 for chunk in units.chunks):
+        raise ValueError("a number of units is missing or negative")
