@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -16,7 +15,9 @@ import torch
 
 from chatbot.chat.bot import Chatbot
 from chatbot.decoding.settings import ReplySettings
+from chatbot.errors import FileError
 from chatbot.model.protocol import DialogueModel
+from chatbot.storage import append_row, resume_rows
 
 FOLDER = "replies"
 """Folder of the cache files within the folder of the report."""
@@ -45,10 +46,15 @@ class ResultCache:
 
     Args:
         folder: Folder of the report; the files are in `replies/` within it.
+
+    Raises:
+        FileError: `replies/` is a link, which could lead to a folder with other files.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder / FOLDER
+        if self.folder.is_symlink():  # files in it are cut and removed
+            raise FileError(f"{self.folder} is a link. Remove it, or give another --output.")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._used: set[Path] = set()
 
@@ -78,37 +84,18 @@ class CacheFile:
 
     Attributes:
         rows: Rows in the order in which they were added.
+
+    Raises:
+        FileError: The file cannot be opened, is not a regular file, or is a link that leaves its folder.
     """
 
     def __init__(self, path: Path):
-        self.path = path
-        self.rows: list[dict] = []
-        valid_bytes = 0
-        if path.is_file():
-            for line in path.read_bytes().splitlines(keepends=True):
-                row = _parse(line)
-                if row is None:
-                    break
-                self.rows.append(row)
-                valid_bytes += len(line)
-            os.truncate(path, valid_bytes)
+        self.path, self.rows = path, resume_rows(path)
 
     def add(self, row: dict) -> None:
         """Append a row to the file and to `rows`."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        append_row(self.path, row)
         self.rows.append(row)
-
-
-def _parse(line: bytes) -> dict | None:
-    """Return the JSON object of a whole line, or None."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
 
 
 def hash_of(value: object) -> str:

@@ -33,7 +33,7 @@ from chatbot.model.latent.loss import latent_of as latent_layers
 from chatbot.model.latent.measures import Batch, iwae_nats, measure, reply_batches, reply_units
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.model.scoring import score_turns
-from chatbot.storage import write_json
+from chatbot.storage import replacing, write_json
 from chatbot.text.dialogue import DialogueError, count_units
 from chatbot.text.dialogue_files import read_dialogues
 
@@ -173,7 +173,8 @@ def write_report(output: Path, report: dict[str, Any]) -> None:
         lines += ["", "| measure | value |", "|---|--:|"]
         lines += [f"| {name} | {_shown(value)} |" for name, value in report["latent"].items()]
     lines += ["", "Not measured here: blind aptness (`xianliao-evaluate --aptness`) and diverse beams."]
-    (output / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with replacing(output / "report.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     draw_pareto(output / "pareto.png", report["methods"])
 
 
@@ -238,7 +239,8 @@ def main(argv: list[str] | None = None) -> int:
         *turns, last_turn = dialogues[0]
         texts = list(dict.fromkeys([last_turn, *candidates_of(bot, turns, methods_of(bot)["latent, spread 1.0"], 0)]))
         drawn = picture(whitened_replies(bot, turns, texts), texts, turns[-1])
-        Path(args.output, "ellipses.svg").write_text(drawn, encoding="utf-8")
+        with replacing(Path(args.output, "ellipses.svg")) as temporary:
+            temporary.write_text(drawn, encoding="utf-8")
     print(Path(args.output, "report.md").read_text(encoding="utf-8"))
     return 0
 

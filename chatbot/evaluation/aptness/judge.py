@@ -20,6 +20,7 @@ from chatbot.errors import XianliaoError
 from chatbot.evaluation.aptness.scores import HIGHEST
 from chatbot.evaluation.aptness.sheets import Key, sheet_lines
 from chatbot.language.translation import translate
+from chatbot.storage import open_regular, resume_rows
 
 API_KEY = "OPENAI_API_KEY"
 """Environment variable with the key of the endpoint."""
@@ -112,11 +113,11 @@ def rate(key: Key, sheet: int, ask: Ask, path: Path, pause: float = 1.0) -> None
         swapped = _ask(ask, line["context"], line["replies"][::-1], pause)[::-1]
         return {"sheet": sheet, "id": line["id"], "scores": given, "reversed": swapped}
 
-    with ThreadPoolExecutor(WORKERS) as pool, path.open("a", encoding="utf-8") as file:
+    with ThreadPoolExecutor(WORKERS) as pool, open_regular(path, path.parent, "ab") as file:
         futures = [pool.submit(scores_of, line) for line in lines]
         try:
             for future in tqdm(futures, desc=translate(f"judge, sheet {sheet}"), file=sys.stderr, mininterval=1):
-                file.write(json.dumps(future.result()) + "\n")
+                file.write(json.dumps(future.result()).encode() + b"\n")
                 file.flush()
         finally:
             for future in futures:
@@ -125,11 +126,7 @@ def rate(key: Key, sheet: int, ask: Ask, path: Path, pause: float = 1.0) -> None
 
 def _rated(path: Path) -> set[int]:
     """Return the rows in a file of ratings; a line that a stopped run left unfinished is cut off."""
-    if not path.is_file():
-        return set()
-    whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    os.truncate(path, sum(map(len, whole)))
-    return {json.loads(line)["id"] for line in whole if line.strip()}
+    return {row["id"] for row in resume_rows(path) if type(row.get("id")) is int}
 
 
 def _ask(ask: Ask, context: Sequence[str], replies: Sequence[str], pause: float) -> list[int]:

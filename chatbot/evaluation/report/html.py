@@ -163,7 +163,7 @@ def _example(example: dict, is_single: bool) -> str:
     ]
     cells = "".join(
         f'<tr><th scope="row">{name}</th><td lang="zh-CN">{escape(one_line(text, 400))}'
-        + ("" if reason == "eos" else f' <span class="reason">{both(reason)}</span>')
+        + ("" if reason == "eos" else f' <span class="reason">{both(str(reason))}</span>')
         + "</td></tr>"
         for name, text, reason in rows
     )

@@ -196,6 +196,18 @@ def test_a_judge_sees_both_orders_and_a_stopped_run_goes_on(key, tmp_path):
     rate(key, 1, ask, path, pause=0)
     assert path.read_bytes() == whole
     assert len(asked) == 10
+    path.write_bytes(lines[0] + b"[" * 100_000 + b"\n")
+    rate(key, 1, ask, path, pause=0)
+    assert path.read_bytes() == whole
+
+
+def test_ratings_are_not_written_through_a_link(key, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "folder" / "scores-1.jsonl").symlink_to(tmp_path / "notes.txt")
+    with pytest.raises(FileError, match="Cannot continue"):
+        rate(key, 1, lambda _: "[0]", tmp_path / "folder" / "scores-1.jsonl", pause=0)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_a_judge_that_fails_is_asked_again_and_then_given_up(key, tmp_path):

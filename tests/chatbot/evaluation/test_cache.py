@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
 
 from chatbot.chat import request as chat_request
+from chatbot.errors import FileError
 from chatbot.evaluation import cache
-from chatbot.evaluation.cache import DECIDING, PACKAGE, ResultCache, code_hash
+from chatbot.evaluation.cache import DECIDING, PACKAGE, CacheFile, ResultCache, code_hash
 from chatbot.evaluation.grid import Grid
 from chatbot.evaluation.run import evaluate
 
@@ -97,3 +99,46 @@ def test_files_of_another_code_are_removed_at_the_end(package, tmp_path, monkeyp
     later.open("bot-quality", {}).add({"nats": [1]})
     later.remove_unused()
     assert [json.loads(path.read_text()) for path in (tmp_path / "replies").iterdir()] == [{"nats": [1]}]
+
+
+def cache_file(folder):
+    """Return the path that a cache file has in a report folder, without the file."""
+    path = ResultCache(folder).open("x", 1).path
+    assert not path.exists()
+    return path
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
+def test_a_cache_file_that_leads_outside_is_refused_and_its_target_is_not_changed(tmp_path, kind):
+    path = cache_file(tmp_path / "report")
+    target = tmp_path / "victim.txt"
+    if kind == "link":
+        target.write_text("not JSON\n")
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(target)
+    with pytest.raises(FileError, match=r"^Cannot continue .* Remove it\.$"):
+        CacheFile(path)
+    assert target.read_text() == "not JSON\n" if kind == "link" else not target.exists()
+
+
+def test_a_folder_of_cache_files_that_is_a_link_is_refused(tmp_path):
+    """Otherwise the cache would remove the files that it does not know from another folder."""
+    (tmp_path / "report").mkdir()
+    (tmp_path / "dialogues").mkdir()
+    (tmp_path / "dialogues" / "mine.jsonl").write_text("{}\n")
+    (tmp_path / "report" / cache.FOLDER).symlink_to(tmp_path / "dialogues")
+    with pytest.raises(FileError, match=r"replies is a link\. Remove it"):
+        ResultCache(tmp_path / "report").remove_unused()
+    assert (tmp_path / "dialogues" / "mine.jsonl").exists()
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b"\xff", b'{"a": ' + b"9" * 5_000 + b"}", b"3", b'{"b": 1'])
+def test_a_cache_file_is_cut_before_a_damaged_line(tmp_path, line):
+    path = cache_file(tmp_path)
+    path.write_bytes(b'{"a": 1}\n' + line + b'\n{"a": 2}\n')
+    file = CacheFile(path)
+    assert file.rows == [{"a": 1}]
+    file.add({"a": "二"})
+    assert CacheFile(path).rows == [{"a": 1}, {"a": "二"}]

@@ -22,6 +22,7 @@ from chatbot.evaluation.grid import Grid, GridError
 from chatbot.evaluation.likeness import Likeness
 from chatbot.evaluation.quality import measure_quality
 from chatbot.evaluation.references import reference_nats
+from chatbot.evaluation.report.html import _example
 from chatbot.evaluation.run import evaluate
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.similarity.token_vectors import VECTORS_FILE, TokenVectors
@@ -367,3 +368,11 @@ def test_scoring_shows_a_bar(bot, dialogues, tmp_path, capsys):
     shown = capsys.readouterr().err
     assert "scoring: 100%" in shown
     assert "9/9" in shown
+
+
+def test_no_text_of_an_example_is_markup():
+    """The texts and reasons come from the cache, whose folder may be from elsewhere."""
+    mark = "<script>x</script>"
+    for is_single in (True, False):
+        example = {"context": [mark], "reference": mark, "replies": [(mark, mark, mark, mark), ("a", "b", "c", [mark])]}
+        assert "<script" not in _example(example, is_single)
