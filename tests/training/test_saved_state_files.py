@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from training.state.run_folder import ResumeError, saved_steps
+from training.state.run_folder import ResumeError, read_log, saved_steps
 from training.state.saved_state import OPTIMIZER, PROGRESS, load_optimizers, load_progress, save_state
 
 IDENTITY = {"settings": {"seed": 0}}
@@ -81,3 +81,10 @@ def test_a_damaged_optimizer_of_a_state_without_checksums_ends_in_a_sentence(tmp
         load_optimizers(tmp_path, torch.nn.Linear(1, 1), [torch.optim.SGD([torch.ones(1)], 0.1)])
     assert "weights_only" not in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_damaged_lines_of_a_log_are_skipped(tmp_path):
+    lines = [b"[" * 100_000, b"\xff", b'{"step": true}', b'{"step": ' + b"9" * 4_000 + b"}", b'{"step": 3, "lo']
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 2}\n' + b"\n".join(lines))
+    assert read_log(tmp_path / "metrics.jsonl") == [{"step": 2}]
+    assert read_log(tmp_path / "missing.jsonl") == []

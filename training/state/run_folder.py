@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chatbot.errors import XianliaoError
-from chatbot.storage import LOCK, exclusive
+from chatbot.storage import LOCK, exclusive, log_entries, open_regular
 
 STATES = "resume"
 SETTINGS = "settings.yaml"
@@ -28,16 +27,11 @@ def saved_steps(output: Path) -> list[Path]:
 
 def read_log(path: Path) -> list[dict]:
     """Return the entries of a log; a last line cut by a crash is skipped, and a missing file has no entries."""
-    entries = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-                entries.append(entry)
-    return entries
+    try:
+        with open_regular(path) as file:
+            return log_entries(file.read())
+    except FileNotFoundError:
+        return []
 
 
 def check_folder(output: Path, resume: bool) -> None:

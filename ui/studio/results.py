@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from chatbot.errors import XianliaoError
-from chatbot.storage import read_json
+from chatbot.storage import log_entries, open_regular, parse_json, read_text
+from chatbot.text.dialogue import valid_text
 
 MAX_REASONS, MAX_EXAMPLES, MAX_POINTS, MAX_CHARACTERS = 20, 5, 400, 300
+MAX_BYTES = 1 << 20
+"""Maximum size of a file that is read, and of the end of a log; larger files are not from the commands of the view."""
+
+MAX_NUMBER = 1 << 53
+"""Numbers are below this one: a browser reads larger whole numbers inexactly, and 64 bits do not hold all of them."""
+
 REASONS_OF = {
     "dropped": "Dialogues dropped",
     "dirty_turns": "Turns removed in cleaning",
@@ -20,6 +26,36 @@ REASONS_OF = {
 """Keys of the manifest with counts by reason, and the headings of the tables in the report that explain them."""
 
 Row = dict[str, Any]
+
+
+def number_of(value: object) -> int | float | None:
+    """Return a value if it is a finite number below `MAX_NUMBER`, otherwise None."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MAX_NUMBER:
+        return value
+    return None
+
+
+def sendable(value: Any) -> Any:
+    """Return a JSON value with None for the numbers that `number_of` leaves out, and texts without lone surrogates."""
+    if isinstance(value, dict):
+        return {valid_text(name): sendable(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [sendable(item) for item in value]
+    if isinstance(value, str):
+        return valid_text(value)
+    return number_of(value) if type(value) in (int, float) else value
+
+
+def _read(file: Path, folder: Path) -> Row:
+    """Return the JSON object in a regular file of a folder.
+
+    Raises:
+        OSError, ValueError, RecursionError: It cannot be opened, is too large, or is not a JSON object.
+    """
+    value = parse_json(read_text(file, MAX_BYTES, folder))
+    if not isinstance(value, dict):
+        raise ValueError("it holds no JSON object")
+    return value
 
 
 def record_of(file: Path, example: Row) -> Row:
@@ -34,8 +70,8 @@ def record_of(file: Path, example: Row) -> Row:
         return type(value) is type(other) and not (isinstance(value, int) and not 0 <= value < 10**9)
 
     try:
-        record = read_json(file) if file.is_file() else {}
-    except XianliaoError:
+        record = _read(file, file.parent)
+    except (OSError, ValueError, RecursionError):
         return {}
     return {name: value for name, value in record.items() if is_like(value, example.get(name))}
 
@@ -52,10 +88,10 @@ def report_of(folder: Path, preview: str) -> Row | None:
         (rule, before, after), and `samples`: turns of dialogues that are learnt.
     """
     try:
-        manifest = read_json(folder / "manifest.json")
-        page = (folder / "report" / "report.md").read_text(encoding="utf-8")
+        manifest = _read(folder / "manifest.json", folder.parent)
+        page = read_text(folder / "report" / "report.md", MAX_BYTES, folder.parent)
         return _report(manifest, read_tables(page)) | {"samples": read_preview(preview)}
-    except (XianliaoError, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -68,8 +104,13 @@ def _report(manifest: Row, tables: dict[str, list[list[str]]]) -> Row:
         for name, count in sorted(manifest.get(kind, {}).items(), key=lambda entry: -entry[1])
     ]
     splits = manifest["splits"]
+    counts = {name: manifest["dialogues"].get(name, 0) for name in ("read", "kept_whole", "split", "dropped")}
+    counts |= {name: splits[name]["dialogues"] for name in ("train", "valid")}
+    numbers = [*counts.values(), *(count for _, _, count, _ in reasons)]
+    if not all(type(number) is int and 0 <= number < MAX_NUMBER for number in numbers):
+        raise ValueError("a count of the manifest is not a number")
     return {
-        "counts": manifest["dialogues"] | {name: splits[name]["dialogues"] for name in ("train", "valid")},
+        "counts": counts,
         "reasons": reasons[:MAX_REASONS],
         "examples": _examples(tables.get("Examples of each rule", [])),
     }
@@ -113,7 +154,7 @@ class Log:
     """JSON Lines file of a run that is read as it grows.
 
     Args:
-        file: The file, which may not exist yet.
+        file: The file in the folder of a run, which may not exist yet.
     """
 
     def __init__(self, file: Path):
@@ -121,20 +162,22 @@ class Log:
 
     def read(self) -> tuple[list[Row], bool]:
         """Return the entries that were added, and whether the file became shorter and was read anew: a run that is
-        continued drops the entries after its saved state."""
-        entries: list[Row] = []
-        is_anew = False
+        continued drops the entries after its saved state. Only the last `MAX_BYTES` are read."""
         try:
-            is_anew = self._file.stat().st_size < self._at
-            with self._file.open("rb") as file:
-                file.seek(0 if is_anew else self._at)
-                data = file.read()
-            whole = data[: data.rfind(b"\n") + 1]  # the last line may be in the middle of being written
-            self._at = len(whole) + (0 if is_anew else self._at)
-            entries = [entry for line in whole.splitlines() for entry in _entry_of(line)]
+            with open_regular(self._file, self._file.parents[1]) as file:
+                size = os.fstat(file.fileno()).st_size
+                is_anew = size < self._at
+                start = 0 if is_anew else self._at
+                is_long = size - start > MAX_BYTES
+                start = size - MAX_BYTES if is_long else start
+                file.seek(start)
+                data = file.read(MAX_BYTES)
         except OSError:
-            pass
-        return entries, is_anew
+            return [], False
+        first = data.find(b"\n") + 1 if is_long else 0
+        end = data.rfind(b"\n") + 1  # the last line may be in the middle of being written
+        self._at = start + end
+        return log_entries(data[first:end]), is_anew
 
 
 class Series:
@@ -145,7 +188,9 @@ class Series:
         self._every, self._last = 1, list[float]()
 
     def add(self, step: int, value: float) -> None:
-        """Add the value at a step."""
+        """Add the value at a step; a step that does not come after the last one is ignored."""
+        if self._last and step <= self._last[0]:  # equal steps could not be thinned out
+            return
         self._last = [step, value]
         if step % self._every == 0:
             self._points.append(self._last)
@@ -178,20 +223,11 @@ class Curves:
             self._loss, self._valid = Series(), Series()
         for entry in entries:
             for series, name in ((self._loss, "loss"), (self._valid, "valid_nats_per_unit")):
-                if isinstance(entry.get(name), (int, float)):
-                    series.add(entry["step"], entry[name])
+                if (value := number_of(entry.get(name))) is not None:
+                    series.add(entry["step"], value)
             self._last = entry
-        speed = self._last.get("tokens_per_second")
+        speed = number_of(self._last.get("tokens_per_second"))
         return {"loss": self._loss.points, "valid": self._valid.points, "tokens_per_second": speed}
-
-
-def _entry_of(line: bytes) -> list[Row]:
-    """Return the entry of a line of a log; none if the line is damaged."""
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return []
-    return [entry] if isinstance(entry, dict) and isinstance(entry.get("step"), int) else []
 
 
 def result_of(run: Path, has_sample: bool = True) -> Row | None:
@@ -208,25 +244,25 @@ def result_of(run: Path, has_sample: bool = True) -> Row | None:
     if not (run / "model.safetensors").is_file() and not (run / "adapter_model.safetensors").is_file():
         return None
     try:
-        record = read_json(run / "training.json")
-    except XianliaoError:
+        record = _read(run / "training.json", run.parent)
+    except (OSError, ValueError, RecursionError):
         return None
     replies = Log(run / "samples.jsonl").read()[0] if has_sample else []
-    step = record.get("best_step")
-    return {
-        "before": record.get("before"),
-        "best": record.get("best"),
-        "best_step": step,
-        "valid": record.get("valid_dialogues"),
-        "sample": _sample(replies, record.get("step") if step is None else step),
-    }
+    names = {"before": "before", "best": "best", "best_step": "best_step", "valid": "valid_dialogues"}
+    numbers = {name: number_of(record.get(key)) for name, key in names.items()}
+    step = number_of(record.get("step")) if numbers["best_step"] is None else numbers["best_step"]
+    return {**numbers, "sample": _sample(replies, step)}
 
 
-def _sample(entries: list[Row], step: int | None) -> list[str | None] | None:
+def _sample(entries: list[Row], step: float | None) -> list[str | None] | None:
     """Return the last prompt, the reply to it at a step, and the reply before the training."""
-    whole = [entry for entry in entries if isinstance(entry.get("prompt"), list) and "reply" in entry]
-    after = next((entry for entry in reversed(whole) if entry["step"] == step and entry["prompt"]), None)
+    whole = [entry for entry in entries if _is_texts(entry.get("prompt")) and isinstance(entry.get("reply"), str)]
+    after = next((entry for entry in reversed(whole) if entry["step"] == step), None)
     if after is None:
         return None
     before = [entry["reply"] for entry in whole if entry["step"] == 0 and entry["prompt"] == after["prompt"]]
     return [after["prompt"][-1], after["reply"], before[0] if before else None]
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)

@@ -18,7 +18,7 @@ from ui.page.chats import ChatError
 from ui.studio import commands
 from ui.studio.jobs import Job
 from ui.studio.options import StudioOptions
-from ui.studio.results import Curves, record_of, report_of, result_of
+from ui.studio.results import Curves, record_of, report_of, result_of, sendable
 from ui.studio.text import REASONS
 
 WORK = "work"
@@ -258,7 +258,7 @@ class Studio:
                 report["reasons"] = [
                     (kind, name, count, say(text).replace("`", "")) for kind, name, count, text in report["reasons"]
                 ]
-            return {
+            shown = {
                 "folder": str(self.work.parent),
                 "work": str(self.work),
                 "files": [path.name for path in self._files],
@@ -277,6 +277,7 @@ class Studio:
                 "result": result_of(self._run_folder, not is_busy) if has_run else None,
                 "commands": self._commands(),
             }
+        return sendable(shown)
 
     def result_folder(self) -> Path:
         """Return the folder of the run's checkpoint.

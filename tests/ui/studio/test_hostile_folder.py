@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 import time
 
+import orjson
 import pytest
 
 from chatbot.errors import XianliaoError
@@ -12,6 +15,7 @@ from tests.ui.studio.test_studio import fake
 from ui.page.chats import ChatError
 from ui.studio.commands import MAX_PRESETS, find_presets
 from ui.studio.options import StudioOptions
+from ui.studio.results import MAX_POINTS
 from ui.studio.studio import EMPTY, WORK, Studio
 
 
@@ -126,21 +130,122 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("files", FILES.values(), ids=FILES)
-def test_a_damaged_result_does_not_end_the_view(folder, files):
-    whole = {
-        "set-1/manifest.json": "{}",
-        "set-1/report/report.md": "",
-        "bot-1/model.safetensors": "",
-        "bot-1/training.json": '{"best_step": 3}',
-        "project.json": json.dumps(
-            {"set": 1, "bot": 1, "is_prepared": True, "outcome": "finished", "preset": "cpu_smoke"}
-        ),
-    }
-    for name, text in (whole | files).items():
+WHOLE = {
+    "set-1/manifest.json": "{}",
+    "set-1/report/report.md": "",
+    "bot-1/model.safetensors": "",
+    "bot-1/training.json": '{"best_step": 3}',
+    "bot-1/metrics.jsonl": '{"step": 1, "loss": 2.0}\n',
+    "bot-1/samples.jsonl": '{"step": 3, "prompt": ["a"], "reply": "b"}\n',
+    "project.json": json.dumps({"set": 1, "bot": 1, "is_prepared": True, "outcome": "finished", "preset": "cpu_smoke"}),
+}
+"""Files of a project that has trained a bot."""
+
+
+def write_project(folder, files) -> None:
+    for name, text in (WHOLE | files).items():
         path = folder / WORK / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def state_of(folder, seconds: float = 5) -> dict:
+    """Return what the view shows; a view that hangs fails the test instead of ending it."""
+    states: list[dict] = []
+    reader = threading.Thread(target=lambda: states.append(opened(folder).state("zh")), daemon=True)
+    reader.start()
+    reader.join(seconds)
+    assert states, "the view does not answer"
+    return states[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("kind", ["pipe", "folder", "zero", "outside"])
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_file_that_is_not_a_regular_file_of_the_folder_is_not_read(folder, outside, name, kind):
+    manifest = {"dialogues": {"read": 1}, "splits": {"train": {"dialogues": 1}, "valid": {"dialogues": 0}}}
+    write_project(folder, {"set-1/manifest.json": json.dumps(manifest)})
+    path = folder / WORK / name
+    if kind == "outside":
+        path.rename(outside / path.name)
+    else:
+        path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "zero" else outside / path.name)
+    state = state_of(folder)
+    read = {
+        "project.json": state["outcome"],
+        **{part: state["report"] for part in WHOLE if part.startswith("set-1")},
+        "bot-1/metrics.jsonl": state["curves"] and state["curves"]["loss"],
+        "bot-1/samples.jsonl": state["result"] and state["result"]["sample"],
+        "bot-1/training.json": state["result"],
+    }
+    assert not read.get(name)
+    if not name.endswith(("project.json", "model.safetensors")):
+        assert {part for part, value in read.items() if not value} - {"bot-1/samples.jsonl"} <= {
+            part for part in WHOLE if part.split("/")[0] == name.split("/")[0]
+        }
+
+
+LOGS = {
+    "one step": '{"step": 0, "loss": 1.0}\n' * 40_000,
+    "multiples": "".join(f'{{"step": {step << 30}, "loss": 1}}\n' for step in range(30_000)),
+    "backwards": "".join(f'{{"step": {step}, "loss": 1}}\n' for step in range(40_000, 0, -1)),
+    "long lines": ("[" * 1_000_000 + "\n") * 40,
+    "long": '{"step": 1, "loss": 1.0}\n' * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("text", LOGS.values(), ids=LOGS)
+def test_a_hostile_log_is_read_in_bounded_time(folder, text):
+    write_project(folder, {"bot-1/metrics.jsonl": text, "bot-1/samples.jsonl": text})
+    studio = opened(folder)
+    started = time.process_time()
+    curves = studio.state("zh")["curves"]
+    assert time.process_time() - started < 3
+    assert len(curves["loss"]) <= MAX_POINTS + 1
+    studio.close()
+
+
+def test_the_end_of_a_long_log_is_read(folder):
+    lines = [json.dumps({"step": step, "loss": 1.0, "note": "x" * 100}) + "\n" for step in range(1, 20_001)]
+    write_project(folder, {"bot-1/metrics.jsonl": "".join(lines)})
+    studio = opened(folder)
+    steps = [step for step, _ in studio.state("zh")["curves"]["loss"]]
+    assert 1 < steps[0] < steps[-1] == 20_000
+    with (folder / WORK / "bot-1" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 20001, "loss": 1.0}\n')
+    assert studio.state("zh")["curves"]["loss"][-1] == [20_001, 1.0]
+    studio.close()
+
+
+HUGE = "9" * 4_000
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"bot-1/metrics.jsonl": f'{{"step": {HUGE}, "loss": 1}}\n{{"step": 4, "loss": {HUGE}}}\n'},
+        {"bot-1/metrics.jsonl": f'{{"step": 4, "loss": 1, "tokens_per_second": {HUGE}}}\n'},
+        {"bot-1/training.json": f'{{"best": {HUGE}, "before": [{HUGE}], "best_step": {HUGE}, "step": {{}}}}'},
+        {"bot-1/samples.jsonl": '{"step": 3, "prompt": ["\\ud800"], "reply": "\\udfff"}\n'},
+        {"set-1/manifest.json": f'{{"dialogues": {{"read": {HUGE}}}, "splits": {{}}}}'},
+    ],
+)
+def test_what_the_view_shows_can_be_sent(folder, files):
+    write_project(folder, files)
+    studio = opened(folder)
+    orjson.dumps(studio.state("zh"))  # as Gradio does: whole numbers have 64 bits, texts are UTF-8
+    studio.close()
+
+
+@pytest.mark.parametrize("files", FILES.values(), ids=FILES)
+def test_a_damaged_result_does_not_end_the_view(folder, files):
+    write_project(folder, files)
     studio = opened(folder)
     state = studio.state("zh")
     assert state["outcome"] == "finished"

@@ -74,8 +74,8 @@ def test_from_dialogues_to_a_result(studio, folder):
         **{"train": 7, "valid": 2},
     }
     assert state["report"]["reasons"] == [
-        ("dropped", "one_turn", 1, "fewer than two turns"),
-        ("changed_turns", "repeats", 3, "shorter"),
+        ["dropped", "one_turn", 1, "fewer than two turns"],
+        ["changed_turns", "repeats", 3, "shorter"],
     ]
     assert state["report"]["examples"] == [["repeats", "哈哈哈哈哈", "哈哈"]]
     assert state["report"]["samples"] == [["你好", "在吗"]]
