@@ -18,6 +18,7 @@ from chatbot.chat.bot import MAX_SEED
 from chatbot.chat.turns import SYSTEM_ROLES
 from chatbot.chat.variants import MAX_SPREAD, MAX_VARIATION
 from ui.api.schemas import ApiError
+from ui.json_bounds import MAX_MARKS, has_too_many_values
 
 MAX_MESSAGES = 512
 MAX_PARTS = 64
@@ -28,10 +29,6 @@ MAX_BIASES = 1024
 MAX_TOKENS = 10**6
 MAX_NAMES = 20
 """Number of field names in X-Ignored."""
-
-MAX_MARKS = 200_000
-"""Largest number of opening brackets and commas in a body. The largest accepted request has about 100,000 outside its
-texts. Parsing holds Python's lock, so a body of millions of values would hold up other requests."""
 
 SKIPPED_ROLES = (*SYSTEM_ROLES, "tool", "function")
 """Roles whose messages are left out of the history; a chat model reads those of `SYSTEM_ROLES` as its system prompt."""
@@ -313,8 +310,8 @@ def parse(body: bytes) -> CompletionRequest:
     Raises:
         ApiError: The body is not a request; the message names the first fault.
     """
-    if sum(map(body.count, (b"{", b"[", b","))) > MAX_MARKS:
-        raise ApiError(400, f"body: it has more than {MAX_MARKS} brackets and commas. Send less.")
+    if has_too_many_values(body):
+        raise ApiError(400, f"body: it has more than {MAX_MARKS} brackets and commas outside of its texts. Send less.")
     try:
         body.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 
 from chatbot.chat.turns import SYSTEM_ROLES
+from ui.json_bounds import has_too_many_values
+from ui.page import chats
 from ui.page.chats import ROLES, Chat, ChatError, check_room, checked, new_chat
+from ui.turns import MAX_CHARACTERS
 
 _HEADINGS = {"user": "## 我", "assistant": "## 闲聊"}
 _PERSONA, _SYSTEM = "（面具）", "## 系统提示"
+MAX_BLOCKS = chats.MAX_MESSAGES + chats.SPARE_MESSAGES + chats.MAX_PERSONA_TURNS + 2
+"""Largest number of headings and dividers in a Markdown file: of the messages, the persona, the title, the system prompt."""
+
+MAX_LINES = MAX_CHARACTERS + chats.SPARE_CHARACTERS + 4 * MAX_BLOCKS
+"""Largest number of lines: a line of a message ends with one of its characters, and a heading has blank lines around it."""
 
 
 def to_json(chat: Chat) -> str:
@@ -34,7 +41,11 @@ def to_markdown(chat: Chat) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"^(?=[#\\]|---)", r"\\", text, flags=re.MULTILINE)
+    """Return a text with a backslash before each line that begins with a backslash, a heading or a divider."""
+    lines = "\n" + text
+    for start in ("\\", "#", "---"):  # the backslash first: those that the others add are not escaped again
+        lines = lines.replace("\n" + start, "\n\\" + start)
+    return lines[1:]
 
 
 def from_text(text: object) -> Chat:
@@ -48,6 +59,8 @@ def from_text(text: object) -> Chat:
     text = text.removeprefix("\ufeff")
     try:
         if text.lstrip().startswith(("{", "[")):
+            if has_too_many_values(text.encode("utf-8", "replace")):
+                raise chats.too_large()
             value = json.loads(text)
             chat = checked(_from_messages(value) if isinstance(value, list) else value)
         else:
@@ -69,8 +82,10 @@ def _from_messages(messages: list) -> dict[str, object]:
 
 
 def _from_markdown(text: str) -> Chat:
-    chat = new_chat()
-    for heading, lines in _blocks(text.replace("\r\n", "\n").split("\n")):
+    chat, text = new_chat(), text.replace("\r\n", "\n")
+    if text.count("\n") > MAX_LINES or ("\n" + text).count("\n#") + text.count("\n---\n") > MAX_BLOCKS:
+        raise chats.too_large()
+    for heading, lines in _blocks(text.split("\n")):
         if heading.startswith("# "):
             chat["title"] = heading[2:]
         elif heading == "---":

@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, urlencode
 from starlette.datastructures import Headers
 
 from ui.api.schemas import ApiError
+from ui.json_bounds import MAX_MARKS, has_too_many_values
 
 ROUTES: dict[str, tuple[re.Pattern[str], tuple[str, ...]]] = {
     "GET": (
@@ -43,9 +44,6 @@ PUBLIC = re.compile(r"/|/login|/logout|/gradio_api/(user|login_check)")
 
 LOGIN_BYTES = 16 * 1024
 """Largest body of a log-in; a form this small is parsed in memory."""
-
-MAX_VALUES = 100_000
-"""Largest number of JSON values in a body: twice that of the largest conversation of the page."""
 
 BODY_KEYS = ("data", "event_data", "fn_index", "trigger_id", "session_hash", "event_id")
 """Keys of a body that are passed on."""
@@ -162,7 +160,7 @@ def checked_body(path: str, content_type: str, body: bytes, functions: Mapping[i
         functions: Number of inputs of each function of the page; None skips that check.
 
     Raises:
-        ApiError: 400 or 415, the page does not send this body.
+        ApiError: 400, 413 or 415, the page does not send this body.
     """
     if path.startswith("/login"):
         if b"filename" in body.lower():
@@ -172,11 +170,14 @@ def checked_body(path: str, content_type: str, body: bytes, functions: Mapping[i
         return b""
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "Send application/json.", code="unsupported_media_type")
+    if has_too_many_values(body):
+        raise ApiError(413, f"A request of the page may have at most {MAX_MARKS} values.", code="body_too_large")
     try:
-        value = json.loads(body, parse_constant=_refuse_constant, parse_int=_number)
+        # as text, because of bytes json would guess the encoding, and the values were counted in UTF-8
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_int=_number)
     except (ValueError, RecursionError):
         raise ApiError(400, "The body is not JSON.", code="invalid_json") from None
-    check_values(value)
+    check_files(value)
     value = {name: part for name, part in value.items() if name in BODY_KEYS} if isinstance(value, dict) else value
     check_session(value.get("session_hash") if isinstance(value, dict) else None)
     if functions is not None and path.rstrip("/").endswith("/queue/join"):
@@ -203,13 +204,13 @@ def check_call(value: object, functions: Mapping[int, int]) -> None:
         )
 
 
-def check_values(value: object) -> None:
-    """Refuse a JSON value that names a file at any depth, or that has very many parts.
+def check_files(value: object) -> None:
+    """Refuse a JSON value that names a file at any depth.
 
     Raises:
-        ApiError: 400 or 413.
+        ApiError: 400.
     """
-    waiting, count = [value], 1
+    waiting = [value]
     while waiting:
         part = waiting.pop()
         if isinstance(part, dict):
@@ -218,11 +219,6 @@ def check_values(value: object) -> None:
             waiting += part.values()
         elif isinstance(part, list):
             waiting += part
-        else:
-            continue
-        count += len(part)
-        if count > MAX_VALUES:
-            raise ApiError(413, f"A request of the page may have at most {MAX_VALUES} values.", code="body_too_large")
 
 
 def names_file(value: dict) -> bool:
