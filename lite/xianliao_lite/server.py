@@ -20,6 +20,8 @@ MAX_BODY, MAX_NUMBER = 1 << 20, 1e18
 DRAIN_BYTES, DRAIN_SECONDS = 4 << 20, 2
 """Size of the largest refused body that is read and thrown away, and the time for it."""
 LOCAL = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+OWN_SITES = frozenset({"same-origin", "none"})
+"""Values of Sec-Fetch-Site that a browser sends if no page of another site has caused the request."""
 FIELDS = {
     **{name: name for name in ("temperature", "top_p", "top_k", "min_p", "seed")},
     **{"max_tokens": "max_reply_tokens", "max_completion_tokens": "max_reply_tokens"},
@@ -155,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
         hosts, origin = self.headers.get_all("Host", []), self.headers.get("Origin")
         if len(hosts) != 1 or (self.server.is_local and not LOCAL.fullmatch(hosts[0])):
             self._fail(403, "This server answers requests to localhost only.")
-        elif origin is not None and origin.partition("://")[2].lower() != hosts[0].lower():
+        elif _is_foreign(origin, hosts[0]) or not OWN_SITES.issuperset(self.headers.get_all("Sec-Fetch-Site", [])):
             self._fail(403, "This server answers no pages of other sites.")
         elif "Transfer-Encoding" in self.headers or (self.command == "GET" and "Content-Length" in self.headers):
             self._fail(400, "The request needs a Content-Length if it is a POST, and no body otherwise.")
@@ -241,6 +243,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(encoded)
+
+
+def _is_foreign(origin: str | None, host: str) -> bool:
+    return origin is not None and origin.partition("://")[2].lower() != host.lower()
 
 
 def _chain(first: Reply, rest: Iterator[Reply]) -> Iterator[Reply]:

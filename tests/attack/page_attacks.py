@@ -105,10 +105,7 @@ def strangers(server: Target, row: Row) -> None:
             ("GET", path)
             for path in ("/config", "/v1/models", "/metrics", "/metrics/", "/openapi.json", "/gradio_api/info")
         ),
-        *(
-            ("GET", path)
-            for path in (f"{DATA}?session_hash=s", "/gradio_api/heartbeat/x", "/gradio_api/startup-events")
-        ),
+        *(("GET", path) for path in (f"{DATA}?session_hash=s", "/gradio_api/startup-events")),
     ):
         for headers in (
             {},

@@ -150,6 +150,10 @@ def test_a_body_that_is_refused_is_never_held(echo, size, monkeypatch):
         ["Host: localhost:@evil.example"],
         ["Host: localhost", "Origin: http://evil.example"],
         ["Host: localhost", "Origin: null"],
+        ["Host: localhost", "Sec-Fetch-Site: cross-site"],
+        ["Host: localhost", "Sec-Fetch-Site: same-site"],
+        ["Host: localhost", "Origin: http://localhost", "Sec-Fetch-Site: cross-site"],
+        ["Host: localhost", "Sec-Fetch-Site: none", "Sec-Fetch-Site: cross-site"],
         [],
     ],
 )
@@ -158,6 +162,8 @@ def test_other_sites_get_nothing(echo, headers):
     json_type = "Content-Type: application/json"
     assert exchanged(echo, json_type, *headers, body=body) == [403]
     assert exchanged(echo, json_type, "Host: LocalHost:80", "Origin: http://localhost:80", body=body) == [200]
+    for site in ("same-origin", "none"):
+        assert exchanged(echo, json_type, "Host: localhost", f"Sec-Fetch-Site: {site}", body=body) == [200]
 
 
 @pytest.fixture(scope="module")

@@ -313,4 +313,9 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(Exception)
     async def handle_unexpected(request: Request, error: Exception) -> JSONResponse:
-        return respond(ApiError(500, "The server failed on this request. Try again.", "server_error", "failed"))
+        return respond(failed())
+
+
+def failed() -> ApiError:
+    """Return the error for a request on which the server failed."""
+    return ApiError(500, "The server failed on this request. Try again.", "server_error", "failed")

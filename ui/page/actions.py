@@ -24,7 +24,7 @@ from ui.page.signature import SIGNED_FIELDS
 from ui.page.text import LANGUAGE_COOKIE, PERSONAS, STYLE_EXAMPLES, TEXT, language_of
 from ui.page.variants import spread_of, variant
 from ui.server.logs import FAILURES
-from ui.server.work import SENDER, WorkPool
+from ui.server.work import LARGE_CHARACTERS, SENDER, WorkPool
 
 PRESETS = ("careful", "balanced", "free")
 
@@ -76,16 +76,14 @@ def _inform(language: str, text: str) -> None:
 
 
 def _size(values: Iterable[object]) -> int:
-    """Return the approximate number of characters in the texts and messages among some inputs."""
-    size = 0
-    for value in values:
-        if isinstance(value, str):
-            size += len(value)
-        elif isinstance(value, dict):
-            messages = value.get("messages")
-            parts = [value, *messages] if isinstance(messages, list) else [value]
-            texts = [part.get("text") for part in parts if isinstance(part, dict)]
-            size += sum(len(text) if isinstance(text, str) else 0 for text in texts) + 50 * len(parts)
+    """Return the number of characters and values in some inputs and their event, or a number above `LARGE_CHARACTERS`."""
+    waiting, size = list(values), 0
+    while waiting and size <= LARGE_CHARACTERS:
+        value = waiting.pop()
+        value = value._data if isinstance(value, gr.EventData) else value
+        size += len(value) if isinstance(value, str) else 1
+        if isinstance(value, (dict, list, tuple)):
+            waiting += value.values() if isinstance(value, dict) else value
     return size
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 
 import gradio as gr
@@ -9,10 +10,12 @@ from fastapi import FastAPI
 from gradio.routes import App
 from starlette.datastructures import Headers
 from starlette.requests import Request, cookie_parser
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount
 
 from chatbot.chat.worker import Worker
+from ui.api.routes import failed
+from ui.api.schemas import to_response
 from ui.options import ServeOptions
 from ui.page.handlers import ReplyCallback
 from ui.page.layout import Page
@@ -20,7 +23,8 @@ from ui.page.no_files import search_inputs_only
 from ui.page.script import head
 from ui.page.states import keep_no_values
 from ui.page.text import EXAMPLES, LANGUAGE_COOKIE, PERSONAS, TEXT
-from ui.server.page_routes import PageRules
+from ui.server.access import Access
+from ui.server.page_routes import PageRules, closed, is_file
 from ui.server.work import WorkPool
 from ui.studio.view import StudioView
 
@@ -62,6 +66,23 @@ def mount_page(
     }
     blocks = Page(workers, options, i18n, on_reply, pool, studio).blocks
 
+    access = Access(options.auth)
+
+    @app.post("/login", include_in_schema=False)
+    @app.post("/login/", include_in_schema=False)
+    async def log_in(request: Request) -> Response:
+        """Log a user in. Gradio's own route removes blanks around a name, so it takes one name for another."""
+        form = await request.form()
+        name, password = form.get("username"), form.get("password")
+        if not (isinstance(name, str) and isinstance(password, str) and access.is_user(name, password)):
+            return JSONResponse({"detail": "Incorrect credentials."}, 400)
+        mounted.tokens[token := secrets.token_urlsafe(16)] = name
+        response = JSONResponse({"success": True})
+        secure, insecure = cookie_names(mounted)
+        response.set_cookie(secure, token, httponly=True, secure=True)
+        response.set_cookie(insecure, token, httponly=True)
+        return response
+
     @app.post("/logout", include_in_schema=False)
     async def log_out(request: Request) -> Response:
         """End all sessions of the logged-in user, and drop the results that their pages have not read.
@@ -95,8 +116,23 @@ def mount_page(
     functions = {index: len(function.inputs) for index, function in blocks.fns.items()}
     mounted = next(route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))
     keep_no_values(mounted, blocks)
+    answer_errors(mounted)
     user_of = user_reader(mounted)
     return PageRules(functions, bool(options.auth), user_of, blocks._queue.has_session, blocks._queue.takes)
+
+
+def answer_errors(app: App) -> None:
+    """Make Gradio's application answer 404 where the system refuses a file, and unexpected errors in a sentence."""
+
+    @app.exception_handler(OSError)
+    async def handle_refused_file(request: Request, error: OSError) -> Response:
+        if not is_file(request.url.path):
+            raise error
+        return to_response(closed(), page=True)
+
+    @app.exception_handler(Exception)
+    async def handle_unexpected(request: Request, error: Exception) -> Response:
+        return to_response(failed(), page=True)
 
 
 def cookie_names(app: App) -> tuple[str, str]:

@@ -44,7 +44,14 @@ class Access:
                 credential = base64.b64decode(credential, validate=True).decode("utf-8", "replace")
             except ValueError:  # not base64, or not even ASCII
                 return None
-        digest = _digest(f"{scheme} {credential}")
+        return self._identity(f"{scheme} {credential}")
+
+    def is_user(self, name: str, password: str) -> bool:
+        """Whether a password is the one of the user with exactly this name; compares in constant time."""
+        return self._identity(f"basic {name}:{password}") == f"user {name}"
+
+    def _identity(self, credential: str) -> str | None:
+        digest = _digest(credential)
         identity = None
         for candidate, accepted in self._accepted:
             if secrets.compare_digest(accepted, digest):

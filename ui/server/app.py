@@ -20,6 +20,7 @@ from ui.options import ServeOptions
 from ui.page.handlers import ReplyCallback
 from ui.page.mount import mount_page
 from ui.server.access import Access
+from ui.server.documents import Documents
 from ui.server.gate import Gate
 from ui.server.limits import Limits, RateLimit
 from ui.server.logs import log_event, reply_fields
@@ -86,7 +87,8 @@ def create_app(
     app.state.on_reply = reply_recorder(metrics, options)
     origins = Origins(frozenset(options.hosts), frozenset(options.allow_origins))
     limits = app.state.limits = Limits(options, access, metrics, RateLimit(options.rate_limit), origins, pool=pool)
-    app.add_middleware(Gate, limits=limits)
+    app.add_middleware(Documents)
+    app.add_middleware(Gate, limits=limits)  # before the documents
     add_api(app, workers, metrics, options, access, pool)
 
     @app.get("/healthz")

@@ -31,6 +31,9 @@ PAGE_SHARE = 0.1
 FILE_SHARE = 0.01
 """Cost of one script, style sheet or font of the page: loading the page for the first time takes about a hundred."""
 
+RENAMING_HEADERS = (b"x-forwarded-host", b"x-gradio-server")
+"""Headers in which a client could give Gradio another name of the server."""
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 THREAD_BYTES = 16 * 1024
 """Larger bodies are checked in a thread, so that other requests are answered meanwhile."""
@@ -91,6 +94,8 @@ class Gate:
                 record.status = 400
         finally:
             reader.release()
+            if (sender := scope["state"].get("stream_of")) is not None:
+                self.limits.streams.end(sender)
             _log(scope, record, time.perf_counter() - started, self.limits.refused_lines)
 
     def _check_origin(self, scope: Scope, headers: Headers) -> Response | None:
@@ -126,7 +131,7 @@ class Gate:
             page_routes.check_route(method, path)
             scope["query_string"] = page_routes.checked_query(method, scope["query_string"])
         identity = limits.access.identify(headers.get("authorization"))
-        user = limits.page.user_of(headers)
+        user = scope["state"]["user"] = limits.page.user_of(headers)
         self._charge(scope, identity or (f"user {user}" if user else None))
         if is_page and limits.page.needs_login and user is None and not page_routes.is_public(path):
             raise ApiError(401, "Log in on the page first.", code="not_logged_in")
@@ -134,6 +139,9 @@ class Gate:
             raise limits.access.refusal()
         if is_page and method != "POST":
             page_routes.check_results(path, scope["query_string"], user, limits.page.has_session)
+            if page_routes.is_stream(path):
+                limits.streams.begin(SENDER.get())
+                scope["state"]["stream_of"] = SENDER.get()
         if method != "POST" and _may_have_body(headers):
             raise ApiError(400, "Only a POST request may have a body.", code="unexpected_body")
         trusted = identity is not None or user is not None
@@ -221,7 +229,7 @@ def _may_have_body(headers: Headers) -> bool:
 
 def _narrow(scope: Scope) -> None:
     """Remove headers from a request that rename the server, and the slash after a path that is not the page's."""
-    scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"x-forwarded-host"]
+    scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in RENAMING_HEADERS]
     if not paths.is_page(scope["path"]):
         scope["path"] = scope["path"].rstrip("/")
 

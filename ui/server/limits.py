@@ -31,6 +31,10 @@ DRAIN_BYTES = 16 * 2**20
 DRAIN_SECONDS = 2.0
 """Maximum size and time of a refused body that is read and discarded, so that the client gets the answer, not a reset."""
 
+MOST_STREAMS, MOST_STREAMS_OF_SENDER = 512, 64
+"""Number of streams of the page's results that may be open at the same time: of all senders, and of one. A browser tab has
+one while it waits for a reply; Gradio looks for results of each twenty times per second."""
+
 
 class RateLimit:
     """Requests per minute of each sender: a bucket that is full at first and fills evenly.
@@ -86,6 +90,33 @@ class ArrivingBytes:
         self.held -= count
 
 
+class OpenStreams:
+    """Number of streams of the page's results that are open, of each sender and of all."""
+
+    def __init__(self) -> None:
+        self._of_sender: dict[str, int] = {}
+        self.total = 0
+
+    def begin(self, sender: str) -> None:
+        """Count a stream.
+
+        Raises:
+            ApiError: 503, the sender or all senders have too many.
+        """
+        count = self._of_sender.get(sender, 0)
+        if count >= MOST_STREAMS_OF_SENDER or self.total >= MOST_STREAMS:
+            raise ApiError(503, "Too many pages wait for replies. Try again in a moment.", "server_error", "busy")
+        self._of_sender[sender] = count + 1
+        self.total += 1
+
+    def end(self, sender: str) -> None:
+        """Stop counting a stream."""
+        self.total -= 1
+        self._of_sender[sender] -= 1
+        if not self._of_sender[sender]:
+            del self._of_sender[sender]
+
+
 @dataclass
 class Limits:
     """Everything that decides whether a request is answered.
@@ -96,6 +127,7 @@ class Limits:
         page: Functions and log-ins of the mounted page.
         pool: Threads for work on texts and large bodies.
         refused_lines: Throttle of the log lines about refused requests.
+        streams: Streams of the page's results that are open.
         closing: Whether the server shuts down and refuses new requests.
     """
 
@@ -107,6 +139,7 @@ class Limits:
     page: PageRules = field(default_factory=PageRules)
     pool: WorkPool = field(default_factory=WorkPool)
     refused_lines: EqualLines = field(default_factory=EqualLines)
+    streams: OpenStreams = field(default_factory=OpenStreams)
     closing: bool = False
 
     def __post_init__(self) -> None:

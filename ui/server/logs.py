@@ -22,6 +22,7 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from chatbot.chat.bot import Reply
+from ui.server.work import SENDER
 
 LOGGER = logging.getLogger("xianliao.serve")
 MAX_WAITING_LINES = 1000
@@ -95,16 +96,20 @@ class EqualLines:
         """
         if failure is not None:
             fields["error"] = type(failure).__name__
+        if self.counts(client, event, level, **fields):
+            log_event(event, level, failure, **fields)
+
+    def counts(self, client: str, event: str, level: str, **fields: object) -> bool:
+        """Count a line. Return whether it is among the first of its minute, which are written."""
         now = self._clock()
         line = (event, level, *sorted((name, str(value)) for name, value in fields.items() if name != "seconds"))
         with self._lock:
             self._report(now)
             counted = self._counts.setdefault((client, line), [now + 60, 0])
             counted[1] += 1
-            if counted[1] <= self.per_minute:
-                log_event(event, level, failure, **fields)
             if len(self._counts) > MAX_COUNTED_LINES:
                 self._report(now, at_least=1)
+            return counted[1] <= self.per_minute
 
     def _report(self, now: float, at_least: int = 0) -> None:
         """Forget lines whose minute is over, and at least so many, and write how many of each were left out."""
@@ -125,7 +130,29 @@ class EqualLines:
 
 
 FAILURES = EqualLines()
-"""Throttle of the lines about failed events of the page and failed replies of the API, of all servers of this process."""
+"""Throttle of the lines about failed events of the page, failed replies of the API and other exceptions, of all servers of
+this process."""
+
+
+def is_written(record: logging.LogRecord) -> bool:
+    """Whether a line is written; of the equal lines of libraries that one client causes, only ten per minute are.
+
+    For example, uvicorn writes a line with the stack for each request whose exception no route has handled.
+    """
+    if record.name == LOGGER.name:
+        return True
+    event = _template(record)
+    fields = {"logger": record.name}
+    if record.exc_info and record.exc_info[0]:
+        fields["error"] = record.exc_info[0].__name__
+    return FAILURES.counts(SENDER.get(), event, record.levelname.lower(), **fields)
+
+
+def _template(record: logging.LogRecord) -> str:
+    """Return the first line of a record's text without its values, which may quote a user."""
+    if record.name == "py.warnings":
+        return warning_place(record.getMessage())
+    return next(iter(str(record.msg).splitlines()), "").strip()
 
 
 class LineFormatter(logging.Formatter):
@@ -147,10 +174,8 @@ class LineFormatter(logging.Formatter):
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         event = record.getMessage()
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None and not self.with_text:
-            event = str(record.msg).splitlines()[0].strip()
-        elif record.name == "py.warnings" and not self.with_text:
-            event = warning_place(event)
+        if (error is not None or record.name == "py.warnings") and not self.with_text:
+            event = _template(record)
         fields = {"time": when, "level": record.levelname.lower(), "event": event, **getattr(record, "fields", {})}
         if record.name != LOGGER.name:
             fields["logger"] = record.name
@@ -227,6 +252,7 @@ def start_log(log_format: LogFormat = "auto", with_text: bool = False) -> Backgr
     """
     handler = BackgroundHandler(sys.stderr.fileno())
     as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+    handler.addFilter(is_written)
     handler.setFormatter(LineFormatter(as_json, with_text))
     root = logging.getLogger()
     root.addHandler(handler)

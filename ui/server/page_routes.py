@@ -27,8 +27,8 @@ ROUTES: dict[str, tuple[re.Pattern[str], tuple[str, ...]]] = {
     "GET": (
         re.compile(
             r"/|/config|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json"
-            r"|/(assets|static)/.+"
-            r"|/gradio_api/(info|user|login_check|app_id|startup-events|theme\.css|queue/data|heartbeat/\w+)"
+            r"|/(assets|static)(/[A-Za-z0-9_.@+-]{1,255})+"
+            r"|/gradio_api/(info|user|login_check|app_id|startup-events|theme\.css|queue/data)"
         ),
         ("session_hash", "__theme"),
     ),
@@ -83,6 +83,11 @@ def is_file(path: str) -> bool:
     return FILES.fullmatch(path) is not None
 
 
+def is_stream(path: str) -> bool:
+    """Whether a path is the stream of a session's results."""
+    return path.rstrip("/").endswith("/queue/data")
+
+
 def is_public(path: str) -> bool:
     """Whether a path of the page is open before the log-in."""
     return is_file(path) or PUBLIC.fullmatch(path.rstrip("/") or "/") is not None
@@ -95,15 +100,16 @@ def check_route(method: str, path: str) -> None:
         ApiError: 404, the route is closed.
     """
     pattern, _ = ROUTES.get("GET" if method == "HEAD" else method, (None, ()))
-    closed = ApiError(
-        404,
-        "There is nothing at this address. The API is below /v1, for example /v1/chat/completions.",
-        code="not_found",
-    )
     if len(path) > MAX_PATH:
-        raise closed
+        raise closed()
     if pattern is None or not pattern.fullmatch(path.rstrip("/") or "/") or ".." in path:
-        raise closed
+        raise closed()
+
+
+def closed() -> ApiError:
+    """Return the error for a path without a route, or without a file."""
+    message = "There is nothing at this address. The API is below /v1, for example /v1/chat/completions."
+    return ApiError(404, message, code="not_found")
 
 
 def _refuse_constant(name: str) -> None:
@@ -144,7 +150,7 @@ def check_results(path: str, query: bytes, user: str | None, has_session: Callab
     Raises:
         ApiError: 404, the session does not exist, belongs to another user, or was dropped because no browser read it.
     """
-    if path.rstrip("/").endswith("/queue/data"):
+    if is_stream(path):
         name = dict(parse_qsl(query.decode("latin-1"))).get("session_hash", "")
         if not has_session(name, user):
             raise ApiError(404, "This session has no results. Reload the page.", code="unknown_session")

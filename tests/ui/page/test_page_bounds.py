@@ -13,13 +13,14 @@ from chatbot.text.dialogue import fit
 from tests.ui.page.test_page import chat_of
 from ui.options import ServeOptions
 from ui.page import chats, feedback
-from ui.page.actions import Actions
+from ui.page.actions import Actions, _size
 from ui.page.charts import trace_reply
 from ui.page.chat_files import from_text, to_json
 from ui.page.chats import ChatError, check_room, checked, new_chat, persona_turns, too_large
 from ui.page.feedback import Feedback, FeedbackError, rated_turns
 from ui.page.handlers import PageSettings, answer, candidates, with_user_message
 from ui.page.signature import is_signed, sign
+from ui.server.work import LARGE_CHARACTERS, SHORT_CHARACTERS, WorkPool
 from ui.turns import join_messages
 
 
@@ -78,6 +79,53 @@ def test_what_is_too_large_is_refused_by_every_function(act, changes, words):
         next(act.offer(value, None, None, None, None, None))
     *_, line = next(act.answer(value, None, None, None, None, None))
     assert words in line
+
+
+LONG = "好" * 490_000
+USER = message("你好")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("say", (chat_of(), LONG, "tiny", None)),
+        ("say", ({"messages": [message(LONG)]}, "你好", "tiny", None)),
+        ("say", ({"messages": [{"role": "user", "content": LONG}]}, "你好", "tiny", None)),
+        ("say", ({"messages": [{**USER, "thoughts": [{"a": (LONG,)}]}]}, "你好", "tiny", None)),
+        ("say", ({"messages": [], "system": LONG}, "你好", "tiny", None)),
+        ("say", ({"messages": [], "persona": [LONG, "b"]}, "你好", "tiny", None)),
+        ("say", ({"messages": [[]] * 49_000}, "你好", "tiny", None)),
+        ("retry", ({"messages": [USER], "avoid": [LONG[:9_000]] * 64}, None)),
+        ("say_example", (chat_of(), "tiny", gr.SelectData(None, {"index": 0, "value": {"text": LONG}}), None)),
+        (
+            "edit",
+            ({"messages": [USER]}, "tiny", gr.EditData(None, {"index": 0, "value": LONG, "previous_value": ""}), None),
+        ),
+        ("load", ({"text": LONG}, None)),
+        ("set_system", (chat_of(), LONG, "tiny", None)),
+        ("set_persona", (chat_of(), LONG, None)),
+        ("give_reasons", (chat_of(), {"index": 0, "rating": "like", "text": LONG}, [], "", None)),
+        ("give_reasons", (chat_of(), {"index": 0, "rating": "like", "text": ""}, [LONG], "", None)),
+    ],
+)
+def test_long_inputs_never_run_beside_short_ones(worker, tmp_path, monkeypatch, name, arguments):
+    sizes = []
+
+    class Pool(WorkPool):
+        def run(self, size, function, /, *values, **named):
+            sizes.append(size)
+            raise ChatError("empty")
+
+    act = Actions({"tiny": worker}, ServeOptions(data_dir=tmp_path), None, Pool())
+    with pytest.raises(gr.Error):
+        getattr(act, name)(*arguments)
+    assert sizes[0] > LARGE_CHARACTERS
+
+
+def test_an_ordinary_conversation_is_short(worker, tmp_path):
+    reply = {**message("嗯" * 10, "assistant"), "seed": 1, "model": "default", "signature": "s" * 64, "top_p": 0.9}
+    chat = {"id": "a" * 16, "title": "你好", "persona": [], "system": "", "messages": [message("你好" * 8), reply] * 15}
+    assert _size([chat, "你好", "default", None]) <= SHORT_CHARACTERS
 
 
 def test_a_full_conversation_can_still_be_exported_and_shortened():

@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -20,6 +21,7 @@ from ui.cli import listen
 from ui.options import ServeOptions
 from ui.server import page_routes
 from ui.server.app import create_app
+from ui.server.gate import Gate
 from ui.server.limits import UNCOUNTED_BODY_BYTES, ArrivingBytes
 from ui.server.logs import LineFormatter, salted_hash, warning_place
 from ui.server.process import Server
@@ -96,7 +98,6 @@ CLOSED_TO_STRANGERS = [
     ("POST", "/gradio_api/cancel"),
     ("POST", "/gradio_api/reset"),
     ("GET", "/gradio_api/queue/data"),
-    ("GET", "/gradio_api/heartbeat/abc"),
     ("GET", "/gradio_api/startup-events"),
     ("GET", "/gradio_api/info"),
     ("GET", "/gradio_api/app_id"),
@@ -140,6 +141,52 @@ def test_a_log_in_opens_the_page_and_a_key_the_api(bot):
         assert client.get("/config").status_code == 200
         assert client.post("/logout", headers={"Origin": "http://localhost"}).status_code == 204
         assert client.get("/config").status_code == 401
+
+
+@pytest.mark.parametrize("names", [("ann", "ann ", " ann", "ann\u3000", "Ann"), ("ann ", "ann", "ann  ")])
+@pytest.mark.parametrize("path", ["/login", "/login/"])
+@pytest.mark.parametrize("send", ["data", "files"])
+def test_a_log_in_needs_exactly_the_name_of_the_user(bot, names, path, send):
+    with client_of(bot, auth=((names[0], "p:w"),)) as client:
+        for name in (*names, names[0] + ":p"):
+            form = {"username": name, "password": "w" if name.endswith(":p") else "p:w"}
+            parts = form if send == "data" else {field: (None, text) for field, text in form.items()}
+            answer = client.post(path, **{send: parts})
+            assert answer.status_code == (200 if name == names[0] else 400), name
+            assert client.get("/gradio_api/user").json() == (names[0] if name == names[0] else None)
+            client.cookies.clear()
+        for fields in ({}, {"username": names[0]}, {"password": "p:w"}, {"username": "", "password": ""}):
+            assert client.post(path, data=fields).status_code == 400
+
+
+@pytest.mark.parametrize("bound", ["MOST_STREAMS", "MOST_STREAMS_OF_SENDER"])
+def test_streams_of_the_page_are_bounded(bot, monkeypatch, bound):
+    monkeypatch.setattr(f"ui.server.limits.{bound}", 2)
+    limits = create_app(bot, ServeOptions()).state.limits
+    limits.page = replace(limits.page, has_session=lambda name, user: True)
+
+    async def scenario():
+        end = asyncio.Event()
+
+        async def stream(scope, receive, send):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await end.wait()
+            await send({"type": "http.response.body"})
+
+        def open_stream(client):
+            call = Call(Gate(stream, limits), "GET", "/gradio_api/queue/data", client=client)
+            call.give(b"", more=False)
+            return call
+
+        one, two = open_stream("1.2.3.4"), open_stream("1.2.3.4")
+        assert (await one.status(), await two.status()) == (200, 200)
+        assert await open_stream("1.2.3.4").status() == 503
+        assert await open_stream("5.6.7.8").status() == (503 if bound == "MOST_STREAMS" else 200)
+        end.set()
+        await asyncio.gather(one.task, two.task)
+        assert await open_stream("1.2.3.4").status() == 200
+
+    run(scenario)
 
 
 def test_an_open_server_asks_nothing_and_a_key_leaves_the_page_open(bot):
@@ -207,7 +254,7 @@ def test_gets_count_too(bot):
     with client_of(bot, rate_limit=2) as client:  # the files of one page are many
         assert {client.get("/theme.css").status_code for _ in range(150)} == {200}
     with client_of(bot, rate_limit=1, auth=(("ann", "pw"),)) as client:
-        statuses = [client.get("/gradio_api/heartbeat/x").status_code for _ in range(11)]
+        statuses = [client.get("/gradio_api/app_id").status_code for _ in range(11)]
         assert statuses == [401] * 10 + [429]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -12,12 +13,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from ui.api.schemas import ApiError
+from ui.json_bounds import MAX_MARKS
 from ui.options import ServeOptions
 from ui.server.app import create_app
-from ui.server.page_routes import MAX_VALUES, ROUTES, check_values, checked_body
+from ui.server.page_routes import ROUTES, check_files, checked_body
 from ui.studio.options import StudioOptions
 from ui.studio.studio import EMPTY
 
+JOIN = "/gradio_api/queue/join"
 SECRET = "canary-5f1d"
 BASIC = {"Authorization": "Basic YW5uOnB3"}
 
@@ -186,6 +189,44 @@ def test_every_route_of_gradio_is_named_or_closed(bot, tmp_path):
     assert len(routes) > len(open_routes) + 40
 
 
+@pytest.mark.parametrize("kind", ["plain", "studio"])
+def test_the_page_opens_no_heartbeat_so_the_route_is_closed(bot, kind, tmp_path):
+    with served(bot, kind, tmp_path / "data") as (client, _):
+        assert client.get("/config").json()["connect_heartbeat"] is False
+        assert client.get("/gradio_api/heartbeat/abc").status_code == 404
+
+
+NO_FILES = (
+    "a" * 256,
+    "a" * 900,
+    "img/" + "b" * 300,
+    "a%00b",
+    "字" * 90,
+    "img/logo.svg/x",
+    "a b",
+    "a%0Ab",
+    "%20",
+)
+
+
+@pytest.mark.parametrize("name", NO_FILES)
+@pytest.mark.parametrize("folder", ["static", "assets"])
+def test_a_name_that_is_no_file_is_not_found(bot, name, folder):
+    with TestClient(create_app(bot, ServeOptions()), base_url="http://localhost") as client:
+        assert client.get(f"/{folder}/{name}").status_code == 404
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EIO])
+def test_a_file_that_the_system_refuses_is_not_found(bot, number, monkeypatch):
+    def refuse(*_):
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr("gradio.route_utils.routes_safe_join", refuse)
+    with TestClient(create_app(bot, ServeOptions()), base_url="http://localhost") as client:
+        for path in ("/static/img/logo.svg", "/assets/a.js", "/favicon.ico"):
+            assert client.get(path).json()["error"]["code"] == "not_found"
+
+
 def test_uploads_leave_nothing(bot, tmp_path, cache):
     """Neither a whole multipart body nor one without its end gets a place on the disk."""
     whole = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' + b"x" * 100_000
@@ -222,20 +263,22 @@ def test_state_saved_for_links_is_not_read(bot, tmp_path, cache):
 )
 def test_what_names_a_file(value, names):
     if not names:
-        check_values(value)
+        check_files(value)
         return
     with pytest.raises(ApiError, match="no files"):
-        check_values(value)
+        check_files(value)
 
 
 def test_a_body_of_very_many_values_is_refused():
-    check_values([0] * (MAX_VALUES - 1))
-    for value in ([0] * MAX_VALUES, [[[]] * (MAX_VALUES // 2)] * 2, {"data": [{"a": "b"}] * MAX_VALUES}):
+    for value in ([0] * MAX_MARKS, [[[]] * (MAX_MARKS // 2)] * 2, {"data": [{"a": "b"}] * MAX_MARKS}):
+        if value == [0] * MAX_MARKS:  # one bracket and one comma less than values
+            checked_body(JOIN, "application/json", json.dumps(value).encode())
+            value = [*value, 0]
         with pytest.raises(ApiError, match="at most"):
-            check_values(value)
+            checked_body(JOIN, "application/json", json.dumps(value).encode())
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b'{"a": NaN}', b"\xff\xfe"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * MAX_MARKS, b'{"a": NaN}', b"\xff\xfe"])
 def test_broken_bodies_are_refused_in_words(body):
     with pytest.raises(Exception, match="JSON"):
         checked_body("/gradio_api/queue/join", "application/json", body)

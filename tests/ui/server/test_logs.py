@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+import threading
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
 from ui.api import streams
+from ui.cli import listen
 from ui.options import ServeOptions
 from ui.server import logs
 from ui.server.app import create_app
 from ui.server.logs import EqualLines, LineFormatter
+from ui.server.process import Server
 
 BROKEN = (
     "a\r\nINFO forged line",
@@ -61,7 +66,7 @@ def test_the_count_is_written_when_the_server_closes_and_when_there_are_too_many
     monkeypatch.setattr(logs, "MAX_COUNTED_LINES", 2)
     for client in "aabc":
         lines.log(client, "request", status=404)
-    assert written[-1] == ("request", "info", {"status": "404", "equal_lines": 1})
+    assert written[-2] == ("request", "info", {"status": "404", "equal_lines": 1})
     assert len(lines._counts) == 2
 
 
@@ -88,6 +93,36 @@ def test_replies_that_fail_leave_a_few_lines(bot, caplog, monkeypatch):
             assert answer.status_code == 500
     about = [record for record in caplog.records if record.msg == "a reply failed"]
     assert len(about) == logs.EQUAL_LINES_PER_MINUTE
+
+
+def test_requests_on_which_the_server_fails_leave_a_few_lines(bot, tmp_path, monkeypatch):
+    """uvicorn writes a line with the stack for each of them."""
+    monkeypatch.setattr(logs, "FAILURES", EqualLines())
+    monkeypatch.setattr("ui.api.routes.Api.models", lambda self: 1 / 0)
+    root = logging.getLogger()
+    with open(tmp_path / "stderr", "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        handler = logs.start_log("json")
+        listener = listen("127.0.0.1", 0)
+        server = Server(create_app(bot, ServeOptions()))
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        try:
+            thread.start()
+            for _ in range(50):  # each on a connection of its own, because uvicorn closes it
+                answer = httpx.get(f"http://127.0.0.1:{listener.getsockname()[1]}/v1/models")
+                assert answer.json()["error"]["code"] == "failed"
+        finally:
+            server.should_exit = True
+            thread.join(10)
+            logs.FAILURES.finish()
+            handler.finish(10)
+            root.removeHandler(handler)
+    lines = [json.loads(line) for line in (tmp_path / "stderr").read_text().splitlines()]
+    about = [line for line in lines if line.get("logger") == "uvicorn.error"]
+    assert len(about) == logs.EQUAL_LINES_PER_MINUTE + 1
+    assert about[0]["error"] == "ZeroDivisionError"
+    assert about[0]["where"]
+    assert about[-1]["equal_lines"] == 50 - logs.EQUAL_LINES_PER_MINUTE
 
 
 def raise_reported(error: BaseException):

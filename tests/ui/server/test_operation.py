@@ -33,10 +33,15 @@ def endless(tmp_path_factory) -> Path:
     return endless_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
-def listen_to(address: str, path: str) -> None:
-    """What an open tab does: a stream that never ends."""
+def listen_to(address: str, session: str) -> None:
+    """What an open tab does that waits for a reply without end."""
+    config = httpx.get(f"{address}/config").json()
+    (function,) = [part for part in config["dependencies"] if part["api_name"] == "answer"]
+    chat = {"id": "", "title": "", "persona": [], "system": "", "messages": [{"role": "user", "text": "你好"}]}
+    body = {"data": [chat, "endless", "", 0.8, 0.9], "fn_index": function["id"], "session_hash": session}
+    assert httpx.post(f"{address}/gradio_api/queue/join", json=body).status_code == 200
     try:
-        with httpx.stream("GET", address + path, timeout=30) as response:
+        with httpx.stream("GET", f"{address}/gradio_api/queue/data?session_hash={session}", timeout=30) as response:
             for _ in response.iter_raw():
                 pass
     except httpx.TransportError:
@@ -48,8 +53,8 @@ def test_a_signal_ends_the_server_within_five_seconds(how, endless, tmp_path):
     """With a reply that would go on for minutes, tabs, half requests, and a short reply that may end."""
     with serving(tmp_path, "--checkpoint", str(endless), "default") as (address, process):
         port = int(address.rpartition(":")[2])
-        for path in ("/gradio_api/heartbeat/abc", "/gradio_api/heartbeat/def"):
-            threading.Thread(target=listen_to, args=(address, path), daemon=True).start()
+        for session in ("abc", "def"):
+            threading.Thread(target=listen_to, args=(address, session), daemon=True).start()
         half = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
         half[1].sendall(b"POST /v1/chat/completions HTTP/1.1\r\n")
         half[2].sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
