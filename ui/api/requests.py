@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
@@ -299,7 +300,7 @@ class CompletionRequest(RequestModel):
             if message.role not in SKIPPED_ROLES:
                 given |= {name: value for name, value in message.unknown.items() if name != "reasoning_content"}
         names = [name for name, value in given.items() if value not in (None, False, "", [], {})]
-        readable = list(filter(_NAME.fullmatch, names))[:MAX_NAMES]
+        readable = list(islice(filter(_NAME.fullmatch, names), MAX_NAMES))
         others = len(names) - len(readable)
         return [*readable, f"{others} other fields"] if others else readable
 

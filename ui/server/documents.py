@@ -1,7 +1,7 @@
 """Middleware that keeps the document of the page, which Gradio would write anew for every request: about 270 KB in 8 ms.
 
 Only the document for requests without a log-in is kept, and it is rendered from a request without any of the client's
-headers. So it holds nothing of a user, and no client can choose a part of it.
+headers. So it holds no data of a user, and no client can choose a part of it.
 """
 
 from __future__ import annotations
