@@ -33,13 +33,17 @@ def endless(tmp_path_factory) -> Path:
     return endless_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
-def listen_to(address: str, session: str) -> None:
-    """What an open tab does that waits for a reply without end."""
-    config = httpx.get(f"{address}/config").json()
+def send_message(address: str, session: str) -> None:
+    """Ask for a reply without end, as an open tab does."""
+    config = httpx.get(f"{address}/config", timeout=30).json()
     (function,) = [part for part in config["dependencies"] if part["api_name"] == "answer"]
     chat = {"id": "", "title": "", "persona": [], "system": "", "messages": [{"role": "user", "text": "你好"}]}
     body = {"data": [chat, "endless", "", 0.8, 0.9], "fn_index": function["id"], "session_hash": session}
-    assert httpx.post(f"{address}/gradio_api/queue/join", json=body).status_code == 200
+    assert httpx.post(f"{address}/gradio_api/queue/join", json=body, timeout=30).status_code == 200
+
+
+def listen_to(address: str, session: str) -> None:
+    """Read the reply as long as the server sends it."""
     try:
         with httpx.stream("GET", f"{address}/gradio_api/queue/data?session_hash={session}", timeout=30) as response:
             for _ in response.iter_raw():
@@ -54,6 +58,7 @@ def test_a_signal_ends_the_server_within_five_seconds(how, endless, tmp_path):
     with serving(tmp_path, "--checkpoint", str(endless), "default") as (address, process):
         port = int(address.rpartition(":")[2])
         for session in ("abc", "def"):
+            send_message(address, session)
             threading.Thread(target=listen_to, args=(address, session), daemon=True).start()
         half = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
         half[1].sendall(b"POST /v1/chat/completions HTTP/1.1\r\n")
