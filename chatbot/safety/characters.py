@@ -1,4 +1,4 @@
-"""Characters that stand for others: look-alikes of Latin letters, digits for letters, and escapes."""
+"""Characters that stand for others: look-alikes of Latin letters, digits and symbols for letters, escapes, overrides."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ LOOKALIKES = {
 Cherokee and Lisu ones, small capitals, and letters with strokes or hooks."""
 STANDS_FOR = str.maketrans("0123456789l", "oizeasgtbgi")
 """Letter that a digit stands for in a Latin word (su1c1de); l is i, because 1 stands for both."""
+SYMBOLS = dict(zip("!！¡|｜£$＄@＠€+＋", "1111115544377", strict=True))
+"""Digit for each symbol that stands for a Latin letter next to another one (k!ll, $uicide); see `STANDS_FOR`."""
 MOST_LETTERS = 24
 """Maximum length of a Latin word that is looked up."""
 
@@ -53,6 +55,9 @@ _ESCAPE = re.compile(
     r"|%f[0-7](?:%[89ab][0-9a-f]){3})",
     re.IGNORECASE | re.ASCII,
 )
+_SYMBOLS = f"[{re.escape(''.join(SYMBOLS))}]+"
+_BETWEEN_LETTERS = re.compile(f"(?<=[A-Za-zＡ-Ｚａ-ｚ]){_SYMBOLS}|{_SYMBOLS}(?=[A-Za-zＡ-Ｚａ-ｚ])")
+_OVERRIDE, _EMBEDDINGS, _END, _LINE_ENDS = "\u202e", "\u202a\u202b\u202d\u202e", "\u202c", "\n\r\u2029"
 _REPEATED = re.compile(r"([a-z])\1+")
 _RESPELLED = re.compile(r"[a-z][0-9]|[0-9][a-z]|([a-z])\1\1")
 
@@ -86,6 +91,38 @@ def _escapes(text: str) -> Iterator[tuple[int, int, str]]:
         code = int(digits, 16) if digits else int(match["number"])
         if code <= 0x10FFFF and not 0xD800 <= code < 0xE000:
             yield match.start(), match.end(), chr(code)
+
+
+def other_reading(text: str) -> str | None:
+    """Return a text as it is shown, with digits for the symbols next to Latin letters, or None if it is the same text.
+
+    >>> other_reading("$uicide"), other_reading("\u202e杀自")
+    ('5uicide', '自杀\u202e')
+    """
+    digits = str.maketrans(SYMBOLS)
+    other = _BETWEEN_LETTERS.sub(lambda match: match[0].translate(digits), displayed(text))
+    return None if other == text else other
+
+
+def displayed(text: str) -> str:
+    """Return a text with the characters in the order in which they are shown, if a right-to-left override reverses them.
+
+    An override (U+202E) reverses the characters up to the end of its line or to the mark that ends it (U+202C).
+    """
+    if _OVERRIDE not in text:
+        return text
+    pieces: list[str] = []
+    at = depth = 0  # where the next piece begins; open embeddings, of which the outermost is an override
+    for index, character in enumerate(text):
+        if depth:
+            depth += (character in _EMBEDDINGS) - (character == _END)
+            if character in _LINE_ENDS or not depth:
+                pieces.append(text[at:index][::-1])
+                at, depth = index, 0
+        elif character == _OVERRIDE:
+            pieces.append(text[at:index])
+            at, depth = index, 1
+    return "".join([*pieces, text[at:][::-1] if depth else text[at:]])
 
 
 def skeleton(word: str) -> str:

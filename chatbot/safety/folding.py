@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,9 @@ _INVISIBLE = frozenset("\u115f\u1160")
 _MAX_LETTERS = 4
 """Maximum number of characters to which one is folded. NFKD makes 18 of U+FDFA."""
 FILLER = 4
-"""Between two Chinese characters at most this many Latin letters, digits and `STROKES` are removed."""
+"""Between two Chinese characters at most this many letters of other scripts, digits and `STROKES` are removed."""
 STROKES = "〇丶々ー啊呃嗯哦噢喔唉哎呀哟"
-"""Characters that are removed like Latin letters: strokes, and interjections (我想啊死)."""
+"""Characters that are removed like letters of other scripts: strokes, and interjections (我想啊死)."""
 REPEATED = 3
 """So many times or more in a row, a letter counts once."""
 BULK_CHARACTERS = 64
@@ -38,7 +38,9 @@ _MAX_KNOWN = 1 << 16
 _PRIVATE, _SEVERAL, _DOT = 0xE000, 4, re.compile(r"\.")
 _CHINESE = "[\u3400-\u9fff\U00020000-\U0003ffff]"
 _REPEATED = re.compile(r"(.)\1\1")
-_FILLED = re.compile(f"(?![{STROKES}]){_CHINESE}[\\x00-\\x7f{STROKES}]+{_CHINESE}|{_REPEATED.pattern}")
+_FILLED = re.compile(
+    f"(?![{STROKES}]){_CHINESE}(?:{_CHINESE.replace('[', '[^')}|[{STROKES}])+{_CHINESE}|{_REPEATED.pattern}"
+)
 _WORD = re.compile("[a-z0-9]+")
 
 
@@ -61,14 +63,14 @@ class Folded:
         """Return the text with its Latin words as they are listed, without fillers and repetitions.
 
         A word that has digits (su1c1de) or a letter three times in a row (killll) becomes the listed word with its
-        skeleton. A letter three times in a row or more remains once. A filler is a run of at most `FILLER` Latin letters,
-        digits and `STROKES` between two Chinese characters (自x杀, 自1杀).
+        skeleton. A letter three times in a row or more remains once. A filler is a run of at most `FILLER` letters of other
+        scripts, digits and `STROKES` between two Chinese characters (自x杀, 自1杀, 自の杀).
 
         Args:
             words: Words by their skeletons, see `chatbot.safety.characters.skeleton`.
         """
         known = self._with_words(words) if is_respelled(self.text) else self
-        return known._condensed() if _FILLED.search(known.text) else known
+        return known._condensed if _FILLED.search(known.text) else known
 
     def _with_words(self, words: Mapping[str, str]) -> Folded:
         """Return the text with the listed words in place of those that are spelled with digits or repeated letters."""
@@ -102,6 +104,7 @@ class Folded:
                     start = index
             yield start, match.end()
 
+    @cached_property
     def _condensed(self) -> Folded:
         """Return the text without fillers, and with one letter for a letter three times or more in a row."""
         text, size = self.text, len(self.text)
@@ -251,7 +254,7 @@ def is_latin(letter: str) -> bool:
 
 
 def _is_filler(letter: str) -> bool:
-    return letter.isascii() or letter in STROKES
+    return not is_chinese(letter) or letter in STROKES
 
 
 def _simplified(letter: str) -> str:

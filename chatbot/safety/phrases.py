@@ -128,32 +128,36 @@ class Phrases:
 
     def __contains__(self, text: str) -> bool:
         """Whether the text contains one of the phrases."""
-        return bool(self.find(text))
+        return bool(self.places(text, is_one_enough=True))
 
     def find(self, text: str) -> list[Span]:
         """Return the spans (start, end) of phrases in the original text, without harmless ones."""
         return [(places[0], places[-1] + 1) for places in self.places(text)]
 
-    def places(self, text: str, folded: Folded | None = None) -> list[tuple[int, ...]]:
+    def places(self, text: str, folded: Folded | None = None, is_one_enough: bool = False) -> list[tuple[int, ...]]:
         """Return the indices of the letters of each phrase, without the characters between them.
 
         Args:
             text: The text.
             folded: `fold(text)`, if the caller has it already.
+            is_one_enough: Whether one phrase may be returned instead of all; a long text can have a million of them.
         """
         if not len(self._automaton):
             return []
         plain = fold(text) if folded is None else folded
         titles = _titles(text, plain) if self._spares_titles else []
-        indices = {plain.places[start:end]: None for start, end in self._hits(plain, titles)}
+        indices = {plain.places[start:end]: None for start, end in self._hits(plain, titles, is_one_enough)}
+        if is_one_enough and indices:
+            return list(indices)
         respelled = plain.respelled(self.words)
         if respelled is not plain:
             titles = _titles(text, respelled) if titles else []
-            indices |= {respelled.places[start:end]: None for start, end in self._hits(respelled, titles)}
+            spans = self._hits(respelled, titles, is_one_enough)
+            indices |= {respelled.places[start:end]: None for start, end in spans}
         return list(indices)
 
-    def _hits(self, folded: Folded, titles: Sequence[Span]) -> list[Span]:
-        """Return the spans of phrases in the folded text, without harmless ones."""
+    def _hits(self, folded: Folded, titles: Sequence[Span], is_one_enough: bool = False) -> list[Span]:
+        """Return the spans of phrases in the folded text, without harmless ones; or one of them."""
         ends: defaultdict[str, list[int]] = defaultdict(list)
         ends_inside: defaultdict[str, set[int]] = defaultdict(set)  # ends that are inside another clause
         text, separators = folded.text, bytes(folded.breaks)
@@ -188,6 +192,9 @@ class Phrases:
         def counts(span: Span) -> bool:
             return not in_harmless.holds(span) and not in_title.holds_more_than(span)
 
+        if is_one_enough:
+            firsts = ([next(filter(counts, spans), None) for spans in phrases] for phrases in hits)
+            return next(([phrases[0]] for phrases in firsts if phrases[0] and all(phrases)), [])
         left = [[list(filter(counts, spans)) for spans in phrases] for phrases in hits]
         return [span for phrases in left if all(phrases) for span in phrases[0]]
 

@@ -12,6 +12,7 @@ classifier that finds sentences which no phrase foresees (`chatbot.safety.classi
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,8 +23,9 @@ from typing import Literal
 import yaml
 
 from chatbot.errors import first_line
-from chatbot.safety.classifier import NeedClassifier
-from chatbot.safety.folding import Folded, fold
+from chatbot.safety.characters import other_reading
+from chatbot.safety.classifier import LONG_LETTERS, NeedClassifier
+from chatbot.safety.folding import NONE, Folded, fold
 from chatbot.safety.phrases import Phrases, SafetyError
 from chatbot.safety.words import lost_exceptions
 from chatbot.text.word_lists import parse_word_list
@@ -38,6 +40,10 @@ ASKING = ("means", "leaving", "distress", "better")
 """Kinds of messages in the crisis state that are recognised by phrases, in the order in which they are tried."""
 KINDS = ("again", *ASKING, "short", "ordinary")
 REMEMBERED_MESSAGES = 4096
+JOINED_MESSAGES, JOINED_CHARACTERS = 3, 20
+"""So many of a person's last messages, each of at most so many characters, are also read as one text (我想自, then 杀)."""
+TAIL_LETTERS = 2
+"""Maximum number of letters of its clause after a phrase that several messages make; the classifier judges the others."""
 SHORT_MESSAGE = 1000
 """Number of characters from which the kind of a message is cached under the hash of its text, not the text."""
 
@@ -105,7 +111,7 @@ class Care:
     def kind_of(self, message: str, folded: Folded) -> str:
         """Return the kind of a message without a crisis phrase; `folded` is the folded text of the message."""
         for kind in ASKING:
-            if self.phrases[kind].places(message, folded):
+            if self.phrases[kind].places(message, folded, is_one_enough=True):
                 return kind
         return "ordinary" if len(folded.text) >= self.ordinary_letters else "short"
 
@@ -141,6 +147,7 @@ class Safety:
         self.mode, self.refusal = settings["words_in"], settings["refusal"]
         self.banned_words = tuple(banned_words)
         self._kind_of_short = lru_cache(REMEMBERED_MESSAGES)(self._kind_of)
+        self._is_short_split = lru_cache(REMEMBERED_MESSAGES)(self._is_split)
         self._kinds_of_long: dict[bytes, str] = {}
 
     @classmethod
@@ -227,14 +234,35 @@ class Safety:
 
     def _kinds_since_talk_was_ordinary(self, messages: Sequence[str]) -> list[str]:
         """Return the kinds of the last messages, from a point where the conversation was not in the crisis state."""
-        kinds, ordinary = [self._kind(messages[-1])], 0
-        for message in reversed(messages[:-1]):
-            kind = self._kind(message)
+        kinds, ordinary = [self._kind_after(messages)], 0
+        for end in range(len(messages) - 1, 0, -1):
+            kind = self._kind_after(messages[max(0, end - JOINED_MESSAGES) : end])
             ordinary = ordinary + 1 if kind == "ordinary" else ordinary if kind == "short" else 0
             if kind == "better" or ordinary == self.care.ordinary_messages:
                 break
             kinds.append(kind)
         return kinds[::-1]
+
+    def _kind_after(self, messages: Sequence[str]) -> str:
+        """Return the kind of the last message; one that ends a phrase that those before it began is of kind crisis."""
+        kind = self._kind(messages[-1])
+        for count in range(2, min(JOINED_MESSAGES, len(messages)) + 1):
+            last = tuple(messages[-count:])
+            if kind == "crisis" or max(map(len, last)) > JOINED_CHARACTERS:
+                break
+            if self._is_short_split(last):
+                kind = "crisis"
+        return kind
+
+    def _is_split(self, messages: tuple[str, ...]) -> bool:
+        """Whether the last message ends a phrase that those before it began."""
+        text = " ".join(messages)
+        folded, last = fold(text), len(text) - len(messages[-1])
+        phrases = [places for places in self.crisis.places(text, folded) if places[0] < last <= places[-1]]
+        ends = [bisect_right(folded.places, places[-1]) for places in phrases]
+        if any(max(folded.breaks[end : end + TAIL_LETTERS + 1]) > NONE for end in ends):
+            return self._counts(text, folded, phrases)
+        return bool(phrases) and self.classifier is not None and self.classifier.finds(folded, [])
 
     def _kind(self, message: str) -> str:
         if len(message) < SHORT_MESSAGE:
@@ -248,8 +276,20 @@ class Safety:
 
     def _kind_of(self, message: str) -> str:
         """Return the kind of a message. All of it is read, however long it is, in time linear in its length."""
+        folded, other = fold(message), other_reading(message)
+        if self.is_crisis(message, folded) or (other is not None and self._has_phrase(other)):
+            return "crisis"
+        return self.care.kind_of(message, folded)
+
+    def _has_phrase(self, message: str) -> bool:
+        """Whether a message mentions suicide or self-harm in words of the list."""
         folded = fold(message)
-        return "crisis" if self.is_crisis(message, folded) else self.care.kind_of(message, folded)
+        phrases = self._phrases(message, folded)
+        return bool(phrases) and self._counts(message, folded, phrases)
+
+    def _phrases(self, message: str, folded: Folded) -> list[tuple[int, ...]]:
+        """Return the crisis phrases of a message; of a long one, in which the classifier judges none of them, one."""
+        return self.crisis.places(message, folded, is_one_enough=len(folded.text) > LONG_LETTERS)
 
     def is_crisis(self, message: str, folded: Folded | None = None) -> bool:
         """Whether a message mentions suicide or self-harm.
@@ -259,8 +299,11 @@ class Safety:
             folded: `fold(message)`, if the caller has it already.
         """
         folded = fold(message) if folded is None else folded
-        phrases = self.crisis.places(message, folded)
-        if self.classifier is None or (phrases and self.certain.places(message, folded)):
+        return self._counts(message, folded, self._phrases(message, folded))
+
+    def _counts(self, message: str, folded: Folded, phrases: Sequence[Sequence[int]]) -> bool:
+        """Whether a message with these phrases, or with none, is by a person in crisis."""
+        if self.classifier is None or (phrases and self.certain.places(message, folded, is_one_enough=True)):
             return bool(phrases)
         return self.classifier.finds(folded, phrases)
 

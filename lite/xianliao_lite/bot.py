@@ -163,7 +163,16 @@ class Bot:
         return reply
 
     def stream(self, turns: Sequence[str], seed: int | None = None, **settings: Any) -> Iterator[Reply]:
-        """Yield the reply so far after each token; arguments and errors as for `reply`."""
+        """Return an iterator of the reply so far after each token; arguments and errors as for `reply`.
+
+        The history is read, and checked for people in crisis, before this returns. The iterator decodes.
+        """
+        replies = self._replies(turns, seed, settings)
+        next(replies)
+        return replies
+
+    def _replies(self, turns: Sequence[str], seed: int | None, settings: dict[str, Any]) -> Iterator[Any]:
+        """Yield None after the history is read, then the reply so far after each token."""
         seed = _random_seed() if seed is None else seed
         numbers = self._numbers(settings)
         if isinstance(turns, str) or not all(isinstance(turn, str) for turn in turns):
@@ -177,6 +186,7 @@ class Bot:
             text = b"".join(encoded)
             if self._library.xl_begin(chat, text, sizes, len(encoded), seed, numbers, self.safety):
                 raise LiteError(self._library.xl_fault(chat).decode())
+            yield None
             running = 1
             while running:
                 running = self._library.xl_step(chat)

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from http.server import BaseHTTPRequestHandler
 from io import BufferedReader
 from typing import Any
@@ -19,6 +19,9 @@ from xianliao_lite.connections import BODY_SECONDS, HEADER_SECONDS, SEND_SECONDS
 MAX_BODY, MAX_NUMBER = 1 << 20, 1e18
 DRAIN_BYTES, DRAIN_SECONDS = 4 << 20, 2
 """Size of the largest refused body that is read and thrown away, and the time for it."""
+LONG_CHARACTERS, TURN_CHARACTERS = 20_000, 100
+"""Longer histories, in which each turn counts for so many characters more, are checked for people in crisis one at a time
+while others are decoded."""
 LOCAL = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 OWN_SITES = frozenset({"same-origin", "none"})
 """Values of Sec-Fetch-Site that a browser sends if no page of another site has caused the request."""
@@ -133,16 +136,20 @@ class Handler(BaseHTTPRequestHandler):
                 raise RequestError(404, "There is no such page; the route is POST /v1/chat/completions.")
             body = self._body()
             turns, settings = to_turns(body.get("messages")), settings_of(body)
-            with self.server.decoding:
-                replies = self.server.bot.stream(turns, settings.pop("seed", None), **settings)
-                first = next(replies)  # a wrong request fails here, before the headers
-                if body.get("stream"):
-                    self._stream(first, replies)
-                else:
-                    reply = first
-                    for reply in replies:  # noqa: B007
-                        pass
-                    self._send(200, self._completion(turns, reply))
+            seed, is_long = (
+                settings.pop("seed", None),
+                sum(len(turn) + TURN_CHARACTERS for turn in turns) > LONG_CHARACTERS,
+            )
+            with self.server.reading if is_long else nullcontext():
+                replies = self.server.bot.stream(turns, seed, **settings) if is_long else None
+                with self.server.decoding:
+                    replies = replies or self.server.bot.stream(turns, seed, **settings)
+                    if body.get("stream"):
+                        self._stream(next(replies), replies)  # a wrong request fails before the headers
+                        return
+                    *_, reply = replies
+                completion = self._completion(turns, reply)
+            self._send(200, completion)
         except RequestError as error:
             self._fail(error.status, str(error))
         except LiteError as error:
@@ -270,5 +277,5 @@ class Server(BoundedServer):
 
     def __init__(self, bot: Bot, host: str = "127.0.0.1", port: int = 8000):
         super().__init__(host, port, Handler)
-        self.bot, self.decoding = bot, threading.Lock()
+        self.bot, self.decoding, self.reading = bot, threading.Lock(), threading.Lock()
         self.is_local = host in ("127.0.0.1", "localhost", "::1")

@@ -11,7 +11,7 @@ import numpy as np
 from chatbot.checkpoint.export.blocks import array_block, numbers_block, text_block
 from chatbot.decoding.rules.banned_words import spellings
 from chatbot.errors import CheckpointError
-from chatbot.safety import Safety, characters, classifier, folding, phrases, spans
+from chatbot.safety import Safety, characters, classifier, folding, phrases, rules, spans
 from chatbot.safety.folding import fold_character
 from chatbot.safety.phrases import Phrases, choices_of
 from chatbot.safety.rules import ASKING, KINDS
@@ -28,7 +28,8 @@ LIMITS = (
     *(spans.GAP, spans.LATIN_GAP, phrases.SPELLED_OUT),
     *(folding.FILLER, folding.REPEATED, characters.MOST_LETTERS),
     *(classifier.SHORT_LETTERS, classifier.LONG_LETTERS, classifier.FEWEST_LETTERS, classifier.MOST_LETTERS),
-    *(classifier.FEW_PARTS, classifier.SIDE_LETTERS),
+    *(classifier.FEW_PARTS, classifier.SIDE_LETTERS, rules.JOINED_MESSAGES, rules.JOINED_CHARACTERS),
+    rules.TAIL_LETTERS,
 )
 """Numbers of the rules, in the order of chatbot/native/runtime/safety.c."""
 
@@ -58,7 +59,8 @@ def safety_bytes(safety: Safety) -> bytes:
     entries, pool = fold_table()
     parts = [array_block(np.array(entries, "<i4")), array_block(np.array(pool, "<i4")), numbers_block(*LIMITS)]
     stands_for = "".join(map(chr, range(128))).translate(characters.STANDS_FOR)
-    parts += map(_letters, (folding.STROKES, "".join(sorted(spans.SPEAKING)), stands_for))
+    symbols, digits = map("".join, zip(*characters.SYMBOLS.items(), strict=True))
+    parts += map(_letters, (folding.STROKES, "".join(sorted(spans.SPEAKING)), symbols, digits, stands_for))
     for lines in (safety.crisis, safety.certain, *(safety.care.phrases[kind] for kind in ASKING), safety.words_in):
         parts.append(_phrases(lines))
     parts.append(numbers_block(safety.mode == "refuse", safety.care.ordinary_messages, safety.care.ordinary_letters))

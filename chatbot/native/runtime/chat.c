@@ -20,6 +20,7 @@ struct Chat {
     int32_t count, *tokens; /* candidates and their last tokens */
     int64_t position;       /* tokens of each unfinished row before its next one */
     int32_t reply_speaker, started, finished, fixed_size;
+    uint32_t seed;
     const uint8_t *fixed; /* the reply is this text */
     double settings[XL_SETTINGS];
     Numbers *turns, earlier[REMEMBERED];
@@ -305,7 +306,7 @@ int xl_begin(Chat *chat, const char *turns, const int32_t *sizes, int32_t count,
         chat->earlier[chat->earlier_count++] = chat->turns[i];
     chat->chooser.earlier_count = chat->earlier_count;
     chat->reply_speaker = count % 2;
-    if (read_prompt(chat) || start_rows(chat, (uint32_t)seed)) return fail(chat, "Memory is short.");
+    chat->seed = (uint32_t)seed;
     return 0;
 }
 
@@ -333,7 +334,7 @@ int xl_step(Chat *chat) {
     int64_t V = chat->bot->vocabulary;
     if (chat->finished) return chat->fault[0] ? -1 : 0;
     if (chat->fixed) return chat->finished = 1, 0;
-    if (chat->started && read_rows(chat)) return fail(chat, "Memory is short.");
+    if (chat->started ? read_rows(chat) : read_prompt(chat) || start_rows(chat, chat->seed)) return fail(chat, "Memory is short.");
     chat->started = 1;
     int unfinished = 0;
     for (int32_t row = 0; row < chat->count; row++) {

@@ -38,7 +38,7 @@ XL_API const char *xl_kernel(const Bot *bot);
 
 XL_API Chat *xl_chat(const Bot *bot); /* NULL if memory is short */
 XL_API void xl_end(Chat *chat);
-/* Starts the reply to a history: `count` turns in UTF-8, one after the other, oldest first, of sizes[i] bytes.
+/* Reads a history and checks it for people in crisis, before xl_step decodes the reply: `count` turns in UTF-8, one after the other, oldest first, of sizes[i] bytes.
  * settings: XL_SETTINGS numbers, or NULL for those of the file. Returns 0, or -1 with a text in xl_fault. */
 XL_API int xl_begin(Chat *chat, const char *turns, const int32_t *sizes, int32_t count, int64_t seed,
                     const double *settings, int use_safety);

@@ -9,7 +9,7 @@
 enum { NONE, SPACE, CLAUSE, SENTENCE };
 enum { AGAIN, MEANS, LEAVING, DISTRESS, BETTER, SHORT, ORDINARY, KINDS, CRISIS = KINDS };
 enum { CRISIS_LIST, CERTAIN_LIST, MEANS_LIST, LEAVING_LIST, DISTRESS_LIST, BETTER_LIST, WORDS_LIST, LISTS };
-enum { GAP, LATIN_GAP, SPELLED_OUT, FILLER, REPEATED, MOST_WORD, SHORT_LETTERS, LONG_LETTERS, FEWEST_LETTERS, MOST_LETTERS, FEW_PARTS, SIDE_LETTERS, LIMITS };
+enum { GAP, LATIN_GAP, SPELLED_OUT, FILLER, REPEATED, MOST_WORD, SHORT_LETTERS, LONG_LETTERS, FEWEST_LETTERS, MOST_LETTERS, FEW_PARTS, SIDE_LETTERS, JOINED_MESSAGES, JOINED_CHARACTERS, TAIL_LETTERS, LIMITS };
 enum { BITS = 18, BUCKETS = 1 << BITS, LONGEST_NGRAM = 4, MAX_DEPTH = 64 };
 enum { IDENTITY, SEPARATOR, SHIFTED, POOL, ALNUM = 256 }; /* how a range of characters is folded */
 
@@ -57,7 +57,7 @@ typedef struct {
 struct Safety {
     const int32_t *fold, *pool; /* fold: (first character, kind, value) */
     int64_t fold_count, pool_count, limit[LIMITS];
-    Letters strokes, speaking;
+    Letters strokes, speaking, symbols, symbol_digits;
     const int32_t *stands_for; /* [128]: the letter for an ASCII character in a Latin word */
     Phrases lists[LISTS];
     Text *replies[KINDS], crisis_reply, refusal;
@@ -223,6 +223,11 @@ struct Safety *load_safety(const uint8_t *bytes, int64_t size) {
     s->strokes.count = count / 4;
     s->speaking.data = (const int32_t *)read_bytes(&reader, &count);
     s->speaking.count = count / 4;
+    s->symbols.data = (const int32_t *)read_bytes(&reader, &count);
+    s->symbols.count = count / 4;
+    s->symbol_digits.data = (const int32_t *)read_bytes(&reader, &count);
+    s->symbol_digits.count = count / 4;
+    reader.failed |= s->symbols.count != s->symbol_digits.count;
     s->stands_for = (const int32_t *)read_bytes(&reader, &count);
     reader.failed |= count != 128 * 4;
     for (int i = 0; i < LISTS && !reader.failed; i++) read_phrases(s, &reader, s->lists + i);
@@ -389,9 +394,12 @@ static int has_letter(const Letters *letters, int32_t c) {
     return 0;
 }
 
-static int is_filler(const struct Safety *s, int32_t c) { return is_latin(c) || has_letter(&s->strokes, c); }
+static int is_filler(const struct Safety *s, int32_t c) { return !is_chinese(c) || has_letter(&s->strokes, c); }
 
 static int is_letter(int32_t c) { return c >= 'a' && c <= 'z'; }
+
+/* Whether a character that is not folded is a Latin letter, perhaps a full-width one. */
+static int is_alphabetic(int32_t c) { return is_letter(c | 32) || is_letter((c - 0xfee0) | 32); }
 
 /* Whether a word has a letter and a digit next to each other, or a letter three times in a row. */
 static int is_respelled(const int32_t *word, int64_t size) {
@@ -576,38 +584,95 @@ static int by_place(const void *a, const void *b) {
 }
 
 static void sort_spans(Spans *spans) {
-    int64_t kept = 0;
-    if (spans->count) qsort(spans->data, (size_t)spans->count, sizeof *spans->data, by_place);
+    int64_t kept = 0, sorted = 1;
+    while (sorted < spans->count && by_place(spans->data + sorted - 1, spans->data + sorted) <= 0) sorted++;
+    if (sorted < spans->count) qsort(spans->data, (size_t)spans->count, sizeof *spans->data, by_place);
     for (int64_t i = 0; i < spans->count; i++)
         if (!kept || by_place(spans->data + i, spans->data + kept - 1)) spans->data[kept++] = spans->data[i];
     spans->count = kept;
 }
 
-/* Whether a part can begin anywhere in the text: one of its first letters is in it. `there` is a filter of its letters. */
-static int may_begin(const Part *part, const uint8_t *there) {
+enum { HASHES = 4096 };
+
+/* Indices of the letters of a text, by the hash of the letter: hash h has order[begins[h]] to order[begins[h + 1] - 1]. */
+typedef struct {
+    const Folded *folded;
+    int32_t begins[HASHES + 1], *order;
+    int32_t *mark;                             /* scratch [letters + 1] of join; all 0 between its calls */
+    int16_t first[HASHES]; /* hashes of the letters with which a part can begin, those in the text alone */
+    uint64_t is_first[HASHES / 64];
+} Index;
+
+static int hash_of(int32_t letter) { return letter & (HASHES - 1); }
+
+static void free_index(Index *index) {
+    if (!index) return;
+    free(index->order);
+    free(index->mark);
+    free(index);
+}
+
+/* Returns the index of a folded text, or NULL if memory is short. */
+static Index *make_index(const Folded *f) {
+    int64_t size = f->text.count;
+    Index *index = calloc(1, sizeof *index);
+    if (!index) return NULL;
+    index->folded = f;
+    index->order = malloc((size_t)(size + 1) * sizeof(int32_t));
+    index->mark = calloc((size_t)size + 1, sizeof(int32_t));
+    if (!index->order || !index->mark) return free_index(index), NULL;
+    int32_t *begins = index->begins;
+    for (int64_t i = 0; i < size; i++) begins[hash_of(f->text.data[i]) + 1]++;
+    for (int h = 0; h < HASHES; h++) begins[h + 1] += begins[h];
+    for (int64_t i = size; i-- > 0;) index->order[--begins[hash_of(f->text.data[i]) + 1]] = (int32_t)i;
+    for (int h = 0; h < HASHES; h++) begins[h] = begins[h + 1];
+    begins[HASHES] = (int32_t)size;
+    return index;
+}
+
+/* Fills `first` and `is_first` for a part; returns the number of hashes. */
+static int first_hashes(Index *index, const Part *part) {
+    int count = 0;
+    memset(index->is_first, 0, sizeof index->is_first);
     for (int64_t p = 0; p < part->count; p++) {
         int skips = 0;
         for (int64_t a = 0; a < part->pieces[p].count; a++) {
             const Alternative *alternative = part->pieces[p].alternatives + a;
             int64_t i = 0;
             while (i < alternative->size && (alternative->letters[i] == '^' || alternative->letters[i] == '$')) i++;
-            if (i == alternative->size)
-                skips = 1;
-            else if (there[alternative->letters[i] & 4095])
-                return 1;
+            skips |= i == alternative->size;
+            if (i == alternative->size) continue;
+            int hash = hash_of(alternative->letters[i]);
+            uint64_t bit = (uint64_t)1 << hash % 64;
+            if (index->begins[hash] == index->begins[hash + 1] || index->is_first[hash / 64] & bit) continue;
+            index->is_first[hash / 64] |= bit;
+            index->first[count++] = (int16_t)hash;
         }
-        if (!skips) return 0;
+        if (!skips) break;
     }
-    return 0;
+    return count;
 }
 
-static void find_part(const Folded *folded, const Part *part, int harmless, const uint8_t *there, Spans *found) {
+/* Spans of a part. Only letters are tried with which it can begin, so the time is that of what looks like the part. */
+static void find_part(Index *index, const Part *part, int harmless, Spans *found) {
+    const Folded *f = index->folded;
+    const int16_t *hashes = index->first;
+    int64_t letters = 0;
+    int count = first_hashes(index, part);
     found->count = 0;
-    if (!may_begin(part, there)) return;
-    for (int64_t start = 0; start < folded->text.count; start++) {
-        Search search = {folded, part, start, harmless, found};
-        match(&search, 0, start);
-    }
+    for (int i = 0; i < count; i++) letters += index->begins[hashes[i] + 1] - index->begins[hashes[i]];
+    Search search = {f, part, 0, harmless, found};
+    if (count > 1 && letters > f->text.count / 16) { /* in the order of the text, so that the spans are sorted */
+        for (; search.start < f->text.count; search.start++) {
+            int hash = hash_of(f->text.data[search.start]);
+            if (index->is_first[hash / 64] >> hash % 64 & 1) match(&search, 0, search.start);
+        }
+    } else
+        for (int i = 0; i < count; i++)
+            for (int32_t at = index->begins[hashes[i]]; at < index->begins[hashes[i] + 1]; at++) {
+                search.start = index->order[at];
+                match(&search, 0, search.start);
+            }
     sort_spans(found);
 }
 
@@ -636,20 +701,32 @@ static int64_t first_from(const Spans *spans, int64_t place) {
     return low;
 }
 
-/* Spans of a phrase: those of its parts, one after the other with a gap between. */
-static void find_phrase(const Folded *f, const Part *parts, int64_t count, int harmless, const uint8_t *there, Spans *spans) {
-    Spans found = {0}, next = {0};
-    find_part(f, parts, harmless, there, spans);
-    for (int64_t p = 1; p < count && spans->count; p++) {
-        find_part(f, parts + p, harmless, there, &found);
-        next.count = 0;
-        for (int64_t i = 0; i < spans->count; i++) {
-            int64_t end = spans->data[i].end;
-            for (int64_t j = first_from(&found, end); j < found.count && found.data[j].start <= end + f->rules->limit[LATIN_GAP]; j++)
-                if (may_follow(f, end, found.data[j].start, harmless))
-                    add(&next, (Span){spans->data[i].start, found.data[j].end});
+/* Joins spans with those of the next part that may follow; Joiner.joined. A harmless phrase has only the longest of its
+ * spans that end together, so that no text makes more spans than it has letters. */
+static void join(Index *index, const Spans *spans, const Spans *part, int harmless, Spans *joined) {
+    const Folded *f = index->folded;
+    joined->count = 0;
+    for (int64_t i = 0; i < spans->count; i++) {
+        int32_t start = spans->data[i].start;
+        int64_t end = spans->data[i].end, last = end + f->rules->limit[LATIN_GAP];
+        for (int64_t j = first_from(part, end); j < part->count && part->data[j].start <= last; j++) {
+            int32_t *mark = index->mark + part->data[j].end; /* the spans are sorted: the first to arrive is the longest */
+            if ((harmless ? *mark : *mark == start + 1) || !may_follow(f, end, part->data[j].start, harmless)) continue;
+            *mark = start + 1;
+            add(joined, (Span){start, part->data[j].end});
         }
-        sort_spans(&next);
+    }
+    for (int64_t i = 0; i < joined->count; i++) index->mark[joined->data[i].end] = 0;
+    sort_spans(joined);
+}
+
+/* Spans of a phrase: those of its parts, one after the other with a gap between. */
+static void find_phrase(Index *index, const Part *parts, int64_t count, int harmless, Spans *spans) {
+    Spans found = {0}, next = {0};
+    find_part(index, parts, harmless, spans);
+    for (int64_t p = 1; p < count && spans->count; p++) {
+        find_part(index, parts + p, harmless, &found);
+        join(index, spans, &found, harmless, &next);
         Spans old = *spans;
         *spans = next;
         next = old;
@@ -659,39 +736,53 @@ static void find_phrase(const Folded *f, const Part *parts, int64_t count, int h
     free(next.data);
 }
 
-static int is_held(const Spans *covers, const Spans *titles, Span span) {
-    for (int64_t i = 0; i < covers->count; i++)
-        if (covers->data[i].start <= span.start && covers->data[i].end >= span.end) return 1;
-    for (int64_t i = 0; i < titles->count; i++) {
-        Span title = titles->data[i];
-        if ((title.start < span.start && title.end >= span.end) || (title.start <= span.start && title.end > span.end)) return 1;
+/* For each letter the furthest end of the spans that begin there or before it; Cover. Returns whether memory is short. */
+static int cover(int32_t **furthest, const Spans *spans, int64_t size) {
+    if (!*furthest) *furthest = calloc((size_t)size + 1, sizeof **furthest);
+    if (!*furthest) return 1;
+    for (int64_t i = 0; i < spans->count; i++) {
+        int32_t *known = *furthest + spans->data[i].start;
+        *known = spans->data[i].end > *known ? spans->data[i].end : *known;
     }
     return 0;
+}
+
+static void spread(int32_t *furthest, int64_t size) {
+    for (int64_t i = 1; furthest && i <= size; i++) furthest[i] = furthest[i] > furthest[i - 1] ? furthest[i] : furthest[i - 1];
+}
+
+/* Whether a span is inside a harmless one, or inside a longer title. */
+static int is_held(const int32_t *covers, const int32_t *titles, Span span) {
+    if (covers && covers[span.start] >= span.end) return 1;
+    return titles && (titles[span.start] > span.end || (span.start && titles[span.start - 1] >= span.end));
 }
 
 /* Whether the folded text has a phrase of the list outside of its harmless ones and of titles. All of them are added to
  * `hits`, if it is given: of phrases that count only together the first. */
 static int has_hit(const Folded *f, const Phrases *list, const Spans *titles, Spans *hits, int *failed) {
-    uint8_t there[4096] = {0};
-    Spans covers = {0}, spans = {0};
-    int found = 0;
-    for (int64_t i = 0; i < f->text.count; i++) there[f->text.data[i] & 4095] = 1;
-    for (int64_t l = 0; l < list->count; l++) {
+    int64_t size = f->text.count;
+    Index *index = make_index(f);
+    Spans spans = {0};
+    int32_t *covers = NULL, *in_title = NULL;
+    int found = 0, short_of_memory = !index || (titles->count && cover(&in_title, titles, size));
+    spread(in_title, size);
+    for (int64_t l = 0; l < list->count && !short_of_memory; l++) {
         const Line *line = list->lines + l;
         if (!line->harmless) continue;
-        find_phrase(f, line->part, line->ends[0], 1, there, &spans);
-        for (int64_t i = 0; i < spans.count; i++) add(&covers, spans.data[i]);
+        find_phrase(index, line->part, line->ends[0], 1, &spans);
+        if (spans.count) short_of_memory = cover(&covers, &spans, size);
     }
-    for (int64_t l = 0; l < list->count && (hits || !found); l++) {
+    spread(covers, size);
+    for (int64_t l = 0; l < list->count && (hits || !found) && !short_of_memory; l++) {
         const Line *line = list->lines + l;
         if (line->harmless) continue;
         int64_t before = hits ? hits->count : 0;
         int hit = 1;
         for (int64_t p = 0, begin = 0; p < line->phrases && hit; begin = line->ends[p++]) {
-            find_phrase(f, line->part + begin, line->ends[p] - begin, 0, there, &spans);
+            find_phrase(index, line->part + begin, line->ends[p] - begin, 0, &spans);
             hit = 0;
             for (int64_t i = 0; i < spans.count && !(hit && (p || !hits)); i++) {
-                if (is_held(&covers, titles, spans.data[i])) continue;
+                if (is_held(covers, in_title, spans.data[i])) continue;
                 hit = 1;
                 if (hits && !p) add(hits, spans.data[i]);
             }
@@ -699,8 +790,10 @@ static int has_hit(const Folded *f, const Phrases *list, const Spans *titles, Sp
         found |= hit;
         if (hits && !hit) hits->count = before;
     }
-    *failed |= covers.failed | spans.failed | (hits && hits->failed);
-    free(covers.data);
+    *failed |= short_of_memory | spans.failed | (hits && hits->failed);
+    free_index(index);
+    free(covers);
+    free(in_title);
     free(spans.data);
     return found;
 }
@@ -881,8 +974,81 @@ static int is_in_need(const struct Safety *s, const Folded *f, const Spans *phra
     return found;
 }
 
+/* Keeps the phrases that begin before a place of the message and end at it or later. Returns whether one of them ends not
+ * more than a few letters before an edge. */
+static int keep_crossing(const Folded *f, int64_t place, Spans *phrases) {
+    int64_t kept = 0;
+    int ends = 0;
+    for (int64_t i = 0; i < phrases->count; i++) {
+        Span span = phrases->data[i];
+        if (f->places.data[span.start] >= place || f->places.data[span.end - 1] < place) continue;
+        phrases->data[kept++] = span;
+        for (int64_t at = span.end; at <= span.end + f->rules->limit[TAIL_LETTERS] && at < f->breaks.count; at++)
+            ends |= f->breaks.data[at] > NONE;
+    }
+    phrases->count = kept;
+    return ends;
+}
+
+/* Safety.is_crisis: whether a folded message mentions suicide or self-harm.
+ *
+ * from: Place of the last of several messages: a phrase counts that those before it begin, see Safety._is_split; or 0.
+ * needs_phrase: Whether only phrases count, not the classifier alone. */
+static int has_need(const struct Safety *s, const Numbers *message, const Folded *f, int64_t from, int needs_phrase, int *failed) {
+    int64_t letters = f->text.count;
+    int vetoes = s->has_classifier && s->limit[SHORT_LETTERS] <= letters && letters <= s->limit[LONG_LETTERS];
+    Spans phrases = {0};
+    int found = has_phrase(message, f, s->lists + CRISIS_LIST, 1, vetoes || from ? &phrases : NULL, failed);
+    if (from) {
+        found = keep_crossing(f, from, &phrases);
+        needs_phrase = !phrases.count;
+        if (!found) phrases.count = 0;
+    }
+    int judges = found ? vetoes : !needs_phrase && s->has_classifier && letters >= s->limit[FEWEST_LETTERS];
+    if (judges && !(found && has_phrase(message, f, s->lists + CERTAIN_LIST, 1, NULL, failed)))
+        found = is_in_need(s, f, &phrases, failed);
+    free(phrases.data);
+    return found;
+}
+
+/* displayed of characters.py: the text as it is shown, where U+202E reverses what follows, up to the end of the line. */
+static void displayed(const Numbers *text, Numbers *shown) {
+    int64_t from = -1, depth = 0;
+    for (int64_t i = 0; i <= text->count; i++) {
+        int32_t c = i < text->count ? text->data[i] : '\n';
+        int ends_line = c == '\n' || c == '\r' || c == 0x2029;
+        int opens = c == 0x202a || c == 0x202b || c == 0x202d || c == 0x202e, closes = c == 0x202c;
+        if (from >= 0) depth += opens - closes;
+        if (from >= 0 && (ends_line || depth == 0)) {
+            while (shown->count < i && !shown->failed) push(shown, text->data[i - 1 - (shown->count - from)]);
+            from = -1;
+        }
+        if (from < 0 && c == 0x202e) from = i, depth = 1;
+        if (from < 0 && i < text->count) push(shown, c);
+    }
+}
+
+/* other_reading of characters.py: the text as it is shown, with digits for the symbols next to Latin letters (k!ll, $uicide);
+ * returns whether it differs from the text. */
+static int other_reading(const struct Safety *s, const Numbers *text, Numbers *other) {
+    int differs = 0;
+    displayed(text, other);
+    for (int64_t at = 0, end; at < other->count; at = end + (end == at)) {
+        int64_t which = -1;
+        for (end = at; end < other->count && has_letter(&s->symbols, other->data[end]); end++) {}
+        int is_next_to_letter = (at && is_alphabetic(other->data[at - 1])) || (end < other->count && is_alphabetic(other->data[end]));
+        for (int64_t i = at; is_next_to_letter && i < end; i++) {
+            for (which = 0; s->symbols.data[which] != other->data[i];) which++;
+            other->data[i] = s->symbol_digits.data[which];
+        }
+    }
+    for (int64_t i = 0; i < text->count && i < other->count && !differs; i++) differs = text->data[i] != other->data[i];
+    return differs;
+}
+
 static int kind_of(const struct Safety *s, const Numbers *message, int *failed) {
-    Folded f = {0};
+    Folded f = {0}, g = {0};
+    Numbers other = {0};
     int kind = ORDINARY;
     fold(s, message, &f);
     if (fold_failed(&f)) {
@@ -890,23 +1056,52 @@ static int kind_of(const struct Safety *s, const Numbers *message, int *failed) 
         free_folded(&f);
         return kind;
     }
-    int64_t letters = f.text.count;
-    Spans phrases = {0};
-    int found = has_phrase(message, &f, s->lists + CRISIS_LIST, 1, &phrases, failed);
-    int judges = s->has_classifier && letters >= s->limit[FEWEST_LETTERS] &&
-                 !(found && !(s->limit[SHORT_LETTERS] <= letters && letters <= s->limit[LONG_LETTERS]));
-    if (judges && !(found && has_phrase(message, &f, s->lists + CERTAIN_LIST, 1, NULL, failed)))
-        found = is_in_need(s, &f, &phrases, failed);
-    free(phrases.data);
+    int found = has_need(s, message, &f, 0, 0, failed);
+    if (!found && other_reading(s, message, &other)) {
+        fold(s, &other, &g);
+        if (fold_failed(&g))
+            *failed = 1;
+        else
+            found = has_need(s, &other, &g, 0, 1, failed);
+    }
+    *failed |= other.failed;
+    free(other.data);
+    free_folded(&g);
     if (found)
         kind = CRISIS;
     else {
-        kind = letters >= s->ordinary_letters ? ORDINARY : SHORT;
+        kind = f.text.count >= s->ordinary_letters ? ORDINARY : SHORT;
         for (int i = BETTER; i >= MEANS; i--)
             if (has_phrase(message, &f, s->lists + MEANS_LIST + i - MEANS, 0, NULL, failed)) kind = i;
     }
     free_folded(&f);
     return kind;
+}
+
+/* Safety._is_split: whether the last of a person's messages ends a phrase that the short ones before it began. `turns` ends
+ * with that message; the bot's replies are between the messages. */
+static int is_split(const struct Safety *s, const Numbers *turns, int32_t messages, int *failed) {
+    int found = 0;
+    for (int32_t count = 2; count <= s->limit[JOINED_MESSAGES] && count <= messages && !found; count++) {
+        Numbers joined = {0};
+        Folded f = {0};
+        int64_t last = 0;
+        if (turns->count > s->limit[JOINED_CHARACTERS] || turns[-2 * (count - 1)].count > s->limit[JOINED_CHARACTERS]) break;
+        for (int32_t i = count - 1; i >= 0; i--) {
+            const Numbers *turn = turns - 2 * i;
+            last = joined.count;
+            for (int64_t at = 0; at < turn->count; at++) push(&joined, turn->data[at]);
+            if (i) push(&joined, ' ');
+        }
+        if (!joined.failed) fold(s, &joined, &f);
+        if (joined.failed || fold_failed(&f))
+            *failed = 1;
+        else
+            found = has_need(s, &joined, &f, last, 1, failed);
+        free(joined.data);
+        free_folded(&f);
+    }
+    return found;
 }
 
 /* Safety.answer: the conversation is in need from a crisis message until the talk has clearly moved on. */
@@ -917,9 +1112,14 @@ const uint8_t *fixed_reply(const struct Safety *s, const Numbers *turns, int32_t
     int64_t ordinary = 0, number = 0, crises = 0;
     int needing = 0;
     if (!kinds) return *failed = 1, NULL;
-    kinds[begin] = (int8_t)kind_of(s, turns + count - 1, failed);
-    for (int32_t i = begin - 1; i >= 0; i--) { /* back to where the conversation was not in need */
-        int kind = kind_of(s, turns + first + 2 * i, failed);
+    for (int32_t i = begin; i >= 0; i--) { /* back to where the conversation was not in need */
+        const Numbers *message = turns + first + 2 * i;
+        int kind = kind_of(s, message, failed);
+        if (kind != CRISIS && is_split(s, message, i + 1, failed)) kind = CRISIS;
+        if (i == messages - 1) {
+            kinds[i] = (int8_t)kind;
+            continue;
+        }
         ordinary = kind == ORDINARY ? ordinary + 1 : kind == SHORT ? ordinary : 0;
         if (kind == BETTER || ordinary == s->ordinary_messages) break;
         kinds[begin = i] = (int8_t)kind;

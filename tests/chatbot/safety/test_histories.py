@@ -84,3 +84,31 @@ def test_replies_in_a_state_of_need_have_no_means_numbers_or_farewells(messages)
         assert fixed.text != before
         before = fixed.text
         turns += [message, fixed.text]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        *(["我想自", "杀"], ["我不想", "活了"], ["我想割", "腕"], ["我想", "死"], ["我想", "死了"], ["我", "想", "死"]),
+        *(["i want to", "die"], ["kill my", "self"], ["我不想", "活了真的好累啊"]),
+    ],
+)
+def test_a_phrase_that_continues_in_the_next_message_counts(messages):
+    safety, turns = default_safety(), []
+    for message in messages:
+        assert safety.answer([*turns, message]) is None or message == messages[-1]
+        turns += [message, "嗯？"]
+    assert safety.answer(turns[:-1]).kind == "crisis"
+    assert safety.answer([*turns, "今天天气真不错啊"]).kind == "care"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        *(["我想", "死海在哪里"], ["我想", "去吃饭"], ["他来自", "杀鸡村"], ["我不想", "活动了"], ["跳", "绳怎么跳"]),
+        *(["我想去", "死神的展览"], ["我想" + "很" * 20, "死"], ["我想自", "己做饭", "杀"]),
+    ],
+)
+def test_other_messages_in_a_row_are_ordinary(messages):
+    turns = [turn for message in messages for turn in (message, "嗯？")][:-1]
+    assert default_safety().answer(turns) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import threading
 import time
 from urllib.parse import quote
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatbot.safety import Phrases, Safety
-from chatbot.safety.characters import LOOKALIKES, is_respelled, skeleton, unescaped
+from chatbot.safety.characters import LOOKALIKES, displayed, is_respelled, other_reading, skeleton, unescaped
 from chatbot.safety.folding import CLAUSE, fold
 
 
@@ -63,6 +64,10 @@ RESPELLED = [
         "我想%E8%87%AA%e6%9d%80",
         "自&nbsp;杀",
     ),
+    *("k!ll myself", "ｋ！ｌｌ ｍｙｓｅｌｆ", "$uicide", "su!c!d€", "i want to d@ie", "i want to d!e"),
+    *("自の杀", "自ㅋ杀", "我想自ㅋ杀", "自한杀", "自дa杀"),
+    *("\u202e杀自想我", "你好\u202e杀自想我\u202c你好", "\u202e我想自杀", "\u202e了\u202b活\u202c想不我"),
+    *("我想去世", "我唔想生", "自s", "我想自s"),
 ]
 
 
@@ -93,6 +98,16 @@ def test_another_spelling_hides_nothing(safety, message):
             "R&D#12 是什么",
             "k8s怎么部署",
         ),
+        *(
+            "他来自!ok",
+            "me@kill.example",
+            "c++ 和 c#",
+            "wow!!! so good",
+            "\u202e好你",
+            "今日の天気は良い",
+            "김치가 좋아요",
+        ),
+        *("我想去世界各地", "我想去世的奶奶了", "我不想生病", "来自s市"),
         *("《自杀专卖店》好看啊真的", "好啊死海在哪里", "&#20320;&#22909;", "%E4%BD%A0%E5%A5%BD"),
     ],
 )
@@ -201,6 +216,20 @@ def test_every_look_alike_folds_to_its_letter():
     assert fold("Ａ🅰ᴀαААꭺ").text == "aaaaaaa"
 
 
+def test_an_override_reverses_what_follows():
+    assert displayed("a\u202ecb\u202cd") == "abc\u202e\u202cd"
+    assert displayed("\u202ecb\na") == "bc\u202e\na"
+    assert displayed("\u202ed\u202ac\u202cb\u202ca") == "b\u202cc\u202ad\u202e\u202ca"
+    assert displayed("abc\u202c") == "abc\u202c"
+    assert other_reading("ok! 5$ a@b") == "ok1 5$ a4b"
+    assert other_reading("你好！") is None
+
+
+@given(st.text(st.sampled_from("ab!\u202a\u202b\u202c\u202d\u202e\n"), max_size=30))
+def test_a_text_is_displayed_with_all_of_its_characters(text):
+    assert sorted(displayed(text)) == sorted(text)
+
+
 def test_words_are_looked_up_by_their_skeletons():
     assert skeleton("su1c1de") == skeleton("suicide") == "suicide"
     assert skeleton("ki11") == skeleton("killll") == skeleton("kiII".lower()) == "ki"
@@ -230,12 +259,27 @@ def test_words_are_looked_up_by_their_skeletons():
         "死",
         "kiiill me ",
         "《自杀》",
+        *("屈原投湖", "投湖屈原", "割手腕", "手腕割", "跳必死", "电影遗书", "k!ll "),
     ],
 )
 def test_a_phrase_repeated_in_500_000_characters_takes_about_a_second(safety, phrase):
     message = phrase * (500_000 // len(phrase))
-    started = time.process_time()
-    folded = fold(message)
-    safety.crisis.places(message, folded)
-    taken = time.process_time() - started
-    assert taken < 4, f"{taken:.1f} s"  # measured: 0.1 to 1.2 s on a busy core
+    times = {"longest": 0.0}
+    clock, ended = time.pthread_getcpuclockid(threading.get_ident()), threading.Event()
+
+    def tick() -> None:
+        """Measure the processor time that the check takes while it keeps other threads waiting."""
+        before = time.clock_gettime(clock)
+        while not ended.wait(0.002):
+            now = time.clock_gettime(clock)
+            times["longest"], before = max(times["longest"], now - before), now
+
+    other = threading.Thread(target=tick)
+    other.start()
+    started = time.thread_time()
+    safety.answer([message])
+    taken = time.thread_time() - started
+    ended.set()
+    other.join()
+    assert taken < 3, f"{taken:.1f} s"  # measured: 0.1 to 1.0 s on a busy core
+    assert times["longest"] < 0.3, f"{times['longest']:.2f} s"  # measured: 0.02 to 0.1 s
