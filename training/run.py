@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -54,8 +54,8 @@ FIT_ROWS = 16
 """Rows of the data that a new end-of-turn head is fitted to before the first step."""
 
 
-def train(settings: TrainSettings, run: type[Run] | None = None) -> dict[str, Any]:
-    """Start or continue a training run; `run` is its kind, by default `Run`.
+def train(settings: TrainSettings, run: type[Run] | None = None, is_locked: bool = False) -> dict[str, Any]:
+    """Start or continue a training run; `run` is its kind, by default `Run`; `is_locked`: the caller owns the folder.
 
     Returns:
         Content of training.json, and `stopped_by`: the signal that stopped the run, or None.
@@ -71,7 +71,7 @@ def train(settings: TrainSettings, run: type[Run] | None = None) -> dict[str, An
     keep_freed_memory()
     accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision=settings.precision)
     output = Path(settings.output)
-    with own_folder(output) if accelerator.is_main_process else nullcontext():
+    with own_folder(output) if accelerator.is_main_process and not is_locked else nullcontext():
         if accelerator.is_main_process:
             remove_unfinished(output)
         accelerator.wait_for_everyone()
@@ -121,7 +121,7 @@ class Run:
         dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
         self.peak = matmul_peak(self.accelerator.device, dtype)
         backward = self.trained.inner.config.direction == "backward"
-        with stopping(self):
+        with self._stopping():
             for number in range(self.progress["stage"], max(1, len(self.settings.stages))):
                 if number > self.progress["stage"]:
                     self._begin_stage(number)
@@ -132,6 +132,9 @@ class Run:
             draw_curves(self.output, self.stage.unigram, self.progress["before"], self.stage.tokens_per_unit)
         self.logs.close()
         return {**self.training_record(), "stopped_by": self.stopped_by}
+
+    def _stopping(self) -> AbstractContextManager[None]:
+        return stopping(self)
 
     def _begin_stage(self, number: int) -> None:
         self.progress["stage"], self.progress["stage_step"] = number, 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import shutil
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -28,8 +30,10 @@ from training.naming.guard import (
     measure_knowledge,
     reply_all,
 )
-from training.naming.objective import KeepingObjective, kept_targets
-from training.settings import Regularization
+from training.naming.objective import KeepingObjective, NamingRun, kept_targets
+from training.settings import Regularization, SettingsError
+from training.state.run_folder import own_folder
+from training.step import DivergedError
 
 IDENTITY = Identity("小满", "阿哲")
 GOOD = {"name": 0.95, "maker": 0.92, "unasked": 0.01}
@@ -237,6 +241,62 @@ def test_the_expected_time_grows_with_the_work(checkpoint, monkeypatch):
         return int(measuring)
 
     assert expected(2000, 2000) > expected(20, 20)
+
+
+@pytest.fixture
+def signals():
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_during_the_training_ends_the_command_at_once(
+    number, checkpoint, tmp_path, monkeypatch, capsys, signals
+):
+    steps = []
+
+    def step(*args):
+        steps.append(args)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr("training.run.take_step", step)
+    monkeypatch.setattr(progress, "expected_time", lambda *args: "soon")
+    monkeypatch.setattr(guard, "measure_knowledge", lambda *args, **options: BEFORE)
+    output = tmp_path / "named"
+    assert main(["--name", "小满", "--bot", str(checkpoint), "--output", str(output), "--device", "cpu"]) == 130
+    said = capsys.readouterr().err
+    assert len(steps) == 1
+    assert f"Stopped; no finished bot was saved. Delete {output}, or give another --output." in said
+    assert "stopping after this step" not in said
+    assert "--resume" not in said
+    assert not (output / "resume").exists()
+
+
+def test_a_second_command_in_the_same_folder_is_refused_before_it_prepares(
+    checkpoint, tmp_path, monkeypatch, capsys, signals
+):
+    output = tmp_path / "named"
+    monkeypatch.setattr("training.naming.cli.prepare_dialogues", lambda *args: pytest.fail("it prepares"))
+    with own_folder(output):
+        assert main(["--name", "小满", "--bot", str(checkpoint), "--output", str(output), "--device", "cpu"]) == 1
+    assert f"Another run is writing to {output}" in capsys.readouterr().err
+
+
+def test_a_folder_with_a_run_gets_no_advice_that_the_command_lacks(checkpoint, tmp_path, capsys, signals):
+    (tmp_path / "resume" / "step-00000001").mkdir(parents=True)
+    assert main(["--name", "小满", "--bot", str(checkpoint), "--output", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "already holds a run; give another --output." in said
+    assert "--resume" not in said
+
+
+def test_a_training_that_diverges_gets_no_advice_that_the_command_lacks():
+    run = SimpleNamespace(progress={"step": 3})
+    with pytest.raises(SettingsError, match=r"at step 4: .* lower --learning-rate") as caught:
+        NamingRun._stop_diverged(run, DivergedError(float("nan"), 1.0), [])
+    assert "--resume" not in str(caught.value)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from chatbot.model.device import check_device
 from chatbot.storage import write_json
 from training.naming.dialogues import Identity, identity_dialogues, read_identity, rehearsal_dialogues
 from training.settings import TrainSettings
-from training.state.run_folder import STATES, check_folder
+from training.state.run_folder import check_folder, own_folder
 
 KEPT_RULES = ("echo", "generic_replies", "copied_replies", "hot_posts", "blocked_words", "no_chinese", "advertisement")
 """Cleaning rules that are switched off for these dialogues, because the same answer follows many questions on
@@ -71,7 +71,22 @@ def main(argv: list[str] | None = None) -> int | None:
     identity = read_identity(args.name, args.maker)
     check_device(args.device)
     resolve(args.bot)
-    check_folder(Path(args.output), resume=False)
+    output = Path(args.output)
+    check_folder(output, resume=False, can_resume=False)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with own_folder(output):
+            return _teach(args, identity, output)
+    except KeyboardInterrupt:
+        if output.exists():
+            _say(f"Stopped; no finished bot was saved. Delete {output}, or give another --output.")
+        else:
+            _say("Stopped; nothing was saved.")
+        return 130
+
+
+def _teach(args: argparse.Namespace, identity: Identity, output: Path) -> int:
+    """Train and measure the bot in a locked folder, print the measurements and return the exit code."""
     from chatbot.text.dialogue_files import read_dialogues
     from training.naming.dialogues import unseen_dialogues
     from training.naming.guard import (
@@ -100,10 +115,8 @@ def main(argv: list[str] | None = None) -> int | None:
         _say(expected_time(settings, bot, sets[OTHERS], 2 * scored + mixed, asked + tuned))
         with shown(translate("measuring the bot before the training"), scored) as advance:
             before = measure_knowledge(bot, sets, advance=advance)
-        train(settings, NamingRun)
-    shutil.rmtree(Path(args.output) / STATES)
+        train(settings, NamingRun, is_locked=True)
     with shown(translate("choosing how much of the training to keep"), mixed + tuned) as advance:
-        output = Path(args.output)
         mixture = keep_best_share(output, args.bot, identity, tuning, args.max_loss, args.device, advance)
     bot = Chatbot.from_pretrained(args.output, args.device)
     with shown(translate("measuring the bot after the training"), scored + asked) as advance:
@@ -118,7 +131,7 @@ def main(argv: list[str] | None = None) -> int | None:
         "after": vars(after),
         "failures": failures,
     }
-    write_json(Path(args.output) / RECORD, record)
+    write_json(output / RECORD, record)
     if args.json:
         print(json.dumps(record, ensure_ascii=False, indent=2))
     else:

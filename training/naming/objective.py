@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,9 @@ from chatbot.model.precision import at_least_float
 from chatbot.text.layouts import IGNORED_LABEL
 from training.optim.regularizers import Objective, divergence, sum_by_dialogue
 from training.run import Run
+from training.settings import SettingsError
 from training.stage import Stage
+from training.step import DivergedError
 
 
 class KeepingObjective(Objective):
@@ -70,9 +73,21 @@ def kept_targets(batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 class NamingRun(Run):
-    """A run whose objective keeps the dialogues of all sets but those with `:replies`."""
+    """A run whose objective keeps the dialogues of all sets but those with `:replies`; it saves no states to resume from."""
 
     def _objective(self, stage: Stage) -> Objective:
         device = self.accelerator.device
         before = load_model(self.settings.init or "default", str(device)).requires_grad_(False)
         return KeepingObjective(before, self.trained.model, self.trained.inner, stage.settings.regularization)
+
+    def _stopping(self) -> AbstractContextManager[None]:
+        return nullcontext()  # signals end the command at once: `training.naming.cli`
+
+    def _save_state(self) -> None:
+        pass
+
+    def _stop_diverged(self, error: DivergedError, rows: list[list[int]]) -> NoReturn:
+        raise SettingsError(
+            f"Loss {error.loss} with gradient norm {error.gradient_norm} at step {self.progress['step'] + 1}: the training"
+            " has diverged and nothing was saved. Start again with a lower --learning-rate and another --output."
+        ) from None

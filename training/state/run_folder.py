@@ -34,10 +34,11 @@ def read_log(path: Path) -> list[dict]:
         return []
 
 
-def check_folder(output: Path, resume: bool) -> None:
+def check_folder(output: Path, resume: bool, can_resume: bool = True) -> None:
     """Check that a run may start in a folder, or that there is a run to resume in it.
 
-    A run that ended before its first save has no state: it is resumed from its start.
+    A run that ended before its first save has no state: it is resumed from its start. `can_resume` is whether the command
+    has --resume, which the advice may name then.
 
     Raises:
         ResumeError: It may not, or the run has not saved a state.
@@ -47,6 +48,8 @@ def check_folder(output: Path, resume: bool) -> None:
         raise ResumeError(f"{output} has no saved state. Start the run without --resume.")
     if resume:
         return
+    if steps and not can_resume:
+        raise ResumeError(f"{output} already holds a run; give another --output.")
     if steps:
         raise ResumeError(f"{output} already holds a run; give --resume to continue it, or another --output.")
     if output.exists() and not output.is_dir():
