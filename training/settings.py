@@ -142,6 +142,10 @@ class TrainSettings:
     max_steps: int | None = setting(
         None, "stop a stage after this many optimizer steps, even before --epochs is reached; null sets no limit"
     )
+    min_steps: int = setting(
+        0,
+        "optimizer steps of a stage at least, with more passes than --epochs over a small set; --max-steps comes first",
+    )
     row_tokens: int = setting(512, "tokens of a packed row")
     batch_rows: int = setting(16, "rows of an optimizer step, summed over all processes")
     micro_batch_rows: int | None = setting(
@@ -275,7 +279,7 @@ class TrainSettings:
 
     def _stage_faults(self) -> list[str]:
         faults = _below(1, "batch_rows", self.batch_rows) + _below(16, "row_tokens", self.row_tokens)
-        for name in ("weight_decay", "warmup_steps", "final_learning_rate_share"):
+        for name in ("weight_decay", "min_steps", "warmup_steps", "final_learning_rate_share"):
             faults += _below(0, name, getattr(self, name))
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)

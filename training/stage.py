@@ -75,7 +75,7 @@ class Stage:
         if not self.data.rows(0):
             raise SettingsError("The weights leave no dialogue in an epoch; raise the weights in --data.")
         self.utilisation = self.data.utilisation()  # now, while the rows of the first epoch are cached
-        steps = math.ceil(settings.epochs * len(self.data.batches(0)))
+        steps = max(settings.min_steps, math.ceil(settings.epochs * len(self.data.batches(0))))
         self.steps = steps if settings.max_steps is None else min(steps, settings.max_steps)
         chosen = self._choose_valid(valid, train, sources)
         self._measure_valid(valid, chosen, sources, tokenizer)

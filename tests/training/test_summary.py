@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from chatbot.storage import read_json
 from chatbot.text.tokenizer import DialogueTokenizer
 from tests.conftest import tiny_config
 from training.cli import main
-from training.settings import SettingsError
+from training.reporting.summary import summary_of
+from training.settings import SettingsError, TrainSettings
 from training.state.run_folder import SAMPLES, own_folder, read_log
 
 
@@ -59,6 +62,51 @@ def test_a_run_ends_with_before_and_after_one_sample_and_the_next_command(prepar
     assert f"  before the training: {before['reply']}" in lines
     assert lines[-1] == f"next: xianliao-chat --checkpoint {output}"
     assert (output / "curves.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("values", "changes", "steps", "advice"),
+    [
+        (
+            (2.0, 1.3),
+            {},
+            8,
+            "(2.000 -> 1.300 nats/unit): use another --output and --epochs 16",
+        ),
+        ((2.0, 1.3), {"min_steps": 8}, 8, "--min-steps 16"),
+        ((2.0, 1.3), {"max_steps": 8}, 8, "--max-steps 16"),
+        ((2.0, 1.99), {}, 8, None),
+        ((1.0, 1.3), {}, 8, None),
+    ],
+)
+def test_a_run_that_ends_while_validation_falls_says_so(values, changes, steps, advice, tmp_path):
+    lines = [json.dumps({"step": step, "valid_nats_per_unit": nats}) for step, nats in zip((4, 8), values, strict=True)]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    settings = TrainSettings(["x"], str(tmp_path), epochs=8.0, **changes)
+    record = {"step": steps, "best": min(values), "best_step": 8 if values[1] < values[0] else 4, "tokens": 1,
+              "valid_dialogues": 60, "stopped_by": None}  # fmt: skip
+    said = summary_of(settings, record)
+    assert ("still falling" in said) == (advice is not None)
+    assert advice is None or advice in said
+    assert "still falling" not in summary_of(settings, {**record, "stopped_by": "SIGTERM"})
+
+
+def test_a_small_set_gets_the_steps_of_the_preset_and_a_large_one_is_as_before(prepared, layout):
+    from training.arguments import read_settings
+    from training.stage import Stage
+
+    words = ["--data", str(prepared), "--output", "y", "--row-tokens", "64", "--batch-rows", "2"]
+    tokenizer = DialogueTokenizer.load(prepared)
+    preset = read_settings([*words, "--config", "cpu_finetune"])[0]
+    plain, one_more = (Stage(replace(preset, epochs=1.0, min_steps=steps), 0, tokenizer, layout) for steps in (0, 3))
+    small = Stage(replace(preset, epochs=1.0, min_steps=plain.steps + 9), 0, tokenizer, layout)
+    assert (one_more.steps, small.steps) == (plain.steps, plain.steps + 9)
+    assert len(list(small.remaining(0))) == small.steps
+    assert list(one_more.remaining(0)) == list(plain.remaining(0))
+    assert [one_more.rate(step) for step in range(plain.steps)] == [plain.rate(step) for step in range(plain.steps)]
+    assert preset.warmup_steps <= preset.min_steps / 10
+    assert preset.min_steps // preset.eval_every >= 3
+    assert Stage(replace(preset, max_steps=2), 0, tokenizer, layout).steps == 2
 
 
 def test_fine_tuning_keeps_the_decoder_of_the_ancestor(prepared, ancestor, tmp_path):

@@ -9,11 +9,13 @@ from typing import Any
 
 from chatbot.language.translation import translate
 from training.arguments import LISTS
-from training.settings import TrainSettings
-from training.state.run_folder import SAMPLES, SETTINGS, read_log
+from training.settings import TrainSettings, flag
+from training.state.run_folder import METRICS, SAMPLES, SETTINGS, read_log
 
 FEW_DIALOGUES = 50
 """Validation on fewer dialogues gets a warning."""
+CLEAR_FALL = 0.02
+"""Fall of the last validation, in nats/unit, from which a longer run is advised."""
 
 
 def describe(settings: TrainSettings, origins: dict[str, str]) -> str:
@@ -54,12 +56,28 @@ def summary_of(settings: TrainSettings, record: dict[str, Any]) -> str:
         lines.append(f"best validation: {best:.3f} nats/unit ({count} dialogues)")
     if best is not None and count < FEW_DIALOGUES:
         lines.append("warning: so few validation dialogues give a rough figure; add dialogues, or prepare with --valid")
+    fall, longer = _still_falling(settings, record)
+    if longer:
+        lines.append(f"validation was still falling at the end ({fall} nats/unit): use another --output and {longer}")
     lines += _sample(Path(settings.output), record)
     if record["stopped_by"]:
         lines.append("next: the same command with --resume")
     elif record["step"] and record.get("direction") != "backward":
         lines.append(f"next: xianliao-chat --checkpoint {settings.output}")
     return "\n".join(map(translate, lines))
+
+
+def _still_falling(settings: TrainSettings, record: dict[str, Any]) -> tuple[str, str]:
+    """Return the last fall and the flag of a longer run if the last validation is best and fell clearly, else ""."""
+    if record["stopped_by"] or record["best_step"] != record["step"] or settings.stages or settings.latent != "keep":
+        return "", ""
+    entries = [entry.get("valid_nats_per_unit") for entry in read_log(Path(settings.output) / METRICS)]
+    values = [value for value in (record.get("before"), *entries) if value is not None]
+    if len(values) < 2 or values[-2] - values[-1] < CLEAR_FALL:
+        return "", ""
+    name = next((name for name in ("max_steps", "min_steps") if getattr(settings, name) == record["step"]), "epochs")
+    longer = f"{flag(name)} {2 * getattr(settings, name):g}"
+    return f"{values[-2]:.3f} -> {values[-1]:.3f}", longer
 
 
 def _sample(output: Path, record: dict[str, Any]) -> list[str]:
