@@ -38,6 +38,11 @@ DECODING = tuple(
 )
 """Fields of ReplySettings that are options of their name; the other options have their own lines."""
 
+COMMANDS = (
+    "/another say it in another way  /retry new reply  /undo take back  /clear start again  /help list  /quit leave"
+)
+"""Commands of the interactive chat."""
+
 
 def build_chat_parser() -> argparse.ArgumentParser:
     """Return the argument parser of xianliao-chat."""
@@ -127,10 +132,7 @@ def _show(session: ChatSession, as_json: bool) -> None:
 
 def _converse(session: ChatSession, args: argparse.Namespace) -> int:
     """Run the interactive chat: a line is a message, a line that begins with / is a command."""
-    print(
-        translate("/another say it in another way  /retry new reply  /undo take back  /clear start again  /quit leave"),
-        file=sys.stderr,
-    )
+    print(translate(COMMANDS), file=sys.stderr)
     while True:
         try:
             line = input(translate("you: ")).strip()
@@ -140,15 +142,18 @@ def _converse(session: ChatSession, args: argparse.Namespace) -> int:
             return 0
         try:
             if line == "/undo":
-                session.undo()
+                print(translate("taken back: ") + session.undo(), file=sys.stderr)
             elif line == "/clear":
                 session.clear()
+                print(translate("The conversation starts again."), file=sys.stderr)
+            elif line == "/help":
+                print(translate(COMMANDS), file=sys.stderr)
             elif line == "/retry":
                 _say(session, session.stream_retry())
             elif line == "/another":
                 _say(session, session.stream_another())
             elif line.startswith("/"):
-                print(translate(f"Unknown command {line}."), file=sys.stderr)
+                print(translate(f"Unknown command {line}."), translate(COMMANDS), sep="\n", file=sys.stderr)
             else:
                 _say(session, session.stream(line, args.seed))
         except XianliaoError as error:

@@ -18,7 +18,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
-from chatbot.checkpoint.location import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, GENERATION, SHARDS, TRAINING, WEIGHTS
+from chatbot.checkpoint.location import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CONFIG,
+    GENERATION,
+    LOCAL,
+    SHARDS,
+    TRAINING,
+    WEIGHTS,
+)
 from chatbot.errors import CheckpointError, first_line, shown
 from chatbot.language.translation import translate
 from chatbot.storage import check_headers, is_file_name, read_json
@@ -44,12 +53,12 @@ Result = TypeVar("Result")
 def is_hub_name(checkpoint: str | Path) -> bool:
     """Whether a checkpoint is a name of the hub: `owner/name`, if this machine has neither that folder nor a folder `owner`.
 
-    With a revision it is one in any case. A `Path` is never one.
+    With a revision it is one in any case, without one never in a folder of `LOCAL`. A `Path` is never one.
     """
     if not isinstance(checkpoint, str) or not _NAME.fullmatch(checkpoint):
         return False
     path = Path(checkpoint)
-    return ("@" in checkpoint and not path.exists()) or not path.parent.exists()
+    return ("@" in checkpoint and not path.exists()) or not (path.parent.exists() or path.parts[0] in LOCAL)
 
 
 def with_revision(checkpoint: str | Path, revision: str | None) -> str | Path:

@@ -11,6 +11,10 @@ from chatbot.text.tokenizer_file import TOKENIZER_FILE
 from chatbot.text.wordpiece import VOCABULARY_FILE
 
 DEFAULT = "default"
+LOCAL = ("runs", "checkpoints")
+"""First folders of paths that name a checkpoint of this machine even if it is missing, and never a model of the hub."""
+NAMES_SHOWN = 3
+"""Number of existing checkpoints that the message about a missing one names."""
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLED = "pytorch_model.bin"
@@ -53,9 +57,16 @@ def resolve(checkpoint: str | Path) -> Path:
     if path.is_file() and (path.suffix == ".gguf" or read_beginning(path, len(GGUF)) == GGUF):
         raise CheckpointError(f"{path} is a GGUF file, which is not supported. {USE_ORIGINAL}")
     if not path.is_dir():
-        near = _nearest_folder(path)
-        hint = f"Did you mean {near}?" if near else "Check the path, or omit it for the bundled bot."
-        if not near and is_hub_name(f"{checkpoint}@main"):
+        near, folder, others = _nearest_checkpoints(path)
+        is_of_hub = path.parts[0] not in LOCAL and is_hub_name(f"{checkpoint}@main")
+        hint = "Check the path, or omit it for the bundled bot."
+        if near:
+            hint = f"Did you mean {near}?"
+        elif others and is_of_hub:
+            hint = f"Checkpoints in {folder}: {others}. To download the model of the hub, write {checkpoint}@main."
+        elif others:
+            hint = f"Checkpoints in {folder}: {others}."
+        elif is_of_hub:
             hint = f"To download the model of the hub, write {checkpoint}@main."
         raise CheckpointError(f"Cannot find the checkpoint folder {path}. {hint}")
     if (path / ADAPTER_CONFIG).is_file():
@@ -92,13 +103,18 @@ def read_beginning(path: Path, size: int) -> bytes:
         return b""
 
 
-def _nearest_folder(path: Path) -> str | None:
-    """Return the name closest to a missing folder: the bundled checkpoint, or a folder beside the missing one."""
+def _nearest_checkpoints(path: Path) -> tuple[str | None, Path, str]:
+    """Return what a missing folder is perhaps a misspelling of, its nearest existing parent, and checkpoints in that."""
+    folder = next((parent for parent in path.parents if parent.is_dir()), Path())
     if path == Path(path.name) and get_close_matches(path.name, [DEFAULT], 1):
-        return DEFAULT
+        return DEFAULT, folder, ""
     try:
-        names = [entry.name for entry in path.parent.iterdir() if (entry / CONFIG).is_file()]
+        names = [entry.name for entry in folder.iterdir() if (entry / CONFIG).is_file()]
     except OSError:
-        return None
+        names = []
     near = get_close_matches(path.name, names, 1)
-    return str(path.with_name(near[0])) if near else None
+    return (
+        str(folder / near[0]) if near else None,
+        folder,
+        ", ".join(get_close_matches(path.name, names, NAMES_SHOWN, 0)),
+    )

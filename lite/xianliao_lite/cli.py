@@ -37,6 +37,10 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
+COMMANDS = "/undo 撤回  /clear 重新开始  /help 命令一览  /quit 退出"
+"""Commands of the chat in the terminal."""
+
+
 def _serve(bot: Bot, host: str, port: int) -> int:
     from xianliao_lite.server import Server
 
@@ -54,12 +58,17 @@ def _serve(bot: Bot, host: str, port: int) -> int:
 def _talk(bot: Bot, messages: list[str] | None, seed: int | None) -> int:
     turns: list[str] = []
     if messages is None:
-        print("/undo 撤回  /clear 重新开始  /quit 退出", file=sys.stderr)
+        print(COMMANDS, file=sys.stderr)
     for message in _typed() if messages is None else messages:
         if messages is None and message == "/quit":
             break
         if messages is None and message in ("/undo", "/clear"):
+            if message == "/undo":
+                print(f"已撤回：{turns[-2]}" if turns else "还没有可以撤回的。", file=sys.stderr)
             turns = turns[:-2] if message == "/undo" else []
+            continue
+        if messages is None and message.startswith("/"):
+            print(*([] if message == "/help" else [f"没有 {message} 这个命令。"]), COMMANDS, sep="\n", file=sys.stderr)
             continue
         try:
             text = _say(bot, [*turns, message], seed, "闲聊: " if messages is None else "")

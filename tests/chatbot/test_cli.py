@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from chatbot import Chatbot
-from chatbot.cli import chat, evaluate
+from chatbot.cli import COMMANDS, chat, evaluate
 from chatbot.errors import explain_faults
 from chatbot.evaluation.grid import Grid
 from tests.conftest import ROOT, SAMPLES
@@ -53,6 +53,15 @@ def test_interactive_chat(checkpoint, capsys, monkeypatch):
     assert "message is empty" in captured.err
     assert "nothing to take back" in captured.err
     assert "/nonsense" in captured.err
+
+
+def test_help_and_an_unknown_command_list_the_commands_and_undo_says_what_it_took_back(checkpoint, capsys, monkeypatch):
+    converse(checkpoint, monkeypatch, ["/help", "/nonsense", "你好", "/undo", "/clear"])
+    err = capsys.readouterr().err
+    assert err.count(COMMANDS) == 3  # the first is the greeting
+    assert "taken back: 你好\n" in err
+    assert "The conversation starts again." in err
+    assert all(name in COMMANDS for name in ("/another", "/retry", "/undo", "/clear", "/help", "/quit"))
 
 
 def converse(checkpoint, monkeypatch, lines):

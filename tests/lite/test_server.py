@@ -274,6 +274,9 @@ def test_the_terminal_says_replies_and_faults(files):
     assert run("--seed", "3", "--message", "你好").stdout == expected + "\n"
     talked = run("--seed", "3", text="你好\n/undo\n你好\n/quit\n")
     assert (talked.returncode, talked.stdout.count(expected)) == (0, 2)
+    assert talked.stderr.count("已撤回：你好") == 1
+    helped = run(text="/help\n/nonsense\n/undo\n/quit\n")
+    assert (helped.stdout.strip("你: \n"), helped.stderr.count("/quit 退出")) == ("", 3)  # no command is a message
     assert run("--message", " ").returncode == 1
     missing = subprocess.run([*command[:-1], "/nowhere"], env=environment, capture_output=True, text=True, timeout=60)
     assert (missing.returncode, "Traceback" in missing.stderr) == (1, False)

@@ -21,6 +21,7 @@ from ui.page.handlers import ReplyCallback
 from ui.page.layout import Page
 from ui.page.no_files import search_inputs_only
 from ui.page.script import head
+from ui.page.script.preview import replace_preview
 from ui.page.states import keep_no_values
 from ui.page.text import EXAMPLES, LANGUAGE_COOKIE, PERSONAS, TEXT
 from ui.server.access import Access
@@ -53,6 +54,7 @@ def mount_page(
         The facts about the page that the checks of requests need.
     """
     search_inputs_only()
+    replace_preview()
     i18n = gr.I18n(en=TEXT["en"], **dict.fromkeys(CHINESE, TEXT["zh"]))
     given = {
         "texts": TEXT,

@@ -184,6 +184,21 @@ def test_a_folder_comes_before_the_hub(hub: Hub, source, tmp_path):
         Chatbot.from_pretrained(NAME, revision="v1")
 
 
+def test_a_missing_path_of_this_machine_is_no_model_of_the_hub(hub: Hub, source, tmp_path):
+    for name in ("runs/nosuch", "./mine/nosuch"):
+        assert (
+            fault(name)
+            == f"Cannot find the checkpoint folder {Path(name)}. Check the path, or omit it for the bundled bot."
+        )
+    (tmp_path / "runs").mkdir()
+    assert "hub" not in fault("runs/nosuch")
+    shutil.copytree(source, tmp_path / "runs" / "mine")
+    assert fault("runs/nosuch").endswith("runs/nosuch. Checkpoints in runs: mine.")
+    assert fault("runs/mien").endswith("Did you mean runs/mine?")
+    assert fault("runs/deeper/mien").endswith("Did you mean runs/mine?")
+    assert hub.downloads == []
+
+
 def test_an_adapter_names_its_model_and_downloads_nothing(hub: Hub, tmp_path, monkeypatch):
     from huggingface_hub import constants
 

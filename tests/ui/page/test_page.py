@@ -415,6 +415,19 @@ def test_the_server_answers(bot):
         assert "闲聊" in page.text
 
 
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_the_source_of_the_page_has_its_own_title_and_no_image_of_another_host(bot, language):
+    from ui.page.text import TITLE
+    from ui.server.app import create_app
+
+    with TestClient(create_app(bot), base_url="http://localhost") as client:
+        source = client.get("/", headers={"Accept-Language": language}).text
+    titles = re.findall(r"""<meta[^>]*(?:og|twitter):title[^>]*content="([^"]*)">""", source)
+    assert titles == [TITLE]
+    assert not re.findall(r"(?:og|twitter):(?:image|url|creator)", source)
+    assert "githubusercontent" not in source
+
+
 def test_telemetry_is_off():
     import os
 
