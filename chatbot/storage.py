@@ -180,7 +180,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-MAX_STEP = 1 << 53  # steps of a log are below this number; browsers read larger numbers inexactly
+MAX_EXACT = 1 << 53  # numbers for a browser are below this one: it reads larger whole numbers inexactly
 
 
 def object_of(line: bytes) -> dict | None:
@@ -195,7 +195,7 @@ def object_of(line: bytes) -> dict | None:
 def log_entries(text: bytes) -> list[dict]:
     """Return the entries of the log of a run, which have a `step`; other lines are skipped."""
     entries = (object_of(line) for line in text.split(b"\n") if line)
-    return [row for row in entries if row and type(step := row.get("step")) is int and 0 <= step < MAX_STEP]
+    return [row for row in entries if row and type(step := row.get("step")) is int and 0 <= step < MAX_EXACT]
 
 
 def resume_rows(path: Path) -> list[dict]:

@@ -136,10 +136,8 @@ class Handler(BaseHTTPRequestHandler):
                 raise RequestError(404, "There is no such page; the route is POST /v1/chat/completions.")
             body = self._body()
             turns, settings = to_turns(body.get("messages")), settings_of(body)
-            seed, is_long = (
-                settings.pop("seed", None),
-                sum(len(turn) + TURN_CHARACTERS for turn in turns) > LONG_CHARACTERS,
-            )
+            seed = settings.pop("seed", None)
+            is_long = sum(len(turn) + TURN_CHARACTERS for turn in turns) > LONG_CHARACTERS
             with self.server.reading if is_long else nullcontext():
                 replies = self.server.bot.stream(turns, seed, **settings) if is_long else None
                 with self.server.decoding:

@@ -8,15 +8,12 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from chatbot.storage import log_entries, open_regular, parse_json, read_text
+from chatbot.storage import MAX_EXACT, log_entries, open_regular, parse_json, read_text
 from chatbot.text.dialogue import valid_text
 
 MAX_REASONS, MAX_EXAMPLES, MAX_POINTS, MAX_CHARACTERS = 20, 5, 400, 300
 MAX_BYTES = 1 << 20
 """Maximum size of a file that is read, and of the end of a log; larger files are not from the commands of the view."""
-
-MAX_NUMBER = 1 << 53
-"""Numbers are below this one: a browser reads larger whole numbers inexactly, and 64 bits do not hold all of them."""
 
 REASONS_OF = {
     "dropped": "Dialogues dropped",
@@ -29,8 +26,8 @@ Row = dict[str, Any]
 
 
 def number_of(value: object) -> int | float | None:
-    """Return a value if it is a finite number below `MAX_NUMBER`, otherwise None."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MAX_NUMBER:
+    """Return a value if it is a finite number below `MAX_EXACT`, otherwise None."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MAX_EXACT:
         return value
     return None
 
@@ -107,7 +104,7 @@ def _report(manifest: Row, tables: dict[str, list[list[str]]]) -> Row:
     counts = {name: manifest["dialogues"].get(name, 0) for name in ("read", "kept_whole", "split", "dropped")}
     counts |= {name: splits[name]["dialogues"] for name in ("train", "valid")}
     numbers = [*counts.values(), *(count for _, _, count, _ in reasons)]
-    if not all(type(number) is int and 0 <= number < MAX_NUMBER for number in numbers):
+    if not all(type(number) is int and 0 <= number < MAX_EXACT for number in numbers):
         raise ValueError("a count of the manifest is not a number")
     return {
         "counts": counts,

@@ -20,7 +20,7 @@ from chatbot.errors import XianliaoError
 from chatbot.evaluation.aptness.scores import HIGHEST
 from chatbot.evaluation.aptness.sheets import Key, sheet_lines
 from chatbot.language.translation import translate
-from chatbot.storage import open_regular, resume_rows
+from chatbot.storage import append_row, resume_rows
 
 API_KEY = "OPENAI_API_KEY"
 """Environment variable with the key of the endpoint."""
@@ -113,12 +113,11 @@ def rate(key: Key, sheet: int, ask: Ask, path: Path, pause: float = 1.0) -> None
         swapped = _ask(ask, line["context"], line["replies"][::-1], pause)[::-1]
         return {"sheet": sheet, "id": line["id"], "scores": given, "reversed": swapped}
 
-    with ThreadPoolExecutor(WORKERS) as pool, open_regular(path, path.parent, "ab") as file:
+    with ThreadPoolExecutor(WORKERS) as pool:
         futures = [pool.submit(scores_of, line) for line in lines]
         try:
             for future in tqdm(futures, desc=translate(f"judge, sheet {sheet}"), file=sys.stderr, mininterval=1):
-                file.write(json.dumps(future.result()).encode() + b"\n")
-                file.flush()
+                append_row(path, future.result())
         finally:
             for future in futures:
                 future.cancel()
