@@ -180,8 +180,7 @@ class Page:
     def menu(self, row: int, name: str) -> None:
         """Opens the menu of a saved conversation and chooses an action."""
         self.press(self.find("#saved .x-more > button")[row])
-        items = self.wait(lambda: self.find("#saved .x-menu button"))
-        self.press(next(item for item in items if item.text == TEXT["zh"][name]))
+        self.press_at(f"#saved .x-menu [data-name={name}]")
 
     def all_chats(self, name: str) -> None:
         """Opens the menu of all conversations and chooses an action."""

@@ -34,9 +34,8 @@ def server(talker, tmp_path_factory):
 
 def choose_model(page, name: str) -> None:  # noqa: F811
     page.driver.execute_script("document.querySelector('#checkpoint input').focus()")
-    page.wait(lambda: page.find("[role=option]"))
-    (option,) = [each for each in page.find("[role=option]") if each.text.strip() == name]
-    option.click()
+    # by its label: the text of an option is empty while the list is still fading in
+    page.wait(lambda: page.find(f"[role=option][aria-label={name}]"))[0].click()
 
 
 def is_shown(page, selector: str) -> bool:  # noqa: F811
