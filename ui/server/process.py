@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from types import FrameType
+from typing import Any
 
 import h11
 import uvicorn
@@ -30,6 +31,17 @@ HEADER_SECONDS = 15
 """Time limit for the headers of a request, from the connection or the end of the request before."""
 
 
+HEADER_BYTES = 16 * 1024
+"""Size limit of the headers of a request, and of the line before a chunk."""
+
+BACKLOG = 128
+"""New connections that are accepted before others have their turn; more wait in the system."""
+
+FREE_CHUNKS, CHUNK_BYTES = 64, 64
+"""A chunked body may have this many chunks of any size; with more of them, the mean size must be at least the second number.
+Reading a chunk costs the event loop about 10 microseconds, however small the chunk is."""
+
+
 LARGE_ALLOCATION_BYTES, ARENAS = 2**20, 2
 
 
@@ -46,13 +58,39 @@ def return_memory() -> None:
             library.mallopt(-8, ARENAS)  # M_ARENA_MAX
 
 
+class Connection(h11.Connection):
+    """Parser of a connection that refuses bodies in tiny chunks."""
+
+    _chunks = _bytes = 0
+
+    def next_event(self) -> Any:
+        """Return the next event.
+
+        Raises:
+            h11.RemoteProtocolError: The request is invalid, or its chunks are too small.
+        """
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._bytes += len(event.data)
+            if self._chunks > max(FREE_CHUNKS, self._bytes / CHUNK_BYTES):
+                raise h11.RemoteProtocolError("the chunks of the body are too small")
+        return event
+
+
 class Protocol(H11Protocol):
-    """HTTP protocol with a time limit for the headers of a request.
+    """HTTP protocol with a time limit for the headers of a request, and with the parser above.
 
     uvicorn's own timer runs between requests and stops at the first byte of the next one; this timer starts there.
     """
 
     _timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **named: Any):
+        super().__init__(*arguments, **named)
+        self.conn = Connection(h11.SERVER, HEADER_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Start the timer."""
@@ -69,6 +107,13 @@ class Protocol(H11Protocol):
         """Stop the timer."""
         self._stop_timer()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request that is not HTTP; if its answer has begun already, only close the connection."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
 
     def _update_timer(self) -> None:
         """Run the timer while headers are incomplete; more bytes do not reset it."""
@@ -103,6 +148,7 @@ class Server(uvicorn.Server):
             app,
             http=Protocol,
             loop="asyncio",
+            backlog=BACKLOG,
             ws="none",
             log_config=None,
             access_log=False,

@@ -335,6 +335,16 @@ def test_half_requests_and_clients_that_vanish_stop_nobody(client, server, monke
         time.sleep(0.05)
 
 
+def test_a_body_in_tiny_chunks_is_refused_and_the_connection_closed(server):
+    address = server[0].removeprefix("http://").encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer secret\r\n" % address
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(b":")[2])), timeout=30) as client:
+        client.sendall(head + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.sendall(b"1\r\na\r\n" * 100)
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
 def test_a_later_request_of_a_connection_may_not_drip_either(server, monkeypatch):
     connection = http.client.HTTPConnection("127.0.0.1", int(server[0].rpartition(":")[2]), timeout=5)
     for _ in range(2):
