@@ -55,8 +55,11 @@ _ESCAPE = re.compile(
     r"|%f[0-7](?:%[89ab][0-9a-f]){3})",
     re.IGNORECASE | re.ASCII,
 )
-_SYMBOLS = f"[{re.escape(''.join(SYMBOLS))}]+"
-_BETWEEN_LETTERS = re.compile(f"(?<=[A-Za-zＡ-Ｚａ-ｚ]){_SYMBOLS}|{_SYMBOLS}(?=[A-Za-zＡ-Ｚａ-ｚ])")
+_SYMBOL = f"[{re.escape(''.join(SYMBOLS))}]"
+_BETWEEN_LETTERS = re.compile(
+    # a run is tried at its start only, and whole: trying it at every symbol would take time quadratic in its length
+    f"(?<=[A-Za-zＡ-Ｚａ-ｚ]){_SYMBOL}++|(?<!{_SYMBOL}){_SYMBOL}++(?=[A-Za-zＡ-Ｚａ-ｚ])"
+)
 _OVERRIDE, _EMBEDDINGS, _END, _LINE_ENDS = "\u202e", "\u202a\u202b\u202d\u202e", "\u202c", "\n\r\u2029"
 _REPEATED = re.compile(r"([a-z])\1+")
 _RESPELLED = re.compile(r"[a-z][0-9]|[0-9][a-z]|([a-z])\1\1")
