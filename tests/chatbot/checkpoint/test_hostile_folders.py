@@ -525,16 +525,16 @@ def mutate(folder: Path, dice: random.Random) -> str:
         path.write_text(json.dumps(content))
         return f"{path.name} {how} {key if places else ''}"
     reach = len(data) if dice.random() < 0.5 else min(len(data), 3000)  # the header of weights
-    place = dice.randrange(max(reach, 1))
+    offset = dice.randrange(max(reach, 1))
     if how == "cut":
-        del data[place:]
+        del data[offset:]
     elif how == "insert":
-        data[place:place] = dice.randbytes(dice.randrange(1, 9))
+        data[offset:offset] = dice.randbytes(dice.randrange(1, 9))
     else:
         for _ in range(dice.randrange(1, 9)):
             data[dice.randrange(max(reach, 1))] = dice.randrange(256)
     path.write_bytes(data)
-    return f"{path.name} {how} {place}"
+    return f"{path.name} {how} {offset}"
 
 
 def fuzz(source: Path, folder: Path, seeds: range) -> None:

@@ -45,7 +45,7 @@ SHAPES = {
 @pytest.mark.slow
 def test_the_best_build_of_this_processor_is_the_one_used(tmp_path):
     """A source that compiles only without the wide instructions would be used, silently and several times slower."""
-    compiler = next(found for name in ("cc", "gcc", "clang") if (found := shutil.which(name)))
+    compiler = next(path for name in ("cc", "gcc", "clang") if (path := shutil.which(name)))
     for target in native.TARGETS:
         options = [*native.FLAGS, *target, "-shared", "-fPIC", "-o", str(tmp_path / "probe.so")]
         probe = subprocess.run([compiler, *options, "-x", "c", "-"], input=b"int f;", capture_output=True, check=False)
@@ -155,16 +155,16 @@ def test_threads_change_no_bit(tokenizer, int8):
     draw = torch.Generator().manual_seed(0)
     lengths = [1, 90, 3, 1, 1, 7, 1, 30, 2, 1]
     rows = [torch.randint(3, tokenizer.vocab_size, (length,), generator=draw).tolist() for length in lengths]
-    found = []
+    results = []
     threads = ctypes.c_int64.in_dll(native.library(), "xianliao_threads")
     before = threads.value
     for threads.value in (1, 2, 3, 7, 100):
         run = start_batch(model, len(rows))
         logits = [run.read(rows, [[1] * len(row) for row in rows])]
         logits += [run(torch.full((len(rows),), 9), torch.ones(len(rows), dtype=torch.int64)) for _ in range(3)]
-        found.append(torch.stack(logits))
+        results.append(torch.stack(logits))
     threads.value = before
-    assert all(torch.equal(logits, found[0]) for logits in found)
+    assert all(torch.equal(logits, results[0]) for logits in results)
 
 
 @pytest.mark.parametrize("kind", ["compiled", "model"])

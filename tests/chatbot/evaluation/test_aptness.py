@@ -61,7 +61,7 @@ def test_random_replies_are_the_references_of_other_contexts():
     references = [str(number) for number in range(50)]
     others = other_replies(references, 3)
     assert sorted(others) == sorted(references)
-    assert all(other != own for other, own in zip(others, references, strict=True))
+    assert all(other != reference for other, reference in zip(others, references, strict=True))
 
 
 def test_sheets_do_not_tell_the_system_and_differ_in_their_order(key, tmp_path):

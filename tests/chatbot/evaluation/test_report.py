@@ -183,7 +183,7 @@ def test_a_model_that_differs_in_its_config_alone_is_another(checkpoint, some, t
     first = evaluate([Chatbot.from_pretrained(folder)], some, tmp_path / "report", grid=small, max_contexts=4)
     (folder / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 0.5}))
     second = evaluate([Chatbot.from_pretrained(folder)], some, tmp_path / "report", grid=small, max_contexts=4)
-    values = [found["report"]["checkpoints"][0]["quality"]["nats_per_unit"] for found in (first, second)]
+    values = [outcome["report"]["checkpoints"][0]["quality"]["nats_per_unit"] for outcome in (first, second)]
     assert values[0] != values[1]
 
 
@@ -230,25 +230,25 @@ def test_dialogues_that_a_model_has_no_places_for_are_counted(tokenizer, dialogu
 def test_replies_are_those_of_a_chat(bot, dialogues, tmp_path):
     contexts = make_contexts(dialogues[:12], 12)
     methods = GRID.settings(bot.settings, bot.within_limits)
-    found, _ = answer_all(bot, contexts, methods, 5, ResultCache(tmp_path))
+    answers, _ = answer_all(bot, contexts, methods, 5, ResultCache(tmp_path))
     for name, settings in methods.items():
         changes = {key: value for key, value in vars(settings).items() if value is not None}
         for index, context in enumerate(contexts[:6]):
             if settings.floor_start_tokens is None:
                 continue  # a request cannot switch the floor off
             alone = bot.respond(context.turns, seed=5 + index, **changes)
-            assert found[name][index].token_ids == alone.token_ids, name
-            assert found[name][index].stop_reason == alone.stop_reason
+            assert answers[name][index].token_ids == alone.token_ids, name
+            assert answers[name][index].stop_reason == alone.stop_reason
 
 
 def test_what_references_cost(bot, dialogues, layout, tmp_path):
     contexts = make_contexts(dialogues[:8], 8)
-    own = ReplySettings(floor_start_tokens=2, floor_delta_tokens=30)
-    bot.settings = own
+    base = ReplySettings(floor_start_tokens=2, floor_delta_tokens=30)
+    bot.settings = base
     methods = {
-        "floor": own,
-        "late floor": own.with_changes(floor_start_tokens=500),
-        "ban": own.with_changes(no_repeat_ngram=1, floor_start_tokens=500),
+        "floor": base,
+        "late floor": base.with_changes(floor_start_tokens=500),
+        "ban": base.with_changes(no_repeat_ngram=1, floor_start_tokens=500),
     }
     nats = reference_nats(bot, contexts, methods, ResultCache(tmp_path))
     for index, context in enumerate(contexts):
@@ -258,10 +258,10 @@ def test_what_references_cost(bot, dialogues, layout, tmp_path):
         logits = bot.model(torch.tensor([ids]), token_type_ids=torch.tensor([speakers])).logits[0]
         logits[:, list(bot.vocabulary.banned_ids)] = -math.inf
         start = len(one.prompt.input_ids)
-        bot.vocabulary.readable.apply(logits, [ids[start : place + 1] for place in range(len(ids))])
+        bot.vocabulary.readable.apply(logits, [ids[start : position + 1] for position in range(len(ids))])
         logits[start - 1, bot.vocabulary.end_id] = -math.inf  # no reference is empty
         log_p = logits.log_softmax(-1)
-        plain = [log_p[place - 1, ids[place]].item() for place in range(start, len(ids))]
+        plain = [log_p[position - 1, ids[position]].item() for position in range(start, len(ids))]
         assert nats[""][index] == pytest.approx(-sum(plain), rel=1e-4)
         assert nats["late floor"][index] == nats[""][index]
         floored = 0.0

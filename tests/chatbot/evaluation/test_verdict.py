@@ -249,8 +249,8 @@ def test_another_preparation_of_the_same_files_is_suspicious(prepared, tmp_path)
     manifest = json.loads((prepared / "manifest.json").read_text(encoding="utf-8"))
     names = [source["file"] for source in manifest["sources"]]
     one = report(checkpoint("mine", 3.5, own=method()))
-    (found,) = warnings(one, [training(tmp_path, train="1", valid="2", sources=names)], prepared)
-    assert "mine learned from a file that is also called " in found
+    (warning,) = warnings(one, [training(tmp_path, train="1", valid="2", sources=names)], prepared)
+    assert "mine learned from a file that is also called " in warning
 
 
 def test_a_file_of_the_same_name_is_suspicious(tmp_path):
@@ -260,8 +260,8 @@ def test_a_file_of_the_same_name_is_suspicious(tmp_path):
     one = report(checkpoint("mine", 3.5, own=method()), checkpoint("other", 3.5, own=method()))
     folder = training(tmp_path, train="1", valid="2", sources=["old/chats.jsonl"])
     for path in (data, data.parent):
-        (found,) = warnings(one, [folder, None], path)
-        assert found.startswith("mine learned from a file that is also called chats.jsonl. If it is this file, ")
+        (warning,) = warnings(one, [folder, None], path)
+        assert warning.startswith("mine learned from a file that is also called chats.jsonl. If it is this file, ")
     few = copy.deepcopy(one) | {"contexts": 99}
     assert len(warnings(few, [None, None], data)) == 1
 
@@ -275,8 +275,8 @@ def test_the_samples_were_learned_by_the_bundled_bot(tmp_path):
     from chatbot.checkpoint.folder import resolve
     from tests.conftest import SAMPLES
 
-    (found,) = warnings(report(checkpoint("default", 3.5, own=method())), [resolve("default")], SAMPLES)
-    assert "default learned from a file that is also called " in found
+    (warning,) = warnings(report(checkpoint("default", 3.5, own=method())), [resolve("default")], SAMPLES)
+    assert "default learned from a file that is also called " in warning
 
 
 def texts_of(page: str, language: str) -> str:

@@ -231,7 +231,7 @@ class TestChat:
         other = steps.clone()
         ids = torch.tensor([11, 12])
         going = steps(ids, torch.ones(2, dtype=torch.int64))
-        single = [alone[row][0](ids[place : place + 1], torch.ones(1)) for place, row in enumerate((2, 0))]
+        single = [alone[row][0](ids[index : index + 1], torch.ones(1)) for index, row in enumerate((2, 0))]
         torch.testing.assert_close(going, torch.cat(single), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(other(ids, torch.ones(2)), going)
         assert steps.nbytes() > 0

@@ -127,8 +127,8 @@ def test_padding_changes_nothing(name):
     garbage = hidden(9, seed=5) * 3
     for left in (True, False):
         padded = torch.cat([garbage, x] if left else [x, garbage], 1)
-        kept = torch.arange(109).expand(2, -1)
-        keep = kept >= 9 if left else kept < 100
+        columns = torch.arange(109).expand(2, -1)
+        keep = columns >= 9 if left else columns < 100
         tokens = Tokens(keep, positions=(keep.cumsum(1) - 1).clamp_min(0))
         for form in ("auto", "naive"):
             close(run(module, padded, tokens, form=form)[keep].view(2, 100, -1), alone, 1e-5)
