@@ -161,18 +161,18 @@ def test_each_dialogue_of_lccc_is_kept_whole_split_or_dropped(tmp_path):
         told = {json.loads(line)["record"] for line in file}
     assert len(told) == counts["split"] + counts["dropped"]  # every other dialogue is there as it was read
     ordinary = json.loads(SHARED.read_text(encoding="utf-8"))
-    kept = everything(tmp_path / "set")
+    written = everything(tmp_path / "set")
     whole = [turns for number, turns in enumerate(ordinary, 1) if number not in told]
-    unchanged = sum(tuple(turn.replace(" ", "") for turn in turns) in kept for turns in whole)
+    unchanged = sum(tuple(turn.replace(" ", "") for turn in turns) in written for turns in whole)
     assert unchanged > 0.75 * 20_000
 
 
 def test_any_arrow_reader_can_open_it(prepared):
     import datasets
 
-    found = datasets.load_from_disk(str(prepared / "train"))
-    assert found.features["turns"] == datasets.List(datasets.List(datasets.Value("int32")))
-    assert len(found) == load_manifest(prepared)["splits"]["train"]["dialogues"]
+    dataset = datasets.load_from_disk(str(prepared / "train"))
+    assert dataset.features["turns"] == datasets.List(datasets.List(datasets.Value("int32")))
+    assert len(dataset) == load_manifest(prepared)["splits"]["train"]["dialogues"]
 
 
 def test_the_files_of_a_split_are_those_that_datasets_writes(prepared, tmp_path):
@@ -230,7 +230,7 @@ def test_reordered_and_added_lines_move_nothing(tmp_path):
     )
     assert set(train) <= set(more_train)
     assert set(valid) <= set(more_valid)
-    positions = {turns: place for place, turns in enumerate(more_train)}
+    positions = {turns: index for index, turns in enumerate(more_train)}
     assert [positions[turns] for turns in train] == sorted(
         positions[turns] for turns in train
     )  # and their order is theirs

@@ -184,9 +184,9 @@ def test_the_model_of_these_tests_prefers_text_that_cannot_be_read(bots):
     free = replace(python.vocabulary, readable=None)
     request = python.request(HISTORIES[0], 0)
     (*_, draft) = python.drafts(request, *python.read_prompt(request.prompt))
-    python.vocabulary, kept = free, python.vocabulary
+    python.vocabulary, vocabulary = free, python.vocabulary
     (*_, other) = python.drafts(request, *python.read_prompt(request.prompt))
-    python.vocabulary = kept
+    python.vocabulary = vocabulary
     assert draft.token_ids != other.token_ids
 
 

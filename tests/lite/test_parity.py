@@ -126,11 +126,11 @@ def test_people_in_need_get_the_same_fixed_replies(bundled):
         messages.append(draw.choice(around) + draw.choice(["", " ", "."]).join(phrase) + draw.choice(around))
     histories = [[message] for message in messages]
     for _ in range(200):
-        said = [
+        user_turns = [
             draw.choice([draw.choice(messages), "今天吃了火锅很开心", "好多了谢谢", "嗯"])
             for _ in range(draw.randint(2, 7))
         ]
-        histories.append([turn for message in said for turn in (message, "好的")][:-1])
+        histories.append([turn for message in user_turns for turn in (message, "好的")][:-1])
     kinds = set()
     for history in histories:
         fixed, reply = safety.answer(history), next(lite.stream(history, 1))

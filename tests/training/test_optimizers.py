@@ -23,11 +23,11 @@ def test_orthogonalize_levels_the_singular_values(shape):
     torch.manual_seed(0)
     matrix = torch.randn(shape)
     u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
-    found = orthogonalize(matrix, COEFFICIENTS, 5, 1e-7)
-    values = (u.T @ found @ vt.T).diagonal()  # same singular vectors
+    orthogonal = orthogonalize(matrix, COEFFICIENTS, 5, 1e-7)
+    values = (u.T @ orthogonal @ vt.T).diagonal()  # same singular vectors
     assert values[: len(values) // 2].min() > 0.5
     assert values.max() < 1.3
-    torch.testing.assert_close(u @ (u.T @ found @ vt.T) @ vt, found, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(u @ (u.T @ orthogonal @ vt.T) @ vt, orthogonal, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(3))

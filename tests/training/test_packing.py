@@ -79,11 +79,11 @@ def test_nothing_is_lost_cut_or_crosses(dialogues):
                 dialogue, first, last = (
                     int(column[index]) for column in (data.pieces.dialogue, data.pieces.first, data.pieces.last)
                 )
-                place = (batch["segment_ids"][number] == segment) & (batch["attention_mask"][number] == 1)
+                mask = (batch["segment_ids"][number] == segment) & (batch["attention_mask"][number] == 1)
                 expected = data.layout.lay_out(store.turns(dialogue, first, last), first)
-                assert batch["input_ids"][number][place].tolist() == expected.input_ids
-                assert batch["token_type_ids"][number][place].tolist() == expected.speaker_ids
-                assert batch["labels"][number][place].tolist() == expected.labels
+                assert batch["input_ids"][number][mask].tolist() == expected.input_ids
+                assert batch["token_type_ids"][number][mask].tolist() == expected.speaker_ids
+                assert batch["labels"][number][mask].tolist() == expected.labels
                 seen += [(dialogue, turn) for turn in range(first, last)]
     expected = [
         (number, index)
