@@ -117,17 +117,17 @@ def test_several_replies_differ_from_each_other_and_from_the_one_shown(bot, work
     monkeypatch.setattr("ui.page.handlers.candidate_seeds", lambda seed, count: [seed] * count)
     shown = {"role": "assistant", "text": bot.reply(["你好"], 3)}
     chat = with_message(chat_of(("user", "你好")), shown)
-    *_, found = candidates(worker, chat, PageSettings(seed=3))
-    texts = [message["text"] for message in found]
+    *_, offered = candidates(worker, chat, PageSettings(seed=3))
+    texts = [message["text"] for message in offered]
     assert len({shown["text"], *texts}) == 4
-    assert texts == [bot.reply(["你好"], 3, variation=message["variation"], spread=1.0) for message in found]
+    assert texts == [bot.reply(["你好"], 3, variation=message["variation"], spread=1.0) for message in offered]
 
 
 def test_several_replies_are_those_of_their_seeds(bot, worker):
     chat = chat_of(("user", "你好"), ("assistant", "嗨"))
-    *_, found = candidates(worker, chat, PageSettings(seed=3))
-    assert [each["seed"] for each in found] == candidate_seeds(3, 4)[1:]
-    assert [each["text"] for each in found] == [bot.reply(["你好"], seed=each["seed"]) for each in found]
+    *_, offered = candidates(worker, chat, PageSettings(seed=3))
+    assert [each["seed"] for each in offered] == candidate_seeds(3, 4)[1:]
+    assert [each["text"] for each in offered] == [bot.reply(["你好"], seed=each["seed"]) for each in offered]
     assert worker.busy_rows == 0
     with pytest.raises(ChatError):
         next(candidates(worker, new_chat(), PageSettings()))
@@ -365,9 +365,9 @@ def test_every_word_of_the_script_is_a_text_of_the_page():
     words = set(re.findall(r'\bsay\("(\w+)"', script)) | set(re.findall(r'name: "(\w+)", icon', script))
     assert len(words) > 30
     assert words <= TEXT["zh"].keys()
-    said = re.sub(r"//.*", "", script.split("\n", 1)[1])
+    code = re.sub(r"//.*", "", script.split("\n", 1)[1])
     assert not re.findall(
-        "[\u4e00-\u9fff]", said.replace("闲", "", 1).replace("PingFang", "")
+        "[\u4e00-\u9fff]", code.replace("闲", "", 1).replace("PingFang", "")
     )  # the face is the only one
 
 

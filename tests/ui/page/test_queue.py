@@ -145,8 +145,8 @@ def test_the_server_keeps_no_conversation_of_a_tab(bot):
         settle(held, client)
         states = held.server_app.state_holder
         assert sorted(states.session_data) == ["tab0", "tab1", "tab2"]
-        kept = repr([state.config_values for state in states.session_data.values()])
-        assert "长" * 100 not in kept
+        values = repr([state.config_values for state in states.session_data.values()])
+        assert "长" * 100 not in values
         assert states.capacity < 1_000
 
 
