@@ -255,6 +255,6 @@ def missed(findings: dict[str, Finding]) -> list[str]:
 
 
 if __name__ == "__main__":
-    found = attack()
-    print(table(found), *missed(found), sep="\n")
-    sys.exit(bool(missed(found)))
+    findings = attack()
+    print(table(findings), *missed(findings), sep="\n")
+    sys.exit(bool(missed(findings)))

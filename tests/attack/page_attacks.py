@@ -20,9 +20,9 @@ def files_named(server: Target, row: Row, cookies: httpx.Cookies | None = None) 
     client = httpx.Client(base_url=server.address, cookies=cookies, timeout=60)
     for number, function in enumerate(client.get("/config").json()["dependencies"]):
         count = len(function["inputs"])
-        for place in range(max(1, count)):
+        for position in range(max(1, count)):
             for shape in shapes(canaries[number % 2]):
-                data = [shape if at == place else None for at in range(count)]
+                data = [shape if at == position else None for at in range(count)]
                 call = {"data": data, "fn_index": function["id"], "session_hash": "s"}
                 answer = client.post(JOIN, json=call if count else {**call, "event_data": shape})
                 row.check(answer.status_code == 400 and SECRET not in answer.text, (function["id"], shape))

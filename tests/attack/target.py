@@ -68,11 +68,11 @@ class Target:
 @contextmanager
 def target(folder: Path, name: str, *arguments: str) -> Iterator[Target]:
     """A server with its own folders."""
-    place = folder / name
-    (place / "tmp").mkdir(parents=True)
-    os.environ["TMPDIR"], before = str(place / "tmp"), os.environ.get("TMPDIR")
+    server_folder = folder / name
+    (server_folder / "tmp").mkdir(parents=True)
+    os.environ["TMPDIR"], before = str(server_folder / "tmp"), os.environ.get("TMPDIR")
     try:
-        with serving(place, "--data-dir", str(place / "data"), *arguments) as (address, process):
-            yield Target(address, process, place)
+        with serving(server_folder, "--data-dir", str(server_folder / "data"), *arguments) as (address, process):
+            yield Target(address, process, server_folder)
     finally:
         os.environ.pop("TMPDIR") if before is None else os.environ.update(TMPDIR=before)

@@ -160,13 +160,13 @@ def main() -> int:
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     defaults = Chatbot.from_pretrained(resolve("default")).settings
-    found: dict = {}
+    answers: dict = {}
     qualities: dict = {}
     for name in MODELS:
         train_model(name, args, defaults)
-        found |= answer_contexts(name, args, defaults)
+        answers |= answer_contexts(name, args, defaults)
         qualities[name] = quality(name, args)
-    table = to_markdown(found, qualities, args)
+    table = to_markdown(answers, qualities, args)
     (Path(args.output) / "termination.md").write_text(table, encoding="utf-8")
     print(table)
     return 0
