@@ -80,20 +80,20 @@ def settings_of(body: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RequestError: A number is not one.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, setting in FIELDS.items():
         value = body.get(name)
         if value is None:
             continue
         if not isinstance(value, (int, float)) or isinstance(value, bool) or abs(value) > MAX_NUMBER:
             raise RequestError(400, f"{name} must be a number.")
-        found[setting] = value
-    if found.get("temperature") == 0:
-        del found["temperature"]
-        found["method"] = "greedy"
+        settings[setting] = value
+    if settings.get("temperature") == 0:
+        del settings["temperature"]
+        settings["method"] = "greedy"
     if body.get("n", 1) != 1:
         raise RequestError(400, "n must be 1.")
-    return found
+    return settings
 
 
 class Handler(BaseHTTPRequestHandler):
