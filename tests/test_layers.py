@@ -95,8 +95,8 @@ def test_data_prep_takes_only_the_text_modules_of_chatbot():
 
 def test_chatbot_imports_only_downwards():
     rank = {name: number for number, level in enumerate(LEVELS) for name in level}
-    there = {path.name.removesuffix(".py") for path in (ROOT / "chatbot").iterdir() if path.name != "__pycache__"}
-    assert there - {"__init__", "__main__", "py.typed"} == set(rank), "name every folder in the docstring of chatbot"
+    present = {path.name.removesuffix(".py") for path in (ROOT / "chatbot").iterdir() if path.name != "__pycache__"}
+    assert present - {"__init__", "__main__", "py.typed"} == set(rank), "name every folder in the docstring of chatbot"
     for path in sorted((ROOT / "chatbot").rglob("*.py")):
         folder = path.relative_to(ROOT / "chatbot").parts[0].removesuffix(".py")
         if folder == "__init__" or path.name in ("__main__.py", "registration.py"):  # the doors

@@ -74,23 +74,23 @@ def foreign_sites(server: Target, row: Row) -> None:
     headers = [{"Origin": origin} for origin in FOREIGN] + [
         {"Sec-Fetch-Site": site} for site in ("cross-site", "same-site")
     ]
-    for given in headers:
+    for foreign in headers:
         for path in (COMPLETE, JOIN, "/gradio_api/cancel", "/login", "/logout"):
-            answer = server.client.post(path, json=hello, headers=given)
-            held = answer.status_code == 403 and not [
+            answer = server.client.post(path, json=hello, headers=foreign)
+            holds = answer.status_code == 403 and not [
                 name for name in answer.headers if name.startswith("access-control")
             ]
-            row.check(held, (given, path, answer.status_code))
+            row.check(holds, (foreign, path, answer.status_code))
     for path in ("/", "/config", COMPLETE, JOIN):
         preflight = {"Origin": FOREIGN[0], "Access-Control-Request-Method": "POST"}
         answer = server.client.options(path, headers=preflight)
         row.check(not [name for name in answer.headers if name.startswith("access-control")], path)
         answer = server.client.get(path)
-        held = (
+        holds = (
             answer.headers.get("x-frame-options") == "DENY"
             and answer.headers.get("x-content-type-options") == "nosniff"
         )
-        row.check(held, path)
+        row.check(holds, path)
     row.check(server.client.get("/logout").status_code in (404, 405), "a link logs people out")
 
 

@@ -48,9 +48,11 @@ def called(server: Target, number: int, data: list[object], **headers: str) -> t
 def from_elsewhere(server: Target, row: Row) -> None:
     """No function of the view is reached under another host, from another site, or through a proxy."""
     numbers = [function(server, name) for name in ("order", "open_result")]
-    given = [{"Host": host} for host in HOSTS if host] + [{"Origin": origin} for origin in FOREIGN]
-    given += [{name: "127.0.0.1"} for name in ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")]
-    for headers in given:
+    foreign_headers = [{"Host": host} for host in HOSTS if host] + [{"Origin": origin} for origin in FOREIGN]
+    foreign_headers += [
+        {name: "127.0.0.1"} for name in ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
+    ]
+    for headers in foreign_headers:
         for number in numbers:
             status, text = called(server, number, [{"do": "prepare", "texts": [{"text": "你好"}]}], **headers)
             row.check(status in (400, 403, 421), (headers, status, text))
@@ -71,10 +73,10 @@ def hostile_orders(server: Target, row: Row) -> None:
     orders += [{"do": "resume"}, {"do": "stop"}, {"do": "again"}, {"do": "prepare", "texts": [{"text": DEEP}]}]
     for value in orders:
         status, text = called(server, order, [value])
-        held = (
+        holds = (
             status in (200, 400, 413, 503) and SECRET not in text and "root:x:" not in text and "Traceback" not in text
         )
-        row.check(held, (str(value)[:80], status, text[-100:]))
+        row.check(holds, (str(value)[:80], status, text[-100:]))
     body = json.dumps({"data": [{"do": "prepare", "texts": [{"text": "长" * (4 << 20)}]}], "fn_index": order})
     row.check(server.client.post(JOIN, content=body).status_code in (400, 413), "a body over 4 MiB")
     row.check(server.client.get("/healthz").status_code == 200, "the server answers")

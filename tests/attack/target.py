@@ -36,11 +36,11 @@ class Row:
     attempts: int = 0
     failures: list[str] = field(default_factory=list)
 
-    def check(self, held: bool, what: object) -> None:
+    def check(self, holds: bool, attempt: object) -> None:
         """Count an attempt, and what it was if the promise did not hold."""
         self.attempts += 1
-        if not held:
-            self.failures.append(str(what)[:200])
+        if not holds:
+            self.failures.append(str(attempt)[:200])
 
 
 class Target:

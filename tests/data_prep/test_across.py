@@ -56,8 +56,8 @@ def test_each_is_switched_alone(on):
 
 
 def test_thresholds_are_shares_of_the_corpus_and_never_below_the_least():
-    many = [*corpus(), *([f"另外{number}", f"另一个回答{number}"] for number in range(5000))]
-    assert losses(many) == {}
+    large_corpus = [*corpus(), *([f"另外{number}", f"另一个回答{number}"] for number in range(5000))]
+    assert losses(large_corpus) == {}
     assert losses(corpus()[-45:-25], FrequencySettings()) == {}
 
 
@@ -66,7 +66,7 @@ def test_copies_of_one_dialogue_are_not_a_frequent_reply():
 
 
 def test_which_replies_are_kept_depends_on_their_content_alone():
-    def gone(dialogues):
+    def removed(dialogues):
         turns, starts = arrays(dialogues)
         dirty = find_frequent([(turns, starts)], FEW, ALL, 5).find_dirty(turns, starts)
         return {
@@ -74,7 +74,7 @@ def test_which_replies_are_kept_depends_on_their_content_alone():
         }
 
     dialogues = corpus()
-    assert gone(dialogues) == gone(dialogues[::-1])
+    assert removed(dialogues) == removed(dialogues[::-1])
 
 
 @given(st.lists(st.integers(0, 5), max_size=12))

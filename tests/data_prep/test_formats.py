@@ -460,8 +460,8 @@ def test_links_that_leave_a_folder_are_refused(tmp_path, capsys):
 def test_memory_holds_a_block_and_not_the_file(tmp_path):
     """An array of 24 MB on one line, read with a peak far below its size."""
     path = tmp_path / "big.json.gz"
-    one = json.dumps([["你 好 " * 50, "好 " * 50]] * 1000, ensure_ascii=False)[1:-1]
-    path.write_bytes(gzip.compress(f"[{','.join([one] * 30)}]".encode(), 1))
+    thousand = json.dumps([["你 好 " * 50, "好 " * 50]] * 1000, ensure_ascii=False)[1:-1]
+    path.write_bytes(gzip.compress(f"[{','.join([thousand] * 30)}]".encode(), 1))
     tracemalloc.start()
     count = sum(len(list(records(block))) for block in read_blocks(PackedFile(path)))
     peak = tracemalloc.get_traced_memory()[1]

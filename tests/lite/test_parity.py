@@ -108,7 +108,7 @@ def test_people_in_need_get_the_same_fixed_replies(bundled):
     _, lite = bundled
     safety, draw = default_safety(), random.Random(1)
     phrases = list(safety.crisis._automaton.keys())
-    around = ["今天", "他说", "我", "小说里", "《", "》", "，", "。", " x ", "1", "的故事", ""]
+    surroundings = ["今天", "他说", "我", "小说里", "《", "》", "，", "。", " x ", "1", "的故事", ""]
     messages = [
         "我想死",
         "自。杀了鸡",
@@ -123,7 +123,9 @@ def test_people_in_need_get_the_same_fixed_replies(bundled):
     ]
     for _ in range(600):
         phrase = draw.choice(phrases)
-        messages.append(draw.choice(around) + draw.choice(["", " ", "."]).join(phrase) + draw.choice(around))
+        messages.append(
+            draw.choice(surroundings) + draw.choice(["", " ", "."]).join(phrase) + draw.choice(surroundings)
+        )
     histories = [[message] for message in messages]
     for _ in range(200):
         user_turns = [

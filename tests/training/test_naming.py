@@ -42,7 +42,7 @@ BEFORE = Knowledge({OTHERS: 3.0, "lccc": 4.0}, 0.5)
 
 def speaking(name_when_asked=True, maker_when_asked=True, always=False):
     """A stand-in for a bot that knows which questions are about it."""
-    asked = {about: {bare(text) for text in questions(about, "held_out")} for about in ("name", "maker")}
+    asked = {topic: {bare(text) for text in questions(topic, "held_out")} for topic in ("name", "maker")}
 
     def reply(message):
         if maker_when_asked and bare(message) in asked["maker"]:

@@ -78,8 +78,8 @@ def test_every_parameter_is_trained_once_and_only_matrices_decay(tokenizer, kind
     model = XianliaoForCausalLM(config)
     optimizers = build_optimizers(model, TrainSettings(data=["x"], output="y", optimizer=kind, weight_decay=0.1))
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    held = [id(p) for group in groups for p in group["params"]]
-    assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    trained_ids = [id(p) for group in groups for p in group["params"]]
+    assert sorted(trained_ids) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     decayed = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -22,7 +22,7 @@ WAYS = [{}, {}, {}, {"temperature": 1.2}, {"method": "greedy"}, {"no_repeat_ngra
 WAYS += [{"candidates": 3}, {"method": "beam", "beams": 2}, {"banned_words": ["好"]}]
 
 
-def asked(count: int, seed: int = 0):
+def draw_conversations(count: int, seed: int = 0):
     """Histories, seeds and settings of many conversations, some of several turns and with common beginnings."""
     draw = random.Random(seed)
     for number in range(count):
@@ -68,7 +68,7 @@ def together(worker, conversations) -> list:
 
 
 def test_replies_are_those_alone(bot, worker):
-    conversations = list(asked(40))
+    conversations = list(draw_conversations(40))
     replies = together(worker, conversations)
     for (turns, seed, changes), reply in zip(conversations, replies, strict=True):
         alone = Chatbot(bot.model, bot.tokenizer, bot.settings).respond(turns, seed, **changes)
@@ -82,7 +82,7 @@ def test_five_hundred_at_once(checkpoint):
     for dtype in ("float32", "int8"):
         bot = Chatbot.from_pretrained(checkpoint, dtype=dtype)
         worker = Worker(bot, max_rows=128, max_waiting=500)
-        conversations = list(asked(500, seed=1))
+        conversations = list(draw_conversations(500, seed=1))
         replies = together(worker, conversations)
         worker.close(0)
         fresh = Chatbot(bot.model, bot.tokenizer, bot.settings)
@@ -309,7 +309,7 @@ def test_replies_to_many_senders_are_those_alone(bot):
         return stream_replies(turns, seed, **changes)
 
     worker.stream_replies = named
-    conversations = list(asked(12, seed=2))
+    conversations = list(draw_conversations(12, seed=2))
     replies = together(worker, conversations)
     worker.close(0)
     for (turns, seed, changes), reply in zip(conversations, replies, strict=True):

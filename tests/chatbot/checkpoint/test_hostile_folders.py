@@ -200,8 +200,8 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(sources, tmp_path, kind
 def test_sizes_in_range_that_are_not_those_of_the_weights_are_refused(sources, tmp_path, kind, key):
     folder = shutil.copytree(sources[kind], tmp_path / "copy")
     value = json.loads((folder / "config.json").read_text())[key]
-    many = 60 if key == "num_hidden_layers" else value * 8
-    rewrite(folder / "config.json", **{key: many, "layer_types": None})
+    wrong_size = 60 if key == "num_hidden_layers" else value * 8
+    rewrite(folder / "config.json", **{key: wrong_size, "layer_types": None})
     assert "fit" in attempt(folder) or key == "num_attention_heads"
 
 

@@ -134,8 +134,8 @@ def test_padding_changes_nothing(name):
             close(run(module, padded, tokens, form=form)[keep].view(2, 100, -1), alone, 1e-5)
         state = MixerState()  # the states agree too: so do the next tokens
         run(module, padded, tokens, state)
-        both = run(module, torch.cat([x, hidden(3, seed=6)], 1))
-        close(run(module, hidden(3, seed=6), plain(3, 100), state), both[:, 100:], 1e-5)
+        joined = run(module, torch.cat([x, hidden(3, seed=6)], 1))
+        close(run(module, hidden(3, seed=6), plain(3, 100), state), joined[:, 100:], 1e-5)
 
 
 @every_mixer

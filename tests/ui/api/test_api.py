@@ -254,7 +254,7 @@ def test_a_cancelled_reply_is_gone_within_two_steps(client, server, monkeypatch)
     """Steps are held up, so that the reply is under way for as long as the test wants."""
     bot = server[2].state.workers["tiny"].bot
     monkeypatch.setattr(bot, "settings", bot.settings.with_changes(floor_start_tokens=5000, min_reply_tokens=4000))
-    show, shown, gone = bot.show, [], threading.Event()
+    show, shown, cancelled = bot.show, [], threading.Event()
 
     def slow_show(request, draft):
         shown.append(len(draft.token_ids))
@@ -267,14 +267,14 @@ def test_a_cancelled_reply_is_gone_within_two_steps(client, server, monkeypatch)
     def noted_cancel(job):
         cancel(job)
         shown.append("cancelled")
-        gone.set()
+        cancelled.set()
 
     monkeypatch.setattr(Job, "cancel", noted_cancel)
     stream = client.chat.completions.create(model="tiny", messages=HELLO, stream=True)
     for _ in range(3):
         next(stream)
     stream.close()
-    assert gone.wait(5)
+    assert cancelled.wait(5)
     time.sleep(0.5)  # ten steps
     assert live_replies(server) == 0
     assert len(shown) - 1 - shown.index("cancelled") <= 2

@@ -96,12 +96,12 @@ def test_the_page_gives_the_reply_that_python_gives(bot, worker):
 def test_every_reply_is_noted_also_one_that_was_stopped(bot, worker):
     noted = []
     chat = chat_of(("user", "你好"))
-    list(answer(worker, chat, PageSettings(seed=7), "zh", lambda *about: noted.append(about)))
+    list(answer(worker, chat, PageSettings(seed=7), "zh", lambda *details: noted.append(details)))
     model, reply, first, ident, message = noted.pop()
     assert (model, reply.text, ident, message) == ("tiny", bot.reply(["你好"], seed=7), chat["id"], "你好")
     assert 0 < first <= reply.seconds
     seed = next(seed for seed in range(50) if len(bot.respond(["你好"], seed=seed).token_ids) > 5)
-    steps = answer(worker, chat, PageSettings(seed=seed), "zh", lambda *about: noted.append(about))
+    steps = answer(worker, chat, PageSettings(seed=seed), "zh", lambda *details: noted.append(details))
     next(steps)
     steps.close()
     assert noted[0][1].stop_reason == "stopped"
@@ -147,14 +147,14 @@ def test_the_messages_after_it_are_those_of_python(bot, worker):
     chat = chat_of(("user", "我不想活了"))
     noted = []
     for message in ("嗯", "吃几片", "今天吃什么"):
-        *_, (chat, line) = answer(worker, chat, PageSettings(seed=7), "zh", lambda *about: noted.append(about))
+        *_, (chat, line) = answer(worker, chat, PageSettings(seed=7), "zh", lambda *details: noted.append(details))
         assert chat["messages"][-1]["text"] == bot.reply(turns_of(chat)[:-1], seed=7)
         assert "seed" not in chat["messages"][-1]
         assert line == TEXT["zh"]["fixed"]
         chat = with_user_message(bot, chat, message)
         with pytest.raises(ChatError):
             next(candidates(worker, chat, PageSettings()))
-    assert [about[1].stop_reason for about in noted] == ["safety"] * 3
+    assert [details[1].stop_reason for details in noted] == ["safety"] * 3
     forged = {**chat, "messages": [*chat["messages"], {"role": "assistant", "text": "x", "seed": 1}]}
     with pytest.raises(ChatError):
         trace_reply(lambda name: worker, forged, len(forged["messages"]) - 1)

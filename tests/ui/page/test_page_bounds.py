@@ -133,10 +133,10 @@ def test_a_full_conversation_can_still_be_exported_and_shortened():
     assert checked(full)["messages"] == full["messages"]
     with pytest.raises(ChatError, match="too long"):
         check_room(full)
-    many = {**new_chat(), "messages": [message("a")] * chats.MAX_MESSAGES}
-    checked(many)
+    long_chat = {**new_chat(), "messages": [message("a")] * chats.MAX_MESSAGES}
+    checked(long_chat)
     with pytest.raises(ChatError, match="too long"):
-        check_room(many)
+        check_room(long_chat)
     assert str(chats.MAX_MESSAGES) in str(too_large())
 
 

@@ -52,8 +52,8 @@ def listen_to(address: str, session: str) -> None:
         pass
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_server_within_five_seconds(how, endless, tmp_path):
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_within_five_seconds(signal_number, endless, tmp_path):
     """With a reply that would go on for minutes, tabs, half requests, and a short reply that may end."""
     with serving(tmp_path, "--checkpoint", str(endless), "default") as (address, process):
         port = int(address.rpartition(":")[2])
@@ -87,7 +87,7 @@ def test_a_signal_ends_the_server_within_five_seconds(how, endless, tmp_path):
         talkers[1].start()
         assert both_begun.wait(30)
         started = time.monotonic()
-        process.send_signal(how)
+        process.send_signal(signal_number)
         time.sleep(0.5)
         refused = httpx.get(f"{address}/v1/models", timeout=5)
         assert refused.status_code == 503
