@@ -230,7 +230,7 @@ class Bot:
         values = dict(self.defaults)
         for name, value in settings.items():
             if name not in values:
-                raise LiteError(f"There is no setting {name}; there are {', '.join(SETTINGS)}.")
+                raise LiteError(f"Unknown setting {name}. Settings: {', '.join(SETTINGS)}.")
             if value is None and name in OFF:
                 value = OFF[name]
             if not isinstance(value, (int, float)) or math.isnan(value):

@@ -126,14 +126,14 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/health":
             self._send(200, {"status": "ok"})
         else:
-            self._fail(404, "There is no such page; the route is POST /v1/chat/completions.")
+            self._fail(404, "Unknown path; use POST /v1/chat/completions.")
 
     def do_POST(self) -> None:
         if not self._is_admitted():
             return
         try:
             if self.path != "/v1/chat/completions":
-                raise RequestError(404, "There is no such page; the route is POST /v1/chat/completions.")
+                raise RequestError(404, "Unknown path; use POST /v1/chat/completions.")
             body = self._body()
             turns, settings = to_turns(body.get("messages")), settings_of(body)
             seed = settings.pop("seed", None)
