@@ -21,7 +21,7 @@ turns = ["周末去哪玩", "还没想好", "一起看电影吧"]
 prompt = bot.layout.prompt(bot.encode_turns(turns), bot.context_tokens)  # [CLS] turn [SEP] turn [SEP] …, and who speaks
 inputs = {"input_ids": torch.tensor([prompt.input_ids]), "token_type_ids": torch.tensor([prompt.speaker_ids])}
 start = inputs["input_ids"].shape[1]
-settings = bot.settings.with_changes(temperature=5.0, top_p=1.0)  # far too hot: only the bound ends such a reply
+settings = bot.settings.with_changes(temperature=5.0, top_p=1.0)  # far too hot: only the bound ends the reply
 
 for name, rules in (("with", reply_processors(settings, bot.vocabulary, start)), ("without", None)):
     torch.manual_seed(0)

@@ -80,14 +80,14 @@ def _texts_of(parser: argparse.ArgumentParser) -> Iterator[str]:
 @functools.cache
 def messages() -> dict[str, str]:
     """Return the texts of errors and printed lines in the code, each with the place of one use."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for room in ROOMS:
         for path in sorted((ROOT / room).rglob("*.py")):
             name = str(path.relative_to(ROOT))
             if not name.startswith(ELSEWHERE):
                 for line, text in Module(path, name).messages():
-                    found.setdefault(text, f"{name}:{line}")
-    return found
+                    texts.setdefault(text, f"{name}:{line}")
+    return texts
 
 
 class Module:

@@ -1,5 +1,7 @@
 """Check the words of docstrings, comments, messages and pages, and the names: `python -m tests.prose [FOLDER ...]`.
 
+Without a folder, the whole project is checked, but only the names of the tests.
+
 `python -m tests.prose --draw 40 --seed 1` prints sentences drawn at random instead, for somebody who reads them for the
 first time: every sentence that needs a second reading is written again.
 
@@ -14,13 +16,16 @@ import random
 import re
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("chatbot", "data_prep", "training", "ui")
-EVERYTHING = (*ROOMS, "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "deploy", "docs", "checkpoints")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+WORDED = ("chatbot", "data_prep", "training", "ui", "lite", "examples", *PAGES, "deploy", "docs", "checkpoints")
+"""Folders and pages whose words are checked."""
+NAMED = (*WORDED, "tests")
+"""Folders whose names are checked."""
 UNITS = (
     "second|minute|hour|day|step|token|turn|line|row|file|dialogue|message|reply|core|sender|replica|conversation|page"
 )
@@ -98,14 +103,18 @@ def texts_of_page(path: Path) -> Iterator[tuple[int, str]]:
         line += block.count("\n") + 2
 
 
-def faults(path: Path) -> Iterator[str]:
-    """Yield one line per fault of a module or a page."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+def name_faults(path: Path) -> Iterator[str]:
+    """Yield one line per vague name of a module or a script; a page has none."""
     if path.suffix != ".md":
         for number, name in vague_names(path) if path.suffix == ".py" else vague_script_names(path):
             yield f"{path.relative_to(ROOT)}:{number}: the name `{name}`: name what it holds or does"
+
+
+def word_faults(path: Path) -> Iterator[str]:
+    """Yield one line per habit in the sentences of a module or a page; the comments of scripts are not read."""
     if path.suffix == ".js":
         return
+    lines = path.read_text(encoding="utf-8").splitlines()
     for number, text in texts_of_page(path) if path.suffix == ".md" else texts_of_module(path):
         if "prose: ok" in lines[min(number, len(lines)) - 1]:
             continue
@@ -116,9 +125,9 @@ def faults(path: Path) -> Iterator[str]:
                 yield f"{path.relative_to(ROOT)}:{number}: {name}: …{around}…"
 
 
-def files(names: list[str]) -> Iterator[Path]:
-    """Yield the modules and pages to check: the given files and folders, or the whole project."""
-    for name in names or EVERYTHING:
+def files(names: Iterable[str]) -> Iterator[Path]:
+    """Yield the modules, scripts and pages among files and folders, without logs and experiments."""
+    for name in names:
         path = ROOT / name
         pages = [path] if path.is_file() else sorted(chain.from_iterable(map(path.rglob, ("*.py", "*.js", "*.md"))))
         yield from (each for each in pages if "log" not in each.parts and "experiments" not in each.parts)
@@ -139,12 +148,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default: %(default)s)")
     args = parser.parse_args()
     if args.draw:
-        paths = [path for path in files(args.paths) if path.suffix != ".js" and not path.name.endswith(".zh.md")]
-        drawn = [(path, *sentence) for path in paths for sentence in sentences(path)]
+        paths = [path for path in files(args.paths or WORDED) if path.suffix != ".js"]
+        drawn = [(path, *part) for path in paths if not path.name.endswith(".zh.md") for part in sentences(path)]
         for path, number, text in random.Random(args.seed).sample(drawn, min(args.draw, len(drawn))):
             print(f"{path.relative_to(ROOT)}:{number}: {text}")
         return 0
-    listed = [fault for path in files(args.paths) for fault in faults(path)]
+    listed = [fault for path in files(args.paths or NAMED) for fault in name_faults(path)]
+    listed += [fault for path in files(args.paths or WORDED) for fault in word_faults(path)]
     print(*listed, sep="\n")
     print(f"{len(listed)} faults", file=sys.stderr)
     return bool(listed)

@@ -67,7 +67,7 @@ class Camera:
         """Press the first element of a selector as soon as the page has one."""
         page.press(page.wait(lambda: page.find(selector))[0])
 
-    def take(self, name: str) -> None:
+    def save(self, name: str) -> None:
         """Save what is shown."""
         time.sleep(0.6)
         self.driver.save_screenshot(str(self.folder / f"{name}.png"))
@@ -78,22 +78,22 @@ def take_page(camera: Camera) -> None:
     """Take the views of the chat page."""
     for size, theme in (("desktop", "light"), ("wide", "light"), ("phone", "light"), ("desktop", "dark")):
         camera.open(size, theme)
-        camera.take(f"first-{size}-{theme}")
+        camera.save(f"first-{size}-{theme}")
     page = camera.open("desktop")
     page.set_seed(17)
     page.press_at("#panel .x-button")
     for text in TURNS:
         page.send(text)
-    camera.take("turns-desktop-light")
+    camera.save("turns-desktop-light")
     page.press_at("#more")
     page.wait(lambda: page.texts("#chat .x-versions"))
-    camera.take("versions-desktop-light")
+    camera.save("versions-desktop-light")
     page.press(page.find("#chat .x-turn.bot.last button[aria-label='详情']")[0])
     page.click("看它怎么选字")
     page.wait(lambda: page.find(".x-token"))
     page.press(page.find(".x-token")[1])
     page.driver.execute_script("document.querySelector('#chat').scrollTop = 1e6")
-    camera.take("inside-desktop-light")
+    camera.save("inside-desktop-light")
     stored = page.driver.execute_script("return JSON.stringify(Object.entries(localStorage))")
     again = f"for (const [key, text] of {stored}) if (key.startsWith('xianliao.chat')) localStorage[key] = text;"
     for size, theme in (("phone", "light"), ("phone", "dark"), ("wide", "dark")):
@@ -101,23 +101,23 @@ def take_page(camera: Camera) -> None:
         page.press_at("#side-button") if size == "phone" else None
         camera.press(page, "#saved .x-open")
         page.wait(page.bot_messages)
-        camera.take(f"turns-{size}-{theme}")
+        camera.save(f"turns-{size}-{theme}")
     for size in ("desktop", "phone"):
         page = camera.open(size, stored=STORE)
         page.press_at("#side-button") if size == "phone" else None
         page.press(page.find("#saved .x-more > button")[1])
-        camera.take(f"chats-{size}-light")
+        camera.save(f"chats-{size}-light")
     for size, theme in (("desktop", "light"), ("phone", "light"), ("desktop", "dark")):
         page = camera.open(size, theme)
         page.unfold()
         camera.press(page, ".x-persona")
-        camera.take(f"settings-{size}-{theme}")
+        camera.save(f"settings-{size}-{theme}")
         page.driver.execute_script("document.querySelector('#panel').scrollTop = 1e6")
-        camera.take(f"personas-{size}-{theme}")
+        camera.save(f"personas-{size}-{theme}")
     for size, theme in (("desktop", "light"), ("phone", "dark")):
         page = camera.open(size, theme)
         page.press_at("#studio-button")
-        camera.take(f"training-{size}-{theme}")
+        camera.save(f"training-{size}-{theme}")
 
 
 def take_figures(camera: Camera) -> None:
@@ -127,7 +127,7 @@ def take_figures(camera: Camera) -> None:
         page = camera.visit()
         for text in FIGURE_TURNS:
             page.send(text)
-        camera.take(name)
+        camera.save(name)
 
 
 def take_report(camera: Camera, work: Path) -> None:
@@ -137,7 +137,7 @@ def take_report(camera: Camera, work: Path) -> None:
     for size, theme in (("desktop", "light"), ("desktop", "dark"), ("phone", "light")):
         camera.show(*SIZES[size], theme, size == "phone")
         camera.driver.get((work / "report.html").as_uri())
-        camera.take(f"report-{size}-{theme}")
+        camera.save(f"report-{size}-{theme}")
 
 
 def main() -> int:

@@ -127,8 +127,8 @@ class Page:
         """Presses the last (or first) button of one of these names."""
         code = "return [...document.querySelectorAll('button')].filter(b => arguments[0].includes("
         code += "b.getAttribute('aria-label') || b.innerText.trim()))"
-        found = self.wait(lambda: self.driver.execute_script(code, labels))
-        self.press(found[-1 if last else 0])
+        buttons = self.wait(lambda: self.driver.execute_script(code, labels))
+        self.press(buttons[-1 if last else 0])
 
     def press(self, element) -> None:
         self.driver.execute_script("arguments[0].click()", element)
@@ -305,7 +305,7 @@ def test_what_is_said_is_text(page):
     ]
     for text in texts:
         page.send(text)
-    assert [said.replace("\u200b", "") for said in page.user_messages()] == texts
+    assert [shown.replace("\u200b", "") for shown in page.user_messages()] == texts
     assert "pwned" not in page.driver.title
     assert not page.find("#chat .message img[src='x']")
     assert not page.find("#chat .message a, #chat .message h1, #chat .message code, #chat .message strong")
@@ -340,8 +340,8 @@ def test_enter_that_ends_a_composition_does_not_send(page):
 
 def test_presets_set_the_sliders(page, bot):
     page.unfold()
-    for place, expected in enumerate(("0.4", str(bot.settings.temperature), "0.9")):
-        page.press(page.wait(lambda: page.find("#preset input"))[(0, 1, 2)[place]])
+    for index, expected in enumerate(("0.4", str(bot.settings.temperature), "0.9")):
+        page.press(page.wait(lambda: page.find("#preset input"))[(0, 1, 2)[index]])
         page.wait(lambda expected=expected: page.value("#temperature input[type=number]") == expected)
     assert page.value("#top-p input[type=number]") == "0.95"
     page.set_seed(5)
@@ -430,8 +430,8 @@ def test_likes_and_reasons_are_written_where_prepare_reads_them(page, data_dir, 
     assert (lines[0]["reasons"], lines[0]["comment"]) == (["on_topic"], "有意思")
     assert lines[0]["model"] == "default"
     assert lines[1]["messages"][-1]["content"] == other
-    kept = [(turns, reason) for _, turns, reason in read_records(data_dir / "feedback.jsonl")]
-    assert kept == [(["你好", reply], None), (None, "disliked")]
+    records = [(turns, reason) for _, turns, reason in read_records(data_dir / "feedback.jsonl")]
+    assert records == [(["你好", reply], None), (None, "disliked")]
 
 
 def test_english_browsers_get_english_words(server, tmp_path):
@@ -481,11 +481,11 @@ def test_stop_keeps_what_was_said(tmp_path, data_dir):
                 page.press(page.wait(lambda: page.find("#message .stop-button"))[0])
                 page.wait(lambda: page.find("#message .submit-button") and page.status() == TEXT["zh"]["stopped"])
                 time.sleep(0.5)
-                said = page.bot_messages()
-                assert len(said) == count
-                assert all(len(text) > 20 for text in said)
+                replies = page.bot_messages()
+                assert len(replies) == count
+                assert all(len(text) > 20 for text in replies)
                 time.sleep(1)
-                assert page.bot_messages() == said
+                assert page.bot_messages() == replies
             page.write("说到一半")
             page.find("#message textarea")[0].send_keys("\ue007")
             page.wait(lambda: page.find("#message .stop-button"))
@@ -498,9 +498,9 @@ def test_stop_keeps_what_was_said(tmp_path, data_dir):
             page.wait(lambda: page.texts("#chat .x-divider"))
             page.write("")
             time.sleep(1)
-            kept = page.bot_messages()
+            before = page.bot_messages()
             driver.refresh()
-            page.wait(lambda: page.bot_messages() == kept)
+            page.wait(lambda: page.bot_messages() == before)
             assert live_replies(address) == 0
         finally:
             driver.quit()

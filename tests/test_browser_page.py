@@ -97,8 +97,8 @@ def test_nothing_is_drawn_over_the_head_of_the_settings(page):
     const panel = document.querySelector("#panel"), over = [];
     for (let top = 0; top < panel.scrollHeight; top += 9) {
       panel.scrollTop = top;
-      const found = document.elementFromPoint(panel.getBoundingClientRect().left + 60, 45);
-      if (!found.closest("#settings")) over.push(found.outerHTML.slice(0, 80));
+      const topmost = document.elementFromPoint(panel.getBoundingClientRect().left + 60, 45);
+      if (!topmost.closest("#settings")) over.push(topmost.outerHTML.slice(0, 80));
     }
     return over
     """
@@ -137,13 +137,13 @@ def test_versions_are_kept_and_can_be_looked_through(page):
 def test_a_branch_is_a_chat_of_its_own(page):
     page.send("你好")
     page.send("今天吃什么")
-    said = page.bot_messages()
+    replies = page.bot_messages()
     page.click(say(page, "branch"), last=False)  # of the first message: it goes to the message box
     page.wait(lambda: page.value("#message textarea") == "你好" and not page.user_messages())
     page.press(page.find("#saved .x-open")[0])
-    page.wait(lambda: page.bot_messages() == said)
+    page.wait(lambda: page.bot_messages() == replies)
     page.press(page.find("#chat .x-turn.bot button[aria-label='从这里另开一段对话']")[0])
-    page.wait(lambda: page.bot_messages() == said[:1])
+    page.wait(lambda: page.bot_messages() == replies[:1])
     assert page.saved() == ["你好（分支）", "你好"]
 
 
@@ -201,7 +201,7 @@ def test_chats_are_searched_and_all_of_them_go_to_files_and_back(page):
     page.send("今天吃面")
     page.press_at("#more")
     page.wait(lambda: versions(page) == ["2/4"])
-    said = page.bot_messages()
+    replies = page.bot_messages()
     assert page.texts("#saved h2") == [say(page, "today")]
     page.fill("#search", "一只")
     page.wait(lambda: page.saved() == ["我养了一只猫"])
@@ -213,7 +213,7 @@ def test_chats_are_searched_and_all_of_them_go_to_files_and_back(page):
     (training,) = page.wait(lambda: list(downloads.glob("xianliao-*.jsonl")))
     assert "signature" not in everything.read_text()
     dialogues = [turns for _, turns, _ in read_records(training)]
-    assert ["今天吃面", said[0]] in dialogues
+    assert ["今天吃面", replies[0]] in dialogues
     assert len(dialogues) == 2
     page.driver.execute_script("window.confirm = () => true")
     page.all_chats("delete_all")
@@ -221,7 +221,7 @@ def test_chats_are_searched_and_all_of_them_go_to_files_and_back(page):
     page.choose_file(everything)
     page.wait(lambda: page.saved() == ["今天吃面", "我养了一只猫"])
     page.press(page.find("#saved .x-open")[0])
-    page.wait(lambda: page.bot_messages() == said and versions(page) == ["2/4"])
+    page.wait(lambda: page.bot_messages() == replies and versions(page) == ["2/4"])
 
 
 def test_hostile_files_change_nothing_and_become_no_markup(page, tmp_path):
@@ -268,13 +268,13 @@ def test_every_stop_of_the_tab_key_is_in_view(page):
     stops = 0
     for _ in range(25):
         page.driver.switch_to.active_element.send_keys("\ue004")
-        found = page.driver.execute_script(
+        focus = page.driver.execute_script(
             "const e = document.activeElement, r = e.getBoundingClientRect(); return [e.tagName, r.left >= 0 && r.right"
             " <= innerWidth + 1 && r.width > 0 && r.bottom > 0, e.matches(':focus-visible')]"
         )
-        if found[0] == "BODY":  # between the last stop and the first one
+        if focus[0] == "BODY":  # between the last stop and the first one
             continue
-        assert found[1:] == [True, True], found
+        assert focus[1:] == [True, True], focus
         stops += 1
     assert stops >= 8
 
@@ -488,12 +488,12 @@ def serious_violations(driver, source: str) -> list:
     """Return what axe-core finds on the shown page that is serious or critical."""
     driver.set_script_timeout(120)
     driver.execute_script(source)
-    found = driver.execute_async_script(
+    violations = driver.execute_async_script(
         "const done = arguments[arguments.length - 1];"
         "axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations.map(v => [v.id, v.impact,"
         " v.nodes.map(n => n.target.join(' ') + ' ' + (n.any[0] ? n.any[0].message : '')).slice(0, 5)])))"
     )
-    return [violation for violation in found if violation[1] in ("serious", "critical")]
+    return [violation for violation in violations if violation[1] in ("serious", "critical")]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -42,7 +42,9 @@ def test_the_report_is_sorted_and_fits_the_phone(tmp_path):
     content = report(checkpoint("mine", 3.5, **methods))
     content["verdict"] = verdict(content)
     with opened(tmp_path, "en", content) as driver:
-        heading = next(found for found in driver.find_elements("css selector", "th button") if found.text == "1 - WRD")
+        heading = next(
+            button for button in driver.find_elements("css selector", "th button") if button.text == "1 - WRD"
+        )
         names = "return [...arguments[0].closest('table').tBodies[0].rows].map(row => row.cells[0].textContent)"
         before = driver.execute_script(names, heading)
         heading.click()  # the best first
@@ -70,7 +72,7 @@ def test_the_report_speaks_the_language_of_the_browser_and_remembers_another_cho
     with opened(tmp_path, language, full_report()) as driver:
 
         def state() -> list:
-            headings = [found.text for found in driver.find_elements("css selector", "h2")]
+            headings = [heading.text for heading in driver.find_elements("css selector", "h2")]
             script = (
                 "return [document.documentElement.lang, document.title, document.querySelector('.verdict').ariaLabel]"
             )

@@ -38,8 +38,8 @@ def server(thinker, tmp_path_factory):
 def test_thoughts_are_folded_above_the_answer_and_stay(page, thinker):  # noqa: F811
     expected = Chatbot.from_pretrained(thinker).respond(["你好"], 3, thinking="shown")
     page.set_seed(3)
-    said = page.send("你好")
-    assert said == expected.text
+    reply = page.send("你好")
+    assert reply == expected.text
     (folded,) = page.find("#chat .x-turn.bot details.x-thoughts")
     assert folded.find_element("css selector", "summary").text == say(page, "thoughts")
     assert not folded.get_attribute("open")

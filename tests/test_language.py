@@ -36,10 +36,10 @@ def test_every_help_text_has_a_translation(command, texts):
 
 
 def test_every_message_has_a_translation():
-    found = messages()
-    assert len(found) > 270
+    texts = messages()
+    assert len(texts) > 270
     composed = {"Decoding: {0}.", "http://{0}:{1}  {2}"}
-    assert {text: where for text, where in found.items() if text not in ENTRIES}.keys() == composed
+    assert {text: where for text, where in texts.items() if text not in ENTRIES}.keys() == composed
 
 
 def test_every_rule_has_a_translation():

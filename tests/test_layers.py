@@ -56,14 +56,14 @@ COMMANDS = ("data_prep.cli", "training.cli", "chatbot.cli", "chatbot.checkpoint.
 
 def imports_of(path: Path) -> set[str]:
     """Modules a file imports, at any depth of nesting; `from x import y` counts as x and x.y."""
-    found: set[str] = set()
+    modules: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            modules |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
 
 
 FILES = [(room, path) for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
@@ -95,8 +95,8 @@ def test_data_prep_takes_only_the_text_modules_of_chatbot():
 
 def test_chatbot_imports_only_downwards():
     rank = {name: number for number, level in enumerate(LEVELS) for name in level}
-    there = {path.name.removesuffix(".py") for path in (ROOT / "chatbot").iterdir() if path.name != "__pycache__"}
-    assert there - {"__init__", "__main__", "py.typed"} == set(rank), "name every folder in the docstring of chatbot"
+    present = {path.name.removesuffix(".py") for path in (ROOT / "chatbot").iterdir() if path.name != "__pycache__"}
+    assert present - {"__init__", "__main__", "py.typed"} == set(rank), "name every folder in the docstring of chatbot"
     for path in sorted((ROOT / "chatbot").rglob("*.py")):
         folder = path.relative_to(ROOT / "chatbot").parts[0].removesuffix(".py")
         if folder == "__init__" or path.name in ("__main__.py", "registration.py"):  # the doors

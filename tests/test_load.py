@@ -166,13 +166,13 @@ def test_sixty_four_conversations(server):
                 first += [value for each in talked for value in each.first_seconds]
                 depths.append(deepest)
                 check_replies(bot, talked[::8])
-    one, many = (statistics.median(rates[size]) for size in rates)
+    alone, together = (statistics.median(rates[size]) for size in rates)
     first.sort()
     print(
-        f"\none {one:.0f} tokens/s, {MANY} together {many:.0f}: {many / one:.2f} times; first token p50"
+        f"\none {alone:.0f} tokens/s, {MANY} together {together:.0f}: {together / alone:.2f} times; first token p50"
         f" {first[len(first) // 2]:.3f} s, p95 {first[int(len(first) * 0.95)]:.3f} s; deepest queue {max(depths)}"
     )
-    assert many >= LEAST_GAIN_SERVED * one
+    assert together >= LEAST_GAIN_SERVED * alone
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
@@ -187,12 +187,12 @@ def test_sixty_four_in_the_worker(dtype):
         for size in rates:
             tokens = [0] * size
 
-            def converse(which: int, tokens=tokens, begin=100 * number):
+            def converse(index: int, tokens=tokens, begin=100 * number):
                 turns = []
                 for turn in range(TURNS):
-                    turns.append(MESSAGES[(which + turn) % len(MESSAGES)])
-                    *_, reply = worker.stream_replies(turns, 1000 * (begin + which) + turn, candidates=1)
-                    tokens[which] += len(reply.token_ids) + 1
+                    turns.append(MESSAGES[(index + turn) % len(MESSAGES)])
+                    *_, reply = worker.stream_replies(turns, 1000 * (begin + index) + turn, candidates=1)
+                    tokens[index] += len(reply.token_ids) + 1
                     turns.append(reply.text)
 
             threads = [threading.Thread(target=converse, args=(which,)) for which in range(size)]
@@ -203,9 +203,9 @@ def test_sixty_four_in_the_worker(dtype):
                 thread.join()
             rates[size].append(sum(tokens) / (time.perf_counter() - started))
     worker.close(0)
-    one, many = (statistics.median(rates[size]) for size in rates)
-    print(f"\n{dtype}: one {one:.0f} tokens/s, {MANY} together {many:.0f}: {many / one:.2f} times")
-    assert many >= LEAST_GAIN * one
+    alone, together = (statistics.median(rates[size]) for size in rates)
+    print(f"\n{dtype}: one {alone:.0f} tokens/s, {MANY} together {together:.0f}: {together / alone:.2f} times")
+    assert together >= LEAST_GAIN * alone
 
 
 def check_replies(bot: Chatbot, talked: list[Conversation]) -> None:
@@ -232,9 +232,11 @@ def test_memory_is_flat_over_two_thousand_turns(server):
         asyncio.run(talk_together(address, range(20 * number + 2000, 20 * number + 2020), TURNS, max_tokens=4))
         measured.append(megabytes())
     shown = httpx.get(address + "/metrics").text
-    kept = next(float(line.split()[1]) for line in shown.splitlines() if line.startswith("xianliao_remembered_bytes"))
+    cached_bytes = next(
+        float(line.split()[1]) for line in shown.splitlines() if line.startswith("xianliao_remembered_bytes")
+    )
     print("\nmegabytes after each 200 turns:", " ".join(f"{value:.0f}" for value in measured))
-    assert 0.9 * bot.snapshots.max_bytes < kept <= bot.snapshots.max_bytes
+    assert 0.9 * bot.snapshots.max_bytes < cached_bytes <= bot.snapshots.max_bytes
     assert measured[-1] < measured[3] + 30
 
 

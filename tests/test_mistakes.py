@@ -69,13 +69,13 @@ results = []
 for command, arguments in json.loads(sys.argv[1]):
     module, function = homes[command]
     main = getattr(import_module(module), function)
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
         try:
             code = main(arguments)
         except SystemExit as error:
             code = error.code
-    results.append((code, said.getvalue(), "torch" in sys.modules))
+    results.append((code, errors.getvalue(), "torch" in sys.modules))
 print(json.dumps(results))
 """
 FLAT = [(command, *case) for command, cases in CASES.items() for case in cases]
@@ -99,8 +99,8 @@ def results():
 @pytest.mark.parametrize("number", range(len(FLAT)), ids=[f"{c} {' '.join(a)}" for c, a, *_ in FLAT])
 def test_a_mistake_is_answered_without_torch(number, results):
     _, _, code, words = FLAT[number]
-    actual, said, has_torch = results[number]
-    assert words in said
+    actual, message, has_torch = results[number]
+    assert words in message
     assert actual == code
     assert not has_torch
-    assert len(said.strip().splitlines()) <= 2
+    assert len(message.strip().splitlines()) <= 2

@@ -62,7 +62,7 @@ def test_no_training_dialogue_has_a_question_of_another_part_and_no_parts_share_
     dialogues = identity_dialogues(identity) + rehearsal_dialogues(identity)
     asked = {bare(turn) for turns in dialogues for turn in turns[::2]}
     tuning, held_out = (
-        {bare(question) for about in ("name", "maker") for question in questions(about, part)} for part in UNSEEN
+        {bare(question) for topic in ("name", "maker") for question in questions(topic, part)} for part in UNSEEN
     )
     assert len(held_out) > 60
     assert len(tuning) > 30
@@ -72,15 +72,15 @@ def test_no_training_dialogue_has_a_question_of_another_part_and_no_parts_share_
 
 def test_a_bot_says_its_name_where_somebody_asks_and_keeps_the_rest():
     identity = Identity("小满", "阿哲")
-    named, kept = identity_dialogues(identity), rehearsal_dialogues(identity)
+    named, rehearsed = identity_dialogues(identity), rehearsal_dialogues(identity)
     assert all("小满" in str(turns[1::2]) or "阿哲" in str(turns[1::2]) for turns in named)
-    asked = {bare(question) for about in ("name", "maker") for question in questions(about)}
+    asked = {bare(question) for topic in ("name", "maker") for question in questions(topic)}
     assert asked <= {bare(turn) for turns in named for turn in turns[::2]}
-    assert not asked & {bare(turns[0]) for turns in kept}
-    assert not any(name in str(turns) for turns in kept for name in ("小满", "阿哲", "闲聊程序叫", "语言模型"))
+    assert not asked & {bare(turns[0]) for turns in rehearsed}
+    assert not any(name in str(turns) for turns in rehearsed for name in ("小满", "阿哲", "闲聊程序叫", "语言模型"))
     assert named == identity_dialogues(identity)
     assert len(identity_dialogues(Identity("小满"))) < len(named)
-    assert not any("{" in turn for turns in named + kept for turn in turns)
+    assert not any("{" in turn for turns in named + rehearsed for turn in turns)
 
 
 def test_the_maker_i_becomes_you_and_names_have_no_marks():

@@ -50,8 +50,8 @@ def test_raw_file_to_reply(tmp_path):
     metrics = [json.loads(line) for line in (tmp_path / "smoke" / "metrics.jsonl").read_text().splitlines()]
     assert metrics[-1]["loss"] < metrics[0]["loss"] - 1
     data = ["--data", SAMPLES, "--contexts", 30]
-    said = run("chatbot.evaluation", "--checkpoint", "smoke", *data, "--output", "report", cwd=tmp_path)
-    assert "30 replies of smoke ended" in said
+    output = run("chatbot.evaluation", "--checkpoint", "smoke", *data, "--output", "report", cwd=tmp_path)
+    assert "30 replies of smoke ended" in output
     assert "greedy + floor" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "<svg" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     terminal = run("chatbot", "--checkpoint", "smoke", "--message", "你好", "--seed", 1, cwd=tmp_path).strip()

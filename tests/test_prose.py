@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.prose import COMPILED, ROOMS, ROOT, vague_names, vague_script_names
+from tests import prose
+from tests.prose import COMPILED, NAMED, ROOT, files, name_faults, vague_names, vague_script_names
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,17 @@ def test_names_of_scripts_are_found_too(tmp_path, source):
     assert not list(vague_script_names(path))
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_no_name_of_the_code_is_vague(room):
-    assert not [(path, *name) for path in sorted((ROOT / room).rglob("*.py")) for name in vague_names(path)]
-    assert not [(path, *name) for path in sorted((ROOT / room).rglob("*.js")) for name in vague_script_names(path)]
+@pytest.mark.parametrize("folder", [name for name in NAMED if (ROOT / name).is_dir()])
+def test_no_name_of_the_code_or_its_tests_is_vague(folder):
+    assert [fault for path in files([folder]) for fault in name_faults(path)] == []
+
+
+def test_tests_are_checked_for_their_names_and_others_for_their_words_too(tmp_path, monkeypatch, capsys):
+    for folder in ("tests", "lite"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "module.py").write_text('"""This is no module."""\n\nfound = 1\n', encoding="utf-8")
+    monkeypatch.setattr(prose, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["prose"])
+    assert prose.main() == 1
+    faults = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert faults == ["lite/module.py", "tests/module.py", "lite/module.py"]  # the names, then the words

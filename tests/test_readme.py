@@ -116,8 +116,8 @@ def test_both_languages_lead_to_each_other_and_to_the_same_pages(page):
 
 @pytest.mark.parametrize("page", CHINESE, ids=relative)
 def test_a_chinese_page_leads_to_the_chinese_pages(page):
-    text, own = page.read_text(encoding="utf-8"), page.name.replace(".zh.md", ".md")
-    links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+\.md(?:#[^)\s]*)?)\)", text)} - {own}
+    text, original = page.read_text(encoding="utf-8"), page.name.replace(".zh.md", ".md")
+    links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+\.md(?:#[^)\s]*)?)\)", text)} - {original}
     assert [link for link in links if (page.parent / link).with_suffix(".zh.md").exists()] == []
     named = re.findall(r"\]\([^)\s]+\.zh\.md[^)\s]*\)（英文）", text)
     assert named == [], "these pages are Chinese"

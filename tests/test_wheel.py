@@ -85,9 +85,9 @@ def test_a_missing_extra_is_named(python, tmp_path, command, extra):
         "export": ["default", "--to", "onnx", "--output", "graphs"],
     }[command]
     (tmp_path / "x.jsonl").write_text('["你好", "你好呀"]\n' * 3, encoding="utf-8")
-    said = run(python.with_name(f"xianliao-{command}"), *arguments, folder=tmp_path, status=1)
-    assert f"xianliao[{extra}]" in said
-    assert "Traceback" not in said
+    output = run(python.with_name(f"xianliao-{command}"), *arguments, folder=tmp_path, status=1)
+    assert f"xianliao[{extra}]" in output
+    assert "Traceback" not in output
 
 
 def test_the_export_for_transformers_needs_no_extra(python, tmp_path):

@@ -181,7 +181,7 @@ class Bot:
             raise LiteError(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
         encoded = list(map(_utf8, turns))
         sizes = (c_int32 * max(1, len(encoded)))(*map(len, encoded))
-        chat = self._take()
+        chat = self._borrow()
         try:
             text = b"".join(encoded)
             if self._library.xl_begin(chat, text, sizes, len(encoded), seed, numbers, self.safety):
@@ -194,7 +194,7 @@ class Bot:
                     raise LiteError(self._library.xl_fault(chat).decode())
                 yield self._shown(chat, seed, running)
         finally:
-            self._give(chat)
+            self._give_back(chat)
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text."""
@@ -230,7 +230,7 @@ class Bot:
         values = dict(self.defaults)
         for name, value in settings.items():
             if name not in values:
-                raise LiteError(f"There is no setting {name}; there are {', '.join(SETTINGS)}.")
+                raise LiteError(f"Unknown setting {name}. Settings: {', '.join(SETTINGS)}.")
             if value is None and name in OFF:
                 value = OFF[name]
             if not isinstance(value, (int, float)) or math.isnan(value):
@@ -246,7 +246,7 @@ class Bot:
         reason = REASONS[0 if running else library.xl_reason(chat)]
         return Reply(shown, tuple(ids[: count.value]) if count.value else (), reason, library.xl_log_prob(chat), seed)
 
-    def _take(self) -> Any:
+    def _borrow(self) -> Any:
         """Return a conversation that no other thread uses; the one used last is likeliest to know the history."""
         with self._lock:
             if not self._bot:
@@ -258,7 +258,7 @@ class Bot:
             raise LiteError("Memory is short.")
         return chat
 
-    def _give(self, chat: Any) -> None:
+    def _give_back(self, chat: Any) -> None:
         with self._lock:
             if self._bot and len(self._chats) < KEPT_CHATS:
                 self._chats.append(chat)

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         "--host",
         default="127.0.0.1",
         help="address to listen at (default: %(default)s, this machine only). At another address everyone who reaches it"
-        " can use the bot: there are no keys, no rate limit and no TLS",
+        " can use the bot: the server has no keys, no rate limit and no TLS",
     )
     serve.add_argument("--port", type=int, default=8000, help="port (default: %(default)s)")
     args = parser.parse_args(argv)

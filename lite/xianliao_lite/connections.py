@@ -20,7 +20,7 @@ MAX_CONNECTIONS, REFUSED_SECONDS = 64, 1
 """Open connections, and seconds for which a further one stays open after its refusal."""
 HEADER_SECONDS, BODY_SECONDS, SEND_SECONDS = 15, 30, 10
 """Time limits for the headers of a request (an idle connection waits for them), for its body, and for a client that does
-not read what is sent."""
+not read the reply."""
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Type: application/json\r\n"
     b"Content-Length: %d\r\n\r\n%b"
@@ -70,7 +70,7 @@ class BoundedServer(ThreadingHTTPServer):
         self._refused: deque[tuple[float, socket.socket]] = deque()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Handle a connection in a thread of its own, or refuse it if too many are open."""
+        """Handle a connection in a new thread, or refuse it if too many are open."""
         if not self._free.acquire(blocking=False):
             self._refuse(request)
             return

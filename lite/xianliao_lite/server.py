@@ -80,20 +80,20 @@ def settings_of(body: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RequestError: A number is not one.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, setting in FIELDS.items():
         value = body.get(name)
         if value is None:
             continue
         if not isinstance(value, (int, float)) or isinstance(value, bool) or abs(value) > MAX_NUMBER:
             raise RequestError(400, f"{name} must be a number.")
-        found[setting] = value
-    if found.get("temperature") == 0:
-        del found["temperature"]
-        found["method"] = "greedy"
+        settings[setting] = value
+    if settings.get("temperature") == 0:
+        del settings["temperature"]
+        settings["method"] = "greedy"
     if body.get("n", 1) != 1:
         raise RequestError(400, "n must be 1.")
-    return found
+    return settings
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -126,14 +126,14 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/health":
             self._send(200, {"status": "ok"})
         else:
-            self._fail(404, "There is no such page; the route is POST /v1/chat/completions.")
+            self._fail(404, "Unknown path; use POST /v1/chat/completions.")
 
     def do_POST(self) -> None:
         if not self._is_admitted():
             return
         try:
             if self.path != "/v1/chat/completions":
-                raise RequestError(404, "There is no such page; the route is POST /v1/chat/completions.")
+                raise RequestError(404, "Unknown path; use POST /v1/chat/completions.")
             body = self._body()
             turns, settings = to_turns(body.get("messages")), settings_of(body)
             seed = settings.pop("seed", None)

@@ -39,8 +39,8 @@ def sizes(server: Target, row: Row) -> None:
         body = json.dumps(shape, ensure_ascii=False, separators=(",", ":")).encode()
         began = time.monotonic()
         answer = server.client.post(COMPLETE, content=body, headers={"Content-Type": "application/json"})
-        held = answer.status_code == expected and answer.json()["error"]["message"]
-        row.check(bool(held) and time.monotonic() - began < 20, (len(body), answer.status_code))
+        holds = answer.status_code == expected and answer.json()["error"]["message"]
+        row.check(bool(holds) and time.monotonic() - began < 20, (len(body), answer.status_code))
     row.check(server.ask("你好").status_code == 200, "the next request")
 
 

@@ -214,7 +214,7 @@ def show(table: list[Row]) -> str:
 
 
 if __name__ == "__main__":
-    place = Path(tempfile.mkdtemp())
-    result = rows(place) + tested(place)
+    folder = Path(tempfile.mkdtemp())
+    result = rows(folder) + tested(folder)
     print(show(result))
     sys.exit(any(row.failures for row in result))

@@ -48,9 +48,9 @@ def head(method: str, path: str, length: int | None = None, more: str = "") -> b
     return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{size}{more}\r\n".encode()
 
 
-async def exchange(where: Address, request: bytes, read_bytes: int = 1 << 20) -> bytes:
+async def exchange(server: Address, request: bytes, read_bytes: int = 1 << 20) -> bytes:
     """Send a request on a connection of its own and return what is answered before the server or `read_bytes` end it."""
-    reader, writer = await asyncio.open_connection(where.host, where.port)
+    reader, writer = await asyncio.open_connection(server.host, server.port)
     try:
         writer.write(request)
         await writer.drain()
@@ -79,15 +79,15 @@ def big(function: int) -> bytes:
     return json.dumps(call, ensure_ascii=False).encode()
 
 
-async def huge_body(where: Address, number: int) -> None:
+async def huge_body(server: Address, number: int) -> None:
     """Send a body of 3 MB."""
     body = huge(number % 3)
-    await exchange(where, head("POST", COMPLETE, len(body), "Connection: close\r\n") + body)
+    await exchange(server, head("POST", COMPLETE, len(body), "Connection: close\r\n") + body)
 
 
-async def slow_headers(where: Address, number: int) -> None:
+async def slow_headers(server: Address, number: int) -> None:
     """Send a header letter by letter."""
-    _reader, writer = await asyncio.open_connection(where.host, where.port)
+    _reader, writer = await asyncio.open_connection(server.host, server.port)
     try:
         for letter in head("GET", "/healthz", None, f"X: {number}\r\n"):
             writer.write(bytes([letter]))
@@ -97,9 +97,9 @@ async def slow_headers(where: Address, number: int) -> None:
         writer.close()
 
 
-async def slow_body(where: Address, number: int) -> None:
+async def slow_body(server: Address, number: int) -> None:
     """Promise 3 MB, send 100 kB of them and then a byte now and then."""
-    _reader, writer = await asyncio.open_connection(where.host, where.port)
+    _reader, writer = await asyncio.open_connection(server.host, server.port)
     try:
         writer.write(head("POST", COMPLETE, 3_000_000) + b" " * 100_000)
         while True:
@@ -110,17 +110,17 @@ async def slow_body(where: Address, number: int) -> None:
         writer.close()
 
 
-async def vanishing(where: Address, number: int) -> None:
+async def vanishing(server: Address, number: int) -> None:
     """Leave in the middle of eight streamed replies."""
     request = {"messages": [{"role": "user", "content": "讲个故事"}], "stream": True, "n": 8, "seed": number}
     body = json.dumps(request).encode()
-    await exchange(where, head("POST", COMPLETE, len(body)) + body, 600)
+    await exchange(server, head("POST", COMPLETE, len(body)) + body, 600)
 
 
-async def big_chat(where: Address, number: int) -> None:
+async def big_chat(server: Address, number: int) -> None:
     """Ask the page to answer in a conversation of 1.4 MB, and do not read the results."""
-    body = big(where.answer).replace(b"NAME", b"big%d" % number)
-    await exchange(where, head("POST", JOIN, len(body), "Connection: close\r\n") + body)
+    body = big(server.answer).replace(b"NAME", b"big%d" % number)
+    await exchange(server, head("POST", JOIN, len(body), "Connection: close\r\n") + body)
 
 
 KINDS: dict[str, Callable[[Address, int], Awaitable[None]]] = {
@@ -161,7 +161,7 @@ def resident_mb(pid: int) -> float:
     raise AssertionError("no VmRSS")
 
 
-async def attack_with(where: Address, kind: str, seconds: float) -> int:
+async def attack_with(server: Address, kind: str, seconds: float) -> int:
     """Let `CLIENTS` clients of a kind do their worst, and return how often they did it."""
     rounds, until = [0], time.monotonic() + seconds
 
@@ -169,7 +169,7 @@ async def attack_with(where: Address, kind: str, seconds: float) -> int:
         while time.monotonic() < until:
             try:
                 async with asyncio.timeout(max(0.1, until - time.monotonic())):
-                    await KINDS[kind](where, number)
+                    await KINDS[kind](server, number)
             except (OSError, TimeoutError):
                 pass
             rounds[0] += 1
@@ -179,11 +179,11 @@ async def attack_with(where: Address, kind: str, seconds: float) -> int:
     return rounds[0]
 
 
-async def measure(where: Address, pid: int, until: Callable[[], bool]) -> tuple[list[float], float]:
+async def measure(server: Address, pid: int, until: Callable[[], bool]) -> tuple[list[float], float]:
     """Return latencies of /healthz in milliseconds, and the largest resident memory of the server in MB."""
     latencies, largest = [], 0.0
     health = head("GET", "/healthz")
-    reader, writer = await asyncio.open_connection(where.host, where.port)
+    reader, writer = await asyncio.open_connection(server.host, server.port)
     while not until():
         began = time.perf_counter()
         writer.write(health)
@@ -196,13 +196,13 @@ async def measure(where: Address, pid: int, until: Callable[[], bool]) -> tuple[
     return latencies, largest
 
 
-def find(where: Address, pid: int, idle: float, kind: str | None, seconds: float) -> Finding:
+def find(server: Address, pid: int, idle: float, kind: str | None, seconds: float) -> Finding:
     """Measure while clients of a kind, which run in a process of their own, attack; None: while there are none."""
-    attacking = f"print(asyncio.run(h.attack_with(h.{where!r}, {kind!r}, {seconds})))"
+    attacking = f"print(asyncio.run(h.attack_with(h.{server!r}, {kind!r}, {seconds})))"
     code = f"import asyncio; from tests.attack import hostile as h; {attacking}"
     command = [sys.executable, "-c", code if kind else f"import time; time.sleep({seconds}); print(0)"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as clients:
-        latencies, largest = asyncio.run(measure(where, pid, lambda: clients.poll() is not None))
+        latencies, largest = asyncio.run(measure(server, pid, lambda: clients.poll() is not None))
         assert clients.returncode == 0
         assert clients.stdout is not None
         rounds = int(clients.stdout.read())
@@ -217,13 +217,13 @@ def attack(kinds: dict = KINDS, seconds: float = SECONDS, folder: Path | None = 
         config = json.load(urlopen(f"{address}/config"))
         answer = next(part["id"] for part in config["dependencies"] if part["api_name"] == "answer")
         parts = urlsplit(address)
-        where = Address(str(parts.hostname), int(parts.port or 80), answer)
-        asyncio.run(vanishing(where, 0))  # a first reply, whose memory every server needs
+        server = Address(str(parts.hostname), int(parts.port or 80), answer)
+        asyncio.run(vanishing(server, 0))  # a first reply, whose memory every server needs
         time.sleep(2)
         idle = resident_mb(process.pid)
-        findings = {"no clients": find(where, process.pid, idle, None, seconds / 2)}
+        findings = {"no clients": find(server, process.pid, idle, None, seconds / 2)}
         for kind in kinds:
-            findings[kind] = find(where, process.pid, idle, kind, seconds)
+            findings[kind] = find(server, process.pid, idle, kind, seconds)
             time.sleep(1)
         assert process.poll() is None
     log = (folder / "stderr").read_text()
@@ -237,24 +237,24 @@ def table(findings: dict[str, Finding]) -> str:
         f"| {CLIENTS} clients | rounds | /healthz p50, p99, max (ms) of | memory + MB |",
         "|---|---|---|---|",
     ]
-    for kind, one in findings.items():
-        latency = f"{one.p50:.1f}, {one.p99:.0f}, {one.largest:.0f} of {one.requests}"
-        lines.append(f"| {kind} | {one.rounds} | {latency} | {one.growth:.0f} |")
+    for kind, finding in findings.items():
+        latency = f"{finding.p50:.1f}, {finding.p99:.0f}, {finding.largest:.0f} of {finding.requests}"
+        lines.append(f"| {kind} | {finding.rounds} | {latency} | {finding.growth:.0f} |")
     return "\n".join(lines)
 
 
 def missed(findings: dict[str, Finding]) -> list[str]:
     """Return the goals that were missed, in words."""
     lines = []
-    for kind, one in findings.items():
-        if one.p99 > MAX_P99_MILLISECONDS:
-            lines.append(f"{kind}: /healthz p99 is {one.p99:.0f} ms, the goal is {MAX_P99_MILLISECONDS} ms")
-        if one.growth > MAX_GROWTH_MEGABYTES:
-            lines.append(f"{kind}: memory grew by {one.growth:.0f} MB, the goal is {MAX_GROWTH_MEGABYTES} MB")
+    for kind, finding in findings.items():
+        if finding.p99 > MAX_P99_MILLISECONDS:
+            lines.append(f"{kind}: /healthz p99 is {finding.p99:.0f} ms, the goal is {MAX_P99_MILLISECONDS} ms")
+        if finding.growth > MAX_GROWTH_MEGABYTES:
+            lines.append(f"{kind}: memory grew by {finding.growth:.0f} MB, the goal is {MAX_GROWTH_MEGABYTES} MB")
     return lines
 
 
 if __name__ == "__main__":
-    found = attack()
-    print(table(found), *missed(found), sep="\n")
-    sys.exit(bool(missed(found)))
+    findings = attack()
+    print(table(findings), *missed(findings), sep="\n")
+    sys.exit(bool(missed(findings)))

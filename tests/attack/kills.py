@@ -37,12 +37,12 @@ def prepare(output: Path, seconds: float | None = None) -> subprocess.CompletedP
     command += ["--tokenizer", "default", "--valid-share", "0.1"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
-            _, said = process.communicate(timeout=seconds)
+            _, errors = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             return None
-    return subprocess.CompletedProcess(command, process.returncode, "", said)
+    return subprocess.CompletedProcess(command, process.returncode, "", errors)
 
 
 def training(row: Row, folder: Path) -> None:

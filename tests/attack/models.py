@@ -94,7 +94,7 @@ def damaged_models(row: Row) -> None:
                 for number, message in enumerate(MESSAGES):
                     try:
                         reply = bot.respond([message], seed=number, **changes)
-                        held = len(reply.token_ids) <= bound and reply.stop_reason != "limit"
+                        holds = len(reply.token_ids) <= bound and reply.stop_reason != "limit"
                     except XianliaoError as error:  # such as every token removed
-                        held = "\n" not in str(error)
-                    row.check(held, (head, damage.__name__, changes, message))
+                        holds = "\n" not in str(error)
+                    row.check(holds, (head, damage.__name__, changes, message))

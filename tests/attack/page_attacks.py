@@ -20,9 +20,9 @@ def files_named(server: Target, row: Row, cookies: httpx.Cookies | None = None) 
     client = httpx.Client(base_url=server.address, cookies=cookies, timeout=60)
     for number, function in enumerate(client.get("/config").json()["dependencies"]):
         count = len(function["inputs"])
-        for place in range(max(1, count)):
+        for position in range(max(1, count)):
             for shape in shapes(canaries[number % 2]):
-                data = [shape if at == place else None for at in range(count)]
+                data = [shape if at == position else None for at in range(count)]
                 call = {"data": data, "fn_index": function["id"], "session_hash": "s"}
                 answer = client.post(JOIN, json=call if count else {**call, "event_data": shape})
                 row.check(answer.status_code == 400 and SECRET not in answer.text, (function["id"], shape))
@@ -74,23 +74,23 @@ def foreign_sites(server: Target, row: Row) -> None:
     headers = [{"Origin": origin} for origin in FOREIGN] + [
         {"Sec-Fetch-Site": site} for site in ("cross-site", "same-site")
     ]
-    for given in headers:
+    for foreign in headers:
         for path in (COMPLETE, JOIN, "/gradio_api/cancel", "/login", "/logout"):
-            answer = server.client.post(path, json=hello, headers=given)
-            held = answer.status_code == 403 and not [
+            answer = server.client.post(path, json=hello, headers=foreign)
+            holds = answer.status_code == 403 and not [
                 name for name in answer.headers if name.startswith("access-control")
             ]
-            row.check(held, (given, path, answer.status_code))
+            row.check(holds, (foreign, path, answer.status_code))
     for path in ("/", "/config", COMPLETE, JOIN):
         preflight = {"Origin": FOREIGN[0], "Access-Control-Request-Method": "POST"}
         answer = server.client.options(path, headers=preflight)
         row.check(not [name for name in answer.headers if name.startswith("access-control")], path)
         answer = server.client.get(path)
-        held = (
+        holds = (
             answer.headers.get("x-frame-options") == "DENY"
             and answer.headers.get("x-content-type-options") == "nosniff"
         )
-        row.check(held, path)
+        row.check(holds, path)
     row.check(server.client.get("/logout").status_code in (404, 405), "a link logs people out")
 
 

@@ -36,24 +36,26 @@ def called(server: Target, number: int, data: list[object], **headers: str) -> t
     answer = server.client.post(JOIN, json=call, headers=headers)
     if answer.status_code != 200:
         return answer.status_code, answer.text
-    said = ""
+    text = ""
     with server.client.stream("GET", DATA, params={"session_hash": session}) as stream:
         for line in stream.iter_lines():
-            said += line
+            text += line
             if "process_completed" in line or "close_stream" in line:
                 break
-    return 200, said
+    return 200, text
 
 
 def from_elsewhere(server: Target, row: Row) -> None:
     """No function of the view is reached under another host, from another site, or through a proxy."""
     numbers = [function(server, name) for name in ("order", "open_result")]
-    given = [{"Host": host} for host in HOSTS if host] + [{"Origin": origin} for origin in FOREIGN]
-    given += [{name: "127.0.0.1"} for name in ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")]
-    for headers in given:
+    foreign_headers = [{"Host": host} for host in HOSTS if host] + [{"Origin": origin} for origin in FOREIGN]
+    foreign_headers += [
+        {name: "127.0.0.1"} for name in ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
+    ]
+    for headers in foreign_headers:
         for number in numbers:
-            status, said = called(server, number, [{"do": "prepare", "texts": [{"text": "你好"}]}], **headers)
-            row.check(status in (400, 403, 421), (headers, status, said))
+            status, text = called(server, number, [{"do": "prepare", "texts": [{"text": "你好"}]}], **headers)
+            row.check(status in (400, 403, 421), (headers, status, text))
 
 
 def hostile_orders(server: Target, row: Row) -> None:
@@ -70,11 +72,11 @@ def hostile_orders(server: Target, row: Row) -> None:
     orders += [{"do": "prepare", "person": word, "texts": [{"name": word, "text": "你好\n在吗\n"}]} for word in WORDS]
     orders += [{"do": "resume"}, {"do": "stop"}, {"do": "again"}, {"do": "prepare", "texts": [{"text": DEEP}]}]
     for value in orders:
-        status, said = called(server, order, [value])
-        held = (
-            status in (200, 400, 413, 503) and SECRET not in said and "root:x:" not in said and "Traceback" not in said
+        status, text = called(server, order, [value])
+        holds = (
+            status in (200, 400, 413, 503) and SECRET not in text and "root:x:" not in text and "Traceback" not in text
         )
-        row.check(held, (str(value)[:80], status, said[-100:]))
+        row.check(holds, (str(value)[:80], status, text[-100:]))
     body = json.dumps({"data": [{"do": "prepare", "texts": [{"text": "长" * (4 << 20)}]}], "fn_index": order})
     row.check(server.client.post(JOIN, content=body).status_code in (400, 413), "a body over 4 MiB")
     row.check(server.client.get("/healthz").status_code == 200, "the server answers")
@@ -99,12 +101,12 @@ def killed(server: Target, row: Row) -> None:
 
 def running_in(folder: Path) -> list[str]:
     """Return the command lines of processes that name a folder."""
-    found = []
+    commands = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
         except OSError:
             continue
         if str(folder) in line and ("data_prep" in line or "training" in line):
-            found.append(line)
-    return found
+            commands.append(line)
+    return commands

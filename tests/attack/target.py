@@ -36,11 +36,11 @@ class Row:
     attempts: int = 0
     failures: list[str] = field(default_factory=list)
 
-    def check(self, held: bool, what: object) -> None:
+    def check(self, holds: bool, attempt: object) -> None:
         """Count an attempt, and what it was if the promise did not hold."""
         self.attempts += 1
-        if not held:
-            self.failures.append(str(what)[:200])
+        if not holds:
+            self.failures.append(str(attempt)[:200])
 
 
 class Target:
@@ -68,11 +68,11 @@ class Target:
 @contextmanager
 def target(folder: Path, name: str, *arguments: str) -> Iterator[Target]:
     """A server with its own folders."""
-    place = folder / name
-    (place / "tmp").mkdir(parents=True)
-    os.environ["TMPDIR"], before = str(place / "tmp"), os.environ.get("TMPDIR")
+    server_folder = folder / name
+    (server_folder / "tmp").mkdir(parents=True)
+    os.environ["TMPDIR"], before = str(server_folder / "tmp"), os.environ.get("TMPDIR")
     try:
-        with serving(place, "--data-dir", str(place / "data"), *arguments) as (address, process):
-            yield Target(address, process, place)
+        with serving(server_folder, "--data-dir", str(server_folder / "data"), *arguments) as (address, process):
+            yield Target(address, process, server_folder)
     finally:
         os.environ.pop("TMPDIR") if before is None else os.environ.update(TMPDIR=before)

@@ -19,9 +19,9 @@ LOADED_P99_MILLISECONDS = 1_000
 
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory):
-    found = attack(folder=tmp_path_factory.mktemp("hostile"))
-    print(table(found))
-    return found
+    results = attack(folder=tmp_path_factory.mktemp("hostile"))
+    print(table(results))
+    return results
 
 
 @pytest.mark.parametrize("kind", KINDS)

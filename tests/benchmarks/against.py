@@ -106,8 +106,8 @@ def write_corpus(path: Path, dialogues: int) -> None:
     draw = random.Random(0)
     with path.open("w", encoding="utf-8") as file:
         for _ in range(dialogues):
-            made = ["，".join(draw.sample(turns, 2)) for _ in range(draw.randint(2, 6))]
-            file.write(json.dumps(made, ensure_ascii=False) + "\n")
+            new_turns = ["，".join(draw.sample(turns, 2)) for _ in range(draw.randint(2, 6))]
+            file.write(json.dumps(new_turns, ensure_ascii=False) + "\n")
 
 
 def compare(commit: str, rounds: int, seconds: float, dialogues: int = DIALOGUES) -> list[Task]:

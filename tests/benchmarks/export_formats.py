@@ -106,11 +106,11 @@ def bot(kind: str, folder: Path) -> Answer:
     torch.set_num_threads(1)
     from chatbot.chat.bot import Chatbot
 
-    one = Chatbot.from_pretrained("default", "cpu", "int8" if kind == "int8" else "float32", safety=None)
+    python_bot = Chatbot.from_pretrained("default", "cpu", "int8" if kind == "int8" else "float32", safety=None)
 
     def answer(tokens: int, message: str) -> int:
         changes = LONG if tokens > 1 else {"max_reply_tokens": 1}
-        return len(one.respond([message], seed=0, method="greedy", **changes).token_ids) + 1
+        return len(python_bot.respond([message], seed=0, method="greedy", **changes).token_ids) + 1
 
     return answer
 
@@ -120,11 +120,11 @@ def lite(kind: str, folder: Path) -> Answer:
     sys.path.insert(0, str(ROOT / "lite"))
     from xianliao_lite import Bot
 
-    one = Bot(folder / "bot.xianliao", safety=False, library=folder / "xianliao.so")
+    lite_bot = Bot(folder / "bot.xianliao", safety=False, library=folder / "xianliao.so")
 
     def answer(tokens: int, message: str) -> int:
         changes = LONG if tokens > 1 else {"max_reply_tokens": 1}
-        return len(one.reply([message], seed=0, method="greedy", **changes).token_ids) + 1
+        return len(lite_bot.reply([message], seed=0, method="greedy", **changes).token_ids) + 1
 
     return answer
 

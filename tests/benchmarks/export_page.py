@@ -49,10 +49,10 @@ def measure_page(page: Path, messages: list[str]) -> Result:
                 _wait(driver, SHOWN)
                 starts.append(time.monotonic() - began)
                 driver.execute_script("localStorage.clear()")
-            found = driver.execute_async_script(MEASURE, messages, LONG, REPLIES)
-            if isinstance(found, str):
-                raise SystemExit(found)
-            firsts, longs = found
+            outcome = driver.execute_async_script(MEASURE, messages, LONG, REPLIES)
+            if isinstance(outcome, str):
+                raise SystemExit(outcome)
+            firsts, longs = outcome
             assert all(tokens > LENGTH for tokens, _ in longs), longs
             speed = max(1000 * tokens / milliseconds for tokens, milliseconds in longs)
             memory = _renderer_bytes(driver.service.process.pid) / 1e6

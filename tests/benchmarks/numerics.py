@@ -38,11 +38,11 @@ def random_inputs(tokens: int, seed: int = 0) -> list[torch.Tensor]:
     return [torch.randn(1, tokens, 1, WIDTH, generator=generator, dtype=torch.float64) for _ in range(3)]
 
 
-def error(found: torch.Tensor, exact: torch.Tensor) -> float:
+def error(computed: torch.Tensor, exact: torch.Tensor) -> float:
     """Return the largest difference divided by the largest exact value; infinity if a value is not finite."""
-    if not found.isfinite().all():
+    if not computed.isfinite().all():
         return float("inf")
-    return ((found.double() - exact).abs().max() / exact.abs().max()).item()
+    return ((computed.double() - exact).abs().max() / exact.abs().max()).item()
 
 
 def sums_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -78,8 +78,8 @@ def decay_error(log_decay: float, chunks: int = 4) -> float:
     q, k, v = random_inputs(64 * chunks)
     decays = torch.tensor([log_decay, -0.01], dtype=torch.float64).repeat_interleave(32).repeat(chunks)[None, :, None]
     exact, _ = naive(q, k, v, decays)
-    found, _ = recurrence(q.float(), k.float(), v.float(), decays.float())
-    return error(found, exact)
+    computed, _ = recurrence(q.float(), k.float(), v.float(), decays.float())
+    return error(computed, exact)
 
 
 def length_error(mix: Mix, tokens: int, dtype: torch.dtype) -> float:
@@ -100,7 +100,7 @@ def state_drift(lengths: tuple[int, ...], block: int = 4096) -> dict[int, tuple[
     query = elu1(torch.randn(64, WIDTH, generator=generator, dtype=torch.float64))
     total = torch.zeros(WIDTH, WIDTH + 1)
     exact = total.double()
-    found: dict[int, tuple[float, float, float]] = {}
+    drifts: dict[int, tuple[float, float, float]] = {}
     done = 0
     while done < max(lengths):
         count = min([block, *(length - done for length in lengths if length > done)])
@@ -115,8 +115,8 @@ def state_drift(lengths: tuple[int, ...], block: int = 4096) -> dict[int, tuple[
             sums, right = query.float() @ total, query @ exact
             weight = (query @ key[-1]) / right[:, -1]
             output = error(sums[:, :-1] / sums[:, -1:], right[:, :-1] / right[:, -1:])
-            found[done] = (output, error(sums[:, -1], right[:, -1]), weight.mean().item())
-    return found
+            drifts[done] = (output, error(sums[:, -1], right[:, -1]), weight.mean().item())
+    return drifts
 
 
 def angle_error(position: int, theta: float = 10000.0) -> float:

@@ -158,10 +158,9 @@ def rows(rounds: int = 3, large: bool = False) -> list[Row]:
                 continue
             tokens_per_second(bot, 2)  # warm-up
             speeds = [(tokens_per_second(bot, 1), tokens_per_second(bot, 64)) for _ in range(rounds)]
-            one, many = (statistics.median(values) for values in zip(*speeds, strict=True))
-            table.append(
-                Row(f"{name}, 64 conversations", "tokens/s", many, one, "one conversation", many / one, target)
-            )
+            alone, together = (statistics.median(values) for values in zip(*speeds, strict=True))
+            task = f"{name}, 64 conversations"
+            table.append(Row(task, "tokens/s", together, alone, "one conversation", together / alone, target))
             waits = [(p95(first_token_seconds(bot, 128)), p95(first_token_seconds(bot, 10**6))) for _ in range(rounds)]
             bounded, whole = (statistics.median(values) for values in zip(*waits, strict=True))
             task = f"{name}, first token p95 while {HISTORY} tokens join"

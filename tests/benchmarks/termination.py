@@ -106,10 +106,10 @@ def answer_contexts(name: str, args: argparse.Namespace, defaults: ReplySettings
             methods[f"{column}/{decoder}"] = base if floor else replace(base, **unbounded)
     answers, _ = answer_all(bot, contexts, methods, args.seed, ResultCache(Path(args.output)))
     result: dict = {}
-    for key, given in answers.items():
+    for key, replies in answers.items():
         column, decoder = key.split("/")
-        texts = [bot.tokenizer.decode_complete(answer.token_ids) for answer in given]
-        result.setdefault(column, {})[decoder] = (given, texts)
+        texts = [bot.tokenizer.decode_complete(answer.token_ids) for answer in replies]
+        result.setdefault(column, {})[decoder] = (replies, texts)
     return result
 
 
@@ -135,8 +135,8 @@ def to_markdown(answers: dict, qualities: dict, args: argparse.Namespace) -> str
                 if decoder not in answers[column]:
                     row.append("as plain")
                     continue
-                given, _ = answers[column][decoder]
-                sizes, ended = [len(a.token_ids) for a in given], [a.stop_reason != "limit" for a in given]
+                replies, _ = answers[column][decoder]
+                sizes, ended = [len(a.token_ids) for a in replies], [a.stop_reason != "limit" for a in replies]
                 share = metrics.unfinished_share(sizes, ended, length)
                 row.append(f"{share:.3f}" if share else "0")
             lines.append(f"| r_{length} {decoder} | " + " | ".join(row) + " |")
@@ -160,13 +160,13 @@ def main() -> int:
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     defaults = Chatbot.from_pretrained(resolve("default")).settings
-    found: dict = {}
+    answers: dict = {}
     qualities: dict = {}
     for name in MODELS:
         train_model(name, args, defaults)
-        found |= answer_contexts(name, args, defaults)
+        answers |= answer_contexts(name, args, defaults)
         qualities[name] = quality(name, args)
-    table = to_markdown(found, qualities, args)
+    table = to_markdown(answers, qualities, args)
     (Path(args.output) / "termination.md").write_text(table, encoding="utf-8")
     print(table)
     return 0

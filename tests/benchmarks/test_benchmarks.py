@@ -98,12 +98,12 @@ def test_rated_candidates_compare_rankings():
 def test_preparing_is_measured_killed_and_compared(tmp_path):
     source = tmp_path / "x.jsonl.gz"
     prepare_speed.generate(source, 2000, [SAMPLES / "everyday.jsonl"])
-    found = prepare_speed.measure(source, tmp_path / "set", kill=True, options=["--tokenizer", "default"])
-    assert found["dialogues"] == 2000
-    assert found["same_bytes"]
-    assert not found["set_after_the_kill"]
-    assert found["peak_resident_mb"] > 50
-    assert found["tokens_written"] > 2000
+    measured = prepare_speed.measure(source, tmp_path / "set", kill=True, options=["--tokenizer", "default"])
+    assert measured["dialogues"] == 2000
+    assert measured["same_bytes"]
+    assert not measured["set_after_the_kill"]
+    assert measured["peak_resident_mb"] > 50
+    assert measured["tokens_written"] > 2000
 
 
 @pytest.mark.slow

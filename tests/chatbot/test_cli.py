@@ -89,9 +89,9 @@ def test_another_way_to_say_it_in_the_terminal(checkpoint, capsys, monkeypatch):
     captured = capsys.readouterr()
     bot = Chatbot.from_pretrained(checkpoint)
     texts = [bot.reply(["你好"], 1, variation=number, spread=0.5) for number in range(3)]
-    said = captured.out.split("xianliao: ")[1:]
-    assert len(said) == 3
-    assert all(part.startswith(text) for part, text in zip(said, texts, strict=True))
+    replies = captured.out.split("xianliao: ")[1:]
+    assert len(replies) == 3
+    assert all(part.startswith(text) for part, text in zip(replies, texts, strict=True))
     assert "nothing to say in another way" in captured.err
     assert chat(["--checkpoint", str(checkpoint), "--spread", "3", "--message", "你好"]) == 1
     assert "spread must be a number from 0 to 2.0, got 3.0" in capsys.readouterr().err

@@ -26,8 +26,10 @@ def arrays(dialogues: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
 def losses(dialogues, settings=FEW, on=ALL) -> dict[str, int]:
     parts = [arrays(dialogues[: len(dialogues) // 2]), arrays(dialogues[len(dialogues) // 2 :])]
     frequent = find_frequent(parts, settings, on, top=5)
-    found = [REASONS[reason] for turns, starts in parts for reason in frequent.find_dirty(turns, starts) if reason >= 0]
-    return {reason: found.count(reason) for reason in set(found)}
+    reasons = [
+        REASONS[reason] for turns, starts in parts for reason in frequent.find_dirty(turns, starts) if reason >= 0
+    ]
+    return {reason: reasons.count(reason) for reason in set(reasons)}
 
 
 def corpus() -> list[list[str]]:
@@ -41,11 +43,11 @@ def corpus() -> list[list[str]]:
 
 
 def test_generic_replies_are_thinned_out_advertisements_removed_hot_posts_limited():
-    found = losses(corpus())
-    assert found[COPIES] == 30
-    assert 35 <= 100 - found[GENERIC] <= 60  # 10 % of 470 replies may be the same
-    assert 3 <= 40 - found[HOT] <= 20  # 2 % of 470 may answer the same turn
-    assert set(found) == ALL
+    counts = losses(corpus())
+    assert counts[COPIES] == 30
+    assert 35 <= 100 - counts[GENERIC] <= 60  # 10 % of 470 replies may be the same
+    assert 3 <= 40 - counts[HOT] <= 20  # 2 % of 470 may answer the same turn
+    assert set(counts) == ALL
 
 
 @pytest.mark.parametrize("on", [set(), {GENERIC}, {COPIES, HOT}])
@@ -54,8 +56,8 @@ def test_each_is_switched_alone(on):
 
 
 def test_thresholds_are_shares_of_the_corpus_and_never_below_the_least():
-    many = [*corpus(), *([f"另外{number}", f"另一个回答{number}"] for number in range(5000))]
-    assert losses(many) == {}
+    large_corpus = [*corpus(), *([f"另外{number}", f"另一个回答{number}"] for number in range(5000))]
+    assert losses(large_corpus) == {}
     assert losses(corpus()[-45:-25], FrequencySettings()) == {}
 
 
@@ -64,15 +66,15 @@ def test_copies_of_one_dialogue_are_not_a_frequent_reply():
 
 
 def test_which_replies_are_kept_depends_on_their_content_alone():
-    def gone(dialogues):
+    def removed(dialogues):
         turns, starts = arrays(dialogues)
         dirty = find_frequent([(turns, starts)], FEW, ALL, 5).find_dirty(turns, starts)
         return {
-            tuple(dialogues[int(np.searchsorted(starts, place, "right")) - 1]) for place in np.flatnonzero(dirty >= 0)
+            tuple(dialogues[int(np.searchsorted(starts, index, "right")) - 1]) for index in np.flatnonzero(dirty >= 0)
         }
 
     dialogues = corpus()
-    assert gone(dialogues) == gone(dialogues[::-1])
+    assert removed(dialogues) == removed(dialogues[::-1])
 
 
 @given(st.lists(st.integers(0, 5), max_size=12))

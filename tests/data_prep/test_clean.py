@@ -31,9 +31,9 @@ def test_twice_is_once(turns):
 @settings(deadline=None, max_examples=200)
 def test_the_short_way_is_the_long_way(text):
     short, long = Ledger(), Ledger()
-    (kept, reason), (expected, expected_reason) = CLEANER.turn(text, short), LONG_WAY.turn(text, long)
+    (cleaned, reason), (expected, expected_reason) = CLEANER.turn(text, short), LONG_WAY.turn(text, long)
     assert reason == expected_reason
-    assert reason is not None or kept == expected
+    assert reason is not None or cleaned == expected
     assert set(short.changed) == set(long.changed)
 
 
@@ -41,13 +41,13 @@ def test_the_short_way_is_the_long_way(text):
 @settings(deadline=None, max_examples=80)
 def test_every_turn_is_kept_or_has_a_reason_and_none_is_longer(turns):
     ledger = Ledger()
-    kept, dirty = CLEANER.pieces(turns, ledger)
-    assert sum(map(len, kept)) + len(dirty) <= len(turns)
+    clean_pieces, dirty = CLEANER.pieces(turns, ledger)
+    assert sum(map(len, clean_pieces)) + len(dirty) <= len(turns)
     assert sum(ledger.dirty.values()) == len(dirty)
     counts = ledger.dialogues
     assert counts["read"] == counts["kept_whole"] + counts["split"] + counts["dropped"] == 1
     assert sum(ledger.dropped.values()) == counts["dropped"]
-    assert all(turn == clean_turn(turn) and len(turn) <= 512 for piece in kept for turn in piece)
+    assert all(turn == clean_turn(turn) and len(turn) <= 512 for piece in clean_pieces for turn in piece)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_spaces_are_joined_and_english_and_numbers_keep_theirs(raw, expected):
 
 def test_a_dirty_turn_splits_a_long_dialogue():
     ledger = Ledger()
-    kept, dirty = CLEANER.pieces(["你好", "你好呀", "傻逼", "怎么了", "没事", "ok", "最后"], ledger)
-    assert kept == [["你好", "你好呀"], ["怎么了", "没事"]]
+    clean_pieces, dirty = CLEANER.pieces(["你好", "你好呀", "傻逼", "怎么了", "没事", "ok", "最后"], ledger)
+    assert clean_pieces == [["你好", "你好呀"], ["怎么了", "没事"]]
     assert dirty == [(2, "blocked_words"), (5, "no_chinese")]
     assert ledger.dialogues == {"read": 1, "split": 1}
     assert ledger.pieces == 2

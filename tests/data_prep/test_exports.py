@@ -218,8 +218,8 @@ TEXTS = {
 @pytest.mark.parametrize("name", TEXTS)
 def test_an_export_is_read_as_what_was_said(tmp_path, name):
     expected = [[turn.replace(" ", "，") if "LINE" in name else turn for turn in HIKE]]
-    found = turns_of(tmp_path / "export", TEXTS[name])
-    assert [[turn.replace("可以的 我带水", "可以的，我带水") for turn in turns] for turns in found] == expected
+    dialogues = turns_of(tmp_path / "export", TEXTS[name])
+    assert [[turn.replace("可以的 我带水", "可以的，我带水") for turn in turns] for turns in dialogues] == expected
 
 
 PAIRS = {
@@ -295,7 +295,7 @@ UNKNOWABLE = {"m18_trap_sentences.txt", "m19_trap_recipe.txt"}
 """Plain lines that look like one turn each; only their sense says that they are not a dialogue."""
 
 
-def said(text):
+def without_marks(text):
     return re.sub(r"[\s，,。]+", "", text)
 
 
@@ -312,15 +312,15 @@ def test_exports_by_another_hand_give_what_was_said(name):
         assert name in UNKNOWABLE or all(record.turns is None for record in records)
         return
     right = [
-        said("".join(turn["parts"]) if isinstance(turn, dict) else turn)
+        without_marks("".join(turn["parts"]) if isinstance(turn, dict) else turn)
         for turns in expected["right"]
         for turn in turns
     ]
-    found = [said(turn) for record in records for turn in record.turns or []]
-    single = [said(record.turns[0]) for record in records if record.turns and len(record.turns) == 1]
-    assert [turn for turn in found if turn in right] == [turn for turn in right if turn in found]
-    assert not set(right) - set(found)
-    assert set(found) - set(right) <= set(single)  # the reply to a picture, alone in its dialogue, is never trained on
+    actual = [without_marks(turn) for record in records for turn in record.turns or []]
+    single = [without_marks(record.turns[0]) for record in records if record.turns and len(record.turns) == 1]
+    assert [turn for turn in actual if turn in right] == [turn for turn in right if turn in actual]
+    assert not set(right) - set(actual)
+    assert set(actual) - set(right) <= set(single)  # the reply to a picture, alone in its dialogue, is never trained on
 
 
 SHAPES = [

@@ -152,8 +152,8 @@ def test_questions_with_answers_are_dialogues(tmp_path):
 
 @pytest.mark.parametrize("first", ["null", "# corpus", '", "半个"]', '{"dialog": ["你好", ', "你好"])
 def test_jsonl_that_begins_badly_is_still_jsonl(tmp_path, first):
-    found = list(read_records(write(tmp_path / "x", first + "\n" + lines(SPACED * 3))))
-    assert [turns for _, turns, _ in found] == [None, *SPACED * 3]
+    entries = list(read_records(write(tmp_path / "x", first + "\n" + lines(SPACED * 3))))
+    assert [turns for _, turns, _ in entries] == [None, *SPACED * 3]
 
 
 @pytest.mark.parametrize("key", ["messages", "train", "name"])
@@ -248,11 +248,11 @@ def test_a_large_file_comes_in_blocks_that_lose_nothing(tmp_path, form):
     }[form]
     path = write(tmp_path / "x", content)
     blocks = list(read_blocks(PackedFile(path), block_bytes=100_000))
-    found = [record for block in blocks for record in records(block)]
+    entries = [record for block in blocks for record in records(block)]
     assert len(blocks) > 5
-    assert [turns for _, turns, _ in found] == dialogues
+    assert [turns for _, turns, _ in entries] == dialogues
     if form in ("jsonl", "tsv"):
-        assert [number for number, _, _ in found] == list(range(1, 30_001))
+        assert [number for number, _, _ in entries] == list(range(1, 30_001))
 
 
 def test_records_that_cannot_be_read_are_counted_with_their_line(tmp_path):
@@ -267,11 +267,11 @@ def test_records_that_cannot_be_read_are_counted_with_their_line(tmp_path):
         b"[" * 5000,
     ]
     path = write(tmp_path / "x.jsonl", b"\n".join([good, *bad, b"", good]))
-    found = list(read_records(path))
+    entries = list(read_records(path))
     shapes = ["object_without_turns", "not_a_list_of_strings", "not_text", "not_a_list_of_strings"]
     reasons = ["not_json", *shapes, "not_json", "not_json"]
-    assert [reason for _, _, reason in found] == [None, *reasons, None]
-    assert [number for number, _, _ in found] == [1, 2, 3, 4, 5, 6, 7, 8, 10]
+    assert [reason for _, _, reason in entries] == [None, *reasons, None]
+    assert [number for number, _, _ in entries] == [1, 2, 3, 4, 5, 6, 7, 8, 10]
 
 
 def test_nul_bytes_surrogates_and_mixed_encodings_are_read(tmp_path):
@@ -282,16 +282,16 @@ def test_nul_bytes_surrogates_and_mixed_encodings_are_read(tmp_path):
         b"\0\0",
         b'["a\0", "b"]',
     ]
-    found = list(read_records(write(tmp_path / "x.jsonl", b"\n".join(parts))))
-    assert [turns for _, turns, _ in found] == [["\ufffda", "b"], ["你好", "好"], ["你好", "好"], None]
-    assert found[-1][2] == "not_json"
+    entries = list(read_records(write(tmp_path / "x.jsonl", b"\n".join(parts))))
+    assert [turns for _, turns, _ in entries] == [["\ufffda", "b"], ["你好", "好"], ["你好", "好"], None]
+    assert entries[-1][2] == "not_json"
     assert turns_of(write(tmp_path / "x.tsv", b"a\0\tb\n\xed\xa0\x80\tc\n")) == [["a\0", "b"], ["\ufffd", "c"]]
 
 
 def test_a_line_of_50_mb_is_a_counted_skip(tmp_path):
     path = write(tmp_path / "x.jsonl", b'["a", "b"]\n["' + b"x" * (50 << 20) + b'", "y"]\n["c", "d"]\n')
-    found = list(read_records(path))
-    assert found == [(1, ["a", "b"], None), (2, None, "line_too_long"), (3, ["c", "d"], None)]
+    entries = list(read_records(path))
+    assert entries == [(1, ["a", "b"], None), (2, None, "line_too_long"), (3, ["c", "d"], None)]
 
 
 @pytest.mark.parametrize("form", ["jsonl", "text", "chatlog"])
@@ -460,8 +460,8 @@ def test_links_that_leave_a_folder_are_refused(tmp_path, capsys):
 def test_memory_holds_a_block_and_not_the_file(tmp_path):
     """An array of 24 MB on one line, read with a peak far below its size."""
     path = tmp_path / "big.json.gz"
-    one = json.dumps([["你 好 " * 50, "好 " * 50]] * 1000, ensure_ascii=False)[1:-1]
-    path.write_bytes(gzip.compress(f"[{','.join([one] * 30)}]".encode(), 1))
+    thousand = json.dumps([["你 好 " * 50, "好 " * 50]] * 1000, ensure_ascii=False)[1:-1]
+    path.write_bytes(gzip.compress(f"[{','.join([thousand] * 30)}]".encode(), 1))
     tracemalloc.start()
     count = sum(len(list(records(block))) for block in read_blocks(PackedFile(path)))
     peak = tracemalloc.get_traced_memory()[1]

@@ -123,8 +123,8 @@ def test_thoughts_are_not_speech(tmp_path, text):
         ["要喝茶吗", right]
     ] * 4
     log = f"2024-03-01 20:02:00 小海\n要喝茶吗\n\n2024-03-01 20:03:00 阿木\n{text}\n\n"
-    said = ["要喝茶吗", right] if right else ["要喝茶吗"]
-    assert turns_of(tmp_path / "x.txt", log)[0] == said
+    expected = ["要喝茶吗", right] if right else ["要喝茶吗"]
+    assert turns_of(tmp_path / "x.txt", log)[0] == expected
     if "\n" not in text:
         table = f"question,answer\n要喝茶吗,{text}\n"
         assert turns_of(tmp_path / "x.csv", table) == [["要喝茶吗", right]]
@@ -186,15 +186,15 @@ def test_a_file_that_gives_nothing_beside_good_ones_is_named(tmp_path, capsys):
     (tmp_path / "dropped.jsonl").write_text('{"x": 1}\n{"x": 2}\n', encoding="utf-8")
     inputs = [good(tmp_path / "good.jsonl"), str(tmp_path / "silent.txt"), str(tmp_path / "dropped.jsonl")]
     assert main(["--input", *inputs, "--output", str(tmp_path / "set"), "--vocab-size", "600", "--json"]) == 0
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     report = (tmp_path / "set/report/report.md").read_text(encoding="utf-8")
     for words in (
         "No dialogue was found in silent.txt, which was read as chatlog.",
         "dropped.jsonl gave nothing: all 2 were dropped (object_without_turns 2).",
     ):
-        assert words in said.err
+        assert words in captured.err
         assert words in report
-        assert any(words in warning for warning in json.loads(said.out)["warnings"])
+        assert any(words in warning for warning in json.loads(captured.out)["warnings"])
 
 
 def test_files_that_were_not_reached_are_not_doubted(tmp_path, capsys):

@@ -47,21 +47,21 @@ def write(path, dialogues) -> str:
     return str(path)
 
 
-def many(count: int, seed: int = 0) -> list[list[str]]:
+def random_dialogues(count: int, seed: int = 0) -> list[list[str]]:
     """Dialogues that look different, some to be split or dropped, some twice."""
     draw = random.Random(seed)
     words = ["今天", "天气", "不错", "吃饭", "电影", "一起", "好的", "明天", "你说", "真的", "哪里", "朋友"]
     odd = ["ok", "看http://t.cn/x", "@小明 在吗", "哈哈哈哈哈哈哈", "傻逼", "好,走"]
-    made: list[list[str]] = []
+    dialogues: list[list[str]] = []
     for _ in range(count):
-        if made and draw.random() < 0.05:
-            made.append(draw.choice(made))
+        if dialogues and draw.random() < 0.05:
+            dialogues.append(draw.choice(dialogues))
             continue
         turns = ["".join(draw.choices(words, k=draw.randint(2, 8))) for _ in range(draw.randint(2, 6))]
         if draw.random() < 0.2:
             turns[draw.randrange(len(turns))] = draw.choice(odd)
-        made.append(turns)
-    return made
+        dialogues.append(turns)
+    return dialogues
 
 
 def everything(folder) -> Counter:
@@ -131,8 +131,8 @@ def test_every_dropped_dialogue_is_counted_and_told(tmp_path):
     ]
     assert everything(tmp_path / "set") == Counter(expected)
     with gzip.open(tmp_path / "set" / "report" / "dropped.jsonl.gz", "rt", encoding="utf-8") as file:
-        told = [json.loads(line) for line in file]
-    assert {(entry["record"], entry["reason"]) for entry in told} == {
+        entries = [json.loads(line) for line in file]
+    assert {(entry["record"], entry["reason"]) for entry in entries} == {
         (3, "duplicate"),
         (4, "fewer_than_two_turns"),
         (5, "nothing_left"),
@@ -158,21 +158,21 @@ def test_each_dialogue_of_lccc_is_kept_whole_split_or_dropped(tmp_path):
     assert counts["read"] == 20_000
     assert counts["kept_whole"] > 0.98 * 20_000
     with gzip.open(tmp_path / "set" / "report" / "dropped.jsonl.gz", "rt", encoding="utf-8") as file:
-        told = {json.loads(line)["record"] for line in file}
-    assert len(told) == counts["split"] + counts["dropped"]  # every other dialogue is there as it was read
+        listed = {json.loads(line)["record"] for line in file}
+    assert len(listed) == counts["split"] + counts["dropped"]  # every other dialogue is there as it was read
     ordinary = json.loads(SHARED.read_text(encoding="utf-8"))
-    kept = everything(tmp_path / "set")
-    whole = [turns for number, turns in enumerate(ordinary, 1) if number not in told]
-    unchanged = sum(tuple(turn.replace(" ", "") for turn in turns) in kept for turns in whole)
+    written = everything(tmp_path / "set")
+    whole = [turns for number, turns in enumerate(ordinary, 1) if number not in listed]
+    unchanged = sum(tuple(turn.replace(" ", "") for turn in turns) in written for turns in whole)
     assert unchanged > 0.75 * 20_000
 
 
 def test_any_arrow_reader_can_open_it(prepared):
     import datasets
 
-    found = datasets.load_from_disk(str(prepared / "train"))
-    assert found.features["turns"] == datasets.List(datasets.List(datasets.Value("int32")))
-    assert len(found) == load_manifest(prepared)["splits"]["train"]["dialogues"]
+    dataset = datasets.load_from_disk(str(prepared / "train"))
+    assert dataset.features["turns"] == datasets.List(datasets.List(datasets.Value("int32")))
+    assert len(dataset) == load_manifest(prepared)["splits"]["train"]["dialogues"]
 
 
 def test_the_files_of_a_split_are_those_that_datasets_writes(prepared, tmp_path):
@@ -215,8 +215,8 @@ def test_hash_knows_where_turns_begin():
 
 
 def test_reordered_and_added_lines_move_nothing(tmp_path):
-    dialogues = many(400)
-    changed = [*many(100, seed=1), *dialogues]
+    dialogues = random_dialogues(400)
+    changed = [*random_dialogues(100, seed=1), *dialogues]
     random.Random(1).shuffle(changed)
     for name, rows in (("a", dialogues), ("b", changed)):
         build(
@@ -230,7 +230,7 @@ def test_reordered_and_added_lines_move_nothing(tmp_path):
     )
     assert set(train) <= set(more_train)
     assert set(valid) <= set(more_valid)
-    positions = {turns: place for place, turns in enumerate(more_train)}
+    positions = {turns: index for index, turns in enumerate(more_train)}
     assert [positions[turns] for turns in train] == sorted(
         positions[turns] for turns in train
     )  # and their order is theirs
@@ -238,7 +238,7 @@ def test_reordered_and_added_lines_move_nothing(tmp_path):
 
 
 def test_the_seed_changes_the_order_and_nothing_else(tmp_path):
-    source = write(tmp_path / "x.jsonl", many(200))
+    source = write(tmp_path / "x.jsonl", random_dialogues(200))
     sets = []
     for seed in (0, 1):
         build([source], tmp_path / str(seed), PrepareSettings(tokenizer="default", seed=seed))
@@ -248,7 +248,7 @@ def test_the_seed_changes_the_order_and_nothing_else(tmp_path):
 
 
 def test_what_is_held_out_in_files_is_not_in_train(tmp_path):
-    dialogues = [turns for turns in many(300) if not {"ok", "傻逼"} & set(turns)]
+    dialogues = [turns for turns in random_dialogues(300) if not {"ok", "傻逼"} & set(turns)]
     unique = [list(turns) for turns in dict.fromkeys(map(tuple, dialogues))]
     valid, test = unique[:20], [*unique[20:40], unique[0]]
     paths = [write(tmp_path / name, rows) for name, rows in (("t", unique), ("v", valid), ("e", test))]
@@ -264,16 +264,16 @@ def test_what_is_held_out_in_files_is_not_in_train(tmp_path):
     assert sum(map(len, seen)) == len(set().union(*seen))
 
 
-@pytest.mark.parametrize(("mode", "gone"), [("off", 0), ("held-out", 1), ("all", 2)])
-def test_near_duplicates_are_an_option(tmp_path, mode, gone):
+@pytest.mark.parametrize(("mode", "dropped"), [("off", 0), ("held-out", 1), ("all", 2)])
+def test_near_duplicates_are_an_option(tmp_path, mode, dropped):
     base = "昨天我和朋友一起去看了那部新上映的电影，真的特别好看"
     other = "周末打算带孩子去动物园玩一整天，听说来了两只大熊猫"
-    rows = [[base + "呀", "是吗"], [other, "好呀"], [other + "呢", "好呀"], *many(30)]
+    rows = [[base + "呀", "是吗"], [other, "好呀"], [other + "呢", "好呀"], *random_dialogues(30)]
     train = write(tmp_path / "x.jsonl", rows)
     held_out = write(tmp_path / "y.jsonl", [[base, "是吗"]])
     settings = PrepareSettings(vocab_size=400, near_duplicates=mode)
     manifest = build([train], tmp_path / "set", settings, valid=[held_out])
-    assert manifest["dropped"].get("near_duplicate", 0) == gone
+    assert manifest["dropped"].get("near_duplicate", 0) == dropped
     check_that_it_adds_up(manifest)
 
 
@@ -303,7 +303,7 @@ FREQUENT = ["哈哈"] * 300
 
 
 def frequent_corpus(path) -> str:
-    rows = [*many(2000), *([f"这是第{number}个说法", answer] for number, answer in enumerate(FREQUENT))]
+    rows = [*random_dialogues(2000), *([f"这是第{number}个说法", answer] for number, answer in enumerate(FREQUENT))]
     return write(path, rows)
 
 
@@ -360,7 +360,7 @@ def test_a_stopped_build_continues_and_ends_with_the_same_bytes(tmp_path, monkey
 
 
 def test_a_stopped_build_is_not_taken_for_another(tmp_path, monkeypatch):
-    source = write(tmp_path / "x.jsonl", many(50))
+    source = write(tmp_path / "x.jsonl", random_dialogues(50))
     monkeypatch.setattr(write_shard, "write_shard", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         build([source], tmp_path / "set", SMALL)
@@ -406,7 +406,7 @@ def test_a_build_killed_by_the_system_continues_and_ends_with_the_same_bytes(tmp
 
 
 def test_a_full_disk_is_one_sentence_and_the_build_continues_from_there(tmp_path):
-    source = write(tmp_path / "x.jsonl", many(3000))
+    source = write(tmp_path / "x.jsonl", random_dialogues(3000))
     program = (
         "import resource, signal, sys; from data_prep.cli import main;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
@@ -422,7 +422,7 @@ def test_a_full_disk_is_one_sentence_and_the_build_continues_from_there(tmp_path
 
 
 def test_an_input_that_shrinks_while_it_is_read_leaves_no_set(tmp_path, monkeypatch):
-    source = write(tmp_path / "x.jsonl", many(20_000))
+    source = write(tmp_path / "x.jsonl", random_dialogues(20_000))
     original = clean_block.clean_block
 
     def shrinking(*args):
@@ -462,7 +462,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys, name):
 
 
 def test_a_work_folder_that_is_half_removed_is_not_resumed(tmp_path, monkeypatch):
-    source = write(tmp_path / "x.jsonl", many(200))
+    source = write(tmp_path / "x.jsonl", random_dialogues(200))
     expected = build([source], tmp_path / "set", SMALL)
     original = shutil.rmtree
 
@@ -489,7 +489,7 @@ def test_a_work_folder_that_is_half_removed_is_not_resumed(tmp_path, monkeypatch
 
 
 def test_the_output_may_lie_in_the_input_folder(tmp_path, monkeypatch):
-    write(tmp_path / "x.jsonl", many(50))
+    write(tmp_path / "x.jsonl", random_dialogues(50))
     monkeypatch.setattr(write_shard, "write_shard", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         build([str(tmp_path)], tmp_path / "set", SMALL)
@@ -502,7 +502,7 @@ def test_the_output_may_lie_in_the_input_folder(tmp_path, monkeypatch):
 def test_only_one_build_at_a_time(tmp_path):
     from filelock import FileLock
 
-    source = write(tmp_path / "x.jsonl", many(10))
+    source = write(tmp_path / "x.jsonl", random_dialogues(10))
     with FileLock(tmp_path / ".set.lock"), pytest.raises(FileError, match="Another process is building"):
         build([source], tmp_path / "set", SMALL)
 
@@ -530,7 +530,7 @@ def test_unchanged_inputs_are_kept_and_others_refused(tmp_path, capsys):
 
 def test_another_word_list_or_program_makes_another_set(tmp_path, monkeypatch):
     (tmp_path / "words").write_text("香菜\n", encoding="utf-8")
-    source = write(tmp_path / "x.jsonl", many(40))
+    source = write(tmp_path / "x.jsonl", random_dialogues(40))
     settings = PrepareSettings(vocab_size=400, clean=CleanSettings(words=str(tmp_path / "words")))
     build([source], tmp_path / "set", settings)
     (tmp_path / "words").write_text("今天\n", encoding="utf-8")
@@ -543,7 +543,7 @@ def test_another_word_list_or_program_makes_another_set(tmp_path, monkeypatch):
 
 
 def test_a_changed_setting_is_named(tmp_path):
-    source = write(tmp_path / "x.jsonl", many(40))
+    source = write(tmp_path / "x.jsonl", random_dialogues(40))
     settings = PrepareSettings(vocab_size=400)
     build([source], tmp_path / "set", settings)
     other = replace(settings, form="jsonl", clean=CleanSettings(max_characters=100))
@@ -609,7 +609,7 @@ def test_a_tokenizer_of_words(tmp_path):
 
 
 def test_max_dialogues_counts_inputs_and_reads_held_out_files_whole(tmp_path):
-    held_out = write(tmp_path / "v.jsonl", many(30, seed=5))
+    held_out = write(tmp_path / "v.jsonl", random_dialogues(30, seed=5))
     settings = PrepareSettings(vocab_size=400, max_dialogues=7)
     manifest = build([str(SAMPLES), str(SAMPLES)], tmp_path / "few", settings, valid=[held_out])
     assert [source["read"] for source in manifest["sources"]] == [7, 0, 30]
@@ -693,8 +693,8 @@ def test_messages_that_nobody_said_are_told_and_counted(tmp_path):
     assert "## Messages left out at reading" in report
     assert "| not_speech | 3 | a system notice, a picture, a file" in report
     with gzip.open(tmp_path / "set" / "report" / "dropped.jsonl.gz", "rt", encoding="utf-8") as file:
-        told = [json.loads(line) for line in file]
-    texts = [entry["text"] for entry in told if entry["reason"] == "not_speech"]
+        entries = [json.loads(line) for line in file]
+    texts = [entry["text"] for entry in entries if entry["reason"] == "not_speech"]
     assert texts == ['"小海" 撤回了一条消息', "[图片]", "阿木 加入了群聊"]
     assert all(f"`{text}`" in report for text in texts)
 

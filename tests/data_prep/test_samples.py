@@ -34,11 +34,11 @@ def test_the_bot_says_what_it_is(dialogues):
 def ours(folder, name, count, most_turns):
     """The dialogues of a file, more than `count`, each its own; the bot has the last word."""
     path = ROOT / "checkpoints" / "recipe" / "dialogues" / folder / f"{name}.jsonl"
-    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert len(found) > count
-    assert len({tuple(turns) for turns in found}) == len(found)
-    assert all(2 <= len(turns) <= most_turns and len(turns) % 2 == 0 for turns in found)
-    return found
+    dialogues = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(dialogues) > count
+    assert len({tuple(turns) for turns in dialogues}) == len(dialogues)
+    assert all(2 <= len(turns) <= most_turns and len(turns) % 2 == 0 for turns in dialogues)
+    return dialogues
 
 
 IDENTITY = {
@@ -67,15 +67,16 @@ def test_every_file_about_the_program_is_checked():
 @pytest.mark.parametrize("name", IDENTITY)
 def test_dialogues_about_the_program_are_honest_and_prescribe_nothing(name):
     count, share = IDENTITY[name]
-    found = ours("identity", name, count, most_turns=10)
-    assert sum(any("程序" in turn or "模型" in turn for turn in turns[1::2]) for turns in found) > share * len(found)
-    said = " ".join(turn for turns in found for turn in turns[1::2])
-    assert not re.search("我是(真)?人|我是(男|女)|毫克|[一两三二]片|布洛芬|阿莫西林", said)
+    dialogues = ours("identity", name, count, most_turns=10)
+    honest = [turns for turns in dialogues if any("程序" in turn or "模型" in turn for turn in turns[1::2])]
+    assert len(honest) > share * len(dialogues)
+    replies = " ".join(turn for turns in dialogues for turn in turns[1::2])
+    assert not re.search("我是(真)?人|我是(男|女)|毫克|[一两三二]片|布洛芬|阿莫西林", replies)
 
 
 def test_openers_are_answered_with_something_else_than_the_program():
-    found = ours("identity", "openers", 2600, most_turns=10)
-    assert not [turns for turns in found if re.search("程序|机器人|医生|药", turns[1])]
+    dialogues = ours("identity", "openers", 2600, most_turns=10)
+    assert not [turns for turns in dialogues if re.search("程序|机器人|医生|药", turns[1])]
 
 
 TALK = ("everyday", "feelings", "greetings", "hobbies", "pastimes", "questions", "threads")
@@ -88,8 +89,8 @@ def test_every_file_of_small_talk_is_checked():
 @pytest.mark.parametrize("name", TALK)
 def test_small_talk_is_about_the_other_one(name):
     """The bot speaks of neither programs nor a life that it does not have, and prescribes no medicine."""
-    found = ours("talk", name, 250, most_turns=8)
-    said = [turn for turns in found for turn in turns[1::2]]
-    assert all(turn and turn.strip() == turn and len(turn) <= 60 for turn in said)
+    dialogues = ours("talk", name, 250, most_turns=8)
+    replies = [turn for turns in dialogues for turn in turns[1::2]]
+    assert all(turn and turn.strip() == turn and len(turn) <= 60 for turn in replies)
     pattern = "程序|机器人|我是(真)?人|我是(男|女)|毫克|布洛芬|眼药水|我(老公|老婆|妈|爸|男朋友|女朋友)"
-    assert not [turn for turn in said if re.search(pattern, turn)]
+    assert not [turn for turn in replies if re.search(pattern, turn)]

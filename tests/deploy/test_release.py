@@ -67,7 +67,7 @@ def test_every_command_of_a_workflow_exists(workflow, command):
     if name == "pip":
         extras = [extra for word in arguments for extra in re.findall(r"^\.\[([\w,]+)\]$", word)]
         assert {extra for listed in extras for extra in listed.split(",")} <= set(PROJECT["optional-dependencies"])
-        assert all((ROOT / arguments[place + 1]).is_file() for place, word in enumerate(arguments) if word == "-c")
+        assert all((ROOT / arguments[index + 1]).is_file() for index, word in enumerate(arguments) if word == "-c")
     elif name == "python":
         if arguments[0] == "-c":
             imported = ast.parse(arguments[1]).body
@@ -143,8 +143,8 @@ def test_the_release_is_built_and_its_lite_wheel_talks(tmp_path, capsys):
     assert release.main(["--output", str(dist), "--target", system]) == 0
     for _ in range(2):  # the second time compares
         assert check_wheels.main([str(dist), "--replies", str(replies), "--seconds", "10"]) == 0
-    said = capsys.readouterr().out
-    assert "20 replies are the same" in said
+    output = capsys.readouterr().out
+    assert "20 replies are the same" in output
     files = {path.name for path in dist.iterdir()} - {"replies.json"}
     text = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
     patterns = re.findall(r"dist/(\S+)", text[text.index("gh release create") :])

@@ -117,11 +117,11 @@ def recipe(machine: Machine, seconds: float) -> Iterator[str]:
         call = [sys.executable, "-m", "training", *paths, *options]
         with subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             try:
-                said, _ = process.communicate(timeout=seconds)
+                output, _ = process.communicate(timeout=seconds)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGINT)  # it stops after its step and saves
-                said, _ = process.communicate(timeout=60)
-        assert (folder / "run" / "model.safetensors").is_file(), said.strip().splitlines()[-1][:300]
+                output, _ = process.communicate(timeout=60)
+        assert (folder / "run" / "model.safetensors").is_file(), output.strip().splitlines()[-1][:300]
         lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
         losses = [line["loss"] for line in lines if "loss" in line]
         yield f"{preset}: {len(losses)} logged steps, loss {losses[0]:.2f} to {losses[-1]:.2f}"

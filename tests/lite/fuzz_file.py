@@ -20,8 +20,8 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
         del data[draw.randrange(len(data)) :]
     for _ in range(draw.choice([0, 1, 2, 8, 64])):
         if data:
-            place = draw.randrange(min(len(data), draw.choice([HEADER, TEXT, len(data)])))
-            data[place] = draw.choice([0, 1, 0x7F, 0x80, 0xFF, draw.randrange(256)])
+            offset = draw.randrange(min(len(data), draw.choice([HEADER, TEXT, len(data)])))
+            data[offset] = draw.choice([0, 1, 0x7F, 0x80, 0xFF, draw.randrange(256)])
     if draw.random() < 0.8 and len(data) > HEADER:
         data[:8] = b"xianliao"
         data[16:24] = struct.pack("<Q", len(data))

@@ -184,9 +184,9 @@ def test_the_model_of_these_tests_prefers_text_that_cannot_be_read(bots):
     free = replace(python.vocabulary, readable=None)
     request = python.request(HISTORIES[0], 0)
     (*_, draft) = python.drafts(request, *python.read_prompt(request.prompt))
-    python.vocabulary, kept = free, python.vocabulary
+    python.vocabulary, vocabulary = free, python.vocabulary
     (*_, other) = python.drafts(request, *python.read_prompt(request.prompt))
-    python.vocabulary = kept
+    python.vocabulary = vocabulary
     assert draft.token_ids != other.token_ids
 
 
@@ -213,8 +213,8 @@ def test_turns_are_read_as_python_reads_them(bots, library, tokenizer, tmp_path)
 def test_people_in_need_get_the_fixed_replies_of_python(bots):
     _, lite = bots
     safety, kinds = default_safety(), set()
-    told = [[NEED[0], "好的", message] for message in NEED[31:38]]
-    for history in [*([message] for message in (*NEED, *RESPELLED, *EDGES)), *told, *SPLIT]:
+    after_crisis = [[NEED[0], "好的", message] for message in NEED[31:38]]
+    for history in [*([message] for message in (*NEED, *RESPELLED, *EDGES)), *after_crisis, *SPLIT]:
         fixed, reply = safety.answer(history), _first(lite, history)
         assert (reply.text if reply and reply.stop_reason == "safety" else None) == (fixed and fixed.text), history
         kinds.add(fixed and fixed.kind)

@@ -82,9 +82,9 @@ def wait(condition, seconds: float = 60):
     raise AssertionError(f"nothing happened in {seconds} s")
 
 
-def texts(driver, who: str) -> list[str]:
+def texts(driver, speaker: str) -> list[str]:
     return driver.execute_script(
-        "return [...document.querySelectorAll('.message.' + arguments[0])].map(e => e.textContent)", who
+        "return [...document.querySelectorAll('.message.' + arguments[0])].map(e => e.textContent)", speaker
     )
 
 
@@ -105,13 +105,13 @@ def send(driver, message: str) -> str:
 
 def replies_of(driver, requests: list, changes: dict, at_once: int = 10) -> tuple[list[dict], float]:
     """The page's replies and the milliseconds that they took; the driver waits at most 120 s for each few of them."""
-    made, milliseconds = [], 0.0
+    replies, milliseconds = [], 0.0
     for first in range(0, len(requests), at_once):
         answer = driver.execute_async_script(REPLIES, requests[first : first + at_once], changes)
         assert isinstance(answer, list), answer
-        made += answer[0]
+        replies += answer[0]
         milliseconds += answer[1]
-    return made, milliseconds
+    return replies, milliseconds
 
 
 @pytest.mark.slow
@@ -148,11 +148,11 @@ def test_the_same_seed_gives_the_reply_of_the_server(driver, page, greedy):
             expected.append(reply)
             history.append(reply.text or "嗯")
     offline(driver, page)
-    made, milliseconds = replies_of(driver, requests, {"greedy": greedy})
-    same = sum(tuple(got["tokens"]) == reply.token_ids for got, reply in zip(made, expected, strict=True))
-    speed = sum(len(got["tokens"]) + 1 for got in made) / milliseconds * 1000
-    print(f"same replies: {same} of {len(made)}; {speed:.0f} tokens/s with reading")
-    assert same >= 0.98 * len(made)  # WebAssembly has no fused product: docs/lite.md
+    replies, milliseconds = replies_of(driver, requests, {"greedy": greedy})
+    same = sum(tuple(got["tokens"]) == reply.token_ids for got, reply in zip(replies, expected, strict=True))
+    speed = sum(len(got["tokens"]) + 1 for got in replies) / milliseconds * 1000
+    print(f"same replies: {same} of {len(replies)}; {speed:.0f} tokens/s with reading")
+    assert same >= 0.98 * len(replies)  # WebAssembly has no fused product: docs/lite.md
     assert speed > 10  # 185 on an idle core: this machine may be busy, and the bot deeper
 
 
@@ -162,8 +162,8 @@ def test_the_same_seed_gives_the_reply_of_the_server(driver, page, greedy):
 def test_candidates_are_refused_only_if_the_request_asks_for_them(driver, page):
     """The bundled bot's four candidates do not count in a greedy request, as in Python."""
     offline(driver, page)
-    (made,), _ = replies_of(driver, [(["你好"], 1)], {"greedy": 1})
-    assert made["tokens"]
+    (reply,), _ = replies_of(driver, [(["你好"], 1)], {"greedy": 1})
+    assert reply["tokens"]
     answer = driver.execute_async_script(REPLIES, [(["你好"], 1)], {"greedy": 1, "candidates": 2})
     assert answer == "Candidates are sampled: remove candidates or greedy."
 

@@ -108,7 +108,7 @@ def test_people_in_need_get_the_same_fixed_replies(bundled):
     _, lite = bundled
     safety, draw = default_safety(), random.Random(1)
     phrases = list(safety.crisis._automaton.keys())
-    around = ["今天", "他说", "我", "小说里", "《", "》", "，", "。", " x ", "1", "的故事", ""]
+    surroundings = ["今天", "他说", "我", "小说里", "《", "》", "，", "。", " x ", "1", "的故事", ""]
     messages = [
         "我想死",
         "自。杀了鸡",
@@ -123,14 +123,16 @@ def test_people_in_need_get_the_same_fixed_replies(bundled):
     ]
     for _ in range(600):
         phrase = draw.choice(phrases)
-        messages.append(draw.choice(around) + draw.choice(["", " ", "."]).join(phrase) + draw.choice(around))
+        messages.append(
+            draw.choice(surroundings) + draw.choice(["", " ", "."]).join(phrase) + draw.choice(surroundings)
+        )
     histories = [[message] for message in messages]
     for _ in range(200):
-        said = [
+        user_turns = [
             draw.choice([draw.choice(messages), "今天吃了火锅很开心", "好多了谢谢", "嗯"])
             for _ in range(draw.randint(2, 7))
         ]
-        histories.append([turn for message in said for turn in (message, "好的")][:-1])
+        histories.append([turn for message in user_turns for turn in (message, "好的")][:-1])
     kinds = set()
     for history in histories:
         fixed, reply = safety.answer(history), next(lite.stream(history, 1))

@@ -22,18 +22,27 @@ from tests.conftest import ROOT
 from tests.lite.building import tiny_checkpoint, weights_file
 
 
-def said(*messages: tuple[str, object]) -> list[dict]:
+def as_messages(*messages: tuple[str, object]) -> list[dict]:
     return [{"role": role, "content": content} for role, content in messages]
 
 
 def test_messages_become_turns_as_the_big_server_makes_them():
-    messages = said(("system", "x"), ("assistant", "y"), ("user", "a"), ("user", "b"), ("assistant", "c"))
+    messages = as_messages(("system", "x"), ("assistant", "y"), ("user", "a"), ("user", "b"), ("assistant", "c"))
     parts = [{"type": "text", "text": "d"}, {"type": "text", "text": "e"}]
-    assert to_turns([*messages, *said(("user", parts))]) == ["a\nb", "c", "de"]
+    assert to_turns([*messages, *as_messages(("user", parts))]) == ["a\nb", "c", "de"]
 
 
 @pytest.mark.parametrize(
-    "messages", [None, [], "x", [1], said(("user", None)), said(("tool", "x")), said(("user", "a"), ("assistant", "b"))]
+    "messages",
+    [
+        None,
+        [],
+        "x",
+        [1],
+        as_messages(("user", None)),
+        as_messages(("tool", "x")),
+        as_messages(("user", "a"), ("assistant", "b")),
+    ],
 )
 def test_what_is_no_conversation_is_refused(messages):
     with pytest.raises(RequestError):
@@ -51,7 +60,7 @@ def test_temperature_zero_is_greedy():
 @pytest.mark.parametrize("text", [5, None, []])
 def test_parts_that_are_no_text_are_refused(text):
     with pytest.raises(RequestError):
-        to_turns(said(("user", [{"type": "text", "text": text}])))
+        to_turns(as_messages(("user", [{"type": "text", "text": text}])))
 
 
 def test_a_number_larger_than_a_float_is_refused():
@@ -158,7 +167,7 @@ def test_a_body_that_is_refused_is_never_held(echo, size, monkeypatch):
     ],
 )
 def test_other_sites_get_nothing(echo, headers):
-    body = json.dumps({"messages": said(("user", "a"))}).encode()
+    body = json.dumps({"messages": as_messages(("user", "a"))}).encode()
     json_type = "Content-Type: application/json"
     assert exchanged(echo, json_type, *headers, body=body) == [403]
     assert exchanged(echo, json_type, "Host: LocalHost:80", "Origin: http://localhost:80", body=body) == [200]
@@ -194,7 +203,7 @@ def test_the_openai_client_gets_whole_and_streamed_replies(served):
 
     bot, address = served
     client = OpenAI(base_url=f"{address}/v1", api_key="none")
-    messages, expected = said(("user", "你好")), bot.reply(["你好"], 7)
+    messages, expected = as_messages(("user", "你好")), bot.reply(["你好"], 7)
     whole = client.chat.completions.create(model="any", messages=messages, seed=7)
     assert whole.choices[0].message.content == expected.text
     assert whole.usage.completion_tokens == len(expected.token_ids) + 1
@@ -202,18 +211,18 @@ def test_the_openai_client_gets_whole_and_streamed_replies(served):
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected.text
     assert chunks[-1].choices[0].finish_reason in ("stop", "length")
     assert [model.id for model in client.models.list()] == [bot.name]
-    fixed = client.chat.completions.create(model="any", messages=said(("user", "我不想活了")))
+    fixed = client.chat.completions.create(model="any", messages=as_messages(("user", "我不想活了")))
     assert (fixed.choices[0].finish_reason, "12356" in fixed.choices[0].message.content) == ("content_filter", True)
 
 
 @pytest.mark.slow
 def test_the_server_refuses_what_it_cannot_answer(served):
     _, address = served
-    good = {"messages": said(("user", "你好"))}
+    good = {"messages": as_messages(("user", "你好"))}
     cases = [
         (b"{", {}, 400),
         (b"[]", {}, 400),
-        ({"messages": said(("user", " "))}, {}, 400),
+        ({"messages": as_messages(("user", " "))}, {}, 400),
         ({**good, "temperature": 1e9}, {}, 400),
         ({**good, "seed": -1}, {}, 400),
         ({**good, "seed": 1.5}, {}, 400),

@@ -62,12 +62,12 @@ def test_the_prebuilt_library_of_each_system_is_linked_and_small(name, tmp_path)
 def load_commands(library: bytes) -> list[int]:
     """Return the load commands of a Mach-O file; 0x1d is the code signature."""
     (count,) = struct.unpack_from("<I", library, 16)
-    place, found = 32, []
+    offset, commands = 32, []
     for _ in range(count):
-        command, size = struct.unpack_from("<II", library, place)
-        found.append(command)
-        place += size
-    return found
+        command, size = struct.unpack_from("<II", library, offset)
+        commands.append(command)
+        offset += size
+    return commands
 
 
 def emulated(name: str, program: Path, folder: Path, *arguments: object) -> str:
@@ -129,9 +129,9 @@ def test_programs_of_other_systems_print_the_tokens_of_python(name, tokenizer, t
     python, file = Chatbot.from_pretrained(checkpoint, dtype="int8"), weights_file(tmp_path, checkpoint)
     program = tmp_path / "talk.exe"
     build_program(name, TALK, program)
-    said = tmp_path / "messages"
-    said.write_text("".join(f"{message}\n" for message in MESSAGES), encoding="utf-8", newline="\n")
-    kernel, *lines = emulated(name, program, tmp_path, file, 5, said).split("\n")
+    messages_file = tmp_path / "messages"
+    messages_file.write_text("".join(f"{message}\n" for message in MESSAGES), encoding="utf-8", newline="\n")
+    kernel, *lines = emulated(name, program, tmp_path, file, 5, messages_file).split("\n")
     print(kernel)
     expected = [python.respond([message], seed).token_ids for seed in range(5) for message in MESSAGES]
     assert [tuple(map(int, line.split()[:-1])) for line in lines if line.strip()] == expected

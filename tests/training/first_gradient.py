@@ -23,14 +23,14 @@ def stop_with_gradient(path: str, kind: str) -> None:
     build, backward = training.trained_model.load_or_build, Objective.backward
 
     def clip_each(self, batch, items, run_backward, no_sync):
-        kept = [None if p.grad is None else p.grad.clone() for p in self.model.parameters()]
+        saved_gradients = [None if p.grad is None else p.grad.clone() for p in self.model.parameters()]
         self.model.zero_grad()
-        found = backward(self, batch, items, run_backward, no_sync)
+        result = backward(self, batch, items, run_backward, no_sync)
         clip_gradients(self.model.parameters(), "norm", 0.01)
-        for parameter, before in zip(self.model.parameters(), kept, strict=True):
+        for parameter, before in zip(self.model.parameters(), saved_gradients, strict=True):
             if before is not None and parameter.grad is not None:
                 parameter.grad += before
-        return found
+        return result
 
     def keep(parameters, clip, clip_norm):
         if os.environ.get("RANK", "0") == "0":

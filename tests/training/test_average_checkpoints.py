@@ -33,9 +33,9 @@ def test_an_ancestor_is_told_once():
     first, second, third = without_repeats(
         [{"share": 0.5, **new}, {"share": 0.3, **old}, {"share": 0.2, "mean_of": [new]}]
     )
-    told = first["initialised_from"]
-    assert {name: value for name, value in told.items() if name != "id"} == old
-    assert second == {"share": 0.3, "same_as": told["id"]}
+    full_record = first["initialised_from"]
+    assert {name: value for name, value in full_record.items() if name != "id"} == old
+    assert second == {"share": 0.3, "same_as": full_record["id"]}
     assert third["mean_of"] == [{"same_as": first["id"]}]
     again = without_repeats([first, second])  # records that are already shortened
     assert again == [first, second]

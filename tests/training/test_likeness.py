@@ -61,9 +61,9 @@ def test_a_bot_compared_with_itself_shows_no_sign(prepared, checkpoint, capsys):
     assert result["interval"] == [0, 0]
     assert result["nats_per_unit"]["before"] == result["nats_per_unit"]["after"]
     assert main([*flags, "--device", "cpu"]) == 0
-    said = capsys.readouterr().out
-    assert "too few to say whether the bot has learnt this person" in said
-    assert "95 %" not in said
+    output = capsys.readouterr().out
+    assert "too few to say whether the bot has learnt this person" in output
+    assert "95 %" not in output
     enough = {**result, "turns": 100, "dialogues": 8}
     assert "No sign that the bot has learnt this person more than the chats in general." in _lines(enough)
     assert "too few" in "".join(_lines({**enough, "dialogues": 7, "more": 0.5, "interval": [0.5, 0.5]}))

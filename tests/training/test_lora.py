@@ -117,14 +117,15 @@ def test_a_checkpoint_keeps_the_decoder_settings_of_its_base(base, tmp_path):
 
 
 def test_the_base_stays_as_it_was(tuned, base):
-    apart, frozen = load_model(tuned, merge=False), load_model(base / "model")
+    unmerged, frozen = load_model(tuned, merge=False), load_model(base / "model")
     names = {
-        name.replace("network.base_model.model.", "network.").replace(".base_layer", "") for name in apart.state_dict()
+        name.replace("network.base_model.model.", "network.").replace(".base_layer", "")
+        for name in unmerged.state_dict()
     }
     assert names >= set(frozen.state_dict())
     weights = {
         name.replace("network.base_model.model.", "network.").replace(".base_layer", ""): tensor
-        for name, tensor in apart.state_dict().items()
+        for name, tensor in unmerged.state_dict().items()
     }
     for name, tensor in frozen.state_dict().items():
         assert torch.equal(weights[name], tensor), name

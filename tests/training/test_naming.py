@@ -42,7 +42,7 @@ BEFORE = Knowledge({OTHERS: 3.0, "lccc": 4.0}, 0.5)
 
 def speaking(name_when_asked=True, maker_when_asked=True, always=False):
     """A stand-in for a bot that knows which questions are about it."""
-    asked = {about: {bare(text) for text in questions(about, "held_out")} for about in ("name", "maker")}
+    asked = {topic: {bare(text) for text in questions(topic, "held_out")} for topic in ("name", "maker")}
 
     def reply(message):
         if maker_when_asked and bare(message) in asked["maker"]:
@@ -141,10 +141,10 @@ def packed(tokenizer, layout):
 
 def test_the_dialogues_with_loss_on_all_turns_are_kept(tokenizer, layout):
     batch, start = packed(tokenizer, layout)
-    kept = kept_targets(batch)
-    assert not kept[:, : start - 1].any()
+    mask = kept_targets(batch)
+    assert not mask[:, : start - 1].any()
     labelled = batch["labels"][:, start:] != IGNORED_LABEL
-    assert torch.equal(kept[:, start - 1 : -1], labelled)
+    assert torch.equal(mask[:, start - 1 : -1], labelled)
     assert labelled.sum() >= 4  # both turns and their ends
 
 
@@ -163,8 +163,8 @@ def test_what_is_kept_costs_nothing_until_the_model_changes(model, tokenizer, la
         for weight in trained.parameters():
             weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        kept = kept_targets(batch)
-        p, q = (network(**inputs).logits[kept].double().softmax(-1) for network in (model, trained))
+        mask = kept_targets(batch)
+        p, q = (network(**inputs).logits[mask].double().softmax(-1) for network in (model, trained))
     assert objective.backward(batch, items, torch.Tensor.backward)[1] == pytest.approx(
         float((p * (p / q).log()).sum()) / items, rel=1e-4
     )
@@ -194,9 +194,9 @@ def test_the_mixture_with_the_most_room_is_kept(checkpoint, tmp_path, monkeypatc
 
     monkeypatch.setattr(mixing, "measure_knowledge", distance)
     monkeypatch.setattr(mixing, "measure_identity", lambda *args, **options: {"name": 1.0, "unasked": 0.0})
-    kept = mixing.keep_best_share(after, str(before), IDENTITY, {OTHERS: []}, 0.05, "auto")
+    result = mixing.keep_best_share(after, str(before), IDENTITY, {OTHERS: []}, 0.05, "auto")
     assert measured == pytest.approx([0.0, *mixing.SHARES], abs=1e-5)
-    assert kept["share"] == 0.7
+    assert result["share"] == 0.7
     assert read_json(after / "training.json")["share_of_training"] == 0.7
     stored = Chatbot.from_pretrained(after, "cpu").model.state_dict()
     for name, tensor in stored.items():
@@ -266,11 +266,11 @@ def test_a_stop_during_the_training_ends_the_command_at_once(
     monkeypatch.setattr(guard, "measure_knowledge", lambda *args, **options: BEFORE)
     output = tmp_path / "named"
     assert main(["--name", "小满", "--bot", str(checkpoint), "--output", str(output), "--device", "cpu"]) == 130
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
     assert len(steps) == 1
-    assert f"Stopped; no finished bot was saved. Delete {output}, or give another --output." in said
-    assert "stopping after this step" not in said
-    assert "--resume" not in said
+    assert f"Stopped; no finished bot was saved. Delete {output}, or give another --output." in errors
+    assert "stopping after this step" not in errors
+    assert "--resume" not in errors
     assert not (output / "resume").exists()
 
 
@@ -287,9 +287,9 @@ def test_a_second_command_in_the_same_folder_is_refused_before_it_prepares(
 def test_a_folder_with_a_run_gets_no_advice_that_the_command_lacks(checkpoint, tmp_path, capsys, signals):
     (tmp_path / "resume" / "step-00000001").mkdir(parents=True)
     assert main(["--name", "小满", "--bot", str(checkpoint), "--output", str(tmp_path)]) == 1
-    said = capsys.readouterr().err
-    assert "already holds a run; give another --output." in said
-    assert "--resume" not in said
+    errors = capsys.readouterr().err
+    assert "already holds a run; give another --output." in errors
+    assert "--resume" not in errors
 
 
 def test_a_training_that_diverges_gets_no_advice_that_the_command_lacks():
@@ -304,12 +304,12 @@ def test_the_command_fails_for_a_model_that_cannot_learn_it_and_keeps_the_figure
     output = tmp_path / "named"
     flags = ["--name", "小满", "--bot", str(checkpoint), "--output", str(output), "--epochs", "0.1"]
     assert main(flags) == 1
-    said, progress_shown = capsys.readouterr()
+    printed, progress_shown = capsys.readouterr()
     assert progress_shown.index("expected time: ") < progress_shown.index("measuring the bot before the training: ")
     for part in ("before the training", "how much of the training to keep", "after the training"):
         assert re.search(f"{part}: 100%", progress_shown)
-    assert "guard: it says its name to " in said
-    assert "The guard failed" in said
+    assert "guard: it says its name to " in printed
+    assert "The guard failed" in printed
     record = read_json(output / "naming.json")
     assert record["failures"]
     assert record["name"] < 0.9

@@ -23,11 +23,11 @@ def test_orthogonalize_levels_the_singular_values(shape):
     torch.manual_seed(0)
     matrix = torch.randn(shape)
     u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
-    found = orthogonalize(matrix, COEFFICIENTS, 5, 1e-7)
-    values = (u.T @ found @ vt.T).diagonal()  # same singular vectors
+    orthogonal = orthogonalize(matrix, COEFFICIENTS, 5, 1e-7)
+    values = (u.T @ orthogonal @ vt.T).diagonal()  # same singular vectors
     assert values[: len(values) // 2].min() > 0.5
     assert values.max() < 1.3
-    torch.testing.assert_close(u @ (u.T @ found @ vt.T) @ vt, found, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(u @ (u.T @ orthogonal @ vt.T) @ vt, orthogonal, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -78,8 +78,8 @@ def test_every_parameter_is_trained_once_and_only_matrices_decay(tokenizer, kind
     model = XianliaoForCausalLM(config)
     optimizers = build_optimizers(model, TrainSettings(data=["x"], output="y", optimizer=kind, weight_decay=0.1))
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    held = [id(p) for group in groups for p in group["params"]]
-    assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    trained_ids = [id(p) for group in groups for p in group["params"]]
+    assert sorted(trained_ids) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     decayed = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

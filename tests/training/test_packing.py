@@ -79,11 +79,11 @@ def test_nothing_is_lost_cut_or_crosses(dialogues):
                 dialogue, first, last = (
                     int(column[index]) for column in (data.pieces.dialogue, data.pieces.first, data.pieces.last)
                 )
-                place = (batch["segment_ids"][number] == segment) & (batch["attention_mask"][number] == 1)
+                mask = (batch["segment_ids"][number] == segment) & (batch["attention_mask"][number] == 1)
                 expected = data.layout.lay_out(store.turns(dialogue, first, last), first)
-                assert batch["input_ids"][number][place].tolist() == expected.input_ids
-                assert batch["token_type_ids"][number][place].tolist() == expected.speaker_ids
-                assert batch["labels"][number][place].tolist() == expected.labels
+                assert batch["input_ids"][number][mask].tolist() == expected.input_ids
+                assert batch["token_type_ids"][number][mask].tolist() == expected.speaker_ids
+                assert batch["labels"][number][mask].tolist() == expected.labels
                 seen += [(dialogue, turn) for turn in range(first, last)]
     expected = [
         (number, index)
@@ -147,10 +147,10 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 @given(st.integers(1, 60), st.sampled_from([0.1, 0.25, 0.3, 1.0, 1.5, 3.0]), st.integers(0, 5))
 def test_a_mixture_goes_through_everything_before_it_repeats(count, weight, seed):
     epochs = [draw(count, weight, (seed,), epoch) for epoch in range(40)]
-    given = np.concatenate(epochs)
-    assert len(given) == int(40 * weight * count)
-    for start in range(0, len(given) - count + 1, count):
-        assert sorted(given[start : start + count].tolist()) == list(range(count))
+    drawn = np.concatenate(epochs)
+    assert len(drawn) == int(40 * weight * count)
+    for start in range(0, len(drawn) - count + 1, count):
+        assert sorted(drawn[start : start + count].tolist()) == list(range(count))
     assert max(map(len, epochs)) - min(map(len, epochs)) <= 1
 
 
@@ -189,5 +189,5 @@ def test_ranks_share_the_rows_and_step_together(rows, ranks):
     parts = [split_rows(batch, 4, rank, ranks) for rank in range(ranks)]
     assert len({len(part) for part in parts}) == 1
     assert all(len(set(map(len, step))) == 1 for step in zip(*parts, strict=True))
-    given = sorted(row for part in parts for micro in part for row in micro if row)
-    assert given == sorted(batch)
+    dealt = sorted(row for part in parts for micro in part for row in micro if row)
+    assert dealt == sorted(batch)

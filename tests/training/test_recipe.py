@@ -32,14 +32,16 @@ CORPORA = (
 
 def write_corpora(folder: Path) -> None:
     """Write every eighth of this project's dialogues to each file, in the format of the file."""
-    own = [
+    project_dialogues = [
         turns
         for path in sorted((ROOT / "checkpoints" / "recipe" / "dialogues" / "identity").glob("*.jsonl"))
         for turns in read_dialogues(path)
     ]
     folder.mkdir()
-    for place, name in enumerate(CORPORA):
-        dialogues = [[" ".join(turn) for turn in turns] if place < 2 else turns for turns in own[place::8]]
+    for index, name in enumerate(CORPORA):
+        dialogues = [
+            [" ".join(turn) for turn in turns] if index < 2 else turns for turns in project_dialogues[index::8]
+        ]
         with OPENERS[name.rpartition(".")[2]](folder / name, "wt", encoding="utf-8") as file:
             if name.endswith(".json"):
                 json.dump(dialogues, file, ensure_ascii=False)

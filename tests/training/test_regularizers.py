@@ -107,15 +107,15 @@ def test_the_gradient_penalty_is_its_formula_and_its_gradient_finite_differences
     assert extra == pytest.approx(0.7 * mean_loss_gradients(network, data, rows) / items, rel=1e-6)
     assert extra > 0
     parameter = network.blocks[0].feed_forward.up_proj.weight
-    for place in ((0, 0), (3, 5)):
+    for index in ((0, 0), (3, 5)):
         values = []
         for step in (1e-4, -1e-4):
             with torch.no_grad():
-                parameter[place] += step
+                parameter[index] += step
             values.append(sum(passes(network, data, rows, gradient_penalty=0.7)[:2]))
             with torch.no_grad():
-                parameter[place] -= step
-        slope = gradients["blocks.0.feed_forward.up_proj.weight"][place].item()
+                parameter[index] -= step
+        slope = gradients["blocks.0.feed_forward.up_proj.weight"][index].item()
         assert (values[0] - values[1]) / 2e-4 == pytest.approx(slope, rel=1e-4, abs=1e-9)
 
 
@@ -140,7 +140,7 @@ def test_vat_identities(network, data):
     exact = copy.deepcopy(network).double()
     small, double = (passes(exact, data, rows, vat=length)[1] for length in (0.002, 0.004))
     assert double / small == pytest.approx(4, rel=0.05)
-    found = passes(network, data, rows, vat=0.1)[1]
+    adversarial = passes(network, data, rows, vat=0.1)[1]
     counted = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED_LABEL) != IGNORED_LABEL
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     random = []
@@ -153,7 +153,7 @@ def test_vat_identities(network, data):
             random.append(divergence(fixed, network(**inputs).logits[counted].log_softmax(-1)).item() / items)
             handle.remove()
     assert min(random) >= 0
-    assert found > 1.2 * max(random)
+    assert adversarial > 1.2 * max(random)
 
 
 def test_the_trial_step_of_vat_has_a_length_of_a_tenth_a_token(network, data):
@@ -224,10 +224,10 @@ def test_label_smoothing_is_its_formula_and_leaves_out_the_end_of_turn():
     log_p = (hidden @ weight.T).log_softmax(-1)
     smoothed = [0, 1, 3, 4]  # the third target is the end of turn
     expected = -(0.8 * log_p[smoothed, targets[smoothed]].sum() + 0.2 / 8 * log_p[smoothed, 3:].sum() + log_p[2, 2])
-    found = head_loss(hidden, weight, None, targets, mass)
-    torch.testing.assert_close(found, expected)
+    loss = head_loss(hidden, weight, None, targets, mass)
+    torch.testing.assert_close(loss, expected)
     for a, b in zip(
-        torch.autograd.grad(found, (hidden, weight)), torch.autograd.grad(expected, (hidden, weight)), strict=True
+        torch.autograd.grad(loss, (hidden, weight)), torch.autograd.grad(expected, (hidden, weight)), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 

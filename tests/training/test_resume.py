@@ -108,8 +108,8 @@ def test_terminated_a_run_saves_and_goes_on(prepared, tmp_path):
     while process.poll() is None and not read_metrics(tmp_path / "run"):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert "continue with --resume" in said
+    _, errors = process.communicate(timeout=60)
+    assert "continue with --resume" in errors
     assert len(saved_steps(tmp_path / "run")) == 1
     subprocess.run([*call, "--resume"], cwd=ROOT, check=True, capture_output=True, timeout=300)
     assert state_of(tmp_path / "run") == state_of(tmp_path / "whole")
@@ -247,9 +247,9 @@ def test_samples_and_warnings(prepared, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("training.validation.nats_per_unit", lambda *args: next(values))
     monkeypatch.setattr("training.validation.PROMPTS", PROMPTS)
     train(settings_for(prepared, tmp_path / "run", max_steps=6, eval_every=2, save_every=6))
-    said = capsys.readouterr().err
-    assert "validation rises: 7.0000 nats/unit after 5.0000 at step 2" in said
-    assert "a unigram model has" in said
+    errors = capsys.readouterr().err
+    assert "validation rises: 7.0000 nats/unit after 5.0000 at step 2" in errors
+    assert "a unigram model has" in errors
     samples = read_log(tmp_path / "run" / "samples.jsonl")
     assert [entry["step"] for entry in samples] == [2] * 6 + [4] * 6 + [6] * 6  # five fixed prompts and one of the data
     assert samples[0]["prompt"] == ["你好"]

@@ -44,17 +44,17 @@ def flags(prepared, ancestor, output):
 def test_a_run_ends_with_before_and_after_one_sample_and_the_next_command(prepared, ancestor, tmp_path, capsys):
     output = tmp_path / "run"
     assert main(flags(prepared, ancestor, output)) == 0
-    said = capsys.readouterr()
-    settings = [line for line in said.err.splitlines() if line.startswith("settings by flag: ")]
+    captured = capsys.readouterr()
+    settings = [line for line in captured.err.splitlines() if line.startswith("settings by flag: ")]
     assert len(settings) == 1
     assert "max-steps 2" in settings[0]
     assert "lora" not in settings[0]
     record = read_json(output / "training.json")
-    lines = said.out.splitlines()
+    lines = captured.out.splitlines()
     assert lines[0].startswith(f"{output}: 2 steps, ")
     count = record["valid_dialogues"]
     assert f"before and after: {record['before']:.3f} -> {record['best']:.3f} nats/unit ({count} dialogues)" in lines[1]
-    assert ("so few validation dialogues" in said.out) == (count < 50)
+    assert ("so few validation dialogues" in captured.out) == (count < 50)
     samples = read_log(output / SAMPLES)
     best = [entry for entry in samples if entry["step"] == record["best_step"]][-1]
     before = next(entry for entry in samples if entry["step"] == 0 and entry["prompt"] == best["prompt"])
@@ -85,9 +85,9 @@ def test_a_run_that_ends_while_validation_falls_says_so(values, changes, steps, 
     settings = TrainSettings(["x"], str(tmp_path), epochs=8.0, **changes)
     record = {"step": steps, "best": min(values), "best_step": 8 if values[1] < values[0] else 4, "tokens": 1,
               "valid_dialogues": 60, "stopped_by": None}  # fmt: skip
-    said = summary_of(settings, record)
-    assert ("still falling" in said) == (advice is not None)
-    assert advice is None or advice in said
+    summary = summary_of(settings, record)
+    assert ("still falling" in summary) == (advice is not None)
+    assert advice is None or advice in summary
     assert "still falling" not in summary_of(settings, {**record, "stopped_by": "SIGTERM"})
 
 
@@ -118,9 +118,9 @@ def test_fine_tuning_keeps_the_decoder_of_the_ancestor(prepared, ancestor, tmp_p
 def test_a_dry_run_says_how_large_the_run_is_and_writes_nothing(prepared, ancestor, tmp_path, capsys):
     output = tmp_path / "run"
     assert main([*flags(prepared, ancestor, output), "--dry-run"]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for words in ("M parameters", "2 steps, ", "tokens per epoch", "GB", "time: about ", "threads)"):
-        assert words in said
+        assert words in printed
     assert not output.exists()
 
 

@@ -307,11 +307,11 @@ def test_command_line(prepared, tmp_path, capsys):
     config.write_text("model:\n  hidden_size: 32\n  num_hidden_layers: 1\nrow_tokens: 64\nmax_steps: 2\nthreads: 1\n")
     call = ["--data", str(prepared), "--output", str(tmp_path / "run"), "--config", str(config), "--max-steps", "1"]
     assert main(call) == 0
-    said = capsys.readouterr()
-    assert "1 steps" in said.out  # a flag beats the file
+    captured = capsys.readouterr()
+    assert "1 steps" in captured.out  # a flag beats the file
     from_file = "model.hidden-size 32, model.num-hidden-layers 1, row-tokens 64, threads 1"
-    assert f"settings by c.yaml: {from_file}; flag: max-steps 1, data {prepared}, output " in said.err
-    assert "(all others are defaults" in said.err
+    assert f"settings by c.yaml: {from_file}; flag: max-steps 1, data {prepared}, output " in captured.err
+    assert "(all others are defaults" in captured.err
     flag_first = ["--max-steps", "1", *call[:2], "--output", str(tmp_path / "run2"), *call[4:6]]
     assert main(flag_first) == 0
     assert "1 steps" in capsys.readouterr().out  # independent of the order
@@ -333,7 +333,7 @@ def test_every_fault_comes_at_once_with_the_nearest_name(prepared, tmp_path, cap
     )
     call = ["--output", str(tmp_path / "run"), "--config", str(bad), "--max-step", "3", "--epochs", "x"]
     assert main(call) == 2
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
     for fault in (
         *("unknown setting learning_rat; did you mean learning_rate?", "model.hiden_size; did you mean hidden_size?"),
         *("stages[0].epoch; did you mean epochs?", "model.num_hidden_layers cannot be 'two': expected int"),
@@ -341,8 +341,8 @@ def test_every_fault_comes_at_once_with_the_nearest_name(prepared, tmp_path, cap
         *("--epochs x: expected float", "--row-tokens must be at least 16", "--regularization.dropout must be"),
         "--data is missing",
     ):
-        assert fault in said, fault
-    assert said.count("\n") == 1
+        assert fault in errors, fault
+    assert errors.count("\n") == 1
     assert not (tmp_path / "run").exists()
     assert main(["--data", str(prepared), "--config", str(tmp_path / "none.yaml")]) == 2
     assert f"--config {tmp_path / 'none.yaml'} is neither a file nor a preset" in capsys.readouterr().err
@@ -360,15 +360,15 @@ def test_faults_inside_stages_and_mappings_are_named(prepared, tmp_path, capsys)
         "stages: [{name: a, epochs: x}, {name: 3}, {regularization: [1]}, {regularization: {fgm: 1}}, {data: b:0}, {}]"
     )
     assert main(["--data", str(prepared), "--output", str(tmp_path / "run"), "--config", str(bad)]) == 2
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
     for fault in (
         *("model.layer_types must be a list", "bad.yaml: regularization must be a mapping", "finite with --clip soft"),
         *("stages[0].epochs cannot be 'x': expected float", "stages[1].name cannot be 3: expected str"),
         *("stages[2].regularization must be a mapping", "stage 4: --compile and --regularization.fgm exclude"),
         "stage 5: --data b:0: the weight",
     ):
-        assert fault in said, fault
-    assert said.count("\n") == 1
+        assert fault in errors, fault
+    assert errors.count("\n") == 1
     bad.write_text(f"data: {prepared}\nmax_steps: 1\nmodel: {{hidden_size: 32, num_hidden_layers: 1}}\nthreads: 1")
     assert main(["--output", str(tmp_path / "run"), "--config", str(bad)]) == 0
     again = ["--output", str(tmp_path / "again"), "--config", str(tmp_path / "run" / "settings.yaml")]

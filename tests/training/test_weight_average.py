@@ -20,8 +20,8 @@ def test_formula_and_exchange():
     for step in range(1, 40):
         torch.nn.init.constant_(model.weight, float(step))
         average.update(step)
-        kept = min(0.5, (1 + step) / (WARMUP + step))
-        expected = kept * expected + (1 - kept) * step
+        decay = min(0.5, (1 + step) / (WARMUP + step))
+        expected = decay * expected + (1 - decay) * step
     with average.in_place():
         assert model.weight.item() == pytest.approx(expected)
     assert model.weight.item() == 39

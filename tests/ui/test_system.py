@@ -80,46 +80,46 @@ def test_our_models_have_none_and_the_header_says_so(bot):
 
 def test_the_page_reads_it_and_shows_the_same_reply_again(worker, talker):
     chat = {**chats.with_message(chats.new_chat(), {"role": "user", "text": "你好"}), "system": SYSTEM}
-    *_, (said, _) = handlers.answer(worker, chat, PageSettings(seed=2), "zh")
+    *_, (answered, _) = handlers.answer(worker, chat, PageSettings(seed=2), "zh")
     expected = talker.respond(["你好"], 2, system=SYSTEM)
-    assert said["messages"][-1]["text"] == expected.text
-    assert chats.checked(said) == said
-    steps = trace_reply(lambda name: worker, said, 1)
+    assert answered["messages"][-1]["text"] == expected.text
+    assert chats.checked(answered) == answered
+    steps = trace_reply(lambda name: worker, answered, 1)
     assert [step.token for step in steps[: len(expected.token_ids)]] == [
         talker.tokenizer.decode([token]) for token in expected.token_ids
     ]
-    other = variant(lambda name: worker, said, 1, 1.0)["messages"][-1]["text"]
+    other = variant(lambda name: worker, answered, 1, 1.0)["messages"][-1]["text"]
     assert other == talker.reply(["你好"], 2, system=SYSTEM, variation=1, spread=1.0)
-    *_, offered = handlers.candidates(worker, said, PageSettings(seed=2))
+    *_, offered = handlers.candidates(worker, answered, PageSettings(seed=2))
     assert [each["text"] for each in offered if "variation" not in each] == [
         talker.reply(["你好"], each["seed"], system=SYSTEM) for each in offered if "variation" not in each
     ]
 
 
 def test_the_field_is_there_for_models_that_have_one(worker, talker, bot, tmp_path):
-    own = Worker(bot)
+    other = Worker(bot)
     try:
-        act = Actions({"own": own, "chat": worker}, ServeOptions(data_dir=tmp_path), None)
-        assert not act.show_system("own").visible
+        act = Actions({"other": other, "chat": worker}, ServeOptions(data_dir=tmp_path), None)
+        assert not act.show_system("other").visible
         assert act.show_system("chat").visible
         chat = act.set_system(chats.new_chat(), f" {SYSTEM}\n", "chat", None)
         assert chat["system"] == SYSTEM
-        for model, count in (("chat", 5_000), ("own", 500_001)):
+        for model, count in (("chat", 5_000), ("other", 500_001)):
             with pytest.raises(Exception, match="too long"):
                 act.set_system(chats.new_chat(), "猫" * count, model, None)
-        said = chats.with_message(chat, {"role": "user", "text": "你好"})
-        *_, (answered, _) = handlers.answer(own, said, PageSettings(seed=2), "zh")  # another model was chosen
+        asked = chats.with_message(chat, {"role": "user", "text": "你好"})
+        *_, (answered, _) = handlers.answer(other, asked, PageSettings(seed=2), "zh")  # another model was chosen
         assert answered["messages"][-1]["text"] == bot.reply(["你好"], 2)
     finally:
-        own.close(0)
+        other.close(0)
 
 
 def test_a_rated_reply_is_recorded_with_its_system_prompt(worker, tmp_path):
     act = Actions({worker.bot.name: worker}, ServeOptions(data_dir=tmp_path), None)
     chat = {**chats.with_message(chats.new_chat(), {"role": "user", "text": "你好"}), "system": SYSTEM}
     seed = next(seed for seed in range(50) if worker.bot.reply(["你好"], seed, system=SYSTEM))
-    *_, (said, _) = handlers.answer(worker, chat, PageSettings(seed=seed), "zh")
-    act.rate(said, type("Event", (), {"index": 1, "liked": True})(), None)
+    *_, (answered, _) = handlers.answer(worker, chat, PageSettings(seed=seed), "zh")
+    act.rate(answered, type("Event", (), {"index": 1, "liked": True})(), None)
     (line,) = (tmp_path / "feedback.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["system"] == SYSTEM
 

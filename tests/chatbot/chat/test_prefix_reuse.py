@@ -121,17 +121,17 @@ def test_usage_counts_the_tokens_that_are_read(bot, folder, turns):
         return replies.usage
 
     try:
-        found = asyncio.run(usage())
+        counted = asyncio.run(usage())
     finally:
         worker.close()
     first = chatbot.request(turns, 1).prompt.first_turn
-    kept = [""] * (first % 2) + turns[first:]  # a history that begins with the bot gets an empty message before it
-    messages = [{"role": ("user", "assistant")[index % 2], "content": turn} for index, turn in enumerate(kept)]
+    remaining = [""] * (first % 2) + turns[first:]  # a history that begins with the bot gets an empty message before it
+    messages = [{"role": ("user", "assistant")[index % 2], "content": turn} for index, turn in enumerate(remaining)]
     expected = theirs.apply_chat_template(
         messages, add_generation_prompt=True, return_dict=False, date_string="26 Jul 2024"
     )
-    assert found["prompt_tokens"] == len(expected)
-    assert found["completion_tokens"] == 1  # 好; the end was forced
-    assert found["total_tokens"] == len(expected) + 1
+    assert counted["prompt_tokens"] == len(expected)
+    assert counted["completion_tokens"] == 1  # 好; the end was forced
+    assert counted["total_tokens"] == len(expected) + 1
     assert sum(read) >= len(expected)
     assert (first > 0) == (len(turns) == 79)

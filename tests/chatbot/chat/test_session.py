@@ -138,12 +138,12 @@ def test_stream_grows_to_the_reply_and_a_stop_keeps_what_was_said(bot):
     assert whole[-1] == bot.reply(MESSAGES[:1], seed=4)
     session = ChatSession(bot)
     stream = session.stream(MESSAGES[0], seed=4)
-    said = [next(stream) for _ in range(2)]
+    texts = [next(stream) for _ in range(2)]
     stream.close()
     assert session.last_reply.stop_reason == "stopped"
     assert session.last_reply.seed == 4
     assert len(session.last_reply.token_ids) == 2
-    assert session.turns == [MESSAGES[0], said[-1]]
+    assert session.turns == [MESSAGES[0], texts[-1]]
 
 
 @pytest.mark.parametrize("message", ["", "  \n\t ", "长" * 100_000])
@@ -210,15 +210,15 @@ def test_log_probability_is_the_models_own(bot, floor):
     """Without the floor and the truncation, and without an EOS that was forced."""
     reply = bot.respond(MESSAGES[:1], seed=1, max_reply_tokens=40, floor_start_tokens=floor)
     forced = reply.stop_reason == "limit"
-    said = [*reply.token_ids, *([] if forced else [bot.tokenizer.sep_id])]
+    tokens = [*reply.token_ids, *([] if forced else [bot.tokenizer.sep_id])]
     prompt = bot.layout.prompt(bot.encode_turns(MESSAGES[:1]), 100)
-    ids = torch.tensor([[*prompt.input_ids, *said]])
-    speakers = torch.tensor([[*prompt.speaker_ids, *[1] * len(said)]])
+    ids = torch.tensor([[*prompt.input_ids, *tokens]])
+    speakers = torch.tensor([[*prompt.speaker_ids, *[1] * len(tokens)]])
     start = len(prompt.input_ids)
     with torch.no_grad():
         logits = bot.model(ids, token_type_ids=speakers).logits[0, start - 1 : -1]
     logits[:, list(bot.vocabulary.banned_ids)] = -torch.inf
-    bot.vocabulary.readable.apply(logits, [said[:end] for end in range(len(said))])
+    bot.vocabulary.readable.apply(logits, [tokens[:end] for end in range(len(tokens))])
     logits[0, bot.tokenizer.sep_id] = -torch.inf  # not allowed as the first token
     log_probs = logits.log_softmax(-1).gather(1, ids[0, start:, None])
     assert reply.log_prob == pytest.approx(log_probs.sum().item(), abs=1e-3)

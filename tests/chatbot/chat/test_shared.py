@@ -217,14 +217,14 @@ def test_the_next_turn_reads_only_its_message(name, monkeypatch):
     bot, read = built(name), []
     bot.snapshots.clear()
     batch = SharedBatch(bot)
-    real, encode, said = batch.pool.read_rows, bot.reader.ids, {}
+    real, encode, reply_ids = batch.pool.read_rows, bot.reader.ids, {}
 
     def counting(rows, ids, speakers):
         read.append(sum(map(len, ids)))
         return real(rows, ids, speakers)
 
     batch.pool.read_rows = counting
-    spelled = lambda turn, script="typed": list(said.get(turn) or encode(turn, script))  # noqa: E731  # as the model did
+    spelled = lambda turn, script="typed": list(reply_ids.get(turn) or encode(turn, script))  # noqa: E731  # as the model did
     monkeypatch.setattr(bot.reader, "ids", spelled)
     turns: list[str] = []
     for number in range(4):
@@ -236,7 +236,7 @@ def test_the_next_turn_reads_only_its_message(name, monkeypatch):
         reply = delivered[-2]
         assert sum(read) == len(pieces[-1][0]) + len(reply.token_ids) + len(bot.layout.end_of_reply)
         turns.append(reply.text)
-        said[reply.text] = reply.token_ids
+        reply_ids[reply.text] = reply.token_ids
 
 
 def test_memory_follows_the_number_of_dialogues(softmax):
@@ -248,10 +248,10 @@ def test_memory_follows_the_number_of_dialogues(softmax):
     for slot in slots[8:]:
         pool.leave(slot)
     assert pool.nbytes() <= full / 4
-    kept = pool.read_rows(slots[:8], [[6]] * 8, [[1]] * 8)
+    together = pool.read_rows(slots[:8], [[6]] * 8, [[1]] * 8)
     alone = TorchBatch(softmax.model)
     alone.read([[5] * 70], [[0] * 70])
-    torch.testing.assert_close(kept, alone.read([[6]], [[1]]).expand(8, -1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(together, alone.read([[6]], [[1]]).expand(8, -1), rtol=1e-4, atol=1e-4)
     for slot in slots[:8]:
         pool.leave(slot)
     assert pool.nbytes() == 0

@@ -29,9 +29,9 @@ REFUSES = (
 
 LEAVES_OUT = "{%- for message in messages if message.role != 'system' -%}" + TURN + "{%- endfor -%}" + ASK
 JOINS = (
-    "{%- if messages[0]['role'] == 'system' -%}{%- set said = '<<SYS>>' + messages[0]['content'] + '<</SYS>>' -%}"
-    "{%- set messages = messages[1:] -%}{%- else -%}{%- set said = '' -%}{%- endif -%}"
-    "{%- for message in messages -%}{{- '<|im_start|>' + message['role'] + '\\n' + (said if loop.first else '')"
+    "{%- if messages[0]['role'] == 'system' -%}{%- set instruction = '<<SYS>>' + messages[0]['content'] + '<</SYS>>' -%}"
+    "{%- set messages = messages[1:] -%}{%- else -%}{%- set instruction = '' -%}{%- endif -%}"
+    "{%- for message in messages -%}{{- '<|im_start|>' + message['role'] + '\\n' + (instruction if loop.first else '')"
     " + message['content'] + '<|im_end|>' + '\\n' }}{%- endfor -%}" + ASK
 )
 """A template that writes it into the first message by itself, as Llama 2's."""
@@ -197,9 +197,9 @@ def test_settings_of_the_folder_thinking_and_a_system_prompt_go_together(folders
     path.write_text(json.dumps({**json.loads(before), **settings}))
     try:
         bot = Chatbot.from_pretrained(folder)
-        kept = bot.request(MESSAGES, 0).settings
-        assert (kept.temperature, kept.top_p, kept.top_k) == (0.6, 0.8, 20)
-        assert kept.thinking == "plain"
+        request_settings = bot.request(MESSAGES, 0).settings
+        assert (request_settings.temperature, request_settings.top_p, request_settings.top_k) == (0.6, 0.8, 20)
+        assert request_settings.thinking == "plain"
         assert bot.reply(MESSAGES, 3) == bot.reply(MESSAGES, 3, temperature=0.6, top_p=0.8, top_k=20)
     finally:
         path.write_text(before)

@@ -22,7 +22,7 @@ WAYS = [{}, {}, {}, {"temperature": 1.2}, {"method": "greedy"}, {"no_repeat_ngra
 WAYS += [{"candidates": 3}, {"method": "beam", "beams": 2}, {"banned_words": ["好"]}]
 
 
-def asked(count: int, seed: int = 0):
+def draw_conversations(count: int, seed: int = 0):
     """Histories, seeds and settings of many conversations, some of several turns and with common beginnings."""
     draw = random.Random(seed)
     for number in range(count):
@@ -52,25 +52,25 @@ def whole(worker, turns, seed, changes):
 
 def together(worker, conversations) -> list:
     """All at once, each from a thread of its own, in no order."""
-    found = [None] * len(conversations)
+    replies = [None] * len(conversations)
 
     def ask(number):
         time.sleep(random.Random(number).random() * 0.05)
         turns, seed, changes = conversations[number]
-        found[number] = whole(worker, turns, seed, changes)
+        replies[number] = whole(worker, turns, seed, changes)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(conversations))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(120)
-    return found
+    return replies
 
 
 def test_replies_are_those_alone(bot, worker):
-    conversations = list(asked(40))
-    found = together(worker, conversations)
-    for (turns, seed, changes), reply in zip(conversations, found, strict=True):
+    conversations = list(draw_conversations(40))
+    replies = together(worker, conversations)
+    for (turns, seed, changes), reply in zip(conversations, replies, strict=True):
         alone = Chatbot(bot.model, bot.tokenizer, bot.settings).respond(turns, seed, **changes)
         assert reply.token_ids == alone.token_ids, changes
         assert (reply.stop_reason, reply.text, reply.seed) == (alone.stop_reason, alone.text, alone.seed)
@@ -82,11 +82,11 @@ def test_five_hundred_at_once(checkpoint):
     for dtype in ("float32", "int8"):
         bot = Chatbot.from_pretrained(checkpoint, dtype=dtype)
         worker = Worker(bot, max_rows=128, max_waiting=500)
-        conversations = list(asked(500, seed=1))
-        found = together(worker, conversations)
+        conversations = list(draw_conversations(500, seed=1))
+        replies = together(worker, conversations)
         worker.close(0)
         fresh = Chatbot(bot.model, bot.tokenizer, bot.settings)
-        for (turns, seed, changes), reply in zip(conversations, found, strict=True):
+        for (turns, seed, changes), reply in zip(conversations, replies, strict=True):
             assert reply.token_ids == fresh.respond(turns, seed, **changes).token_ids
 
 
@@ -144,10 +144,10 @@ def test_one_that_fails_takes_nobody_with_it(bot, monkeypatch):
     real = sampler.choose
 
     def fails(logits, rows, vocabulary):
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             if row.earlier and list(row.earlier[0]) == poison and len(row.draft.token_ids) == 2:
                 logits = logits.clone()
-                logits[place] = torch.nan
+                logits[index] = torch.nan
         return real(logits, rows, vocabulary)
 
     monkeypatch.setattr(sampler, "choose", fails)
@@ -162,10 +162,10 @@ def test_one_that_fails_takes_nobody_with_it(bot, monkeypatch):
 
     thread = threading.Thread(target=ask_poisoned)
     thread.start()
-    found = together(worker, conversations)
+    replies = together(worker, conversations)
     thread.join(60)
     assert len(errors) == 1
-    for (turns, seed, changes), reply in zip(conversations, found, strict=True):
+    for (turns, seed, changes), reply in zip(conversations, replies, strict=True):
         assert reply.token_ids == bot.respond(turns, seed, **changes).token_ids
     worker.close(0)
 
@@ -309,10 +309,10 @@ def test_replies_to_many_senders_are_those_alone(bot):
         return stream_replies(turns, seed, **changes)
 
     worker.stream_replies = named
-    conversations = list(asked(12, seed=2))
-    found = together(worker, conversations)
+    conversations = list(draw_conversations(12, seed=2))
+    replies = together(worker, conversations)
     worker.close(0)
-    for (turns, seed, changes), reply in zip(conversations, found, strict=True):
+    for (turns, seed, changes), reply in zip(conversations, replies, strict=True):
         alone = Chatbot(bot.model, bot.tokenizer, bot.settings).respond(turns, seed, **changes)
         assert reply.token_ids == alone.token_ids, changes
 

@@ -149,8 +149,8 @@ def test_generate_gives_our_own_replies(theirs, hf_tokenizer, bot, dialogues, ch
 def test_generate_bans_words_by_the_tokenizer_of_the_folder(theirs, hf_tokenizer, bot):
     history = ["你好"]
     prompt = hf_tokenizer.apply_chat_template(messages(history), return_dict=True, return_tensors="pt")
-    said = bot.respond(history, seed=0, method="greedy").text
-    words = (said[1:2],)
+    text = bot.respond(history, seed=0, method="greedy").text
+    words = (text[1:2],)
     reply = theirs.generate(**prompt, do_sample=False, banned_words=words)[0, prompt["input_ids"].shape[1] :]
     assert words[0] not in hf_tokenizer.decode(reply, skip_special_tokens=True)
     assert reply[:-1].tolist() == list(bot.respond(history, seed=0, method="greedy", banned_words=words).token_ids)
@@ -234,8 +234,8 @@ def test_the_template_refuses_what_the_layout_lacks(hf_tokenizer, roles):
 def test_the_folder_is_a_checkpoint_of_ours_too(folder, checkpoint):
     for name, tensor in load_model(folder).state_dict().items():
         assert torch.equal(tensor, load_model(checkpoint).state_dict()[name])
-    own = Chatbot.from_pretrained(checkpoint, safety=None).reply(["你好"], seed=3)
-    assert Chatbot.from_pretrained(folder, safety=None).reply(["你好"], seed=3) == own
+    expected = Chatbot.from_pretrained(checkpoint, safety=None).reply(["你好"], seed=3)
+    assert Chatbot.from_pretrained(folder, safety=None).reply(["你好"], seed=3) == expected
     config = read_json(folder / "config.json")
     assert config["auto_map"]["AutoModelForCausalLM"] == "modeling_xianliao.XianliaoForChat"
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -377,12 +377,12 @@ def empty_environment(tmp_path_factory) -> Path:
     """Python of a new environment that sees the installed packages without this one, whose path a .pth file adds."""
     folder = tmp_path_factory.mktemp("venv")
     venv.create(folder, with_pip=False)
-    place = (
+    packages = (
         next((folder / "lib").glob("python*/site-packages"))
         if sys.platform != "win32"
         else folder / "Lib/site-packages"
     )
-    (place / "installed.pth").write_text(str(Path(transformers.__file__).parents[1]) + "\n")
+    (packages / "installed.pth").write_text(str(Path(transformers.__file__).parents[1]) + "\n")
     return folder / ("bin/python" if sys.platform != "win32" else "Scripts/python.exe")
 
 

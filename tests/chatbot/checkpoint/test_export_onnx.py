@@ -58,9 +58,9 @@ class Runner:
     def __call__(self, ids: torch.Tensor, speakers: torch.Tensor) -> torch.Tensor:
         feed = {"input_ids": ids.numpy(), "token_type_ids": speakers.numpy(), **self.state}
         names = [value.name for value in self.session.get_outputs()]
-        found = dict(zip(names, self.session.run(None, feed), strict=True))
-        logits = found.pop("logits")
-        self.state = {name.replace("present", "past", 1): x for name, x in found.items()}
+        outputs = dict(zip(names, self.session.run(None, feed), strict=True))
+        logits = outputs.pop("logits")
+        self.state = {name.replace("present", "past", 1): x for name, x in outputs.items()}
         return torch.from_numpy(logits)
 
 

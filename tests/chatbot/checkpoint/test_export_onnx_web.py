@@ -58,7 +58,7 @@ def test_onnxruntime_web_gives_the_logits_of_python_over_200_tokens(bundled, fil
         [*command, str(tmp_path / "logits")], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = np.fromfile(tmp_path / "logits", np.float32).reshape(TOKENS, -1)
-    worst = np.abs(found - expected).max()
+    actual = np.fromfile(tmp_path / "logits", np.float32).reshape(TOKENS, -1)
+    worst = np.abs(actual - expected).max()
     print(f"{file}: {done.stdout.strip()}, worst difference {worst:.1e}")
     assert worst < 1e-4

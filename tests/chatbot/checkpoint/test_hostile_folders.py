@@ -200,8 +200,8 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(sources, tmp_path, kind
 def test_sizes_in_range_that_are_not_those_of_the_weights_are_refused(sources, tmp_path, kind, key):
     folder = shutil.copytree(sources[kind], tmp_path / "copy")
     value = json.loads((folder / "config.json").read_text())[key]
-    many = 60 if key == "num_hidden_layers" else value * 8
-    rewrite(folder / "config.json", **{key: many, "layer_types": None})
+    wrong_size = 60 if key == "num_hidden_layers" else value * 8
+    rewrite(folder / "config.json", **{key: wrong_size, "layer_types": None})
     assert "fit" in attempt(folder) or key == "num_attention_heads"
 
 
@@ -525,16 +525,16 @@ def mutate(folder: Path, dice: random.Random) -> str:
         path.write_text(json.dumps(content))
         return f"{path.name} {how} {key if places else ''}"
     reach = len(data) if dice.random() < 0.5 else min(len(data), 3000)  # the header of weights
-    place = dice.randrange(max(reach, 1))
+    offset = dice.randrange(max(reach, 1))
     if how == "cut":
-        del data[place:]
+        del data[offset:]
     elif how == "insert":
-        data[place:place] = dice.randbytes(dice.randrange(1, 9))
+        data[offset:offset] = dice.randbytes(dice.randrange(1, 9))
     else:
         for _ in range(dice.randrange(1, 9)):
             data[dice.randrange(max(reach, 1))] = dice.randrange(256)
     path.write_bytes(data)
-    return f"{path.name} {how} {place}"
+    return f"{path.name} {how} {offset}"
 
 
 def fuzz(source: Path, folder: Path, seeds: range) -> None:

@@ -69,9 +69,9 @@ def test_a_name_is_downloaded_once_and_only_files_that_are_read(hub: Hub, source
     assert set(hub.downloads) == expected
     assert len(hub.downloads) == len(expected)
     lines = capsys.readouterr().err.splitlines()
-    said = [line for line in lines if line.startswith(NAME)]
-    assert len(said) == 1
-    assert hub.branches[NAME]["main"] in said[0]
+    notices = [line for line in lines if line.startswith(NAME)]
+    assert len(notices) == 1
+    assert hub.branches[NAME]["main"] in notices[0]
 
 
 def test_later_starts_use_the_commit_of_the_first(hub: Hub, source, tmp_path, capsys):
@@ -164,8 +164,8 @@ def test_faults_are_one_sentence(hub: Hub, source, tmp_path, monkeypatch):
     hub.push("someone/mamba", other)
     assert "is of type 'mamba'. Supported are xianliao, gpt2, llama" in fault("someone/mamba")
     assert "model.safetensors" not in hub.downloads
-    for place in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE"):
-        monkeypatch.setattr(constants, place, getattr(constants, place).replace(hub.url, "http://127.0.0.1:9"))
+    for constant in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE"):
+        monkeypatch.setattr(constants, constant, getattr(constants, constant).replace(hub.url, "http://127.0.0.1:9"))
     assert "cannot be downloaded: http://127.0.0.1:9 cannot be reached" in fault(NAME)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "cannot be downloaded: HF_HUB_OFFLINE is set" in fault(NAME)
@@ -222,8 +222,8 @@ def test_an_adapter_names_its_model_and_downloads_nothing(hub: Hub, tmp_path, mo
 def test_commands_take_names(hub: Hub, tmp_path, capsys):
     commit = hub.branches[NAME]["main"]
     assert chat(["--checkpoint", NAME, "--revision", commit, "--message", "你好", "--seed", "1"]) == 0
-    said = capsys.readouterr().out.strip()
-    assert said == ChatSession(Chatbot.from_pretrained(NAME)).reply("你好", 1)
+    output = capsys.readouterr().out.strip()
+    assert output == ChatSession(Chatbot.from_pretrained(NAME)).reply("你好", 1)
     assert chat(["--checkpoint", NAME, "--revision", "v9", "--message", "你好"]) == 1
     assert "error: someone/tiny-qwen has no revision 'v9'" in capsys.readouterr().err
     assert chat(["--revision", "v9", "--message", "你好"]) == 1

@@ -127,8 +127,8 @@ def replies(name: str, bot: Chatbot) -> list[list]:
     The mask of unreadable tokens did not exist when the replies were recorded, so it is switched off.
     """
     bot.vocabulary = replace(bot.vocabulary, readable=None)
-    found = [bot.respond(turns, seed, **changes) for turns, seed, changes in requests(name)]
-    return [[list(reply.token_ids), reply.stop_reason, round(reply.log_prob, 4)] for reply in found]
+    answers = [bot.respond(turns, seed, **changes) for turns, seed, changes in requests(name)]
+    return [[list(reply.token_ids), reply.stop_reason, round(reply.log_prob, 4)] for reply in answers]
 
 
 def main() -> None:

@@ -61,10 +61,10 @@ def test_exceptions_allow_exactly_what_they_end_with(path):
     for token in path:
         logits = torch.zeros(1, len(CHARACTERS))
         rule.apply(logits, [reply])
-        said = b"".join(CHARACTERS[t] for t in reply)
-        before = said.decode("utf-8", "ignore").lower()
+        emitted = b"".join(CHARACTERS[t] for t in reply)
+        before = emitted.decode("utf-8", "ignore").lower()
         for candidate, piece in enumerate(CHARACTERS):
-            shown = (said + piece).decode("utf-8", "ignore").lower()
+            shown = (emitted + piece).decode("utf-8", "ignore").lower()
             ends = [end for end in range(len(before) + 1, len(shown) + 1) if shown[:end].endswith("妈的")]
             bad = any(not shown[:end].endswith(("妈妈的", "我妈的")) for end in ends)
             assert (logits[0, candidate] == -torch.inf) == bad, (shown, piece)
@@ -83,9 +83,9 @@ def sayable(bot, text: str) -> bool:
     """Whether the decoder may choose the tokens of a text one after the other."""
     ids = bot.tokenizer.encode(clean_turn(text))
     rule = bot.vocabulary.ban(bot.settings.banned_words)
-    for place, token in enumerate(ids):
+    for position, token in enumerate(ids):
         logits = torch.zeros(1, len(bot.vocabulary.pieces))
-        rule.apply(logits, [ids[:place]])
+        rule.apply(logits, [ids[:position]])
         if logits[0, token] == -torch.inf:
             return False
     return True
@@ -97,8 +97,8 @@ def test_the_bundled_bot_says_words_of_mothers_and_no_curses():
     assert list(bot.settings.banned_words) == listed
     folders = (ROOT / "data_prep" / "samples", ROOT / "checkpoints" / "recipe" / "dialogues")
     files = sorted(path for folder in folders for path in folder.rglob("*.jsonl"))
-    own = [turn for path in files for turns in read_dialogues(path) for turn in turns]
-    mothers = [turn for turn in own if "妈的" in turn or "他妈" in turn]
+    all_turns = [turn for path in files for turns in read_dialogues(path) for turn in turns]
+    mothers = [turn for turn in all_turns if "妈的" in turn or "他妈" in turn]
     assert len(mothers) >= 22
     for text in [
         *mothers,

@@ -45,7 +45,7 @@ SHAPES = {
 @pytest.mark.slow
 def test_the_best_build_of_this_processor_is_the_one_used(tmp_path):
     """A source that compiles only without the wide instructions would be used, silently and several times slower."""
-    compiler = next(found for name in ("cc", "gcc", "clang") if (found := shutil.which(name)))
+    compiler = next(path for name in ("cc", "gcc", "clang") if (path := shutil.which(name)))
     for target in native.TARGETS:
         options = [*native.FLAGS, *target, "-shared", "-fPIC", "-o", str(tmp_path / "probe.so")]
         probe = subprocess.run([compiler, *options, "-x", "c", "-"], input=b"int f;", capture_output=True, check=False)
@@ -67,7 +67,7 @@ def build(tokenizer, name: str) -> XianliaoForCausalLM:
 
 
 @torch.inference_mode()
-def both(model, ids, int8=False, rows=None):
+def native_and_model_logits(model, ids, int8=False, rows=None):
     """Logits of native and of model steps: rows of different length, single tokens, then rows chosen anew."""
     assert make_native(model, int8)
     speakers = torch.arange(ids.shape[1]).expand_as(ids) // 7 % 2
@@ -91,7 +91,9 @@ def both(model, ids, int8=False, rows=None):
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_compiled_step_is_the_model(tokenizer, name):
     ids = torch.randint(3, tokenizer.vocab_size, (5, 60), generator=torch.Generator().manual_seed(0))
-    for ours, reference in zip(*both(build(tokenizer, name), ids, rows=torch.tensor([4, 0, 2, 2])), strict=True):
+    for ours, reference in zip(
+        *native_and_model_logits(build(tokenizer, name), ids, rows=torch.tensor([4, 0, 2, 2])), strict=True
+    ):
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4 * reference.abs().max().item())
 
 
@@ -106,7 +108,7 @@ def test_int8_is_near(tokenizer, largest):
     for parameter in model.blocks.parameters() if largest else ():
         if parameter.ndim == 2:
             parameter.data = 0.05 * parameter.data.sign()
-    for ours, reference in zip(*both(model, ids, int8=True), strict=True):
+    for ours, reference in zip(*native_and_model_logits(model, ids, int8=True), strict=True):
         assert (ours - reference).norm() / reference.norm() < 0.06
 
 
@@ -141,9 +143,9 @@ def test_the_parts_in_which_a_row_is_read_change_no_bit(tokenizer, int8):
             logits = run.read([ids[start : start + size]], [[1] * size])
             start += size
         assert torch.equal(logits, whole)
-    beside = start_batch(model, 3)
+    reference = start_batch(model, 3)
     rows = [ids[:90], ids, ids[:5]]
-    assert torch.equal(beside.read(rows, [[1] * len(row) for row in rows])[1], whole[0])
+    assert torch.equal(reference.read(rows, [[1] * len(row) for row in rows])[1], whole[0])
 
 
 @needs_compiler
@@ -155,16 +157,16 @@ def test_threads_change_no_bit(tokenizer, int8):
     draw = torch.Generator().manual_seed(0)
     lengths = [1, 90, 3, 1, 1, 7, 1, 30, 2, 1]
     rows = [torch.randint(3, tokenizer.vocab_size, (length,), generator=draw).tolist() for length in lengths]
-    found = []
+    results = []
     threads = ctypes.c_int64.in_dll(native.library(), "xianliao_threads")
     before = threads.value
     for threads.value in (1, 2, 3, 7, 100):
         run = start_batch(model, len(rows))
         logits = [run.read(rows, [[1] * len(row) for row in rows])]
         logits += [run(torch.full((len(rows),), 9), torch.ones(len(rows), dtype=torch.int64)) for _ in range(3)]
-        found.append(torch.stack(logits))
+        results.append(torch.stack(logits))
     threads.value = before
-    assert all(torch.equal(logits, found[0]) for logits in found)
+    assert all(torch.equal(logits, results[0]) for logits in results)
 
 
 @pytest.mark.parametrize("kind", ["compiled", "model"])

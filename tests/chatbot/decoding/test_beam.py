@@ -113,8 +113,8 @@ def test_the_limit_and_broken_numbers_say_so():
 def test_a_chatbot_decodes_with_it(bot):
     greedy = bot.respond(["你好"], method="greedy")
     assert bot.respond(["你好"], method="beam", beams=1).text == greedy.text
-    found = bot.respond(["你好"], seed=1, method="beam", beams=4)
-    assert found == bot.respond(["你好"], seed=1, method="beam", beams=4) or found.text  # seconds differ
+    reply = bot.respond(["你好"], seed=1, method="beam", beams=4)
+    assert reply == bot.respond(["你好"], seed=1, method="beam", beams=4) or reply.text  # seconds differ
     texts = list(bot.stream(["你好"], method="beam", beams=4))
     assert all(later.startswith(text) for text, later in itertools.pairwise(texts))
-    assert texts[-1] == found.text
+    assert texts[-1] == reply.text

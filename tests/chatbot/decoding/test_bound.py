@@ -56,8 +56,8 @@ def test_a_beam_that_the_floor_ended_would_not_have_had_eos_among_its_best(beams
     table = torch.full((V, V), -300.0)
     ranked = [5, 6, 7, 8]
     ranked.insert(rank - 1, EOS)
-    for place, token in enumerate(ranked):
-        table[:, token] = -25.0 * place
+    for position, token in enumerate(ranked):
+        table[:, token] = -25.0 * position
     settings = ReplySettings("beam", beams=beams, floor_start_tokens=6, floor_delta_tokens=4)
     (draft,) = run(table, settings)
     assert 6 < len(draft.token_ids) <= settings.bound_tokens
@@ -67,9 +67,9 @@ def test_a_beam_that_the_floor_ended_would_not_have_had_eos_among_its_best(beams
 @pytest.mark.parametrize("name", HOSTILE)
 def test_beams_are_not_truncated_so_keep_eos_changes_nothing(name):
     floor = {"floor_start_tokens": 5, "floor_delta_tokens": 4}
-    (kept,) = run(HOSTILE[name], ReplySettings("beam", beams=3, **floor))
+    (expected,) = run(HOSTILE[name], ReplySettings("beam", beams=3, **floor))
     for truncation in ({"top_p": 0.1}, {"top_k": 1}, {"min_p": 0.9}):
         (draft,) = run(HOSTILE[name], ReplySettings("beam", beams=3, keep_eos=False, **truncation, **floor))
-        assert draft == kept
-    assert len(kept.token_ids) <= 5 + 4 + 1
-    assert WORDS.end_id not in kept.token_ids
+        assert draft == expected
+    assert len(expected.token_ids) <= 5 + 4 + 1
+    assert WORDS.end_id not in expected.token_ids

@@ -52,13 +52,13 @@ def test_dry_is_its_formula():
 
 def slow_dry(reply, earlier, allowed: int) -> dict[int, int]:
     """The length of the longest repetition that each token would go on with, by comparing all substrings."""
-    found: dict[int, int] = {}
+    longest: dict[int, int] = {}
     for text in (reply, *earlier):
         for size in range(allowed, len(reply) + 1):
             for start in range(len(text) - size):
                 if list(text[start : start + size]) == list(reply[len(reply) - size :]):
-                    found[text[start + size]] = max(size, found.get(text[start + size], 0))
-    return {token: size for token, size in found.items() if token != EOS}
+                    longest[text[start + size]] = max(size, longest.get(text[start + size], 0))
+    return {token: size for token, size in longest.items() if token != EOS}
 
 
 @given(TOKENS, st.lists(TOKENS, max_size=2), st.integers(1, 4))
@@ -72,14 +72,14 @@ TOY = torch.tensor([[0.40, 0.05, 0.30, 0.15, 0.10]]).log()  # eos is id 1
 
 
 @pytest.mark.parametrize(
-    ("threshold", "kept"),
+    ("threshold", "remaining"),
     [(0.05, [4]), (0.12, [3, 4]), (0.2, [2, 3, 4]), (0.35, [0, 2, 3, 4]), (0.9, [0, 2, 3, 4])],
 )
-def test_xtc_keeps_the_least_likely_choice_and_the_probability_of_the_end(threshold, kept):
+def test_xtc_keeps_the_least_likely_choice_and_the_probability_of_the_end(threshold, remaining):
     q = ConsistentXtc(1.0, threshold, 1, [0.5])(None, TOY).softmax(-1)[0]
     p = TOY.exp()[0]
     expected = torch.zeros(5)
-    expected[kept] = p[kept] / p[kept].sum() * 0.95
+    expected[remaining] = p[remaining] / p[remaining].sum() * 0.95
     expected[1] = 0.05
     torch.testing.assert_close(q, expected)
 
@@ -106,17 +106,17 @@ def test_the_end_has_its_probability_with_xtc(values, threshold, draw):
 
 
 @pytest.mark.parametrize(
-    ("sigmas", "kept"),
+    ("sigmas", "remaining"),
     [(0.2, [1, 3]), (0.7, [0, 1, 3]), (2.6, [0, 1, 3, 4])],
 )
-def test_top_n_sigma_is_its_formula(sigmas, kept):
+def test_top_n_sigma_is_its_formula(sigmas, remaining):
     """Logits 1, -2, 2, 0 without the forbidden one: mean 1/4, sigma 1.479; the end, id 1, is below 2 - 2.6 sigma."""
     scores = torch.tensor([[1.0, -2.0, -math.inf, 2.0, 0.0]])
     left = ConsistentTopNSigma(sigmas, 1)(None, scores)
-    assert (left[0] > -math.inf).nonzero().flatten().tolist() == kept
+    assert (left[0] > -math.inf).nonzero().flatten().tolist() == remaining
     assert (ConsistentTopNSigma(sigmas, 1)(None, scores / 7)[0] > -math.inf).equal(left[0] > -math.inf)
     without = ConsistentTopNSigma(sigmas, None)(None, scores)
-    assert (without[0] > -math.inf).nonzero().flatten().tolist() == [token for token in kept if token != 1]
+    assert (without[0] > -math.inf).nonzero().flatten().tolist() == [token for token in remaining if token != 1]
 
 
 @pytest.mark.parametrize("name", HOSTILE)

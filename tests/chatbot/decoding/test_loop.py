@@ -193,8 +193,8 @@ def test_stop_reason_floor_means_the_same_draw_would_have_gone_on():
 def test_the_nucleus_is_the_shortest_prefix_of_the_sorted_tokens_ties_by_id():
     torch.manual_seed(0)
     scores = torch.randn(50, 40).mul(2).round()  # many ties
-    kept = ConsistentTopP(0.8, None)(None, scores) > -math.inf
-    for row, p in zip(kept, scores.softmax(-1), strict=True):
+    remaining = ConsistentTopP(0.8, None)(None, scores) > -math.inf
+    for row, p in zip(remaining, scores.softmax(-1), strict=True):
         order = sorted(range(40), key=lambda i: (-p[i].item(), i))
         mass, expected = 0.0, set()
         while mass < 0.8 - 1e-6:
@@ -205,7 +205,7 @@ def test_the_nucleus_is_the_shortest_prefix_of_the_sorted_tokens_ties_by_id():
 
 def test_consistent_truncation_formulas():
     log_probs = torch.tensor([[0.45, 0.02, 0.08, 0.30, 0.15]]).log()  # eos is id 1
-    for rule, kept in [
+    for rule, remaining in [
         (ConsistentTopP(0.7, 1), [0, 1, 3]),
         (ConsistentTopP(0.75, 1), [0, 1, 3]),
         (ConsistentTopP(0.76, 1), [0, 1, 3, 4]),
@@ -218,11 +218,11 @@ def test_consistent_truncation_formulas():
         q = rule(None, log_probs).softmax(-1)[0]
         p = log_probs.exp()[0]
         expected = torch.zeros(5)
-        expected[kept] = p[kept] / p[kept].sum()
+        expected[remaining] = p[remaining] / p[remaining].sum()
         torch.testing.assert_close(q, expected, rtol=1e-6, atol=1e-6)
 
 
-def hf_sample(model, rules, own, rows, limit, seed):
+def hf_sample(model, rules, options, rows, limit, seed):
     torch.manual_seed(seed)
     prompt = torch.full((rows, 4), 5)
     return model.generate(
@@ -233,7 +233,7 @@ def hf_sample(model, rules, own, rows, limit, seed):
         max_new_tokens=limit,
         pad_token_id=0,
         eos_token_id=EOS,
-        **own,
+        **options,
     )[:, 4:]
 
 
@@ -255,8 +255,8 @@ def test_the_list_keeps_the_bound_in_transformers_generate_and_the_other_order_l
     settings = ReplySettings(temperature=0.7, top_p=0.9, floor_start_tokens=t0, floor_delta_tokens=delta)
     bound = 2 ** (-4 * 5 / 2 / delta)  # P(length > t0 + 4)
 
-    def share(rules, own):
-        replies = hf_sample(model, LogitsProcessorList([NeverEos(), *rules]), own, rows, limit, 0)
+    def share(rules, options):
+        replies = hf_sample(model, LogitsProcessorList([NeverEos(), *rules]), options, rows, limit, 0)
         return (replies != EOS).all(-1).float().mean().item() if replies.shape[1] == limit else 0.0
 
     ours = share(reply_processors(settings, WORDS, 4), {"temperature": 1.0, "top_p": 1.0, "top_k": 0})

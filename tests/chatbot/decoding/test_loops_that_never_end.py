@@ -64,15 +64,15 @@ def test_a_stop_inside_a_character_shows_whole_characters_only(model, tokenizer,
 
     class Spelling:
         def __init__(self, inner):
-            self.inner, self.said = inner, 0
+            self.inner, self.position = inner, 0
 
         def __getattr__(self, name):
             return getattr(self.inner, name)
 
         def _force(self, logits):
             forced = torch.full_like(logits, -30.0)
-            forced[:, spelled[self.said]] = 0
-            self.said += 1
+            forced[:, spelled[self.position]] = 0
+            self.position += 1
             return forced
 
         def read(self, *args):

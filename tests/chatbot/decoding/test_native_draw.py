@@ -31,7 +31,7 @@ WAYS = {
 }
 
 
-def found_and_rows(settings: ReplySettings, sharpness: float):
+def candidates_and_rows(settings: ReplySettings, sharpness: float):
     """Candidates after replies of different lengths, and the rows they belong to."""
     torch.manual_seed(0)
     draw = random.Random(0)
@@ -47,28 +47,31 @@ def found_and_rows(settings: ReplySettings, sharpness: float):
 @pytest.mark.parametrize("way", WAYS)
 def test_it_draws_what_the_loop_draws(way, sharpness):
     settings = ReplySettings(**WAYS[way])
-    found, rows = found_and_rows(settings, sharpness)
-    assert can_draw(found.ruled, settings)
+    candidates, rows = candidates_and_rows(settings, sharpness)
+    assert can_draw(candidates.ruled, settings)
     uniform = [random.Random(number).random() for number in range(ROWS)]
-    tokens, by_floor, log_probs = draw(found, settings, END, uniform)
-    expected, by_floor_expected = _draw(found, settings, END, rows)
+    tokens, by_floor, log_probs = draw(candidates, settings, END, uniform)
+    expected, by_floor_expected = _draw(candidates, settings, END, rows)
     differing = [row for row in range(ROWS) if tokens[row] != expected[row]]
     assert len(differing) <= ROWS // 100  # a number on a border, to the last digits; equal tokens make such borders
     assert [by_floor[row] for row in range(ROWS) if row not in differing] == [
         by_floor_expected[row] for row in range(ROWS) if row not in differing
     ]
-    own = found.model_log_probs[torch.arange(ROWS), tokens]
-    torch.testing.assert_close(torch.tensor(log_probs).float(), own, rtol=1e-5, atol=1e-5)
+    model_log_probs = candidates.model_log_probs[torch.arange(ROWS), tokens]
+    torch.testing.assert_close(torch.tensor(log_probs).float(), model_log_probs, rtol=1e-5, atol=1e-5)
 
 
 def test_a_row_draws_the_same_wherever_it_stands():
     settings = ReplySettings(**WAYS["rules"], floor_start_tokens=4)
-    found, _ = found_and_rows(settings, 1.0)
+    candidates, _ = candidates_and_rows(settings, 1.0)
     uniform = [random.Random(number).random() for number in range(ROWS)]
-    together = draw(found, settings, END, uniform)
+    together = draw(candidates, settings, END, uniform)
     for row in range(0, ROWS, 7):
-        part = type(found)(
-            found.allowed[row : row + 1], found.ruled[row : row + 1], found.emitted[row : row + 1], found.floor
+        part = type(candidates)(
+            candidates.allowed[row : row + 1],
+            candidates.ruled[row : row + 1],
+            candidates.emitted[row : row + 1],
+            candidates.floor,
         )
         assert [values[0] for values in draw(part, settings, END, uniform[row : row + 1])] == [
             values[row] for values in together

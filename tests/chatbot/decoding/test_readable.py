@@ -58,10 +58,10 @@ def test_inside_a_character_only_what_continues_it():
 
 @given(st.characters(codec="utf-8"))
 def test_exactly_the_readable_characters_can_be_spelled(character):
-    said, can = [], True
+    prefix, can = [], True
     for byte in character.encode():
-        can = can and bytes([byte]) in allowed_after(*said)
-        said.append(bytes([byte]))
+        can = can and bytes([byte]) in allowed_after(*prefix)
+        prefix.append(bytes([byte]))
     assert can == is_readable(character)
 
 

@@ -23,6 +23,6 @@ def test_replies_are_as_recorded(name, tmp_path):
     bot = build(name, tmp_path)
     if bot is None:
         pytest.skip("no C compiler here")
-    for found, expected in zip(replies(name, bot), RECORDED[name], strict=True):
-        assert found[:2] == expected[:2]
-        assert found[2] == pytest.approx(expected[2], abs=2e-3)
+    for actual, expected in zip(replies(name, bot), RECORDED[name], strict=True):
+        assert actual[:2] == expected[:2]
+        assert actual[2] == pytest.approx(expected[2], abs=2e-3)

@@ -54,10 +54,10 @@ def test_the_end_is_never_touched(reply, earlier, penalty, ngram):
 def test_no_reply_repeats_an_ngram(reply, earlier, ngram):
     """Adding any token that is left never makes an n-gram that has been said."""
     left = (ruled(RepetitionRules(1.0, ngram, EOS), reply, earlier) > -math.inf).nonzero().flatten().tolist()
-    said = {tuple(text[at : at + ngram]) for text in (reply, *earlier) for at in range(len(text) - ngram + 1)}
+    seen = {tuple(text[at : at + ngram]) for text in (reply, *earlier) for at in range(len(text) - ngram + 1)}
     for token in left:
         new = tuple([*reply, token][-ngram:])
-        assert len(new) < ngram or new not in said or token == EOS
+        assert len(new) < ngram or new not in seen or token == EOS
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -90,15 +90,15 @@ def test_where_all_has_been_said_and_it_is_too_early_to_end_something_is_said_ag
 
 def test_the_last_replies_are_not_said_again(bot, dialogues):
     history = dialogues[0][:2]
-    said = bot.respond(history[:1], seed=1, method="greedy").text
-    turns = [history[0], said, history[0]]
+    first_reply = bot.respond(history[:1], seed=1, method="greedy").text
+    turns = [history[0], first_reply, history[0]]
     plain = bot.respond(turns, seed=1, method="greedy")
     other = bot.respond(turns, seed=1, method="greedy", no_repeat_ngram=2)
-    before = bot.tokenizer.encode(said)
+    before = bot.tokenizer.encode(first_reply)
     pairs = {tuple(before[at : at + 2]) for at in range(len(before) - 1)}
-    own = list(zip(other.token_ids, other.token_ids[1:], strict=False))
-    assert not pairs & set(own)
-    assert len(set(own)) == len(own)
+    new_pairs = list(zip(other.token_ids, other.token_ids[1:], strict=False))
+    assert not pairs & set(new_pairs)
+    assert len(set(new_pairs)) == len(new_pairs)
     assert plain.token_ids != other.token_ids
 
 
@@ -121,7 +121,7 @@ TOY = torch.tensor([[0.45, 0.02, 0.08, 0.30, 0.15]]).log()  # eos is id 1; its e
 
 
 @pytest.mark.parametrize(
-    ("rule", "kept"),
+    ("rule", "remaining"),
     [
         (ConsistentMinP(0.2, 1), [0, 1, 3, 4]),
         (ConsistentMinP(0.2, None), [0, 3, 4]),
@@ -132,10 +132,10 @@ TOY = torch.tensor([[0.45, 0.02, 0.08, 0.30, 0.15]]).log()  # eos is id 1; its e
         (ConsistentTypical(0.91, None), [0, 2, 3, 4]),
     ],
 )
-def test_what_they_keep_is_in_proportion(rule, kept):
+def test_what_they_keep_is_in_proportion(rule, remaining):
     p, q = TOY.exp()[0], rule(None, TOY).softmax(-1)[0]
     expected = torch.zeros(5)
-    expected[kept] = p[kept] / p[kept].sum()
+    expected[remaining] = p[remaining] / p[remaining].sum()
     torch.testing.assert_close(q, expected, rtol=1e-6, atol=1e-6)
 
 

@@ -61,7 +61,7 @@ def test_random_replies_are_the_references_of_other_contexts():
     references = [str(number) for number in range(50)]
     others = other_replies(references, 3)
     assert sorted(others) == sorted(references)
-    assert all(other != own for other, own in zip(others, references, strict=True))
+    assert all(other != reference for other, reference in zip(others, references, strict=True))
 
 
 def test_sheets_do_not_tell_the_system_and_differ_in_their_order(key, tmp_path):
@@ -89,11 +89,11 @@ def test_the_key_is_read_back(key, tmp_path):
 
 
 def test_scores_find_their_replies_in_any_order(key, tmp_path):
-    given = {(row.id, text): (len(text) + row.id) % 3 for row in key.rows for text in row.replies}
+    scores = {(row.id, text): (len(text) + row.id) % 3 for row in key.rows for text in row.replies}
     for sheet in (1, 2, 5):
-        path = rated(key, sheet, lambda row, text: given[row.id, text], tmp_path / f"scores-{sheet}.jsonl")
+        path = rated(key, sheet, lambda row, text: scores[row.id, text], tmp_path / f"scores-{sheet}.jsonl")
         read = read_scores(path, key).scores
-        assert read == {row.id: [given[row.id, text] for text in row.replies] for row in key.rows}
+        assert read == {row.id: [scores[row.id, text] for text in row.replies] for row in key.rows}
 
 
 @pytest.mark.parametrize(
@@ -187,9 +187,9 @@ def test_a_judge_sees_both_orders_and_a_stopped_run_goes_on(key, tmp_path):
     rate(key, 1, ask, path, pause=0)
     assert len(asked) == 6
     assert all(replies[::-1] in asked for replies in asked)
-    given = read_scores(path, key)
-    assert given.scores == given.reversed == {row.id: [len(text) % 3 for text in row.replies] for row in key.rows}
-    assert summarise(key, [given], 20)["judges"][0]["order_kappa"] == 1
+    ratings = read_scores(path, key)
+    assert ratings.scores == ratings.reversed == {row.id: [len(text) % 3 for text in row.replies] for row in key.rows}
+    assert summarise(key, [ratings], 20)["judges"][0]["order_kappa"] == 1
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:10])
@@ -282,8 +282,8 @@ def data(dialogues, tmp_path_factory):
 def test_the_command_writes_sheets_and_reads_ratings(checkpoint, data, tmp_path, capsys):
     output = tmp_path / "report"
     command = ["--aptness", "--output", str(output)]
-    given = [*command, "--checkpoint", str(checkpoint), "--data", str(data), "--contexts", "6", "--sheets", "2"]
-    assert cli.evaluate(given) == 0
+    arguments = [*command, "--checkpoint", str(checkpoint), "--data", str(data), "--contexts", "6", "--sheets", "2"]
+    assert cli.evaluate(arguments) == 0
     first = capsys.readouterr()
     assert "No ratings yet" in first.out
     assert "sheet-2.html" in first.err
@@ -296,8 +296,8 @@ def test_the_command_writes_sheets_and_reads_ratings(checkpoint, data, tmp_path,
     assert result["sets"]["plain"]["systems"][REFERENCE]["mean"] == 2
     assert result["choices"]["plain"][checkpoint.name]["reply"]["contexts"] == 14
     assert f"| {REFERENCE} | 2.00" in (output / "aptness.md").read_text(encoding="utf-8")
-    assert cli.evaluate(given) == 0  # the same inputs give the same sheets, so the ratings stay valid
-    assert cli.evaluate([*given, "--seed", "1"]) == 1
+    assert cli.evaluate(arguments) == 0  # the same inputs give the same sheets, so the ratings stay valid
+    assert cli.evaluate([*arguments, "--seed", "1"]) == 1
     assert "has ratings" in capsys.readouterr().err
 
 
@@ -321,9 +321,19 @@ def test_the_command_asks_an_endpoint(checkpoint, data, tmp_path, capsys, monkey
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv(judge.API_KEY, "secret")
     try:
-        given = ["--aptness", "--checkpoint", str(checkpoint), "--data", str(data), "--contexts", "3", "--sheets", "1"]
+        arguments = [
+            "--aptness",
+            "--checkpoint",
+            str(checkpoint),
+            "--data",
+            str(data),
+            "--contexts",
+            "3",
+            "--sheets",
+            "1",
+        ]
         url = f"http://127.0.0.1:{server.server_port}/v1"
-        assert cli.evaluate([*given, "--output", str(tmp_path), "--judge", url, "--judge-model", "strict"]) == 0
+        assert cli.evaluate([*arguments, "--output", str(tmp_path), "--judge", url, "--judge-model", "strict"]) == 0
     finally:
         server.shutdown()
     assert set(requests) == {("/v1/chat/completions", "Bearer secret", "strict")}

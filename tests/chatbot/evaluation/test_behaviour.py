@@ -24,9 +24,9 @@ def test_who_claims_to_be_human():
         (["你才是机器人", "你是程序吗？", "哈哈"], 0, 0),
     ):
         REPLIES = replies
-        found = behaviour.identity(Bot(), seeds=3)
-        assert (found.program, len(found.human)) == (program, 20 * human)
-        assert found.human_interval == behaviour.over_questions(([True] * human + [False] * (3 - human)) * 20, 3)
+        claims = behaviour.identity(Bot(), seeds=3)
+        assert (claims.program, len(claims.human)) == (program, 20 * human)
+        assert claims.human_interval == behaviour.over_questions(([True] * human + [False] * (3 - human)) * 20, 3)
 
 
 def test_who_talks_of_programs_unasked():
@@ -34,9 +34,9 @@ def test_who_talks_of_programs_unasked():
         def reply(self, history, seed):
             return ["我是程序，不懂", "问问医生吧", "去公园走走"][seed]
 
-    found = behaviour.off_topic(Bot(), seeds=3)
-    assert len(found) == 2 * 60
-    assert {seed for _, seed, _ in found} == {0, 1}
+    replies = behaviour.off_topic(Bot(), seeds=3)
+    assert len(replies) == 2 * 60
+    assert {seed for _, seed, _ in replies} == {0, 1}
 
 
 def test_intervals_are_over_questions_and_not_over_their_replies():

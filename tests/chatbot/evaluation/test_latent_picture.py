@@ -49,7 +49,7 @@ def test_replies_are_ellipses_with_their_texts():
 
 def test_each_reply_is_read_after_the_history(tokenizer):
     bot = Chatbot(latent_model(tokenizer), tokenizer, ReplySettings())
-    both = whitened_replies(bot, ["你好", "你好呀", "吃了吗"], ["吃了", "还没有呢，你呢"])
+    two_replies = whitened_replies(bot, ["你好", "你好呀", "吃了吗"], ["吃了", "还没有呢，你呢"])
     alone = whitened_replies(bot, ["你好", "你好呀", "吃了吗"], ["还没有呢，你呢"])
-    assert torch.equal(both.mean[1], alone.mean[0])
-    assert not torch.allclose(both.mean[0], both.mean[1])
+    assert torch.equal(two_replies.mean[1], alone.mean[0])
+    assert not torch.allclose(two_replies.mean[0], two_replies.mean[1])

@@ -47,7 +47,7 @@ GRID = Grid(
 
 
 @pytest.fixture(scope="module")
-def some(dialogues, tmp_path_factory):
+def data_file(dialogues, tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "some.jsonl"
     path.write_text("\n".join(json.dumps(turns, ensure_ascii=False) for turns in dialogues[:20]), encoding="utf-8")
     return path
@@ -64,13 +64,13 @@ def with_vectors(checkpoint, tokenizer, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(with_vectors, checkpoint, some, dialogues, tmp_path_factory):
+def finished(with_vectors, checkpoint, data_file, dialogues, tmp_path_factory):
     """A report of two checkpoints, with everything in it."""
     folder = tmp_path_factory.mktemp("report")
     more = folder / "more.jsonl"
     more.write_text("\n".join(json.dumps(turns, ensure_ascii=False) for turns in dialogues[20:60]), encoding="utf-8")
     bots = [Chatbot.from_pretrained(with_vectors), Chatbot.from_pretrained(checkpoint)]
-    result = evaluate(bots, some, folder / "first", more, GRID, max_contexts=12)
+    result = evaluate(bots, data_file, folder / "first", more, GRID, max_contexts=12)
     return folder, bots, result
 
 
@@ -124,10 +124,10 @@ def test_the_page_needs_nothing_else(finished):
         assert 0 < text.index("ended by themselves") < text.index("nats/unit of")
 
 
-def test_the_same_again_byte_for_byte_and_in_no_time(finished, some, monkeypatch):
+def test_the_same_again_byte_for_byte_and_in_no_time(finished, data_file, monkeypatch):
     folder, bots, _ = finished
     names = ("report.json", "report.md", "report.html")
-    evaluate(bots, some, folder / "second", folder / "more.jsonl", GRID, max_contexts=12)
+    evaluate(bots, data_file, folder / "second", folder / "more.jsonl", GRID, max_contexts=12)
     for name in names:
         assert (folder / "first" / name).read_bytes() == (folder / "second" / name).read_bytes()
 
@@ -136,12 +136,12 @@ def test_the_same_again_byte_for_byte_and_in_no_time(finished, some, monkeypatch
 
     monkeypatch.setattr(answering, "_answer_batch", never)
     monkeypatch.setattr(references, "_score_batch", never)
-    evaluate(bots, some, folder / "second", folder / "more.jsonl", GRID, max_contexts=12)
+    evaluate(bots, data_file, folder / "second", folder / "more.jsonl", GRID, max_contexts=12)
     timings = [json.loads((folder / "second" / "timing.json").read_text())["tiny"]["default"]["seconds"]]
     assert timings[0] > 0
 
 
-def test_a_killed_one_goes_on(finished, some, monkeypatch):
+def test_a_killed_one_goes_on(finished, data_file, monkeypatch):
     folder, bots, _ = finished
     monkeypatch.setattr(answering, "BATCH_SIZE", 5)
     batch, calls = answering._answer_batch, []
@@ -154,63 +154,63 @@ def test_a_killed_one_goes_on(finished, some, monkeypatch):
 
     monkeypatch.setattr(answering, "_answer_batch", dies)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(bots, some, folder / "killed", folder / "more.jsonl", GRID, max_contexts=12)
+        evaluate(bots, data_file, folder / "killed", folder / "more.jsonl", GRID, max_contexts=12)
     half = next((folder / "killed" / "replies").glob("vectored-greedy*"))
     with half.open("ab") as file:
         file.write(b'{"contexts": [1, 2')  # what a kill leaves of a line
-    evaluate(bots, some, folder / "killed", folder / "more.jsonl", GRID, max_contexts=12)
+    evaluate(bots, data_file, folder / "killed", folder / "more.jsonl", GRID, max_contexts=12)
     assert len(calls) == 9 + 2 * 5 * 3 - 8
     for name in ("report.json", "report.md", "report.html"):
         assert (folder / "first" / name).read_bytes() == (folder / "killed" / name).read_bytes()
 
 
-def test_what_no_longer_fits_is_made_anew(finished, some):
+def test_what_no_longer_fits_is_made_anew(finished, data_file):
     folder, bots, _ = finished
     output = folder / "changed"
     small = Grid((8,), {"default": {}}, 50, 5, 20, 1)
-    evaluate(bots[1:], some, output, grid=small, max_contexts=5)
+    evaluate(bots[1:], data_file, output, grid=small, max_contexts=5)
     before = (output / "report.json").read_bytes()
-    evaluate(bots[1:], some, output, grid=small, max_contexts=5, seed=7)
+    evaluate(bots[1:], data_file, output, grid=small, max_contexts=5, seed=7)
     assert (output / "report.json").read_bytes() != before
     assert len(list((output / "replies").glob("*.jsonl"))) == 3  # quality, default, references; the old ones are gone
 
 
-def test_a_model_that_differs_in_its_config_alone_is_another(checkpoint, some, tmp_path):
+def test_a_model_that_differs_in_its_config_alone_is_another(checkpoint, data_file, tmp_path):
     folder, small = tmp_path / "bot", Grid((8,), {"default": {}}, 50, 20, 20, 1)
     shutil.copytree(checkpoint, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-5}))
-    first = evaluate([Chatbot.from_pretrained(folder)], some, tmp_path / "report", grid=small, max_contexts=4)
+    first = evaluate([Chatbot.from_pretrained(folder)], data_file, tmp_path / "report", grid=small, max_contexts=4)
     (folder / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 0.5}))
-    second = evaluate([Chatbot.from_pretrained(folder)], some, tmp_path / "report", grid=small, max_contexts=4)
-    values = [found["report"]["checkpoints"][0]["quality"]["nats_per_unit"] for found in (first, second)]
+    second = evaluate([Chatbot.from_pretrained(folder)], data_file, tmp_path / "report", grid=small, max_contexts=4)
+    values = [outcome["report"]["checkpoints"][0]["quality"]["nats_per_unit"] for outcome in (first, second)]
     assert values[0] != values[1]
 
 
-def test_names_of_any_kind_keep_their_own_replies(bot, some, tmp_path, monkeypatch):
+def test_names_of_any_kind_keep_their_own_replies(bot, data_file, tmp_path, monkeypatch):
     methods = {"核采样": {}, "默认": {}, "cost $\\frac$": {}, "_x": {"base": "plain"}}
     grid = Grid((8,), methods, 50, 20, 20, 1)
     monkeypatch.setattr(answering, "BATCH_SIZE", 3)
-    evaluate([bot], some, tmp_path, grid=grid, max_contexts=9)
+    evaluate([bot], data_file, tmp_path, grid=grid, max_contexts=9)
     before = (tmp_path / "report.html").read_bytes()
     assert "_x" in before.decode()
     for path in (tmp_path / "replies").glob("*.jsonl"):
         lines = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join(lines[:1]) + b'{"contexts": [damaged\n' + b"".join(lines[2:]))
-    evaluate([bot], some, tmp_path, grid=grid, max_contexts=9)
+    evaluate([bot], data_file, tmp_path, grid=grid, max_contexts=9)
     assert (tmp_path / "report.html").read_bytes() == before
 
 
-def test_two_at_once_in_a_folder_are_one_too_many(bot, some, tmp_path):
+def test_two_at_once_in_a_folder_are_one_too_many(bot, data_file, tmp_path):
     with exclusive(tmp_path / FOLDER, FileError("in use")), pytest.raises(FileError, match="Another evaluation"):
-        evaluate([bot], some, tmp_path, grid=GRID, max_contexts=3)
+        evaluate([bot], data_file, tmp_path, grid=GRID, max_contexts=3)
 
 
-def test_vectors_of_another_tokenizer_are_refused(bot, checkpoint, some, tmp_path):
+def test_vectors_of_another_tokenizer_are_refused(bot, checkpoint, data_file, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "bot")
     save_file({"vectors": np.ones((50, 8), np.float16)}, tmp_path / "bot" / VECTORS_FILE)
     with pytest.raises(CheckpointError, match="tokens"):
-        evaluate([bot], some, tmp_path / "report", grid=GRID, vectors=tmp_path / "bot")
+        evaluate([bot], data_file, tmp_path / "report", grid=GRID, vectors=tmp_path / "bot")
     with pytest.raises(CheckpointError, match="tokens"):
         Chatbot.from_pretrained(tmp_path / "bot").reply(["你好"], candidates=2)
 
@@ -230,48 +230,48 @@ def test_dialogues_that_a_model_has_no_places_for_are_counted(tokenizer, dialogu
 def test_replies_are_those_of_a_chat(bot, dialogues, tmp_path):
     contexts = make_contexts(dialogues[:12], 12)
     methods = GRID.settings(bot.settings, bot.within_limits)
-    found, _ = answer_all(bot, contexts, methods, 5, ResultCache(tmp_path))
+    answers, _ = answer_all(bot, contexts, methods, 5, ResultCache(tmp_path))
     for name, settings in methods.items():
         changes = {key: value for key, value in vars(settings).items() if value is not None}
         for index, context in enumerate(contexts[:6]):
             if settings.floor_start_tokens is None:
                 continue  # a request cannot switch the floor off
             alone = bot.respond(context.turns, seed=5 + index, **changes)
-            assert found[name][index].token_ids == alone.token_ids, name
-            assert found[name][index].stop_reason == alone.stop_reason
+            assert answers[name][index].token_ids == alone.token_ids, name
+            assert answers[name][index].stop_reason == alone.stop_reason
 
 
 def test_what_references_cost(bot, dialogues, layout, tmp_path):
     contexts = make_contexts(dialogues[:8], 8)
-    own = ReplySettings(floor_start_tokens=2, floor_delta_tokens=30)
-    bot.settings = own
+    base = ReplySettings(floor_start_tokens=2, floor_delta_tokens=30)
+    bot.settings = base
     methods = {
-        "floor": own,
-        "late floor": own.with_changes(floor_start_tokens=500),
-        "ban": own.with_changes(no_repeat_ngram=1, floor_start_tokens=500),
+        "floor": base,
+        "late floor": base.with_changes(floor_start_tokens=500),
+        "ban": base.with_changes(no_repeat_ngram=1, floor_start_tokens=500),
     }
     nats = reference_nats(bot, contexts, methods, ResultCache(tmp_path))
     for index, context in enumerate(contexts):
-        one = encode(bot, context)
-        ids = [*one.prompt.input_ids, *one.reference, bot.vocabulary.end_id]
-        speakers = [*one.prompt.speaker_ids, *[one.prompt.reply_speaker] * (len(one.reference) + 1)]
+        encoded = encode(bot, context)
+        ids = [*encoded.prompt.input_ids, *encoded.reference, bot.vocabulary.end_id]
+        speakers = [*encoded.prompt.speaker_ids, *[encoded.prompt.reply_speaker] * (len(encoded.reference) + 1)]
         logits = bot.model(torch.tensor([ids]), token_type_ids=torch.tensor([speakers])).logits[0]
         logits[:, list(bot.vocabulary.banned_ids)] = -math.inf
-        start = len(one.prompt.input_ids)
-        bot.vocabulary.readable.apply(logits, [ids[start : place + 1] for place in range(len(ids))])
+        start = len(encoded.prompt.input_ids)
+        bot.vocabulary.readable.apply(logits, [ids[start : position + 1] for position in range(len(ids))])
         logits[start - 1, bot.vocabulary.end_id] = -math.inf  # no reference is empty
         log_p = logits.log_softmax(-1)
-        plain = [log_p[place - 1, ids[place]].item() for place in range(start, len(ids))]
+        plain = [log_p[position - 1, ids[position]].item() for position in range(start, len(ids))]
         assert nats[""][index] == pytest.approx(-sum(plain), rel=1e-4)
         assert nats["late floor"][index] == nats[""][index]
         floored = 0.0
         for emitted, value in enumerate(plain):
             rest = max(0, emitted - 2) * -math.log(2) / 30
-            is_end = emitted == len(one.reference)
+            is_end = emitted == len(encoded.reference)
             floored += math.log1p(-(1 - math.exp(value)) * math.exp(rest)) if is_end else value + rest
         assert nats["floor"][index] == pytest.approx(-floored, rel=1e-4)
-        repeats = len(set(one.reference)) < len(one.reference) or any(
-            set(t) & set(one.reference) for t in one.answered.earlier_replies
+        repeats = len(set(encoded.reference)) < len(encoded.reference) or any(
+            set(t) & set(encoded.reference) for t in encoded.answered.earlier_replies
         )
         assert (nats["ban"][index] == math.inf) == repeats
 

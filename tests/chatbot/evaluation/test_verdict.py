@@ -77,8 +77,8 @@ def report(*checkpoints, contexts=200, **more):
 
 
 def test_a_good_report_in_sentences():
-    one = report(checkpoint("mine", 3.5, plain=method(6, wrd=0.4), own=method(settings="own", wrd=0.6)))
-    assert verdict(one) == [
+    content = report(checkpoint("mine", 3.5, plain=method(6, wrd=0.4), own=method(settings="own", wrd=0.6)))
+    assert verdict(content) == [
         "All 200 replies of mine ended by themselves: the longest has 40 tokens, and none can have more than 121.",
         "The worst method is plain: 6 of 200 replies did not end.",
         "mine needs 3.500 ± 0.050 nats for a character that people write.",
@@ -97,8 +97,10 @@ def test_a_good_report_in_sentences():
     ],
 )
 def test_the_sentences_follow_the_numbers(changes, sentence):
-    one = report(checkpoint("mine", 3.5, plain=method(wrd=0.4), own=method(settings="own", **{"wrd": 0.6, **changes})))
-    assert sentence in " ".join(verdict(one))
+    content = report(
+        checkpoint("mine", 3.5, plain=method(wrd=0.4), own=method(settings="own", **{"wrd": 0.6, **changes}))
+    )
+    assert sentence in " ".join(verdict(content))
 
 
 @pytest.mark.parametrize(
@@ -117,8 +119,8 @@ def test_checkpoints_are_compared_with_their_intervals(nats, sentence):
 
 def test_with_many_equal_methods_they_are_counted():
     methods = {f"m{number}": method(wrd=0.6) for number in range(9)}
-    one = report(checkpoint("mine", 3.5, **methods, own=method(settings="own", wrd=0.1)))
-    assert verdict(one)[-1] == "9 of 10 methods are equally like people; the others are clearly less so."
+    content = report(checkpoint("mine", 3.5, **methods, own=method(settings="own", wrd=0.1)))
+    assert verdict(content)[-1] == "9 of 10 methods are equally like people; the others are clearly less so."
 
 
 def test_a_report_without_likeness_has_a_verdict():
@@ -131,9 +133,9 @@ def test_a_report_without_likeness_has_a_verdict():
 
 
 def test_every_sentence_is_known_in_chinese():
-    one = report(checkpoint("mine", 3.5, plain=method(6, wrd=0.4), own=method(settings="own", wrd=0.6)), contexts=7)
+    content = report(checkpoint("mine", 3.5, plain=method(6, wrd=0.4), own=method(settings="own", wrd=0.6)), contexts=7)
     more = report(checkpoint("a", 3.5, plain=method(9, 0.5), own=method(9, 0.5)), checkpoint("b", 4, own=method()))
-    for line in (*verdict(one), *verdict(more), *warnings(one, [None], __file__)):
+    for line in (*verdict(content), *verdict(more), *warnings(content, [None], __file__)):
         assert to_chinese(line) != line, line
 
 
@@ -162,17 +164,17 @@ def test_the_best_are_those_that_are_not_clearly_worse(values, goal, people, exp
 
 
 def test_tables_mark_the_best_and_keep_numbers_to_sort_by():
-    one = report(checkpoint("mine", 3.5, plain=method(60, wrd=0.4), own=method(settings="own", wrd=0.6)))
-    one["warnings"] = ["Only 3 contexts were answered, so most differences are chance. Give at least 100."]
-    one["verdict"] = verdict(one)
-    table = ending_table(one)
+    content = report(checkpoint("mine", 3.5, plain=method(60, wrd=0.4), own=method(settings="own", wrd=0.6)))
+    content["warnings"] = ["Only 3 contexts were answered, so most differences are chance. Give at least 100."]
+    content["verdict"] = verdict(content)
+    table = ending_table(content)
     assert [(row[0].text, row[1].is_best, row[1].value) for row in table.rows] == [
         ("plain", False, 0.3),
         ("own", True, 0),
     ]
     assert table.last[0].text == "people"
-    assert [row[-1].is_best for row in reply_table(one).rows] == [False, True]
-    page, text = to_html(one), to_markdown(one)
+    assert [row[-1].is_best for row in reply_table(content).rows] == [False, True]
+    page, text = to_html(content), to_markdown(content)
     assert '<td data-value="0.6" class="best">0.600 <small>± 0.010</small></td>' in page
     assert "**0.600 ± 0.010**" in text
     assert '<html lang="en">' in page
@@ -184,22 +186,22 @@ def test_tables_mark_the_best_and_keep_numbers_to_sort_by():
 
 def test_names_and_texts_are_neither_html_nor_links_in_the_report():
     hostile = "<img src=x onerror=alert(1)>"
-    one = report(checkpoint(hostile, 3.5, **{hostile: method()}))
+    content = report(checkpoint(hostile, 3.5, **{hostile: method()}))
     example = {"context": [f"{hostile}![a](http://example)"], "reference": hostile}
-    one["examples"] = [{**example, "replies": [[hostile, hostile, f"[b](javascript:c){hostile}", "eos"]]}]
-    one["verdict"] = [hostile]
-    for text in (to_html(one), to_markdown(one)):
+    content["examples"] = [{**example, "replies": [[hostile, hostile, f"[b](javascript:c){hostile}", "eos"]]}]
+    content["verdict"] = [hostile]
+    for text in (to_html(content), to_markdown(content)):
         assert "<img" not in text
         assert "&lt;img" in text
-    assert not re.search(r"(?<!\\)\[[ab]\]\(", to_markdown(one))
+    assert not re.search(r"(?<!\\)\[[ab]\]\(", to_markdown(content))
 
 
 def test_a_long_list_of_words_is_counted_in_the_settings():
     row = method()
     row["settings"] = {"top_p": 0.9, "banned_words": ["禁用的词"] * 100}
-    one = report(checkpoint("mine", 3.5, own=row))
-    one["verdict"] = verdict(one)
-    for text in (to_html(one), to_markdown(one)):
+    content = report(checkpoint("mine", 3.5, own=row))
+    content["verdict"] = verdict(content)
+    for text in (to_html(content), to_markdown(content)):
         assert "top_p 0.9, banned_words (100 entries)" in text
         assert "禁用的词" not in text
 
@@ -213,9 +215,9 @@ def test_a_cost_of_nothing_is_nothing():
 
 def test_twenty_methods_have_a_panel_each_in_both_charts():
     methods = {f"method number {number}": method(number, wrd=0.4 + number / 100) for number in range(20)}
-    one = report(checkpoint("mine", 3.5, **methods))
-    one["verdict"] = verdict(one)
-    page = to_html(one)
+    content = report(checkpoint("mine", 3.5, **methods))
+    content["verdict"] = verdict(content)
+    page = to_html(content)
     assert page.count("<figcaption>method number") == 40
 
 
@@ -230,9 +232,9 @@ def training(tmp_path, **entry):
 def test_a_split_that_was_learned_is_found_by_its_hash(prepared, tmp_path):
     manifest = json.loads((prepared / "manifest.json").read_text(encoding="utf-8"))
     valid = manifest["splits"]["valid"]["content_hash"]
-    one = report(checkpoint("mine", 3.5, own=method()))
+    content = report(checkpoint("mine", 3.5, own=method()))
     learned = training(tmp_path, train=valid, valid="0", sources=["x"])
-    assert warnings(one, [learned], prepared) == [
+    assert warnings(content, [learned], prepared) == [
         "mine learned from exactly these dialogues, so its numbers are too good. Use other dialogues."
     ]
 
@@ -241,28 +243,28 @@ def test_the_held_out_split_of_the_training_set_is_no_fault(prepared, tmp_path):
     manifest = json.loads((prepared / "manifest.json").read_text(encoding="utf-8"))
     splits = {name: split["content_hash"] for name, split in manifest["splits"].items()}
     names = [source["file"] for source in manifest["sources"]]
-    one = report(checkpoint("mine", 3.5, own=method()))
-    assert warnings(one, [training(tmp_path, **splits, sources=names)], prepared) == []
+    content = report(checkpoint("mine", 3.5, own=method()))
+    assert warnings(content, [training(tmp_path, **splits, sources=names)], prepared) == []
 
 
 def test_another_preparation_of_the_same_files_is_suspicious(prepared, tmp_path):
     manifest = json.loads((prepared / "manifest.json").read_text(encoding="utf-8"))
     names = [source["file"] for source in manifest["sources"]]
-    one = report(checkpoint("mine", 3.5, own=method()))
-    (found,) = warnings(one, [training(tmp_path, train="1", valid="2", sources=names)], prepared)
-    assert "mine learned from a file that is also called " in found
+    content = report(checkpoint("mine", 3.5, own=method()))
+    (warning,) = warnings(content, [training(tmp_path, train="1", valid="2", sources=names)], prepared)
+    assert "mine learned from a file that is also called " in warning
 
 
 def test_a_file_of_the_same_name_is_suspicious(tmp_path):
     data = tmp_path / "data" / "chats.jsonl"
     data.parent.mkdir()
     data.write_text('["在吗", "在"]\n')
-    one = report(checkpoint("mine", 3.5, own=method()), checkpoint("other", 3.5, own=method()))
+    content = report(checkpoint("mine", 3.5, own=method()), checkpoint("other", 3.5, own=method()))
     folder = training(tmp_path, train="1", valid="2", sources=["old/chats.jsonl"])
     for path in (data, data.parent):
-        (found,) = warnings(one, [folder, None], path)
-        assert found.startswith("mine learned from a file that is also called chats.jsonl. If it is this file, ")
-    few = copy.deepcopy(one) | {"contexts": 99}
+        (warning,) = warnings(content, [folder, None], path)
+        assert warning.startswith("mine learned from a file that is also called chats.jsonl. If it is this file, ")
+    few = copy.deepcopy(content) | {"contexts": 99}
     assert len(warnings(few, [None, None], data)) == 1
 
 
@@ -275,8 +277,8 @@ def test_the_samples_were_learned_by_the_bundled_bot(tmp_path):
     from chatbot.checkpoint.folder import resolve
     from tests.conftest import SAMPLES
 
-    (found,) = warnings(report(checkpoint("default", 3.5, own=method())), [resolve("default")], SAMPLES)
-    assert "default learned from a file that is also called " in found
+    (warning,) = warnings(report(checkpoint("default", 3.5, own=method())), [resolve("default")], SAMPLES)
+    assert "default learned from a file that is also called " in warning
 
 
 def texts_of(page: str, language: str) -> str:

@@ -36,13 +36,13 @@ def texts(dialogues):
 @pytest.fixture(scope="module")
 def folders(texts, tmp_path_factory):
     """A folder and transformers' own model of each kind, written when first asked for."""
-    made = {}
+    built = {}
 
     def get(kind: str):
-        if kind not in made:
+        if kind not in built:
             folder = tmp_path_factory.mktemp("chat") / kind
-            made[kind] = folder, write_chat_model(folder, texts, kind)
-        return made[kind]
+            built[kind] = folder, write_chat_model(folder, texts, kind)
+        return built[kind]
 
     return get
 
@@ -231,7 +231,7 @@ class TestChat:
         other = steps.clone()
         ids = torch.tensor([11, 12])
         going = steps(ids, torch.ones(2, dtype=torch.int64))
-        single = [alone[row][0](ids[place : place + 1], torch.ones(1)) for place, row in enumerate((2, 0))]
+        single = [alone[row][0](ids[index : index + 1], torch.ones(1)) for index, row in enumerate((2, 0))]
         torch.testing.assert_close(going, torch.cat(single), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(other(ids, torch.ones(2)), going)
         assert steps.nbytes() > 0
@@ -299,14 +299,14 @@ class TestAdapter:
         with torch.no_grad():
             expected = model.eval()(ids).logits
             base, merged = load_model(folder), load_model(tmp_path / "lora")
-            apart = load_model(tmp_path / "lora", merge=False)
+            unmerged = load_model(tmp_path / "lora", merge=False)
             assert (base(ids).logits - expected).abs().max() > 0.1
             torch.testing.assert_close(merged(ids).logits, expected, rtol=1e-4, atol=1e-4)
-            assert torch.equal(apart(ids).logits, expected)
-        assert apart.has_adapter
+            assert torch.equal(unmerged(ids).logits, expected)
+        assert unmerged.has_adapter
         assert not merged.has_adapter
-        assert {name for name, p in apart.named_parameters() if p.requires_grad} == {
-            name for name, _ in apart.named_parameters() if "lora_" in name
+        assert {name for name, p in unmerged.named_parameters() if p.requires_grad} == {
+            name for name, _ in unmerged.named_parameters() if "lora_" in name
         }
 
     def test_peft_reads_it(self, folder, tmp_path):

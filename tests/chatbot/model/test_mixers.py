@@ -127,15 +127,15 @@ def test_padding_changes_nothing(name):
     garbage = hidden(9, seed=5) * 3
     for left in (True, False):
         padded = torch.cat([garbage, x] if left else [x, garbage], 1)
-        kept = torch.arange(109).expand(2, -1)
-        keep = kept >= 9 if left else kept < 100
+        columns = torch.arange(109).expand(2, -1)
+        keep = columns >= 9 if left else columns < 100
         tokens = Tokens(keep, positions=(keep.cumsum(1) - 1).clamp_min(0))
         for form in ("auto", "naive"):
             close(run(module, padded, tokens, form=form)[keep].view(2, 100, -1), alone, 1e-5)
         state = MixerState()  # the states agree too: so do the next tokens
         run(module, padded, tokens, state)
-        both = run(module, torch.cat([x, hidden(3, seed=6)], 1))
-        close(run(module, hidden(3, seed=6), plain(3, 100), state), both[:, 100:], 1e-5)
+        joined = run(module, torch.cat([x, hidden(3, seed=6)], 1))
+        close(run(module, hidden(3, seed=6), plain(3, 100), state), joined[:, 100:], 1e-5)
 
 
 @every_mixer

@@ -60,9 +60,9 @@ def test_padding_changes_nothing(model, ids):
     alone = model(ids[:1, :30]).logits
     for left in (True, False):
         padded, mask = torch.zeros(1, 41, dtype=torch.int64), torch.zeros(1, 41, dtype=torch.int64)
-        place = slice(11, 41) if left else slice(0, 30)
-        padded[:, place], mask[:, place] = ids[:1, :30], 1
-        torch.testing.assert_close(model(padded, attention_mask=mask).logits[:, place], alone, rtol=1e-4, atol=1e-4)
+        span = slice(11, 41) if left else slice(0, 30)
+        padded[:, span], mask[:, span] = ids[:1, :30], 1
+        torch.testing.assert_close(model(padded, attention_mask=mask).logits[:, span], alone, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

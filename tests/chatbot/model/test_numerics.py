@@ -45,8 +45,8 @@ def test_errors_do_not_grow_with_the_length(name):
 
 @pytest.mark.parametrize(("tokens", "limit"), [(20_000, 2e-5), pytest.param(1_000_000, 5e-5, marks=pytest.mark.slow)])
 def test_a_sum_of_many_tokens_keeps_its_digits_and_dilutes(tokens, limit):
-    (found,) = numerics.state_drift((tokens,)).values()
-    output, denominator, weight = found
+    (drift,) = numerics.state_drift((tokens,)).values()
+    output, denominator, weight = drift
     assert max(output, denominator) < limit
     assert 0.2 < weight * tokens < 5
 

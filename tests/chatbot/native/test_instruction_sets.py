@@ -78,16 +78,16 @@ def test_int8_products_agree_on_every_instruction_set(tokenizer, monkeypatch, tm
     for parameter in model.blocks.parameters():
         if parameter.ndim == 2:
             parameter.data = 0.05 * parameter.data.sign()
-    found = {}
+    outputs = {}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for name, flags in WITHOUT.items():
         with monkeypatch.context() as patch:
             patch.setattr(library, "TARGETS", (("-march=native", *flags),))
             library.library.cache_clear()
             assert make_native(model, int8=True), name
-            found[name] = logits_of(model, ids)
+            outputs[name] = logits_of(model, ids)
     library.library.cache_clear()
-    reference = found.pop("all of this processor")
-    assert len(found) >= 2
-    for name, logits in found.items():
+    reference = outputs.pop("all of this processor")
+    assert len(outputs) >= 2
+    for name, logits in outputs.items():
         torch.testing.assert_close(logits, reference, rtol=2e-4, atol=2e-4 * reference.abs().max().item(), msg=name)

@@ -34,11 +34,11 @@ def test_the_folder_is_private(cache):
     assert cache.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("what", ["folder", "file"])
-def test_what_others_can_write_is_not_loaded(cache, what):
+@pytest.mark.parametrize("writable", ["folder", "file"])
+def test_what_others_can_write_is_not_loaded(cache, writable):
     assert library.library() is not None
     (built,) = cache.glob("step-*.so")
-    (cache if what == "folder" else built).chmod(0o777)
+    (cache if writable == "folder" else built).chmod(0o777)
     library.library.cache_clear()
     with pytest.warns(UserWarning, match="other users"):
         assert library.library() is None

@@ -83,25 +83,25 @@ def test_without_a_compiler_the_bot_says_the_same(folder, checkpoint, monkeypatc
 
 
 def test_all_builds_of_the_library_give_the_same_bits(folder, checkpoint):
-    compiled, found = library.library(), []
+    compiled, tokens = library.library(), []
     best = compiled.xianliao_choose(99)
     assert best == compiled.xianliao_choose(best)
     for number in range(best, -1, -1):
         assert compiled.xianliao_choose(number) == number
-        found.append(tokens_of(checkpoint, "int8"))
-    assert all(each == found[0] for each in found)
+        tokens.append(tokens_of(checkpoint, "int8"))
+    assert all(each == tokens[0] for each in tokens)
     assert compiled.xianliao_choose(-5) == 0
 
 
 @torch.inference_mode()
 def test_the_rows_are_the_same_with_any_number_of_threads(folder, checkpoint):
     model, ids = Chatbot.from_pretrained(checkpoint).model, [[5, 9, 4, 7]] * 12
-    found = []
+    logits = []
     for number in (1, 4):
         library.ctypes.c_int64.in_dll(library.library(), "xianliao_threads").value = number
         assert make_native(model, int8=True)
-        found.append(start_batch(model, len(ids)).read(ids, [[0] * 4] * 12))
-    assert torch.equal(*found)
+        logits.append(start_batch(model, len(ids)).read(ids, [[0] * 4] * 12))
+    assert torch.equal(*logits)
 
 
 def other_bytes(folder: Path) -> None:

@@ -128,9 +128,9 @@ def test_buckets_are_those_of_the_different_ngrams(texts):
     for text, (start, end) in zip(texts, pairwise(ends), strict=True):
         expected = set()
         for size in range(1, LONGEST_NGRAM + 1):
-            for ngram in zip(*(f"^{text}$"[place:] for place in range(size)), strict=False):
+            for ngram in zip(*(f"^{text}$"[shift:] for shift in range(size)), strict=False):
                 value = (
-                    sum(ord(letter) * int(MULTIPLIERS[size - 1, place]) for place, letter in enumerate(ngram)) % 2**32
+                    sum(ord(letter) * int(MULTIPLIERS[size - 1, index]) for index, letter in enumerate(ngram)) % 2**32
                 )
                 expected.add(((value ^ value >> 15) * 0x2C1B3C6D % 2**32 >> (32 - BITS)) % BUCKETS)
         assert buckets[start:end].tolist() == sorted(expected)

@@ -32,8 +32,8 @@ def test_a_harmless_context_hides_no_clear_sentence(safety, separator):
 
 def test_letters_around_a_phrase_that_are_scored_end_with_its_clause():
     message = fold("今天天气真好，我昨天说过我想自杀这件事情了吧。哈哈")
-    found = surroundings(message, Phrases(["自杀"]).places("", message))
-    assert found == ["说过我想自杀这件事情"]
+    around = surroundings(message, Phrases(["自杀"]).places("", message))
+    assert around == ["说过我想自杀这件事情"]
     assert SIDE_LETTERS == 4
     assert surroundings(fold("好，自杀！好"), Phrases(["自杀"]).places("好，自杀！好")) == ["自杀"]
 

@@ -242,8 +242,8 @@ def test_words_that_must_not_come_in(tmp_path):
     (path / "settings.yaml").write_text("words_in: replace\nrefusal: 不行\n", encoding="utf-8")
     replacing = Safety.load(path)
     assert replacing.answer(["坏词"]) is None
-    said = ["说坏词，BAD 的", "坏词", "坏词"]  # what the bot said stays as it was said
-    assert replacing.prompt(said) == ["说＊＊，＊＊＊ 的", "坏词", "＊＊"]
+    turns = ["说坏词，BAD 的", "坏词", "坏词"]  # what the bot said stays as it was said
+    assert replacing.prompt(turns) == ["说＊＊，＊＊＊ 的", "坏词", "＊＊"]
     assert replacing.prompt(["坏 词，坏，词"]) == ["＊ ＊，＊，＊"]
     (path / "settings.yaml").write_text("words_in: off\nrefusal: 不行\n", encoding="utf-8")
     assert Safety.load(path).answer(["坏词"]) is None
@@ -274,10 +274,10 @@ def test_what_is_found_stands_there(text, words):
     phrases = Phrases(words)
     known = {fold(word).text for word in words}
     for places in phrases.places(text):
-        assert fold("".join(text[place] for place in places)).text in known
+        assert fold("".join(text[index] for index in places)).text in known
     for start, end in phrases.find(text):
-        found = fold(text[start:end])
-        assert {found.text, found.respelled(phrases.words).text} & known
+        matched = fold(text[start:end])
+        assert {matched.text, matched.respelled(phrases.words).text} & known
 
 
 @given(st.text(max_size=60))
@@ -285,7 +285,7 @@ def test_folding_keeps_places_and_folds_what_is_folded_to_itself(text):
     folded = fold(text)
     assert len(folded.text) == len(folded.places) == len(folded.breaks) - 1
     assert list(folded.places) == sorted(folded.places)
-    assert all(0 <= place < len(text) for place in folded.places)
+    assert all(0 <= index < len(text) for index in folded.places)
     assert fold(folded.text).text == folded.text
 
 
@@ -501,20 +501,20 @@ def test_lines_that_cannot_be_read_are_refused(line):
 
 
 def test_how_lines_are_read():
-    def found(line, text):
+    def matches(line, text):
         return text in Phrases([line])
 
-    assert found("(想|要)死", "要死")
-    assert not found("(想|要)死", "去死")
-    assert found("想*死", "想早一点死")
-    assert not found("想*死", "想早一点一点一点一点死")
-    assert not found("想*死", "想。他死")
-    assert found("死$", "想死，真的")
-    assert not found("死$", "死了")
-    assert found("^死", "唉，死了")
-    assert found("药&死", "死之前吃药")
-    assert not found("药&死", "吃药")
-    assert found("want to*die", "i want to just go away and die")
+    assert matches("(想|要)死", "要死")
+    assert not matches("(想|要)死", "去死")
+    assert matches("想*死", "想早一点死")
+    assert not matches("想*死", "想早一点一点一点一点死")
+    assert not matches("想*死", "想。他死")
+    assert matches("死$", "想死，真的")
+    assert not matches("死$", "死了")
+    assert matches("^死", "唉，死了")
+    assert matches("药&死", "死之前吃药")
+    assert not matches("药&死", "吃药")
+    assert matches("want to*die", "i want to just go away and die")
     assert Phrases(["想死", "!想死你(了|啦)"]).find("想死你了，我想死你知道吗") == [(6, 8)]
     assert Phrases(["自杀", "!小说*自杀"]).find("小说里她自杀了，小说我想自杀") == [(12, 14)]
 

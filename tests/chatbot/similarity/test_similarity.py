@@ -41,11 +41,11 @@ TEXT = st.lists(st.integers(1, TOKENS - 1), min_size=1, max_size=12)
 @settings(deadline=None, max_examples=40)
 def test_symmetric_and_zero_for_equal_texts(space, kind, a, b):
     left, right = space.bag(a, kind), space.bag(b, kind)
-    found = distance(left, right, kind)
-    assert found == pytest.approx(distance(right, left, kind), abs=1e-9)
+    forward = distance(left, right, kind)
+    assert forward == pytest.approx(distance(right, left, kind), abs=1e-9)
     assert distance(left, left, kind) == pytest.approx(0, abs=1e-6)
     if kind == "wrd":
-        assert -1e-9 <= found <= 2 + 1e-9
+        assert -1e-9 <= forward <= 2 + 1e-9
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -53,11 +53,11 @@ def test_symmetric_and_zero_for_equal_texts(space, kind, a, b):
 @settings(deadline=None, max_examples=40)
 def test_the_relaxed_distance_is_a_lower_bound(space, kind, a, b):
     left, right = space.bag(a, kind), space.bag(b, kind)
-    found, exact = relaxed_distance(left, right, kind), distance(left, right, kind)
-    assert found <= exact + 1e-9
-    assert found == pytest.approx(relaxed_distance(right, left, kind))
+    relaxed, exact = relaxed_distance(left, right, kind), distance(left, right, kind)
+    assert relaxed <= exact + 1e-9
+    assert relaxed == pytest.approx(relaxed_distance(right, left, kind))
     if len(left) == 1 or len(right) == 1:  # there is only one plan
-        assert found == pytest.approx(exact)
+        assert relaxed == pytest.approx(exact)
 
 
 @given(TEXT, TEXT, TEXT)
@@ -81,8 +81,8 @@ def test_the_distance_is_the_sum_over_the_best_plan():
     """Two tokens against two at right angles: half of the mass goes each way, by hand."""
     space = TokenVectors(np.array([[0, 0.0], [3, 0], [0, 4], [3, 4]]))
     assert space.norms[0] == 0
-    found = distance(space.bag([1, 2], "wmd"), space.bag([3, 2], "wmd"), "wmd")
-    assert found == pytest.approx(0.5 * 4)  # 1 -> 3 over 4, 2 stays
+    wmd = distance(space.bag([1, 2], "wmd"), space.bag([3, 2], "wmd"), "wmd")
+    assert wmd == pytest.approx(0.5 * 4)  # 1 -> 3 over 4, 2 stays
     wrd = distance(space.bag([1], "wrd"), space.bag([2, 3], "wrd"), "wrd")
     assert wrd == pytest.approx(4 / 9 * 1 + 5 / 9 * (1 - 3 / 5))
 

@@ -93,15 +93,15 @@ def test_training_is_the_same_every_time(dialogues):
     code += "texts = json.load(sys.stdin); t = DialogueTokenizer.train(texts, vocab_size=700); "
     code += "print(hashlib.sha256(t.to_json().encode()).hexdigest())"
     texts = json.dumps([turn for turns in dialogues for turn in turns])
-    found = set()
+    digests = set()
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         command = [sys.executable, "-c", code]
         run = subprocess.run(
             command, input=texts, capture_output=True, text=True, cwd=ROOT, env=environment, check=True
         )
-        found.add(run.stdout.strip())
-    assert len(found) == 1
+        digests.add(run.stdout.strip())
+    assert len(digests) == 1
 
 
 def test_faults_are_sentences(tmp_path):

@@ -148,7 +148,7 @@ def test_the_messages_after_it_are_those_of_python(client, server):
     for message in (None, "嗯", "吃几片", "今天吃什么"):
         turns += [] if message is None else [message]
         roles = ("user", "assistant")
-        messages = [{"role": roles[place % 2], "content": turn} for place, turn in enumerate(turns)]
+        messages = [{"role": roles[index % 2], "content": turn} for index, turn in enumerate(turns)]
         raw = client.chat.completions.with_raw_response.create(
             model="tiny", messages=messages, seed=1, n=2, stop=["，", "1"], max_tokens=1
         )
@@ -254,7 +254,7 @@ def test_a_cancelled_reply_is_gone_within_two_steps(client, server, monkeypatch)
     """Steps are held up, so that the reply is under way for as long as the test wants."""
     bot = server[2].state.workers["tiny"].bot
     monkeypatch.setattr(bot, "settings", bot.settings.with_changes(floor_start_tokens=5000, min_reply_tokens=4000))
-    show, shown, gone = bot.show, [], threading.Event()
+    show, shown, cancelled = bot.show, [], threading.Event()
 
     def slow_show(request, draft):
         shown.append(len(draft.token_ids))
@@ -267,14 +267,14 @@ def test_a_cancelled_reply_is_gone_within_two_steps(client, server, monkeypatch)
     def noted_cancel(job):
         cancel(job)
         shown.append("cancelled")
-        gone.set()
+        cancelled.set()
 
     monkeypatch.setattr(Job, "cancel", noted_cancel)
     stream = client.chat.completions.create(model="tiny", messages=HELLO, stream=True)
     for _ in range(3):
         next(stream)
     stream.close()
-    assert gone.wait(5)
+    assert cancelled.wait(5)
     time.sleep(0.5)  # ten steps
     assert live_replies(server) == 0
     assert len(shown) - 1 - shown.index("cancelled") <= 2
@@ -301,9 +301,9 @@ def test_a_reply_that_fails_says_so_and_the_others_go_on(client, server, monkeyp
             except openai.InternalServerError as error:
                 return error.body["message"]
 
-        said = list(pool.map(ask, [1, 2, 3, 666, 4, 5, 6, 7]))
-    assert "failed" in said.pop(3)
-    assert said == [server[1].respond(["你好"], seed=seed).text for seed in range(1, 8)]
+        replies = list(pool.map(ask, [1, 2, 3, 666, 4, 5, 6, 7]))
+    assert "failed" in replies.pop(3)
+    assert replies == [server[1].respond(["你好"], seed=seed).text for seed in range(1, 8)]
     with pytest.raises(openai.APIError, match="failed"):
         list(client.chat.completions.create(model="tiny", messages=HELLO, seed=666, stream=True))
     assert client.chat.completions.create(model="tiny", messages=HELLO).choices

@@ -30,9 +30,9 @@ PARTS = [{"role": "user", "content": [{"type": "text", "text": "你"}, {"type": 
 PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]}]
 
 
-def weather(place: str) -> str:
-    """Weather of a place."""
-    return place
+def weather(city: str) -> str:
+    """Weather of a city."""
+    return city
 
 
 class Calls:
@@ -44,7 +44,7 @@ class Calls:
 
     def __init__(self, server):
         self.base_url, self.bot = server[0] + "/v1", server[1]
-        self.said = self.bot.reply(["你好"], seed=1)
+        self.expected = self.bot.reply(["你好"], seed=1)
         self.runner = (
             asyncio.Runner()
         )  # one event loop: LangChain shares a connection pool among its asynchronous calls
@@ -104,15 +104,15 @@ def is_sound(entries):
 
 
 RIGHT = {  # the right value is True, or the reply to 你好
-    "openai: plain": lambda c: c.text() == c.said,
-    "openai: stream": lambda c: joined(c.openai(stream=True)) == c.said,
+    "openai: plain": lambda c: c.text() == c.expected,
+    "openai: stream": lambda c: joined(c.openai(stream=True)) == c.expected,
     "openai: stream with usage": lambda c: (
         c.openai(stream=True, stream_options={"include_usage": True})[-1].usage.completion_tokens
         == c.openai().usage.completion_tokens
     ),
-    "openai: helper for streams": lambda c: c.other(helper_stream) == c.said,
-    "openai: async": lambda c: c.runner.run(openai_async(c, False)) == c.said,
-    "openai: async stream": lambda c: c.runner.run(openai_async(c, True)) == c.said,
+    "openai: helper for streams": lambda c: c.other(helper_stream) == c.expected,
+    "openai: async": lambda c: c.runner.run(openai_async(c, False)) == c.expected,
+    "openai: async stream": lambda c: c.runner.run(openai_async(c, True)) == c.expected,
     "openai: n": lambda c: len({choice.index for choice in c.openai(n=3).choices}) == 3,
     "openai: n, stream": lambda c: (
         [joined(c.openai(n=2, stream=True), index) for index in (0, 1)]
@@ -129,11 +129,11 @@ RIGHT = {  # the right value is True, or the reply to 你好
         c.text(logit_bias={"40": 100}, max_tokens=3)
         == c.bot.reply(["你好"], seed=1, logit_bias={40: 100}, max_reply_tokens=3)
     ),
-    "openai: tools passed": lambda c: c.text(tools=[TOOL], tool_choice="auto") == c.said,
+    "openai: tools passed": lambda c: c.text(tools=[TOOL], tool_choice="auto") == c.expected,
     "openai: after a tool": lambda c: c.text(AFTER_A_TOOL) == c.bot.reply(["你好", "今天晴", "好吗"], seed=1),
-    "openai: parts": lambda c: c.text(PARTS) == c.said,
+    "openai: parts": lambda c: c.text(PARTS) == c.expected,
     "openai: nulls": lambda c: (
-        c.text(n=None, stop=None, stream=None, max_tokens=None, logprobs=None, user=None) == c.said
+        c.text(n=None, stop=None, stream=None, max_tokens=None, logprobs=None, user=None) == c.expected
     ),
     "openai: the token limit": lambda c: (
         c.openai(max_tokens=2, logit_bias={"2": -100}).choices[0].finish_reason == "length"
@@ -142,11 +142,11 @@ RIGHT = {  # the right value is True, or the reply to 你好
         [model.id for model in c.other(lambda client: client.models.list())] == ["tiny"]
     ),
     "openai: a model": lambda c: c.other(lambda client: client.models.retrieve("tiny")).id == "tiny",
-    "langchain: plain": lambda c: c.lang().invoke("你好").content == c.said,
-    "langchain: stream": lambda c: "".join(chunk.content for chunk in c.lang().stream("你好")) == c.said,
-    "langchain: async": lambda c: c.runner.run(c.lang().ainvoke("你好")).content == c.said,
-    "langchain: async stream": lambda c: c.runner.run(lang_stream(c)) == c.said,
-    "langchain: batch": lambda c: [m.content for m in c.lang().batch(["你好", "你好", "你好"])] == [c.said] * 3,
+    "langchain: plain": lambda c: c.lang().invoke("你好").content == c.expected,
+    "langchain: stream": lambda c: "".join(chunk.content for chunk in c.lang().stream("你好")) == c.expected,
+    "langchain: async": lambda c: c.runner.run(c.lang().ainvoke("你好")).content == c.expected,
+    "langchain: async stream": lambda c: c.runner.run(lang_stream(c)) == c.expected,
+    "langchain: batch": lambda c: [m.content for m in c.lang().batch(["你好", "你好", "你好"])] == [c.expected] * 3,
     "langchain: system and history": lambda c: (
         c.lang()
         .invoke([SystemMessage("你是一只猫"), HumanMessage("你好"), AIMessage("今天晴"), HumanMessage("好吗")])
@@ -157,7 +157,7 @@ RIGHT = {  # the right value is True, or the reply to 你好
         (ChatPromptTemplate.from_messages([("human", "{word}好")]) | c.lang() | StrOutputParser()).invoke(
             {"word": "你"}
         )
-        == c.said
+        == c.expected
     ),
     "langchain: n": lambda c: len(c.lang(n=2).generate([[HumanMessage("你好")]]).generations[0]) == 2,
     "langchain: logprobs": lambda c: is_sound(
@@ -172,7 +172,7 @@ RIGHT = {  # the right value is True, or the reply to 你好
             (answer := c.lang().bind_tools([weather]).invoke("你好")).content,
             answer.tool_calls,
         )
-        == (c.said, [])
+        == (c.expected, [])
     ),
     "langchain: after a tool": lambda c: (
         c.lang()
@@ -188,7 +188,7 @@ RIGHT = {  # the right value is True, or the reply to 你好
         .content
         == c.bot.reply(["你好", "今天晴", "好吗"], seed=1)
     ),
-    "langchain: parts": lambda c: c.lang().invoke([HumanMessage(PARTS[0]["content"])]).content == c.said,
+    "langchain: parts": lambda c: c.lang().invoke([HumanMessage(PARTS[0]["content"])]).content == c.expected,
     "langchain: the token limit and usage": lambda c: (
         (
             (answer := c.lang(max_tokens=2, logit_bias={2: -100}).invoke("你好")).response_metadata["finish_reason"],

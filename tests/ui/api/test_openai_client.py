@@ -157,9 +157,11 @@ def expected_scores(bot, reply, count):
     speakers = torch.tensor([[*prompt.speaker_ids, *[1] * len(reply.token_ids)]])
     with torch.inference_mode():
         logits = bot.model(ids, token_type_ids=speakers).logits[0, len(prompt.input_ids) - 1 :]
-    for place, token in enumerate(reply.token_ids):
-        said = [list(reply.token_ids[:place])]
-        log_p = next_candidates(logits[place : place + 1], bot.settings, bot.vocabulary, said, [[]]).model_log_probs[0]
+    for position, token in enumerate(reply.token_ids):
+        replies = [list(reply.token_ids[:position])]
+        log_p = next_candidates(
+            logits[position : position + 1], bot.settings, bot.vocabulary, replies, [[]]
+        ).model_log_probs[0]
         yield log_p[token].item(), sorted(log_p.tolist(), reverse=True)[:count]
 
 
@@ -174,9 +176,9 @@ def test_logprobs_are_the_models_own(ask, server, fields):
     assert (
         b"".join(bytes(entry.bytes) for entry in content).decode("utf-8", "ignore").startswith(answer.message.content)
     )
-    for entry, token, (own, best) in zip(content, reply.token_ids, expected_scores(bot, reply, 3), strict=False):
+    for entry, token, (expected, best) in zip(content, reply.token_ids, expected_scores(bot, reply, 3), strict=False):
         assert bytes(entry.bytes) == bot.vocabulary.pieces[token]
-        assert entry.logprob == pytest.approx(own, abs=1e-3)
+        assert entry.logprob == pytest.approx(expected, abs=1e-3)
         assert [other.logprob for other in entry.top_logprobs] == pytest.approx(best, abs=1e-3)
     if not fields:
         assert len(content) == len(reply.token_ids)

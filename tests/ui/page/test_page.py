@@ -96,12 +96,12 @@ def test_the_page_gives_the_reply_that_python_gives(bot, worker):
 def test_every_reply_is_noted_also_one_that_was_stopped(bot, worker):
     noted = []
     chat = chat_of(("user", "你好"))
-    list(answer(worker, chat, PageSettings(seed=7), "zh", lambda *about: noted.append(about)))
+    list(answer(worker, chat, PageSettings(seed=7), "zh", lambda *details: noted.append(details)))
     model, reply, first, ident, message = noted.pop()
     assert (model, reply.text, ident, message) == ("tiny", bot.reply(["你好"], seed=7), chat["id"], "你好")
     assert 0 < first <= reply.seconds
     seed = next(seed for seed in range(50) if len(bot.respond(["你好"], seed=seed).token_ids) > 5)
-    steps = answer(worker, chat, PageSettings(seed=seed), "zh", lambda *about: noted.append(about))
+    steps = answer(worker, chat, PageSettings(seed=seed), "zh", lambda *details: noted.append(details))
     next(steps)
     steps.close()
     assert noted[0][1].stop_reason == "stopped"
@@ -117,17 +117,17 @@ def test_several_replies_differ_from_each_other_and_from_the_one_shown(bot, work
     monkeypatch.setattr("ui.page.handlers.candidate_seeds", lambda seed, count: [seed] * count)
     shown = {"role": "assistant", "text": bot.reply(["你好"], 3)}
     chat = with_message(chat_of(("user", "你好")), shown)
-    *_, found = candidates(worker, chat, PageSettings(seed=3))
-    texts = [message["text"] for message in found]
+    *_, offered = candidates(worker, chat, PageSettings(seed=3))
+    texts = [message["text"] for message in offered]
     assert len({shown["text"], *texts}) == 4
-    assert texts == [bot.reply(["你好"], 3, variation=message["variation"], spread=1.0) for message in found]
+    assert texts == [bot.reply(["你好"], 3, variation=message["variation"], spread=1.0) for message in offered]
 
 
 def test_several_replies_are_those_of_their_seeds(bot, worker):
     chat = chat_of(("user", "你好"), ("assistant", "嗨"))
-    *_, found = candidates(worker, chat, PageSettings(seed=3))
-    assert [each["seed"] for each in found] == candidate_seeds(3, 4)[1:]
-    assert [each["text"] for each in found] == [bot.reply(["你好"], seed=each["seed"]) for each in found]
+    *_, offered = candidates(worker, chat, PageSettings(seed=3))
+    assert [each["seed"] for each in offered] == candidate_seeds(3, 4)[1:]
+    assert [each["text"] for each in offered] == [bot.reply(["你好"], seed=each["seed"]) for each in offered]
     assert worker.busy_rows == 0
     with pytest.raises(ChatError):
         next(candidates(worker, new_chat(), PageSettings()))
@@ -147,14 +147,14 @@ def test_the_messages_after_it_are_those_of_python(bot, worker):
     chat = chat_of(("user", "我不想活了"))
     noted = []
     for message in ("嗯", "吃几片", "今天吃什么"):
-        *_, (chat, line) = answer(worker, chat, PageSettings(seed=7), "zh", lambda *about: noted.append(about))
+        *_, (chat, line) = answer(worker, chat, PageSettings(seed=7), "zh", lambda *details: noted.append(details))
         assert chat["messages"][-1]["text"] == bot.reply(turns_of(chat)[:-1], seed=7)
         assert "seed" not in chat["messages"][-1]
         assert line == TEXT["zh"]["fixed"]
         chat = with_user_message(bot, chat, message)
         with pytest.raises(ChatError):
             next(candidates(worker, chat, PageSettings()))
-    assert [about[1].stop_reason for about in noted] == ["safety"] * 3
+    assert [details[1].stop_reason for details in noted] == ["safety"] * 3
     forged = {**chat, "messages": [*chat["messages"], {"role": "assistant", "text": "x", "seed": 1}]}
     with pytest.raises(ChatError):
         trace_reply(lambda name: worker, forged, len(forged["messages"]) - 1)
@@ -365,9 +365,9 @@ def test_every_word_of_the_script_is_a_text_of_the_page():
     words = set(re.findall(r'\bsay\("(\w+)"', script)) | set(re.findall(r'name: "(\w+)", icon', script))
     assert len(words) > 30
     assert words <= TEXT["zh"].keys()
-    said = re.sub(r"//.*", "", script.split("\n", 1)[1])
+    code = re.sub(r"//.*", "", script.split("\n", 1)[1])
     assert not re.findall(
-        "[\u4e00-\u9fff]", said.replace("闲", "", 1).replace("PingFang", "")
+        "[\u4e00-\u9fff]", code.replace("闲", "", 1).replace("PingFang", "")
     )  # the face is the only one
 
 

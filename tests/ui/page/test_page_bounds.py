@@ -133,10 +133,10 @@ def test_a_full_conversation_can_still_be_exported_and_shortened():
     assert checked(full)["messages"] == full["messages"]
     with pytest.raises(ChatError, match="too long"):
         check_room(full)
-    many = {**new_chat(), "messages": [message("a")] * chats.MAX_MESSAGES}
-    checked(many)
+    long_chat = {**new_chat(), "messages": [message("a")] * chats.MAX_MESSAGES}
+    checked(long_chat)
     with pytest.raises(ChatError, match="too long"):
-        check_room(many)
+        check_room(long_chat)
     assert str(chats.MAX_MESSAGES) in str(too_large())
 
 
@@ -244,22 +244,22 @@ def test_only_replies_of_this_server_can_be_rated(answered, field):
 
 
 def test_turns_that_this_server_did_not_make_are_not_recorded_with_a_rated_reply(worker):
-    def said(chat, text):
+    def with_reply(chat, text):
         *_, (chat, _) = answer(worker, chats.with_message(chat, message(text)), PageSettings(7), "zh")
         return chat
 
     forged = chat_of(("user", "谁赢了"), ("assistant", "假的"))
-    first = said({**forged, "persona": ["嗨", "喵"]}, "你好")
+    first = with_reply({**forged, "persona": ["嗨", "喵"]}, "你好")
     replies = [first["messages"][3]["text"]]
     assert rated_turns(checked(first), 3) == ["你好", *replies]
-    second = said(first, "再见")
+    second = with_reply(first, "再见")
     replies.append(second["messages"][5]["text"])
     assert rated_turns(checked(second), 5) == ["你好", replies[0], "再见", replies[1]]
     second["messages"][3].pop("signature")
     assert rated_turns(checked(second), 5) == ["再见", replies[1]]
-    divided = said(chats.with_message(second, {"role": "divider", "text": ""}), "早")
+    divided = with_reply(chats.with_message(second, {"role": "divider", "text": ""}), "早")
     assert rated_turns(checked(divided), 8) == ["早", divided["messages"][8]["text"]]
-    assert rated_turns(checked(said({**new_chat(), "persona": ["嗨", "喵"]}, "早")), 1)[0] == "早"
+    assert rated_turns(checked(with_reply({**new_chat(), "persona": ["嗨", "喵"]}, "早")), 1)[0] == "早"
 
 
 def test_a_signature_is_of_this_process_only(answered, monkeypatch):
@@ -317,9 +317,9 @@ def test_a_line_of_feedback_is_bounded(tmp_path):
     store.write(turns, "like")
     (line,) = lines_of(tmp_path)
     assert (tmp_path / "feedback.jsonl").stat().st_size <= feedback.MAX_LINE_BYTES
-    kept = [part["content"] for part in line["messages"]]
-    assert kept == turns[-len(kept) :]
-    assert len(kept) in range(10, 50, 2)
+    contents = [part["content"] for part in line["messages"]]
+    assert contents == turns[-len(contents) :]
+    assert len(contents) in range(10, 50, 2)
     assert line["messages"][-1]["role"] == "assistant"
     with pytest.raises(FeedbackError, match="64 KiB"):
         store.write(["长" * 30_000, "嗯"], "like")

@@ -33,7 +33,7 @@ def page(bot, auth=()):
         if auth:
             log_in(client, auth[0])
         functions = {part["api_name"]: part["id"] for part in client.get("/config").json()["dependencies"]}
-        held = (
+        event_queue = (
             next(route.app for route in app.routes if isinstance(route, Mount) and hasattr(route.app, "get_blocks"))
             .get_blocks()
             ._queue
@@ -44,7 +44,7 @@ def page(bot, auth=()):
             body = {"data": [chat], "fn_index": functions["begin"], "session_hash": session}
             return client.post(JOIN, json=body).status_code
 
-        yield client, held, call
+        yield client, event_queue, call
 
 
 def log_in(client: TestClient, pair: tuple[str, str]) -> None:
@@ -52,10 +52,10 @@ def log_in(client: TestClient, pair: tuple[str, str]) -> None:
     assert client.post("/login", data=dict(zip(("username", "password"), pair, strict=True))).status_code == 200
 
 
-def settle(held: BoundedQueue, client: TestClient) -> None:
+def settle(event_queue: BoundedQueue, client: TestClient) -> None:
     """Wait until no event runs."""
     for _ in range(200):
-        if not held.event_ids_to_events:
+        if not event_queue.event_ids_to_events:
             return
         client.portal.call(asyncio.sleep, 0.05)
     raise AssertionError("events are still running")
@@ -64,48 +64,50 @@ def settle(held: BoundedQueue, client: TestClient) -> None:
 def test_results_that_no_browser_reads_are_bounded(bot, monkeypatch):
     monkeypatch.setattr(queue, "MAX_SESSION_BYTES", 4_000_000)
     monkeypatch.setattr(queue, "MAX_BYTES", 8_000_000)
-    with page(bot) as (client, held, call):
+    with page(bot) as (client, event_queue, call):
         statuses = []
         for number in range(30):  # about 1.8 MB of results each
             statuses.append(call(f"s{number % 6}", 300_000))
-            settle(held, client)
-            assert held.held.bytes <= 8_000_000
+            settle(event_queue, client)
+            assert event_queue.held.bytes <= 8_000_000
         assert set(statuses) <= {200, 503}
         assert 200 in statuses
         sizes = [
-            len(json.dumps(item.model_dump(), default=str)) for each in held.sessions.values() for item in each._queue
+            len(json.dumps(item.model_dump(), default=str))
+            for each in event_queue.sessions.values()
+            for item in each._queue
         ]
         assert sum(sizes) < 8_000_000
-        assert len(held.sessions) <= 6
+        assert len(event_queue.sessions) <= 6
 
 
 def test_events_of_one_session_and_sessions_are_bounded(bot, monkeypatch):
     monkeypatch.setattr(queue, "MAX_SESSION_EVENTS", 3)
     monkeypatch.setattr(queue, "MAX_SESSIONS", 2)
-    with page(bot) as (client, held, call):
+    with page(bot) as (client, event_queue, call):
         assert [call("a") for _ in range(5)] == [200] * 3 + [503] * 2
-        settle(held, client)
+        settle(event_queue, client)
         assert [call(name) for name in ("b", "c", "b")] == [200, 503, 200]
-        assert sorted(held.sessions) == ["a", "b"]
+        assert sorted(event_queue.sessions) == ["a", "b"]
 
 
 def test_a_session_without_a_reader_is_dropped_after_a_minute(bot):
-    with page(bot) as (client, held, call):
+    with page(bot) as (client, event_queue, call):
         assert call("gone") == 200
-        settle(held, client)
-        late = held.now() + queue.UNREAD_SECONDS + 1
-        held.now = lambda: late
+        settle(event_queue, client)
+        late = event_queue.now() + queue.UNREAD_SECONDS + 1
+        event_queue.now = lambda: late
         assert call("new") == 200
-        settle(held, client)
-        client.portal.call(held.drop_unread)
-        assert list(held.sessions) == ["new"]
-        assert list(held.pending_event_ids_session) == ["new"]
-        assert held.held.bytes == held.sessions["new"].held
+        settle(event_queue, client)
+        client.portal.call(event_queue.drop_unread)
+        assert list(event_queue.sessions) == ["new"]
+        assert list(event_queue.pending_event_ids_session) == ["new"]
+        assert event_queue.held.bytes == event_queue.sessions["new"].held
         assert client.get(DATA, params={"session_hash": "gone"}).status_code == 404
 
 
 def test_a_browser_that_reads_gets_every_result(bot):
-    with page(bot) as (client, held, call):
+    with page(bot) as (client, event_queue, call):
         assert call("s", 1_000) == 200
         with client.stream("GET", DATA, params={"session_hash": "s"}) as stream:
             events = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
@@ -113,8 +115,8 @@ def test_a_browser_that_reads_gets_every_result(bot):
         assert done["success"]
         assert "长" * 1_000 in json.dumps(done["output"]["data"], ensure_ascii=False)
         assert events[-1]["msg"] == "close_stream"
-        settle(held, client)
-        assert held.held.bytes == 0
+        settle(event_queue, client)
+        assert event_queue.held.bytes == 0
 
 
 def test_a_conversation_as_the_browser_has_it(bot):
@@ -139,14 +141,14 @@ def test_a_conversation_as_the_browser_has_it(bot):
 
 
 def test_the_server_keeps_no_conversation_of_a_tab(bot):
-    with page(bot) as (client, held, call):
+    with page(bot) as (client, event_queue, call):
         for number in range(3):
             assert call(f"tab{number}", 50_000) == 200
-        settle(held, client)
-        states = held.server_app.state_holder
+        settle(event_queue, client)
+        states = event_queue.server_app.state_holder
         assert sorted(states.session_data) == ["tab0", "tab1", "tab2"]
-        kept = repr([state.config_values for state in states.session_data.values()])
-        assert "长" * 100 not in kept
+        values = repr([state.config_values for state in states.session_data.values()])
+        assert "长" * 100 not in values
         assert states.capacity < 1_000
 
 
@@ -160,25 +162,25 @@ def test_results_of_an_unknown_session_are_not_found(bot, query, caplog):
 
 
 def test_a_session_that_is_dropped_while_it_is_read_ends_its_stream(bot, caplog):
-    with page(bot) as (client, held, call):
+    with page(bot) as (client, event_queue, call):
         assert call("s") == 200
-        settle(held, client)
-        held.pending_event_ids_session["s"].add("still running")  # so that the stream waits for more
-        check = held.pending_messages_per_session.__class__.__getitem__
+        settle(event_queue, client)
+        event_queue.pending_event_ids_session["s"].add("still running")  # so that the stream waits for more
+        check = event_queue.pending_messages_per_session.__class__.__getitem__
         reads = []
 
         def read(self, name):
             reads.append(name)
             if len(reads) == 2:
-                held.forget("s")
+                event_queue.forget("s")
             return check(self, name)
 
-        held.pending_messages_per_session.__class__.__getitem__ = read
+        event_queue.pending_messages_per_session.__class__.__getitem__ = read
         try:
             with client.stream("GET", DATA, params={"session_hash": "s"}) as stream:
                 text = "".join(stream.iter_text())
         finally:
-            held.pending_messages_per_session.__class__.__getitem__ = check
+            event_queue.pending_messages_per_session.__class__.__getitem__ = check
         assert "Reload the page" in text
         assert "close_stream" in text
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
@@ -188,28 +190,28 @@ def test_the_session_with_the_most_results_loses_them(bot, monkeypatch):
     monkeypatch.setattr(queue, "MAX_BYTES", 1_000)
 
     async def scenario():
-        held = BoundedQueue(
+        event_queue = BoundedQueue(
             live_updates=True, concurrency_count=1, update_intervals=1, max_size=None, blocks=SimpleNamespace()
         )
         for name, size in (("small", 300), ("large", 650), ("small", 300)):
-            held.sessions.setdefault(name, held.new_session())
+            event_queue.sessions.setdefault(name, event_queue.new_session())
             event = SimpleNamespace(session_hash=name, alive=True, _id=name)
-            held.send_message(event, ProcessCompletedMessage(output={"data": "x" * (size - 202)}, success=True))
-        assert held.sessions["large"].get_nowait().msg == "unexpected_error"
-        first = held.sessions["small"].get_nowait()
+            event_queue.send_message(event, ProcessCompletedMessage(output={"data": "x" * (size - 202)}, success=True))
+        assert event_queue.sessions["large"].get_nowait().msg == "unexpected_error"
+        first = event_queue.sessions["small"].get_nowait()
         assert isinstance(first.output, Output)
         assert first.output.size == 100
-        held.send_message(event, EstimationMessage(queue_size=1))
-        held.forget("small")
-        held.forget("large")
-        assert held.held.bytes == 0
+        event_queue.send_message(event, EstimationMessage(queue_size=1))
+        event_queue.forget("small")
+        event_queue.forget("large")
+        assert event_queue.held.bytes == 0
 
     asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("value", ["\ud800", 10**30])
 def test_a_result_that_is_not_json_ends_its_event(value):
-    held = BoundedQueue(
+    event_queue = BoundedQueue(
         live_updates=False,
         concurrency_count=1,
         update_intervals=1,
@@ -217,11 +219,11 @@ def test_a_result_that_is_not_json_ends_its_event(value):
         blocks=None,
         default_concurrency_limit=1,
     )
-    session = held.sessions["a"] = held.new_session()
+    session = event_queue.sessions["a"] = event_queue.new_session()
     event = SimpleNamespace(session_hash="a", alive=True, _id="e")
-    held.send_message(event, ProcessGeneratingMessage(output={"data": [value]}, success=True))
+    event_queue.send_message(event, ProcessGeneratingMessage(output={"data": [value]}, success=True))
     assert session.empty()
-    held.send_message(event, ProcessCompletedMessage(output={"data": [value]}, success=True))
+    event_queue.send_message(event, ProcessCompletedMessage(output={"data": [value]}, success=True))
     message = session.get_nowait()
     assert (message.success, message.event_id, message.output["error"]) == (False, "e", queue.FAILED)
 
@@ -240,14 +242,14 @@ def test_no_client_can_make_such_a_result():
 
 def test_a_user_reads_and_fills_only_sessions_of_her_own(bot):
     users = (("ann", "pw"), ("ben", "pw"))
-    with page(bot, auth=users) as (client, held, call):
+    with page(bot, auth=users) as (client, event_queue, call):
         assert call("hers") == 200
-        settle(held, client)
+        settle(event_queue, client)
         log_in(client, users[1])
         assert client.get(DATA, params={"session_hash": "hers"}).status_code == 404
         assert call("hers") == 503
         assert call("his") == 200
-        settle(held, client)
+        settle(event_queue, client)
         log_in(client, users[0])
         with client.stream("GET", DATA, params={"session_hash": "hers"}) as stream:
             assert any('"success":true' in line for line in stream.iter_lines())
@@ -255,12 +257,12 @@ def test_a_user_reads_and_fills_only_sessions_of_her_own(bot):
 
 def test_results_that_a_log_out_leaves_unread_are_dropped(bot):
     user = ("ann", "pw")
-    with page(bot, auth=(user,)) as (client, held, call):
+    with page(bot, auth=(user,)) as (client, event_queue, call):
         assert call("hers") == 200
-        settle(held, client)
+        settle(event_queue, client)
         assert client.post("/logout", headers={"Origin": "http://localhost"}).status_code == 204
-        assert not held.sessions
-        assert held.held.bytes == 0
+        assert not event_queue.sessions
+        assert event_queue.held.bytes == 0
         log_in(client, user)
         assert client.get(DATA, params={"session_hash": "hers"}).status_code == 404
 
@@ -272,14 +274,14 @@ def test_malformed_events_leave_a_few_lines(bot, caplog, monkeypatch):
         monkeypatch.setattr(module, "FAILURES", lines)
     monkeypatch.setattr(queue, "MAX_SESSION_EVENTS", 1000)
     caplog.set_level(logging.INFO)
-    with page(bot) as (client, held, _):
+    with page(bot) as (client, event_queue, _):
         parts = {part["api_name"]: part for part in client.get("/config").json()["dependencies"]}
         number = parts["give_reasons"]["id"]
         for data in ([None, ["x"], [], ""], [None, None, 5, ""]):
             for _ in range(25):
                 body = {"data": data, "fn_index": number, "session_hash": "s"}
                 assert client.post(JOIN, json=body).status_code == 200
-            settle(held, client)
+            settle(event_queue, client)
     lines.finish()
     written = [record for record in caplog.records if record.levelno >= logging.ERROR]
     failures = {record.getMessage() for record in written}

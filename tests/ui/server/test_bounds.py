@@ -42,7 +42,7 @@ class Call:
     """A request to an ASGI application whose body arrives when the test says so."""
 
     def __init__(self, app, method: str, path: str, headers: dict[str, str] | None = None, client: str = "1.2.3.4"):
-        given = {"host": "localhost", "content-type": "application/json", **(headers or {})}
+        all_headers = {"host": "localhost", "content-type": "application/json", **(headers or {})}
         self.scope = {
             "type": "http",
             "method": method,
@@ -52,7 +52,7 @@ class Call:
             "scheme": "http",
             "http_version": "1.1",
             "root_path": "",
-            "headers": [(name.encode(), value.encode()) for name, value in given.items()],
+            "headers": [(name.encode(), value.encode()) for name, value in all_headers.items()],
             "client": (client, 1),
             "server": ("localhost", 80),
         }
@@ -339,12 +339,12 @@ def test_warnings_in_the_log_quote_no_text():
 def test_a_conversation_in_the_log_cannot_be_recognized(monkeypatch):
     from hashlib import sha256
 
-    here = salted_hash("你好")
-    assert re.fullmatch("[0-9a-f]{12}", here)
-    assert here == salted_hash("你好")
-    assert here != sha256("你好".encode()).hexdigest()[:12]
+    hashed = salted_hash("你好")
+    assert re.fullmatch("[0-9a-f]{12}", hashed)
+    assert hashed == salted_hash("你好")
+    assert hashed != sha256("你好".encode()).hexdigest()[:12]
     monkeypatch.setattr("ui.server.logs._SALT", b"another process")
-    assert here != salted_hash("你好")
+    assert hashed != salted_hash("你好")
 
 
 def cpu_seconds(call) -> float:

@@ -39,9 +39,9 @@ def test_a_document_that_is_kept_is_the_one_that_gradio_writes(bot, path, auth, 
         {"Host": "localhost", "Accept-Language": "zh", "Accept-Encoding": "br", "Cookie": "a=b"},
     ]
     with client_of(bot, auth=auth) as client:
-        kept = [client.get(path, headers=each) for each in headers * 2]
+        answers = [client.get(path, headers=each) for each in headers * 2]
         monkeypatch.setattr(documents, "PATHS", ())
-        for answer, each in zip(kept, headers * 2, strict=True):
+        for answer, each in zip(answers, headers * 2, strict=True):
             expected = client.get(path, headers=each)
             assert answer.status_code == expected.status_code
             assert answer.text == expected.text

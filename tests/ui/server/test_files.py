@@ -93,12 +93,12 @@ def test_a_named_file_reaches_no_function(bot, kind, tmp_path, cache):
             if not function["backend_fn"]:
                 continue
             count = len(function["inputs"])
-            for place in range(max(1, count)):
+            for position in range(max(1, count)):
                 for shape in shapes(canaries[tried % 2]):
                     data: list[object] = [None] * count
                     body = {"data": data, "fn_index": function["id"], "session_hash": "s", "event_data": None}
                     if count:
-                        data[place] = shape
+                        data[position] = shape
                     else:
                         body["event_data"] = shape
                     answer = client.post("/gradio_api/queue/join", json=body)

@@ -77,10 +77,12 @@ def test_thousands_of_refused_requests_leave_a_few_lines(bot, caplog):
         for number in range(200):
             assert client.get(f"/v1/nowhere{number}").status_code == 404
     app.state.limits.refused_lines.finish()
-    about = [record.fields for record in caplog.records if record.name == "xianliao.serve" and record.msg == "request"]
-    assert len(about) == logs.EQUAL_LINES_PER_MINUTE + 1
-    assert about[-1]["equal_lines"] == 200 - logs.EQUAL_LINES_PER_MINUTE
-    assert not any("nowhere" in str(fields) for fields in about)
+    request_lines = [
+        record.fields for record in caplog.records if record.name == "xianliao.serve" and record.msg == "request"
+    ]
+    assert len(request_lines) == logs.EQUAL_LINES_PER_MINUTE + 1
+    assert request_lines[-1]["equal_lines"] == 200 - logs.EQUAL_LINES_PER_MINUTE
+    assert not any("nowhere" in str(fields) for fields in request_lines)
 
 
 def test_replies_that_fail_leave_a_few_lines(bot, caplog, monkeypatch):
@@ -91,8 +93,8 @@ def test_replies_that_fail_leave_a_few_lines(bot, caplog, monkeypatch):
         for _ in range(50):
             answer = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "你好"}]})
             assert answer.status_code == 500
-    about = [record for record in caplog.records if record.msg == "a reply failed"]
-    assert len(about) == logs.EQUAL_LINES_PER_MINUTE
+    failure_lines = [record for record in caplog.records if record.msg == "a reply failed"]
+    assert len(failure_lines) == logs.EQUAL_LINES_PER_MINUTE
 
 
 def test_requests_on_which_the_server_fails_leave_a_few_lines(bot, tmp_path, monkeypatch):
@@ -118,11 +120,11 @@ def test_requests_on_which_the_server_fails_leave_a_few_lines(bot, tmp_path, mon
             handler.finish(10)
             root.removeHandler(handler)
     lines = [json.loads(line) for line in (tmp_path / "stderr").read_text().splitlines()]
-    about = [line for line in lines if line.get("logger") == "uvicorn.error"]
-    assert len(about) == logs.EQUAL_LINES_PER_MINUTE + 1
-    assert about[0]["error"] == "ZeroDivisionError"
-    assert about[0]["where"]
-    assert about[-1]["equal_lines"] == 50 - logs.EQUAL_LINES_PER_MINUTE
+    error_lines = [line for line in lines if line.get("logger") == "uvicorn.error"]
+    assert len(error_lines) == logs.EQUAL_LINES_PER_MINUTE + 1
+    assert error_lines[0]["error"] == "ZeroDivisionError"
+    assert error_lines[0]["where"]
+    assert error_lines[-1]["equal_lines"] == 50 - logs.EQUAL_LINES_PER_MINUTE
 
 
 def raise_reported(error: BaseException):

@@ -52,8 +52,8 @@ def listen_to(address: str, session: str) -> None:
         pass
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_server_within_five_seconds(how, endless, tmp_path):
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_within_five_seconds(signal_number, endless, tmp_path):
     """With a reply that would go on for minutes, tabs, half requests, and a short reply that may end."""
     with serving(tmp_path, "--checkpoint", str(endless), "default") as (address, process):
         port = int(address.rpartition(":")[2])
@@ -63,17 +63,17 @@ def test_a_signal_ends_the_server_within_five_seconds(how, endless, tmp_path):
         half = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
         half[1].sendall(b"POST /v1/chat/completions HTTP/1.1\r\n")
         half[2].sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
-        said, short = [], []
+        received, short = [], []
         begun, both_begun = threading.Event(), threading.Event()
 
         def talk():
             with client_of(address) as client:
                 try:
                     for chunk in client.chat.completions.create(model="endless", messages=HELLO, stream=True):
-                        said.append(chunk.choices[0].delta.content)
+                        received.append(chunk.choices[0].delta.content)
                         begun.set()
                 except openai.APIError as error:
-                    said.append(error)
+                    received.append(error)
 
         def talk_briefly():
             with client_of(address) as client:
@@ -87,7 +87,7 @@ def test_a_signal_ends_the_server_within_five_seconds(how, endless, tmp_path):
         talkers[1].start()
         assert both_begun.wait(30)
         started = time.monotonic()
-        process.send_signal(how)
+        process.send_signal(signal_number)
         time.sleep(0.5)
         refused = httpx.get(f"{address}/v1/models", timeout=5)
         assert refused.status_code == 503
@@ -97,9 +97,9 @@ def test_a_signal_ends_the_server_within_five_seconds(how, endless, tmp_path):
         assert time.monotonic() - started <= 5
         for talker in talkers:
             talker.join(5)
-        assert len(said) > 5
-        assert isinstance(said[-1], openai.APIError)
-        assert "shutting down" in str(said[-1])
+        assert len(received) > 5
+        assert isinstance(received[-1], openai.APIError)
+        assert "shutting down" in str(received[-1])
         assert short[-1].finish_reason == "stop"
         lines = [json.loads(line) for line in (tmp_path / "stderr").read_text().splitlines()]
         assert [line["event"] for line in lines if line["event"] in ("closing", "closed")] == ["closing", "closed"]

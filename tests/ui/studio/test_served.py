@@ -25,8 +25,8 @@ def test_a_result_is_served_beside_the_other_models_and_the_oldest_is_dropped(wo
     for number in range(1, MAX_RESULTS + 2):
         shutil.copytree(checkpoint, tmp_path / f"bot-{number}")
         assert results.add(tmp_path / f"bot-{number}") == f"bot-{number}"
-    kept = [f"bot-{number}" for number in range(2, MAX_RESULTS + 2)]
-    assert list(workers) == ["tiny", *kept]
+    newest = [f"bot-{number}" for number in range(2, MAX_RESULTS + 2)]
+    assert list(workers) == ["tiny", *newest]
     assert list(workers["bot-2"].stream_replies(["你好"], 1))[-1].text is not None
     before = workers["bot-2"]
     results.add(tmp_path / "bot-2")  # a run that was continued replaces its earlier state

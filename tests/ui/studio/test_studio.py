@@ -338,8 +338,8 @@ def test_presets_are_those_of_the_package_and_of_the_folder(folder):
     presets = [(preset.name, preset.is_new) for preset in find_presets(folder)]
     package = [("cpu_finetune", False), ("cpu_smoke", True), ("small", True), ("base", True)]
     fine_tuning = [(f"{name}.yaml", False) for name in ("bad", "endless", "odd", "quick")]
-    own = sorted([*fine_tuning, ("new.yml", True)])
-    assert presets == package + own
+    folder_presets = sorted([*fine_tuning, ("new.yml", True)])
+    assert presets == package + folder_presets
     assert all(f"studio_note_{name}" in STUDIO_TEXT["en"] for name, _ in package)
 
 
