@@ -73,7 +73,7 @@ class ReplySettings:
     )
     rank_prior: float = _setting(
         0.0,
-        "weight of -log p(reply without its context) in the choice of the best reply, against replies that fit anything",
+        "weight of -log p(reply without context) in the choice of the best reply, against replies that fit anything",
         0,
         MAX_NUMBER,
     )
