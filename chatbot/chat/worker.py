@@ -1,7 +1,7 @@
 """Continuous batching: one worker thread decodes for all conversations, which join and leave at any step.
 
 In one step, the model reads parts of the prompts of new conversations together with the last token of every reply in
-progress; then the next token of these replies is chosen. The state of each conversation has a slot of its own in
+progress; then the next token of these replies is chosen. The state of each conversation has a separate slot in
 memory, so other states are not copied when a conversation joins or leaves. The compiled library computes a row of the
 batch independently of the other rows: a reply is identical to the one generated alone with the same seed. With other
 models, the logits of a row are rounded differently beside other rows, by a few millionths of the largest logit in fp32;

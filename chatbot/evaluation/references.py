@@ -25,7 +25,7 @@ from chatbot.evaluation.cache import ResultCache, identity_of
 from chatbot.language.translation import translate
 
 MODEL_ALONE = ""
-"""Key of the nats under the model without any rule."""
+"""Key of the nats of the model without any rule."""
 
 RULES = (
     *("repetition_penalty", "no_repeat_ngram", "repeat_cost", "dry_multiplier", "dry_base", "dry_allowed_length"),

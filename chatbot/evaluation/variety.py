@@ -106,9 +106,10 @@ def compare(bot: Chatbot, base: Chatbot, contexts: Sequence[Sequence[str]], seed
 
 
 def is_above(rows: dict[str, dict[str, Any]], row: dict[str, Any]) -> bool:
-    """Whether the lower end of the interval of a method's difference is above the temperatures' curve at its quality.
+    """Whether a method's difference is above that of the temperatures at the same quality.
 
-    A method beyond the ends of the curve is not compared.
+    The lower end of the interval of the difference must be above the curve through the temperatures. False if the
+    quality is beyond the ends of the curve.
     """
     curve = sorted(
         (other["base_nats_per_unit"], other["difference_interval"][1])

@@ -20,7 +20,7 @@ MASKED_LOGIT = -1e4
 """A logit with probability zero in fp32; finite, because infinity times zero is not a number."""
 
 MAX_LOGITS = 2**22
-"""Number of logits that exist at a time."""
+"""Maximum number of logits that are in memory at a time."""
 
 ROW_MULTIPLE = 64
 """Pieces are padded to a multiple of this many rows. On CPUs, a bf16 product caches memory for every shape that it has
@@ -37,7 +37,7 @@ def next_token_loss(
     end: EndLogProbs | None = None,
     end_id: int | None = None,
 ) -> torch.Tensor:
-    """Return the summed nats of the next tokens with loss, divided by `items`.
+    """Return the loss of the next tokens: the sum of their nats, divided by `items`.
 
     Args:
         hidden: `[B, T, D]`, after the last norm.

@@ -41,8 +41,8 @@ TARGETS = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), (
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """Return the library, which uses as many threads as torch. Without a prebuilt one, it is built once and stored in the
-    cache folder.
+    """Return the library, which uses as many threads as torch. Without a prebuilt one, it is built once and stored in
+    the cache folder.
 
     Returns:
         None if the library is switched off, or if there is neither a prebuilt library nor a C compiler with a writable

@@ -71,7 +71,7 @@ class Joiner:
     def joined(self, parts: Sequence[Sequence[Span]], is_harmless: bool) -> Sequence[Span]:
         """Return the spans of whole phrases, given the spans of their parts.
 
-        Of the spans of a harmless phrase that have the same end, only the longest is returned: it contains the others.
+        If several spans of a harmless phrase have the same end, only the longest is returned: it contains the others.
         """
         if len(parts) == 1:
             return parts[0]

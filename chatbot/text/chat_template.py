@@ -77,10 +77,10 @@ def read_template(folder: Path) -> Template | None:
 
 
 def split_template(template: Mapping[str, str], thinks: bool = True) -> tuple[str, str, str, str]:
-    """Return the texts before the first content, from user to assistant, from assistant to user, and to ask for replies.
+    """Return four texts: before the first content, from user to assistant, from assistant to user, and the last.
 
-    Some templates write the last text, an open or an empty thinking block, after the text from user to assistant to ask
-    for a reply, but leave it out of the history.
+    The last asks for a reply, after the text from user to assistant: some templates write an open or an empty thinking
+    block there and leave it out of the history.
 
     Args:
         template: From `read_template`.

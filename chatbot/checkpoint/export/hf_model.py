@@ -91,7 +91,7 @@ class XianliaoForChat(XianliaoForCausalLM):
             **kwargs: Settings and arguments of transformers.
 
         Returns:
-            What transformers' `generate()` returns.
+            The result of transformers' `generate()`.
 
         Raises:
             ValueError: A setting cannot be used, or the prompts are missing.

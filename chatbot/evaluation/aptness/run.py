@@ -168,7 +168,7 @@ def report_aptness(output: str | Path, scores: Sequence[str | Path] = ()) -> dic
 
 
 def to_markdown(result: dict[str, Any]) -> str:
-    """Return the report as Markdown; the first checkpoint is the one that others are compared with."""
+    """Return the report as Markdown; all other checkpoints are compared with the first."""
     lines = ["# Aptness", ""]
     if result["judges"]:
         lines += [

@@ -46,7 +46,8 @@ def naive(
         q, k: `[B, T, H, K]`.
         v: `[B, T, H, V]`.
         log_decay: `[B, T, H]`, <= 0, or `[B, T, 1]` for all heads.
-        segment_ids: int `[B, T]`, non-decreasing: index of each token's packed dialogue. `None` is one dialogue per row.
+        segment_ids: int `[B, T]`, non-decreasing: index of each token's packed dialogue. `None` is one dialogue per
+            row.
         state: `[B, H, K, V]` before the first token, of the same dialogue as the first token. `None` is empty.
 
     Returns:
@@ -250,8 +251,8 @@ def pad_to_chunks(
 ) -> tuple[Sequence[torch.Tensor], torch.Tensor | None]:
     """Pad tensors `[B, T, ...]` and segment ids at the end to a whole number of chunks.
 
-    The padding is zero: keys have no weight and decay factors are one, so the state passes through unchanged. It
-    belongs to the last dialogue.
+    The padding is zero: keys have no weight and decay factors are one, so the state passes through unchanged. The
+    padding belongs to the last dialogue.
     """
     padding = -tensors[0].shape[1] % chunk
     if not padding:
