@@ -1,4 +1,4 @@
-"""Trace of a reply, token by token: the candidates with their probabilities, and the probability of the end."""
+"""Trace of a reply, token by token: the candidates and the end of turn, with their probabilities."""
 
 from __future__ import annotations
 

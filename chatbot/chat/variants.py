@@ -67,7 +67,7 @@ def pool_size(variation: int) -> int:
 
 
 def candidate_settings(request: Request) -> list[ReplySettings]:
-    """Return the settings of each candidate of a request; those of further candidates for variants may be hotter."""
+    """Return the settings of each candidate of a request; further candidates may have a higher temperature."""
     settings = [request.settings] * request.candidates
     for index in range(request.settings.candidates if request.is_chosen else len(settings), len(settings)):
         heat = 1 + request.spread * (HEATS[index % POOL * len(HEATS) // POOL] - 1)

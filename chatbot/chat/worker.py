@@ -44,7 +44,8 @@ class Worker:
     Args:
         bot: Bot that replies; no other thread may use its model while the worker runs.
         max_rows: Maximum number of replies that are decoded at the same time; more wait in the queue.
-        max_waiting: Maximum number of replies in the queue; more are refused. One named sender may fill half of it.
+        max_waiting: Maximum number of replies in the queue; more are refused. One named sender may have half of the
+            queue.
         prompt_tokens: Maximum number of prompt tokens that are read in one step.
         run: Function that calls `function(*values, **named)`, which checks and tokenizes a text of `size` characters
             for `prepare`, `stream_replies` and `trace`; a server passes one that uses a bounded pool of threads.

@@ -48,7 +48,7 @@ class Search(Protocol):
         """Choose how searches of one class and group continue.
 
         Args:
-            logits: Logits `[B, V]` of the next token of the rows of all searches, in order.
+            logits: Logits `[B, V]` of the next token of each row; the rows of all searches, in order.
             searches: The searches.
             vocabulary: Properties of the tokens.
 

@@ -26,7 +26,7 @@ MAX_NUMBER = 10**6
 """Maximum of settings without a natural maximum."""
 
 MAX_STORED_LIMIT_TOKENS = 4096
-"""Maximum of a reply's limit in generation_config.json, so that a checkpoint from elsewhere cannot keep a server busy."""
+"""Maximum reply length that generation_config.json may set, so that no checkpoint can keep a server busy."""
 
 FORBIDDING_NATS = 1e30
 """A `repeat_cost` of this value or more is treated as infinite, because the sum of several would overflow float32."""
@@ -227,7 +227,7 @@ class ReplySettings:
 
     @property
     def bound_tokens(self) -> int:
-        """Maximum number of tokens of a reply; greedy and beam search end by t0 + delta + 1 without the limit."""
+        """Maximum number of tokens of a reply; for greedy and beam search at most t0 + delta + 1 if the floor is on."""
         if self.method == "sample" or self.floor_start_tokens is None:
             return self.limit_tokens
         return min(self.limit_tokens, self.floor_start_tokens + self.floor_delta_tokens + 1)

@@ -18,7 +18,7 @@ from chatbot.evaluation.likeness import Likeness
 from chatbot.text.dialogue import clean_turn
 
 DIVERSITY = ("dist_1", "dist_2", "ent_4", "word_dist_1", "word_dist_2")
-"""Metrics of diversity: Dist-n and Ent-n of characters or words; the last character is n."""
+"""Metrics of diversity: Dist-n and Ent-n of characters or words; each name ends with n."""
 
 _THREE_TIMES = re.compile(r"(.{2,}?)\1\1", re.S)
 

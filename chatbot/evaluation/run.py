@@ -127,7 +127,7 @@ def read_fitting(bots: Sequence[Chatbot], data: str | Path, max_dialogues: int |
 
 
 def _fits(bot: Chatbot, turns: Sequence[str]) -> bool:
-    """Whether a dialogue fits into the positions of a model, and each of its turns into half of them."""
+    """Whether a dialogue is not longer than a model allows, and each of its turns at most half as long as that."""
     limit = bot.model.max_tokens
     if limit is None:
         return True

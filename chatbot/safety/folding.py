@@ -14,7 +14,7 @@ import numpy as np
 from chatbot.safety.characters import LOOKALIKES, MOST_LETTERS, is_respelled, skeleton, unescaped
 
 NONE, SPACE, CLAUSE, SENTENCE = range(4)
-"""Kinds of separators between two letters: none; a space, symbol or emoji; the end of a clause; of a sentence."""
+"""Kinds of separators between two letters: none; a space, symbol or emoji; the end of a clause or of a sentence."""
 
 _CLAUSE, _SENTENCE = frozenset("，,、：:；;"), frozenset("。！？!?…\n\r\u2028\u2029")
 _SAME = {
@@ -25,7 +25,7 @@ _SAME = {
 _INVISIBLE = frozenset("\u115f\u1160")
 """Letters that have no shape: the Hangul fillers, after NFKD."""
 _MAX_LETTERS = 4
-"""Maximum number of characters to which one is folded. NFKD makes 18 of U+FDFA."""
+"""Maximum number of letters that a folded character becomes. NFKD makes 18 of U+FDFA."""
 FILLER = 4
 """Between two Chinese characters at most this many letters of other scripts, digits and `STROKES` are removed."""
 STROKES = "〇丶々ー啊呃嗯哦噢喔唉哎呀哟"
@@ -123,7 +123,7 @@ class Folded:
             start = end + 1
         if len(indices) == size:
             return self
-        starts = np.concatenate(([0], np.array(indices) + 1))  # of the letters whose separators each index takes over
+        starts = np.concatenate(([0], np.array(indices) + 1))  # an index takes over the separators from here to itself
         breaks = np.maximum.reduceat(np.array(self.breaks), starts).tolist()
         places = np.array(self.places)[indices].tolist()
         return Folded("".join([text[index] for index in indices]), tuple(places), tuple(breaks))

@@ -1,4 +1,4 @@
-"""Content of text files, plain or compressed, in one pass and in bounded memory.
+"""Reads text files, plain or compressed, in one pass and in bounded memory.
 
 Compressed data is recognised by its first bytes and decompressed in pieces of at most `CONTENT_BYTES`, because a file
 of a few kilobytes can hold gigabytes. UTF-16 with a byte order mark becomes UTF-8.

@@ -32,7 +32,7 @@ MAX_ARGUMENT = 1_000
 """Maximum of a number given to a filter or function, such as a width or the end of a range."""
 
 MAX_PRODUCT = 100_000
-"""Maximum length of a value that an operator or filter may make of its operands."""
+"""Maximum length of the result that an operator or filter may compute from its operands."""
 
 FIXED_DATE = "26 Jul 2024"
 """Result of `strftime_now` for every format: the date that Llama's templates use when they are given no clock."""

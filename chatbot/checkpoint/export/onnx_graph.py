@@ -1,6 +1,6 @@
 """Export for ONNX: graphs that read tokens and carry the state of the dialogues as inputs and outputs.
 
-torch.onnx traces the model itself, so there is no second implementation to maintain. The output folder has these files:
+torch.onnx traces the model itself, which avoids a second implementation. The output folder has these files:
 
     model.onnx           one token per call and dialogue, opset 18, fp32
     model_int8.onnx      the same; matrices are int8 with one scale per row and become fp32 when the graph is loaded

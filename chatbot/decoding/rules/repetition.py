@@ -129,7 +129,7 @@ class Dry:
         return math.exp(min(nats, math.log(MAX_DRY_NATS)))
 
     def _matched(self, reply: Sequence[int], before: Sequence[Sequence[int]]) -> dict[int, int]:
-        """Return, for each token that has followed the last token before, the length of the longest match before it."""
+        """Return, for each token that followed an earlier copy of the last token, the longest match before it."""
         longest: dict[int, int] = {}
         for text in (reply, *before):
             for position in range(1, len(text)):

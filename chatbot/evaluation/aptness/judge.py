@@ -1,4 +1,4 @@
-"""A language model as judge, behind any OpenAI-compatible endpoint. It rates the replies of each row in both orders."""
+"""A language model as judge, behind any OpenAI-compatible endpoint, which rates replies in both orders."""
 
 from __future__ import annotations
 

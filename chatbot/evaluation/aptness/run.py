@@ -26,7 +26,7 @@ from chatbot.text.dialogue import clean_turn
 
 RESULT, MARKDOWN, CHOICES = "aptness.json", "aptness.md", "choices.json"
 CHOICES_DEFAULT = 200
-"""Number of dialogues for the choices without a judge."""
+"""Number of dialogues for the measurement without a judge."""
 
 
 def write_aptness_sheets(

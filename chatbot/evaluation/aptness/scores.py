@@ -146,7 +146,7 @@ def _scores_of(system: str, rows: Iterable[Row], judges: Sequence[Judge]) -> lis
 
 
 def _level(values: list[list[float | None]], resamples: int) -> dict[str, Any]:
-    """Return mean and shares of 0, 1 and 2, with intervals over contexts; other scores are rounded."""
+    """Return mean and shares of 0, 1 and 2, with intervals over contexts; scores between these are rounded."""
     rated = [[score for score in row if score is not None] for row in values]
     counts = [len(row) for row in rated]
     total = sum(counts)

@@ -194,7 +194,7 @@ class ChunkedRecurrence(torch.autograd.Function):
         dk = multiply_(torch.bmm(v, after.mT), outgoing, shape).baddbmm_(dscores.mT, q)
         dg = None
         if ctx.needs_input_grad[3]:
-            wide = torch.float64  # the sums of a chunk cancel almost all of each term
+            wide = torch.float64  # the terms almost cancel in the sums of a chunk
             dc = (q * dq).sum(-1, dtype=wide).sub_((k * dk).sum(-1, dtype=wide))
             dg = decay_gradient(dc, states, last, after, shape)
             dg = dg if within.shape[1] == shape[1] else dg.sum(2, keepdim=True)  # one decay for all heads

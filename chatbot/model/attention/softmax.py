@@ -6,7 +6,7 @@ Without a window, the state holds the keys and values of all tokens, so it grows
 it holds those of the last `sliding_window` tokens, so its size and the time of a step stay constant. Positions are
 rotary (arXiv 2104.09864) if `positions` is `rope`.
 
-Dims: B batch, T new tokens, S remembered and new ones, H heads, K head width, W window.
+Dims: B batch, T new tokens, S remembered and new tokens, H heads, K head width, W window.
 """
 
 from __future__ import annotations

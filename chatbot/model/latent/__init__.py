@@ -1,4 +1,4 @@
-"""Latent variable of a reply: one vector z per reply, so that a message has many replies, near and far from each other.
+"""Latent variable of a reply: different vectors z give different replies to a message, near or far from each other.
 
 layers.py    prior p(z|c), recognition q(z|c,r), and the projections that add z to every reply token
 gaussian.py  the geometry: KL in whitened coordinates, free bits, directions that are orthogonal to each other

@@ -73,7 +73,7 @@ def choose_replies(batch: dict[str, torch.Tensor], end_id: int, last: bool = Fal
     for row in range(len(ids)):
         for segment in segments[row].unique().tolist():
             ends = (is_end[row] & (segments[row] == segment)).nonzero()[:, 0].tolist()
-            # labels are those of the targets: a turn is learnt if its end is
+            # a turn carries loss if its end does
             turns = [i for i in range(1, len(ends)) if labels[row, ends[i]] != IGNORED_LABEL]
             if not turns:
                 continue

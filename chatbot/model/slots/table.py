@@ -221,7 +221,7 @@ class SlotView:
         return result
 
     def remember(self, layer: int, tensors: dict[str, torch.Tensor]) -> None:
-        """Store the tensors of a layer after the new tokens; of growing ones the last T entries are new."""
+        """Store the tensors of a layer after the new tokens; only the last T entries of growing tensors are new."""
         growing = self.table.growing[layer]
         for name, tensor in tensors.items():
             if name in growing:
