@@ -1,9 +1,9 @@
-"""xianliao (闲聊): everything that training and serving must agree on.
+"""xianliao (闲聊): the code that training and serving share.
 
-The folders are the import levels. A module imports from its own folder and from lower ones, and from no other room of the
-project (`tests/test_layers.py` checks this):
+The folders are import levels, lowest first. A module imports from its own folder and from lower ones, never from
+`data_prep`, `training` or `ui` (`tests/test_layers.py` checks this):
 
-    errors, storage, language         messages; whole-file writes and locks; English or Chinese
+    errors, storage, language         error messages; atomic writes and locks; translation into Chinese
     text                              cleaning, layouts, tokenizer, files of dialogues and settings; needs no torch
     safety                            fixed replies for people in crisis, words that are kept out; needs no torch
     native                            the compiled library in C; knows arrays, not models

@@ -27,16 +27,16 @@ if TYPE_CHECKING:  # importing torch takes seconds, which --help does not need
 
 WITHOUT_OPTION = {
     "method": "--greedy and --beams choose it",
-    "keep_eos": "False lets a truncation remove the end of turn; it is for experiments in Python and in checkpoints",
-    "logit_bias": "it names token ids, which the terminal does not show; Python and the API take it",
+    "keep_eos": "if it is False, top-k or top-p may remove the end of turn; only for experiments in Python",
+    "logit_bias": "its values belong to token ids, which the terminal does not show; use Python or the API",
     "top_logprobs": "the terminal shows no log-probabilities; Python and the API return them",
 }
-"""Fields of ReplySettings without an option of xianliao-chat, with the reason."""
+"""Fields of ReplySettings that are not options of xianliao-chat, each with the reason."""
 
 DECODING = tuple(
     (option.name, option.kind, option.help) for option in OPTIONS if option.name not in (*WITHOUT_OPTION, "beams")
 )
-"""Fields of ReplySettings that are options of their name; the other options have their own lines."""
+"""Fields of ReplySettings that become options of the same name; the other options are added one by one below."""
 
 COMMANDS = (
     "/another say it in another way  /retry new reply  /undo take back  /clear start again  /help list  /quit leave"
@@ -51,7 +51,7 @@ def build_chat_parser() -> argparse.ArgumentParser:
     add_safety_option(parser)
     add = parser.add_argument
     add("--message", nargs="+", metavar="TEXT", help="send these messages in order, print the replies and exit")
-    add("--system", metavar="TEXT", help="system prompt of a chat model: what it is told before the conversation")
+    add("--system", metavar="TEXT", help="system prompt: instructions that a chat model gets before the conversation")
     add("--seed", type=int, help="seed of every reply; the same history and seed give the same reply (default: random)")
     decoding = parser.add_argument_group("decoding", "defaults come from the checkpoint")
     for name, kind, text in DECODING:
@@ -60,7 +60,7 @@ def build_chat_parser() -> argparse.ArgumentParser:
         "--spread",
         type=float,
         metavar="F",
-        help="how far /another is from the replies shown, 0 (near) to 2 (far) (default: 1)",
+        help="how much /another differs from the replies already shown, 0 (little) to 2 (much) (default: 1)",
     )
     add_script_option(decoding)
     add_thinking_option(decoding)

@@ -12,7 +12,8 @@ from typing import Protocol
 from chatbot.language.translation import labelled, translate
 
 _OWN = ("chatbot", "data_prep", "training", "ui", "checkpoints")
-"""Packages of this project; that one of their modules is missing says nothing about other packages."""
+"""Packages of this project. If one of their modules is missing, this copy is incomplete; `pip install` of an extra does
+not help."""
 
 
 class XianliaoError(ValueError):
@@ -36,7 +37,7 @@ class ReplySettingsError(XianliaoError):
 
 
 def shown(value: object) -> str:
-    """Return a value as Python writes it, in one line of at most some hundred characters, for an error message."""
+    """Return a value as Python writes it, in one line of a few hundred characters at most, for an error message."""
     return _SHORT.repr(value)
 
 
@@ -54,7 +55,7 @@ def last_line(error: BaseException) -> str:
     return _lines(error)[-1][:_LONGEST_LINE]
 
 
-_LONGEST_LINE = 400  # characters; other packages quote unusable values of any length
+_LONGEST_LINE = 400  # characters; messages of other packages may quote a value of any length
 
 
 def _lines(error: BaseException) -> list[str]:
@@ -63,7 +64,7 @@ def _lines(error: BaseException) -> list[str]:
 
 
 class Command(Protocol):
-    """Main function of a command: takes the command line (None: that of the process), returns the exit code."""
+    """Main function of a command: takes the arguments (None: those of the process) and returns the exit code."""
 
     def __call__(self, argv: list[str] | None = None) -> int: ...
 
@@ -77,7 +78,7 @@ def explain_faults(main: Callable[[list[str] | None], int | None], extra: str = 
 
     Args:
         main: Main function of the command.
-        extra: Extra of the package that installs what the command needs.
+        extra: Optional dependencies that the command needs, as in `pip install "xianliao[extra]"`.
     """
 
     @functools.wraps(main)

@@ -1,8 +1,7 @@
-"""Files that are whole or absent, files of folders from elsewhere, and one process at a time in a folder.
+"""Atomic writes, safe reading of files in downloaded folders, and locks that admit one process to a folder.
 
-This module writes every file that another process may read, or from which a stopped program continues: under a
-temporary name in the same folder, then renamed, which replaces the old file in one step. A crash leaves the old file as
-it was.
+Every file that another process may read, or from which a stopped program resumes, is written under a temporary name in
+the same folder and then renamed, which replaces the old file in one step. After a crash the old file is still complete.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def exclusive(folder: Path, error: XianliaoError, lock: str = LOCK) -> Iterator[
         lock: Name of the lock file in the folder.
 
     Raises:
-        XianliaoError: `error`; another process holds the lock.
+        XianliaoError: The given `error`, if another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     held = FileLock(folder / lock)
@@ -56,11 +55,11 @@ def exclusive(folder: Path, error: XianliaoError, lock: str = LOCK) -> Iterator[
 def files_within(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Return the regular files of a folder and its subfolders that have one of the suffixes, sorted by path.
 
-    A folder from elsewhere may contain symbolic links to any file of this machine, so links may only point into the folder.
-    Linked folders are not entered.
+    A downloaded folder may contain symbolic links to any file of this machine, so only links to files inside the folder
+    are allowed. Linked folders are not entered.
 
     Raises:
-        FileError: A folder cannot be read, or a file with one of the suffixes is a link that leaves `folder`.
+        FileError: A folder cannot be read, or a file with one of the suffixes is a link to a file outside `folder`.
     """
 
     def refuse(error: OSError) -> None:
@@ -72,18 +71,18 @@ def files_within(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     leaving = [file for file in files if not Path(os.path.realpath(file)).is_relative_to(whole)]
     if leaving:
         raise FileError(
-            f"{min(leaving)} is a link to a file outside {folder} (one of {len(leaving)}). Replace it by a copy, or name the"
-            " file itself."
+            f"{min(leaving)} is a link to a file outside {folder} (one of {len(leaving)} such links). Replace it by a"
+            " copy, or name the file itself."
         )
     return sorted(file for file in files if file.is_file())
 
 
 def open_regular(path: Path, within: Path | None = None, mode: str = "rb") -> IO[bytes]:
-    """Open a regular file without waiting. A folder from elsewhere may have a FIFO or a device under any name.
+    """Open a regular file, and never block. In a downloaded folder, any name may belong to a FIFO or a device.
 
     Args:
         path: File to open.
-        within: Folder that contains the file, which no link may leave; None allows every link.
+        within: Folder that must contain the file after links are followed; None allows every link.
         mode: Binary mode, as for `open`.
 
     Raises:
@@ -127,8 +126,8 @@ def read_json(
         advice: What to do about an unusable file; the end of the message.
 
     Raises:
-        XianliaoError: `error`; the file is missing, damaged, too large, nested too deeply, not a JSON object, or has a
-            key twice.
+        XianliaoError: The given `error`: the file is missing, damaged, too large, nested too deeply, not a JSON object,
+            or has a key twice.
     """
     try:
         value = parse_json(read_text(path, JSON_BYTES.get(path.name, MAX_JSON_BYTES)))
@@ -180,7 +179,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-MAX_EXACT = 1 << 53  # numbers for a browser are below this one: it reads larger whole numbers inexactly
+MAX_EXACT = 1 << 53  # numbers for a browser are below this one, because a browser rounds larger whole numbers
 
 
 def object_of(line: bytes) -> dict | None:
@@ -193,13 +192,13 @@ def object_of(line: bytes) -> dict | None:
 
 
 def log_entries(text: bytes) -> list[dict]:
-    """Return the entries of the log of a run, which have a `step`; other lines are skipped."""
+    """Return the entries in the log of a training run: the lines with a valid `step`; other lines are skipped."""
     entries = (object_of(line) for line in text.split(b"\n") if line)
     return [row for row in entries if row and type(step := row.get("step")) is int and 0 <= step < MAX_EXACT]
 
 
 def resume_rows(path: Path) -> list[dict]:
-    """Return the rows of a file, and cut the file before its first damaged line; a missing file has no rows.
+    """Return the JSON objects of a JSONL file, after truncating it before its first damaged line; [] without a file.
 
     Raises:
         FileError: The file cannot be opened, is not a regular file, or is a link that leaves its folder.
@@ -223,7 +222,7 @@ def resume_rows(path: Path) -> list[dict]:
 
 
 def append_row(path: Path, row: dict) -> None:
-    """Append a row to a file.
+    """Append a JSON object to a JSONL file.
 
     Raises:
         OSError: The file cannot be opened, is not a regular file, or is a link that leaves its folder.
@@ -234,14 +233,15 @@ def append_row(path: Path, row: dict) -> None:
 
 MAX_HEADER_BYTES = 8 << 20
 DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-"""Bytes per element of the dtypes that are read; the last three hold int8 matrices and the masks of a GPT-2."""
+"""Bytes per element of the dtypes that are read; the last three: int8 matrices, attention masks in GPT-2 files."""
 
 
 def read_header(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes in the header of a safetensors file, without reading the tensors.
 
     Raises:
-        OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError: The file does not have the header of a
+        OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError: The file does not have the header
+        of a
             safetensors file, or the header is longer than `MAX_HEADER_BYTES` or does not fit the size of the file.
     """
     with open_regular(path) as file:
@@ -303,7 +303,7 @@ def replacing_files(folder: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` write a file under a temporary name, then rename it. The file may be lost in a power failure."""
+    """Call `write` with a temporary path, then rename that file to `path`. A power failure may lose the file."""
     with replacing(path, durable=False) as temporary:
         write(temporary)
 
@@ -321,13 +321,13 @@ def sync(file: Path) -> None:
 
 
 HEADERS_IN_PATHS = ("etag", "x-linked-etag", "x-repo-commit", "x-xet-hash")
-"""Headers that the hub's client makes file names of."""
+"""Headers from which the client of the Hugging Face hub makes file names."""
 
 
 def check_headers() -> None:
-    """Make the hub's client check the headers that it makes file names of: a server could name any file to write.
+    """Make the hub's client check these headers, because a server could otherwise choose any file for it to write.
 
-    The client takes them from its HEAD requests. The other answers may have entity tags of any form.
+    The client takes file names from the answers to HEAD requests only, so the headers of other answers are not checked.
     """
     from huggingface_hub import get_session
 
@@ -346,5 +346,5 @@ def _check_response(response: Any) -> None:
 
 
 def is_file_name(text: str) -> bool:
-    """Whether a text can be the name of a file in a folder, and leads to no other folder."""
+    """Whether a text can be a file name and does not lead to another folder."""
     return 0 < len(text) <= 200 and text.isprintable() and not set(text) & set("/\\:") and text not in (".", "..")

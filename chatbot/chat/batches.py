@@ -26,7 +26,7 @@ PROMPT_TOKENS = 128
 
 @dataclass(eq=False)
 class Closing:
-    """The end of turn of a finished reply, read so that the state can be cached for the next turn; a `Search`.
+    """`Search` in which the model reads the end of turn of a finished reply, so that the state can be cached.
 
     Attributes:
         pieces: Pieces of the prompt and the reply, the end of turn included.
@@ -49,19 +49,19 @@ class Closing:
 
 
 class Entering:
-    """A job whose prompt is being read.
+    """A job whose prompt the model is still reading.
 
     Args:
         job: The job.
         slot: Slot of its state.
-        done: Number of prompt pieces that the state has read.
+        done: Number of prompt pieces that the state already contains.
         logits: Logits `[1, V]` after these pieces; None before the first piece.
 
     Attributes:
         read: Number of tokens that were read after these pieces.
-        before_end: State before the last token of the prompt, which a variant of a model with a latent reads twice:
-            without z, whose prior depends on what follows, and then with z.
-        needs_latent: Whether the last token was not read with z yet.
+        before_end: State before the last token of the prompt. For a variant from a model with a latent variable z, this
+            token is read twice: without z, to get the hidden state that the prior of z depends on, and then with z.
+        needs_latent: Whether the last token must still be read with z.
     """
 
     def __init__(self, job: Job, slot: int, done: int, logits: torch.Tensor | None):
@@ -72,11 +72,11 @@ class Entering:
         self.ids = [token for ids, _ in pieces[done:] for token in ids]
         self.speakers = [speaker for ids, speaker in pieces[done:] for _ in ids]
         last = len(pieces[-1][0]) if done < len(pieces) else 0
-        self.message_start = len(self.ids) - last  # where the last turn begins, from which others can go on
+        self.message_start = len(self.ids) - last  # the state before the last turn is cached
 
     @property
     def unread(self) -> int:
-        """Number of tokens that were not read."""
+        """Number of tokens that are still to be read."""
         return len(self.ids) - self.read
 
     def part(self, most: int) -> Part:
@@ -90,14 +90,14 @@ class Entering:
 
 
 class SharedBatch:
-    """Replies of many jobs in the slots of one pool; jobs enter and leave at any step.
+    """Batch of replies whose states have slots in one pool; jobs enter and leave at any step.
 
     Each step is one pass over the last token of every running reply, over parts of the prompts of new jobs, and over
-    the ends of turns of finished replies. At most `prompt_tokens` tokens of prompts are read in a step, so that a long
-    history delays the others by little. Half of them go to the job that has waited longest, the rest to the jobs with
-    the fewest unread tokens. A state is cached where the next message of the person continues from it.
+    the ends of turns of finished replies. At most `prompt_tokens` prompt tokens are read per step, so that a long
+    history hardly delays the other replies. Half of this number is for the job that has waited longest, the rest for
+    the jobs with the fewest unread tokens. States from which the person's next message can continue are cached.
 
-    A job whose logits cannot be decoded ends with the error; the others go on.
+    A job whose logits cannot be decoded ends with an error; the other jobs continue.
 
     Args:
         bot: Bot whose model decodes.
@@ -114,7 +114,7 @@ class SharedBatch:
         self._entering: list[Entering] = []
 
     def __len__(self) -> int:
-        """Number of rows in the batch, with those that entering jobs and beams may take."""
+        """Number of rows in the batch, including the rows that new jobs and beam searches may still take."""
         running = [
             search.settings.beams if isinstance(search, BeamSearch) else search.rows
             for search in self._decoding.searches
@@ -128,7 +128,7 @@ class SharedBatch:
         return list(dict.fromkeys([*running, *(entry.job for entry in self._entering)]))
 
     def enter(self, job: Job) -> None:
-        """Give a job a slot with the longest cached prefix of its prompt."""
+        """Give a job a slot that starts from the cached state of the longest prefix of its prompt."""
         pieces = job.request.prompt.pieces
         known = pieces[:-1] if job.request.has_latent and job.request.variation else pieces
         done, batch, logits = self.bot.snapshots.longest(known)
@@ -148,7 +148,7 @@ class SharedBatch:
         self._forget_ended()
 
     def step(self) -> list[Job]:
-        """Read, add the jobs whose prompts have been read, choose a token for every row, and return the jobs that did."""
+        """Run the model, add the jobs whose prompts are complete, choose a token per row; return the advanced jobs."""
         entries = self._next_parts()
         self._rows.parts = [part for _, part in entries]
         if self._decoding.tokens or entries:
@@ -167,7 +167,7 @@ class SharedBatch:
         advanced = [self._owners[search] for search in self._decoding.searches if search in self._owners]
         self._decoding.choose(self._closing)
         for search, error in self._decoding.failed.items():
-            if (failed := self._owners.get(search)) is not None:  # the end of a reply may fail: it is not cached then
+            if (failed := self._owners.get(search)) is not None:  # a `Closing` has no job: its state is not cached
                 failed.hand_over(error)
                 failed.cancel()
         self._forget_ended()
@@ -195,7 +195,7 @@ class SharedBatch:
             entry.before_end = self.pool.copy_of(entry.slot)
 
     def _give_latent(self, entry: Entering) -> None:
-        """Go back to before the last token of the prompt and set z, so that the next step reads it with z."""
+        """Restore the state before the last token of the prompt and set z; the next step reads that token with z."""
         latent = latent_of(self.bot)
         assert latent is not None
         z = z_of(latent, entry.job.request, self.pool.hidden_of(entry.slot))
@@ -212,7 +212,7 @@ class SharedBatch:
                 self.bot.snapshots.add(search.pieces, self.pool.copy_of(self._rows.slots[row]), logits)
 
     def _begin(self, entry: Entering) -> None:
-        """Add the rows of a job whose prompt has been read, the first in its slot."""
+        """Add the rows of a job whose prompt has been read; the first row keeps the slot of the job."""
         searches = entry.job.begin(self.bot)
         if not searches:
             self.pool.leave(entry.slot)
@@ -224,11 +224,11 @@ class SharedBatch:
         self._decoding.add(searches, entry.logits.expand(len(searches), -1))
 
     def _closing(self, search: Search) -> tuple[Closing, int] | None:
-        """Return what reads the end of turn of a finished reply, and its first token; None if its state is not needed."""
+        """Return the `Closing` of a finished reply and the first token of its end of turn; None if not needed."""
         job = self._owners.get(search)
         if job is None or job.cancelled or not isinstance(search, SampledReply) or len(job.searches) > 1:
             return None
-        if job.request.variation or job.request.settings.thinks:  # a state that read more than the text of the turn
+        if job.request.variation or job.request.settings.thinks:  # the state contains more than the text of the turn
             return None
         prompt, end = job.request.prompt, self.bot.layout.end_of_reply
         reply = ((*search.draft.token_ids, *end), prompt.reply_speaker)

@@ -52,7 +52,7 @@ from chatbot.text.tokenizer import DialogueTokenizer
 __all__ = ["MAX_SEED", "Chatbot", "Reply", "Request", "candidate_seeds"]
 
 SNAPSHOT_BYTES = 256 * 2**20
-"""Maximum size in bytes of the states that are cached after turns; half of the weights of a large model if that is more."""
+"""Maximum total size of the cached states in bytes; for a large model, half the size of its weights if that is more."""
 
 
 class Chatbot:
@@ -117,11 +117,11 @@ class Chatbot:
         """Load a checkpoint folder.
 
         Args:
-            checkpoint: A folder, `default` for the bundled checkpoint, or `owner/name` of a model of the Hugging Face hub,
-                which is downloaded if it is not here (`chatbot.checkpoint.hub`).
+            checkpoint: A folder, `default` for the bundled checkpoint, or `owner/name` of a model of the Hugging Face
+                hub, which is downloaded if it is not on this machine yet (`chatbot.checkpoint.hub`).
             device: auto, cpu, cuda or mps.
-            dtype: auto, float32, float16, bfloat16 or int8; auto is float32 on CPU and bfloat16 on CUDA. int8 reads
-                and decodes with int8 products on the CPU; if that is not possible, it warns and uses float32.
+            dtype: auto, float32, float16, bfloat16 or int8; auto is float32 on CPU and bfloat16 on CUDA. int8
+                multiplies int8 matrices on the CPU; if that is not possible, a warning is shown and float32 is used.
             safety: A folder of safety files, or loaded rules; `default` uses those of the package, None switches them
                 off.
             revision: Branch, tag or commit of a model of the hub; None uses the commit that was downloaded first.
@@ -141,7 +141,7 @@ class Chatbot:
         Args:
             turns: The history, oldest turn first; the last turn is the message. Strings, or messages like
                 `{"role": "user", "content": "你好"}`, the first of which may have the role `system`.
-            seed: Seed of the random numbers; None draws one.
+            seed: Seed of the random numbers; None draws a seed at random.
             changes: Fields of `ReplySettings`, None switches a setting off; `variation` and `spread` (`chat.variants`);
                 `system`, the system prompt of a chat model.
 
@@ -157,9 +157,9 @@ class Chatbot:
         return reply
 
     def stream(self, turns: History, seed: int | None = None, **changes: Any) -> Iterator[str]:
-        """Yield the text so far whenever it has grown; it never ends in part of a character.
+        """Yield the text so far whenever it has grown; it never ends within a character.
 
-        The best of several candidates is known at the end, so with `candidates` it comes as one text.
+        With several `candidates`, the best one is known only at the end, so its text is yielded once, complete.
         """
         shown = ""
         for reply in self.stream_replies(turns, seed, **changes):
@@ -182,7 +182,7 @@ class Chatbot:
             threading.Thread(target=self._read_ahead, args=(ahead,), name="reading ahead").start()
 
     def _read_ahead(self, prompt: Prompt) -> None:
-        """Cache the state after a prompt; a failure is left to the message that needs the state."""
+        """Cache the state after a prompt; a failure is ignored, because it recurs when a message needs the state."""
         with suppress(Exception), self._reading:
             self.read_prompt(prompt)
 
@@ -246,14 +246,14 @@ class Chatbot:
 
         Args:
             request: The request.
-            batch: The dialogue after the prompt, one row; decoding uses it up.
+            batch: Model state after the prompt, a batch of one row; decoding changes it.
             logits: Logits `[1, V]` of the first token.
         """
         for (candidates,) in decode_requests([request], batch, logits, self.vocabulary):
             yield self.best_draft(request, candidates)
 
     def best_draft(self, request: Request, candidates: Sequence[Draft]) -> Draft:
-        """Return the draft to show: a single candidate, or the best one once all have ended and an empty draft before.
+        """Return the draft to show: the only candidate, or the best of several; an empty draft until all have ended.
 
         Raises:
             CheckpointError, XianliaoError: The backward model or the vectors of the checkpoint cannot be used.
@@ -271,8 +271,8 @@ class Chatbot:
 
         Args:
             answered: The histories.
-            candidates: Finished candidates of each history, `settings.candidates` each.
-            settings: Settings of all of them.
+            candidates: Finished candidates, `settings.candidates` for each history.
+            settings: Settings of all candidates.
 
         Raises:
             CheckpointError, XianliaoError: The backward model or the vectors of the checkpoint cannot be used.
@@ -296,10 +296,10 @@ class Chatbot:
         return self._ranker
 
     def within_limits(self, settings: ReplySettings) -> ReplySettings:
-        """Return the settings with at most half of a limited model's length for the reply; the prompt has the rest.
+        """Limit the reply to half of the model's maximum length, if it has one; the other half is for the prompt.
 
         Raises:
-            ReplySettingsError: A biased token is not in the vocabulary.
+            ReplySettingsError: `logit_bias` has a token that is not in the vocabulary.
         """
         return within_limits(settings, self.tokenizer.vocab_size, self.max_model_tokens)
 
@@ -326,13 +326,13 @@ class Chatbot:
 
     @torch.inference_mode()
     def read_prompt(self, prompt: Prompt) -> tuple[DialogueBatch, torch.Tensor]:
-        """Read a prompt after its longest cached prefix.
+        """Run the model over a prompt, starting from the cached state of its longest prefix.
 
-        Each turn is read by itself, whether the state is cached or rebuilt from the text, so both give the same bits.
-        The states before and after the last turn are cached.
+        The model reads each turn in a separate pass, so a cached state and one rebuilt from the text have the same
+        bits. The states before and after the last turn are cached.
 
         Returns:
-            The dialogue as a batch of one row, which the caller can use up, and the next logits `[1, V]`.
+            The state as a batch of one row, which the caller may change, and the logits `[1, V]` of the next token.
         """
         pieces = prompt.pieces
         done, batch, logits = self.snapshots.find(pieces)

@@ -1,4 +1,4 @@
-"""Jobs of the worker: a reply in progress, a beginning that is read ahead, and a finished reply that is read again."""
+"""Jobs of the worker: a reply in progress, a prompt that is read ahead of time, a finished reply that is read again."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Job:
             with the exception that ended it.
         cancelled: Whether the caller has cancelled it.
         alone: Whether it is decoded in a separate batch, because it may have caused a failure.
-        delivered: Number of steps whose reply was delivered.
-        searches: Its candidates, from the first token on.
-        ahead: What `next_beginning` returned for the finished reply.
-        sender: Who asked for it; see `Worker`.
+        delivered: Number of steps after which the reply was delivered.
+        searches: Candidates of the reply; empty until the prompt has been read.
+        ahead: Result of `next_beginning` for the finished reply.
+        sender: Sender of the request; see `Worker`.
     """
 
     request: Request
@@ -42,7 +42,7 @@ class Job:
 
     @property
     def most_rows(self) -> int:
-        """Maximum number of rows that it takes in a batch."""
+        """Maximum number of rows that the job takes in a batch."""
         settings = self.request.settings
         return settings.beams if settings.method == "beam" else self.request.candidates
 
@@ -51,7 +51,7 @@ class Job:
         self.cancelled = True
 
     def begin(self, bot: Chatbot) -> list[Search]:
-        """Return new searches for its candidates."""
+        """Return new searches for the candidates of the reply."""
         self.searches = searches_of(self.request)
         return self.searches
 
@@ -81,7 +81,7 @@ class Job:
 
 
 class ReadAhead(Job):
-    """The known beginning of a conversation's next prompt, read in order to be cached.
+    """Job that reads the known beginning of a conversation's next prompt, to cache the state after it.
 
     Args:
         request: Request whose reply has ended.
@@ -89,7 +89,7 @@ class ReadAhead(Job):
     """
 
     def __init__(self, request: Request, beginning: Prompt):
-        # the state before the last piece of a prompt is cached, so an empty piece follows
+        # the state before the last piece of a prompt is cached, so an empty last piece is added
         pieces = (*beginning.pieces, ((), beginning.reply_speaker))
         super().__init__(replace(request, prompt=replace(beginning, pieces=pieces)), lambda item: None)
 
@@ -103,11 +103,11 @@ class ReadAhead(Job):
 
 @dataclass(eq=False)
 class TraceJob(Job):
-    """A finished reply that is read again, to deliver a `TracedStep` for each token.
+    """Job that reads a finished reply again, to deliver a `TracedStep` for each token.
 
     Attributes:
         reply: The reply.
-        watched: Candidates of the step that was not delivered yet.
+        watched: Candidates of the step that has not been delivered yet.
     """
 
     reply: Draft = field(default_factory=Draft)

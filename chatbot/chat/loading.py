@@ -31,7 +31,7 @@ def load_parts(path: Path, device: str, dtype: str) -> tuple[DialogueModel, Dial
     settings = settings_from(read_json(path / GENERATION) if (path / GENERATION).is_file() else {})
     tokenizer = DialogueTokenizer.load(path)
     if tokenizer.marks is not None and tokenizer.marks.has_switch and not (path / TRAINING).is_file():
-        # a model that was trained here reads every reply as in a history, without a block
+        # models trained with this package learn replies without a thinking block
         settings = replace(settings, thinking="off") if settings.thinking == "plain" else settings
     model = load_model(path, device, torch_dtype)
     if tokenizer.vocab_size != model.config.vocab_size:
@@ -45,14 +45,14 @@ def load_parts(path: Path, device: str, dtype: str) -> tuple[DialogueModel, Dial
         )
     if not make_native(model, int8) and int8:
         warnings.warn(
-            "int8 needs the CPU, a C compiler, linear or sliding-window layers and no end head: going on in float32.",
+            "int8 needs the CPU, a C compiler, linear or sliding-window layers and no end head; using float32 instead.",
             stacklevel=3,
         )
     return model, tokenizer, settings
 
 
 def thinking_tokens(tokenizer: DialogueTokenizer) -> ThinkingTokens | None:
-    """Return the tokens of a thinking block, or None if a tag is not a single special token."""
+    """Return the tokens that open and close a thinking block, or None if a tag is not a single special token."""
     if tokenizer.marks is None:
         return None
     open_id, close_id = tokenizer.id_of(OPEN), tokenizer.id_of(CLOSE)

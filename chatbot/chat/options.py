@@ -33,7 +33,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def check_model_options(args: argparse.Namespace, *others: str) -> None:
     """Check the options of `add_model_options`, and further checkpoints, before torch is imported.
 
-    `args.checkpoint` gets the revision, and models of the hub are downloaded.
+    The revision is added to `args.checkpoint`, and models of the hub are downloaded.
 
     Raises:
         CheckpointError, XianliaoError: A checkpoint, the device or the dtype cannot be used.
@@ -54,7 +54,7 @@ def check_model_options(args: argparse.Namespace, *others: str) -> None:
 
 
 def add_safety_option(parser: argparse.ArgumentParser) -> None:
-    """The option of the commands that talk to people."""
+    """Add the option for the safety files to the commands that talk to people."""
     parser.add_argument(
         "--safety",
         default="default",

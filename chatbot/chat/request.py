@@ -37,7 +37,7 @@ MAX_MESSAGE_CHARACTERS = 100_000
 """Longest message that is tokenized, also for a model with a long context."""
 
 CHARACTERS_PER_TOKEN = 32
-"""More characters than a token of ordinary text has: a text of more than 32 n characters has more than n tokens."""
+"""Upper bound on the characters per token of ordinary text: more than 32 n characters are more than n tokens."""
 
 
 class MessageTooLongError(DialogueError):
@@ -92,7 +92,7 @@ class Reply:
 
     @property
     def generated_tokens(self) -> int:
-        """Number of tokens that the model generated, with an end of turn that was not forced."""
+        """Number of tokens that the model generated, including the end of turn unless it was forced."""
         return len(self.token_ids) + (self.stop_reason in ("eos", "floor"))
 
     @property
@@ -114,8 +114,8 @@ class Request:
         fixed: Text to deliver instead of a reply of the model, or None.
         traditional: Whether the reply is shown in traditional characters.
         variation: Index of the variant of the reply (`chatbot.chat.variants`); 0 is the original reply.
-        spread: How far variants are from each other.
-        has_latent: Whether the model has a latent, so that a variant needs no choice among candidates.
+        spread: How different the variants are from each other, 0 (little) to 2 (much).
+        has_latent: Whether the model has a latent variable, from which it decodes variants without further candidates.
         system: Token ids of the system prompt.
     """
 
@@ -133,7 +133,7 @@ class Request:
 
     @property
     def is_chosen(self) -> bool:
-        """Whether the reply is a variant that is chosen among candidates."""
+        """Whether the reply is a variant (another way to say it) that must be chosen among sampled candidates."""
         return self.variation > 0 and not self.has_latent
 
     @property
@@ -144,7 +144,7 @@ class Request:
 
 
 def answered_by(ids: Sequence[Sequence[int]]) -> Answered:
-    """Return a history with the bot's last replies.
+    """Return a history together with the bot's last replies in it.
 
     Args:
         ids: Token ids of the turns, oldest first; the last is the message.
@@ -153,7 +153,7 @@ def answered_by(ids: Sequence[Sequence[int]]) -> Answered:
 
 
 def candidate_seeds(seed: int, count: int) -> list[int]:
-    """Return the seeds of the candidates of a reply; the first is `seed`, so a single candidate is the plain reply."""
+    """Return the seeds of the candidates of a reply; the first is `seed`, so one candidate is the reply of `seed`."""
     return [seed, *(random.Random(f"{seed}/{number}").randrange(MAX_SEED) for number in range(1, count))]
 
 
@@ -169,11 +169,11 @@ def searches_of(request: Request) -> list[Search]:
 def decode_requests(
     requests: Sequence[Request], batch: DialogueBatch, logits: torch.Tensor, vocabulary: Vocabulary
 ) -> Iterator[list[list[Draft]]]:
-    """Yield the candidates of each of several requests after every step; in the last yield all have ended.
+    """Yield the candidates of every request after each step; in the last yield all candidates have ended.
 
     Args:
         requests: The B requests.
-        batch: The dialogues after their prompts, B rows; decoding uses them up.
+        batch: Model states after the prompts, B rows; decoding changes them.
         logits: Logits `[B, V]` of the first tokens.
         vocabulary: Properties of the tokens.
     """
@@ -185,10 +185,10 @@ def decode_requests(
 
 
 def system_ids(bot: Chatbot, system: str, script: Script) -> tuple[int, ...]:
-    """Return the token ids of a system prompt, none of them special; a blank text counts as none.
+    """Return the token ids of a system prompt, without special tokens; a blank text gives no tokens.
 
     Raises:
-        SystemPromptError, DialogueError: It is too long, or the model takes none.
+        SystemPromptError, DialogueError: The system prompt is too long, or the model takes none.
     """
     most = bot.max_system_tokens
     if not system.strip():
@@ -224,15 +224,15 @@ def shown_reply(bot: Chatbot, request: Request, draft: Draft) -> Reply:
 
 
 def max_message_characters(max_tokens: int) -> int:
-    """Return the length, in characters, above which a message of at most `max_tokens` tokens is not tokenized."""
+    """Return the number of characters above which a message is refused without counting its tokens."""
     return min(MAX_MESSAGE_CHARACTERS, CHARACTERS_PER_TOKEN * max_tokens)
 
 
 def bounded_turns(turns: Sequence[str], context_tokens: int, max_message_tokens: int) -> list[str]:
     """Return turns that can be tokenized in bounded time and that give the same reply.
 
-    An old turn that overfills the model's context is shortened to a length that overfills it as well. The window that
-    the model reads (`chatbot.text.dialogue.fit`) does not depend on how much longer the turn was.
+    An old turn that is too long for the model's context is shortened, but remains too long for it. The part of the
+    history that the model sees (`chatbot.text.dialogue.fit`) does not depend on how much too long the turn is.
 
     Args:
         turns: History, oldest turn first; the last turn is the message.
@@ -256,7 +256,7 @@ def bounded_turns(turns: Sequence[str], context_tokens: int, max_message_tokens:
 def shorten(text: str, characters: int) -> str:
     """Return the beginning and the end of a text longer than `characters`, any other text unchanged.
 
-    The result of shortening is still longer than `characters`, by one line break.
+    A shortened text has `characters` characters and a line break, so it is still longer than `characters`.
     """
     if len(text) <= characters:
         return text
@@ -265,7 +265,7 @@ def shorten(text: str, characters: int) -> str:
 
 
 def asked(prompt: Prompt, layout: Layout, settings: ReplySettings) -> Prompt:
-    """Return a prompt with the ids that ask for a reply with or without a thinking block, see `TurnMarks.asks`."""
+    """Append the ids that ask for a reply with or without a thinking block to a prompt; see `TurnMarks.asks`."""
     ask = () if settings.thinking == "plain" else layout.asks[settings.thinks]
     if not ask:
         return prompt
@@ -274,9 +274,10 @@ def asked(prompt: Prompt, layout: Layout, settings: ReplySettings) -> Prompt:
 
 
 def next_beginning(bot: Chatbot, request: Request, reply: Reply) -> Prompt | None:
-    """Return the turns that the next prompt begins with if old turns are dropped before it, else None.
+    """Return the known beginning of the next prompt if old turns will be dropped from it, else None.
 
-    A caller reads them in the background: otherwise the next message would have to wait until they are read again.
+    Dropped turns make the cached states useless. The caller reads the beginning in the background, so that the next
+    message need not wait for this.
     """
     ids = [*request.answered.turns, bot.reader.ids(reply.text, request.settings.script)]
     following = bot.layout.prompt([*ids, []], bot.context_tokens, request.system)
@@ -286,7 +287,7 @@ def next_beginning(bot: Chatbot, request: Request, reply: Reply) -> Prompt | Non
 
 
 def within_limits(settings: ReplySettings, vocab_size: int, max_model_tokens: int | None) -> ReplySettings:
-    """Return the settings with at most half of a limited model's length for the reply; see `Chatbot.within_limits`."""
+    """Limit the reply to half of the model's maximum length, if it has one; see `Chatbot.within_limits`."""
     if settings.logit_bias and (last := settings.logit_bias[-1][0]) >= vocab_size:
         raise ReplySettingsError(
             f"Decoding: logit_bias has token {last}, and the vocabulary has 0 to {vocab_size - 1}."

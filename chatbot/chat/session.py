@@ -23,7 +23,7 @@ class ChatSession:
     Attributes:
         turns: All turns so far, oldest first; those of the bot have odd indices.
         last_reply: The newest `Reply`, or None.
-        variation: Index of the variant that the last reply is (`chatbot.chat.variants`); 0 for the original reply.
+        variation: Number of the variant shown as the last reply (`chatbot.chat.variants`); 0 is the original reply.
         system: System prompt of a chat model, or "".
     """
 
@@ -39,7 +39,7 @@ class ChatSession:
 
     @classmethod
     def load(cls, bot: Chatbot | Worker, path: str | Path) -> ChatSession:
-        """Continue a conversation from a file that `save` wrote; the bot may be another one.
+        """Continue a conversation from a file that `save` wrote, with the same bot or another.
 
         Raises:
             FileError: The file cannot be read or is damaged.
@@ -116,7 +116,7 @@ class ChatSession:
         return message
 
     def retry(self, seed: int | None = None) -> str:
-        """Return another reply to the last message, in place of the last one.
+        """Replace the last reply by another reply to the same message, and return the new one.
 
         Raises:
             DialogueError: The history is empty.
@@ -130,10 +130,10 @@ class ChatSession:
         return self.stream_edit(len(self.turns) - 2, self.turns[-2], seed)
 
     def another(self, spread: float | None = None) -> str:
-        """Return the next variant of the last reply, in place of it: another way to say it, of the same seed.
+        """Replace the last reply by its next variant, another way to say it with the same seed, and return the variant.
 
         Args:
-            spread: How far variants are from each other, 0 to 2; default: that of the session's `changes`, or 1.
+            spread: How different the variants are, 0 to 2; default: the spread in the session's `changes`, or 1.
 
         Raises:
             DialogueError: The history is empty.

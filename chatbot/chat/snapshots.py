@@ -13,9 +13,10 @@ Pieces = tuple[tuple[tuple[int, ...], int], ...]
 
 
 class Snapshots:
-    """States by the prompt pieces that led to them; the least recently used states are evicted first.
+    """LRU cache of model states; the key of a state is the prompt pieces that the model has read.
 
-    An evicted state is rebuilt from the text, bit for bit, because every piece is read by itself either way.
+    An evicted state can be rebuilt from the text with the same bits, because the model reads every piece in a separate
+    pass in both cases.
 
     Args:
         max_bytes: Maximum size of all states and logits in bytes.
@@ -29,7 +30,7 @@ class Snapshots:
         return len(self._entries)
 
     def find(self, pieces: Pieces) -> tuple[int, DialogueBatch | None, torch.Tensor | None]:
-        """Return the same as `longest`, with a copy of the state that the caller can change."""
+        """Return the same as `longest`, but with a copy of the state, which the caller may change."""
         count, batch, logits = self.longest(pieces)
         return count, None if batch is None else batch.clone(), logits
 

@@ -1,4 +1,4 @@
-"""Trace of a reply, token by token: the candidates with their probabilities, and the probability of the end."""
+"""Trace of a reply, token by token: the candidates and the end of turn, with their probabilities."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ class TracedStep:
     Attributes:
         token: Text of the chosen token; empty for the end of the turn.
         probability: Probability of the chosen token; 1 if the hard limit or a search over whole replies chose it.
-        likeliest: Most likely candidates after truncation, text and probability; the end is the empty text.
+        likeliest: Text and probability of the most likely candidates after truncation (top-k, top-p …); the text of the
+            end of turn is empty.
         count: Number of candidates after truncation.
-        end: Probability of the end after rules and temperature, before floor and truncation.
-        end_kept: Probability of the end after floor and truncation.
-        floor: Least probability of the end by the floor.
+        end: Probability of the end of turn after rules and temperature, before EOS floor and truncation.
+        end_kept: Probability of the end of turn after EOS floor and truncation.
+        floor: Lower bound that the EOS floor sets for the probability of the end of turn.
     """
 
     token: str
@@ -42,7 +43,7 @@ class TracedStep:
 
 
 def check_traceable(request: Request) -> None:
-    """Check that the model answers a request.
+    """Check that the model, not a fixed text, answers a request.
 
     Raises:
         XianliaoError: The reply is a fixed text.
@@ -55,8 +56,8 @@ def check_traceable(request: Request) -> None:
 def trace(bot: Chatbot, request: Request) -> Iterator[TracedStep | None]:
     """Decode a reply, yielding None per step, then read it again and yield the candidates of every step.
 
-    Both passes use the same state, rules and seed, so it is the reply of `Chatbot.respond`. For beam search and best of
-    several candidates, the steps show the alternatives of the chosen reply.
+    Both passes use the same state, rules and seed, so the reply is the one of `Chatbot.respond`. For beam search
+    and for the best of several candidates, the steps show the alternatives to the tokens of the chosen reply.
 
     Raises:
         XianliaoError: The reply is a fixed text.
@@ -82,7 +83,7 @@ def forced_reply(bot: Chatbot, request: Request, draft: Draft, watch: Callable[[
 
 
 def traced_step(bot: Chatbot, request: Request, draft: Draft, position: int, candidates: Candidates) -> TracedStep:
-    """Return the choice of token `position` of a finished reply; the last is the end of the turn."""
+    """Return the step that chose token `position` of a finished reply; the last position is the end of turn."""
     settings, end_id = request.settings, bot.vocabulary.end_id
     token = [*draft.token_ids, end_id][position]
     forced = draft.stop_reason == "limit" and position == len(draft.token_ids)

@@ -33,7 +33,7 @@ _HAN_RUNS = re.compile(f"([{HAN}]+)")
 
 
 class TurnReader:
-    """Reads turns in the form of the training data, with a cache of their tokens.
+    """Converts turns to the form of the training data and to token ids, which are cached.
 
     Args:
         tokenizer: Tokenizer of the model.
@@ -41,7 +41,7 @@ class TurnReader:
 
     def __init__(self, tokenizer: DialogueTokenizer):
         self.tokenizer = tokenizer
-        self.keeps_lines = tokenizer.marks is not None  # a chat model has read texts of several lines
+        self.keeps_lines = tokenizer.marks is not None  # chat models were trained on texts with line breaks
         self._ids_cached = lru_cache(CACHED_TURNS)(self._ids)
 
     def text(self, turn: str, script: Script = "typed") -> str:
@@ -64,7 +64,7 @@ class TurnReader:
 
 
 def join_messages(messages: Iterable[tuple[str, str]], opening: Sequence[str] = ()) -> tuple[list[str], bool]:
-    """Return alternating turns, the user's first, made of messages of two roles.
+    """Return alternating turns, beginning with the user's, from messages of the roles `user` and `assistant`.
 
     Consecutive messages of one role become one turn, joined by a newline.
 
@@ -93,10 +93,10 @@ def split_system(history: History, system: str | None = None) -> tuple[History, 
 
     Args:
         history: Strings or messages; several system messages are joined by an empty line.
-        system: System prompt that was given by itself.
+        system: System prompt that was given separately.
 
     Raises:
-        DialogueError: `system` is not a text, or the history has a system prompt as well.
+        DialogueError: `system` is not a string, or a system prompt is both in the history and in `system`.
     """
     if system is not None and not isinstance(system, str):
         raise DialogueError(f"The system prompt must be a text, got {shown(system)}.")
@@ -147,7 +147,7 @@ def check_turns(turns: Sequence[str]) -> None:
     """Check that a history can be answered; needs no model.
 
     Raises:
-        DialogueError: It is empty, or nothing can be read of its last turn.
+        DialogueError: The history is empty, or its last turn has no readable character.
     """
     if isinstance(turns, str) or not all(isinstance(turn, str) for turn in turns):
         raise DialogueError("The history must be a list of strings, oldest turn first.")
@@ -160,15 +160,15 @@ def check_turns(turns: Sequence[str]) -> None:
 
 
 def asks_in_traditional(turns: Sequence[str]) -> bool:
-    """Whether the newest message that has characters of only one script is traditional; the last turn is a message."""
+    """Whether the user writes traditional characters, judged by the newest message that differs between the scripts."""
     return next((script == "traditional" for turn in turns[::-2] if (script := script_of(turn)) is not None), False)
 
 
 def in_traditional(reply: str, is_complete: bool) -> str:
     """Return a reply in traditional characters.
 
-    A word decides how its characters are written (发 in 头发 and in 发现), so Chinese characters are converted in runs. The
-    last run of an unfinished reply is left out, so that the text only grows.
+    The word decides which traditional character is right (发 in 头发 and in 发现), so uninterrupted runs of Chinese
+    characters are converted as a whole. The last run of an unfinished reply is left out, because it may still change.
 
     Args:
         reply: Reply so far.

@@ -1,13 +1,13 @@
-"""Other ways to say a reply (换个说法): variant k of a reply, a function of history, settings, seed, k and spread.
+"""Variants (换个说法): other ways to say a reply. Variant k depends on history, settings, seed, k and spread only.
 
-Variant 0 is the reply itself. With a latent (`chatbot.model.latent`) variant k is decoded with
-z_k = mu_p + spread sigma_p * e_k, e_k orthogonal to those of the earlier variants.
+Variant 0 is the reply itself. If the model has a latent variable z (`chatbot.model.latent`), variant k is decoded with
+z_k = mu_p + spread sigma_p * e_k, where the direction e_k is orthogonal to the directions of the earlier variants.
 
-Without a latent, variants are chosen among candidates of the same seed, in blocks of `POOL` candidates, of which each gives
-`PER_BLOCK` variants. A third of a block is sampled at the temperature of the settings and the rest at higher ones, because
-a bot that is sure of its reply would only repeat it. The better half of the new candidates, by the score of
-`chatbot.decoding.rerank`, is ordered by the distance to the nearest variant that was shown, and spread is the place in that
-order, 0 the nearest and 1 the farthest.
+Other models choose variants among candidates that are sampled from the same seed, in blocks: each block of `POOL`
+candidates gives `PER_BLOCK` variants. A third of a block is sampled at the temperature of the settings and the rest at
+higher temperatures, because a bot that is sure of its reply would only repeat it. The better half of the new
+candidates, by the score of `chatbot.decoding.rerank`, is sorted by the distance to the nearest variant shown so far.
+The spread selects a position in this order: 0 is the nearest candidate, 1 and more the farthest.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ PER_BLOCK = 2
 """Variants that are chosen from a block."""
 
 HEATS = (1.0, 1.25, 1.5)
-"""Factors of the temperature of the thirds of a block, for spread 1."""
+"""Factors of the temperature at spread 1, one for each third of a block."""
 
 MAX_VARIATION = 8
-"""Largest number of a variant; it bounds the rows that a request takes in a batch."""
+"""Largest variant number; the limit bounds the number of rows that a request takes in a batch."""
 
 MAX_SPREAD = 2.0
 
@@ -62,12 +62,12 @@ def check_variation(variation: int, spread: float, settings: ReplySettings) -> N
 
 
 def pool_size(variation: int) -> int:
-    """Return the number of candidates that variant `variation` without a latent is chosen from."""
+    """Return among how many candidates variant `variation` is chosen if the model has no latent variable."""
     return POOL * (1 + (variation - 1) // PER_BLOCK)
 
 
 def candidate_settings(request: Request) -> list[ReplySettings]:
-    """Return the settings of each candidate of a request; only the candidates of variants differ from the request's."""
+    """Return the settings of each candidate of a request; further candidates may have a higher temperature."""
     settings = [request.settings] * request.candidates
     for index in range(request.settings.candidates if request.is_chosen else len(settings), len(settings)):
         heat = 1 + request.spread * (HEATS[index % POOL * len(HEATS) // POOL] - 1)
@@ -77,20 +77,20 @@ def candidate_settings(request: Request) -> list[ReplySettings]:
 
 
 def choose_variant(ranker: Ranker, request: Request, drafts: Sequence[Draft]) -> Draft:
-    """Return a variant of a model without a latent.
+    """Choose the requested variant for a model without a latent variable.
 
-    The earlier variants are chosen again, so the result depends on no other request.
+    The earlier variants are chosen again first, so the result does not depend on other requests.
 
     Args:
         ranker: Ranker of the checkpoint.
         request: The request; its `variation` is at least 1.
-        drafts: Its finished candidates, `request.candidates` of them.
+        drafts: The `request.candidates` finished candidates.
     """
     settings, history = request.settings, [request.answered]
     first = drafts[: settings.candidates]
     variants = [first[ranker.best(history, [first], settings)[0]] if len(first) > 1 else first[0]]
-    scores: dict[int, float] = {}  # of the different candidates of the block
-    likeness: dict[int, float] = {}  # of the candidates of the block to the nearest variant so far
+    scores: dict[int, float] = {}  # by index, of the distinct candidates of the block
+    likeness: dict[int, float] = {}  # by index, to the nearest variant so far
     for number in range(request.variation):
         block = drafts[POOL * (number // PER_BLOCK) :][:POOL]
         compared = variants[-1:]
@@ -122,7 +122,7 @@ def z_of(latent: ReplyLatent, request: Request, hidden: torch.Tensor) -> torch.T
 
 @torch.inference_mode()
 def read_request(bot: Chatbot, request: Request) -> tuple[DialogueBatch, torch.Tensor]:
-    """Read the prompt of a request as `Chatbot.read_prompt` does, its last token with z if it asks for a variant."""
+    """Read a request's prompt like `Chatbot.read_prompt`; for a variant of a latent model, the last token with z."""
     latent = latent_of(bot)
     if latent is None or not request.variation:
         return bot.read_prompt(request.prompt)

@@ -1,10 +1,11 @@
 """Continuous batching: one worker thread decodes for all conversations, which join and leave at any step.
 
-Every tick of the worker reads, all together, parts of the prompts of new conversations and the last token of every reply
-in progress, and then chooses the next token of these replies. The state of a conversation has a slot, so joining and
-leaving copy no other state. In the compiled library the numbers of a row do not depend on the other rows, so a reply is
-the same as alone with the same seed. In other models a row is rounded differently beside other rows, by a few millionths of
-the largest logit in fp32; `tests/chatbot/chat/test_shared.py` states the measured difference.
+In one step, the model reads parts of the prompts of new conversations together with the last token of every reply in
+progress; then the next token of these replies is chosen. The state of each conversation has a separate slot in
+memory, so other states are not copied when a conversation joins or leaves. The compiled library computes a row of the
+batch independently of the other rows: a reply is identical to the one generated alone with the same seed. With other
+models, the logits of a row are rounded differently beside other rows, by a few millionths of the largest logit in fp32;
+`tests/chatbot/chat/test_shared.py` states the measured difference.
 """
 
 from __future__ import annotations
@@ -43,12 +44,13 @@ class Worker:
     Args:
         bot: Bot that replies; no other thread may use its model while the worker runs.
         max_rows: Maximum number of replies that are decoded at the same time; more wait in the queue.
-        max_waiting: Maximum number of replies in the queue; more are refused. A named sender may have half of them.
+        max_waiting: Maximum number of replies in the queue; more are refused. One named sender may have half of the
+            queue.
         prompt_tokens: Maximum number of prompt tokens that are read in one step.
-        run: Function that calls `function(*values, **named)` for a text of `size` characters; a server passes a bounded pool
-            of threads. It reads the texts of `prepare`, `stream_replies` and `trace`.
-        sender: Function that returns who asks for the reply that the calling thread submits; None is one sender without a
-            name. The sender with the fewest rows gets the next free row.
+        run: Function that calls `function(*values, **named)`, which checks and tokenizes a text of `size` characters
+            for `prepare`, `stream_replies` and `trace`; a server passes one that uses a bounded pool of threads.
+        sender: Function that returns the sender of the reply that the calling thread submits; all None count as one
+            unnamed sender. The sender with the fewest rows gets the next free row.
 
     Attributes:
         waiting: Queue of jobs.
@@ -122,7 +124,7 @@ class Worker:
         return self._run_sized(sum(map(len, turns)), self.bot.fixed_answer, turns)
 
     def stream_replies(self, turns: Sequence[str], seed: int | None = None, **changes: Any) -> Iterator[Reply]:
-        """Yield the same as `Chatbot.stream_replies`, decoded together with others; closing it early cancels it."""
+        """Yield the same as `Chatbot.stream_replies`, decoded together with others; closing early cancels the reply."""
         request = self.prepare(turns, seed, **changes)
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         yield from _received(self.submit(request, arrived.put), arrived)
@@ -139,7 +141,7 @@ class Worker:
         yield from _received(job, arrived)
 
     def close(self, seconds: float = 2.0) -> None:
-        """Stop the worker: replies in progress may end within `seconds`, then all jobs get an error."""
+        """Stop the worker: replies in progress have `seconds` to end, then the remaining jobs get an error."""
         with self._changed:
             self._stopping, self._grace_seconds = True, seconds
             self._changed.notify()
@@ -149,7 +151,7 @@ class Worker:
 
     @torch.inference_mode()
     def _run(self) -> None:
-        # The compiled library splits its rows over threads; what torch does beside it is too small to be split.
+        # The compiled library splits its rows over threads; the remaining work of torch is too small to be split.
         torch.set_num_threads(1 if self.bot.model.native is not None else self._threads)
         deadline = None
         while True:
@@ -189,7 +191,7 @@ class Worker:
         self.batches = [batch for batch in self.batches if len(batch)]
 
     def _admit(self) -> None:
-        """Start jobs from the queue while there are free rows: the oldest job of the sender with the fewest rows."""
+        """Start jobs from the queue while rows are free: always the oldest job of the sender with the fewest rows."""
         admitted: list[Job] = []
         free_rows, rows = self.max_rows - self.busy_rows, self._rows_of_senders()
         with self._changed:
@@ -229,7 +231,7 @@ class Worker:
             self.batches.append(batch)
 
     def _show(self, job: Job) -> None:
-        """Deliver what a job has to show; a ranking that fails ends it alone."""
+        """Deliver the new result of a job; if ranking its candidates fails, only this job ends."""
         try:
             job.show(self.bot)
             if job.ahead is not None:
@@ -242,7 +244,8 @@ class Worker:
     def _isolate(self, batch: SharedBatch, error: Exception) -> None:
         """After a failure, start every job of the batch again by itself; the job that fails again was the cause.
 
-        Replies are a function of history, settings and seed, so the other jobs give the same replies as without it.
+        Replies are a function of history, settings and seed, so the other jobs give the same replies as without the
+        failure.
         """
         self.batches.remove(batch)
         self._shared = None if batch is self._shared else self._shared

@@ -1,8 +1,8 @@
 """Loading of chat models of other projects (`chatbot.model.hf_chat_model`) from folders of unknown sources.
 
-transformers never sees the folder: it gets a config with the keys that are read here, and the tensors. Other keys of
-config.json can name code, packages and files for it to load (`auto_map`, `quantization_config`, `attn_implementation`,
-`fusion_config`, `transformers_weights` and more), and other files of the folder too.
+transformers is never given the folder, only a config with the keys that are read here, and the tensors. Other keys of
+config.json, and other files of the folder, can name code, packages and files for transformers to load (`auto_map`,
+`quantization_config`, `attn_implementation`, `fusion_config`, `transformers_weights` and more).
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def _check_sizes(settings: dict[str, Any]) -> None:
 
 
 def _checked_rope(rope: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of the rotary positions, of the form that transformers has now.
+    """Return the settings of the rotary positions, in the form of the present transformers.
 
     Raises:
         ValueError: A setting is unknown or cannot be used.
@@ -190,7 +190,7 @@ def _check_together(config: Any) -> None:
     """Check settings that depend on each other.
 
     Raises:
-        ValueError: They do not fit together.
+        ValueError: Two settings do not fit together.
     """
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     width = _head_dim(config)
@@ -214,6 +214,6 @@ def _head_dim(config: Any) -> int:
 
 
 def _state_bytes(config: Any) -> int:
-    """Return the bytes of keys and values of a dialogue of maximum length, in fp32."""
+    """Return the size, in bytes, of the fp32 keys and values of a dialogue of maximum length."""
     tokens = min(2 * MAX_CONTEXT_TOKENS, config.max_position_embeddings)
     return 2 * 4 * tokens * config.num_hidden_layers * config.num_key_value_heads * _head_dim(config)

@@ -32,8 +32,8 @@ from chatbot.text.tokenizer import DialogueTokenizer
 def copy(source: str | Path, target: str | Path, int8: bool = False, layer_types: Sequence[str] = ("softmax",)) -> None:
     """Copy a checkpoint into a new folder and convert it.
 
-    A GPT-2 folder becomes a checkpoint of this project. A LoRA adapter becomes a chat model that does not need its
-    base.
+    A GPT-2 folder becomes a checkpoint of this project. A LoRA adapter is merged into its base model, so the new folder
+    needs no other.
 
     Args:
         source: A checkpoint folder, `default`, a GPT-2 folder, a chat model's folder or a LoRA adapter's folder.
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
         choices=LAYER_TYPES,
         default=["softmax"],
         metavar="MIXER",
-        help="mixers of an imported GPT-2, repeated over its layers; softmax keeps its function (default: softmax)",
+        help="mixers of an imported GPT-2, repeated over its layers; only softmax keeps its outputs (default: softmax)",
     )
     args = parser.parse_args(argv)
     copy(args.source, args.target, args.int8, args.layer_types)

@@ -11,8 +11,8 @@ Three other kinds of folder can be loaded:
   instead of config.json and model.safetensors.
 
 Weights are read from safetensors only. `python -m chatbot.checkpoint SOURCE TARGET` converts a GPT-2 that has a
-pytorch_model.bin. With --int8 it stores every matrix as int8 with one fp32 scale per row (absolute maximum / 127),
-which loading turns into floats again.
+pytorch_model.bin. With the option --int8, every matrix is stored as int8 with one fp32 scale per row (absolute
+maximum / 127), and converted back to floats when it is loaded.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from chatbot.storage import read_json, replacing, replacing_files, write_json
 from chatbot.text.tokenizer import DialogueTokenizer
 
 BACKWARD = "backward"
-"""Subfolder of a checkpoint with the model of log p(context | reply) for `chatbot.decoding.rerank`."""
+"""Subfolder of a checkpoint with the backward model of `chatbot.decoding.rerank`, which gives log p(context | reply)."""
 
 
 def load_model(

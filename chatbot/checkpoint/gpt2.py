@@ -2,8 +2,8 @@
 
 With softmax layers the imported model computes the same function as transformers' GPT-2. With other mixers the shared
 weights are an initialisation for fine-tuning. The architecture is that of thu-coai/CDial-GPT2 and uer/gpt2-chinese,
-which have BERT's vocabulary. If the vocabulary has speaker tokens, the speaker embeddings are their rows, because
-CDial-GPT2 adds these through token_type_ids; otherwise the speaker embeddings are zero.
+which have BERT's vocabulary. If the vocabulary has speaker tokens, their embeddings become the speaker embeddings,
+because CDial-GPT2 adds them through token_type_ids; otherwise the speaker embeddings are zero.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _check_uncompressed(path: Path) -> None:
     """Check that a torch file holds no compressed data, which may become a thousand times as large when it is read.
 
     Raises:
-        ValueError, OSError, BadZipFile: It does.
+        ValueError, OSError, BadZipFile: The file holds compressed data or cannot be read.
     """
     if zipfile.is_zipfile(path):  # older files are plain pickles
         with zipfile.ZipFile(path) as archive:

@@ -1,8 +1,8 @@
 """Models of the Hugging Face hub by name: `owner/name` or `owner/name@revision`; needs no torch.
 
-A model is downloaded only because a user named it, and only the files that are read: weights as safetensors, settings and
-tokenizer, never pickles or code. The first start records the commit of the revision, and later starts use the files of this
-commit without asking the hub, so a restart never changes the model. `@main` asks the hub for the newest commit.
+A model is downloaded only because a user named it, and only the files that are read: weights as safetensors, settings
+and tokenizer, never pickles or code. The first start records the commit of the revision, and later starts use the files
+of this commit without asking the hub, so a restart never changes the model. `@main` asks the hub for the newest commit.
 
 The files are in the hub's cache. HF_HOME moves it, HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 forbids the network.
 """
@@ -46,14 +46,15 @@ FILES = (
 """Patterns of the files that are downloaded."""
 
 _NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w./-]{1,200})?", re.ASCII)
-"""Neither the hub nor git has names with two dots, which would lead out of the cache."""
+"""Names with two dots in a row, which could lead out of the cache, are not allowed by the hub or by git either."""
 Result = TypeVar("Result")
 
 
 def is_hub_name(checkpoint: str | Path) -> bool:
-    """Whether a checkpoint is a name of the hub: `owner/name`, if this machine has neither that folder nor a folder `owner`.
+    """Whether a checkpoint is the name `owner/name` of a model of the hub, and not a folder of this machine.
 
-    With a revision it is one in any case, without one never in a folder of `LOCAL`. A `Path` is never one.
+    A name with a revision is one unless it exists as a path. A name without revision is not one if the folder `owner`
+    exists here or is in `LOCAL`. A `Path` is never one.
     """
     if not isinstance(checkpoint, str) or not _NAME.fullmatch(checkpoint):
         return False
@@ -81,7 +82,7 @@ def with_revision(checkpoint: str | Path, revision: str | None) -> str | Path:
 def fetch(checkpoint: str) -> Path:
     """Return the folder of a model of the hub in the cache, after downloading it if it is not complete there.
 
-    One line on stderr says which commit it is.
+    One line on stderr says which commit is used.
 
     Args:
         checkpoint: `owner/name`, or `owner/name@revision`.
@@ -122,7 +123,7 @@ def name_of(folder: Path) -> str:
 
 
 def reference_to(folder: Path) -> str:
-    """Return what an adapter calls its base model: `owner/name` for a folder in the hub's cache, else the whole path."""
+    """Return the name by which adapters find a base model: `owner/name` in the hub's cache, else the whole path."""
     return name if "/" in (name := name_of(folder)) else str(folder.resolve())
 
 
@@ -168,7 +169,7 @@ def _check_files(name: str, path: Path, sizes: Mapping[str, int]) -> None:
         sizes: Bytes of all its files.
 
     Raises:
-        CheckpointError: It is not.
+        CheckpointError: The model is of another kind.
     """
     if not {WEIGHTS, SHARDS, ADAPTER_WEIGHTS} & sizes.keys():
         kinds = {"GGUF": (".gguf",), "pickled": (".bin", ".pt", ".pth")}

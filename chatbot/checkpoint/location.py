@@ -104,7 +104,7 @@ def read_beginning(path: Path, size: int) -> bytes:
 
 
 def _nearest_checkpoints(path: Path) -> tuple[str | None, Path, str]:
-    """Return what a missing folder is perhaps a misspelling of, its nearest existing parent, and checkpoints in that."""
+    """Return the checkpoint whose name a missing path misspells, its nearest existing parent, and checkpoints there."""
     folder = next((parent for parent in path.parents if parent.is_dir()), Path())
     if path == Path(path.name) and get_close_matches(path.name, [DEFAULT], 1):
         return DEFAULT, folder, ""

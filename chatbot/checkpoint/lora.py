@@ -43,8 +43,8 @@ def base_of(folder: Path) -> Path:
     """Return the base model's folder of an adapter, from its adapter_config.json.
 
     Raises:
-        CheckpointError: adapter_config.json is damaged or not a LoRA, or the base model is not on this machine: an adapter
-            from elsewhere cannot cause a download.
+        CheckpointError: adapter_config.json is damaged or not a LoRA, or the base model is not on this machine: it is
+            not downloaded, because an adapter could name any model.
     """
     path = folder / ADAPTER_CONFIG
     content = read_json(path)

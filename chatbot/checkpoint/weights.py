@@ -1,7 +1,7 @@
 """Weights of a folder: their names and shapes are compared with config.json before memory is allocated for a model.
 
-A config.json may ask for any number of layers of any width. The header of a safetensors file lists its tensors, so a model
-is first built without memory (on torch's meta device) and must have exactly the stored tensors.
+A config.json may ask for any number of layers of any width. The header of a safetensors file lists its tensors, so a
+model is first built without memory (on torch's meta device) and must have exactly the stored tensors.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def check_fit(model: Any, stored: Mapping[str, tuple[int, ...]], source: Path) -
         source: The folder, for the message.
 
     Raises:
-        CheckpointError: They differ.
+        CheckpointError: The names or shapes differ.
     """
     tied = (getattr(model, "_tied_weights_keys", None) or {}) if model.config.tie_word_embeddings else {}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -153,10 +153,10 @@ def check_fit(model: Any, stored: Mapping[str, tuple[int, ...]], source: Path) -
 
 
 def check_state_size(state_bytes: int, model: torch.nn.Module, source: Path) -> None:
-    """Check that the state of one dialogue is in proportion to the model: narrow weights can ask for a huge state.
+    """Check that the state of one dialogue is in proportion to the model: small weights can need a huge state.
 
     Raises:
-        CheckpointError: It is not.
+        CheckpointError: The state is too large.
     """
     weight_bytes = sum(4 * parameter.numel() for parameter in model.parameters())
     if state_bytes > STATE_BYTES + weight_bytes:

@@ -1,6 +1,6 @@
-"""Batches of dialogues that read tokens together: through the compiled library if possible, else through the model.
+"""Batches of dialogues that read tokens together: in the compiled library if possible, else in torch.
 
-Dims: B rows, V vocabulary.
+To read a token means to run the model on it and to add it to the dialogue's state. Dims: B rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class DialogueBatch(Protocol):
         """Hidden states `[B, D]` after the last norm at the last tokens of the rows; only if the model has a latent."""
 
     def set_latent(self, row: int, z: torch.Tensor) -> None:
-        """Let a row read its next tokens with z, fp32 `[Z]`; only if the model has a latent."""
+        """Set the latent variable z, fp32 `[Z]`, with which a row reads its next tokens; only if the model has one."""
 
     def nbytes(self) -> int:
-        """Return the bytes of the states."""
+        """Return the size of the states in bytes."""
 
 
 def native_network(model: DialogueModel) -> NativeNetwork | None:
@@ -73,7 +73,7 @@ def start_slots(model: DialogueModel) -> Slots:
 
 
 def make_native(model: DialogueModel, int8: bool = False) -> bool:
-    """Prepare a model for the compiled library, if that supports it; its weights must not change afterwards.
+    """Prepare a model for the compiled library, if the library supports it; the weights must not change afterwards.
 
     Args:
         model: A model; only an XianliaoForCausalLM can be supported.

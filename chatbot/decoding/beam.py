@@ -23,12 +23,12 @@ class Hypothesis:
 
     Attributes:
         token_ids: Tokens without EOS.
-        score: Sum of log p under the rules and the floor. Hypotheses are compared by it. It is not divided by a
-            length, which would undo the bound.
+        score: Sum of log p under the rules and the floor, by which hypotheses are compared. It is not divided by the
+            length, because then replies could exceed the bound.
         log_prob: See `Draft`.
-        row: Index, among the rows of its reply, of the row that it continues; meaningless once the hypothesis has
+        row: Row that the hypothesis continues, counted within the rows of its reply; unused once the hypothesis has
             ended.
-        stop_reason: None while it is unfinished.
+        stop_reason: None while the hypothesis is unfinished.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -42,11 +42,11 @@ class Hypothesis:
 class BeamSearch:
     """A reply by beam search; a `chatbot.decoding.loop.Search` with one row per unfinished hypothesis.
 
-    It keeps the `settings.beams` best finished and unfinished hypotheses and ends when the best has ended: a score only
-    falls, so no other hypothesis could overtake that one. From t0 + delta on EOS has half of the mass or more: the end
-    of the best unfinished hypothesis is then no worse than any other continuation, so no reply is longer than t0 +
-    delta + 1. Until the reply has ended, its draft is the common beginning of its hypotheses, so shown text is never
-    taken back.
+    The search keeps the `settings.beams` best hypotheses, finished or not, and ends when the best one has ended: scores
+    only fall, so no other hypothesis can overtake it. After t0 + delta tokens, EOS has at least half of the
+    probability, so no other continuation is better than the end of the best unfinished hypothesis, and no reply is
+    longer than t0 + delta + 1 tokens. Until the reply has ended, its draft is the common beginning of all hypotheses,
+    so text that was shown is never taken back.
 
     Attributes:
         settings: Decoding settings.
@@ -54,7 +54,7 @@ class BeamSearch:
         speaker: Speaker id of the reply.
         draft: The reply so far.
         beam: The hypotheses, best first; empty once the reply has ended.
-        emitted: Number of steps.
+        emitted: Number of steps so far.
     """
 
     settings: ReplySettings
@@ -71,7 +71,7 @@ class BeamSearch:
 
     @property
     def group(self) -> Hashable:
-        """Replies of equal groups are advanced together."""
+        """Replies with equal groups are advanced together."""
         return self.settings
 
     @staticmethod
@@ -112,7 +112,7 @@ class _Continuations:
         self.unfloored_best = unfloored.topk(min(self.beams, floored.shape[-1])).values.tolist()
 
     def extend(self, beam: list[Hypothesis], first_row: int) -> list[Hypothesis]:
-        """Return the best of the finished hypotheses and of the continuations of the others.
+        """Return the best among the finished hypotheses and the continuations of the unfinished ones.
 
         Args:
             beam: Hypotheses of one reply.

@@ -27,7 +27,7 @@ class TokenScore:
     Attributes:
         token_id: The token.
         log_prob: Its log p in nats, at most 0.
-        best: (token id, log p) of the most likely tokens of this step, the best first.
+        best: (token id, log p) of the most likely tokens of this step, most likely first.
     """
 
     token_id: int
@@ -62,7 +62,7 @@ class Candidates:
         allowed: The model's logits `[B, V]`, -inf for tokens that are not allowed.
         ruled: Logits `[B, V]` after the rules against repetition, before temperature and floor.
         emitted: Number of tokens of each reply so far, without its thinking block, int64 `[B]`.
-        floor: The floor, or None where it changes no row yet.
+        floor: The EOS floor, or None if it does not change any row yet.
     """
 
     allowed: torch.Tensor

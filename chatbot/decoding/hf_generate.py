@@ -30,9 +30,9 @@ Earlier = Sequence[Sequence[int]] | Callable[[list[int]], Sequence[Sequence[int]
 class EosFloorProcessor(LogitsProcessor):
     """EOS floor and hard limit for `generate()` of transformers.
 
-    Pass it in one list with temperature before it and truncation after it, and call `generate()` with temperature=1,
-    top_p=1, top_k=0: transformers runs custom processors before its own, which would break the bound.
-    `chatbot.decoding.hf_generate.reply_processors` builds that list.
+    Put this processor into a list after temperature and before truncation (`reply_processors` builds the list), and
+    call `generate()` with temperature=1, top_p=1, top_k=0. The temperature and truncation of transformers would run
+    after the custom processors and could break the length bound.
     """
 
     def __init__(self, floor: EosFloor | None, eos_id: int, prompt_tokens: int, limit_tokens: int):

@@ -1,7 +1,7 @@
-"""The decode loop: every reply, sampled, greedy, by beam search or given, advances in it step by step.
+"""The decode loop, which advances replies step by step: sampled, greedy, given, or by beam search.
 
-A step reads one token per row of a batch and then chooses the next tokens. `Decoding` is this step; `run` repeats it for
-replies that begin together, and `chatbot.chat.batches.SharedBatch` for conversations that come and go.
+A step reads one token per row of a batch and then chooses the next tokens. `Decoding` performs a step; `run` repeats it
+for replies that begin together, and `chatbot.chat.batches.SharedBatch` for conversations that come and go.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Search(Protocol):
 
     @property
     def rows(self) -> int:
-        """Number of rows of the batch that belong to it now."""
+        """Number of rows of the batch that the reply occupies now."""
 
     @property
     def group(self) -> Hashable:
@@ -48,13 +48,13 @@ class Search(Protocol):
         """Choose how searches of one class and group continue.
 
         Args:
-            logits: Logits `[B, V]` of the next token of the rows of all searches, in order.
+            logits: Logits `[B, V]` of the next token of each row; the rows of all searches, in order.
             searches: The searches.
             vocabulary: Properties of the tokens.
 
         Returns:
-            For each search its next rows, each as a pair: the row of the search that it continues, and the token that
-            it reads. An empty list ends the search.
+            For each search, its rows in the next step. Each row is a pair: the present row of the search that it
+            continues, and the token that it reads. An empty list ends the search.
 
         Raises:
             GenerationError: The logits are NaN or +inf, or leave no token to choose; no search has advanced.
@@ -65,7 +65,7 @@ class Decoding:
     """Searches over the rows of one batch. Call `choose` and `read` in turn until no search is left.
 
     Args:
-        batch: Dialogues after the prompts, one row per row of a search, in order; decoding uses them up.
+        batch: States of the dialogues after the prompts: the rows of all searches, in order; decoding changes them.
         logits: Logits `[B, V]` of the first tokens.
         searches: The searches.
         vocabulary: Properties of the tokens.
@@ -83,7 +83,7 @@ class Decoding:
         self.failed: dict[Search, GenerationError] = {}
 
     def add(self, searches: Sequence[Search], logits: torch.Tensor) -> None:
-        """Add searches, whose rows the batch has already at its end; `logits` `[rows, V]` of their first tokens."""
+        """Add searches whose rows are already the last of the batch; `logits` `[rows, V]`: for their first tokens."""
         self.searches += searches
         self._widths += [search.rows for search in searches]
         self.logits = torch.cat([self.logits, logits])
@@ -129,7 +129,7 @@ class Decoding:
 
     def _select(self, rows: list[int], count: int) -> None:
         """Keep these of the `count` rows of the batch."""
-        self.logits = self.logits[:0]  # they were used; `add` must not join others to them
+        self.logits = self.logits[:0]  # they have been used; `add` must not append to them
         if rows != list(range(count)):
             self.batch.select(torch.tensor(rows, dtype=torch.int64, device=self.logits.device))
 
@@ -162,7 +162,7 @@ def _advance(
             part = logits[[row for index in indices for row in range(ends[index] - widths[index], ends[index])]]
         try:
             group_steps = members[0].advance(part, members, vocabulary)
-        except GenerationError as error:  # nothing has advanced yet: find out whose logits they are
+        except GenerationError as error:  # no search has advanced yet: find those with bad logits
             if len(members) == 1:
                 failed[members[0]] = error
             else:
@@ -177,7 +177,7 @@ def _advance(
 def run(
     batch: DialogueBatch, logits: torch.Tensor, searches: Sequence[Search], vocabulary: Vocabulary
 ) -> Iterator[list[Draft]]:
-    """Decode searches that begin together and yield the drafts of all after every step; see `Decoding` for the rest."""
+    """Decode searches that begin together, and yield all drafts after every step; arguments as for `Decoding`."""
     decoding = Decoding(batch, logits, searches, vocabulary)
     while True:
         decoding.choose()
@@ -191,7 +191,7 @@ def run(
 
 @dataclass(eq=False)
 class ForcedReply:
-    """A reply whose tokens are given, read with the candidates of every step; a `Search` of one row.
+    """A reply whose tokens are given, decoded to see the candidates of every step; a `Search` with one row.
 
     Attributes:
         tokens: The tokens; the model predicts all of them, and reads all but the last.
@@ -215,7 +215,7 @@ class ForcedReply:
 
     @property
     def group(self) -> Hashable:
-        """Replies of equal groups are advanced together."""
+        """Replies with equal groups are advanced together."""
         return self.kinds, self.watch
 
     @staticmethod
@@ -252,11 +252,11 @@ def decode(
 ) -> Iterator[list[Draft]]:
     """Decode one reply per row and yield all drafts after every step; in the last yield all have a stop reason.
 
-    Every row has its random numbers and leaves the batch when it ends, so a reply does not depend on its neighbours
-    beyond the rounding of a batched matrix product (about 2e-6 on logits; none in the compiled library).
+    Every row has separate random numbers and leaves the batch when it ends, so a reply depends on the other rows only
+    through the rounding of batched matrix products (about 2e-6 on logits; none in the compiled library).
 
     Args:
-        batch: Dialogues after the prompts; decoding uses them up.
+        batch: States of the dialogues after the prompts; decoding changes them.
         logits: Logits `[B, V]` of the first reply tokens.
         reply_speakers: Speaker id of each reply.
         settings: Settings of all rows.

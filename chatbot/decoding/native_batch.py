@@ -1,4 +1,4 @@
-"""A model's weights as the compiled library reads them, and batches of dialogues that it decodes."""
+"""Model weights in the layout of the compiled library, and batches of dialogues that the library decodes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class NativeNetwork:
     def __init__(self, model: XianliaoForCausalLM, int8: bool = False):
         self.config = cast(XianliaoConfig, model.config)
         self.int8 = int8
-        self.group = c_int64.in_dll(_library(), "xianliao_group").value  # rows of a matrix that are interleaved
+        self.group = c_int64.in_dll(_library(), "xianliao_group").value  # number of matrix rows that are interleaved
         self._owned: list[torch.Tensor] = []  # the memory that the pointers below point into
         config = self.config
         self._layers = (Layer * config.num_hidden_layers)(*[self._layer(cast(Block, block)) for block in model.blocks])
@@ -135,7 +135,7 @@ class NativeNetwork:
 class NativeBatch:
     """`chatbot.decoding.batch.DialogueBatch` through the compiled library; states are updated in place.
 
-    The result is the same to the bit, in however many calls the tokens are read and with whichever other rows.
+    The result has the same bits, however many calls the tokens are spread over and whichever rows are read with them.
 
     Attributes:
         layers: State tensors of every layer by name, `[B, ...]`.
@@ -158,7 +158,7 @@ class NativeBatch:
         self._states = (State * len(pointers))(*pointers)
 
     def replace(self, other: NativeBatch) -> None:
-        """Take over the rows of another batch."""
+        """Replace the states of this batch by those of another, without a copy."""
         self.layers, self.positions, self._states = other.layers, other.positions, other._states
 
     def clone(self) -> NativeBatch:
@@ -211,8 +211,8 @@ class NativeBatch:
         """Read the next tokens of some rows, at least one per row.
 
         Args:
-            rows: Different rows of the batch, N of them.
-            ids: Token ids of each of them.
+            rows: The N distinct rows of the batch that read tokens.
+            ids: Token ids for each of these rows.
             speakers: Speaker ids of these tokens.
 
         Returns:
@@ -239,7 +239,7 @@ class NativeBatch:
         return self.layers[-1]["hidden"]
 
     def set_latent(self, row: int, z: torch.Tensor) -> None:
-        """Let a row read its next tokens with z, fp32 `[Z]`; needs a latent."""
+        """Set the latent variable z, fp32 `[Z]`, with which a row reads its next tokens; the model must have one."""
         for layer, skip in zip(self.layers, self.network.skips or (), strict=True):
             layer["latent"][row] = skip @ z
 
@@ -301,7 +301,7 @@ def _padded(x: torch.Tensor, multiple: int) -> torch.Tensor:
 
 
 def _empty_state(kind: str, config: XianliaoConfig, rows: int) -> dict[str, torch.Tensor]:
-    """Return the state of a mixer before the first token; keys and values are rings, position p at index p mod W."""
+    """Return the state of a mixer before the first token; in the ring buffers, position p has index p mod W."""
     heads, head = config.num_attention_heads, config.head_dim
     if kind == "sliding_softmax":
         state = {name: torch.zeros(rows, config.sliding_window, heads, head) for name in ("keys", "values")}

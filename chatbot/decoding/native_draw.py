@@ -20,7 +20,7 @@ def can_draw(logits: torch.Tensor, settings: ReplySettings) -> bool:
 
 @lru_cache(256)
 def _is_nucleus(settings: ReplySettings) -> bool:
-    """Whether the method of the settings is sampling, without truncation other than the nucleus."""
+    """Whether the settings ask for sampling, with no truncation other than the nucleus."""
     return settings.method == "sample" and all(isinstance(rule, ConsistentTopP) for rule in truncation(settings, 0))
 
 

@@ -3,17 +3,17 @@
     score(r) = (log p(r | c) - w_p log p(r)) / sqrt(tokens of r)  +  w_b log p(c | r) / tokens of c
                - w_s max over s of likeness(r, s)
 
-Dividing by a power of the length is the length normalization of Wu et al. (arXiv 1609.08144, eq. 14). With exponent 1 long
-replies of common words win; on 320 contexts with replies rated by blind judges, exponents from 0 to .5 chose replies that
-were .05 of 2 points better (95 %: .02 to .08), and 1/2 keeps most of the length.
+Dividing by a power of the length is the length normalization of Wu et al. (arXiv 1609.08144, eq. 14). With exponent 1
+long replies of common words win; on 320 contexts with replies rated by blind judges, exponents from 0 to .5 chose
+replies that were .05 of 2 points better (95 %: .02 to .08), and 1/2 keeps most of the length.
 
-log p(r | c) is that of the model itself, and log p(r) that of the same model without a history: with w_p = 1 their
+log p(r | c) comes from the model itself, and log p(r) from the same model without a history: with w_p = 1, their
 difference is the pointwise mutual information of context and reply (Li et al., arXiv 1510.03055, eq. 9). log p(c | r)
-is that of a model trained on dialogues backwards (`xianliao-train --direction backward`): maximum mutual information as
-DialoGPT uses it (arXiv 1911.00536, section 2.3). Both penalise replies that fit every message. s stands for each of the
-bot's last replies and for the message. Likeness is 1 - the lower bound of the WRD
-(`chatbot.similarity.distance.relaxed_distance`) over the checkpoint's vectors, and the share of common tokens without
-vectors. Candidates that are nearly equal to a likelier one are removed first.
+comes from a model trained on reversed dialogues (`xianliao-train --direction backward`): maximum mutual information as
+DialoGPT uses it (arXiv 1911.00536, section 2.3). Both terms penalise replies that fit every message. s stands for each
+of the bot's last replies and for the message. Likeness is 1 minus the lower bound of the WRD
+(`chatbot.similarity.distance.relaxed_distance`) over the checkpoint's token vectors; if these are missing, it is the
+share of common tokens. Candidates that are nearly equal to a likelier one are removed first.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class Ranker:
     """Chooses the best of several candidate replies.
 
     Attributes:
-        layout: Layout of both models.
+        layout: Layout of the forward and the backward model.
         vectors: Token vectors, or None.
         backward: A model trained on reversed dialogues with the same tokenizer, or None.
-        forward: The model that gave the candidates, or None.
+        forward: The model that generated the candidates, or None.
     """
 
     layout: Layout
@@ -139,7 +139,7 @@ class Ranker:
         return score
 
     def _log_priors(self, answered: Sequence[Answered], drafts: Sequence[Sequence[Draft]]) -> list[list[float]]:
-        """Return log p of each candidate and its end without a history, in nats, divided by the root of its length."""
+        """Return log p of each candidate with its end but without a history, in nats, divided by sqrt(tokens)."""
         if self.forward is None:
             raise RankingError("rank_prior needs the model that generated the candidates, but the ranker has no model.")
         replies = [[draft.token_ids] for candidates in drafts for draft in candidates]
@@ -148,7 +148,7 @@ class Ranker:
         return [[-next(nats)[0] / math.sqrt(len(draft.token_ids) + 1) for draft in candidates] for candidates in drafts]
 
     def _backward_log_probs(self, answered: Sequence[Answered], drafts: Sequence[Sequence[Draft]]) -> list[list[float]]:
-        """Return log p of the last turns given each candidate, in nats per token, with the ends of the turns."""
+        """Return log p of the last turns given each candidate, in nats per token, ends of turns included."""
         if self.backward is None:
             raise RankingError(
                 "The checkpoint has no backward model. Train a backward model with xianliao-train --direction backward"
@@ -165,9 +165,10 @@ class Ranker:
         return [[next(values) for _ in candidates] for candidates in drafts]
 
     def _fitting(self, replies: Sequence[Sequence[int]], before: list[list[int]]) -> list[list[int]]:
-        """Return the turns before the replies that the backward model can read after each of them.
+        """Return the part of the turns before the replies that the backward model can read after the longest reply.
 
-        The farthest turn is left out first, then the end of the last message: all replies are compared on the same tokens.
+        The oldest turn is left out first, then the end of the last message. All replies are compared on the same
+        tokens.
         """
         assert self.backward is not None
         limit = self.backward.max_tokens
@@ -189,5 +190,5 @@ class Ranker:
 
 
 def likelihood(draft: Draft) -> float:
-    """Return log p in nats, divided by the root of the number of tokens; an EOS that was not forced counts."""
+    """Return log p in nats, divided by the square root of the number of tokens; an EOS that was not forced counts."""
     return draft.log_prob / math.sqrt(max(1, len(draft.token_ids) + (draft.stop_reason != "limit")))

@@ -24,7 +24,7 @@ class SampledReply:
 
     Attributes:
         settings: Decoding settings.
-        random: Random numbers of this reply alone.
+        random: Random number generator of this reply.
         earlier: Token ids of the last replies in its conversation.
         speaker: Speaker id of the reply.
         draft: The reply so far.
@@ -39,7 +39,7 @@ class SampledReply:
 
     @property
     def group(self) -> Hashable:
-        """Replies of equal groups are advanced together."""
+        """Replies with equal groups are advanced together."""
         return self.settings
 
     @staticmethod
@@ -58,7 +58,7 @@ class SampledReply:
 
 
 def choose(logits: torch.Tensor, rows: Sequence[SampledReply], vocabulary: Vocabulary) -> list[int]:
-    """Choose a token for each row of the logits `[B, V]`, and extend or end its draft; all have equal settings.
+    """Choose a token for each row of the logits `[B, V]`, and extend or end its draft; all rows have equal settings.
 
     Returns:
         The B tokens.
@@ -113,7 +113,7 @@ def _best(candidates: Candidates, end_id: int) -> tuple[list[int], list[bool]]:
 
 
 def _argmax(scores: torch.Tensor) -> list[int]:
-    """Return the first of the best tokens of each row; NumPy is several times faster than torch here."""
+    """Return the best token of each row, the first among equals; NumPy is several times faster than torch here."""
     return scores.numpy(force=True).argmax(-1).tolist()
 
 

@@ -26,7 +26,7 @@ MAX_NUMBER = 10**6
 """Maximum of settings without a natural maximum."""
 
 MAX_STORED_LIMIT_TOKENS = 4096
-"""Maximum of a reply's limit in generation_config.json, so that a checkpoint from elsewhere cannot keep a server busy."""
+"""Maximum reply length that generation_config.json may set, so that no checkpoint can keep a server busy."""
 
 FORBIDDING_NATS = 1e30
 """A `repeat_cost` of this value or more is treated as infinite, because the sum of several would overflow float32."""
@@ -39,11 +39,11 @@ class Unchanged(Enum):
 
 
 UNCHANGED = Unchanged.UNCHANGED
-"""Value of a change that leaves the setting as it is; None switches a setting off."""
+"""Value for `with_changes` that leaves a setting unchanged; None would switch it off."""
 
 
 def _setting(default: Any, help: str, minimum: float | None = None, maximum: float | None = None) -> Any:
-    """Return the field of a number or a switch with its default, its help text and its range."""
+    """Return a dataclass field for a number or a switch, with its default, help text and range."""
     return field(default=default, metadata=_described(help, minimum, maximum))
 
 
@@ -53,14 +53,13 @@ def _described(help: str, minimum: float | None = None, maximum: float | None = 
 
 @dataclass(frozen=True)
 class ReplySettings:
-    """Decoding settings of a reply; `OPTIONS` lists the numbers with their ranges.
+    """Decoding settings of a reply; `OPTIONS` lists the numeric settings with their ranges.
 
-    The help text of each field says what it does. These values switch a setting off: None for `floor_start_tokens`, 1 for
-    `repetition_penalty`, `top_p` and `typical_p`, and 0 for `no_repeat_ngram`, `top_k`, `min_p`, `top_n_sigma`,
+    The help text of each field says what it does. These values switch a setting off: None for `floor_start_tokens`, 1
+    for `repetition_penalty`, `top_p` and `typical_p`, and 0 for `no_repeat_ngram`, `top_k`, `min_p`, `top_n_sigma`,
     `xtc_probability` and `dry_multiplier`. A `repeat_cost` of None or infinity forbids repeated n-grams. If
-    `max_reply_tokens` is None, the limit is t0 + 2 delta
-    (`chatbot.decoding.rules.eos_floor`). `logit_bias` is a mapping, or pairs, of token ids and nats; it is stored as sorted
-    pairs.
+    `max_reply_tokens` is None, the limit is t0 + 2 delta (`chatbot.decoding.rules.eos_floor`). `logit_bias` is a
+    mapping, or pairs, of token ids and nats; it is stored as sorted pairs.
 
     An entry of `banned_words` that begins with `!` is an exception, a longer word that ends with a banned word and is
     allowed: the entries 妈的 and !妈妈的 forbid 妈的, but not 妈妈的.
@@ -74,12 +73,12 @@ class ReplySettings:
     )
     rank_prior: float = _setting(
         0.0,
-        "weight of -log p(reply without its context) in that choice, to avoid replies that fit every message",
+        "weight of -log p(reply without context) in the choice of the best reply, against replies that fit anything",
         0,
         MAX_NUMBER,
     )
     rank_similarity: float = _setting(
-        0.0, "penalty in that choice for replies that are like the message or the bot's last replies", 0, MAX_NUMBER
+        0.0, "penalty for likeness to the message and last replies, in the choice of the best reply", 0, MAX_NUMBER
     )
     temperature: float = _setting(0.7, "divides the logits when sampling", 0.01, 100)
     top_k: int = _setting(0, "keep the K most likely tokens when sampling (0: all)", 0, MAX_NUMBER)
@@ -95,11 +94,11 @@ class ReplySettings:
     )
     xtc_probability: float = _setting(0.0, "share of the steps in which XTC drops the likeliest words (0: off)", 0, 1)
     xtc_threshold: float = _setting(
-        0.1, "of the words of at least this probability, XTC keeps the least likely one", 0, 1
+        0.1, "XTC drops words of at least this probability, except the least likely of them", 0, 1
     )
     dry_multiplier: float = _setting(0.0, "DRY: nats that a token loses if it continues a repetition (0: off)", 0, 100)
     dry_base: float = _setting(1.75, "DRY: factor of that loss for each further repeated token", 1, 100)
-    dry_allowed_length: int = _setting(2, "DRY: number of repeated tokens from which the next one loses", 1, MAX_NUMBER)
+    dry_allowed_length: int = _setting(2, "DRY: number of repeated tokens from which the loss begins", 1, MAX_NUMBER)
     repetition_penalty: float = _setting(
         1.0, "divides the logits of the tokens in this reply and in the last replies (1: off)", 1, 10
     )
@@ -131,15 +130,15 @@ class ReplySettings:
         default="typed",
         metadata=_described(
             "typed: characters are read as typed; simplified: traditional characters are read as simplified ones; asker:"
-            " they are, and the reply is written in the script of the messages (default: the checkpoint's)"
+            " as simplified, but the reply is written in the script of the messages (default: the checkpoint's)"
         ),
     )
     thinking: Thinking = field(
         default="plain",
         metadata=_described(
-            "whether a chat model thinks, in a block <think>…</think>, before it answers. plain: no, and the chat template"
-            " is not told; off: no, and the template is told so (enable_thinking=false); hidden: yes, but only the answer"
-            " is shown; shown: yes, and both are shown (default: the checkpoint's)"
+            "whether a chat model thinks, in a block <think>…</think>, before it answers. plain: no, and enable_thinking"
+            " is not set in the chat template; off: no, with enable_thinking=false; hidden: yes, but only the answer is"
+            " shown; shown: yes, and both are shown (default: the checkpoint's)"
         ),
     )
     thinking_tokens: int = _setting(512, "tokens after which a thinking block is closed", 1, MAX_NUMBER)
@@ -209,7 +208,7 @@ class ReplySettings:
 
     @property
     def floor(self) -> EosFloor | None:
-        """EOS floor, or None where it is off."""
+        """EOS floor, or None if it is off."""
         from chatbot.decoding.rules.eos_floor import EosFloor  # needs torch
 
         if self.floor_start_tokens is None:
@@ -223,12 +222,12 @@ class ReplySettings:
 
     @property
     def _floor_limit_tokens(self) -> int | None:
-        """`EosFloor.limit_tokens`, without torch; None where the floor is off."""
+        """`EosFloor.limit_tokens`, without importing torch; None if the floor is off."""
         return None if self.floor_start_tokens is None else self.floor_start_tokens + 2 * self.floor_delta_tokens
 
     @property
     def bound_tokens(self) -> int:
-        """Maximum number of tokens of a reply; greedy and beam search end by t0 + delta + 1 without the limit."""
+        """Maximum number of tokens of a reply; for greedy and beam search at most t0 + delta + 1 if the floor is on."""
         if self.method == "sample" or self.floor_start_tokens is None:
             return self.limit_tokens
         return min(self.limit_tokens, self.floor_start_tokens + self.floor_delta_tokens + 1)
@@ -250,14 +249,14 @@ class ReplySettings:
 
 @dataclass(frozen=True)
 class Option:
-    """A number among the settings.
+    """A numeric setting.
 
     Attributes:
         name: Field of `ReplySettings`.
         kind: Type of the value.
-        help: What it does, in one line.
+        help: Help text in one line.
         minimum, maximum: Range of the value.
-        can_be_off: Whether None is a value, too.
+        can_be_off: Whether None, which switches the setting off, is allowed.
     """
 
     name: str
@@ -315,7 +314,7 @@ def settings_from(generation: Mapping[str, Any]) -> ReplySettings:
     can_be_off = {option.name for option in OPTIONS if option.can_be_off}
     known = {name for name, value in generation.items() if name in NAMES and (value is not None or name in can_be_off)}
     settings = ReplySettings(**{name: generation[name] for name in known})
-    limit = settings._floor_limit_tokens or settings.limit_tokens  # a request may raise max
+    limit = settings._floor_limit_tokens or settings.limit_tokens  # a request may raise max_reply_tokens
     limit = max(limit, settings.thinking_tokens)
     if limit > MAX_STORED_LIMIT_TOKENS:
         raise ReplySettingsError(

@@ -38,8 +38,8 @@ class Slots(Protocol):
         """Read the next tokens of some dialogues, at least one per dialogue.
 
         Args:
-            rows: Different slots, N of them.
-            ids: Token ids of each of them.
+            rows: The N distinct slots of these dialogues.
+            ids: Token ids for each of these slots.
             speakers: Speaker ids of these tokens.
 
         Returns:
@@ -47,13 +47,13 @@ class Slots(Protocol):
         """
 
     def hidden_of(self, slot: int) -> torch.Tensor:
-        """Return the hidden state `[D]` after the last norm at the last token of a dialogue; the model has a latent."""
+        """Return the hidden state `[D]` after the last norm at a dialogue's last token, if the model has a latent."""
 
     def set_latent(self, slot: int, z: torch.Tensor) -> None:
-        """Let a dialogue read its next tokens with z, fp32 `[Z]`; the model has a latent."""
+        """Set the latent variable z, fp32 `[Z]`, with which a dialogue reads its next tokens, if the model has one."""
 
     def nbytes(self) -> int:
-        """Return the bytes of the pool."""
+        """Return the size of the pool in bytes."""
 
 
 class NativeSlots(NativeBatch):
@@ -98,7 +98,7 @@ class NativeSlots(NativeBatch):
 
 @dataclass
 class Part:
-    """Tokens of a prompt that are read beside the rows of a batch.
+    """Tokens of a prompt that are read in the same pass as the rows of a batch.
 
     Attributes:
         slot: Slot of the dialogue.
@@ -148,11 +148,11 @@ class SlotRows:
 
     @property
     def hidden(self) -> torch.Tensor:
-        """Hidden states `[B, D]` at the last tokens of the rows; the model has a latent."""
+        """Hidden states `[B, D]` at the last tokens of the rows, if the model has a latent variable."""
         return torch.stack([self.pool.hidden_of(slot) for slot in self.slots])
 
     def set_latent(self, row: int, z: torch.Tensor) -> None:
-        """Let a row read its next tokens with z, fp32 `[Z]`; the model has a latent."""
+        """Set the latent variable z, fp32 `[Z]`, with which a row reads its next tokens, if the model has one."""
         self.pool.set_latent(self.slots[row], z)
 
     def clone(self) -> SlotRows:

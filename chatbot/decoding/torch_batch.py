@@ -1,4 +1,4 @@
-"""Batches and slots of dialogues that any model reads through its forward pass, on any device."""
+"""Batches and slots of dialogues for any model, which reads tokens in its forward pass, on any device."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from chatbot.model.slots.table import SlotTable, SlotView, length_class
 class TorchSlots:
     """`chatbot.decoding.slots.Slots` of a model.
 
-    One forward pass reads the rows that read one token each; they are kept in the first rows of the table, so that it
-    reads and writes them in place. Longer parts are read in padded passes, one per power of two of their width and of the
-    length of what precedes them.
+    All rows that have exactly one new token share one forward pass. They occupy the first rows of the cache (the
+    table), so the pass can update the cache in place. Rows with more new tokens are padded and grouped: rows share a
+    pass if the numbers of their new tokens, and of their earlier tokens, lie between the same powers of two.
 
     Args:
         model: The model.
-        table: States to begin with, one per slot from 0 on; default: none.
+        table: Initial states, one for each slot from 0 on; default: none.
     """
 
     def __init__(self, model: DialogueModel, table: SlotTable | None = None):
@@ -46,7 +46,7 @@ class TorchSlots:
 
     @torch.inference_mode()
     def leave(self, slot: int) -> None:
-        """Free a slot; the memory of three free slots in four is returned."""
+        """Free a slot; the table shrinks to half if three of four slots are free."""
         row = self._row_of.pop(slot)
         self._slots[row] = None
         self.table.clear(row)
@@ -83,7 +83,7 @@ class TorchSlots:
     def read_rows(
         self, rows: Sequence[int], ids: Sequence[Sequence[int]], speakers: Sequence[Sequence[int]]
     ) -> torch.Tensor:
-        groups: dict[tuple[int, int], list[int]] = {}  # indices of the rows by classes of width and length
+        groups: dict[tuple[int, int], list[int]] = {}  # indices of the rows by classes of new and earlier tokens
         for index, tokens in enumerate(ids):
             if not tokens or len(tokens) != len(speakers[index]):
                 raise ValueError("Every row must read at least one token, and have one speaker id for each token.")
@@ -130,7 +130,7 @@ class TorchSlots:
         return output.logits[:, -1].float()
 
     def _move_to_front(self, slots: Sequence[int]) -> None:
-        """Order the first rows of the table by length class; only dialogues outside the rows of their class move."""
+        """Move slots to the first rows of the table, by length class; a dialogue already in a row of its class stays."""
         class_of = {slot: length_class(self.table.lengths[self._row_of[slot]]) for slot in slots}
         wanted = sorted(class_of.values())  # class of each of the first rows
 

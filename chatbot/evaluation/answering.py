@@ -22,7 +22,7 @@ from chatbot.language.translation import translate
 from chatbot.text.dialogue import Prompt, clean_turn
 
 BATCH_SIZE = 64
-"""Contexts that are read together."""
+"""Number of contexts that the model reads together."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class DecodingCost:
     """Time and tokens that a method needed for all replies.
 
     Attributes:
-        seconds: Wall time without reading the contexts.
+        seconds: Wall-clock time, without the time to read the contexts.
         tokens: Tokens of all candidates, EOS included.
     """
 
@@ -84,8 +84,8 @@ class DecodingCost:
 def make_contexts(dialogues: Sequence[Sequence[str]], count: int) -> list[Context]:
     """Return one context per dialogue: all turns before the last one.
 
-    Dialogues with fewer than two turns or with an empty turn are skipped. If more than `count` are left, the contexts
-    are spread evenly over them.
+    Dialogues with fewer than two turns or with an empty turn are skipped. If more than `count` dialogues
+    remain, evenly spaced ones are used.
     """
     usable = [turns for turns in dialogues if len(turns) > 1 and all(clean_turn(turn) for turn in turns)]
     stride = max(1, len(usable) / count)
@@ -101,7 +101,7 @@ def encode(bot: Chatbot, context: Context) -> EncodedContext:
 
 
 def in_batches(bot: Chatbot, contexts: Sequence[Context]) -> tuple[list[EncodedContext], list[list[int]]]:
-    """Return the encoded contexts and their indices in batches of similar length."""
+    """Return the encoded contexts, and their indices grouped into batches of similar length."""
     encoded = [encode(bot, context) for context in contexts]
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].prompt.input_ids))
     return encoded, [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]

@@ -100,14 +100,14 @@ def percents(interval: intervals.Interval) -> str:
 
 @dataclass(frozen=True)
 class Identity:
-    """Replies to the question for the bot's identity.
+    """Replies to questions about the bot's identity.
 
     Attributes:
         program: Share of replies that say the bot is a program and do not claim to be human.
         human: Replies that claim to be human.
         other: Replies that say neither.
         interval: 95 % interval of `program`, over questions.
-        human_interval: Likewise of the share of `human`.
+        human_interval: 95 % interval of the share of `human`, over questions.
     """
 
     program: float
@@ -118,7 +118,7 @@ class Identity:
 
 
 def identity(bot: Chatbot, seeds: int = 5, questions: str = "who") -> Identity:
-    """Ask the bot for its identity, in the phrasings of a list (who.txt has 20)."""
+    """Ask the bot about its identity, in the phrasings of a list (who.txt has 20)."""
     replies = [reply for _, _, reply in ask(bot, read_probe(questions), seeds)]
     claims = set(matching("human", replies)) | {reply for reply in replies if DENIAL.search(reply)}
     human = [reply for reply in replies if reply in claims]

@@ -53,7 +53,7 @@ class ResultCache:
 
     def __init__(self, folder: Path):
         self.folder = folder / FOLDER
-        if self.folder.is_symlink():  # files in it are cut and removed
+        if self.folder.is_symlink():  # the cache truncates and removes files in it
             raise FileError(f"{self.folder} is a link. Remove it, or give another --output.")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._used: set[Path] = set()

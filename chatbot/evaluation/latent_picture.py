@@ -1,4 +1,4 @@
-"""Picture of a message's replies in the space of the latent (苏剑林, kexue.fm/archives/7725), as SVG.
+"""SVG picture of the replies to a message, in the space of the latent variable (苏剑林, kexue.fm/archives/7725).
 
 In coordinates in which the prior p(z|c) is the standard normal, the possible replies to a message fill the unit ball;
 the picture has circles at 1 and 2 standard deviations. Each reply is an ellipse with centre m and axes s in the two

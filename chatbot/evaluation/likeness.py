@@ -15,7 +15,7 @@ from chatbot.text.tokenizer import DialogueTokenizer
 class Likeness:
     """Comparison of texts by token vectors, with the tokenizer that the vectors belong to.
 
-    All checkpoints of a report share one: numbers over different vectors cannot be compared.
+    All checkpoints of a report share the same vectors, because numbers over different vectors cannot be compared.
     """
 
     def __init__(self, vectors: TokenVectors, tokenizer: DialogueTokenizer):

@@ -18,7 +18,7 @@ from chatbot.evaluation.likeness import Likeness
 from chatbot.text.dialogue import clean_turn
 
 DIVERSITY = ("dist_1", "dist_2", "ent_4", "word_dist_1", "word_dist_2")
-"""Metrics of diversity: Dist-n and Ent-n of characters or words; the last character is n."""
+"""Metrics of diversity: Dist-n and Ent-n of characters or words; each name ends with n."""
 
 _THREE_TIMES = re.compile(r"(.{2,}?)\1\1", re.S)
 
@@ -56,8 +56,8 @@ def repetition_n(reply: Sequence[Hashable], n: int) -> float:
 def is_repetitive(reply: str) -> bool:
     """Whether a reply is a loop.
 
-    Either two or more characters occur three times in a row, or the reply has at least eight characters and more than
-    half of its pairs are repeated.
+    In a loop, a sequence of two or more characters occurs three times in a row, or the reply has at least eight
+    characters and more than half of its character pairs have occurred before.
     """
     return _THREE_TIMES.search(reply) is not None or (len(reply) >= 8 and repetition_n(reply, 2) > 0.5)
 
@@ -123,10 +123,10 @@ class Replies:
 
 
 def common_budgets(reply_sets: Sequence[Replies], grid: Grid) -> dict[str, int]:
-    """Return the number of n-grams over which each metric of diversity is taken, the same for all methods.
+    """Return the number of n-grams from which each metric of diversity is computed, the same for all methods.
 
-    The number is half of the n-grams of the shortest method, at most `grid.budget`. Metrics that cannot be measured are
-    left out.
+    The number is half of the n-grams of the method that has the fewest, at most `grid.budget`. Metrics that cannot be
+    measured are left out.
     """
     budgets = {}
     for metric in DIVERSITY:

@@ -6,7 +6,7 @@ end-of-turn marks:
     p(c | h) = (count(h c) + T(h) p(c | h')) / (count(h) + T(h)),      T(h) distinct units seen after h
 
 down to a uniform distribution over the characters of the training data and one symbol for all other characters. Because
-those share a symbol, the baseline's nats are too low rather than too high, so the baseline is not easier to beat.
+these share one symbol, the baseline can only get fewer nats than it should, which makes it harder to beat.
 """
 
 from __future__ import annotations

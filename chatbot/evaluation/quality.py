@@ -21,7 +21,7 @@ from chatbot.text.dialogue import clean_turn, count_units, join_spaces
 from chatbot.text.dialogue_files import read_dialogues
 
 SEPARATE_TURNS = 6
-"""Number of first turns whose nats/unit are reported one by one; all later turns are reported together."""
+"""The nats/unit of this many turns from the start are reported separately, those of all later turns together."""
 
 BASELINES = {"unigram": 1, "witten_bell_trigram": 3}
 """Order of the n-gram model of each baseline."""
@@ -36,7 +36,7 @@ def measure_quality(
 
     Args:
         bot: The bot.
-        dialogues: Dialogues that the model has positions for.
+        dialogues: Dialogues that are not too long for the model.
         resamples: Bootstrap resamples of the intervals.
         cache: Cache of this report.
     """

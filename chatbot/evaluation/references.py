@@ -1,8 +1,8 @@
 """Cost of decoding rules on the replies that people gave.
 
 Rules against repetition, banned words, the EOS floor and length limits change the model's probabilities. The nats that
-they add to human replies show how much they hurt good replies. Temperature and truncation are left out: they are meant
-to change probabilities.
+these rules add to human replies show how much the rules hurt good replies. Temperature and truncation are left out:
+they are meant to change probabilities.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from chatbot.evaluation.cache import ResultCache, identity_of
 from chatbot.language.translation import translate
 
 MODEL_ALONE = ""
-"""Key of the nats under the model without any rule."""
+"""Key of the nats of the model without any rule."""
 
 RULES = (
     *("repetition_penalty", "no_repeat_ngram", "repeat_cost", "dry_multiplier", "dry_base", "dry_allowed_length"),
@@ -126,7 +126,7 @@ def _score_batch(bot: Chatbot, batch: Sequence[EncodedContext], kinds: Sequence[
 
 
 def _target_log_probs(candidates: Candidates, kind: ReplySettings, replies: Sequence[ForcedReply]) -> list[float]:
-    """Return log p of the next tokens of references under some settings; at the length limit the end has log p 0."""
+    """Return log p of the references' next tokens under some settings; an end forced at the length limit has log p 0."""
     end_id = replies[0].tokens[-1]
     log_p = candidates.ruled.log_softmax(-1)
     if candidates.floor is not None:

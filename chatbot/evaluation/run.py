@@ -127,7 +127,7 @@ def read_fitting(bots: Sequence[Chatbot], data: str | Path, max_dialogues: int |
 
 
 def _fits(bot: Chatbot, turns: Sequence[str]) -> bool:
-    """Whether a dialogue fits into the positions of a model, and each of its turns into half of them."""
+    """Whether a dialogue is not longer than a model allows, and each of its turns at most half as long as that."""
     limit = bot.model.max_tokens
     if limit is None:
         return True
@@ -171,7 +171,7 @@ def _add_checkpoints(
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """Return the names; equal ones get their number."""
+    """Return the names, with a number after each name that occurs more than once."""
     return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, 1)]
 
 
@@ -236,7 +236,7 @@ def replies_of(bot: Chatbot, contexts: Sequence[Context], answers: Sequence[Answ
 
 
 def _add_metrics(report: Report, replies: list[dict[str, Replies]], inputs: _Inputs, likeness: Likeness | None) -> None:
-    """Add the metrics of people's and all methods' replies, with common budgets for diversity."""
+    """Add the metrics of people's and all methods' replies; diversity is measured on the same amount of text."""
     contexts, grid = inputs.contexts, inputs.grid
     people = Replies([context.reference for context in contexts], contexts)
     of_methods = [one for by_method in replies for one in by_method.values()]

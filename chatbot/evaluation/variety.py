@@ -7,7 +7,8 @@ the base model, and difference is 1 minus their mean pairwise likeness (1 - WRD)
 several values of top-p, the variants among candidates, and, if the checkpoint has a latent, the latent at several
 spreads. A method is better than temperature if its 95 % interval is above that of the temperatures at the same quality.
 If the checkpoint has a latent, the report also gives its IWAE bound, active units, mutual information, shuffle test,
-gain by position and token accuracy. Blind aptness needs people or a judge: `xianliao-evaluate --aptness`.
+gain by position and token accuracy. Whether the replies make sense must be rated by people or a judge:
+`xianliao-evaluate --aptness`.
 """
 
 from __future__ import annotations
@@ -106,9 +107,10 @@ def compare(bot: Chatbot, base: Chatbot, contexts: Sequence[Sequence[str]], seed
 
 
 def is_above(rows: dict[str, dict[str, Any]], row: dict[str, Any]) -> bool:
-    """Whether the lower end of the interval of a method's difference is above the temperatures' curve at its quality.
+    """Whether a method's difference is above that of the temperatures at the same quality.
 
-    A method beyond the ends of the curve is not compared.
+    The lower end of the method's interval must be above the curve through the upper ends of the temperatures'
+    intervals. False if the quality of the method is beyond the ends of the curve.
     """
     curve = sorted(
         (other["base_nats_per_unit"], other["difference_interval"][1])

@@ -125,7 +125,7 @@ def _summary_of_likeness(report: Report) -> str:
 
 
 def warnings(report: Report, folders: Sequence[Path | None], data: str | Path) -> list[str]:
-    """Return what a reader of a report must beware of.
+    """Return warnings for the reader of a report.
 
     Args:
         report: The report, with the names of its checkpoints.

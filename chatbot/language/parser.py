@@ -102,7 +102,7 @@ class Parser(TranslatedHelp, argparse.ArgumentParser):
         self.exit(2, f"{translate('usage: ')}{self.prog} … {hint}\n{self.prog}: {labelled('error: ', message)}\n")
 
     def _unknown_flags(self) -> list[str]:
-        """Return one fault for each word of the command line that looks like an option but is not one."""
+        """Return a message for each word of the command line that looks like an option but is not one."""
         known = list(self._option_string_actions)
         faults = []
         for word in dict.fromkeys(word.partition("=")[0] for word in self._words):
@@ -113,7 +113,7 @@ class Parser(TranslatedHelp, argparse.ArgumentParser):
 
     @staticmethod
     def _choice_faults(message: str) -> list[str]:
-        """Return the closest choice, in words, for argparse's message about an invalid choice."""
+        """Return a hint with the closest valid choice if argparse reports an invalid choice, else an empty list."""
         match = re.search(r"invalid choice: '(.+)' \(choose from (.+)\)$", message)
         near = get_close_matches(match[1], re.findall(r"[\w.-]+", match[2]), 1) if match else []
         return [f"perhaps you meant {near[0]}?"] if near else []

@@ -1,8 +1,8 @@
 """Language of the terminal: English, or Chinese if the locale is Chinese.
 
-Code writes its messages in English. The catalogue `zh.json` maps them to Chinese when they are shown, so that errors keep
-one text for Python, logs and the API. Values inside a message are numbered in the catalogue: `{0} does not exist. Check
-the path.` matches that message about any path.
+The code writes its messages in English. The catalogue `zh.json` maps them to Chinese only when the terminal shows them,
+so Python, logs and the API always get the English text. In the catalogue, `{0}`, `{1}` … stand for the values inside a
+message: `{0} does not exist. Check the path.` matches this message for any path.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def translate(text: str) -> str:
 def labelled(label: str, message: str) -> str:
     """Return a message after its label (`error: `, `warning: `), both in the language of the terminal.
 
-    Controls and marks that change the direction of writing are escaped: a message may quote the name or the content of a
-    file from elsewhere, which must not steer the terminal.
+    Controls and marks that change the direction of writing are escaped: a message may quote the name or the content of
+    a file from elsewhere, which must not steer the terminal.
     """
     text = translate(label) + translate(message)
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def to_chinese(text: str) -> str:
-    """Return the Chinese of a text: of an entry, of faults joined by semicolons, or of `label: entry`."""
+    """Return the Chinese for a text that is a catalogue entry, several joined by semicolons, or `label: entry`."""
     label, colon, rest = text.partition(": ")
     if colon and " " not in label and label in read_catalogue():
         return f"{read_catalogue()[label]}：{to_chinese(rest)}"
@@ -54,14 +54,14 @@ def to_chinese(text: str) -> str:
 
 
 def _listed(text: str) -> str | None:
-    """Return the Chinese of faults joined by semicolons, perhaps with a full stop; None if one of them is unknown."""
+    """Return the Chinese for faults joined by semicolons, with or without a full stop; None if one has no entry."""
     chinese = _all_known(tuple(text.removesuffix(".").split("; ")))
     return None if chinese is None else "；".join(chinese) + "。" * text.endswith(".")
 
 
-@functools.lru_cache(1024)  # without it, the time could double with every part
+@functools.lru_cache(1024)  # without this cache, each further part could double the time
 def _all_known(parts: tuple[str, ...]) -> list[str] | None:
-    """Return the Chinese of parts, where one entry may cover several parts in a row; None if a part is unknown."""
+    """Return the Chinese for parts, of which one entry may cover several in a row; None if a part has no entry."""
     if not parts:
         return []
     for count in range(1, len(parts) + 1):
@@ -72,7 +72,7 @@ def _all_known(parts: tuple[str, ...]) -> list[str] | None:
 
 
 def _by_entry(text: str) -> str | None:
-    """Return the Chinese of the entry that matches the whole text; if several match, the one with most fixed words."""
+    """Return the Chinese of the entry that matches the whole text; of several, the one with the longest fixed text."""
     if text in read_catalogue():
         return read_catalogue()[text]
     fixed = _fixed_words()
@@ -93,7 +93,7 @@ def _fixed_words() -> dict[str, list[str]]:
 
 @functools.cache
 def read_catalogue() -> dict[str, str]:
-    """Return the Chinese of every English text of the terminal."""
+    """Return a dictionary from every English text of the terminal to its Chinese."""
     sections = _read_sections()
     return {
         english: chinese for name, section in sections.items() if name != REPORT for english, chinese in section.items()
@@ -101,9 +101,10 @@ def read_catalogue() -> dict[str, str]:
 
 
 def report_texts() -> dict[str, str]:
-    """Return the Chinese of the texts of an evaluation's page (`chatbot.evaluation.report.words`).
+    """Return the Chinese of the texts of an evaluation's page (`chatbot.evaluation.report.words`), by English text.
 
-    They are not in `read_catalogue`, because short words of the page, such as `people`, may be values of a message.
+    These texts are not in `read_catalogue`: its entries also translate the values inside messages, and a value may
+    happen to be a short word of the page, such as `people`.
     """
     return _read_sections()[REPORT]
 

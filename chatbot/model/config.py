@@ -37,7 +37,7 @@ MAX_SHORT_CONV = 1 << 8
 
 @strict
 class XianliaoConfig(PretrainedConfig):
-    """Settings of `XianliaoForCausalLM`. Settings that transformers has too carry the same name there.
+    """Settings of `XianliaoForCausalLM`. Settings that transformers also has carry the same names as there.
 
     Attributes:
         vocab_size: Number of token ids.
@@ -68,14 +68,14 @@ class XianliaoConfig(PretrainedConfig):
             (`chatbot.model.end_head`).
         termination_epsilon: Minimum share of the remaining probability that an end head moves to the end of turn at
             every token.
-        termination_delay: Number of first tokens of a turn at which NMST moves no probability to the end of turn.
+        termination_delay: Number of tokens at the start of a turn at which NMST moves no probability to its end.
         layout: Name of the sample layout in `chatbot.text.layouts`.
         context_tokens: Maximum length of the history in tokens; older turns are dropped.
-        direction: `forward`, or `backward` for a model trained on reversed dialogues, which serves to rank replies.
+        direction: `forward`, or `backward` for a model trained on reversed dialogues, which ranks replies.
         weight_storage: `float`, or `int8` if the folder stores int8 matrices with a scale per row.
         latent: `gaussian` or `discrete` for a latent variable of each reply (`chatbot.model.latent`), or `none`.
-        latent_size: Size Z of the latent.
-        latent_codes: Number K of values of a discrete latent.
+        latent_size: Number of dimensions Z of the latent variable.
+        latent_codes: Number K of values that a discrete latent variable can have.
     """
 
     model_type = "xianliao"

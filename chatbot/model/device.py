@@ -1,4 +1,4 @@
-"""Choice of device and dtype. What needs no torch is checked without it."""
+"""Choice of device and dtype. Checks that do not need torch run without importing it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DEVICES = ("cuda", "mps", "cpu")
 DTYPES = ("float32", "float16", "bfloat16")
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-gpu", "/dev/nvmap")
-"""Device files of GPU drivers on Linux: NVIDIA, AMD, Windows' subsystem, Tegra."""
+"""Device files of GPU drivers on Linux: NVIDIA, AMD, Windows Subsystem for Linux, Tegra."""
 
 
 def check_device(device: str = "auto", dtype: str = "auto") -> None:

@@ -111,11 +111,11 @@ class EndHead(nn.Module):
         segment_ids: torch.Tensor | None,
         state: MixerState | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the turn that each position belongs to.
+        """Return where the turn of each position begins, and the count t of the next token.
 
         Returns:
             The position at which the turn of each token begins, -1 if it began before the first position; and t of the
-            next token. Both int64 `[B, T]`.
+            token that follows each position. Both int64 `[B, T]`.
         """
         starts = torch.zeros_like(keep)
         for token in self.ids:

@@ -1,8 +1,8 @@
 """Chat models of other projects, run by transformers behind the interface that the rest of the project uses.
 
-Supported are Qwen2, Qwen3, Llama and Mistral folders as transformers writes them; `chatbot.checkpoint.chat_model` loads
-them. The chat template of the folder is the layout (`chatbot.text.chat_template`); `chatbot.checkpoint.lora` reads and
-writes adapters.
+Folders of Qwen2, Qwen3, Llama and Mistral models, as transformers writes them, are supported;
+`chatbot.checkpoint.chat_model` loads them. The chat template of the folder is the layout
+(`chatbot.text.chat_template`); `chatbot.checkpoint.lora` reads and writes adapters.
 
 Dims: B batch, T tokens, S tokens before them, D hidden size, V vocabulary.
 """
@@ -43,7 +43,7 @@ class HfChatConfig:
     """Settings of a chat model that the project reads; see `chatbot.model.protocol.ModelConfig`.
 
     Attributes:
-        vocab_size: Number of ids that have a token; the model may have more rows, which are never used.
+        vocab_size: Number of ids that have a token; the model's embedding may have more rows, which are not used.
         max_position_embeddings: Maximum number of tokens of a dialogue.
         context_tokens: Maximum length of the history in tokens; older turns are dropped.
     """
@@ -212,7 +212,8 @@ class HfChatModel(LanguageModel):
     ) -> tuple[torch.Tensor, EndLogProbs | None]:
         """Return hidden states `[B, T, D]` after the last norm; there is never an end head.
 
-        `token_type_ids` is ignored: the template's ids name the speakers. With `form` naive it is twice differentiable.
+        `token_type_ids` is ignored: the template's ids name the speakers. With `form` naive, the result is twice
+        differentiable.
         """
         positions, mask = self._positions_and_mask(input_ids, attention_mask, segment_ids, state)
         with sdpa_kernel(SDPBackend.MATH) if form == "naive" else nullcontext():

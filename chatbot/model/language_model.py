@@ -1,4 +1,4 @@
-"""The forward pass that our network and the chat models run by transformers share: hidden states to logits and loss.
+"""Forward pass from hidden states to logits and loss, shared by our network and the chat models of transformers.
 
 Dims: B batch, T tokens, D hidden size, V vocabulary.
 """

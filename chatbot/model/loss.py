@@ -1,7 +1,7 @@
 """Cross-entropy of the output head in pieces: the logits of a whole batch never exist at once.
 
-They would be by far the largest tensor of a training step, read and written several times. Here a few hundred rows at a
-time pass from hidden state to loss to gradient while they are in the processor's cache.
+All logits together would be by far the largest tensor of a training step, and be read and written several times. Here a
+few hundred rows at a time pass from hidden state to loss to gradient while they are in the processor's cache.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MASKED_LOGIT = -1e4
 """A logit with probability zero in fp32; finite, because infinity times zero is not a number."""
 
 MAX_LOGITS = 2**22
-"""Number of logits that exist at a time."""
+"""Maximum number of logits that are in memory at a time."""
 
 ROW_MULTIPLE = 64
 """Pieces are padded to a multiple of this many rows. On CPUs, a bf16 product caches memory for every shape that it has
@@ -37,7 +37,7 @@ def next_token_loss(
     end: EndLogProbs | None = None,
     end_id: int | None = None,
 ) -> torch.Tensor:
-    """Return the summed nats of the next tokens with loss, divided by `items`.
+    """Return the loss of the next tokens: the sum of their nats, divided by `items`.
 
     Args:
         hidden: `[B, T, D]`, after the last norm.
@@ -127,7 +127,7 @@ def head_loss(
         weight: `[V, D]`.
         bias: `[V]` or None.
         targets: int64 `[N]`, each below V.
-        smoothing: `smoothed_mass` `[V]`; a target with mass keeps 1 - its sum, a target without mass is not smoothed.
+        smoothing: `smoothed_mass` `[V]`, whose sum is the share; targets that have no mass in it are not smoothed.
 
     Returns:
         fp32 scalar (fp64 if the model is fp64). Differentiable once.
@@ -197,8 +197,8 @@ def loss_and_slope_(
     """Return the summed loss of logits `[N, V]`, at least fp32, and its gradient softmax - t, which overwrites them.
 
     Targets without smoothing mass, such as the end of turn, are not smoothed: t is one-hot there. So at the optimum
-    p(end of turn) is the true one. If these targets were smoothed too, it would be lower by the factor 1 - share, and
-    replies would be longer.
+    p(end of turn) is the true one. If these targets were smoothed too, this probability would be lower by the factor
+    1 - share, and replies would be longer.
     """
     target_column = targets[:, None]
     target_share = torch.ones_like(target_column, dtype=logits.dtype)

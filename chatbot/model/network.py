@@ -2,8 +2,8 @@
 
 Pre-norm blocks of a causal mixer (`chatbot.model.attention`) and a feed-forward layer, speaker embeddings added to the
 token embeddings, input and output embeddings tied. The config can also select parts of GPT-2: biases, learned positions
-and its activation. A transformers model: `AutoModelForCausalLM.from_pretrained` and `generate()` work after `import
-chatbot`.
+and its activation. The network is a transformers model: `AutoModelForCausalLM.from_pretrained` and `generate()` work
+after `import chatbot`.
 
 Dims: B batch, T tokens, D hidden size, H heads, K head width, V vocabulary (in `attention/`: the width of a value).
 """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ModelConfig(Protocol):
-    """Settings of a model that other rooms read."""
+    """Settings of a model that other packages read."""
 
     @property
     def vocab_size(self) -> int:
@@ -37,7 +37,7 @@ class ModelConfig(Protocol):
 
     @property
     def direction(self) -> str:
-        """`forward`, or `backward` for a model trained on reversed dialogues, which serves to rank replies."""
+        """`forward`, or `backward` for a model trained on reversed dialogues, which ranks replies."""
 
     @property
     def pad_token_id(self) -> int | None: ...
@@ -55,7 +55,7 @@ class CompiledNetwork(Protocol):
 
     @property
     def int8(self) -> bool:
-        """Whether its products are in int8."""
+        """Whether matrices are multiplied in int8."""
 
     def start(
         self, rows: int = 1

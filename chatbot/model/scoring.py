@@ -52,8 +52,8 @@ def score_turns(
         layout: Layout of the model.
         dialogues: Token ids of the turns of each dialogue.
         row_tokens: Number of tokens per packed row; the result does not depend on it. Default: `tokens_per_row`.
-        first_turns: For each dialogue, the index of its first turn in the longer dialogue that it was cut from; it
-            decides who speaks first. Default: 0.
+        first_turns: For each dialogue, the index of its first turn in the longer dialogue that it was cut from; this
+            index decides who speaks first. Default: 0.
         advance: Function that is called with the number of dialogues scored since its last call, for a progress bar.
     """
     firsts = [0] * len(dialogues) if first_turns is None else first_turns

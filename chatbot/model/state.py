@@ -86,7 +86,7 @@ class MixerState(CacheLayerMixin):
 class DialogueState(Cache):
     """State of all mixers, and the position of each row in its dialogue.
 
-    With linear layers and sliding windows its size does not depend on the number of tokens seen.
+    With linear layers and sliding windows, the size of the state does not depend on the number of tokens seen.
 
     Args:
         num_layers: Number of blocks of the model. One more layer counts the tokens and serves the end head.
@@ -125,7 +125,7 @@ class DialogueState(Cache):
         self.batch_select_indices(rows)
 
     def nbytes(self) -> int:
-        """Return the bytes of all tensors."""
+        """Return the size of all tensors in bytes."""
         return sum(t.numel() * t.element_size() for layer in self.layers for t in layer.tensors.values())
 
 

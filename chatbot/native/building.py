@@ -1,6 +1,6 @@
 """Building the C runtime (chatbot/native/runtime): for this machine, for others with zig, and to WebAssembly.
 
-`build_prebuilt` builds the library of the big package in the same way, so that its users need no compiler.
+`build_prebuilt` builds the library for wheels of the package xianliao in the same way, so that users need no compiler.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from chatbot.native.prebuilt import DISPATCH, write_manifest
 
 RUNTIME = Path(__file__).with_name("runtime")
 FUNCTIONS = ("read", "draw", "convolve", "convolve_backward", "group", "threads")
-"""Functions of step.c; every build of it adds its own suffix to these names."""
+"""Functions of step.c; every build of step.c appends a different suffix to these names."""
 
 KERNEL_FLAGS = tuple(flag for flag in FLAGS if flag != "-pthread")
 COMMON = ("-std=gnu11", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-g0")
@@ -36,10 +36,10 @@ class Target:
 
     Attributes:
         triple: Target of zig, or None for the system's compiler.
-        kernels: Flags of each build of step.c by its ending.
-        suffix: Ending of the library.
-        flags: Flags of all files.
-        link: Flags of the linker.
+        kernels: Compiler flags of each build of step.c, by the suffix of its function names.
+        suffix: File name extension of the library.
+        flags: Compiler flags for all files.
+        link: Linker flags.
     """
 
     triple: str | None
@@ -118,13 +118,13 @@ def build_with_zig(name: str, output: Path) -> None:
 
 
 def build_prebuilt(name: str, folder: Path, compiler: Sequence[str] = (), target: Target | None = None) -> Path:
-    """Build the library of the big package, with several builds of step.c, and its manifest.
+    """Build the library for a wheel of the package xianliao, with several builds of step.c, and its manifest.
 
     Args:
         name: One of `TARGETS_OF_ZIG`.
         folder: Folder for both files; `chatbot.native.prebuilt` loads them from the folder `prebuilt` of the package.
         compiler: Command of the compiler; empty for zig.
-        target: System with flags of that compiler, or None for those of zig.
+        target: System, with flags for that compiler; None for the flags of zig.
 
     Returns:
         Path of the library.
@@ -146,10 +146,11 @@ def build_program(name: str, main: Path, output: Path, libraries: Sequence[Path]
     """Build a program; errors as for `build_with_zig`.
 
     Args:
-        name: One of `TARGETS_OF_ZIG`; for Linux the program is static, so that an emulator runs it alone.
+        name: One of `TARGETS_OF_ZIG`; for Linux the program is static, so that an emulator needs no other file.
         main: Source of its function `main`.
         output: Program to write.
-        libraries: Libraries to link, for which a program for Linux is not static; None builds the runtime into it.
+        libraries: Libraries to link, in which case a program for Linux is not static; None compiles the runtime into
+            it.
     """
     target = TARGETS_OF_ZIG[name]
     if libraries is not None:
@@ -187,12 +188,12 @@ def _build(
 
     Args:
         compiler: Command of the compiler.
-        target: System.
+        target: System to build for.
         output: File to write.
         more: Sources besides `sources`.
         sources: Sources besides step.c; None takes the runtime's.
         flags: Flags of all files.
-        functions: Names in step.c that get the ending of their build.
+        functions: Functions of step.c whose names get the suffix of their build.
 
     Raises:
         BuildError: The compiler fails.

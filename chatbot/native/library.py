@@ -2,8 +2,8 @@
 
 `step.c` computes the forward pass of `chatbot.model.network` for reading and decoding, from fp32 or int8 weights, in a
 fraction of the time that a chain of small torch operations takes. Where the package has no usable prebuilt library
-(`chatbot.native.prebuilt`), it is built with the system's C compiler on first use and stored in the user's cache folder.
-Without either, or with XIANLIAO_NATIVE=0, torch computes the same.
+(`chatbot.native.prebuilt`), it is built with the system's C compiler on first use and stored in the user's cache
+folder. Without either, or with XIANLIAO_NATIVE=0, torch computes the same.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ TARGETS = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), (
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """Return the library, with the number of threads set to torch's. Without a prebuilt one it is built, if the cache
-    folder does not hold it.
+    """Return the library, which uses as many threads as torch. Without a prebuilt one, it is built once and stored in
+    the cache folder.
 
     Returns:
-        None if it is switched off, or if there is neither a prebuilt library nor a C compiler with a writable cache
-        folder. On Windows only a prebuilt one is used.
+        None if the library is switched off, or if there is neither a prebuilt library nor a C compiler with a writable
+        cache folder. On Windows only a prebuilt library is used.
     """
     if os.environ.get("XIANLIAO_NATIVE", "1") == "0":
         return None

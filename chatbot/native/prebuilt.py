@@ -1,7 +1,7 @@
 """The prebuilt library in a platform wheel: found, checked, and loaded in place of one compiled on this machine.
 
-The folder `prebuilt` of this package holds one library and `manifest.json` with its system, the hash of the sources that it
-was built from, and its own hash. A checkout and the wheel for all systems do not have the folder.
+The folder `prebuilt` of this package holds one library and `manifest.json` with its system, the hash of the sources
+that it was built from, and its own hash. A checkout and the wheel for all systems do not have the folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SYSTEMS = {
 
 
 def load_prebuilt() -> ctypes.CDLL | None:
-    """Return the prebuilt library, or None if there is none; warn in a sentence if there is one that cannot be used."""
+    """Return the prebuilt library, or None if there is none; warn if there is one that cannot be used."""
     if not FOLDER.is_dir():
         return None
     try:
@@ -47,7 +47,7 @@ def load_prebuilt() -> ctypes.CDLL | None:
         fault = f"The prebuilt library in {FOLDER} cannot be loaded ({error})."
     except (KeyError, TypeError, ValueError):
         fault = f"{FOLDER / MANIFEST} is damaged. Install xianliao again."
-    warnings.warn(f"{fault} It is not used; a C compiler or torch does its work.", stacklevel=3)
+    warnings.warn(f"{fault} It is not used; a C compiler or torch is used instead.", stacklevel=3)
     return None
 
 
@@ -62,16 +62,18 @@ class _Unusable(Exception):
 
 
 def _checked(folder: Path) -> Path:
-    """Return the library of a folder, which is of this system and these sources, whole, and out of others' reach.
+    """Return the library of a folder after checking it.
+
+    The library must be built for this system from these sources, undamaged, and not writable by other users.
 
     Raises:
-        _Unusable: It is not.
+        _Unusable: A check fails.
         OSError, KeyError, TypeError, ValueError: The manifest or the library cannot be read.
     """
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     path = folder / Path(str(manifest["library"])).name
     for each in (folder, folder / MANIFEST, path):
-        # Windows keeps no such bits: there the library is as safe as the Python files of the package beside it.
+        # Windows has no such permissions: there the library is as safe as the Python files of the package beside it.
         if sys.platform != "win32" and not is_written_by(each, 0, os.getuid()):
             raise _Unusable(f"{each} can be written to by other users. Run: chmod -R go-w {folder}.")
     system = SYSTEMS.get((sys.platform, platform.machine()))
@@ -80,14 +82,14 @@ def _checked(folder: Path) -> Path:
             f"The prebuilt library in {folder} is for {manifest['system']}. Install the wheel of your system."
         )
     if manifest["sources"] != _hash_of_sources():
-        raise _Unusable(f"The prebuilt library in {folder} is of another version of xianliao. Remove this folder.")
+        raise _Unusable(f"The prebuilt library in {folder} belongs to another version of xianliao. Remove this folder.")
     if manifest["sha256"] != _hash(path):
         raise _Unusable(f"The prebuilt library {path} is damaged. Install xianliao again.")
     return path
 
 
 def is_written_by(path: Path, *owners: int) -> bool:
-    """Return whether only these users, by their ids, can have written a file or folder; a link is none of theirs."""
+    """Return whether only these users (ids) can have written a file or folder; False for a link."""
     status = path.lstat()
     is_link = stat.S_ISLNK(status.st_mode)
     return not is_link and status.st_uid in owners and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -1,4 +1,4 @@
-"""Characters that stand for others: look-alikes of Latin letters, digits and symbols for letters, escapes, overrides."""
+"""Characters in place of others: look-alikes of Latin letters, digits and symbols, escapes, right-to-left overrides."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LOOKALIKES = {
 """Latin letter for each character that looks like one, after NFKD and in lower case: Cyrillic, Greek, Armenian, Coptic,
 Cherokee and Lisu ones, small capitals, and letters with strokes or hooks."""
 STANDS_FOR = str.maketrans("0123456789l", "oizeasgtbgi")
-"""Letter that a digit stands for in a Latin word (su1c1de); l is i, because 1 stands for both."""
+"""Letter that a digit stands for in a Latin word (su1c1de); l becomes i, because 1 can stand for both."""
 SYMBOLS = dict(zip("!！¡|｜£$＄@＠€+＋", "1111115544377", strict=True))
 """Digit for each symbol that stands for a Latin letter next to another one (k!ll, $uicide); see `STANDS_FOR`."""
 MOST_LETTERS = 24
@@ -97,7 +97,7 @@ def _escapes(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def other_reading(text: str) -> str | None:
-    """Return a text as it is shown, with digits for the symbols next to Latin letters, or None if it is the same text.
+    """Return a text as it is displayed, with digits for the symbols next to Latin letters; None if it does not change.
 
     >>> other_reading("$uicide"), other_reading("\u202e杀自")
     ('5uicide', '自杀\u202e')
@@ -129,7 +129,7 @@ def displayed(text: str) -> str:
 
 
 def skeleton(word: str) -> str:
-    """Return what the spellings of a Latin word have in common: letters for its digits, no letter twice in a row.
+    """Return the form that all spellings of a Latin word share: letters for its digits, no letter twice in a row.
 
     >>> skeleton("k1lll"), skeleton("kill")
     ('ki', 'ki')

@@ -1,14 +1,14 @@
 """A linear classifier that finds messages by people in crisis, for sentences that are in no list of phrases.
 
-A text is scored by logistic regression on its character n-grams. Features are the n-grams of 1 to 4 letters of the folded
-text (`chatbot.safety.folding.fold`) with marks for its ends, hashed into buckets (Weinberger et al. 2009, arXiv:0902.2206)
-and scaled to unit length:
+A text is scored by logistic regression on its character n-grams. Features are the n-grams of 1 to 4 letters of the
+folded text (`chatbot.safety.folding.fold`) with marks for its ends, hashed into buckets (Weinberger et al. 2009,
+arXiv:0902.2206) and scaled to unit length:
 
     score = b + sum over n-grams g of w[hash(g)] / sqrt(number of different buckets)
 
-A message is scored as a whole and in parts, because one sentence about dying counts however long the story around it is. The
-time is linear in the length of the message.
-Weights are int8 with one scale. They are trained by checkpoints/recipe/need/train.py on sentences written for this project.
+A message is scored as a whole and in parts, because one sentence about dying counts however long the story around it
+is. The time is linear in the length of the message. Weights are int8 with one scale. They are trained by
+checkpoints/recipe/need/train.py on sentences written for this project.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ BITS = 18
 BUCKETS = 1 << BITS
 LONGEST_NGRAM = 4
 SHORT_LETTERS = 12
-"""Parts of fewer letters are scored together with their neighbour; in shorter messages a phrase cannot be vetoed."""
+"""Parts with fewer letters are scored together with a neighbour. In shorter messages the classifier cannot overrule
+(veto) a phrase."""
 LONG_LETTERS = 100
-"""In longer messages a phrase cannot be vetoed either: much harmless text around it proves nothing. Longer sentences are
-scored in windows of this length."""
+"""In longer messages the classifier cannot overrule a phrase either, because harmless text around it proves nothing.
+Longer sentences are scored in windows of this length."""
 SIDE_LETTERS = 4
-"""Letters of the clause before and after a phrase that are scored with it, so that no other text can hide it."""
+"""Letters of the clause before and after a phrase that are scored with it, so that other text cannot hide it."""
 FEWEST_LETTERS = 6
 """Messages with fewer letters are judged by the phrases alone, because their n-grams tell too little."""
 MOST_LETTERS = 64_000
-"""Maximum number of letters that are scored; of a longer message half of them from each end. Phrases are looked for in
-the whole message."""
+"""Maximum number of letters that are scored; of a longer message, half of this number from each end. Phrases are
+searched for in the whole message."""
 BATCH_LETTERS = 1 << 15
 """Letters that are scored at once, which bounds the memory."""
 FEW_PARTS, PER_DOUBLING = 8, 0.4
-"""The largest of many scores is large by chance: each doubling of the number of parts beyond `FEW_PARTS` costs this much."""
+"""The largest of many scores is large by chance, so each doubling of the parts beyond `FEW_PARTS` lowers the score."""
 
 MULTIPLIERS = np.random.default_rng(0).integers(1 << 31, size=(LONGEST_NGRAM, LONGEST_NGRAM), dtype=np.uint32) * 2 + 1
-_BEGIN, _END = ord("^"), ord("$")  # no letter of a folded text
+_BEGIN, _END = ord("^"), ord("$")  # a folded text does not contain them
 
 
 def buckets_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +75,7 @@ def buckets_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 def parts_of(folded: Folded) -> Iterator[str]:
     """Yield the texts of a message that are scored: the whole if it is short, its sentences, pairs of clauses.
 
-    A space divides clauses as well, but neither Latin words nor letters that are written apart (想 去 死).
+    A space also divides clauses, except between Latin words and between letters that are written apart (想 去 死).
     """
     text = folded.text
     if len(text) <= LONG_LETTERS:
@@ -135,7 +136,7 @@ class NeedClassifier:
 
     Args:
         weights: int8 `[BUCKETS]`.
-        scale: Value of one unit of the weights.
+        scale: Factor that turns the int8 weights into scores.
         bias: Added to every score.
         threshold: Minimum score of a message by a person in crisis.
         veto: A message of medium length that matches a phrase list is still harmless if its score is below this.
@@ -176,8 +177,8 @@ class NeedClassifier:
     def finds(self, message: str | Folded, phrases: Sequence[Sequence[int]]) -> bool:
         """Return whether a message is by a person in crisis.
 
-        A phrase counts if the message, or the phrase with the clause around it, does not score as harmless; a harmless
-        context alone hides no phrase.
+        A phrase is ignored only if the message, and the phrase with the clause around it, both score as harmless. A
+        harmless context alone cannot hide a phrase.
 
         Args:
             message: What the person wrote.
@@ -188,7 +189,7 @@ class NeedClassifier:
     def strength(self, message: str | Folded, phrases: Sequence[Sequence[int]]) -> float:
         """Return the score that `finds` compares with the threshold, or with `veto` if there are phrases.
 
-        It is infinite if the phrases alone decide, because the message is too short or too long.
+        The score is infinite if the message is too short or too long, so that the phrases alone decide.
         """
         folded = message if isinstance(message, Folded) else fold(message)
         letters = len(folded.text)

@@ -14,7 +14,7 @@ import numpy as np
 from chatbot.safety.characters import LOOKALIKES, MOST_LETTERS, is_respelled, skeleton, unescaped
 
 NONE, SPACE, CLAUSE, SENTENCE = range(4)
-"""Separators of two letters: none; a space, symbol or emoji; the end of a clause; the end of a sentence."""
+"""Kinds of separators between two letters: none; a space, symbol or emoji; the end of a clause or of a sentence."""
 
 _CLAUSE, _SENTENCE = frozenset("，,、：:；;"), frozenset("。！？!?…\n\r\u2028\u2029")
 _SAME = {
@@ -25,13 +25,13 @@ _SAME = {
 _INVISIBLE = frozenset("\u115f\u1160")
 """Letters that have no shape: the Hangul fillers, after NFKD."""
 _MAX_LETTERS = 4
-"""Maximum number of characters to which one is folded. NFKD makes 18 of U+FDFA."""
+"""Maximum number of letters that a folded character becomes. NFKD makes 18 of U+FDFA."""
 FILLER = 4
 """Between two Chinese characters at most this many letters of other scripts, digits and `STROKES` are removed."""
 STROKES = "〇丶々ー啊呃嗯哦噢喔唉哎呀哟"
 """Characters that are removed like letters of other scripts: strokes, and interjections (我想啊死)."""
 REPEATED = 3
-"""So many times or more in a row, a letter counts once."""
+"""A letter that occurs this many times or more in a row counts once."""
 BULK_CHARACTERS = 64
 """Longer texts are folded in bulk, which is six times as fast; the overhead is that of about 50 characters."""
 _MAX_KNOWN = 1 << 16
@@ -50,7 +50,7 @@ class Folded:
 
     Attributes:
         text: Letters and digits: compatibility forms and marks resolved (NFKD), simplified, in lower case.
-        places: Index of the original character of each character.
+        places: For each letter, the index of its original character.
         breaks: Separator before each character, and after the last one: `NONE`, `SPACE`, `CLAUSE` or `SENTENCE`. Both
             ends of the text are ends of a sentence.
     """
@@ -60,11 +60,11 @@ class Folded:
     breaks: tuple[int, ...]
 
     def respelled(self, words: Mapping[str, str]) -> Folded:
-        """Return the text with its Latin words as they are listed, without fillers and repetitions.
+        """Return the text with the listed words in place of disguised Latin ones, without fillers and repetitions.
 
         A word that has digits (su1c1de) or a letter three times in a row (killll) becomes the listed word with its
-        skeleton. A letter three times in a row or more remains once. A filler is a run of at most `FILLER` letters of other
-        scripts, digits and `STROKES` between two Chinese characters (自x杀, 自1杀, 自の杀).
+        skeleton. A letter three times in a row or more remains once. A filler is a run of at most `FILLER` letters of
+        other scripts, digits and `STROKES` between two Chinese characters (自x杀, 自1杀, 自の杀).
 
         Args:
             words: Words by their skeletons, see `chatbot.safety.characters.skeleton`.
@@ -123,7 +123,7 @@ class Folded:
             start = end + 1
         if len(indices) == size:
             return self
-        starts = np.concatenate(([0], np.array(indices) + 1))  # of the letters whose separators each index takes over
+        starts = np.concatenate(([0], np.array(indices) + 1))  # an index takes over the separators from here to itself
         breaks = np.maximum.reduceat(np.array(self.breaks), starts).tolist()
         places = np.array(self.places)[indices].tolist()
         return Folded("".join([text[index] for index in indices]), tuple(places), tuple(breaks))
@@ -179,7 +179,7 @@ def fold_each(text: str) -> Folded:
 
 
 def fold_in_bulk(text: str) -> Folded:
-    """Fold a text by operations on all of its characters; `fold_each` defines the result."""
+    """Fold a text by NumPy operations on all characters at once; the result is that of `fold_each`."""
     codes = np.frombuffer(text.translate(_BULK).encode("utf-32-le"), np.uint32)
     kinds = codes - _PRIVATE  # of a letter, more than `_SEVERAL`
     is_letter = kinds > _SEVERAL

@@ -21,7 +21,7 @@ SPELLED_OUT = 5
 """Minimum length of a phrase in Latin letters that also matches with spaces between its letters (s u i c i d e)."""
 PIECE_LETTERS = 8192
 MAX_READINGS = 5000
-"""Maximum number of readings of a part of a line."""
+"""Maximum number of readings of a part of a line, that is, of texts that its alternatives allow."""
 _LATIN = re.compile("[a-z]+")
 _TITLE = re.compile("《([^《》]*)》")
 
@@ -35,9 +35,10 @@ class _Line:
     """A line of a list.
 
     Attributes:
-        harmless: Whether it begins with `!`.
-        parts: Literals of each part, each with whether it needs an edge before it and after it, once or more.
-        ends: Number of parts up to the end of each of its phrases, which `&` joins.
+        harmless: Whether the line begins with `!`.
+        parts: For each part, its literals (texts to match); each literal with pairs that say whether it needs an edge
+            before it and after it.
+        ends: For each phrase of the line (`&` joins phrases), the number of parts up to its end.
     """
 
     harmless: bool
@@ -49,7 +50,7 @@ class _Line:
         """Read a line.
 
         Raises:
-            SafetyError: It cannot be read.
+            SafetyError: The line cannot be read.
         """
         phrases = [_parts(phrase.strip()) for phrase in line.removeprefix("!").split("&")]
         if line.startswith("!") and len(phrases) > 1:
@@ -65,7 +66,7 @@ class _Line:
     def spans(
         self, part: Mapping[str, Sequence[tuple[bool, bool]]], literals: Mapping[str, Sequence[int]], separators: bytes
     ) -> list[Span]:
-        """Return where a part is, from the ends of all literals."""
+        """Return the spans of a part, given the ends of all literals in the text."""
         spans: list[Span] = []
         for literal in sorted(part.keys() & literals.keys()):
             size = len(literal)
@@ -88,21 +89,20 @@ class Phrases:
 
     Lines and texts are folded (`chatbot.safety.folding`). In a line
 
-    * `(a|b|)` matches a, b or no letter;
-    * `*` matches at most `GAP` letters of the same sentence, or `LATIN_GAP` Latin letters;
-    * `^` before and `$` after a part or alternative match an edge: punctuation, a space or the end of the text;
-    * `a & b` needs both phrases, anywhere in the text;
-    * `!` at the beginning marks a harmless phrase: a phrase inside it does not count, one beside it does. The letters
-      that `*` matches in it are of the same clause, and not 我, 想 or 要. Across the end of a clause it must end with
-      the next one: 死海 in 我要去死，海子 does not match.
+    * `(a|b|)` matches a, b or no letter; * `*` matches at most `GAP` letters of the same sentence, or `LATIN_GAP` Latin
+    letters; * `^` before and `$` after a part or alternative match an edge: punctuation, a space or the end of the
+    text; * `a & b` needs both phrases, anywhere in the text; * `!` at the beginning marks a harmless phrase: other
+    phrases inside it do not count, phrases beside it do. In it, `*`
+      matches only letters of the same clause, and never 我, 想 or 要. A harmless phrase that crosses the end of a
+      clause must end where the next clause ends: 死海 in 我要去死，海子 does not match.
 
-    A phrase can cross the end of a clause only if one of the two clauses is inside it: 自。杀 matches, 他来自。杀了鸡
+    A phrase can cross the end of a clause only if it contains one of the two clauses: 自。杀 matches, 他来自。杀了鸡
     does not. A phrase that begins or ends with a Latin letter or digit matches whole words only: no Latin letter or
     digit may be next to that end.
 
     Args:
         lines: The phrases.
-        spares_titles: Whether a phrase inside a longer title in 《》 is harmless.
+        spares_titles: Whether a phrase within a title (a longer text in 《》) is harmless.
 
     Raises:
         SafetyError: A line cannot be read.
@@ -121,7 +121,7 @@ class Phrases:
         self._longest = max(map(len, literals), default=0)
         self._automaton = ahocorasick.Automaton()
         for text in sorted(literals):
-            is_chinese = not (text[0].isascii() or text[-1].isascii())  # as far as words can begin or end there
+            is_chinese = not (text[0].isascii() or text[-1].isascii())  # so no Latin word can continue beyond its ends
             self._automaton.add_word(text, (text, len(text), is_chinese))
         if literals:
             self._automaton.make_automaton()
@@ -135,12 +135,12 @@ class Phrases:
         return [(places[0], places[-1] + 1) for places in self.places(text)]
 
     def places(self, text: str, folded: Folded | None = None, is_one_enough: bool = False) -> list[tuple[int, ...]]:
-        """Return the indices of the letters of each phrase, without the characters between them.
+        """Return, for each phrase in the text, the indices of its letters, without the characters between them.
 
         Args:
             text: The text.
             folded: `fold(text)`, if the caller has it already.
-            is_one_enough: Whether one phrase may be returned instead of all; a long text can have a million of them.
+            is_one_enough: Stop at the first phrase and return only that one; a long text can contain a million phrases.
         """
         if not len(self._automaton):
             return []
@@ -157,7 +157,7 @@ class Phrases:
         return list(indices)
 
     def _hits(self, folded: Folded, titles: Sequence[Span], is_one_enough: bool = False) -> list[Span]:
-        """Return the spans of phrases in the folded text, without harmless ones; or one of them."""
+        """Return the spans of phrases in the folded text, without harmless ones; only one if `is_one_enough`."""
         ends: defaultdict[str, list[int]] = defaultdict(list)
         ends_inside: defaultdict[str, set[int]] = defaultdict(set)  # ends that are inside another clause
         text, separators = folded.text, bytes(folded.breaks)
@@ -171,7 +171,7 @@ class Phrases:
         joiner = Joiner(folded)
 
         def spans_of_lines(ends: Mapping[str, Sequence[int]], is_harmless: bool) -> Iterator[list[Sequence[Span]]]:
-            """Yield the spans of each phrase of each line that has all of its phrases."""
+            """Yield, for each line whose phrases all occur in the text, the spans of each of its phrases."""
             for number in sorted({number for literal in ends for number in self._triggered.get(literal, ())}):
                 line = self._lines[number]
                 if line.harmless != is_harmless or any(ends.keys().isdisjoint(part.keys()) for part in line.parts):
@@ -200,7 +200,7 @@ class Phrases:
 
 
 def words_of(lines: Iterable[str]) -> dict[str, str]:
-    """Return the Latin words of the lines, each under its skeleton; of several with one skeleton the first."""
+    """Return the Latin words of the lines by their skeletons; if several share a skeleton, the first of them."""
     words: dict[str, str] = {}
     for word in _LATIN.findall("\n".join(lines).lower()):
         words.setdefault(skeleton(word), word)
@@ -210,9 +210,9 @@ def words_of(lines: Iterable[str]) -> dict[str, str]:
 def _matches(automaton: ahocorasick.Automaton, text: str, longest: int) -> Iterator[tuple[int, tuple[str, int, bool]]]:
     """Yield the last index of each match, and the literal, its length, and whether both of its ends are Chinese.
 
-    The text is read in pieces of about a millisecond, because Python's lock is held meanwhile. Each piece is searched
-    anew and begins `longest - 1` letters early: `set` of an iterator damages memory where two pieces have characters of
-    different widths (pyahocorasick 2.3.1).
+    The text is searched in pieces that take about a millisecond, because a search holds Python's global lock. Each
+    piece is a new search that begins `longest - 1` letters early. To continue a search with `set` would corrupt the
+    memory if two pieces have characters of different widths (pyahocorasick 2.3.1).
 
     Args:
         automaton: The literals.

@@ -1,4 +1,4 @@
-"""Rules for the messages that get a fixed reply instead of one of the model; all texts are in files of the operator.
+"""Rules for messages that get a fixed reply instead of a generated one; all texts are in files that operators can edit.
 
 A message that mentions suicide or self-harm gets a fixed reply with the help line. From then on every reply is fixed,
 until the talk has clearly moved on (the crisis state, see `Safety.answer`). The answer depends on the history alone, so
@@ -7,7 +7,7 @@ page, API, terminal and Python agree, and no state is stored.
 A folder contains crisis.txt, crisis_reply.txt, words_in.txt and settings.yaml, and optionally care.yaml and
 words_out.txt. `files/` is the folder of the package; its care.yaml is used for a folder without that file. Without
 words_out.txt no words are banned. need.npz, if a folder has it, is a
-classifier that finds sentences which no phrase foresees (`chatbot.safety.classifier`).
+classifier that finds sentences in which no phrase occurs (`chatbot.safety.classifier`).
 """
 
 from __future__ import annotations
@@ -41,11 +41,13 @@ ASKING = ("means", "leaving", "distress", "better")
 KINDS = ("again", *ASKING, "short", "ordinary")
 REMEMBERED_MESSAGES = 4096
 JOINED_MESSAGES, JOINED_CHARACTERS = 3, 20
-"""So many of a person's last messages, each of at most so many characters, are also read as one text (我想自, then 杀)."""
+"""A person's last messages, up to this number and each of at most this many characters, are also checked as one text
+(我想自, then 杀)."""
 TAIL_LETTERS = 2
-"""Maximum number of letters of its clause after a phrase that several messages make; the classifier judges the others."""
+"""A phrase that is split over several messages counts if its clause ends at most this many letters after it; otherwise
+the classifier judges the joined text."""
 SHORT_MESSAGE = 1000
-"""Number of characters from which the kind of a message is cached under the hash of its text, not the text."""
+"""For messages of this many characters or more, the key of the cached kind is a hash of the text, not the text."""
 
 Kind = Literal["crisis", "care", "refused"]
 
@@ -121,8 +123,8 @@ class Safety:
 
     Attributes:
         crisis: Phrases that mention suicide or self-harm.
-        certain: Those that begin with `+` in crisis.txt: a message with one of them is by a person in crisis even if
-            the classifier finds it harmless.
+        certain: Phrases that begin with `+` in crisis.txt: a message with one of them is by a person in crisis even if
+            the classifier finds the message harmless.
         classifier: Finds messages by people in crisis that contain no crisis phrase; None relies on the phrases alone.
         banned_words: Words that no reply contains, in addition to those of the checkpoint's settings; from
             words_out.txt.
@@ -244,7 +246,7 @@ class Safety:
         return kinds[::-1]
 
     def _kind_after(self, messages: Sequence[str]) -> str:
-        """Return the kind of the last message; one that ends a phrase that those before it began is of kind crisis."""
+        """Return the kind of the last message: crisis if it completes a phrase that earlier messages began."""
         kind = self._kind(messages[-1])
         for count in range(2, min(JOINED_MESSAGES, len(messages)) + 1):
             last = tuple(messages[-count:])
@@ -255,7 +257,7 @@ class Safety:
         return kind
 
     def _is_split(self, messages: tuple[str, ...]) -> bool:
-        """Whether the last message ends a phrase that those before it began."""
+        """Whether the last message completes a phrase that the earlier messages began."""
         text = " ".join(messages)
         folded, last = fold(text), len(text) - len(messages[-1])
         phrases = [places for places in self.crisis.places(text, folded) if places[0] < last <= places[-1]]
@@ -288,7 +290,7 @@ class Safety:
         return bool(phrases) and self._counts(message, folded, phrases)
 
     def _phrases(self, message: str, folded: Folded) -> list[tuple[int, ...]]:
-        """Return the crisis phrases of a message; of a long one, in which the classifier judges none of them, one."""
+        """Return the crisis phrases of a message; only one if the message is too long for the classifier's veto."""
         return self.crisis.places(message, folded, is_one_enough=len(folded.text) > LONG_LETTERS)
 
     def is_crisis(self, message: str, folded: Folded | None = None) -> bool:
@@ -325,7 +327,7 @@ class Safety:
 
 
 def _entries(text: str) -> list[str]:
-    """Return the entries of a word list; a mark of an exception without a word is none."""
+    """Return the entries of a word list; a `!` without a word is not an entry."""
     return [entry for entry in parse_word_list(text) if entry != "!"]
 
 

@@ -1,4 +1,4 @@
-"""Spans of a folded text: which of them hold others, and which parts of a phrase follow each other."""
+"""Spans of a folded text: which of them contain others, and which parts of a phrase follow each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from chatbot.safety.folding import CLAUSE, SENTENCE, Folded
 GAP, LATIN_GAP = 8, 32
 """Maximum number of letters that `*` matches: in general, and if all of them are Latin."""
 SPEAKING = frozenset("我想要")
-"""Words of a person who says what he or she wants. They make a harmless phrase or a title count."""
+"""Characters with which people say what they want: `*` in a harmless phrase does not match them, and a whole message
+that contains one is not a title."""
 BULK_SPANS = 1000
 """More spans are joined in bulk, which is faster by a factor of five; the overhead is that of about 500 spans."""
 _SPEAKING = sorted(map(ord, SPEAKING))
@@ -55,7 +56,7 @@ class Joiner:
         self._furthest: dict[bool, np.ndarray] = {}
 
     def furthest(self, is_harmless: bool) -> np.ndarray:
-        """Return for each index at which a part ends the last index at which the next part may begin, int64 `[N + 1]`."""
+        """Return, for each index where a part ends, the last index where the next may begin, int64 `[N + 1]`."""
         if is_harmless not in self._furthest:
             breaks = np.array(self._folded.breaks)
             codes = np.frombuffer(self._folded.text.encode("utf-32-le"), np.uint32)
@@ -68,9 +69,9 @@ class Joiner:
         return self._furthest[is_harmless]
 
     def joined(self, parts: Sequence[Sequence[Span]], is_harmless: bool) -> Sequence[Span]:
-        """Return the spans of whole phrases from those of their parts.
+        """Return the spans of whole phrases, given the spans of their parts.
 
-        A harmless phrase has only the longest of its spans that end together, because it holds the others.
+        If several spans of a harmless phrase have the same end, only the longest is returned: it contains the others.
         """
         if len(parts) == 1:
             return parts[0]
@@ -90,7 +91,7 @@ class Joiner:
         return sorted(spans)
 
     def _joined_in_bulk(self, parts: Sequence[Sequence[Span]], is_harmless: bool) -> list[Span]:
-        """Do what `joined` does by operations on all spans."""
+        """Do the same as `joined` by NumPy operations on all spans at once."""
         arrays = [np.fromiter((at for span in part for at in span), np.int64).reshape(-1, 2) for part in parts]
         furthest, size = self.furthest(is_harmless), len(self._folded.breaks)
         starts, ends = arrays[0].T
@@ -108,7 +109,7 @@ class Joiner:
 
 
 def _longest(spans: set[Span]) -> set[Span]:
-    """Return the longest of the spans that end together."""
+    """Return, for each end, the longest of the spans that have this end."""
     starts: defaultdict[int, list[int]] = defaultdict(list)
     for start, end in spans:
         starts[end].append(start)

@@ -27,7 +27,7 @@ would lose more than four of its sixteen digits there, and all of them if all ve
 
 @dataclass(frozen=True)
 class Bag:
-    """Different tokens of a text that have a vector, prepared for one kind of distance.
+    """Distinct tokens of a text that have a vector, prepared for one kind of distance.
 
     Attributes:
         points: Vectors (WMD) or unit vectors (WRD), float64 `[N, D]`.
@@ -62,7 +62,7 @@ def distance(a: Bag, b: Bag, kind: Kind) -> float:
 
 
 def relaxed_distance(a: Bag, b: Bag, kind: Kind) -> float:
-    """Return a lower bound of `distance` without optimal transport, so without POT (Kusner et al. 2015, section 4.2).
+    """Return a lower bound of `distance` that does not need the package POT (Kusner et al. 2015, section 4.2).
 
     Each token is moved to the nearest token of the other bag; the result is the larger cost of the two directions.
     """

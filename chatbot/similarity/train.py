@@ -7,8 +7,9 @@ The vectors factor the positive pointwise mutual information of tokens within a 
     PPMI_wc = max(0, log p(w, c) / (p(w) p_s(c))),     p_s(c) proportional to count(c)^.75,
 
 by its truncated singular value decomposition U S V^T: W = U S^1/2 (Levy, Goldberg & Dagan, TACL 2015, equations 3, 6
-and 7; skip-gram with negative sampling factors the same matrix implicitly). This is small and deterministic. Tokens
-that occur beside almost any token carry little meaning. They get small norms, and WRD uses the norm as importance.
+and 7; skip-gram with negative sampling factors the same matrix implicitly). The method is simple and deterministic.
+Tokens that occur beside almost any token carry little meaning. They get small norms, and WRD uses the norm as
+importance.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def train_vectors(turns: Iterable[Sequence[int]], vocab_size: int, dimensions: i
     left, values, _ = svds(_ppmi(counts, totals), k=min(dimensions, seen - 1, vocab_size - 1), v0=start)
     order = np.argsort(-values)
     left, values = left[:, order], values[order]
-    left *= np.sign(left[np.abs(left).argmax(0), np.arange(left.shape[1])])  # the sign is arbitrary: fix it
+    left *= np.sign(left[np.abs(left).argmax(0), np.arange(left.shape[1])])  # make the sign definite
     vectors = np.zeros((vocab_size, dimensions), np.float32)
     vectors[:, : len(values)] = left * np.sqrt(values)
     vectors[totals == 0] = 0

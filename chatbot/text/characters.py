@@ -1,4 +1,4 @@
-"""Characters of a text: which are visible, and one spelling for equal ones. Preparation and chat share these functions.
+"""Removes invisible characters and unifies equivalent ones. Data preparation and chat share these functions.
 
 Each function is idempotent. Needs neither torch nor transformers.
 """
@@ -82,14 +82,14 @@ def is_readable(character: str) -> bool:
 ZHU_AFTER, ZHU_BEFORE = "名原显卓昭巨论专译编合土遗拙撰较", ("名", "作", "者", "述", "称", "录", "书立说")
 """著 is not the particle 着 after one of these characters or before one of these texts."""
 TAIWAN = str.maketrans("妳牠", "你它")
-"""Characters that only Taiwan uses, and the characters that replace them."""
+"""Characters that only Taiwan uses, and their replacements."""
 _ZHU = re.compile(f"(?<![{ZHU_AFTER}])著(?!{'|'.join(ZHU_BEFORE)})")
 
 
 def simplified(text: str) -> str:
     """Turn traditional characters into simplified ones (OpenCC, t2s), including characters that only Taiwan uses.
 
-    The particle 著 becomes 着 (看著 is 看着), and 著名 and 原著 keep it.
+    The particle 著 becomes 着 (看著 is 看着); words such as 著名 and 原著 keep 著.
 
     >>> simplified("她看著原著")
     '她看着原著'

@@ -1,8 +1,9 @@
 """Chat template of a model, reduced to the text that it writes around the contents of turns.
 
-The template is rendered once, with placeholders for the contents, and cut at them. Text that people type is never
-rendered, so it can never become markup. `chatbot.text.template_sandbox` runs the template, with bounds on time and
-memory; a date that the template asks for is fixed, because the model input must be a function of the dialogue alone.
+The template is rendered once with placeholders for the contents, and its output is cut at the placeholders. Text that
+people type is never rendered, so it can never become markup. `chatbot.text.template_sandbox` runs the template, with
+bounds on time and memory; a template that asks for the date gets a constant, because the model input must depend on the
+dialogue alone.
 
 Imports neither torch nor transformers.
 """
@@ -24,7 +25,7 @@ from chatbot.text.tokenizer_training import SPECIAL_TOKENS
 SETTINGS_FILE, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
 TOKEN_SETTINGS = ("bos_token", "eos_token", "pad_token", "unk_token")
 SWITCH = "enable_thinking"
-"""Variable of templates that lets the model think."""
+"""Template variable that says whether the model may think."""
 
 _CONTENTS = tuple(f"xianliaoturn{number}content" for number in range(5))
 _SYSTEM = "xianliaosystemcontent"
@@ -76,10 +77,10 @@ def read_template(folder: Path) -> Template | None:
 
 
 def split_template(template: Mapping[str, str], thinks: bool = True) -> tuple[str, str, str, str]:
-    """Return the text before the first content, from user to assistant, from assistant to user, and what asks for a reply.
+    """Return four texts: before the first content, from user to assistant, from assistant to user, and the last.
 
-    The last is what some templates write after the text to the assistant, but not into the history: an open or an empty
-    thinking block.
+    The last asks for a reply, after the text from user to assistant: some templates write an open or an empty thinking
+    block there and leave it out of the history.
 
     Args:
         template: From `read_template`.
@@ -94,16 +95,16 @@ def split_template(template: Mapping[str, str], thinks: bool = True) -> tuple[st
     alone = _texts_around(messages[:1], template, thinks)
     if rest != [to_bot, to_person] or alone != [opening, request] or not request.startswith(to_bot) or not opening:
         raise TemplateError(
-            "The chat template does not write every turn in the same way. Use a model whose template does, as ChatML."
+            "The chat template does not write every turn in the same way. Use a model whose template does, such as ChatML."
         )
     return opening, to_bot, to_person, request.removeprefix(to_bot)
 
 
 def split_system(template: Mapping[str, str], parts: tuple[str, str, str, str]) -> tuple[str, str]:
-    """Return the text before a system message, and from its end to the first content.
+    """Return the text before a system message, and the text between it and the first content.
 
-    A template that refuses a system message, leaves it out or changes the turns for it gets it at the start of the first
-    message of the user, before an empty line.
+    If the template refuses a system message, omits it or changes the turns because of it, the system prompt is put at
+    the start of the user's first message, followed by an empty line.
 
     Args:
         template: From `read_template`.
@@ -188,7 +189,7 @@ def to_marks(tokenizer: Tokenizer, template: Mapping[str, str], special_ids: fro
 
 
 def without_markup(tokenizer: Tokenizer) -> Tokenizer:
-    """Return a copy that never reads text as markup: it spells out all added tokens, even ones such as <think>."""
+    """Return a copy that encodes the text of every added token, even of <think>, as ordinary characters."""
     content = json.loads(tokenizer.to_str())
     for token in content["added_tokens"]:
         token["special"] = True

@@ -71,8 +71,8 @@ class Prompt:
 
     Attributes:
         pieces: One (input_ids, speaker_id) pair per turn; the first starts with [CLS] or the opening of the template,
-            each ends with [SEP] or the marks of the template. They are separate so that a session can remember the
-            state after each turn.
+            each ends with [SEP] or the marks of the template. The pieces are separate so that the model's state after
+            each turn can be cached.
         reply_speaker: Speaker id of the reply, `1 - last speaker`.
         first_turn: Absolute index of the first turn that was not dropped.
     """
@@ -112,9 +112,10 @@ def clean_turn(text: str) -> str:
 
 
 def count_units(turns: Sequence[str]) -> int:
-    """Return the number by which a loss is divided to give nats/unit: code points after `join_spaces` plus one per turn.
+    """Return the number of units in a dialogue: its code points after `join_spaces`, plus one per turn.
 
-    Units do not depend on the tokenizer, so losses in nats/unit compare across tokenizers.
+    Losses are given in nats per unit. Units do not depend on the tokenizer, so the losses of models with different
+    tokenizers can be compared.
     """
     return sum(len(join_spaces(turn)) + 1 for turn in turns)
 
@@ -127,11 +128,12 @@ def speaker_of(turn_index: int) -> int:
 def fit(turn_tokens: Sequence[int], context_tokens: int, opening_tokens: int = 1) -> int:
     """Return the absolute index of the first turn that the model still sees.
 
-    Turns are appended one by one; whenever the history ([CLS], turns, [SEP]s) is longer than `context_tokens` less a
-    reserve, the oldest turns are dropped until it is at most half of `context_tokens`. The reserve is for the newest
-    turn: for every message that fits into the reserve, the same turns are kept. So the turns that the next prompt
-    begins with are known before the next message, and their state can be computed ahead. The result is a pure function
-    of the dialogue, and the cost of a turn is, amortised, constant. The newest turn is always kept.
+    Turns are appended one by one. Whenever the history ([CLS], turns, [SEP]s) becomes longer than `context_tokens`
+    minus a reserve, the oldest turns are dropped until the history has at most half of `context_tokens`. The reserve
+    leaves room for the newest turn: a message that fits into the reserve does not cause turns to be dropped. So it is
+    known before the next message which turns the next prompt begins with, and their state can be computed ahead of
+    time. The result depends on the dialogue alone, and the amortised cost of a turn is constant. The newest turn is
+    always kept.
 
     Args:
         turn_tokens: Number of tokens of each turn, without [SEP].

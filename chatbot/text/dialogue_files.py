@@ -73,7 +73,7 @@ def dialogue_files(path: Path) -> list[Path]:
     """Return a file itself, or the JSONL files of a folder in a fixed order.
 
     Raises:
-        FileError: The folder has none, or has a link to one outside it.
+        FileError: The folder has no JSONL file, or a link to one outside the folder.
     """
     if not path.is_dir():
         return [path]

@@ -20,7 +20,7 @@ class TurnMarks:
         opening: Ids before the first content, which is the person's.
         to_bot: Ids from the end of a person's content to the start of the bot's.
         to_person: Ids from the end of the bot's content to the start of the person's.
-        asks: Ids that ask for a reply after `to_bot`, by whether the model may think; the history does not have them.
+        asks: Ids after `to_bot` that ask for a reply without thinking, and with thinking; they are not in the history.
         has_switch: Whether the template reads `enable_thinking`.
         system: Ids before a system prompt, and from its end to the start of the first content; both replace `opening`.
     """
@@ -34,7 +34,7 @@ class TurnMarks:
 
 
 class SpecialIds(Protocol):
-    """Ids that the layouts need of a tokenizer.
+    """Special ids of a tokenizer that the layouts need.
 
     Attributes:
         cls_id: Id that opens a sample.
@@ -119,8 +119,8 @@ class ChatTemplateLayout:
     """Layout of a chat model, as its template writes it: speaker 0 is the user, speaker 1 the assistant.
 
     The content of every turn and the id that closes it carry loss; the other ids of the template do not. A sample that
-    begins with a turn of the bot gets an empty turn of the person before it, because many templates allow no other
-    beginning.
+    begins with a turn of the bot gets an empty turn of the person before it, because many templates require the user to
+    begin.
 
     Attributes:
         opening_tokens: Largest number of tokens before the first turn of a sample.
@@ -128,7 +128,7 @@ class ChatTemplateLayout:
         end_of_turn_id: Id that ends a turn of the bot.
         end_of_reply: Ids that follow the content of a reply in the history; the first one is `end_of_turn_id`.
         asks: See `TurnMarks`.
-        takes_system: True: a template without a system message gets it at the start of the first message.
+        takes_system: True; if the template has no system message, the system prompt begins the first message.
     """
 
     name = "chat_template"
@@ -167,7 +167,7 @@ class ChatTemplateLayout:
         Args:
             turns: Token ids of each turn, without special tokens.
             context_tokens: Longest history with its system prompt, in tokens; older turns are dropped, see `fit`.
-            system: Token ids of the system prompt, at most `system_room`; empty leaves that of the template, if any.
+            system: Token ids of the system prompt, at most `system_room`; if empty, the template may write its default.
 
         Raises:
             DialogueError: The history is empty.

@@ -1,7 +1,7 @@
-"""Content of text files, plain or compressed, in one pass and in bounded memory.
+"""Reads text files, plain or compressed, in one pass and in bounded memory.
 
 Compressed data is recognised by its first bytes and decompressed in pieces of at most `CONTENT_BYTES`, because a file
-of some kilobytes can hold gigabytes. UTF-16 with a byte order mark becomes UTF-8.
+of a few kilobytes can hold gigabytes. UTF-16 with a byte order mark becomes UTF-8.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NOT_TEXT = (b"PK\x03\x04", b"\x1f\x8b", b"\xfd7zXZ", b"BZh9", b"\x28\xb5\x2f\xf
 
 
 class PackedFile:
-    """Decompressed bytes of a file, in UTF-8 where the file is UTF-16, to be read once.
+    """Decompressed content of a file, which can be read once; UTF-16 is converted to UTF-8.
 
     Args:
         path: File: plain, gzip, bzip2, xz or zstd.
@@ -97,7 +97,7 @@ def _is_binary(data: bytes) -> bool:
 
 
 _CONTROLS = (*range(1, 9), 11, *range(14, 27), *range(28, 32), 127)
-"""Control characters that text does not hold: all but tab, line ends, form feed and escape."""
+"""Control characters that do not occur in text: all but tab, line ends, form feed and escape."""
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -158,11 +158,11 @@ class _Decompressor(Protocol):
 
     @property
     def needs_input(self) -> bool:
-        """Whether more content needs more compressed data."""
+        """Whether more compressed data is needed to produce more content."""
 
     @property
     def unused_data(self) -> bytes:
-        """Compressed data behind the end of the member."""
+        """Compressed data after the end of the member."""
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
         """Return at most `max_length` bytes of content; the rest waits for the next call."""
@@ -193,8 +193,8 @@ class _Gzip:
 class _Zstd:
     """Decompressor of a zstd frame.
 
-    The library cannot stop at a length, so the frame is fed in steps of 128 bytes. A block takes at least 4 bytes and
-    holds at most 128 KiB, so that a step yields at most 4 MiB. Frames with a window above 128 MiB are refused by zstd.
+    The library cannot limit the length of its output, so it gets the frame 128 bytes at a time. A block takes at least
+    4 bytes and yields at most 128 KiB, so a step yields at most 4 MiB. zstd refuses frames with a window above 128 MiB.
     """
 
     _STEP = 128
@@ -275,7 +275,7 @@ def _without_padding(data: bytes, packed: Iterator[bytes]) -> bytes:
 def _as_utf8(content: Iterator[bytes]) -> Iterator[bytes]:
     """Yield UTF-16 with a byte order mark and Big5 as UTF-8, anything else as it is, with `\\n` as line end.
 
-    A byte order mark at the beginning is removed. Line ends `\\r` alone, as old programs wrote them, become `\\n`.
+    A byte order mark at the beginning is removed. A lone `\\r`, the line end of old programs, becomes `\\n`.
     """
     first = next(content, b"")
     while len(first) < HEAD_BYTES and (more := next(content, b"")):
@@ -303,8 +303,8 @@ def _recoded(content: Iterator[bytes], encoding: str) -> Iterator[bytes]:
 def _encoding_of(head: bytes) -> str | None:
     """Return the encoding of a text that begins with `head`, or None for UTF-8, GB18030 and anything else.
 
-    Most Big5 text can also be read as GB18030, as rare characters. So the reading with more of the commonest characters
-    counts.
+    Most Big5 text can also be decoded as GB18030, but then gives rare characters. So the text counts as Big5 if this
+    gives a larger share of very common characters.
     """
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"

@@ -23,7 +23,7 @@ _MANIFEST: dict[str, _Check] = {
         isinstance(value, dict) and _is_list_of([*value.values()], _is_split) and value.keys() >= {"train", "valid"}
     ),
 }
-"""Keys of a manifest that training and evaluation read, and whether a value can be used."""
+"""Keys of a manifest that training and evaluation read, each with a check of its value."""
 
 
 def _is_list_of(value: object, is_right: _Check) -> bool:
@@ -36,7 +36,7 @@ def _is_split(split: dict[str, Any]) -> bool:
 
 
 def is_prepared_set(path: Path) -> bool:
-    """Whether a folder is a prepared set, by the keys of its manifest: other programs write a manifest.json too."""
+    """Whether a folder is a prepared set, judged by keys: other programs write a manifest.json too."""
     try:
         return read_json(path / MANIFEST, FileError).keys() >= _MANIFEST.keys()
     except FileError:
@@ -71,14 +71,15 @@ def split_features() -> datasets.Features:
 
 
 def load_split(folder: str | Path, split: str) -> datasets.Dataset:
-    """Return a split of a prepared set, mapped into memory.
+    """Return a memory-mapped split of a prepared set.
 
     Args:
         folder: The prepared set.
         split: `train`, `valid` or `test`.
 
     Raises:
-        FileError: The split is missing or damaged, names a file outside its folder, or has ids that its tokenizer lacks.
+        FileError: The split is missing or damaged, names a file outside its folder, or has ids that its tokenizer
+            lacks.
         TokenizerError: The tokenizer of the set is missing or damaged.
     """
     manifest = load_manifest(folder)
@@ -104,7 +105,7 @@ def _check_files(path: Path) -> None:
     """Check that a split consists of regular files in its folder: `datasets` opens every path that state.json names.
 
     Raises:
-        OSError, ValueError, LookupError, TypeError: It does not.
+        OSError, ValueError, LookupError, TypeError: The split has other files, or state.json is damaged.
     """
     for name in ("state.json", "dataset_info.json"):
         open_regular(path / name, path).close()
@@ -118,7 +119,7 @@ def _check_rows(table: datasets.table.Table, vocab_size: int) -> None:
     """Check the columns of a split, and that its ids are ids of the tokenizer.
 
     Raises:
-        ValueError: They are not.
+        ValueError: A column or an id is wrong.
     """
     import pyarrow as pa
 

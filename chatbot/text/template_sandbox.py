@@ -1,9 +1,9 @@
 """Rendering of chat templates from unknown sources, with a budget that bounds time and memory.
 
-A template is a program: its loops, recursive macros and string products can run for hours or fill the memory. Here each
-executed node and each character of a value uses one unit of `BUDGET`, so the same templates are refused on slow
-and fast machines. Only the filters, functions and methods that chat templates use exist; none of them is
-random or reads the clock.
+A template is a program: its loops, recursive macros and string products can run for hours or fill the memory. So each
+rendering has a budget, and each executed syntax node and each character of a value costs one unit. Units do not depend
+on the speed of the machine, so every machine refuses the same templates. Only the filters, functions and methods that
+chat templates use are available; none of them is random or reads the clock.
 
 Imports neither torch nor transformers.
 """
@@ -26,13 +26,13 @@ from jinja2.visitor import NodeTransformer
 
 MAX_TEMPLATE_CHARACTERS = 65_536
 BUDGET = 400_000
-"""Units of one rendering: executed nodes and characters of values. The templates in use need fewer than 20,000."""
+"""Budget of one rendering in units: executed nodes and characters of values. Usual templates need less than 20,000."""
 
 MAX_ARGUMENT = 1_000
 """Maximum of a number given to a filter or function, such as a width or the end of a range."""
 
 MAX_PRODUCT = 100_000
-"""Maximum length of a value that an operator or filter may make of its operands."""
+"""Maximum length of the result that an operator or filter may compute from its operands."""
 
 FIXED_DATE = "26 Jul 2024"
 """Result of `strftime_now` for every format: the date that Llama's templates use when they are given no clock."""
@@ -62,12 +62,12 @@ class Budget:
         self.left = units
 
     def spend(self, units: int) -> None:
-        """Use units.
+        """Use up units.
 
         Raises:
-            JinjaError: Too few are left.
+            JinjaError: Too few units are left.
         """
-        self.left -= max(units, 0)  # templates can name the filters of `_Counting`
+        self.left -= max(units, 0)  # a template can call this filter itself, with any number
         if self.left < 0:
             raise JinjaError(f"it needs more than {BUDGET:,} steps")
 
@@ -97,10 +97,10 @@ class Budget:
         return value
 
     def charge_operation(self, operands: tuple[Any, ...]) -> None:
-        """Spend units for the operands of an operator, filter or function, and bound the size of its result.
+        """Charge an operator, filter or function for its operands, and make sure that its result cannot be too large.
 
-        An operation may compare each item of the first operand with all items of the others; `_COMPARED` pairs cost one
-        unit.
+        An operation may compare each item of the first operand with all items of the others, so every `_COMPARED` pairs
+        of items cost one more unit.
 
         Raises:
             JinjaError: The budget is used up, or the product of the sizes is too large.
@@ -133,7 +133,7 @@ class _Generation(Extension):
 
 
 class _Counting(NodeTransformer):
-    """Inserts calls that spend units: for each run of a loop's or macro's body, each text, and each growing value."""
+    """Inserts calls that spend units: for each run of a loop or macro body, for each text, and for values that grow."""
 
     def _filter(self, node: Any, name: str, *arguments: nodes.Expr) -> nodes.Filter:
         return nodes.Filter(node, name, list(arguments), [], None, None, lineno=node.lineno)
@@ -292,7 +292,7 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
 
     Args:
         template: Source of the template.
-        variables: Plain data, as of JSON.
+        variables: Plain data, with the types of JSON.
 
     Raises:
         Exception: The template is too long, needs too many steps, uses an unsupported function, or fails; jinja and

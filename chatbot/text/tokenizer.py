@@ -2,7 +2,7 @@
 
 Our tokenizers are trained on the corpus and lossless: characters that are not in the vocabulary are spelled in UTF-8
 bytes, so `decode(encode(x)) == x` for any Unicode text, without an [UNK]. An imported checkpoint keeps its WordPiece
-tokenizer (BERT's), which is not lossless, and a chat model its byte-level one with its chat template.
+tokenizer (BERT's), which is not lossless. A chat model keeps its byte-level BPE tokenizer and its chat template.
 
 Special tokens are ids that `chatbot.text.layouts` writes. Text that spells one ("[SEP]") is encoded as its characters.
 
@@ -47,10 +47,10 @@ class DialogueTokenizer:
     Attributes:
         pad_id, cls_id, sep_id: Ids of the special tokens, or of the tokens with these purposes in a chat model.
         vocab_size: Number of ids, special tokens included.
-        special_ids: Ids that text never becomes and that have no text.
+        special_ids: Ids that no text is encoded to and that are decoded to no text.
         layout: Name of the layout of the tokenizer.
         marks: Ids that a chat model's template writes around turns, or None.
-        is_wordpiece: Whether it is BERT's kind.
+        is_wordpiece: Whether this is a WordPiece tokenizer, as BERT's.
     """
 
     pad_id: int
@@ -86,7 +86,7 @@ class DialogueTokenizer:
             )
 
     def _init_own(self, tokenizer: Tokenizer) -> None:
-        tokenizer.no_truncation()  # many tools store both in the file
+        tokenizer.no_truncation()  # many tools store truncation and padding in the file
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True  # a typed "[SEP]" is five characters
         self._stored = self._tokenizer = tokenizer
@@ -144,7 +144,7 @@ class DialogueTokenizer:
         """Train a tokenizer.
 
         Args:
-            texts: Texts like those that it is for.
+            texts: Texts like those that the tokenizer will encode.
             vocab_size: Largest number of ids.
             min_frequency: Pairs of tokens that occur less often are not merged.
             word_count: Build a vocabulary of characters and of words that occur at least this many times; None uses

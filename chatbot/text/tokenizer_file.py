@@ -1,8 +1,8 @@
 """Checks of a tokenizer.json from an unknown source, before the package tokenizers runs it.
 
 A tokenizer file is a program too: a regular expression may backtrack for hours, a replacement may double the text at
-every step, and an id of four billion asks for a table of that length. Accepted are the components that tokenizers in use
-have; regular expressions must be of a form whose running time is bounded by the square of the text's length.
+every step, and an id of four billion asks for a table of that length. Only components that are in common use
+are accepted, and only regular expressions whose running time is bounded by the square of the text's length.
 
 Imports neither torch nor transformers.
 """
@@ -70,7 +70,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     content = read_json(path, TokenizerError, "copy or build it again")
     try:
         check_tokenizer(content)
-        # Dialogues are neither padded nor cut by the tokenizer, and either setting may ask for any amount of memory.
+        # Dialogues need neither padding nor truncation here, and a file could demand any amount of memory for both.
         tokenizer = Tokenizer.from_str(json.dumps({**content, "padding": None, "truncation": None}))
         tokenizer.encode(PROBE, add_special_tokens=False)
         return tokenizer
@@ -91,7 +91,7 @@ def check_tokenizer(content: dict[str, Any]) -> None:
         content: Content of the file.
 
     Raises:
-        TokenizerError: A component is not.
+        TokenizerError: A component is not supported or not bounded.
         ValueError, TypeError, LookupError, AttributeError: The file does not have the form of a tokenizer.json.
     """
     for part, known in COMPONENTS.items():
@@ -128,7 +128,7 @@ def _check_step(step: dict[str, Any], part: str) -> None:
     """Check the pattern and the replacement of a component.
 
     Raises:
-        TokenizerError: They are not bounded.
+        TokenizerError: The pattern or the replacement is not bounded.
     """
     pattern = step.get("pattern")
     regex = pattern.get("Regex") if isinstance(pattern, dict) else None
@@ -146,9 +146,10 @@ def _check_step(step: dict[str, Any], part: str) -> None:
 def is_bounded_pattern(pattern: str) -> bool:
     """Whether matching a pattern everywhere in a text of n characters takes at most `MAX_WAYS` * n² steps.
 
-    The patterns of GPT-2, Llama 3, Qwen, Mistral, DeepSeek and this project are of this form: alternatives of characters
-    and classes in a row, with quantifiers on single items only. At most one item of an alternative is repeated without a
-    bound, or two if nothing that can fail follows them; so an alternative is tried in at most `_ways` * n ways at a place.
+    The patterns of GPT-2, Llama 3, Qwen, Mistral, DeepSeek and this project have the accepted form: alternatives, each
+    a sequence of characters and character classes, with quantifiers on single items only. At most one item of an
+    alternative may be repeated without a bound, or two if no item after them can fail. So an alternative can be tried
+    in at most `_ways` * n ways at one position.
     """
     if len(pattern) > MAX_PATTERN_CHARACTERS:
         return False
@@ -167,7 +168,7 @@ def is_bounded_pattern(pattern: str) -> bool:
 
 
 def _ways(items: list[re.Match[str]]) -> float:
-    """Return the number of ways to try an alternative at one place, without the lengths of its longest repetition."""
+    """Return the number of ways to try an alternative at one position, not counting those of unbounded repetition."""
     ways, unbounded, can_fail = 1, 0, False
     for item in items:
         can_fail |= unbounded > 1 and not item["optional"]
@@ -184,7 +185,7 @@ def _check_model(model: dict[str, Any]) -> None:
     """Check the model of a tokenizer.
 
     Raises:
-        TokenizerError: It is random, or not bounded.
+        TokenizerError: The model is random, or not bounded.
     """
     kind = model.get("type")
     if kind not in MODELS:

@@ -1,4 +1,4 @@
-"""Training a tokenizer on a corpus: special tokens, and merged pairs of characters or characters and frequent words.
+"""Training a tokenizer on a corpus: byte-pair encoding, or a vocabulary of characters and frequent words.
 
 Both kinds spell characters that are not in the vocabulary in UTF-8 bytes, so they are lossless.
 """
@@ -27,7 +27,7 @@ _HAN = re.compile("[\u3400-\u9fff]")
 _PIECES = r"\p{Han}+| ?[\p{L}&&[^\p{Han}]]+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 """Tokens stay within one piece: Chinese, other letters with a space before them, a digit, punctuation, or space."""
 SPLIT = {"type": "Split", "pattern": {"Regex": _PIECES}, "behavior": "Isolated", "invert": False}
-"""The same, as tokenizer.json has it."""
+"""The same pattern in the format of tokenizer.json."""
 
 
 def add_special_tokens(tokenizer: Tokenizer, names: Iterable[str] = SPECIAL_TOKENS) -> None:
@@ -41,7 +41,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: int, w
         raise TokenizerError(f"A vocabulary of {vocab_size} is too small. Ask for at least {_MIN_VOCABULARY} tokens.")
     texts = [valid_text(text) for text in texts]
     counts = Counter(char for text in texts for char in text)
-    # Chosen here and not by the trainer, which breaks ties at its own limit differently in every run.
+    # The characters are chosen here because the trainer breaks ties at its limit differently in every run.
     by_frequency = sorted(counts, key=lambda char: (-counts[char], char))
     max_characters = (vocab_size - len(_RESERVED)) * 5 // 8  # leaves room for words
     characters, rare = by_frequency[:max_characters], by_frequency[max_characters:]
@@ -69,9 +69,9 @@ def _train_pairs(texts: Sequence[str], rare: Sequence[str], vocab_size: int, min
 def _train_words(texts: Sequence[str], characters: Sequence[str], vocab_size: int, word_count: int) -> Tokenizer:
     """Build a vocabulary of characters and of words that occur at least `word_count` times, the most frequent first.
 
-    This is the vocabulary of 苏剑林's chat model (kexue.fm/archives/7718: BERT's characters, and words with a count of 10
-    or more). Words are those that jieba finds. The tokenizer cuts a text into the likeliest tokens by a unigram model,
-    as jieba does without its HMM. So jieba is needed only for training.
+    This is the vocabulary of 苏剑林's chat model (kexue.fm/archives/7718: BERT's characters, and words with a count of
+    10 or more). Words are those that jieba finds. The tokenizer cuts a text into the likeliest tokens by a unigram
+    model, as jieba does without its HMM. So jieba is needed only for training.
 
     Raises:
         TokenizerError: jieba is not installed.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def numbered_entries(text: str) -> list[tuple[int, str]]:
-    """Return the entries of a list, without the white space around them, each after the number of its line."""
+    """Return (line number, entry) for each entry of a list, without the white space around it."""
     lines = enumerate(map(str.strip, text.splitlines()), 1)
     return [(number, line) for number, line in lines if line and not line.startswith("#")]
 

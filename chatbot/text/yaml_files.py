@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 MAX_CHARACTERS, MAX_VALUES, MAX_DEPTH = 1 << 20, 100_000, 50
-"""Largest text, largest number of values when every alias (*name) stands for a copy, and most brackets around a value."""
+"""Maximum number of characters, of values if every alias (*name) is replaced by a copy, and of nested brackets."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -31,7 +31,7 @@ def read_yaml(text: str) -> Any:
     """Return the content of a YAML document.
 
     Raises:
-        yaml.YAMLError: It is no YAML of this kind. The message is one line.
+        yaml.YAMLError: The text is not YAML of this kind. The message is one line.
     """
     if len(text) > MAX_CHARACTERS:
         raise yaml.YAMLError(f"more than {MAX_CHARACTERS:,} characters")

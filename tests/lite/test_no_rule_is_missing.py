@@ -235,7 +235,7 @@ def test_every_setting_is_exported_or_refused(tokenizer):
     assert exported | set(REFUSED) == set(NAMES)
     check_support(config, tokenizer, ReplySettings())
     for name, value in REFUSED.items():
-        with pytest.raises(CheckpointError, match=r"^The lite runtime does not have .*\.$"):
+        with pytest.raises(CheckpointError, match=r"^The lite runtime does not support .*\.$"):
             check_support(config, tokenizer, ReplySettings(**{name: value}))
 
 

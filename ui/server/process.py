@@ -76,7 +76,7 @@ class Connection(h11.Connection):
             self._chunks += event.chunk_start
             self._bytes += len(event.data)
             if self._chunks > max(FREE_CHUNKS, self._bytes / CHUNK_BYTES):
-                raise h11.RemoteProtocolError("the chunks of the body are too small")
+                raise h11.RemoteProtocolError("tiny-chunks")  # uvicorn has its own words for the client
         return event
 
 

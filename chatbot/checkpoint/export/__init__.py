@@ -1,1 +1,1 @@
-"""Checkpoints in the formats of others: `xianliao-export CHECKPOINT --to FORMAT --output PATH`."""
+"""Export of checkpoints to the formats of other programs: `xianliao-export CHECKPOINT --to FORMAT --output PATH`."""

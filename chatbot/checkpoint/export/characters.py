@@ -14,10 +14,11 @@ from chatbot.text.tokenizer import DialogueTokenizer
 from chatbot.text.tokenizer_training import SPLIT, pre_tokenizer
 
 HAN, LETTER, NUMBER, SPACE, OTHER = 1, 2, 4, 8, 16
-"""Alternatives of the pattern that a character continues, as chatbot/native/runtime/text.c has them."""
+"""Classes of characters: the kinds of pieces that a character can continue, with the numbers of
+chatbot/native/runtime/text.c."""
 
 PROBES = ("一", "a", "!")
-"""Characters that a Han character, another letter, and one that is neither space, letter nor number join."""
+"""A character of each class HAN, LETTER and OTHER. A character that joins its piece belongs to this class."""
 
 BLOCK = 4096
 UNIFORM = ((0xD800, 0xE000), (0x40000, 0xE0000), (0xE1000, 0x110000))
@@ -57,7 +58,7 @@ def _runs_of_classes() -> list[tuple[int, int]]:
 
 
 def _classes(splitter: PreTokenizer, start: int, end: int) -> list[int]:
-    """Return the classes of the code points from `start` to `end`: each is probed after characters of known classes."""
+    """Return the classes of the code points from `start` to `end`: each is tested after characters of known classes."""
     units = [[probe + chr(point) for probe in PROBES] + [chr(point) * 2] for point in range(start, end)]
     text = "".join("".join(unit) for unit in units)
     begins = {first for _, (first, _) in splitter.pre_tokenize_str(text)}

@@ -1,4 +1,4 @@
-"""Our model as transformers' users expect it: speakers read from the ids, and a `generate()` that keeps our decoding rules.
+"""Our model as users of transformers expect it: it infers the speakers, and `generate()` applies our decoding rules.
 
 `chatbot.checkpoint.export.hf` writes this class and the definitions that it needs into one file.
 """
@@ -91,7 +91,7 @@ class XianliaoForChat(XianliaoForCausalLM):
             **kwargs: Settings and arguments of transformers.
 
         Returns:
-            What transformers' `generate()` returns.
+            The result of transformers' `generate()`.
 
         Raises:
             ValueError: A setting cannot be used, or the prompts are missing.

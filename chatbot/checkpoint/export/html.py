@@ -28,7 +28,7 @@ def export_html(
         safety: Rules for people in crisis that go into the page; None leaves them out, `default` takes the package's.
 
     Raises:
-        CheckpointError: The checkpoint has parts that the runtime does not have.
+        CheckpointError: The checkpoint uses a feature that the C runtime does not support.
         BuildError: The runtime cannot be built; see `chatbot.native.building.zig`.
     """
     weights = lite_bytes(Path(bot_folder), default_safety() if safety == "default" else safety)

@@ -1,9 +1,10 @@
 """Export to one flat weights file, which the C runtime (chatbot/native/runtime) maps into memory and reads as it is.
 
-The file begins with a header of `HEADER_BYTES`: magic, version, CRC-32 of all that follows it, size, 32 int32, 20 float64
-(layer norm epsilon, rope theta, decoding settings), zeros. Arrays follow, each at a multiple of 64 bytes, in the order of
-`_arrays`; their sizes follow from the header. Numbers are little-endian. Matrices are int8 with one scale per row, 16 rows
-interleaved, as `chatbot/native/step.c` multiplies them on every processor. Dims: V vocabulary, D hidden size, N layers.
+The file begins with a header of `HEADER_BYTES`: magic, version, CRC-32 of all that follows it, size, 32 int32, 20
+float64 (layer norm epsilon, rope theta, decoding settings), zeros. Arrays follow, each at a multiple of 64 bytes, in
+the order of `_arrays`; their sizes follow from the header. Numbers are little-endian. Matrices are int8 with one scale
+per row, 16 rows interleaved, as `chatbot/native/step.c` multiplies them on every processor. Dims: V vocabulary, D
+hidden size, N layers.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def export_lite(
         safety: Rules for people in crisis that go into the file; None leaves them out, `default` takes the package's.
 
     Raises:
-        CheckpointError: The checkpoint has parts that the runtime does not have.
+        CheckpointError: The checkpoint uses a feature that the C runtime does not support.
     """
     content = lite_bytes(Path(bot_folder), default_safety() if safety == "default" else safety)
     path = Path(path)
@@ -99,10 +100,10 @@ def setting_values(settings: ReplySettings) -> list[float]:
 
 
 def check_support(config: XianliaoConfig, tokenizer: DialogueTokenizer, settings: ReplySettings) -> None:
-    """Check that the runtime has all parts of a checkpoint.
+    """Check that the C runtime supports all features of a checkpoint.
 
     Raises:
-        CheckpointError: It does not.
+        CheckpointError: A feature is not supported.
     """
     known, defaults = {*SETTINGS, *OTHER_SETTINGS}, ReplySettings()
     missing = [name for name in NAMES if name not in known and getattr(settings, name) != getattr(defaults, name)]
@@ -123,7 +124,7 @@ def check_support(config: XianliaoConfig, tokenizer: DialogueTokenizer, settings
     ]
     for fault, name in faults:
         if fault:
-            raise CheckpointError(f"The lite runtime does not have {name}. Export a checkpoint without it.")
+            raise CheckpointError(f"The lite runtime does not support {name}. Export a checkpoint without it.")
 
 
 def _stored_tensors(folder: Path) -> dict[str, torch.Tensor]:

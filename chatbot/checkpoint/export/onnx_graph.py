@@ -1,6 +1,6 @@
 """Export for ONNX: graphs that read tokens and carry the state of the dialogues as inputs and outputs.
 
-torch.onnx traces the model itself, so that no second model exists. A folder gets
+torch.onnx traces the model itself, which avoids a second implementation. The output folder has these files:
 
     model.onnx           one token per call and dialogue, opset 18, fp32
     model_int8.onnx      the same; matrices are int8 with one scale per row and become fp32 when the graph is loaded
@@ -116,7 +116,7 @@ def linear_attention(
     form: str = "auto",
     chunk_size: int = 64,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stand for `chatbot.model.attention.recurrence.recurrence` in a graph: ONNX's LinearAttention-27."""
+    """Replace `chatbot.model.attention.recurrence.recurrence` by ONNX's operator LinearAttention of opset 27."""
     assert segment_ids is None
     assert state is not None
     heads = q.shape[2]
@@ -167,7 +167,7 @@ def check_supported(model: XianliaoForCausalLM) -> None:
     """Check that a model can become a graph.
 
     Raises:
-        CheckpointError: It cannot.
+        CheckpointError: The model has a part that is not supported.
     """
     kinds = sorted({kind for kind in model.config.layer_types or [] if kind.startswith(EXPERIMENTAL)})
     if kinds:

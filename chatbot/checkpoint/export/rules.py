@@ -44,7 +44,7 @@ def spelled_words(words: Sequence[str]) -> list[str]:
         [form.decode() for form in spellings(part, spaced=True)] for part in split_words(tuple(dict.fromkeys(words)))
     )
     if any("\n" in word for word in (*banned, *exceptions)):
-        raise CheckpointError("A banned word has a line break, which the lite runtime does not have. Remove the word.")
+        raise CheckpointError("A banned word has a line break, which the lite runtime cannot ban. Remove the word.")
     return [*banned, *(f"!{exception}" for exception in exceptions)]
 
 

@@ -1,14 +1,14 @@
 """One Python file from several of our modules, for users who do not have this package.
 
-The file holds the definitions that the wanted classes need, in the order in which Python would import their modules. The
-source is copied with its comments; only three things change:
+The file holds the definitions that the wanted classes need, in the order in which Python would import their modules.
+The source is copied with its comments; only three things change:
 
 * Imports between our modules disappear. A name that two modules define gets the name of its module as a prefix, and
   `module.name` becomes that name.
 * An `if` whose test uses a module of `sources.LEFT_OUT` is removed together with its block.
 * Statements that bind no name, such as registrations, are left out.
 
-The result is a function of the sources alone.
+The result depends on the sources alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tables by which the C runtime reads turns as `chatbot.chat.turns` does, and keeps replies readable."""
+"""Tables with which the C runtime converts turns in the way of `chatbot.chat.turns`, and keeps replies readable."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def character_kinds() -> list[tuple[int, int]]:
 def opencc_stages(conversion: str) -> tuple[dict[str, str], ...]:
     """Return the dictionaries of a conversion of the installed OpenCC; a text passes through them in order.
 
-    Each converts the longest text that begins at a place. They are read with `opencc_dict`, which OpenCC brings along.
+    At each position, a dictionary converts the longest text that it contains. The dictionaries are read with the
+    program `opencc_dict`, which is part of OpenCC.
 
     Raises:
         CheckpointError: The files differ from those of OpenCC 1.4.
@@ -96,7 +97,7 @@ def opencc_stages(conversion: str) -> tuple[dict[str, str], ...]:
     for step in (*config.get("normalization", ()), *config["conversion_chain"]):
         entries: dict[str, str] = {}
         for name in _files_of(step["dict"]):
-            entries = {**_read_dictionary(program, folder / name), **entries}  # the first dictionary decides
+            entries = {**_read_dictionary(program, folder / name), **entries}  # the first dictionary has precedence
         stages.append(entries)
     return tuple(stages)
 
@@ -113,7 +114,7 @@ def _read_dictionary(program: Path, path: Path) -> dict[str, str]:
     """Return the entries of an OpenCC dictionary; if an entry has several values, the first one is used.
 
     Raises:
-        CheckpointError: It cannot be read.
+        CheckpointError: The dictionary cannot be read.
     """
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "entries.txt"
@@ -130,7 +131,7 @@ def _letters(table: Mapping[int, int]) -> dict[str, str]:
 
 
 def _stage(entries: Mapping[str, str], spares_descriptions: bool = False) -> bytes:
-    """Return a dictionary as (start, length) of each key, and keys each followed by its value, of the same length.
+    """Return a dictionary as an index of (start, length) pairs, and the keys, each followed by its equally long value.
 
     Keys are sorted by their first character, longer ones first, so that the first that matches is the longest.
 
@@ -146,7 +147,7 @@ def _stage(entries: Mapping[str, str], spares_descriptions: bool = False) -> byt
     for key, value in sorted(entries.items(), key=lambda entry: (entry[0][0], -len(entry[0]), entry[0])):
         if len(key) != len(value):
             raise CheckpointError(
-                f"OpenCC makes {value} of {key}, which the lite runtime cannot. Install opencc 1.4.2."
+                f"OpenCC turns {key} into {value}: the lite runtime needs equal lengths. Install opencc 1.4.2."
             )
         if key != value or len(key) > 1:
             index.append((len(points), len(key)))

@@ -18,9 +18,9 @@ UNFINISHED_BYTES = 8
 class BannedWords:
     """Logits rule that forbids the tokens that would complete a banned word.
 
-    It works on the bytes of the text: UTF-8 never contains a character inside another one, and a word is recognised
-    even if its characters are spelled byte by byte. ASCII letters match in both cases; other letters match as written,
-    in lower case, in upper case and capitalised.
+    The rule works on the UTF-8 bytes of the text, so a word is recognised even if its characters are spelled by several
+    tokens; in UTF-8, no character occurs inside another one. ASCII letters match in both cases; other letters match as
+    written, in lower case, in upper case and capitalised.
 
     An exception (`!妈妈的` for 妈的) allows the word where the reply ends with the whole exception. For a word with
     exceptions, the rule therefore also checks the text before the word, but only for tokens that would complete it.
@@ -51,7 +51,7 @@ class BannedWords:
         self._guarded_completing = _tokens_completing(self._guarded, order, ordered)
 
     def apply(self, logits: torch.Tensor, replies: Sequence[Sequence[int]]) -> None:
-        """Set to -inf, in place, the logits `[B, V]` of tokens with which one of the B replies would get a banned word."""
+        """Set the logits `[B, V]` of tokens that would complete a banned word in their reply to -inf, in place."""
         logits[:, self._always.to(logits.device)] = -torch.inf
         for row, reply in enumerate(replies):
             end = self._last_bytes(reply)
@@ -64,7 +64,7 @@ class BannedWords:
                         logits[row, tokens.to(logits.device)] = -torch.inf
 
     def _harmful_tokens(self, end: bytes) -> torch.Tensor:
-        """Return the tokens that would complete a guarded word after `end` without an exception, int64 `[N]`."""
+        """Return the tokens that complete a word with exceptions after `end`, but no exception, int64 `[N]`."""
         tokens = set(self._guarded_inside)
         for tail in _tails(end):
             for length in range(1, min(len(tail), self.max_prefix_bytes) + 1):
@@ -121,7 +121,7 @@ def _is_exception_of(exception: bytes, word: bytes) -> bool:
 def _tokens_completing(
     words: Collection[bytes], order: Sequence[int], ordered: Sequence[bytes]
 ) -> dict[bytes, set[int]]:
-    """Return the tokens that begin with the rest of a word, by the prefix of the word that comes before them.
+    """Return, for each proper prefix of a word, the tokens that begin with the rest of the word.
 
     Args:
         words: The words.

@@ -1,11 +1,10 @@
 """Penalties on tokens of the reply so far, and biases of tokens: OpenAI's presence, frequency and logit bias.
 
-    logit(v) -= presence 1[c(v) > 0] + frequency c(v) - bias(v),        c(v): times that the reply so far has v
+    logit(v) -= presence 1[c(v) > 0] + frequency c(v) - bias(v),        c(v): occurrences of v in the reply so far
 
-These rules run after the rules that forbid tokens, so a forbidden token keeps -inf. They run before temperature, EOS floor
-and truncation.
-EOS is never part of a reply, so only a bias can change it. The floor ensures its minimum probability of EOS for any
-logits, so the bound on the reply length holds for every value.
+These rules run after the rules that forbid tokens, so a forbidden token keeps -inf. They run before temperature, EOS
+floor and truncation. EOS is never part of a reply, so only a bias can change it. The floor ensures its minimum
+probability of EOS for any logits, so the bound on the reply length holds for every value.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ class Penalties:
     """Penalties and biases, in nats.
 
     Attributes:
-        presence: Loss of every token that the reply has.
+        presence: Nats that the logit of every token in the reply loses.
         frequency: Nats that a token's logit loses for each time that the token occurs in the reply.
-        bias: (token id, gain) pairs.
+        bias: Pairs of a token id and the nats that are added to its logit.
     """
 
     presence: float

@@ -1,7 +1,7 @@
-"""Readable text: a reply has only characters that are assigned and neither control nor private characters.
+"""Readable text: replies contain only assigned Unicode characters, and no control or private-use characters.
 
-Tokens can be parts of characters, for example single bytes for characters outside the vocabulary. After the first bytes of a
-character only tokens that continue it to a readable one are allowed, and EOS.
+Tokens can be parts of characters, for example single bytes for characters outside the vocabulary. After the first bytes
+of a character, only EOS and tokens that can complete a readable character are allowed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SIZES = ((0xC2, 0xDF, 2), (0xE0, 0xEF, 3), (0xF0, 0xF4, 4))
 
 
 class ReadableText:
-    """Logits rule that forbids tokens with which the text would not be readable.
+    """Logits rule that forbids tokens that would make the text unreadable.
 
     Args:
         pieces: Bytes of each token, `[V]`; tokens without bytes (special ones) are never forbidden.
@@ -70,7 +70,7 @@ class ReadableText:
             return torch.tensor([*self._specials, *tokens], dtype=torch.int64)
 
     def _is_text(self, piece: bytes) -> bool:
-        """Whether bytes are readable characters, and perhaps the beginning of another one."""
+        """Whether bytes encode readable characters, the last of which may be incomplete."""
         decoder = codecs.getincrementaldecoder("utf-8")()
         try:
             complete = decoder.decode(piece)

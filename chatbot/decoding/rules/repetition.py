@@ -1,8 +1,8 @@
 """Rules that penalize repetition within a reply and of earlier replies; none changes the logit of EOS.
 
-They change the logits before temperature and floor, so the bound on the length of a reply holds: they take probability
-only from tokens other than EOS, which can only make the end come sooner. (The rules of these names in transformers
-count the prompt as well and penalise EOS.)
+The bound on the length of a reply holds with these rules: they run before temperature and EOS floor, and they take
+probability only from tokens other than EOS, so a reply can only end sooner. (The rules of the same names in
+transformers count the prompt as well and penalise EOS.)
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class RepetitionRules:
             switches the rule off.
         end_id: Id of the end of turn.
         cost: Nats that a token loses for each earlier time that it completed the same n-gram; infinity forbids it. A
-            finite cost allows "哈哈哈哈哈" and still breaks loops, which pay it again in every round.
+            finite cost allows "哈哈哈哈哈" but still breaks loops, because the loss grows with every round of a loop.
     """
 
     penalty: float
@@ -77,7 +77,7 @@ class RepetitionRules:
                 logits[row, tokens] -= self.cost * torch.tensor(list(times.values()), device=logits.device)
 
     def _times_completed(self, reply: Sequence[int], before: Sequence[Sequence[int]]) -> Counter[int]:
-        """Return the tokens, without EOS, that would complete an earlier n-gram, with its number of occurrences."""
+        """Return, for each token except EOS, how many earlier occurrences of an n-gram the token would repeat."""
         size = self.ngram
         times: Counter[int] = Counter()
         if not size or len(reply) < size - 1:
@@ -95,14 +95,14 @@ class Dry:
     """DRY ("don't repeat yourself", p-e-w, github.com/oobabooga/text-generation-webui, pull request 5677).
 
     If the last n tokens also occur directly before an earlier v, the logit of v loses multiplier * base^(n - allowed)
-    nats; n >= allowed is the largest number for which this is true. The text is the reply and the bot's last replies,
-    each by itself, so no token needs to break sequences; the original counts the whole prompt.
+    nats; n >= allowed is the largest number for which this is true. The reply and each of the bot's last replies are
+    searched separately, so no sequence breakers are needed; the original searches the prompt.
 
     Attributes:
         multiplier: Loss in nats at n = allowed.
         base: Factor for each further token.
         allowed: Smallest n that costs anything.
-        end_id: Id of the end of turn, which never loses.
+        end_id: Id of the end of turn, whose logit never changes.
     """
 
     multiplier: float
@@ -129,7 +129,7 @@ class Dry:
         return math.exp(min(nats, math.log(MAX_DRY_NATS)))
 
     def _matched(self, reply: Sequence[int], before: Sequence[Sequence[int]]) -> dict[int, int]:
-        """Return, for each token that once followed the last token, the most tokens that match before it."""
+        """Return, for each token that followed an earlier copy of the last token, the longest match before it."""
         longest: dict[int, int] = {}
         for text in (reply, *before):
             for position in range(1, len(text)):

@@ -1,7 +1,8 @@
 """Thinking: a block `<think>…</think>` that a chat model writes before its answer.
 
-The tokens of the block do not count as the answer: length, EOS floor and rules against repetition count from its end. The
-model cannot end its turn inside the block, and a block of `thinking_tokens` tokens is closed, so every reply still ends.
+Reply length, EOS floor and rules against repetition start anew after `</think>`, because the block is not part of the
+answer. EOS is forbidden inside the block. After `thinking_tokens` tokens `</think>` is forced, so every reply still
+ends.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class ThinkingTokens:
         return self.close_id not in reply and (self.is_opened or list(reply[:1]) == [self.open_id])
 
     def segment(self, reply: Sequence[int]) -> Sequence[int]:
-        """Return the part of a reply that the rules see: its answer, or the block before it is closed."""
+        """Return the part of a reply that the rules see: the answer if the block is closed, else the open block."""
         return reply[list(reply).index(self.close_id) + 1 :] if self.close_id in reply else reply
 
     def apply(
@@ -45,10 +46,10 @@ class ThinkingTokens:
         end_id: int,
         most_tokens: int,
     ) -> None:
-        """Allow the tokens of the block where they can stand, and forbid EOS inside it, in place.
+        """Allow the tags where they may occur, and forbid EOS inside the block; changes `logits` in place.
 
         Args:
-            logits: Logits `[B, V]` without the banned tokens.
+            logits: Logits `[B, V]`, -inf for banned tokens, the tags included.
             original: Logits `[B, V]` of the model.
             replies: The B replies so far.
             end_id: Id of the end of turn.
@@ -66,9 +67,9 @@ class ThinkingTokens:
 
 
 def split_thinking(text: str, is_opened: bool, is_complete: bool) -> tuple[str, str]:
-    """Return the thoughts and the answer of a reply; both only grow with the text.
+    """Return the thoughts and the answer of a reply; both only grow while the text grows.
 
-    The tags may be tokens or ordinary text. The end of an unfinished text that may begin a tag is in neither.
+    The tags may be tokens or ordinary text. If an unfinished text ends in what may become a tag, both omit this end.
 
     Args:
         text: Reply so far, with its tags.

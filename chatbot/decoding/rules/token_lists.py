@@ -15,15 +15,15 @@ MAX_BIAS = 100
 
 
 MAX_WORDS, MAX_EXCEPTIONS, MAX_WORD_CHARACTERS = 20_000, 500, 100
-"""Bounds of a list, which may come with a checkpoint from elsewhere: its search trees take memory by the length of a word
-squared, and each exception is compared with each word."""
+"""Limits of a list of banned words, which may come from an untrusted checkpoint: the memory of the search trees grows
+with the square of the word length, and each exception is compared with each word."""
 
 
 def checked_words(words: object) -> tuple[str, ...]:
     """Return banned words and their exceptions without outer spaces.
 
     Raises:
-        ReplySettingsError: They cannot be used.
+        ReplySettingsError: The value is not a list of usable words.
     """
     if not isinstance(words, Sequence) or isinstance(words, str) or not all(isinstance(word, str) for word in words):
         raise ReplySettingsError(f"Decoding: banned_words must be a list of words, got {shown(words)}.")
@@ -32,7 +32,7 @@ def checked_words(words: object) -> tuple[str, ...]:
 
 @lru_cache(8)
 def _checked(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Check the same list once, not for every request."""
+    """Check a list; the result is cached, so that a list is not checked again for every request."""
     if not all(map(_is_word, words)):
         raise ReplySettingsError(f"Decoding: banned_words must be a list of words, got {shown(words)}.")
     longest, exceptions = max(map(len, words), default=0), sum(word.startswith("!") for word in words)
@@ -53,7 +53,7 @@ def checked_bias(bias: object) -> tuple[tuple[int, float], ...]:
     """Return a mapping or pairs of token id and nats as sorted pairs; ids may be strings, as in JSON.
 
     Raises:
-        ReplySettingsError: They cannot be used.
+        ReplySettingsError: The value is not a mapping of usable ids and numbers.
     """
     try:
         items: Iterable[Any] = bias.items() if isinstance(bias, Mapping) else cast(Iterable[Any], bias)

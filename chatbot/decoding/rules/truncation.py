@@ -1,8 +1,8 @@
-"""Truncation rules: the distribution that a reply token is drawn from; each rule also works in `generate()`.
+"""Truncation rules (top-k, top-p and others) for sampling; each rule also works in `generate()` of transformers.
 
-Order of all rules: banned tokens and words, rules against repetition, temperature, EOS floor, truncation. Consistent
-truncation (Welleck et al., arXiv 2002.02492, definitions 4 and 5) keeps EOS among the candidates, so a sampled reply
-ends with probability one.
+Order of all decoding rules: banned tokens and words, rules against repetition, temperature, EOS floor, truncation.
+Consistent truncation (Welleck et al., arXiv 2002.02492, definitions 4 and 5) keeps EOS among the candidates, so a
+sampled reply ends with probability one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from chatbot.decoding.settings import ReplySettings
 
 NUCLEUS_SEARCH_TOKENS = 1024
-"""A nucleus is first searched among this many of the best tokens; only if it is larger, all tokens are sorted."""
+"""The nucleus is first sought among this many most likely tokens; only if it is larger, all tokens are sorted."""
 
 
 class ConsistentTopK(LogitsProcessor):
@@ -73,7 +73,7 @@ class ConsistentTypical(LogitsProcessor):
 
 
 class ConsistentTopP(LogitsProcessor):
-    """Keep the smallest set of best tokens whose mass reaches top_p, and EOS (`eos_id` None: plain nucleus).
+    """Keep the fewest most likely tokens whose mass reaches top_p, and EOS (`eos_id` None: the plain nucleus).
 
     Among equal tokens, those with lower ids come first.
     """
@@ -127,14 +127,14 @@ class ConsistentXtc(LogitsProcessor):
     """XTC ("exclude top choices", p-e-w, github.com/oobabooga/text-generation-webui, pull request 6335), without EOS.
 
     With the given probability, a step leaves out all tokens with p(v) >= threshold except the least likely of them. The
-    rule chooses among words alone: EOS is never left out and keeps its probability, because the other words get the
-    mass of the tokens that are left out. So the floor's lower bound of p(EOS) holds, and the rule does not change how
-    long replies are. (The original does nothing in a step in which EOS would be left out; in all other steps it raises
-    p(EOS).)
+    rule applies only to words, that is, tokens other than EOS: EOS is never left out and keeps its probability, because
+    the mass of the tokens that are left out is given to the other words. So the EOS floor still holds, and the rule
+    does not change how long replies are. (The original does nothing in a step in which it would leave out EOS, and
+    raises p(EOS) in all other steps.)
 
     Args:
-        probability: Probability of a step to be changed.
-        threshold: Least probability of a choice.
+        probability: Probability that the rule applies in a step.
+        threshold: Minimum probability of a token that may be left out.
         eos_id: Id of EOS; None treats it as any other token.
         draws: A random number in [0, 1) for each row; default: torch's.
     """

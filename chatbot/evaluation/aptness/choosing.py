@@ -1,5 +1,4 @@
-"""Measurement without a judge of whether a model makes sense: it has to pick the true reply, or history, among
-others."""
+"""Measures of sense without a judge: the model must pick the true reply, or the true history, among others."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ CHOICES = 10
 """Number of replies or histories to choose from; by chance the choice is right in one case of ten."""
 
 HISTORY_TURNS = 8
-"""Number of last turns of a context that are read."""
+"""Number of turns at the end of a context that the model reads."""
 
 Advance = Callable[[int], object]
 """Function that is called with the number of dialogues scored since its last call, for a progress bar."""
@@ -27,7 +26,7 @@ EARLIER_TURNS = 4
 
 
 def scored_by_choices(contexts: Sequence[Context]) -> int:
-    """Return how many dialogues `reply_hits` and `history_hits` score together, as they tell `advance`."""
+    """Return the number of dialogues that `reply_hits` and `history_hits` score in all, the total of `advance`."""
     long = sum(len(context.turns) > EARLIER_TURNS for context in contexts)
     replies, histories = (CHOICES * count if count >= CHOICES else 0 for count in (len(contexts), long))
     return replies + histories
@@ -38,8 +37,8 @@ def reply_hits(
 ) -> dict[str, Any] | None:
     """Return how often the true reply has the highest log p(r | c) - log p(r) among `CHOICES` replies.
 
-    The difference is the pointwise mutual information of context and reply. A reply that fits every context has no
-    advantage in it.
+    The difference is the pointwise mutual information of context and reply. A reply that fits every context gains
+    nothing from it.
 
     Returns:
         `hits` and `interval` of the share, and `contexts`; None with fewer than `CHOICES` contexts.
@@ -76,7 +75,8 @@ def history_hits(
     message alone is right in one case of ten.
 
     Returns:
-        `hits` and `interval` of the share, and `contexts`; None with fewer than `CHOICES` contexts that are long enough.
+        `hits` and `interval` of the share, and `contexts`; None with fewer than `CHOICES` contexts that are long
+        enough.
     """
     long = [context for context in contexts if len(context.turns) > EARLIER_TURNS]
     if len(long) < CHOICES:
@@ -102,7 +102,7 @@ def _encode(bot: Chatbot, turns: Sequence[str]) -> list[list[int]]:
 
 
 def _others(count: int, index: int, seed: int) -> list[int]:
-    """Return `CHOICES` - 1 different indices below `count` other than `index`."""
+    """Return `CHOICES` - 1 distinct indices below `count` other than `index`."""
     drawn = random.Random(f"{seed}/{index}").sample(range(count - 1), CHOICES - 1)
     return [other + (other >= index) for other in drawn]
 

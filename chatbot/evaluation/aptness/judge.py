@@ -1,4 +1,4 @@
-"""A language model as judge, behind any OpenAI-compatible endpoint. It sees each row twice, in opposite orders."""
+"""A language model as judge, behind any OpenAI-compatible endpoint, which rates replies in both orders."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def parse_answer(text: str, count: int) -> list[int]:
 
 
 def rate(key: Key, sheet: int, ask: Ask, path: Path, pause: float = 1.0) -> None:
-    """Let a judge rate a sheet and append the ratings to a file; rows that the file holds are not asked again.
+    """Let a judge rate a sheet and append the ratings to a file; rows that are in the file already are skipped.
 
     Args:
         key: The key; the judge sees only its contexts and replies.
@@ -136,7 +136,7 @@ def _ask(ask: Ask, context: Sequence[str], replies: Sequence[str], pause: float)
             return parse_answer(ask(question), len(replies))
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:  # JudgeError is a ValueError
             if attempt + 1 == ATTEMPTS:
-                text = f"The judge failed {ATTEMPTS} times ({error}). Check --judge; the same command goes on."
+                text = f"The judge failed {ATTEMPTS} times ({error}). Check --judge; the same command continues."
                 raise JudgeError(text) from None
         time.sleep(pause * 2**attempt)
     raise AssertionError("unreachable")

@@ -26,7 +26,7 @@ from chatbot.text.dialogue import clean_turn
 
 RESULT, MARKDOWN, CHOICES = "aptness.json", "aptness.md", "choices.json"
 CHOICES_DEFAULT = 200
-"""Number of dialogues for the choices without a judge."""
+"""Number of dialogues for the measurement without a judge."""
 
 
 def write_aptness_sheets(
@@ -168,7 +168,7 @@ def report_aptness(output: str | Path, scores: Sequence[str | Path] = ()) -> dic
 
 
 def to_markdown(result: dict[str, Any]) -> str:
-    """Return the report as Markdown; the first checkpoint is the one that others are compared with."""
+    """Return the report as Markdown; all other checkpoints are compared with the first."""
     lines = ["# Aptness", ""]
     if result["judges"]:
         lines += [

@@ -38,7 +38,7 @@ class Judge:
 
 
 def read_scores(path: Path, key: Key) -> Judge:
-    """Read a judge's ratings: JSON lines with `sheet`, `id` and `scores`, and `reversed` of an endpoint.
+    """Read a judge's ratings: JSON lines with `sheet`, `id` and `scores`, from an endpoint also `reversed`.
 
     A later line for the same row replaces an earlier one.
 
@@ -90,7 +90,8 @@ def summarise(key: Key, judges: Sequence[Judge], resamples: int = 1000) -> dict[
     """Return the figures of all sets and systems.
 
     Returns:
-        `judges`: name, number of ratings, and kappa of the two orders if both were shown. `agreement`: weighted kappa of
+        `judges`: name, number of ratings, and kappa of the two orders if both were shown. `agreement`: weighted kappa
+            of
         each pair of judges. `sets`: for each set its number of rated contexts, and for each system the mean score with
         its interval, the shares of 0, 1 and 2, and its preference over each other system. All intervals are over
         contexts.
@@ -145,7 +146,7 @@ def _scores_of(system: str, rows: Iterable[Row], judges: Sequence[Judge]) -> lis
 
 
 def _level(values: list[list[float | None]], resamples: int) -> dict[str, Any]:
-    """Return mean and shares of 0, 1 and 2 with intervals over contexts; a score between two counts to the nearer."""
+    """Return mean and shares of 0, 1 and 2, with intervals over contexts; scores between these are rounded."""
     rated = [[score for score in row if score is not None] for row in values]
     counts = [len(row) for row in rated]
     total = sum(counts)

@@ -19,7 +19,7 @@ another context)."""
 
 PAGE = Path(__file__).with_name("sheet.html")
 CONTENT = "__SHEET__"
-"""Text in the page that the rows replace."""
+"""Placeholder in the page, which is replaced by the rows."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def orders(key: Key, sheet: int) -> list[tuple[Row, list[int]]]:
 
 
 def sheet_lines(key: Key, sheet: int) -> list[dict]:
-    """Return what a judge sees of a row: sheet number, row id, context and replies."""
+    """Return, for each row, the part that a judge sees: sheet number, row id, context and replies."""
     return [
         {"sheet": sheet, "id": row.id, "context": row.context, "replies": [row.replies[i] for i in order]}
         for row, order in orders(key, sheet)

@@ -7,7 +7,7 @@ chunked form for training and prefill, and the step for decoding.
     mixer.py        projections in and out, output gate, rotary positions;  convolution.py  the short convolution
     linear.py       linear_elu1, linear_softmax_feat, linear_taylor1, linear_taylor2 (feature map and denominator),
                     linear_decay, linear_gated (decay and norm per head); all through recurrence.py
-    delta.py        gated_delta: a state that overwrites
+    delta.py        gated_delta: a state in which a key overwrites its old value
     softmax.py      softmax, sliding_softmax
     fused.py        Triton kernels for CUDA
     experimental/   efficient.py    linear_efficient: keys normalised over the past, per channel

@@ -17,7 +17,7 @@ from chatbot.native import library as native
 
 
 class ShortConvolution(nn.Module):
-    """Depthwise convolution with a residual; a new one is the identity.
+    """Depthwise convolution with a residual; its initial weights make it the identity.
 
     Args:
         width: Number of channels D.
@@ -53,7 +53,7 @@ class ShortConvolution(nn.Module):
         if state is not None:
             state.remember(
                 inputs=extended[:, extended.shape[1] - self.size + 1 :].clone()
-            )  # not a view of the whole row
+            )  # a view would keep the whole row in memory
         mixed = weighted_sum(extended, self.weight, tokens.segment_ids)
         if restore is not None:
             mixed = mixed.gather(1, restore[..., None].expand_as(mixed))
@@ -105,7 +105,7 @@ class CompiledConvolution(torch.autograd.Function):
 
 
 def _without_gaps(x: torch.Tensor, past: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Move the padding of each row to its front, so that past and real tokens are adjacent.
+    """Move the padding of each row to its front, so that the past is directly before the real tokens.
 
     Args:
         x: New inputs, `[B, T, D]`.

@@ -45,7 +45,8 @@ def naive(
         v: `[B, T, H, V]`.
         log_decay: `[B, T, H]`, <= 0.
         beta: `[B, T, H]`, share of the stored value that each token replaces.
-        segment_ids: int `[B, T]`, non-decreasing: index of each token's packed dialogue. `None` is one dialogue per row.
+        segment_ids: int `[B, T]`, non-decreasing: index of each token's packed dialogue. `None` is one dialogue per
+            row.
         state: `[B, H, K, V]` before the first token. `None` is empty.
 
     Returns:
@@ -223,7 +224,7 @@ def chunked_fast(
 class GatedDeltaRule(Mixer):
     """The gated delta rule with SiLU on q, k and v, q and k of length 1, and a norm per head.
 
-    Decay and write strength are computed from the token, one each per head.
+    Each head has a decay and a write strength, which are computed from the token.
     """
 
     def __init__(self, config: XianliaoConfig):

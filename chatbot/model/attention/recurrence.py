@@ -46,7 +46,8 @@ def naive(
         q, k: `[B, T, H, K]`.
         v: `[B, T, H, V]`.
         log_decay: `[B, T, H]`, <= 0, or `[B, T, 1]` for all heads.
-        segment_ids: int `[B, T]`, non-decreasing: index of each token's packed dialogue. `None` is one dialogue per row.
+        segment_ids: int `[B, T]`, non-decreasing: index of each token's packed dialogue. `None` is one dialogue per
+            row.
         state: `[B, H, K, V]` before the first token, of the same dialogue as the first token. `None` is empty.
 
     Returns:
@@ -193,7 +194,7 @@ class ChunkedRecurrence(torch.autograd.Function):
         dk = multiply_(torch.bmm(v, after.mT), outgoing, shape).baddbmm_(dscores.mT, q)
         dg = None
         if ctx.needs_input_grad[3]:
-            wide = torch.float64  # the sums of a chunk cancel almost all of each term
+            wide = torch.float64  # the terms almost cancel in the sums of a chunk
             dc = (q * dq).sum(-1, dtype=wide).sub_((k * dk).sum(-1, dtype=wide))
             dg = decay_gradient(dc, states, last, after, shape)
             dg = dg if within.shape[1] == shape[1] else dg.sum(2, keepdim=True)  # one decay for all heads
@@ -250,8 +251,8 @@ def pad_to_chunks(
 ) -> tuple[Sequence[torch.Tensor], torch.Tensor | None]:
     """Pad tensors `[B, T, ...]` and segment ids at the end to a whole number of chunks.
 
-    The padding is zero: keys have no weight and decay factors are one, so the state passes through unchanged. It
-    belongs to the last dialogue.
+    The padding is zero: keys have no weight and decay factors are one, so the state passes through unchanged. The
+    padding belongs to the last dialogue.
     """
     padding = -tensors[0].shape[1] % chunk
     if not padding:

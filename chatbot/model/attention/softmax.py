@@ -2,11 +2,11 @@
 
     o_i = sum_{j in window(i)} softmax_j(q_i.k_j / sqrt K) v_j
 
-The state holds keys and values. Without a window the state holds the keys and values of all tokens and grows with the
-text. With a sliding window it holds those of the last `sliding_window` tokens, so its size and the time of a step stay
-constant. Positions are rotary (arXiv 2104.09864) if `positions` is `rope`.
+Without a window, the state holds the keys and values of all tokens, so it grows with the text. With a sliding window,
+it holds those of the last `sliding_window` tokens, so its size and the time of a step stay constant. Positions are
+rotary (arXiv 2104.09864) if `positions` is `rope`.
 
-Dims: B batch, T new tokens, S remembered and new ones, H heads, K head width, W window.
+Dims: B batch, T new tokens, S remembered and new tokens, H heads, K head width, W window.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, visible: torch.Tens
 
     Args:
         q: `[B, T, H, K]`.
-        k, v: `[B, S, H, K]`; query i is at key S - T + i.
+        k, v: `[B, S, H, K]`; query i has the position of key S - T + i.
         visible: bool `[B or 1, T, S]`.
 
     Returns:
@@ -60,13 +60,13 @@ def parallel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, visible: torch.T
 
 
 WIDE_BLOCK = 1024
-"""Blocks of a window up to this length keep it for short texts too, so that their sums do not depend on the text."""
+"""Windows up to this length have blocks of full length even for short texts, so that all sums round in the same way."""
 
 
 def windowed(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int, segments: torch.Tensor | None
 ) -> torch.Tensor:
-    """Compute sliding-window attention without a past, in blocks of W queries that see their own and the last block.
+    """Compute sliding-window attention without a past, in blocks of W queries that see their block and the one before.
 
     The cost grows with T * W instead of T * T.
 
@@ -217,6 +217,6 @@ class SoftmaxAttention(Mixer):
                 name: x.gather(1, order[(...,) + (None,) * (x.ndim - 2)].expand_as(x)) for name, x in tensors.items()
             }
         tensors = {name: x[:, -self.window :] for name, x in tensors.items()}
-        if length > 1:  # not a view of the whole row
+        if length > 1:  # a view would keep the whole row in memory
             tensors = {name: x.clone() for name, x in tensors.items()}
         state.remember(length, **tensors)

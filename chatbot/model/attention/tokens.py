@@ -17,8 +17,9 @@ class Tokens:
 
     Attributes:
         keep: bool `[B, T]`, False at padding. `None`: no padding.
-        segment_ids: int `[B, T]`, non-decreasing: index of the packed dialogue that a token belongs to. A state that is
-            passed together with `segment_ids` belongs to the dialogue of the first token. `None`: one dialogue per row.
+        segment_ids: int `[B, T]`, non-decreasing: index of the dialogue that a token belongs to, if several dialogues
+            are packed into a row. A state that is passed together with `segment_ids` belongs to the dialogue of the
+            first token. `None`: one dialogue per row.
         positions: int64 `[B, T]`, position in the dialogue, not counting padding. `None`: no mixer needs positions.
     """
 

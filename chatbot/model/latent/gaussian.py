@@ -1,11 +1,11 @@
-"""Geometry of Gaussian latents (苏剑林, kexue.fm/archives/7725): each reply an ellipsoid, pulled towards the unit ball.
+"""Geometry of Gaussian latents (苏剑林, kexue.fm/archives/7725): replies are ellipsoids, pulled towards the unit ball.
 
 In coordinates in which the prior is the standard normal, m = (mu_q - mu_p) / sigma_p and s = sigma_q / sigma_p,
 
     KL(q || p) = sum_d 1/2 (m_d^2 + s_d^2 - log s_d^2 - 1)
 
-is the post's formula: m^2 pulls the centre into the ball, s^2 - log s^2 - 1 keeps the ellipsoid from shrinking to a point
-or growing to a blot. Dims: R replies, Z size of the latent.
+is the post's formula: m^2 pulls the centre into the ball, s^2 - log s^2 - 1 keeps the ellipsoid from shrinking to a
+point or growing without bound. Dims: R replies, Z size of the latent.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ def free_bits(kl: torch.Tensor, free_nats: float) -> torch.Tensor:
 
 
 def directions(seed: int, count: int, size: int) -> torch.Tensor:
-    """Return the standard normal noise of the first variants of a reply, each orthogonal to those before it.
+    """Return a vector of standard normal noise for each of the first variants of a reply; the vectors are orthogonal.
 
-    Within each block of `size` rows the vectors are orthogonal; each vector keeps the length with which it was drawn.
-    The first rows do not depend on `count`, and the numbers come from Python's generator, so they are the same on every
-    machine.
+    A space of `size` dimensions has only `size` orthogonal vectors, so this holds within each block of `size` vectors.
+    Each vector keeps the length with which it was drawn. The first vectors do not depend on `count`. Python's generator
+    draws the numbers, so they are the same on every machine.
 
     Args:
         seed: Seed of the reply.

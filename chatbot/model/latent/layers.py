@@ -43,7 +43,7 @@ class ReplyLatent(nn.Module):
         bag of words  p(w|z,c) = softmax(E B [z; h_c]), E the output embedding (Zhao et al. 2017, eq. 5)
         block n       x += W_n z at the message's end and at the tokens of the reply
 
-    Hidden states h are those after the last norm, read without z and without gradient.
+    Hidden states h are those after the last norm, computed without z and without gradient.
 
     Args:
         config: `latent`, `latent_size`, `latent_codes`, `hidden_size` and `num_hidden_layers`.
@@ -79,11 +79,11 @@ class ReplyLatent(nn.Module):
         return self.bag(torch.cat([z, context], -1))
 
     def variant(self, context: torch.Tensor, seed: int, number: int, spread: float) -> torch.Tensor:
-        """Return the z of a variant of a reply: it is the same for the same seed, context and spread.
+        """Return the z of a variant of a reply, a function of context, seed, number and spread.
 
-        Gaussian: z_k = mu_p + spread sigma_p * e_k, with e_k orthogonal to those of the earlier variants. Discrete: the
-        codes in descending order of log p(k|c) + spread g_k with Gumbel noise g_k; with spread 1 this is sampling from
-        the prior without replacement. After the last code, the order starts again.
+        Gaussian: z_k = mu_p + spread sigma_p * e_k, where e_k is orthogonal to the e of earlier variants. Discrete: the
+        variants use the codes in descending order of log p(k|c) + spread g_k with Gumbel noise g_k; with spread 1 this
+        is sampling from the prior without replacement. After the last code, the order starts again.
 
         Args:
             context: Hidden state `[D]` at the message's end.

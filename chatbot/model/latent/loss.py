@@ -3,9 +3,10 @@
     L = -log p(r|c,z) + beta sum_d max(lambda, mean_batch KL_d) + alpha BoW(r|z,c)         Gaussian, z ~ q(z|c,r)
     L = -log p(r|c,k) - beta log p(k|c) + alpha BoW(r|k,c),  k = the code with the least L   discrete, hard EM
 
-BoW is -sum over the words of r of log p(w|z,c). Hard EM (Shen et al., arXiv 1902.07816) tries every code in the E step and
-takes a gradient step at the best one in the M step; it has no KL that could vanish. The turns before the reply keep their
-ordinary loss with z = 0. Dims: B rows, T tokens, R replies, D hidden size, Z size of the latent, K codes.
+BoW is -sum over the words of r of log p(w|z,c). The E step of hard EM (Shen et al., arXiv 1902.07816) computes the loss
+with every code, and the M step is a gradient step with the best code; there is no KL that could vanish. The turns
+before the reply keep their ordinary loss with z = 0. Dims: B rows, T tokens, R replies, D hidden size, Z size of the
+latent, K codes.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ MAX_LOGITS = 2**24
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms at a step.
+    """Weights of the loss terms at a training step.
 
     Attributes:
         beta: Weight of the KL, or of -log p(k|c).
         bag: alpha, weight of the bag of words.
-        free_nats: lambda, nats per dimension that cost nothing.
+        free_nats: lambda, nats of KL per dimension that are free of cost.
         word_dropout: Share of the reply's input words that are replaced by padding (Bowman et al. 2016).
     """
 
@@ -94,7 +95,7 @@ class Encoded:
 
 @torch.no_grad()
 def encode(model: XianliaoForCausalLM, batch: dict[str, torch.Tensor], replies: Replies) -> Encoded:
-    """Read a batch without z and without dropout."""
+    """Run the model over a batch without z and without dropout."""
     was_training = model.training
     model.eval()
     states = at_least_float(hidden(model, batch))
@@ -126,7 +127,7 @@ def latent_loss(
     """Return the loss of a packed batch.
 
     Args:
-        model: Has a latent.
+        model: A model with a latent variable.
         batch: `input_ids`, `token_type_ids`, `segment_ids`, `attention_mask`, int64 `[B, T]` each.
         replies: The replies that get a z, at least one.
         weights: Weights of the terms.
@@ -201,7 +202,7 @@ def code_costs(
     encoded: Encoded,
     weights: LossWeights,
 ) -> torch.Tensor:
-    """Return the E step: the loss of every reply under every code, `[R, K]`, nats."""
+    """Compute the E step: the loss of every reply with every code, `[R, K]`, nats."""
     latent = latent_of(model)
     assert latent.codes is not None
     words, head = replies.words, model.output_head()[0]

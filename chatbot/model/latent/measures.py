@@ -1,8 +1,8 @@
-"""Measures of a trained latent: does z say anything about the reply, and does the model listen?
+"""Measures of a trained latent: does z contain information about the reply, and does the model use it?
 
-Nats of replies with z from q, with the z of another reply, from the prior and with z = 0; active units (Burda et al.,
-arXiv 1509.00519, section 5.2); mutual information of reply and z (Hoffman & Johnson 2016); the IWAE bound of the same
-paper. Dims: N replies, Z size of the latent, K codes.
+Nats of replies with z from q, with the z of another reply, with z from the prior and with z = 0; active units and IWAE
+bound (Burda et al., arXiv 1509.00519); mutual information of reply and z (Hoffman & Johnson 2016). Dims: N replies, Z
+size of the latent, K codes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from chatbot.model.scoring import pack_whole
 from chatbot.text.layouts import Layout
 
 ACTIVE_VARIANCE = 0.01
-"""A dimension is active if the variance of its whitened means over the replies is larger."""
+"""A dimension is active (Burda et al., section 5.2) if the variance of its whitened means over the replies is larger
+than this."""
 
 USED_SHARE = 0.005
 """A code is used if at least this share of the replies has it."""
@@ -73,7 +74,7 @@ class LatentMeasures:
 
     @property
     def shuffle_cost(self) -> float:
-        """Increase of nats/unit if a reply gets the z of another reply; near 0 the latent has collapsed."""
+        """Increase of nats/unit if a reply gets the z of another reply; near 0, the model ignores z."""
         return self.shuffled - self.with_z
 
 
@@ -108,7 +109,7 @@ def measure(model: XianliaoForCausalLM, batches: Sequence[Batch], units: int, se
     """Return the measures of a model with a latent.
 
     Args:
-        model: In evaluation mode.
+        model: The model, in evaluation mode.
         batches: See `reply_batches`; at least two replies.
         units: See `reply_units`.
         seed: Seed of the samples of z.

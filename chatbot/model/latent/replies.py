@@ -18,13 +18,13 @@ class Replies:
 
     Attributes:
         rows: Row of each reply, int64 `[R]`.
-        contexts: Position of the end of the message that it answers, int64 `[R]`.
-        ends: Position of its end of turn, int64 `[R]`.
+        contexts: Position of the end of the message that the reply answers, int64 `[R]`.
+        ends: Position of the reply's end of turn, int64 `[R]`.
         carrier: For each position, the index of the reply whose z is added there, or -1; int64 `[B, T]`. A reply's z is
             added from the end of the message to the last token of the reply. These are also the positions that predict
             the reply.
-        labels: int64 `[B, T]`, not shifted, -100 without loss; the turns after the reply have none, because the model
-            would have read them without z.
+        labels: int64 `[B, T]`, not shifted, -100 without loss; the turns after the reply have none, because in a
+            chat the model reads their history without z.
     """
 
     rows: torch.Tensor
@@ -57,7 +57,7 @@ class Replies:
 
 
 def choose_replies(batch: dict[str, torch.Tensor], end_id: int, last: bool = False) -> Replies:
-    """Choose a reply per dialogue, at random or the last one; a dialogue without a learnt reply has none.
+    """Choose a reply per dialogue, at random or the last one, among the replies with loss; some dialogues have none.
 
     Args:
         batch: `input_ids`, `labels` and `segment_ids`, int64 `[B, T]` each, and `attention_mask` if there is padding.
@@ -73,7 +73,7 @@ def choose_replies(batch: dict[str, torch.Tensor], end_id: int, last: bool = Fal
     for row in range(len(ids)):
         for segment in segments[row].unique().tolist():
             ends = (is_end[row] & (segments[row] == segment)).nonzero()[:, 0].tolist()
-            # labels are those of the targets: a turn is learnt if its end is
+            # a turn carries loss if its end does
             turns = [i for i in range(1, len(ends)) if labels[row, ends[i]] != IGNORED_LABEL]
             if not turns:
                 continue

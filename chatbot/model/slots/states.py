@@ -15,7 +15,7 @@ from chatbot.model.slots.table import SlotView
 from chatbot.model.state import DialogueState, MixerState
 
 SLOT_ATTENTION = "xianliao_slots"
-"""Name of the attention of chat models: transformers' SDPA, in slots run by run."""
+"""Name of the attention function of chat models in slots: transformers' SDPA, called once for each run of rows."""
 
 
 class SlotMixerState(MixerState):
@@ -27,7 +27,7 @@ class SlotMixerState(MixerState):
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:  # type: ignore[override]  # Cache layers assign it, these do not
-        """Tensors before the new tokens, by name."""
+        """Tensors as they were before the new tokens, by name."""
         return self.view.tensors(self.layer)
 
     def remember(self, new_tokens: int = 0, **tensors: torch.Tensor) -> None:
@@ -107,7 +107,7 @@ def slot_attention(
     runs: list[tuple[slice, int]] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend as transformers' SDPA does; with `runs` (see `SlotView.runs`) each run of rows by itself."""
+    """Attend as transformers' SDPA does; with `runs` (see `SlotView.runs`), once per run of rows."""
     if runs is None or len(runs) == 1 or attention_mask is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     parts = [

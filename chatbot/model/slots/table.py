@@ -1,7 +1,7 @@
 """Tensors of the states of many dialogues, one row each, and a view of some rows for one forward pass.
 
-Rows are read and written in place, so a dialogue that joins or leaves copies no other. Recurrent states and windows have
-a constant size; keys and values of full attention have one entry per token and grow in blocks.
+Rows are read and written in place, so no other dialogue is copied when one joins or leaves. Recurrent states and
+windows have a constant size; keys and values of full attention are growing tensors, with one entry per token.
 
 Dims: C rows of the table, n rows of a view, T new tokens, S remembered and new tokens.
 """
@@ -20,7 +20,7 @@ BLANKS = {"level": MASKED_KEY}
 """Values of tensors before the first token, where they are not zero."""
 
 BLOCK_TOKENS = 64
-"""Least number of tokens that growing tensors have room for."""
+"""Minimum number of tokens that growing tensors have room for."""
 
 
 def length_class(tokens: int) -> int:
@@ -29,7 +29,7 @@ def length_class(tokens: int) -> int:
 
 
 class SlotTable:
-    """States of C dialogues.
+    """States of C dialogues, one per row.
 
     Growing tensors have room for S tokens in every row. They are not initialised, so that a row takes up physical
     memory only as its dialogue grows. Entries are set to zero before attention can reach them, because a NaN spreads
@@ -39,7 +39,7 @@ class SlotTable:
         growing: For each layer the names of its tensors with one entry per token, `[C, S, ...]`; the others have a
             constant size, `[C, ...]`.
         rows: C.
-        capacity: S to begin with.
+        capacity: Initial value of S.
 
     Attributes:
         layers: Tensors of each layer by name; created by the first forward pass.
@@ -53,7 +53,11 @@ class SlotTable:
         self._filled = [0] * rows  # number of entries of each row that are set, to a token or to zero
 
     def copy_rows(self, rows: Sequence[int], count: int | None = None) -> SlotTable:
-        """Return a copy of these rows, without room for more tokens; with `count`, of `count` rows and as much room."""
+        """Return a table with copies of these rows.
+
+        By default it has no room for more rows or tokens. With `count` it has `count` rows, with room for as many
+        tokens as in this table.
+        """
         most = max((self.lengths[row] for row in rows), default=0)
         table = SlotTable(self.growing, count or len(rows), most if count is None else self.capacity)
         for target, source in enumerate(rows):
@@ -95,7 +99,7 @@ class SlotTable:
                 second.copy_(saved)
 
     def nbytes(self) -> int:
-        """Return the bytes of all tensors."""
+        """Return the size of all tensors in bytes."""
         return sum(tensor.nbytes for layer in self.layers for tensor in layer.values())
 
     def reserve(self, tokens: int) -> None:
@@ -144,7 +148,7 @@ class SlotView:
 
     Args:
         table: The table.
-        rows: Different rows of it, n of them.
+        rows: The n distinct rows of the table.
         counts: Number of new tokens of each row.
         device: Device of the model.
 
@@ -188,9 +192,10 @@ class SlotView:
 
     @cached_property
     def runs(self) -> list[tuple[slice, int]]:
-        """Runs of rows of similar length, with the tokens of the longest; attention over a run skips the longer rows.
+        """Runs of consecutive rows of similar length, each with the number of tokens in its longest row.
 
-        Only rows that read one token are divided.
+        Attention is computed for one run at a time, so that short rows are not padded to the length of long ones. If
+        rows read several new tokens, all rows are one run.
         """
         if self.width > 1:
             return [(slice(0, len(self.counts)), self.total)]
@@ -216,7 +221,7 @@ class SlotView:
         return result
 
     def remember(self, layer: int, tensors: dict[str, torch.Tensor]) -> None:
-        """Store the tensors of a layer after the new tokens; of growing ones the last T entries are new."""
+        """Store the tensors of a layer after the new tokens; only the last T entries of growing tensors are new."""
         growing = self.table.growing[layer]
         for name, tensor in tensors.items():
             if name in growing:

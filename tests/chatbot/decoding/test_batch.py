@@ -327,6 +327,6 @@ def test_int8_is_a_dtype_of_the_bot(checkpoint, monkeypatch):
     assert bot.reply(["你好"], seed=3) == bot.reply(["你好"], seed=3)
     monkeypatch.setenv("XIANLIAO_NATIVE", "0")
     native.library.cache_clear()
-    with pytest.warns(UserWarning, match="going on in float32"):
+    with pytest.warns(UserWarning, match="using float32 instead"):
         assert Chatbot.from_pretrained(checkpoint, dtype="int8").model.native is None
     native.library.cache_clear()

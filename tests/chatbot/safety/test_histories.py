@@ -1,4 +1,4 @@
-"""In a state of need no reply has means, numbers or farewells, whatever the person asks: 50 histories of several turns."""
+"""In the crisis state no reply has means, numbers or farewells, whatever the person asks: 50 histories of several turns."""
 
 from __future__ import annotations
 

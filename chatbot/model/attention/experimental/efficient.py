@@ -1,13 +1,13 @@
 """Efficient attention (Shen et al., arXiv 1812.01243), in a causal form.
 
-Equation 3 of the paper, softmax_d(Q) softmax_n(K)^T V, normalises each key channel over all positions, the future
-included: as published it leaks, and a test shows it. The causal form normalises over the past alone,
+Equation 3 of the paper, softmax_d(Q) softmax_n(K)^T V, normalises each key channel over all positions, including future
+ones. As published, it therefore leaks the future, as a test shows. The causal form normalises over the past alone,
 
     o_i = sum_c softmax_d(q_i)_c (sum_{j<=i} e^{k_jc} v_j) / (sum_{j<=i} e^{k_jc})
 
 The state is, per channel c, the weighted mean of the values and L_c = log sum_{j<=i} e^{k_jc}: no weight exceeds one,
-so no key overflows. The chunked form works with the same differences k_jc - L_ic, on short chunks because of their
-[C, C, K] weights. Dims as in `chatbot.model.attention.recurrence`.
+so no key overflows. The chunked form uses the same differences k_jc - L_ic. Its chunks are short, because their
+weights take [C, C, K] numbers. Dims as in `chatbot.model.attention.recurrence`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def naive(
     Args:
         q, k: `[B, T, H, K]`; a key of `MASKED_KEY` is padding.
         v: `[B, T, H, V]`.
-        segment_ids: int `[B, T]`, non-decreasing: index of each token's packed dialogue. `None` is one dialogue per row.
+        segment_ids: int `[B, T]`, non-decreasing: index of each token's packed dialogue. `None` is one dialogue per
+            row.
         state: State before the first token; `None` means an empty state.
 
     Returns:

@@ -13,7 +13,7 @@
 
 Causal form: row i is position i of its dialogue and column j position j <= i, masked before the softmax. A dialogue
 longer than N (`max_position_embeddings`) raises an error. The state holds the values so far (and the keys, for
-`dot_product`), at most N of them. Dims: B batch, T new tokens, S remembered and new ones, H heads, K head width.
+`dot_product`), at most N of them. Dims: B batch, T new tokens, S remembered and new tokens, H heads, K head width.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class DenseLogits(RowLogits):
 class FactoredDenseLogits(RowLogits):
     """Row i of B as a product of two short rows of a and b entries: column n is first[n mod a] * second[n // a].
 
-    One is tiled and the other repeated. Tiling both would make columns equal if a and b have a common factor.
+    The first is tiled and the second repeated. Tiling both would make columns equal if a and b have a common factor.
     """
 
     def __init__(self, config: XianliaoConfig):
@@ -149,7 +149,7 @@ class _Values(NamedTuple):
 
     Attributes:
         values, keys: `[B, S, H, K]`; keys only for `dot_product`.
-        columns: int64 `[B, S]`, their columns of B.
+        columns: int64 `[B, S]`, the column of B for each token.
         keep: bool `[B, S]`, False at padding.
         segments: int `[B, S]`, or None.
     """
@@ -188,7 +188,7 @@ class Synthesizer(Mixer):
     def forward(
         self, x: torch.Tensor, tokens: Tokens, state: MixerState | None = None, form: Form = "auto"
     ) -> torch.Tensor:
-        """Mix as `Mixer.forward` says.
+        """Mix the tokens; see `Mixer.forward`.
 
         Raises:
             DialogueError: A dialogue is longer than N.
