@@ -28,8 +28,22 @@ def test_the_container_runs_a_command_that_exists():
     image = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     name, *arguments = yaml.safe_load(re.findall(r"^CMD (\[.*\])", image, re.MULTILINE)[-1])
     assert build_parser().parse_args(arguments).host == "0.0.0.0"
-    for folder in re.findall(r"^COPY (\w+) \w+$", image, re.MULTILINE):
-        assert (ROOT / folder).is_dir()
+    assert re.findall("^USER (.*)", image, re.MULTILINE) == [
+        "1000"
+    ]  # a number, so Kubernetes can see that it is not root
+
+
+def test_the_image_gets_the_files_that_it_copies_and_no_others():
+    image = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    copied = [name for line in re.findall(r"^COPY (.*) \S+$", image, re.MULTILINE) for name in line.split()]
+    assert all((ROOT / name).exists() for name in copied)
+    first, *patterns = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()[1:]
+    sent = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    assert first == "*"
+    assert [name.partition("/")[0] for name in sent] == copied
+    assert (ROOT / "checkpoints" / "default").is_dir()
+    assert "checkpoints/default" in sent  # a user's own checkpoints stay here
+    assert patterns[len(sent) :] == ["**/__pycache__", "chatbot/native/prebuilt"]
 
 
 def test_the_comments_of_the_container_file_are_yaml_too():
