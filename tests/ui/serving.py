@@ -65,14 +65,13 @@ def reply_of(address: str, seed: int = 1) -> str:
     return answer.choices[0].message.content
 
 
-def endless_checkpoint(folder: Path) -> Path:
-    """A checkpoint whose replies have as many tokens as a checkpoint may ask for, and so many layers that one lasts long."""
+def endless_checkpoint(folder: Path, name: str = "endless", tokens: int = 4000, layers: int = LAYERS) -> Path:
+    """A checkpoint whose replies have many tokens, by default the most that are allowed; with many layers one lasts long."""
     torch.manual_seed(0)
     tokenizer = DialogueTokenizer.load(resolve("default"))
-    sizes = {"hidden_size": 256, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "head_dim": 64}
-    layers = {"intermediate_size": 1024, "layer_types": ["linear_elu1"] * LAYERS, "initializer_range": 0.02}
-    model = XianliaoForCausalLM(tiny_config(tokenizer, **sizes, **layers)).eval()
-    settings = {"floor_start_tokens": 4000, "floor_delta_tokens": 32, "min_reply_tokens": 4000}
-    endless = folder / "endless"
-    save(endless, model, tokenizer, settings, {"step": 0}, int8=True)
-    return endless
+    sizes = {"hidden_size": 256, "num_hidden_layers": layers, "num_attention_heads": 4, "head_dim": 64}
+    kinds = {"intermediate_size": 1024, "layer_types": ["linear_elu1"] * layers, "initializer_range": 0.02}
+    model = XianliaoForCausalLM(tiny_config(tokenizer, **sizes, **kinds)).eval()
+    settings = {"floor_start_tokens": tokens, "floor_delta_tokens": 32, "min_reply_tokens": tokens}
+    save(folder / name, model, tokenizer, settings, {"step": 0}, int8=True)
+    return folder / name

@@ -1,8 +1,8 @@
 """The same server as a Ray Serve deployment: `serve run ui.server.ray_app:build checkpoint=DIR replicas=2`.
 
 With the variables of deploy/README.md, requests with the same X-Conversation-Id and the requests of one browser
-(`ui.server.ray_seats`) are sent to the same replica. When that replica has died, another one reads the conversation
-again from its text.
+(`ui.server.ray_seats`) are sent to the same replica. When that replica has died or was removed, another one reads the
+conversation again from its text.
 
 Ray evaluates the annotation of `build`, so this file does not import annotations from __future__.
 """
@@ -10,11 +10,36 @@ Ray evaluates the annotation of `build`, so this file does not import annotation
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from ray import serve
 from ray.serve.config import RequestRouterConfig
+from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
+from ray.serve.request_router import PendingRequest, RunningReplica
 
-ROUTER = "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter"
+from ui.server.ray_seats import split_replica
+
+ROUTER = "ui.server.ray_app:ReplicaRouter"
+
+METRICS_SECONDS = 10.0
+"""Ray's interval at which the proxies report their numbers of requests; a shorter window needs a shorter interval."""
+
+
+class ReplicaRouter(ConsistentHashRouter):
+    """Ray's consistent hash, but a request that names a running replica is sent to that replica and to no other.
+
+    The hash alone moves half of all conversations when a second replica is added, and lets another replica answer while
+    the right one is slow. On the page another replica cannot answer: log-ins and messages that wait for their answer are
+    in the memory of one replica.
+    """
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        """Return the candidates of a request by rank."""
+        by_hash = await super().choose_replicas(candidate_replicas, pending_request)
+        _, replica = split_replica(pending_request.metadata.session_id if pending_request else "")
+        named = [each for each in candidate_replicas if each.replica_id.unique_id == replica]
+        return [named] if named else by_hash
 
 
 class RaySettings(BaseModel):
@@ -22,7 +47,14 @@ class RaySettings(BaseModel):
 
     Attributes:
         checkpoint: Checkpoint folders separated by commas, the default one first.
-        replicas: Number of replicas.
+        replicas: Number of replicas; with `max_replicas`, the smallest number.
+        max_replicas: Largest number of replicas. Ray adds and removes replicas by the number of requests that are being
+            answered or waiting. Without it the number is fixed.
+        requests_per_replica: Number of such requests per replica that Ray aims at.
+        average_seconds: Period over which Ray averages the number of requests.
+        upscale_seconds: Seconds for which the average must ask for more replicas before Ray adds them.
+        downscale_seconds: Seconds for which the average must ask for fewer replicas before Ray removes them.
+        drain_seconds: Most seconds that a replica has for the requests it is answering when it is removed.
         cpus: CPU cores per replica.
         gpus: GPUs per replica.
         device: auto, cpu, cuda or mps.
@@ -36,7 +68,13 @@ class RaySettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     checkpoint: str = "default"
-    replicas: int = 2
+    replicas: PositiveInt = 2
+    max_replicas: PositiveInt | None = None
+    requests_per_replica: PositiveFloat = 32
+    average_seconds: PositiveFloat = 30
+    upscale_seconds: NonNegativeFloat = 30
+    downscale_seconds: NonNegativeFloat = 600
+    drain_seconds: NonNegativeFloat = 30
     cpus: float = 1
     gpus: float = 0
     device: str = "auto"
@@ -44,7 +82,30 @@ class RaySettings(BaseModel):
     auth: str | None = None
     api_key: str | None = None
     allow_host: str = ""
-    rate_limit: int = 120
+    rate_limit: int = Field(120, ge=0)
+
+    @model_validator(mode="after")
+    def check_replicas(self) -> "RaySettings":
+        """Refuse a largest number of replicas below the smallest one."""
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas ({self.max_replicas}) must be at least replicas ({self.replicas}).")
+        return self
+
+
+def scaling(args: RaySettings) -> dict[str, Any]:
+    """Return the options of the deployment for its number of replicas."""
+    if args.max_replicas is None:
+        return {"num_replicas": args.replicas}
+    config = {
+        "min_replicas": args.replicas,
+        "max_replicas": args.max_replicas,
+        "target_ongoing_requests": args.requests_per_replica,
+        "look_back_period_s": args.average_seconds,
+        "metrics_interval_s": min(METRICS_SECONDS, args.average_seconds / 3),
+        "upscale_delay_s": args.upscale_seconds,
+        "downscale_delay_s": args.downscale_seconds,
+    }
+    return {"autoscaling_config": config}
 
 
 def build(args: RaySettings) -> serve.Application:
@@ -56,21 +117,24 @@ def build(args: RaySettings) -> serve.Application:
         from ui.server.access import read_keys, read_users
         from ui.server.app import create_app
         from ui.server.logs import start_log
+        from ui.server.ray_seats import ReplicaName
 
         start_log("json")
         users = read_users([args.auth] if args.auth else [])
         keys = read_keys([args.api_key] if args.api_key else [])
         bots = load_bots(args.checkpoint.split(","), args.device, args.dtype)
         hosts = tuple(filter(None, args.allow_host.lower().split(",")))
-        return create_app(bots, ServeOptions(auth=users, api_keys=keys, hosts=hosts, rate_limit=args.rate_limit))
+        app = create_app(bots, ServeOptions(auth=users, api_keys=keys, hosts=hosts, rate_limit=args.rate_limit))
+        app.add_middleware(ReplicaName, replica=serve.get_replica_context().replica_id.unique_id)
+        return app
 
     router: dict[str, Any] = {"request_router_class": ROUTER}
     deploy = serve.deployment(
         name="xianliao",
-        num_replicas=args.replicas,
         max_ongoing_requests=512,  # the queue of the worker has its own limit
         ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus},
         request_router_config=RequestRouterConfig(**router),
-        graceful_shutdown_timeout_s=5,
+        graceful_shutdown_timeout_s=args.drain_seconds,
+        **scaling(args),
     )
     return deploy(serve.ingress(build_app)()).bind()

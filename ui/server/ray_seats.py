@@ -1,10 +1,14 @@
-"""Middleware for Ray Serve's HTTP proxy that keeps each browser with one replica, as deploy/nginx.conf does.
+"""Middleware that keeps each browser and each conversation with one replica of Ray Serve.
 
 The page needs this because a message and its answer are two requests to one replica. The proxy selects the replica by
-X-Conversation-Id, which browsers do not send. This middleware sets a cookie at the first request of a browser and
-passes its value on as X-Conversation-Id. Requests to the API stay as they are.
+X-Conversation-Id, which browsers do not send. `Seats` runs in the proxy: it sets a cookie at the first request of a
+browser and passes its value on as X-Conversation-Id, as deploy/nginx.conf does. Requests to the API stay as they are.
 
-Ray imports the middleware in the process of its proxy, so both variables must be set where Ray is started:
+`ReplicaName` runs in the replica: it adds the name of the replica to the X-Conversation-Id of the answer
+(`NAME@replica-ID`). Requests that bring this value back are sent to the same replica however many replicas there are by
+then (`ui.server.ray_app.ReplicaRouter`). The value is with the client, so all proxies of a cluster decide alike.
+
+Ray imports `Seats` in the process of its proxy, so both variables must be set where Ray is started:
 
     export RAY_SERVE_SESSION_ID_HEADER_KEY=x-conversation-id
     export RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=ui.server.ray_seats:middlewares
@@ -24,7 +28,12 @@ from ui.server.paths import is_page
 
 COOKIE = "xianliao_seat"
 HEADER = "X-Conversation-Id"
-_SEAT = re.compile(r"[0-9a-f]{32}")
+MAX_NAME = 64
+"""Characters of a conversation's name that an answer repeats."""
+
+_MARK = "@replica-"
+_REPLICA = re.compile(rf"(.*){_MARK}([a-z0-9]{{1,32}})", re.DOTALL)
+_SEAT = re.compile(rf"([0-9a-f]{{32}})({_MARK}[a-z0-9]{{1,32}})?")
 
 
 def middlewares() -> list[Middleware]:
@@ -32,8 +41,14 @@ def middlewares() -> list[Middleware]:
     return [Middleware(Seats)]
 
 
+def split_replica(value: str) -> tuple[str, str | None]:
+    """Split a value of X-Conversation-Id into the conversation's name and the replica, None if it names none."""
+    match = _REPLICA.fullmatch(value)
+    return (value, None) if match is None else (match[1], match[2])
+
+
 class Seats:
-    """The middleware.
+    """Middleware of the proxy.
 
     Args:
         app: Ray Serve's proxy.
@@ -48,16 +63,55 @@ class Seats:
             await self.app(scope, receive, send)
             return
         sent = cookie_parser(Headers(scope=scope).get("cookie", "")).get(COOKIE, "")
-        is_known = _SEAT.fullmatch(sent) is not None
-        seat = sent if is_known else secrets.token_hex(16)
+        seat = sent if _SEAT.fullmatch(sent) else secrets.token_hex(16)
         scope = {**scope, "headers": list(scope["headers"])}
         MutableHeaders(scope=scope)[HEADER] = seat
 
         async def send_cookie(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": list(message.get("headers", []))}
-                cookie = f"{COOKIE}={seat}; Path=/; HttpOnly; SameSite=Lax"
-                MutableHeaders(scope=message).append("set-cookie", cookie)
+                headers = MutableHeaders(scope=message)
+                answered = headers.get(HEADER, "")
+                del headers[HEADER]
+                value = answered if _SEAT.fullmatch(answered) else seat
+                if value != sent:
+                    headers.append("set-cookie", f"{COOKIE}={value}; Path=/; HttpOnly; SameSite=Lax")
             await send(message)
 
-        await self.app(scope, receive, send if is_known else send_cookie)
+        await self.app(scope, receive, send_cookie)
+
+
+class ReplicaName:
+    """Middleware of a replica.
+
+    Args:
+        app: The server.
+        replica: Ray's id of the replica.
+    """
+
+    def __init__(self, app: ASGIApp, replica: str):
+        self.app, self.replica = app, replica
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on without the name of a replica, and name this replica in the answer."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        scope = {**scope, "headers": list(scope["headers"])}
+        headers = MutableHeaders(scope=scope)
+        name, _ = split_replica(headers.get(HEADER, ""))
+        if HEADER in headers:
+            headers[HEADER] = name
+        if not name:
+            del headers[HEADER]
+
+        async def send_name(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": list(message.get("headers", []))}
+                headers = MutableHeaders(scope=message)
+                answered = headers.get(HEADER, name[:MAX_NAME].strip())
+                if answered:
+                    headers[HEADER] = f"{answered}{_MARK}{self.replica}"
+            await send(message)
+
+        await self.app(scope, receive, send_name)

@@ -158,26 +158,33 @@ def check_the_page(browser: httpx.Client, address: str) -> None:
     page = browser.get(address)
     assert page.status_code == 200
     assert "闲聊" in page.text
+    assert page.headers["server"] == "nginx"  # without its version
     assert browser.cookies["xianliao_seat"]
     assert not re.search("xianliao_seat", browser.get(address).headers.get("set-cookie", ""))
     for _ in range(6):  # by chance they might meet once
         assert sent_to_the_page(browser, address) == "process_completed"
 
 
+def seen_by(module: str) -> dict:
+    """What a module has seen that runs Ray in a network of its own."""
+    from tests.ui.ray_smoke import namespace
+
+    if namespace() is None:
+        pytest.skip("a network of its own needs Linux, unshare, ip, and root or user namespaces")
+    command = ["timeout", "580", sys.executable, "-m", module]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    print(result.stdout.splitlines()[-1])
+    return json.loads(result.stdout.splitlines()[-1])
+
+
 def test_two_replicas_on_ray_serve():
     """The page and API clients go on after the replica that the page was at is killed."""
     pytest.importorskip("ray.serve", reason="ray is not installed")
-    from tests.ui.ray_smoke import namespace
     from ui.server.ray_app import RaySettings, build
 
     assert inspect.signature(build).parameters["args"].annotation is RaySettings  # `serve run` goes by it
-    if namespace() is None:
-        pytest.skip("a network of its own needs Linux, unshare, ip, and root or user namespaces")
-    command = ["timeout", "400", sys.executable, "-m", "tests.ui.ray_smoke"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=420)
-    assert result.returncode == 0, result.stderr[-3000:]
-    seen = json.loads(result.stdout.splitlines()[-1])
-    print(result.stdout.splitlines()[-1])
+    seen = seen_by("tests.ui.ray_smoke")
     bot = Chatbot.from_pretrained()
     turns = ["你好", bot.reply(["你好"], seed=1), "今天吃什么"]
     assert seen["first"] == seen["streamed"] == turns[1]
@@ -191,3 +198,22 @@ def test_two_replicas_on_ray_serve():
     assert seen["page_tries"] <= 12
     assert seen["replaced"]
     assert seen["page_third"] == [bot.reply([*turns, "你好"], seed=3)]
+
+
+def test_ray_serve_adds_a_replica_under_load_and_removes_it():
+    """New conversations are shared with the second replica, old ones keep theirs, and no request is lost."""
+    pytest.importorskip("ray.serve", reason="ray is not installed")
+    seen = seen_by("tests.ui.ray_scaling")
+    bot = Chatbot.from_pretrained()
+    turns = ["你好", bot.reply(["你好"], seed=1), "今天吃什么"]
+    assert seen["first"] == seen["page_first"] == [turns[1]]
+    turns.append(bot.reply(turns, seed=2))
+    assert seen["second"] == seen["second_of_new"] == seen["page_second"] == [turns[3]]
+    assert 0 < seen["new_at_second"] < seen["new"]
+    assert seen["moved_while_two"] == seen["pages_moved_while_two"] == 0
+    assert seen["processes_while_draining"] == 2  # the removed replica finishes a reply that it is streaming
+    assert seen["last"] == [turns[3]]
+    assert seen["page_last"] == [bot.reply([*turns, "你好"], seed=3)]
+    assert seen["at_the_end_elsewhere"] == seen["lost"] == 0
+    assert seen["load_replies"] > 6
+    assert seen["load_texts"] == 1  # both replicas give the same tokens
