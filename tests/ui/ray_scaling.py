@@ -141,7 +141,7 @@ def replies_of(conversations: list[Conversation]) -> list[str]:
     return sorted({each.replies[-1] or "" for each in conversations})
 
 
-def said(pages: list[Page], text: str, seed: int) -> list[str]:
+def page_replies(pages: list[Page], text: str, seed: int) -> list[str]:
     """The replies on the pages, each once; an empty text is one that was lost."""
     return sorted({page.say(text, seed) or "" for page in pages})
 
@@ -158,7 +158,7 @@ def scale(seen: dict) -> None:
     for conversation in old:
         conversation.ask([QUESTIONS[0]], 1)
     first = old[0].homes[0]
-    seen["first"], seen["page_first"] = replies_of(old), said(pages, QUESTIONS[0], 1)
+    seen["first"], seen["page_first"] = replies_of(old), page_replies(pages, QUESTIONS[0], 1)
     turns = [QUESTIONS[0], seen["first"][0], QUESTIONS[1]]
 
     load = Load()
@@ -179,7 +179,7 @@ def scale(seen: dict) -> None:
     for conversation in old:
         conversation.ask(turns, 2)
     seen["second"], seen["second_of_new"] = replies_of(old), replies_of(new)
-    seen["page_second"] = said(pages, QUESTIONS[1], 2)
+    seen["page_second"] = page_replies(pages, QUESTIONS[1], 2)
     seen["moved_while_two"] = sum(len(set(each.homes)) > 1 for each in (*old, *new, *load.conversations))
     seen["pages_moved_while_two"] = sum(seat_of(page) != first for page in pages)
 
@@ -196,7 +196,7 @@ def scale(seen: dict) -> None:
     everyone = [*old, *new]
     for conversation in everyone:
         conversation.ask(turns, 2)
-    seen["last"], seen["page_last"] = replies_of(everyone), said(pages, QUESTIONS[0], 3)
+    seen["last"], seen["page_last"] = replies_of(everyone), page_replies(pages, QUESTIONS[0], 3)
     seen["at_the_end_elsewhere"] = sum(each.homes[-1] != first for each in everyone)
     seen["lost"] = sum(each.replies.count(None) for each in (*everyone, *load.conversations))
     loaded = [reply for each in load.conversations for reply in each.replies]
