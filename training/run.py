@@ -296,14 +296,9 @@ class Run:
             return validation.run(self.progress, self.training_record)
 
     def _report(self, entry: dict[str, float], bar: tqdm) -> None:
-        """Write the metrics of a step to the logs and the progress bar."""
+        """Write the metrics of a step to the logs, and loss and speed to the progress bar."""
         self.logs.add_metrics(entry)
         shown = {"loss": f"{entry['loss']:.3f}", "tokens/s": f"{entry['tokens_per_second']:.0f}"}
-        if "model_flops_utilisation" in entry:
-            shown["MFU"] = f"{entry['model_flops_utilisation']:.0%}"
-        shown["GB"] = f"{entry['memory_gigabytes']:.1f}"
-        if self.progress["best"] is not None:
-            shown["best nats/unit"] = f"{self.progress['best']:.3f}"
         bar.set_postfix(shown, refresh=False)
         bar.update()
 

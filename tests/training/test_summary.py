@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,8 @@ def test_a_run_ends_with_before_and_after_one_sample_and_the_next_command(prepar
     assert len(settings) == 1
     assert "max-steps 2" in settings[0]
     assert "lora" not in settings[0]
+    bar = said.err[said.err.rindex("2/2 [") :]
+    assert re.match(r"2/2 \[[^\]]*, loss=\d+\.\d{3}, tokens/s=\d+\]", bar)  # the rest is in metrics.jsonl
     record = read_json(output / "training.json")
     lines = captured.out.splitlines()
     assert lines[0].startswith(f"{output}: 2 steps, ")
