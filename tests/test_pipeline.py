@@ -63,7 +63,7 @@ def test_two_minute_fine_tune_of_the_default_on_the_samples(tmp_path):
     """Own dialogues on top of the bundled bot: their own loss falls."""
     preset = ROOT / "training" / "presets" / "cpu_finetune.yaml"
     run("data_prep", "--input", SAMPLES, "--tokenizer", "default", "--output", "own", cwd=tmp_path)
-    options = ["--config", preset, "--epochs", 2, "--min-steps", 0]
+    options = ["--config", preset, "--epochs", 2]
     run("training", "--data", "own", "--init", "default", "--output", "mine", *options, cwd=tmp_path)
     metrics = [json.loads(line) for line in (tmp_path / "mine" / "metrics.jsonl").read_text().splitlines()]
     losses = [entry["loss"] for entry in metrics]

@@ -142,12 +142,15 @@ def read_settings(argv: list[str]) -> tuple[TrainSettings, dict[str, str]]:
     values_by_name = vars(parser.instantiate_classes(namespace))
     values_by_name = {name: value for name, value in values_by_name.items() if name not in ("config", "dry_run")}
     values_by_name |= {"data": values_by_name["data"] or [], "output": values_by_name["output"] or ""}
+    by_flag = {name: "flag" for name, _ in line.flags}
+    if "epochs" in by_flag and "min_steps" not in by_flag:
+        valid.pop("min_steps", None)
+        values_by_name["min_steps"] = 0  # the passes that a person asks for come before the steps of a preset
     settings = TrainSettings(**values_by_name)
     faults += settings.faults()
     if faults:
         raise SettingsError(one_sentence(faults))
-    origins = dict.fromkeys(_leaf_names(valid), file)
-    return settings, {**origins, **{name: "flag" for name, _ in line.flags}}
+    return settings, {**dict.fromkeys(_leaf_names(valid), file), **by_flag}
 
 
 def spelling_warning(argv: list[str]) -> str | None:

@@ -144,7 +144,7 @@ class TrainSettings:
     )
     min_steps: int = setting(
         0,
-        "optimizer steps of a stage at least, with more passes than --epochs over a small set; --max-steps comes first",
+        "optimizer steps of a stage at least, with more passes over a small set; --max-steps and a flag --epochs come first",
     )
     row_tokens: int = setting(512, "tokens of a packed row")
     batch_rows: int = setting(16, "rows of an optimizer step, summed over all processes")

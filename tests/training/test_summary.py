@@ -112,6 +112,22 @@ def test_a_small_set_gets_the_steps_of_the_preset_and_a_large_one_is_as_before(p
     assert Stage(replace(preset, max_steps=2), 0, tokenizer, layout).steps == 2
 
 
+def test_epochs_that_a_person_gives_come_before_the_steps_of_a_preset(tmp_path):
+    from training.arguments import read_settings
+
+    words = ["--data", "x", "--output", "y", "--config", "cpu_finetune"]
+    assert read_settings(words)[0].min_steps == 60
+    settings, origins = read_settings([*words, "--epochs", "2"])
+    assert (settings.epochs, settings.min_steps) == (2, 0)
+    assert "min_steps" not in origins
+    assert read_settings([*words, "--epochs", "2", "--min-steps", "9"])[0].min_steps == 9
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("{epochs: 2, min_steps: 9}")
+    assert read_settings([*words[:4], "--config", str(mine)])[0].min_steps == 9  # both are from one hand
+    settings, _ = read_settings([*words[:4], "--config", str(mine), "--max-steps", "3"])
+    assert (settings.min_steps, settings.max_steps) == (9, 3)
+
+
 def test_fine_tuning_keeps_the_decoder_of_the_ancestor(prepared, ancestor, tmp_path):
     assert main(flags(prepared, ancestor, tmp_path / "run")) == 0
     before, after = (read_json(folder / "generation_config.json") for folder in (ancestor, tmp_path / "run"))
