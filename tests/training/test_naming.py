@@ -17,7 +17,7 @@ from chatbot.decoding.batch import native_network
 from chatbot.storage import read_json
 from chatbot.text.layouts import IGNORED_LABEL
 from training.naming import guard, mixing, progress
-from training.naming.cli import main
+from training.naming.cli import build_parser, main, prepare_dialogues, training_settings
 from training.naming.dialogues import Identity, bare, questions
 from training.naming.guard import (
     OTHERS,
@@ -232,7 +232,7 @@ def test_progress_ends_at_what_was_expected(checkpoint, tmp_path):
 
 def test_the_expected_time_grows_with_the_work(checkpoint, monkeypatch):
     bot, lines = Chatbot.from_pretrained(checkpoint, "cpu"), guard.unseen_dialogues()
-    monkeypatch.setattr(progress, "estimate", lambda settings: ([], 90.0))
+    monkeypatch.setattr(progress, "estimate", lambda settings, objective_of: ([], 90.0))
 
     def expected(scored, replies):
         shown = progress.expected_time(None, bot, lines, scored, replies)
@@ -241,6 +241,25 @@ def test_the_expected_time_grows_with_the_work(checkpoint, monkeypatch):
         return int(measuring)
 
     assert expected(2000, 2000) > expected(20, 20)
+
+
+def test_the_expected_time_is_measured_on_steps_of_the_training_itself(checkpoint, tmp_path, monkeypatch):
+    """The objective also runs the bot before the training, which the steps of an ordinary training do not."""
+    flags = ["--name", "小满", "--bot", str(checkpoint), "--output", str(tmp_path / "named"), "--device", "cpu"]
+    args, steps = build_parser().parse_args(flags), []
+    original = KeepingObjective.backward
+
+    def backward(objective, *others):
+        steps.append(objective.before is not objective.model)
+        return original(objective, *others)
+
+    monkeypatch.setattr(KeepingObjective, "backward", backward)
+    settings = training_settings(args, prepare_dialogues(Identity("小满"), args, tmp_path))
+    bot = Chatbot.from_pretrained(checkpoint, "cpu")
+    shown = progress.expected_time(settings, bot, guard.unseen_dialogues(), 40, 40)
+    assert re.search(r"expected time: \d+", shown)
+    assert len(steps) >= 3
+    assert all(steps)
 
 
 @pytest.fixture

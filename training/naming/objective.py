@@ -25,6 +25,7 @@ from training.run import Run
 from training.settings import SettingsError
 from training.stage import Stage
 from training.step import DivergedError
+from training.trained_model import TrainedModel
 
 
 class KeepingObjective(Objective):
@@ -61,6 +62,12 @@ class KeepingObjective(Objective):
         return loss.item(), extra.item()
 
 
+def keeping_objective(trained: TrainedModel, stage: Stage) -> KeepingObjective:
+    """Return the objective of a stage, with the bot before the training as it is in `--init`."""
+    before = load_model(stage.settings.init or "default", str(trained.accelerator.device)).requires_grad_(False)
+    return KeepingObjective(before, trained.model, trained.inner, stage.settings.regularization)
+
+
 def kept_targets(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return which positions predict a token of a dialogue to keep: one whose user's turns carry loss too.
 
@@ -76,9 +83,7 @@ class NamingRun(Run):
     """A run whose objective keeps the dialogues of all sets but those with `:replies`; it saves no states to resume from."""
 
     def _objective(self, stage: Stage) -> Objective:
-        device = self.accelerator.device
-        before = load_model(self.settings.init or "default", str(device)).requires_grad_(False)
-        return KeepingObjective(before, self.trained.model, self.trained.inner, stage.settings.regularization)
+        return keeping_objective(self.trained, stage)
 
     def _stopping(self) -> AbstractContextManager[None]:
         return nullcontext()  # signals end the command at once: `training.naming.cli`

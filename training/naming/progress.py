@@ -12,14 +12,12 @@ from tqdm import tqdm
 from chatbot.chat.bot import Chatbot
 from chatbot.model.scoring import score_turns
 from training.naming.guard import BATCH_SIZE, reply_all
+from training.naming.objective import keeping_objective
 from training.reporting.estimate import estimate, minutes
 from training.settings import TrainSettings
 
 TIMED_DIALOGUES = 32
 """Dialogues that are scored to estimate the time of the measurements."""
-KEEPING = 4 / 3
-"""Time of a step as a multiple of that of ordinary training, which is a forward pass and a backward pass of twice its time:
-the objective (`training.naming.objective`) also runs the bot before the training forward."""
 
 
 @contextmanager
@@ -35,7 +33,7 @@ def expected_time(
     """Return a sentence with the expected time of the command.
 
     Args:
-        settings: Settings of the training; some of its steps are timed.
+        settings: Settings of the training; some of its steps are timed, with its own objective.
         bot: Bot before the training.
         dialogues: Dialogues of which some are scored and answered, to be timed.
         scored: Number of dialogues that will be scored.
@@ -51,7 +49,7 @@ def expected_time(
     reply_all(bot, asked)
     per_reply = (time.perf_counter() - started) / len(asked)
     measuring = scored * per_dialogue + replies * per_reply
-    training = KEEPING * estimate(settings)[1]
+    training = estimate(settings, keeping_objective)[1]
     return _summary_of_time(training, measuring)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,15 @@ SCORED_DIALOGUES = 8
 """Validation dialogues that are scored to estimate the time of a validation."""
 
 
-def estimate(settings: TrainSettings) -> tuple[list[str], float]:
+ObjectiveOf = Callable[[TrainedModel, Stage], Objective]
+"""Function that returns the objective of a stage."""
+
+
+def _usual_objective(trained: TrainedModel, stage: Stage) -> Objective:
+    return Objective(trained.model, trained.inner, stage.settings.regularization)
+
+
+def estimate(settings: TrainSettings, objective_of: ObjectiveOf = _usual_objective) -> tuple[list[str], float]:
     """Return lines that say how large a run is and how long it takes, and its seconds; no file is written.
 
     Every stage runs three micro-batches: one to warm up, one without and one with an optimizer step. A step
@@ -36,6 +45,7 @@ def estimate(settings: TrainSettings) -> tuple[list[str], float]:
 
     Args:
         settings: Settings of the run, checked.
+        objective_of: Objective of the steps that are measured.
 
     Raises:
         SettingsError, FileError, CheckpointError: A fault that the user can mend.
@@ -54,7 +64,7 @@ def estimate(settings: TrainSettings) -> tuple[list[str], float]:
     seconds, durations = 0.0, []
     for number in range(max(1, len(settings.stages))):
         stage = Stage(settings, number, tokenizer, trained.layout, backward)
-        step, validation = _seconds_per_step(trained, stage), _seconds_per_validation(trained, stage)
+        step, validation = _seconds_per_step(trained, stage, objective_of), _seconds_per_validation(trained, stage)
         validations = math.ceil(stage.steps / settings.eval_every) + (settings.init is not None)
         seconds += stage.steps * step + validations * validation
         rows = stage.data.rows(0)
@@ -74,12 +84,12 @@ def estimate(settings: TrainSettings) -> tuple[list[str], float]:
     return lines, seconds
 
 
-def _seconds_per_step(trained: TrainedModel, stage: Stage) -> float:
+def _seconds_per_step(trained: TrainedModel, stage: Stage, objective_of: ObjectiveOf) -> float:
     """Measure a micro-batch and an optimizer step, and return the estimated seconds of a whole step."""
     settings = stage.settings
     micro = min(settings.micro_batch_rows or 1, settings.batch_rows)
     rows = stage.data.rows(0)[:micro]
-    objective = Objective(trained.model, trained.inner, settings.regularization)
+    objective = objective_of(trained, stage)
     progress = new_progress()
     progress["micro_batch_rows"] = micro
     try:
