@@ -116,8 +116,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="print the first N samples with speakers; tokens without loss are dimmed" + _DEFAULT,
+        help="print the first N dialogues of the train split with their speakers" + _DEFAULT,
     )
+    add("--tokens", action="store_true", help="with --preview: show the tokens; those without loss are dimmed")
     add("--json", action="store_true", help="print the whole manifest as JSON instead of a summary")
 
 
@@ -208,7 +209,7 @@ def main(argv: list[str] | None = None) -> int | None:
     if args.preview:
         from data_prep.preview import preview
 
-        print(preview(args.output, args.preview))
+        print(preview(args.output, args.preview, tokens=args.tokens))
     return 0
 
 
@@ -219,6 +220,8 @@ def _find_faults(args: argparse.Namespace) -> list[str]:
         faults.append("--output is missing")
     if args.input is None and not args.preview:
         faults.append("--input is missing (or give --preview N to look at an existing set)")
+    if args.tokens and not args.preview:
+        faults.append("--tokens needs --preview N")
     if not 0 <= args.valid_share < 1:
         faults.append(f"--valid-share must be at least 0 and below 1, not {args.valid_share}")
     if not 0 < args.near_threshold <= 1:

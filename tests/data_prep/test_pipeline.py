@@ -615,14 +615,25 @@ def test_max_dialogues_counts_inputs_and_reads_held_out_files_whole(tmp_path):
     assert [source["read"] for source in manifest["sources"]] == [7, 0, 30]
 
 
-def test_preview_shows_speakers_and_what_carries_loss(prepared):
-    text = preview(prepared, 2, colour=False)
-    lines = text.splitlines()
-    assert lines[0].startswith("sample 1")
-    assert lines[1].startswith("  speaker 0: [CLS]|")
-    assert lines[2].startswith("  speaker 1: ")
-    assert all(line.endswith("[SEP]") for line in lines if line.startswith("  speaker"))
-    assert "\033[2m[CLS]" in preview(prepared, 1, colour=True)
+def test_preview_shows_the_turns_as_a_person_reads_them(prepared):
+    shown = preview(prepared, 2, colour=False).splitlines()
+    tokenizer = DialogueTokenizer.load(prepared)
+    turns = [tokenizer.decode(ids) for ids in load_split(prepared, "train")[0]["turns"]]
+    speakers = ("  person: ", "  bot: ")
+    assert shown[0].startswith(f"dialogue 1: {len(turns)} turns, ")
+    assert shown[1 : 1 + len(turns)] == [speakers[index % 2] + turn for index, turn in enumerate(turns)]
+    assert shown[1 + len(turns)].startswith("dialogue 2: ")
+    assert "|" not in preview(prepared, 1, colour=True)
+    assert f"\033[33m{turns[1]}\033[0m" in preview(prepared, 1, colour=True)
+
+
+def test_preview_of_the_tokens_shows_what_carries_loss(prepared):
+    lines = preview(prepared, 2, colour=False, tokens=True).splitlines()
+    assert lines[0].startswith("dialogue 1")
+    assert lines[1].startswith("  person: [CLS]|")
+    assert lines[2].startswith("  bot: ")
+    assert all(line.endswith("[SEP]") for line in lines if line.startswith("  "))
+    assert "\033[2m[CLS]" in preview(prepared, 1, colour=True, tokens=True)
 
 
 def test_usage_faults_exit_with_2_and_are_said_at_once(capsys):

@@ -136,14 +136,13 @@ def _examples(rows: list[list[str]]) -> list[list[str]]:
 
 
 def read_preview(text: str) -> list[list[str]]:
-    """Return the turns of each dialogue that a preview shows, without its special tokens."""
+    """Return the turns of each dialogue that a preview shows."""
     dialogues: list[list[str]] = []
     for line in text.splitlines():
-        if re.match(r"sample \d+: ", line):
+        if re.match(r"dialogue \d+: ", line):
             dialogues.append([])
-        elif dialogues and (turn := re.match(r"  speaker \d: (.*)", line)):
-            tokens = [token for token in turn[1].split("|") if not re.fullmatch(r"\[(CLS|SEP)\]|<\|.*", token)]
-            dialogues[-1].append("".join(tokens)[:MAX_CHARACTERS])
+        elif dialogues and (turn := re.match(r"  (?:person|bot): (.*)", line)):
+            dialogues[-1].append(turn[1][:MAX_CHARACTERS])
     return dialogues
 
 

@@ -32,9 +32,7 @@ def prepare():
         f"\n## Turns changed in cleaning\n\n{head}| repeats | 3 | shorter |\n"
         "\n## Examples of each rule\n\n| rule | before | after |\n| --- | --- | --- |\n| repeats | `哈哈哈哈哈` | `哈哈` |\n"
     )
-    print(
-        "set: 10 dialogues read\nsample 1: 2 turns, 6 tokens\n  speaker 0: [CLS]|你|好|[SEP]\n  speaker 1: 在|吗|[SEP]"
-    )
+    print("set: 10 dialogues read\ndialogue 1: 2 turns, 6 tokens\n  person: 你好\n  bot: 在吗")
 
 
 def train():

@@ -14,6 +14,9 @@ import pytest
 
 from chatbot.errors import XianliaoError
 from chatbot.language.translation import read_catalogue
+from chatbot.text.prepared_set import load_split
+from chatbot.text.tokenizer import DialogueTokenizer
+from data_prep.preview import preview
 from data_prep.report import _REASONS
 from tests.conftest import ROOT
 from ui.page.chats import ChatError
@@ -389,11 +392,12 @@ def test_a_curve_keeps_few_points_at_even_distances_and_the_last_one(count):
     assert all(value == -step for step, value in series.points)
 
 
-def test_a_preview_is_read_without_special_tokens():
-    text = (
-        "noise\nsample 1: 2 turns, 9 tokens\n  speaker 0: [CLS]|今|天|[SEP]\n  speaker 1: 好|⏎|的|[SEP]\nsample 2: x\n"
-    )
-    assert read_preview(text) == [["今天", "好⏎的"], []]
+def test_a_preview_is_read(prepared):
+    text = "noise\ndialogue 1: 2 turns, 9 tokens\n  person: 今天|\n  bot: 好⏎的\ndialogue 2: x\n"
+    assert read_preview(text) == [["今天|", "好⏎的"], []]
+    tokenizer = DialogueTokenizer.load(prepared)
+    turns = [[tokenizer.decode(ids) for ids in row] for row in load_split(prepared, "train")[:3]["turns"]]
+    assert read_preview(preview(prepared, 3, colour=False)) == turns
 
 
 def test_every_reason_of_a_cleaning_report_has_its_chinese():
