@@ -6,13 +6,16 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from chatbot.chat.bot import Chatbot, Reply
+from chatbot.chat.bot import MAX_SEED, Chatbot, Reply
 from chatbot.chat.turns import as_messages, split_system
 from chatbot.chat.worker import Worker
 from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import FileError
 from chatbot.storage import read_json, write_json
 from chatbot.text.dialogue import DialogueError
+
+OTHER_WAYS = 4
+"""Variants that a retry tries if its reply was seen before."""
 
 
 class ChatSession:
@@ -32,6 +35,7 @@ class ChatSession:
         self.bot, self.turns, self.system, self.changes = bot, list(turns), system, changes
         self.last_reply: Reply | None = None
         self.variation = 0
+        self._seen: tuple[list[str], set[str]] = ([], set())  # a history and the replies to it
 
     def __repr__(self) -> str:
         last = f", the last: {self.turns[-1]}" if self.turns else ""
@@ -101,7 +105,13 @@ class ChatSession:
             self._remember(history, shown, variation)
 
     def _remember(self, history: list[str], reply: Reply, variation: int) -> None:
+        self._seen = history, self._seen_replies(history) | {reply.text}
         self.turns, self.last_reply, self.variation = [*history, reply.text], reply, variation
+
+    def _seen_replies(self, history: list[str]) -> set[str]:
+        """Return the replies to a history that were shown, as far as they are known."""
+        last = {self.turns[-1]} if self.turns and self.turns[:-1] == history else set()
+        return last | (self._seen[1] if self._seen[0] == history else set())
 
     def undo(self) -> str:
         """Remove the last exchange and return its message.
@@ -112,11 +122,14 @@ class ChatSession:
         if len(self.turns) < 2:
             raise DialogueError("There is nothing to take back yet.")
         message = self.turns[-2]
-        self.turns, self.last_reply = self.turns[:-2], None
+        self.turns, self.last_reply, self.variation = self.turns[:-2], None, 0
         return message
 
     def retry(self, seed: int | None = None) -> str:
         """Replace the last reply by another reply to the same message, and return the new one.
+
+        Args:
+            seed: Seed of the reply, which may be one that was shown; None takes the next seed, and avoids the replies shown.
 
         Raises:
             DialogueError: The history is empty.
@@ -127,7 +140,41 @@ class ChatSession:
         """Yield another reply to the last message as it grows; see `stream` for its end and `retry` for errors."""
         if len(self.turns) < 2:
             raise DialogueError("There is nothing to try again yet.")
-        return self.stream_edit(len(self.turns) - 2, self.turns[-2], seed)
+        if seed is not None:
+            return self.stream_edit(len(self.turns) - 2, self.turns[-2], seed)
+        return self._stream_unseen(self.turns[:-1])
+
+    def _stream_unseen(self, history: list[str]) -> Generator[str, None, None]:
+        """Yield the reply of the next seed. If it was seen, yield a variant of it that was not, or else the last variant."""
+        before = self.turns, self.last_reply, self.variation
+        seen = self._seen_replies(history)
+        seed = None if self.last_reply is None else (self.last_reply.seed + 1) % (MAX_SEED + 1)
+        text, is_shown = "", False
+        for number in range(1 + (OTHER_WAYS if self._can_vary else 0)):
+            stream = self._stream(history, seed, number)
+            try:
+                for text in stream:
+                    if not any(old.startswith(text) for old in seen):
+                        is_shown = True
+                        yield text
+            except (GeneratorExit, KeyboardInterrupt):
+                stream.close()
+                if not is_shown:
+                    self.turns, self.last_reply, self.variation = before
+                raise
+            if is_shown or self.last_reply is None or text not in seen or self.last_reply.stop_reason == "safety":
+                break
+            seed = self.last_reply.seed
+        if not is_shown:
+            yield text
+
+    @property
+    def _can_vary(self) -> bool:
+        """Whether a reply has variants with the settings of the session."""
+        bot = self.bot.bot if isinstance(self.bot, Worker) else self.bot
+        changes = {name: value for name, value in self.changes.items() if name != "spread"}
+        settings = bot.settings.with_changes(**changes)
+        return settings.method == "sample" and not settings.thinks
 
     def another(self, spread: float | None = None) -> str:
         """Replace the last reply by its next variant, another way to say it with the same seed, and return the variant.
@@ -166,7 +213,7 @@ class ChatSession:
 
     def clear(self) -> None:
         """Remove all turns."""
-        self.turns, self.last_reply = [], None
+        self.turns, self.last_reply, self.variation = [], None, 0
 
 
 def _last(texts: Iterator[str]) -> str:

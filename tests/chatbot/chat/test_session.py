@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from chatbot import Chatbot, ChatSession
+from chatbot.chat.bot import Reply
+from chatbot.chat.session import OTHER_WAYS
 from chatbot.decoding.candidates import GenerationError
 from chatbot.errors import XianliaoError
 from chatbot.text.dialogue import DialogueError
@@ -130,6 +132,71 @@ def test_undo_retry_edit_clear(bot):
         session.undo()
     with pytest.raises(DialogueError, match="not one of yours"):
         session.edit(1, "x")
+
+
+def scripted(bot, monkeypatch, replies):
+    """Let a bot give these replies, by seed and number of the variant; return the list of what it is asked for."""
+    asked = []
+
+    def stream_replies(turns, seed=None, variation=0, **changes):
+        asked.append((seed, variation))
+        text = replies[seed, variation]
+        for end in range(1, len(text) + 1):
+            yield Reply(text[:end], tuple(range(end)), "eos", -1.0, seed, 0.0)
+
+    monkeypatch.setattr(bot, "stream_replies", stream_replies)
+    return asked
+
+
+def test_a_retry_gives_a_reply_that_was_not_shown_and_begins_no_other(bot, monkeypatch):
+    replies = {(7, 0): "好呀", (7, 1): "行啊", (8, 0): "好呀", (8, 1): "行啊", (8, 2): "好的", (9, 0): "嗯"}
+    asked = scripted(bot, monkeypatch, replies)
+    session = ChatSession(bot)
+    assert [session.reply("去吗", 7), session.another()] == ["好呀", "行啊"]
+    assert list(session.stream_retry()) == ["好的"]  # not the words of replies that were shown
+    assert asked == [(7, 0), (7, 1), (8, 0), (8, 1), (8, 2)]
+    assert session.turns == ["去吗", "好的"]
+    assert list(session.stream_retry()) == ["嗯"]
+    assert session.turns == ["去吗", "嗯"]
+
+
+def test_a_retry_of_a_bot_with_one_reply_gives_it_once(bot, monkeypatch):
+    asked = scripted(bot, monkeypatch, {(seed, number): "好" for seed in (7, 8) for number in range(OTHER_WAYS + 1)})
+    session = ChatSession(bot)
+    session.reply("去吗", 7)
+    assert list(session.stream_retry()) == ["好"]
+    assert len(asked) == 1 + 1 + OTHER_WAYS
+    greedy = ChatSession(bot, ["去吗", "好"], method="greedy")
+    greedy.reply("走", 7)
+    assert list(greedy.stream_retry()) == ["好"]
+    assert len(asked) == 1 + 1 + OTHER_WAYS + 2  # it has no variants
+
+
+def test_a_retry_that_is_stopped_before_it_shows_a_word_keeps_the_reply(bot, monkeypatch):
+    def stream_replies(turns, seed=None, variation=0, **changes):
+        for end in range(1, 3):
+            if seed == 8 and end == 2:
+                raise KeyboardInterrupt
+            yield Reply("好呀"[:end], tuple(range(end)), "eos", -1.0, seed, 0.0)
+
+    monkeypatch.setattr(bot, "stream_replies", stream_replies)
+    session = ChatSession(bot)
+    session.reply("去吗", 7)
+    with pytest.raises(KeyboardInterrupt):
+        list(session.stream_retry())
+    assert session.turns == ["去吗", "好呀"]
+    assert session.last_reply.seed == 7
+
+
+def test_the_variants_after_an_undo_are_those_of_the_reply_that_is_left(bot, monkeypatch):
+    asked = scripted(bot, monkeypatch, {(seed, number): f"{number}" for seed in (7, None) for number in range(9)})
+    session = ChatSession(bot)
+    for message in ("去吗", "走"):
+        session.reply(message, 7)
+    session.another()
+    session.undo()
+    session.another()
+    assert asked[-1] == (None, 1)
 
 
 def test_stream_grows_to_the_reply_and_a_stop_keeps_what_was_said(bot):
