@@ -214,6 +214,12 @@ def build_evaluate_parser() -> argparse.ArgumentParser:
     )
     add("--compare", nargs="+", default=[], metavar="DIR|OWNER/NAME", help="further checkpoints for the same report")
     add("--grid", metavar="FILE", help="YAML file of decoding methods (default: what --print-grid prints)")
+    add(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help="methods of the grid to compare, or all (default: all; for fewer than 30 contexts those of its line `few`)",
+    )
     add("--print-grid", action=PrintGrid, nargs=0, help="print the default decoding methods, to be edited, and exit")
     add(
         "--vectors", metavar="DIR", help="checkpoint folder with the token vectors for likeness (default: --checkpoint)"
@@ -263,6 +269,7 @@ def evaluate(argv: list[str] | None = None) -> int | None:
     from chatbot.text.prepared_set import is_prepared_set
 
     data, baseline, grid = args.data[0], args.baseline, Grid.read(args.grid)
+    grid = grid if args.methods is None else grid.only(args.methods)
     if baseline == "":
         if not is_prepared_set(Path(data)):
             parser.error("--baseline needs a PATH, because --data is not a prepared set")
@@ -291,7 +298,7 @@ def evaluate(argv: list[str] | None = None) -> int | None:
 
 
 def _print_verdict(report: dict[str, Any], page: Path) -> None:
-    """Print what a report says in at most eight lines, and the path of its page."""
+    """Print what a report says in at most ten lines, and the path of its page."""
     names = ", ".join(part["name"] for part in report["checkpoints"])
     methods = len(report["checkpoints"][0]["decoding"])
     print(translate(f"{names} on {report['data']}: {report['contexts']} contexts, {methods} methods"))
@@ -312,7 +319,8 @@ def _evaluate_aptness(args: argparse.Namespace) -> int:
         from chatbot.chat.bot import Chatbot
         from chatbot.evaluation.grid import Grid
 
-        grid = None if args.grid is None else Grid.read(args.grid)
+        grid = None if args.grid is None and args.methods is None else Grid.read(args.grid)
+        grid = grid if grid is None or args.methods is None else grid.only(args.methods)
         bots = [Chatbot.from_pretrained(path, args.device, args.dtype) for path in (args.checkpoint, *args.compare)]
         sheets = run.write_aptness_sheets(
             bots, args.data, args.output, grid, args.contexts or 200, args.sheets, args.seed, args.choices

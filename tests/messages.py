@@ -32,7 +32,7 @@ PARSERS = {
 }
 ELSEWHERE = (
     "chatbot/evaluation/behaviour.py",  # prints Markdown for the model card
-    "chatbot/evaluation/report/",  # writes documents, in English
+    "chatbot/evaluation/report/",  # writes documents, whose texts have a section of the catalogue
     "data_prep/report.py",
     "ui/api/",  # errors of the API stay as they are, like those of other servers of its kind
     "ui/server/gate.py",

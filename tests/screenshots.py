@@ -8,6 +8,7 @@ phone, light and dark.
 from __future__ import annotations
 
 import argparse
+import base64
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,8 @@ for (let at = 0; at < 15; at++) {
 }
 """
 SIZES = {"desktop": (1280, 800), "wide": (1920, 1080), "phone": (360, 740)}
+MAX_PAGE_HEIGHT = 12_000
+"""Height to which a picture of a whole page is cut."""
 FIGURES = {"desktop": (1280, 800, "light"), "dark": (1000, 800, "dark"), "phone": (390, 844, "light")}
 """Width, height and theme of the pictures in docs/figures."""
 FIGURE_TURNS = ("你好", *TURNS[:4])
@@ -67,10 +70,16 @@ class Camera:
         """Press the first element of a selector as soon as the page has one."""
         page.press(page.wait(lambda: page.find(selector))[0])
 
-    def save(self, name: str) -> None:
-        """Save what is shown."""
+    def save(self, name: str, whole: bool = False) -> None:
+        """Save what is shown, or the whole page."""
         time.sleep(0.6)
-        self.driver.save_screenshot(str(self.folder / f"{name}.png"))
+        width, height = self.driver.execute_script(
+            "return [document.documentElement.clientWidth, document.documentElement.scrollHeight]"
+        )
+        clip = {"x": 0, "y": 0, "width": width, "height": min(height, MAX_PAGE_HEIGHT), "scale": 1}
+        options = {"captureBeyondViewport": True, "clip": clip} if whole else {}
+        picture = self.driver.execute_cdp_cmd("Page.captureScreenshot", options)
+        (self.folder / f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
         print(self.folder / f"{name}.png", flush=True)
 
 
@@ -137,7 +146,7 @@ def take_report(camera: Camera, work: Path) -> None:
     for size, theme in (("desktop", "light"), ("desktop", "dark"), ("phone", "light")):
         camera.show(*SIZES[size], theme, size == "phone")
         camera.driver.get((work / "report.html").as_uri())
-        camera.save(f"report-{size}-{theme}")
+        camera.save(f"report-{size}-{theme}", whole=True)
 
 
 def main() -> int:

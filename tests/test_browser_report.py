@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from chatbot.evaluation.grid import Grid
 from chatbot.evaluation.report.html import to_html
-from chatbot.evaluation.verdict import verdict
+from chatbot.evaluation.verdict import verdict, warnings
 from tests.chatbot.evaluation.test_verdict import checkpoint, full_report, method, report
 from tests.test_browser import open_browser
 from tests.test_browser_page import axe_source, serious_violations
@@ -42,6 +43,8 @@ def test_the_report_is_sorted_and_fits_the_phone(tmp_path):
     content = report(checkpoint("mine", 3.5, **methods))
     content["verdict"] = verdict(content)
     with opened(tmp_path, "en", content) as driver:
+        for summary in driver.find_elements("css selector", "main > details:not([open]) > summary"):
+            summary.click()  # twenty methods are folded
         heading = next(
             button for button in driver.find_elements("css selector", "th button") if button.text == "1 - WRD"
         )
@@ -55,6 +58,10 @@ def test_the_report_is_sorted_and_fits_the_phone(tmp_path):
         assert heading.find_element("xpath", "..").get_attribute("aria-sort") == "ascending"
         feet = driver.find_elements("css selector", "tfoot th")
         assert {foot.text for foot in feet} == {"units", "people"}  # these rows are not sorted
+        folded = driver.find_element("css selector", "main > details > summary")
+        folded.click()
+        driver.execute_script("dispatchEvent(new Event('beforeprint'))")
+        assert not driver.find_elements("css selector", "details:not([open])")  # paper shows everything
         light = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
         use_theme(driver, "dark")
         assert driver.execute_script("return getComputedStyle(document.body).backgroundColor") != light
@@ -66,8 +73,37 @@ def test_the_report_is_sorted_and_fits_the_phone(tmp_path):
             driver.find_element("css selector", "#language").click()
 
 
-@pytest.mark.parametrize(("language", "first", "other"), [("zh-CN", "怎么看这些数", "In plain words"),
-                                                          ("en", "In plain words", "怎么看这些数")])  # fmt: skip
+ENGLISH, CHINESE = "Replies side by side", "同一句话，各种方法怎么回"
+"""First heading of the page."""
+
+
+@pytest.mark.parametrize("checkpoints", [1, 2])
+def test_the_page_of_eight_contexts_is_short_and_begins_with_verdict_and_replies(tmp_path, checkpoints):
+    methods = Grid.read().few
+    rows = full_report()["checkpoints"][0]["decoding"]["one"]
+    parts = [checkpoint(f"bot {number}", 3.5, **dict.fromkeys(methods, rows)) for number in range(checkpoints)]
+    content = report(*parts, contexts=8, limited_by="--contexts", left_out_methods=8, baselines={"unigram": 5.0})
+    content["methods"] = {name: Grid.read().about[name] for name in methods}
+    content["reference"] = full_report()["reference"]
+    replies = [[part["name"], name, f"{name}，今天天气不错呀", "eos"] for part in parts for name in methods]
+    example = {"context": ["在吗", "在呀", "今天去哪儿玩"], "reference": "去公园吧，天气挺好的", "replies": replies}
+    content["examples"] = [example] * 8
+    content["verdict"], content["warnings"] = verdict(content), warnings(content, [None] * checkpoints, __file__)
+    for language in ("en", "zh-CN"):
+        folder = tmp_path / language
+        folder.mkdir()
+        with opened(folder, language, content) as driver:
+            size = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            assert driver.execute_script("return document.documentElement.scrollHeight") <= 4000
+            top = "return document.querySelector(arguments[0]).getBoundingClientRect().top"
+            tops = [driver.execute_script(top, part) for part in (".verdict", ".warning", ".example", "main > details")]
+            assert tops == sorted(tops)
+            assert tops[2] < 500
+            assert len(driver.find_elements("css selector", ".example")) == 8
+
+
+@pytest.mark.parametrize(("language", "first", "other"), [("zh-CN", CHINESE, ENGLISH), ("en", ENGLISH, CHINESE)])
 def test_the_report_speaks_the_language_of_the_browser_and_remembers_another_choice(tmp_path, language, first, other):
     with opened(tmp_path, language, full_report()) as driver:
 
@@ -79,8 +115,8 @@ def test_the_report_speaks_the_language_of_the_browser_and_remembers_another_cho
             return [headings[0], *driver.execute_script(script)]
 
         states = {
-            "怎么看这些数": ["zh-CN", "mine 的评测：数据 chats（验证集）", "结论"],
-            "In plain words": ["en", "Evaluation of mine on chats (valid split)", "verdict"],
+            CHINESE: ["zh-CN", "mine 的评测：数据 chats（验证集）", "结论"],
+            ENGLISH: ["en", "Evaluation of mine on chats (valid split)", "verdict"],
         }
         assert state() == [first, *states[first]]
         driver.find_element("css selector", "#language").click()
@@ -88,7 +124,7 @@ def test_the_report_speaks_the_language_of_the_browser_and_remembers_another_cho
         driver.get(driver.current_url)
         assert state() == [other, *states[other]]
         label = driver.find_element("css selector", "figure svg").get_attribute("aria-label")
-        assert label == {"In plain words": "one: replies without an end", "怎么看这些数": "one：没有结束的回复"}[other]
+        assert label == {ENGLISH: "one: replies without an end", CHINESE: "one：没有结束的回复"}[other]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

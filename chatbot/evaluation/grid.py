@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,13 @@ from chatbot.text.yaml_files import read_yaml
 DEFAULT = Path(__file__).with_name("grid.yaml")
 MAX_NUMBER = 100_000
 MAX_NAME_CHARACTERS = 60
+MAX_ABOUT_CHARACTERS = 200
+ENOUGH_CONTEXTS = 30
+"""With fewer contexts, only the methods of `few` are compared."""
+ALL = "all"
 LEAST = {"budget": 1, "subsets": 20, "resamples": 20, "examples": 1}
 """Smallest value of each number in a grid."""
-KEYS = ("lengths", "methods", *LEAST)
+KEYS = ("lengths", "methods", "few", *LEAST)
 
 
 class GridError(XianliaoError):
@@ -36,6 +40,7 @@ class Grid:
     subsets: int = 100
     resamples: int = 1000
     examples: int = 12
+    few: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: str | Path | None = None) -> Grid:
@@ -58,13 +63,38 @@ class Grid:
         if not isinstance(lengths, list) or not lengths or not all(_is_whole(length) for length in lengths):
             raise GridError(f"Grid {path}: lengths must be a list of whole numbers above 0, got {lengths!r}.")
         methods = {str(name): {} if changes is None else changes for name, changes in content["methods"].items()}
+        few = content.get("few") or []
+        if not isinstance(few, list) or not all(str(name) in methods for name in few):
+            raise GridError(f"Grid {path}: few must be a list of names of its methods, got {few!r}.")
         for name in methods:
             if not name.strip() or len(name) > MAX_NAME_CHARACTERS or valid_text(name) != name:
                 raise GridError(
                     f"Grid {path}: a method needs a name of at most {MAX_NAME_CHARACTERS} characters,"
                     f" got {name[:80]!r}."
                 )
-        return cls(tuple(sorted(set(lengths))), methods, **_numbers(content, path))
+        return cls(tuple(sorted(set(lengths))), methods, **_numbers(content, path), few=tuple(map(str, few)))
+
+    def only(self, names: Sequence[str]) -> Grid:
+        """Return the grid with these methods, or with all its methods if the only name is "all".
+
+        Raises:
+            GridError: The grid has no method of a name.
+        """
+        if list(names) == [ALL]:
+            return replace(self, few=())
+        unknown = sorted({name for name in names if name not in self.methods})
+        if unknown:
+            raise GridError(f"Unknown method {', '.join(unknown)}. The grid has: {'; '.join(self.methods)}.")
+        return replace(self, methods={name: self.methods[name] for name in self.methods if name in names}, few=())
+
+    def for_contexts(self, count: int) -> Grid:
+        """Return the grid with the methods that are compared on this number of contexts."""
+        return self.only(self.few) if self.few and count < ENOUGH_CONTEXTS else self
+
+    @property
+    def about(self) -> dict[str, str]:
+        """The explanation of every method that has one."""
+        return {name: str(changes["about"]) for name, changes in self.methods.items() if "about" in changes}
 
     def settings(
         self, defaults: ReplySettings, limit: Callable[[ReplySettings], ReplySettings]
@@ -84,6 +114,10 @@ class Grid:
                 raise GridError(f"The grid: method {name!r} must have settings, got {changes!r}.")
             changes = dict(changes)
             base = changes.pop("base", "checkpoint")
+            if len(str(changes.pop("about", ""))) > MAX_ABOUT_CHARACTERS:
+                raise GridError(
+                    f"The grid: the text `about` of method {name!r} has more than {MAX_ABOUT_CHARACTERS} characters."
+                )
             try:
                 settings = self._base(base, defaults).with_changes(
                     **{str(field): value for field, value in changes.items()}

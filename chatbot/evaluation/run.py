@@ -1,6 +1,7 @@
 """One evaluation: checkpoints x dialogues x decoding methods, as report.json, report.md and report.html.
 
 The report does not depend on a clock: the same inputs and seed give the same bytes. Times are in timing.json beside it.
+report.md is in the language of the terminal, and report.html has both languages.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from chatbot.evaluation.quality import measure_baselines, measure_quality
 from chatbot.evaluation.references import MODEL_ALONE, reference_nats
 from chatbot.evaluation.report.html import to_html
 from chatbot.evaluation.report.markdown import to_markdown
-from chatbot.evaluation.verdict import verdict, warnings
-from chatbot.language.translation import translate
+from chatbot.evaluation.verdict import FEW_CONTEXTS, verdict, warnings
+from chatbot.language.translation import is_chinese, translate
 from chatbot.storage import exclusive, replacing, write_json
 from chatbot.text.dialogue import count_units, join_spaces
 from chatbot.text.dialogue_files import read_dialogues
@@ -70,7 +71,7 @@ def evaluate(
         data: Dialogue JSONL, a folder of such files, or a prepared set (its valid split).
         output: Folder for the reports and the cache (`replies/`).
         baseline: Training data of the n-gram baselines (a prepared set's train split, or JSONL); None for no baselines.
-        grid: The decoding methods; None for the default grid.
+        grid: The decoding methods; None for the default grid. With few contexts, only its methods of `few` are compared.
         max_contexts: Maximum number of contexts to answer.
         max_dialogues: Maximum number of dialogues to read; None reads all.
         seed: Context i is answered with seed `seed + i`.
@@ -82,12 +83,15 @@ def evaluate(
     Raises:
         FileError, GridError, CheckpointError: An input cannot be used; the message says what to change.
     """
-    output, grid = Path(output), grid or Grid.read()
-    methods = [grid.settings(bot.settings, bot.within_limits) for bot in bots]
+    output, whole = Path(output), grid or Grid.read()
+    for bot in bots:
+        whole.settings(bot.settings, bot.within_limits)  # a fault in any method is reported before the data is read
     dialogues, left_out = read_fitting(bots, data, max_dialogues)
     contexts = make_contexts(dialogues, max_contexts)
     if not contexts:
         raise FileError(f"{data} has no dialogue of at least two turns to answer. Check --data.")
+    grid = whole.for_contexts(len(contexts))
+    methods = [grid.settings(bot.settings, bot.within_limits) for bot in bots]
     likeness, vectors_name = _load_likeness(bots, vectors)
     output.mkdir(parents=True, exist_ok=True)
     error = FileError(f"Another evaluation is writing to {output}. Wait for it or give another --output.")
@@ -99,6 +103,9 @@ def evaluate(
             "dialogues": len(dialogues),
             "left_out": left_out,
             "contexts": len(contexts),
+            "limited_by": _limiting_option(dialogues, len(contexts), len(dialogues) + left_out == max_dialogues),
+            "methods": {name: grid.about.get(name, "") for name in grid.methods},
+            "left_out_methods": len(whole.methods) - len(grid.methods),
             "units": sum(map(count_units, dialogues)),
             "lengths": list(grid.lengths),
             "vectors": vectors_name,
@@ -111,6 +118,21 @@ def evaluate(
         _write(output, report, timing)
         inputs.cache.remove_unused()
     return {"report": report, "timing": timing}
+
+
+def _limiting_option(dialogues: Sequence[Sequence[str]], contexts: int, is_cut: bool) -> str | None:
+    """Return the option that keeps the contexts few; None if they are enough, or if the data has no more.
+
+    Args:
+        dialogues: The dialogues that were read.
+        contexts: Number of their contexts that are answered.
+        is_cut: Whether as many dialogues were read as --max-dialogues allows.
+    """
+    if contexts >= FEW_CONTEXTS:
+        return None
+    if len(make_contexts(dialogues, contexts + 1)) > contexts:
+        return "--contexts"
+    return "--max-dialogues" if is_cut else None
 
 
 def read_fitting(bots: Sequence[Chatbot], data: str | Path, max_dialogues: int | None) -> tuple[list[list[str]], int]:
@@ -269,6 +291,6 @@ def _add_examples(report: Report, replies: list[dict[str, Replies]], inputs: _In
 def _write(output: Path, report: Report, timing: dict[str, Any]) -> None:
     write_json(output / REPORT, report)
     write_json(output / TIMING, timing)
-    for name, text in ((MARKDOWN, to_markdown(report)), (PAGE, to_html(report))):
+    for name, text in ((MARKDOWN, to_markdown(report, is_chinese())), (PAGE, to_html(report))):
         with replacing(output / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

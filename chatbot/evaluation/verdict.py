@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from chatbot.errors import CheckpointError
-from chatbot.evaluation.report.tables import best_of
+from chatbot.evaluation.grid import ENOUGH_CONTEXTS
+from chatbot.evaluation.report.tables import best_of, label
 from chatbot.storage import read_json
 from chatbot.text.dialogue_files import dialogue_files
 from chatbot.text.prepared_set import is_prepared_set, load_manifest
@@ -25,17 +26,17 @@ TRAINING = "training.json"
 
 
 def verdict(report: Report) -> list[str]:
-    """Return what the report says, the most important first; at most five sentences.
+    """Return what the report says, the most important first; at most six sentences.
 
     Sentences about the replies are about the first checkpoint with its own settings.
     """
     part = report["checkpoints"][0]
     standard = own_method(part)
     row, people = part["decoding"][standard], report["reference"]
-    others = {method: metrics for method, metrics in part["decoding"].items() if method != standard}
-    lines = [_summary_of_ending(part["name"], row), _summary_of_worst_ending(others)]
+    lines = [_summary_of_ending(part["name"], row), _summary_of_worst_ending(report, (part["name"], standard))]
     lines += [_summary_of_quality(report), _summary_of_variety(part["name"], row, people)]
-    return [line for line in (*lines, _summary_of_likeness(report)) if line]
+    lines += [_summary_of_likeness(report), _summary_of_methods(report)]
+    return [line for line in lines if line]
 
 
 def own_method(part: Report) -> str:
@@ -57,14 +58,21 @@ def _summary_of_ending(name: str, row: Report) -> str:
     )
 
 
-def _summary_of_worst_ending(methods: dict[str, Report]) -> str:
-    if not methods:
+def _summary_of_worst_ending(report: Report, told: tuple[str, str]) -> str:
+    """Name the checkpoint and the method with the most replies without an end, except the pair that was told of."""
+    rows = {
+        (part["name"], method): row
+        for part in report["checkpoints"]
+        for method, row in part["decoding"].items()
+        if (part["name"], method) != told
+    }
+    if not rows:
         return ""
-    name, row = max(methods.items(), key=lambda item: item[1]["stop_reasons"]["limit"] / item[1]["replies"])
+    (name, method), row = max(rows.items(), key=lambda item: item[1]["stop_reasons"]["limit"] / item[1]["replies"])
     cut_off, count = row["stop_reasons"]["limit"], row["replies"]
     if not cut_off:
         return ""
-    return f"The worst method is {name}: {cut_off} of {count} replies did not end."
+    return f"Worst at ending is {name} with {method}: {cut_off} of {count} replies did not end."
 
 
 def _summary_of_quality(report: Report) -> str:
@@ -113,15 +121,21 @@ def _summary_of_likeness(report: Report) -> str:
     best = best_of([(row[key], *row["intervals"][key]) for *_, row in named], "high")
     if not any(best):
         return "No method is clearly more like people than the others."
-    one = len(report["checkpoints"]) == 1
-    names = [
-        method if one else f"{name}: {method}"
-        for (name, method, _), is_best in zip(named, best, strict=True)
-        if is_best
-    ]
+    is_single = len(report["checkpoints"]) == 1
+    names = [label(name, method, is_single) for (name, method, _), is_best in zip(named, best, strict=True) if is_best]
     if len(names) > MAX_NAMES:
         return f"{len(names)} of {len(named)} methods are equally like people; the others are clearly less so."
     return f"Most like people, by the words of their replies: {', '.join(names)}."
+
+
+def _summary_of_methods(report: Report) -> str:
+    if not report["left_out_methods"]:
+        return ""
+    shown = len(report["methods"])
+    return (
+        f"{shown} of {shown + report['left_out_methods']} decoding methods are compared, because fewer than"
+        f" {ENOUGH_CONTEXTS} contexts were answered; --methods all compares all."
+    )
 
 
 def warnings(report: Report, folders: Sequence[Path | None], data: str | Path) -> list[str]:
@@ -135,8 +149,7 @@ def warnings(report: Report, folders: Sequence[Path | None], data: str | Path) -
     sentences = []
     if report["contexts"] < FEW_CONTEXTS:
         sentences.append(
-            f"Only {report['contexts']} contexts were answered, so most differences are chance. Give at least"
-            f" {FEW_CONTEXTS}."
+            _warning_of_few_contexts(report["contexts"], report["limited_by"], is_prepared_set(Path(data)))
         )
     data_files, split = _identity(Path(data))
     seen, alike, shared = [], [], set()
@@ -158,6 +171,31 @@ def warnings(report: Report, folders: Sequence[Path | None], data: str | Path) -
             " dialogues and the numbers are too good. Evaluate on dialogues that were kept out of training."
         )
     return sentences
+
+
+def _warning_of_few_contexts(count: int, option: str | None, is_prepared: bool) -> str:
+    """Return the warning with the option that gives more contexts.
+
+    Args:
+        count: Number of contexts.
+        option: Option that limited their number; None if the data has no more.
+        is_prepared: Whether the data is a prepared set.
+    """
+    if option is not None:
+        return (
+            f"Only {count} contexts were answered, so most differences are chance. Raise {option}, so that there are at"
+            f" least {FEW_CONTEXTS}."
+        )
+    if is_prepared:
+        return (
+            f"Only {count} contexts were answered, so most differences are chance, and the valid split has no more. Prepare"
+            f" with a larger --valid-share before the next training, or give --data with at least {FEW_CONTEXTS} dialogues"
+            " that no checkpoint was trained on."
+        )
+    return (
+        f"Only {count} contexts were answered, so most differences are chance, and the data has no more. Give --data with at"
+        f" least {FEW_CONTEXTS} dialogues that no checkpoint was trained on."
+    )
 
 
 def _identity(data: Path) -> tuple[set[str], str | None]:

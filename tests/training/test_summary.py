@@ -50,7 +50,7 @@ def test_a_run_ends_with_before_and_after_one_sample_and_the_next_command(prepar
     assert len(settings) == 1
     assert "max-steps 2" in settings[0]
     assert "lora" not in settings[0]
-    bar = said.err[said.err.rindex("2/2 [") :]
+    bar = captured.err[captured.err.rindex("2/2 [") :]
     assert re.match(r"2/2 \[[^\]]*, loss=\d+\.\d{3}, tokens/s=\d+\]", bar)  # the rest is in metrics.jsonl
     record = read_json(output / "training.json")
     lines = captured.out.splitlines()

@@ -1,6 +1,6 @@
-"""The report as one self-contained HTML page: verdict, tables that can be sorted, plots, replies side by side.
+"""The report as one self-contained HTML page: verdict, replies side by side, tables that can be sorted, plots.
 
-It holds all its texts in English and Chinese and shows those of the reader's language.
+It holds all its texts in English and Chinese and shows those of the reader's language. Long parts are folded.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from html import escape
 from pathlib import Path
 
 from chatbot.evaluation.report import plots
-from chatbot.evaluation.report.markdown import BEST, IN_WORDS, notes, one_line
+from chatbot.evaluation.report.examples import examples
+from chatbot.evaluation.report.markdown import BEST, IN_WORDS, notes, title_of
 from chatbot.evaluation.report.tables import (
-    PEOPLE,
-    UNITS,
     Cell,
     Column,
     Report,
     Table,
     ending_table,
+    is_word,
+    meanings,
     methods_of,
     model_table,
     reply_table,
@@ -32,47 +33,41 @@ SWITCH = (
     '<button type="button" id="language"><span class="en" lang="zh-CN">中文</span>'
     '<span class="zh" lang="en">English</span></button>'
 )
-ROWS = {PEOPLE, UNITS, "witten bell trigram", "unigram"}
-"""Names of rows that are not names of methods or checkpoints."""
+OPEN_ROWS, OPEN_PANELS = 12, 6
+"""Longest table and largest number of small plots that are not folded."""
 
 
 def to_html(report: Report) -> str:
     """Return the whole report as an HTML page without external files."""
-    names = ", ".join(part["name"] for part in report["checkpoints"])
-    title = f"Evaluation of {names} on {report['data']}"
-    methods = methods_of(report)
+    title, methods, checkpoints = title_of(report), methods_of(report), len(report["checkpoints"])
+    is_short, is_sparse = len(methods) <= OPEN_ROWS, len(methods) <= OPEN_PANELS
+    endings = plots.termination_curves(methods, max(report["lengths"]))
+    lengths = plots.length_histograms(methods, report["reference"])
     parts = [
         f"<header><h1>{both(title)}</h1>{SWITCH}</header>",
         f'<section class="verdict" {attribute("aria-label", "verdict")}>{_list(report["verdict"])}</section>',
         *(f'<p class="warning" role="note">{both(line)}</p>' for line in report["warnings"]),
-        _heading_of("In plain words"),
-        _list([*IN_WORDS, BEST.replace("Bold", "Bold on colour"), "A click on a heading sorts the table by it."]),
-        _heading_of("How well does it predict what people say?"),
-        _table(model_table(report), "nats/unit of all turns; less is better"),
-        _table(turn_table(report), "nats/unit by turn of the dialogue"),
-        _heading_of("Does every reply end?"),
-        _table(ending_table(report), "Ends and repetitions of each method"),
-        _panels(
-            "Replies without an end after L tokens: this method, and in grey the range of all methods. The axes are"
-            " logarithmic; 0 is drawn at the bottom.",
-            plots.termination_curves(methods, max(report["lengths"])),
+        f"<h2>{both('Replies side by side')}</h2>",
+        examples(report),
+        _fold("Decoding methods", True, _methods(report["methods"])),
+        _fold("How to read the numbers", False, _list([*IN_WORDS, BEST.replace("Bold", "Bold on colour"), SORTING])),
+        _fold("Does every reply end?", is_short, _table(ending_table(report), "Ends and repetitions of each method")),
+        _fold("When the replies end", is_sparse, _panels(CURVES, endings)),
+        _fold(
+            "Likeness and diversity",
+            is_short,
+            _table(reply_table(report), "Likeness to the replies of people, and variety"),
+            _wide(PICTURE, plots.quality_and_diversity(methods, report["reference"], checkpoints), is_sparse),
         ),
-        _heading_of("Likeness and diversity"),
-        _table(reply_table(report), "Likeness to the replies of people, and variety"),
-        _wide(
-            "Quality and diversity with 95 % intervals; dotted: people",
-            plots.quality_and_diversity(methods, report["reference"], len(report["checkpoints"])),
+        _fold("Lengths", is_sparse, _panels("Lengths of the replies in characters; grey: people", lengths)),
+        _fold(
+            "How well does it predict what people say?",
+            checkpoints <= OPEN_ROWS,
+            _table(model_table(report), "nats/unit of all turns; less is better"),
+            _table(turn_table(report), "nats/unit by turn of the dialogue"),
         ),
-        _heading_of("Lengths"),
-        _panels(
-            "Lengths of the replies in characters; grey: people", plots.length_histograms(methods, report["reference"])
-        ),
-        _heading_of("How the numbers were measured"),
-        _list(notes(report)),
-        _heading_of("Settings"),
-        _settings(methods),
-        _heading_of("Replies side by side"),
-        *(_example(example, len(report["checkpoints"]) == 1) for example in report["examples"]),
+        _fold("How the numbers were measured", False, _list(notes(report))),
+        _fold("Settings", False, _settings(methods)),
     ]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     head += f'<title data-zh="{escape(chinese(title))}">{escape(title)}</title>'
@@ -84,8 +79,24 @@ def to_html(report: Report) -> str:
     )
 
 
-def _heading_of(text: str) -> str:
-    return f"<h2>{both(text)}</h2>"
+PICTURE = "Quality and diversity with 95 % intervals; dotted: people"
+SORTING = "A click on a heading sorts the table by it."
+CURVES = (
+    "Replies without an end after L tokens: this method, and in grey the range of all methods. The axes are"
+    " logarithmic; 0 is drawn at the bottom."
+)
+
+
+def _fold(heading: str, is_open: bool, *content: str) -> str:
+    """Return a part of the page that a click on its heading folds and unfolds."""
+    summary = f"<summary><h2>{both(heading)}</h2></summary>"
+    return f"<details{' open' if is_open else ''}>{summary}{''.join(content)}</details>"
+
+
+def _methods(about: dict[str, str]) -> str:
+    """Return the explanations of the methods."""
+    rows = "".join(f"<dt>{escape(name)}</dt><dd>{both(text)}</dd>" for name, text in about.items())
+    return f"<dl>{rows}</dl>"
 
 
 def _list(lines: Sequence[str]) -> str:
@@ -93,11 +104,16 @@ def _list(lines: Sequence[str]) -> str:
 
 
 def _table(table: Table, caption: str) -> str:
+    """Return a table with its caption, and a folded list of what its columns mean."""
     head = "".join(_heading(column, len(table.rows) > 1) for column in table.columns)
     body = "".join(_row(row) for row in table.rows)
     foot = "" if table.last is None else f"<tfoot>{_row(table.last)}</tfoot>"
     content = f"<caption>{both(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>{foot}"
-    return _scroll(f"<table>{content}</table>", caption)
+    entries = "".join(
+        f"<dt>{', '.join(map(both, headings))}</dt><dd>{both(text)}</dd>" for headings, text in meanings(table)
+    )
+    legend = f"<summary>{both('What the columns mean')}</summary><dl>{entries}</dl>"
+    return _scroll(f"<table>{content}</table>", caption) + f'<details class="legend">{legend}</details>' * bool(entries)
 
 
 def _scroll(content: str, label: str) -> str:
@@ -124,13 +140,13 @@ def _cell(cell: Cell) -> str:
     value = "" if cell.value is None else f' data-value="{cell.value:.6g}"'
     spread = f" <small>{escape(cell.spread)}</small>" if cell.spread else ""
     best = ' class="best"' if cell.is_best else ""
-    text = both(cell.text) if cell.text.isalpha() else escape(cell.text)
+    text = both(cell.text) if is_word(cell) else escape(cell.text)
     return f"<td{value}{best}>{text}{spread}</td>"
 
 
 def _name(cell: Cell) -> str:
     """Return the name of a row: that of people and of a baseline in both languages, that of a method as it is."""
-    return both(cell.text) if cell.text in ROWS else escape(cell.text)
+    return both(cell.text) if is_word(cell) else escape(cell.text)
 
 
 def _panels(caption: str, panels: Sequence[tuple[str, str]]) -> str:
@@ -139,10 +155,14 @@ def _panels(caption: str, panels: Sequence[tuple[str, str]]) -> str:
     return f'<p class="note">{both(caption)}</p><div class="panels">{figures}</div>'
 
 
-def _wide(caption: str, svg: str | None) -> str:
+def _wide(caption: str, svg: str | None, is_open: bool) -> str:
+    """Return a plot as wide as the page, folded below its caption unless `is_open`."""
     if svg is None:
         return ""
-    return f'<figure class="wide"><figcaption>{both(caption)}</figcaption>{_scroll(svg, caption)}</figure>'
+    content = _scroll(svg, caption)
+    if is_open:
+        return f'<figure class="wide"><figcaption>{both(caption)}</figcaption>{content}</figure>'
+    return f'<details class="legend wide"><summary>{both(caption)}</summary>{content}</details>'
 
 
 def _settings(methods: Sequence[tuple[str, Report]]) -> str:
@@ -151,20 +171,3 @@ def _settings(methods: Sequence[tuple[str, Report]]) -> str:
         for name, row in methods
     )
     return _scroll(f'<table class="words"><tbody>{rows}</tbody></table>', "Settings")
-
-
-def _example(example: dict, is_single: bool) -> str:
-    """Return one context with all replies. If there is only one checkpoint, its name is omitted."""
-    turns = "".join(f'<p lang="zh-CN">{escape(one_line(turn, 400))}</p>' for turn in example["context"])
-    rows = [(both(PEOPLE), example["reference"], "eos")]
-    rows += [
-        (escape(name if is_single else f"{checkpoint}: {name}"), text, reason)
-        for checkpoint, name, text, reason in example["replies"]
-    ]
-    cells = "".join(
-        f'<tr><th scope="row">{name}</th><td lang="zh-CN">{escape(one_line(text, 400))}'
-        + ("" if reason == "eos" else f' <span class="reason">{both(str(reason))}</span>')
-        + "</td></tr>"
-        for name, text, reason in rows
-    )
-    return f'<div class="example">{turns}<table><tbody>{cells}</tbody></table></div>'

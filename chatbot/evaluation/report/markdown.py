@@ -1,19 +1,28 @@
-"""The report as Markdown."""
+"""The report as Markdown, in English or in Chinese."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from chatbot.evaluation.report.tables import (
+    PEOPLE,
     Cell,
     Report,
     Table,
     ending_table,
+    is_word,
+    label,
+    meanings,
     methods_of,
     model_table,
     reply_table,
     settings_text,
     turn_table,
 )
+from chatbot.evaluation.report.words import chinese, chinese_settings
 
+Say = Callable[[str], str]
+"""Function that returns a text in the language of the report."""
 BEST = "Bold: the best of a column, and those that are not clearly worse (their intervals overlap with its interval)."
 IN_WORDS = (
     "A decoding method is the way in which the words of a reply are chosen; a row of the tables is one method of one model.",
@@ -35,10 +44,6 @@ def notes(report: Report) -> list[str]:
         f" {report['contexts']} contexts answered, context i with seed {report['seed']} + i.",
         "± is half of a 95 % interval: percentile bootstrap for means, sacrebleu's for BLEU, Wilson for shares, random"
         " subsets of the text for Dist and Ent.",
-        "r_L: share of replies without an end after L tokens. bound: the longest reply that the method can give, on any"
-        " model. rep-4: share of repeated 4-grams of characters. repetitive: two or more characters three times in a"
-        " row, or more than half of the pairs repeated. echo: the reply shares 80 % of its characters with the message.",
-        "cost on references: nats/unit that rules and floor add to the replies of people.",
     ]
     if budgets:
         counts = ", ".join(f"{name} {count}" for name, count in budgets.items())
@@ -64,28 +69,45 @@ def notes(report: Report) -> list[str]:
     return lines
 
 
-def to_markdown(report: Report) -> str:
-    """Return the whole report as Markdown; `report` is the content of report.json."""
-    names = ", ".join(part["name"] for part in report["checkpoints"])
-    lines = [f"# {names} on {report['data']}", ""]
-    lines += [*(f"- {line}" for line in report["verdict"]), ""]
-    lines += [f"> **{line}**\n" for line in report["warnings"]]
-    lines += [*(f"- {line}" for line in (*IN_WORDS, BEST)), ""]
-    lines += [*_lines(model_table(report)), *_lines(turn_table(report))]
-    lines += ["## Does every reply end?", "", *_lines(ending_table(report))]
-    lines += ["## Likeness and diversity", "", *_lines(reply_table(report))]
-    lines += [*(f"- {line}" for line in notes(report)), "", "## Settings", ""]
+def to_markdown(report: Report, in_chinese: bool = False) -> str:
+    """Return the whole report as Markdown, in one language; `report` is the content of report.json."""
+    say: Say = chinese if in_chinese else str
+    colon = "：" if in_chinese else ": "
+    lines = [f"# {say(title_of(report))}", ""]
+    lines += [*(f"- {say(line)}" for line in report["verdict"]), ""]
+    lines += [f"> **{say(line)}**\n" for line in report["warnings"]]
+    lines += [f"## {say('Replies side by side')}", "", *_examples(report, say, colon)]
+    lines += ["", f"## {say('Decoding methods')}", ""]
+    lines += [f"- {name}{colon}{say(about)}" if about else f"- {name}" for name, about in report["methods"].items()]
+    lines += ["", f"## {say('How to read the numbers')}", "", *(f"- {say(line)}" for line in (*IN_WORDS, BEST))]
+    lines += ["", f"## {say('Does every reply end?')}", "", *_table(ending_table(report), say, colon)]
+    lines += [f"## {say('Likeness and diversity')}", "", *_table(reply_table(report), say, colon)]
+    lines += [f"## {say('How well does it predict what people say?')}", ""]
+    lines += [*_table(model_table(report), say, colon), *_table(turn_table(report), say, colon)]
+    lines += [f"## {say('How the numbers were measured')}", "", *(f"- {say(line)}" for line in notes(report)), ""]
+    lines += [f"## {say('Settings')}", ""]
     for name, row in methods_of(report):
-        lines.append(f"- {name}: {settings_text(row['settings'])}")
-    lines += ["", "## Replies side by side", ""]
+        settings = settings_text(row["settings"])
+        lines.append(f"- {name}{colon}{chinese_settings(settings) if in_chinese else settings}")
+    return "\n".join(lines).replace("<", "&lt;") + "\n"  # names and texts are no HTML
+
+
+def title_of(report: Report) -> str:
+    """Return the title of a report."""
+    return f"Evaluation of {', '.join(part['name'] for part in report['checkpoints'])} on {report['data']}"
+
+
+def _examples(report: Report, say: Say, colon: str) -> list[str]:
+    """Return the contexts with the replies of people and of all methods, as lines of nested lists."""
+    lines = []
     is_single = len(report["checkpoints"]) == 1
     for example in report["examples"]:
         lines.append("- " + " / ".join(map(_plain, example["context"])))
-        lines.append(f"  - *people*: {_plain(example['reference'])}")
+        lines.append(f"  - *{say(PEOPLE)}*{colon}{_plain(example['reference'])}")
         for checkpoint, name, text, reason in example["replies"]:
-            label = name if is_single else f"{checkpoint}: {name}"
-            lines.append(f"  - {label}: {_plain(text)}" + ("" if reason == "eos" else f" [{reason}]"))
-    return "\n".join(lines).replace("<", "&lt;") + "\n"  # names and texts are no HTML
+            ending = "" if reason == "eos" else f" [{say(str(reason))}]"
+            lines.append(f"  - {label(checkpoint, name, is_single)}{colon}{_plain(text)}{ending}")
+    return lines
 
 
 def _plain(text: str) -> str:
@@ -93,17 +115,18 @@ def _plain(text: str) -> str:
     return one_line(text).replace("[", "\\[")
 
 
-def _lines(table: Table) -> list[str]:
-    """Return a table as lines of Markdown and an empty line."""
+def _table(table: Table, say: Say, colon: str) -> list[str]:
+    """Return a table as lines of Markdown, with a list of what its columns mean."""
     rows = [*table.rows, *([] if table.last is None else [table.last])]
-    texts = [[column.heading for column in table.columns], *([_text(cell) for cell in row] for row in rows)]
+    texts = [[say(column.heading) for column in table.columns], *([_text(cell, say) for cell in row] for row in rows)]
     escaped = [[text.replace("|", "\\|") for text in row] for row in texts]
     head, *body = ["| " + " | ".join(row) + " |" for row in escaped]
-    return [head, "|---|" + "--:|" * (len(table.columns) - 1), *body, ""]
+    legend = [f"- {', '.join(map(say, headings))}{colon}{say(meaning)}" for headings, meaning in meanings(table)]
+    return [head, "|---|" + "--:|" * (len(table.columns) - 1), *body, "", *legend, *([""] if legend else [])]
 
 
-def _text(cell: Cell) -> str:
-    text = f"{cell.text} {cell.spread}".strip()
+def _text(cell: Cell, say: Say) -> str:
+    text = f"{say(cell.text) if is_word(cell) else cell.text} {cell.spread}".strip()
     return f"**{text}**" if cell.is_best else text
 
 

@@ -13,6 +13,9 @@ Goal = Literal["low", "high", "people", ""]
 Report = dict[str, Any]
 PEOPLE: Literal["people"] = "people"
 UNITS = "units"
+ROWS = {PEOPLE, UNITS, "witten bell trigram", "unigram"}
+"""Names of rows that are not names of methods or checkpoints."""
+FORBIDS = "forbids"
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,13 @@ ENDINGS = (
         "Replies that the model ended, the floor ended, or that were cut off.",
     ),
     Column("rep_4", "rep-4", "low", "Share of repeated 4-grams of characters."),
-    Column("repetitive", "repetitive", "low", "Replies that repeat themselves."),
-    Column("echo", "echo", "low", "Replies that repeat the message."),
+    Column(
+        "repetitive",
+        "repetitive",
+        "low",
+        "Replies with two or more characters three times in a row, or with more than half of their pairs repeated.",
+    ),
+    Column("echo", "echo", "low", "Replies that share 80 % of their characters with the message."),
     Column("empty", "empty", "low", "Replies without a character."),
 )
 REPLIES = (
@@ -53,7 +61,7 @@ REPLIES = (
         "reference_cost_nats_per_unit",
         "cost on references, nats/unit",
         "low",
-        "What the rules of the method do to the replies of people.",
+        "Nats/unit that the rules and the floor add to the replies of people; forbids: the share that they exclude.",
         4,
     ),
     Column("dist_1", "Dist-1", PEOPLE, "Share of different characters."),
@@ -100,10 +108,15 @@ def methods_of(report: Report) -> list[tuple[str, Report]]:
     """Return name and metrics of each method of each checkpoint. A single checkpoint's name is omitted."""
     is_single = len(report["checkpoints"]) == 1
     return [
-        (name if is_single else f"{part['name']}: {name}", row)
+        (label(part["name"], name, is_single), row)
         for part in report["checkpoints"]
         for name, row in part["decoding"].items()
     ]
+
+
+def label(checkpoint: str, method: str, is_single: bool) -> str:
+    """Return the name of a row: the method, after the name of its checkpoint if there are several."""
+    return method if is_single else f"{checkpoint} · {method}"
 
 
 def settings_text(settings: dict[str, Any]) -> str:
@@ -113,6 +126,20 @@ def settings_text(settings: dict[str, Any]) -> str:
         for key, value in settings.items()
     ]
     return ", ".join(shown)
+
+
+def is_word(cell: Cell) -> bool:
+    """Whether a cell holds a word of the report, which has a translation, rather than a name or a number."""
+    return cell.text in ROWS or cell.text == FORBIDS
+
+
+def meanings(table: Table) -> list[tuple[list[str], str]]:
+    """Return the explained columns of a table: the headings that share an explanation, and the explanation."""
+    texts: dict[str, list[str]] = {}
+    for column in table.columns:
+        if column.meaning:
+            texts.setdefault(column.meaning, []).append(column.heading)
+    return [(headings, meaning) for meaning, headings in texts.items()]
 
 
 def model_table(report: Report) -> Table:
@@ -139,7 +166,7 @@ def turn_table(report: Report) -> Table:
     units = {turn: entry["units"] for by_turn in entries for turn, entry in by_turn.items()}
     columns, cells = [Column("", "nats/unit of turn")], []
     for turn in units:
-        column = Column("nats_per_unit", str(turn), "low", "Turn of the dialogue.")
+        column = Column("nats_per_unit", str(turn), "low")
         rows = [{**by_turn[turn], "intervals": {column.key: by_turn[turn]["interval"]}} for by_turn in entries]
         columns.append(column)
         cells.append(_cells(column, rows, None))
@@ -227,7 +254,7 @@ def _cell(column: Column, row: Report) -> Cell:
     if column.key == "stop_reasons" and value is not None:
         return Cell(" / ".join(str(count) for count in value.values()), "", value["limit"])
     if column.key == "reference_cost_nats_per_unit" and value is None and row.get("forbidden_references"):
-        return Cell("forbids", f"{row['forbidden_references']:.1%}")
+        return Cell(FORBIDS, f"{row['forbidden_references']:.1%}")
     if value is None:
         return Cell("")
     interval = row["intervals"].get(column.key)

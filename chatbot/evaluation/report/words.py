@@ -1,4 +1,4 @@
-"""Texts of the page in English and Chinese: the page holds both and shows one, as `page.js` and `page.css` say."""
+"""Texts of the report in English and Chinese: the page holds both and shows one, as `page.js` and `page.css` say."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ENTRIES = re.compile(r"\((\d+) entries\)")
 
 
 def chinese(text: str) -> str:
-    """Return the Chinese of a text of the page: an entry of section "report", an entry after a name, or a message."""
+    """Return the Chinese of a text of the report: an entry of section "report", an entry after a name, or a message."""
     texts = report_texts()
     if text in texts:
         return texts[text]
@@ -40,8 +40,13 @@ def both(text: str) -> str:
 
 
 def both_settings(text: str) -> str:
-    """Return the settings of a method, whose names are those of the options in both languages."""
-    return _spans(text, _ENTRIES.sub(r"（\1 项）", text).replace(" （", "（"), "span")
+    """Return the settings of a method in both languages as HTML."""
+    return _spans(text, chinese_settings(text), "span")
+
+
+def chinese_settings(text: str) -> str:
+    """Return the settings of a method in Chinese; their names are those of the options, as in English."""
+    return _ENTRIES.sub(r"（\1 项）", text).replace(" （", "（")
 
 
 def _spans(english: str, translated: str, tag: str) -> str:

@@ -22,7 +22,7 @@ from chatbot.evaluation.grid import Grid, GridError
 from chatbot.evaluation.likeness import Likeness
 from chatbot.evaluation.quality import measure_quality
 from chatbot.evaluation.references import reference_nats
-from chatbot.evaluation.report.html import _example
+from chatbot.evaluation.report.examples import examples
 from chatbot.evaluation.run import evaluate
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.similarity.token_vectors import VECTORS_FILE, TokenVectors
@@ -323,7 +323,7 @@ def test_the_interval_of_a_subset_metric_covers_the_metric_of_fresh_text():
     [
         ("methods: {}", "no methods"),
         ("- a", "no methods"),
-        ("{methods: {a: {}}, colour: red}", "Unknown key colour .* Allowed keys: lengths, methods, budget"),
+        ("{methods: {a: {}}, colour: red}", "Unknown key colour .* Allowed keys: lengths, methods, few, budget"),
         ("{methods: {a: {}}, lengths: 5}", "lengths"),
         ("{methods: {a: {}}, budget: many}", "budget"),
         ("{methods: {a: {top_q: 1}}}", "no setting top_q"),
@@ -331,6 +331,9 @@ def test_the_interval_of_a_subset_metric_covers_the_metric_of_fresh_text():
         ("{methods: {a: {base: magic}}}", "unknown base 'magic'"),
         ("{methods: {a: 7}}", "must have settings"),
         ("{methods: {a: 0}}", "must have settings"),
+        ("{methods: {a: {}}, few: [b]}", "few must be a list of names"),
+        ("{methods: {a: {}}, few: a}", "few must be a list of names"),
+        ("{methods: {a: {about: " + "x" * 201 + "}}}", "`about` of method 'a' has more than 200"),
         ("{methods: {'': {}}}", "needs a name"),
         ('{methods: {"\\ud800": {}}}', "needs a name"),
         ("{methods: {a: {}}, resamples: 1000000000000}", "resamples"),
@@ -347,10 +350,38 @@ def test_grids_that_cannot_be_used(tmp_path, text, words):
 
 def test_the_default_grid_is_one():
     methods = Grid.read().settings(ReplySettings(), lambda settings: settings)
-    assert methods["default"] == ReplySettings()
+    assert methods["saved settings"] == ReplySettings()
     assert methods["greedy"].floor is None
     assert not methods["greedy"].keep_eos
     assert methods["nucleus, consistent"].keep_eos
+
+
+def test_few_contexts_get_the_few_methods_unless_all_are_asked_for(bot, dialogues, some, tmp_path):
+    grid = Grid((8,), {"a": {"about": "first"}, "b": {}, "c": {}}, 50, 20, 20, 1, few=("a", "c"))
+    assert list(grid.for_contexts(30).methods) == ["a", "b", "c"]
+    assert list(grid.for_contexts(29).methods) == ["a", "c"]
+    assert list(grid.only(["c", "a"]).for_contexts(3).methods) == ["a", "c"]
+    assert list(grid.only(["all"]).for_contexts(3).methods) == ["a", "b", "c"]
+    with pytest.raises(GridError, match=r"Unknown method x, y\. The grid has: a; b; c\."):
+        grid.only(["y", "a", "x"])
+    report = evaluate([bot], some, tmp_path / "few", grid=grid, max_contexts=3)["report"]
+    assert report["methods"] == {"a": "first", "c": ""}
+    assert report["left_out_methods"] == 1
+    assert report["limited_by"] == "--contexts"
+    assert "2 of 3 decoding methods are compared" in (tmp_path / "few" / "report.md").read_text(encoding="utf-8")
+    report = evaluate([bot], some, tmp_path / "few", grid=grid.only(["all"]), max_contexts=3)["report"]
+    assert (list(report["methods"]), report["left_out_methods"]) == (["a", "b", "c"], 0)
+    cut = evaluate([bot], some, tmp_path / "few", grid=grid, max_dialogues=4)["report"]
+    assert cut["limited_by"] == "--max-dialogues"
+    assert evaluate([bot], some, tmp_path / "few", grid=grid)["report"]["limited_by"] is None
+
+
+def test_the_markdown_is_in_the_language_of_the_terminal(bot, some, tmp_path, monkeypatch):
+    small = Grid((8,), {"a": {}}, 50, 20, 20, 1)
+    for language, title in (("en", "# Evaluation of tiny on some.jsonl"), ("zh", "# tiny 的评测：数据 some.jsonl")):
+        monkeypatch.setenv("XIANLIAO_LANG", language)
+        evaluate([bot], some, tmp_path / "report", grid=small, max_contexts=3)
+        assert (tmp_path / "report" / "report.md").read_text(encoding="utf-8").startswith(title)
 
 
 def test_baseline_never_learns_what_is_evaluated(bot, dialogues, tmp_path):
@@ -375,4 +406,7 @@ def test_no_text_of_an_example_is_markup():
     mark = "<script>x</script>"
     for is_single in (True, False):
         example = {"context": [mark], "reference": mark, "replies": [(mark, mark, mark, mark), ("a", "b", "c", [mark])]}
-        assert "<script" not in _example(example, is_single)
+        names = [{"name": name} for name in ([mark] if is_single else [mark, "a"])]
+        shown = examples({"checkpoints": names, "examples": [example]})
+        assert "&lt;script" in shown
+        assert "<script" not in shown

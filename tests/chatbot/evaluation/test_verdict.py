@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from chatbot.evaluation.grid import Grid
 from chatbot.evaluation.report import words
 from chatbot.evaluation.report.html import to_html
 from chatbot.evaluation.report.markdown import to_markdown
@@ -64,6 +65,9 @@ def report(*checkpoints, contexts=200, **more):
         "dialogues": 200,
         "left_out": 0,
         "contexts": contexts,
+        "limited_by": None,
+        "methods": dict.fromkeys((name for part in checkpoints for name in part["decoding"]), "as saved"),
+        "left_out_methods": 0,
         "units": 900,
         "lengths": [64],
         "vectors": "mine",
@@ -80,7 +84,7 @@ def test_a_good_report_in_sentences():
     content = report(checkpoint("mine", 3.5, plain=method(6, wrd=0.4), own=method(settings="own", wrd=0.6)))
     assert verdict(content) == [
         "All 200 replies of mine ended by themselves: the longest has 40 tokens, and none can have more than 121.",
-        "The worst method is plain: 6 of 200 replies did not end.",
+        "Worst at ending is mine with plain: 6 of 200 replies did not end.",
         "mine needs 3.500 ± 0.050 nats for a character that people write.",
         "The replies of mine are about as varied as those of people: Dist-2 0.800 against 0.820.",
         "Most like people, by the words of their replies: own.",
@@ -117,6 +121,68 @@ def test_checkpoints_are_compared_with_their_intervals(nats, sentence):
     assert all("mine" in line for line in verdict(two) if line.startswith(("All", "The replies")))
 
 
+def test_the_worst_method_is_looked_for_in_all_checkpoints_and_named_with_its_bot():
+    two = report(
+        checkpoint("mine", 3.5, plain=method(2), own=method(settings="own")),
+        checkpoint("other", 3.5, plain=method(1), own=method(9, settings="own")),
+    )
+    assert verdict(two)[1] == "Worst at ending is other with own: 9 of 200 replies did not end."
+    assert not any(line.startswith("Worst") for line in verdict(report(checkpoint("mine", 3.5, own=method(9)))))
+
+
+def test_a_row_names_checkpoint_and_method_once():
+    methods = {"greedy": method(3), "saved settings": method(settings="own")}
+    two = report(checkpoint("default", 3.5, **methods), checkpoint("mine", 3.6, **methods))
+    two["verdict"] = verdict(two)
+    two["examples"] = [
+        {
+            "context": ["在吗"],
+            "reference": "在",
+            "replies": [[name, how, f"{name}{how}", "eos"] for name in ("default", "mine") for how in methods],
+        }
+    ]
+    names = [row[0].text for row in ending_table(two).rows]
+    assert names == ["default · greedy", "default · saved settings", "mine · greedy", "mine · saved settings"]
+    page = to_html(two)
+    card = page[page.index('class="example"') :].split("</table>")[0]
+    assert [card.count(f'"col">{name}<') for name in ("default", "mine")] == [1, 1]
+    assert [card.count(f">{name}<") for name in methods] == [1, 1]
+    assert 'defaultgreedy</td><td lang="zh-CN">minegreedy' in card
+    for text in (page, to_markdown(two)):
+        assert "default: default" not in text
+
+
+def test_methods_with_equal_replies_share_a_row():
+    replies = [["mine", "greedy", "在", "eos"], ["mine", "beam", "在", "eos"], ["mine", "own", "在", "limit"]]
+    content = report(checkpoint("mine", 3.5, greedy=method(), beam=method(), own=method(settings="own")))
+    content["verdict"], content["examples"] = [], [{"context": ["在吗"], "reference": "在", "replies": replies}]
+    card = to_html(content).split('class="example"')[1]
+    rows = re.findall(r'<th scope="row">(.*?)</th>', card.split("</table>")[0])[1:]  # without that of people
+    assert [re.findall('class="method">([^<]+)<', row) for row in rows] == [["greedy", "beam"], ["own"]]
+
+
+def test_long_parts_of_the_page_are_folded_and_short_ones_are_not():
+    def is_open(count, contexts):
+        methods = {f"m{number}": method() for number in range(count)}
+        content = report(checkpoint("mine", 3.5, **methods))
+        replies = [["mine", name, name, "eos"] for name in methods]
+        content["examples"] = [{"context": ["在吗"], "reference": "在", "replies": replies}] * contexts
+        content["verdict"] = []
+        page = to_html(content)
+        parts = re.findall(r'<details( open|)><summary><h2><span class="en" lang="en">([^<]+)<', page)
+        return {name: bool(mark) for mark, name in parts}, re.findall(r"(\d+) more contexts", page)
+
+    few, more = is_open(5, 8)
+    assert few["Does every reply end?"]
+    assert few["When the replies end"]
+    assert not few["Settings"]
+    assert more == []
+    many, more = is_open(20, 8)
+    assert not many["Does every reply end?"]
+    assert not many["When the replies end"]
+    assert more == ["6"]
+
+
 def test_with_many_equal_methods_they_are_counted():
     methods = {f"m{number}": method(wrd=0.6) for number in range(9)}
     content = report(checkpoint("mine", 3.5, **methods, own=method(settings="own", wrd=0.1)))
@@ -132,10 +198,12 @@ def test_a_report_without_likeness_has_a_verdict():
     )
 
 
-def test_every_sentence_is_known_in_chinese():
+def test_every_sentence_is_known_in_chinese(prepared):
     content = report(checkpoint("mine", 3.5, plain=method(6, wrd=0.4), own=method(settings="own", wrd=0.6)), contexts=7)
     more = report(checkpoint("a", 3.5, plain=method(9, 0.5), own=method(9, 0.5)), checkpoint("b", 4, own=method()))
-    for line in (*verdict(content), *verdict(more), *warnings(content, [None], __file__)):
+    lines = [*verdict(content | {"left_out_methods": 8}), *verdict(more), *warnings(content, [None], __file__)]
+    lines += [*warnings(content | {"limited_by": "--contexts"}, [None], __file__), *warnings(content, [None], prepared)]
+    for line in lines:
         assert to_chinese(line) != line, line
 
 
@@ -163,9 +231,43 @@ def test_the_best_are_those_that_are_not_clearly_worse(values, goal, people, exp
     assert best_of(values, goal, people) == expected
 
 
+@pytest.mark.parametrize(
+    ("limited_by", "is_prepared", "advice"),
+    [
+        ("--contexts", True, "Raise --contexts, so that there are at least 100."),
+        ("--max-dialogues", False, "Raise --max-dialogues, so that there are at least 100."),
+        (
+            None,
+            False,
+            "the data has no more. Give --data with at least 100 dialogues that no checkpoint was trained on.",
+        ),
+        (
+            None,
+            True,
+            "and the valid split has no more. Prepare with a larger --valid-share before the next training, or give --data"
+            " with at least 100 dialogues that no checkpoint was trained on.",
+        ),
+    ],
+)
+def test_the_warning_of_few_contexts_names_the_option_that_helps(limited_by, is_prepared, advice, prepared):
+    content = report(checkpoint("mine", 3.5, own=method()), contexts=8, limited_by=limited_by)
+    (line,) = warnings(content, [None], prepared if is_prepared else __file__)
+    assert line.startswith("Only 8 contexts were answered, so most differences are chance")
+    assert line.endswith(advice)
+
+
+def test_the_verdict_says_how_many_methods_were_left_out_and_how_to_get_them():
+    content = report(checkpoint("mine", 3.5, own=method(settings="own")), left_out_methods=8)
+    assert verdict(content)[-1] == (
+        "1 of 9 decoding methods are compared, because fewer than 30 contexts were answered; --methods all compares all."
+    )
+
+
 def test_tables_mark_the_best_and_keep_numbers_to_sort_by():
     content = report(checkpoint("mine", 3.5, plain=method(60, wrd=0.4), own=method(settings="own", wrd=0.6)))
-    content["warnings"] = ["Only 3 contexts were answered, so most differences are chance. Give at least 100."]
+    content["warnings"] = [
+        "Only 3 contexts were answered, so most differences are chance. Raise --contexts, so that there are at least 100."
+    ]
     content["verdict"] = verdict(content)
     table = ending_table(content)
     assert [(row[0].text, row[1].is_best, row[1].value) for row in table.rows] == [
@@ -180,7 +282,15 @@ def test_tables_mark_the_best_and_keep_numbers_to_sort_by():
     assert '<html lang="en">' in page
     assert "&lt;b&gt;在&lt;/b&gt;" in page
     assert "只回答了 3 段上文" in page
-    order = [page.index(part) for part in ("ended by themselves", "全都自己结束了", "In plain words", "<table")]
+    parts = (
+        "ended by themselves",
+        "全都自己结束了",
+        "Replies side by side",
+        "&lt;b&gt;",
+        "How to read the numbers",
+        "Does every reply end?",
+    )
+    order = [page.index(part) for part in parts]
     assert order == sorted(order)
 
 
@@ -308,17 +418,21 @@ def full_report(**more):
     content["reference"] |= {column.key: 0.5 for column in REPLIES}
     content["verdict"] = verdict(content)
     content["warnings"] = warnings(content, [None], __file__)
+    content["methods"] = dict.fromkeys(content["methods"], "the settings that are saved in the checkpoint")
     return content
 
 
+KNOWN = (
+    r"mine|own|one|chats|floor|nats|unit|BLEU|WRD|Dist|Ent|rep|token|xianliao-evaluate|--[a-z-]+|python -m [a-z.]+"
+    r"|pip install -e|\[eval\]|r_\w+|Witten-Bell|Wilson|sacrebleu|method|ent_4|dist_2|\bi\b|L"
+)
+"""Names that are the same in Chinese."""
+
+
 def test_the_page_is_complete_in_both_languages():
-    names = (
-        r"mine|own|one|chats|floor|nats|unit|BLEU|WRD|Dist|Ent|rep|token|xianliao-evaluate|--aptness|python -m [a-z.]+"
-    )
-    names += r"|pip install -e|\[eval\]|r_\w+|Witten-Bell|Wilson|sacrebleu|method|ent_4|dist_2|\bi\b|L"
     page = to_html(full_report())
     chinese, english = texts_of(page, "zh"), texts_of(page, "en")
-    left = [line for line in chinese.splitlines() if re.search("[A-Za-z]{2,}", re.sub(names, "", line))]
+    left = [line for line in chinese.splitlines() if re.search("[A-Za-z]{2,}", re.sub(KNOWN, "", line))]
     assert left == ["English"]
     assert [line for line in english.splitlines() if re.search("[一-鿿]", line)] == ["中文", "在吗", "在", "在 ", "在 "]
     assert "mine 的评测：数据 chats（验证集）" in chinese
@@ -328,6 +442,32 @@ def test_the_page_is_complete_in_both_languages():
     ] == []
     without_vectors = to_html({**full_report(), "vectors": None})
     assert "没有词向量" in texts_of(without_vectors, "zh")
+
+
+def test_the_markdown_is_complete_in_both_languages():
+    english, chinese = to_markdown(full_report()), to_markdown(full_report(), in_chinese=True)
+    assert english.startswith("# Evaluation of mine on chats (valid split)\n")
+    assert chinese.startswith("# mine 的评测：数据 chats（验证集）\n")
+    assert not re.search("[一-鿿]", english.replace("在吗", "").replace("在", ""))
+    left = [line for line in chinese.splitlines() if re.search("[A-Za-z]{2,}", re.sub(KNOWN, "", line))]
+    assert left == []
+    assert english.count("\n#") == chinese.count("\n#")
+    for text, heading in ((english, "## Replies side by side"), (chinese, "## 同一句话，各种方法怎么回")):
+        assert text.index(heading) < text.index("| ")
+
+
+def test_every_column_of_the_likeness_table_is_explained():
+    text, page = to_markdown(full_report()), to_html(full_report())
+    for column in (*REPLIES, *ENDINGS):
+        assert column.meaning
+        assert re.search(rf"^- (.*, )?{re.escape(column.heading)}(, .*)?: {re.escape(column.meaning)}$", text, re.M)
+        assert html.escape(column.meaning) in page[page.index("What the columns mean") :]
+
+
+def test_every_method_of_the_default_grid_is_explained_in_both_languages():
+    grid = Grid.read()
+    assert set(grid.about) == set(grid.methods)
+    assert [text for text in grid.about.values() if words.chinese(text) == text] == []
 
 
 def test_every_text_of_the_page_is_one_of_the_code():
@@ -342,6 +482,7 @@ def test_every_text_of_the_page_is_one_of_the_code():
         part for text in constants for part in (text, text.replace("Bold", "Bold on colour"), text.replace("_", " "))
     }
     elsewhere = {"{0} (valid split)", "7 and later", "{0}: {1} of {2} replies did not end and were cut off."}
+    elsewhere |= set(Grid.read().about.values())
     joined = "\n".join(fixed)
     unused = [text for text in report_texts() if not all(part in joined for part in re.split(r"\{\d\}", text))]
     assert set(unused) <= elsewhere
