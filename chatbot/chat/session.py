@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from chatbot.chat.bot import MAX_SEED, Chatbot, Reply
 from chatbot.chat.turns import as_messages, split_system
+from chatbot.chat.variants import MAX_VARIATION
 from chatbot.chat.worker import Worker
 from chatbot.decoding.settings import ReplySettings
 from chatbot.errors import FileError
 from chatbot.storage import read_json, write_json
 from chatbot.text.dialogue import DialogueError
 
-OTHER_WAYS = 4
-"""Variants that a retry tries if its reply was seen before."""
+OTHER_SEEDS = 3
+"""Seeds that a retry tries; if their replies were all seen, it tries the variants of the last one."""
 
 
 class ChatSession:
@@ -129,7 +131,7 @@ class ChatSession:
         """Replace the last reply by another reply to the same message, and return the new one.
 
         Args:
-            seed: Seed of the reply, which may be one that was shown; None takes the next seed, and avoids the replies shown.
+            seed: Seed of the reply, which may be one that was shown; None tries the next seeds for a new reply.
 
         Raises:
             DialogueError: The history is empty.
@@ -145,13 +147,15 @@ class ChatSession:
         return self._stream_unseen(self.turns[:-1])
 
     def _stream_unseen(self, history: list[str]) -> Generator[str, None, None]:
-        """Yield the reply of the next seed. If it was seen, yield a variant of it that was not, or else the last variant."""
+        """Yield the first reply that was not seen, of the next seeds and of their variants, or else the last of these."""
         before = self.turns, self.last_reply, self.variation
         seen = self._seen_replies(history)
-        seed = None if self.last_reply is None else (self.last_reply.seed + 1) % (MAX_SEED + 1)
+        seed = secrets.randbelow(MAX_SEED) if self.last_reply is None else self.last_reply.seed
+        seeds = [(seed + number) % (MAX_SEED + 1) for number in range(1, 1 + OTHER_SEEDS)]
+        attempts = [(seed, 0) for seed in seeds] + [(seeds[-1], number) for number in range(1, 1 + MAX_VARIATION)]
         text, is_shown = "", False
-        for number in range(1 + (OTHER_WAYS if self._can_vary else 0)):
-            stream = self._stream(history, seed, number)
+        for seed, variation in attempts if self._can_vary else attempts[:1]:
+            stream = self._stream(history, seed, variation)
             try:
                 for text in stream:
                     if not any(old.startswith(text) for old in seen):
@@ -162,9 +166,9 @@ class ChatSession:
                 if not is_shown:
                     self.turns, self.last_reply, self.variation = before
                 raise
-            if is_shown or self.last_reply is None or text not in seen or self.last_reply.stop_reason == "safety":
+            is_fixed = self.last_reply is not None and self.last_reply.stop_reason == "safety"
+            if is_shown or is_fixed or text not in seen:
                 break
-            seed = self.last_reply.seed
         if not is_shown:
             yield text
 

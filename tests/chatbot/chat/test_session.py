@@ -8,7 +8,7 @@ import torch
 
 from chatbot import Chatbot, ChatSession
 from chatbot.chat.bot import Reply
-from chatbot.chat.session import OTHER_WAYS
+from chatbot.chat.variants import MAX_VARIATION
 from chatbot.decoding.candidates import GenerationError
 from chatbot.errors import XianliaoError
 from chatbot.text.dialogue import DialogueError
@@ -149,27 +149,29 @@ def scripted(bot, monkeypatch, replies):
 
 
 def test_a_retry_gives_a_reply_that_was_not_shown_and_begins_no_other(bot, monkeypatch):
-    replies = {(7, 0): "好呀", (7, 1): "行啊", (8, 0): "好呀", (8, 1): "行啊", (8, 2): "好的", (9, 0): "嗯"}
+    replies = {(7, 0): "好呀", (7, 1): "行啊", (8, 0): "好呀", (9, 0): "行啊", (10, 0): "好的"}
+    replies |= {(11, 0): "好的", (12, 0): "好呀", (13, 0): "行啊", (13, 1): "好的", (13, 2): "嗯"}
     asked = scripted(bot, monkeypatch, replies)
     session = ChatSession(bot)
     assert [session.reply("去吗", 7), session.another()] == ["好呀", "行啊"]
     assert list(session.stream_retry()) == ["好的"]  # not the words of replies that were shown
-    assert asked == [(7, 0), (7, 1), (8, 0), (8, 1), (8, 2)]
+    assert asked == [(7, 0), (7, 1), (8, 0), (9, 0), (10, 0)]
     assert session.turns == ["去吗", "好的"]
-    assert list(session.stream_retry()) == ["嗯"]
-    assert session.turns == ["去吗", "嗯"]
+    assert list(session.stream_retry()) == ["嗯"]  # all next seeds repeat, so their variants are tried
+    assert (session.turns, session.variation) == (["去吗", "嗯"], 2)
 
 
 def test_a_retry_of_a_bot_with_one_reply_gives_it_once(bot, monkeypatch):
-    asked = scripted(bot, monkeypatch, {(seed, number): "好" for seed in (7, 8) for number in range(OTHER_WAYS + 1)})
+    asked = scripted(bot, monkeypatch, {(seed, number): "好" for seed in range(7, 11) for number in range(9)})
     session = ChatSession(bot)
     session.reply("去吗", 7)
     assert list(session.stream_retry()) == ["好"]
-    assert len(asked) == 1 + 1 + OTHER_WAYS
+    assert asked[1:] == [(8, 0), (9, 0), (10, 0), *((10, number) for number in range(1, 1 + MAX_VARIATION))]
+    asked.clear()
     greedy = ChatSession(bot, ["去吗", "好"], method="greedy")
     greedy.reply("走", 7)
     assert list(greedy.stream_retry()) == ["好"]
-    assert len(asked) == 1 + 1 + OTHER_WAYS + 2  # it has no variants
+    assert asked == [(7, 0), (8, 0)]  # another seed or variant would be the same
 
 
 def test_a_retry_that_is_stopped_before_it_shows_a_word_keeps_the_reply(bot, monkeypatch):
