@@ -356,7 +356,7 @@ def test_the_default_grid_is_one():
     assert methods["nucleus, consistent"].keep_eos
 
 
-def test_few_contexts_get_the_few_methods_unless_all_are_asked_for(bot, dialogues, some, tmp_path):
+def test_few_contexts_get_the_few_methods_unless_all_are_asked_for(bot, dialogues, data_file, tmp_path):
     grid = Grid((8,), {"a": {"about": "first"}, "b": {}, "c": {}}, 50, 20, 20, 1, few=("a", "c"))
     assert list(grid.for_contexts(30).methods) == ["a", "b", "c"]
     assert list(grid.for_contexts(29).methods) == ["a", "c"]
@@ -364,23 +364,23 @@ def test_few_contexts_get_the_few_methods_unless_all_are_asked_for(bot, dialogue
     assert list(grid.only(["all"]).for_contexts(3).methods) == ["a", "b", "c"]
     with pytest.raises(GridError, match=r"Unknown method x, y\. The grid has: a; b; c\."):
         grid.only(["y", "a", "x"])
-    report = evaluate([bot], some, tmp_path / "few", grid=grid, max_contexts=3)["report"]
+    report = evaluate([bot], data_file, tmp_path / "few", grid=grid, max_contexts=3)["report"]
     assert report["methods"] == {"a": "first", "c": ""}
     assert report["left_out_methods"] == 1
     assert report["limited_by"] == "--contexts"
     assert "2 of 3 decoding methods are compared" in (tmp_path / "few" / "report.md").read_text(encoding="utf-8")
-    report = evaluate([bot], some, tmp_path / "few", grid=grid.only(["all"]), max_contexts=3)["report"]
+    report = evaluate([bot], data_file, tmp_path / "few", grid=grid.only(["all"]), max_contexts=3)["report"]
     assert (list(report["methods"]), report["left_out_methods"]) == (["a", "b", "c"], 0)
-    cut = evaluate([bot], some, tmp_path / "few", grid=grid, max_dialogues=4)["report"]
+    cut = evaluate([bot], data_file, tmp_path / "few", grid=grid, max_dialogues=4)["report"]
     assert cut["limited_by"] == "--max-dialogues"
-    assert evaluate([bot], some, tmp_path / "few", grid=grid)["report"]["limited_by"] is None
+    assert evaluate([bot], data_file, tmp_path / "few", grid=grid)["report"]["limited_by"] is None
 
 
-def test_the_markdown_is_in_the_language_of_the_terminal(bot, some, tmp_path, monkeypatch):
+def test_the_markdown_is_in_the_language_of_the_terminal(bot, data_file, tmp_path, monkeypatch):
     small = Grid((8,), {"a": {}}, 50, 20, 20, 1)
     for language, title in (("en", "# Evaluation of tiny on some.jsonl"), ("zh", "# tiny 的评测：数据 some.jsonl")):
         monkeypatch.setenv("XIANLIAO_LANG", language)
-        evaluate([bot], some, tmp_path / "report", grid=small, max_contexts=3)
+        evaluate([bot], data_file, tmp_path / "report", grid=small, max_contexts=3)
         assert (tmp_path / "report" / "report.md").read_text(encoding="utf-8").startswith(title)
 
 
