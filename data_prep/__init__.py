@@ -1,10 +1,10 @@
-"""Raw dialogues to a prepared set; `xianliao-prepare` is the command.
+"""Turn raw dialogues into a prepared set, the input of training; the command is `xianliao-prepare`.
 
-    reading    files, their forms, the records in them
-    cleaning   rules for single turns and dialogues
-    corpus     what needs the whole corpus: frequent turns, equal and near-equal dialogues, splits
+    reading    find the input files, recognise their form, read the records in them
+    cleaning   rules for single turns and single dialogues
+    corpus     steps that need the whole corpus: frequent turns, equal and almost equal dialogues, splits
     stages     the steps of a build, as functions from files to files
     pipeline   the whole build
 
-From chatbot it imports only errors, storage, text and checkpoint.location; none of them needs torch.
+This package imports only errors, storage, text and checkpoint.location from chatbot; none of these needs torch.
 """

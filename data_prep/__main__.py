@@ -1,4 +1,4 @@
-"""python -m data_prep is xianliao-prepare."""
+"""Entry point of `python -m data_prep`, the same as xianliao-prepare."""
 
 import sys
 

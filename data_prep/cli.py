@@ -1,4 +1,4 @@
-"""xianliao-prepare: raw dialogues to a prepared set."""
+"""xianliao-prepare: turn raw dialogues into a prepared set."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "--input",
         nargs="+",
         metavar="PATH",
-        help="files or folders of any form, plain, .gz, .bz2, .xz or .zst; or lccc:base, lccc:large to download LCCC"
-        " from the Hugging Face hub",
+        help="files or folders in any known form, plain or compressed (.gz, .bz2, .xz, .zst); or lccc:base, lccc:large to"
+        " download LCCC from the Hugging Face hub",
     )
     add(
         "--output",
@@ -95,7 +95,8 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--bot",
         metavar="NAME",
-        help="for chats with names: learn to speak like NAME, who must have agreed; dialogues begin with another speaker",
+        help="for chats that name the speakers: teach the bot to speak like NAME, who must have agreed; every dialogue"
+        " begins with a turn of another speaker",
     )
 
 
@@ -144,7 +145,8 @@ def _add_cleaning_options(group: argparse._ArgumentGroup) -> None:
         "--near-duplicates",
         choices=("off", "held-out", "all"),
         default=defaults.near_duplicates,
-        help="drop train dialogues that are almost equal to a held-out one, or also to each other" + _DEFAULT,
+        help="held-out drops train dialogues that are almost equal to a held-out one; all also drops those that are almost"
+        " equal to an earlier train dialogue" + _DEFAULT,
     )
     add(
         "--near-threshold",

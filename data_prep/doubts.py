@@ -1,4 +1,4 @@
-"""Doubts about the inputs of a build: files that gave nothing, and files whose form was perhaps recognised wrongly."""
+"""Warnings about the inputs of a build: files that gave no dialogue, files whose form was perhaps recognised wrongly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from data_prep.reading.formats import form_of
 from data_prep.stages.assemble import Input
 
 MAX_NAMED = 10
-"""Number of files that are named for one doubt; the table of the report has all of them."""
+"""Maximum number of files that one kind of warning names; the table of the report lists all files."""
 
 
 def check_dialogues_left(files: Sequence[Input], ledgers: Sequence[Ledger], form: str) -> None:
@@ -34,7 +34,7 @@ def check_dialogues_left(files: Sequence[Input], ledgers: Sequence[Ledger], form
 
 
 def warnings(files: Sequence[Input], ledgers: Sequence[Ledger], form: str, unread: Collection[int] = ()) -> list[str]:
-    """Return one sentence for each doubt, that of a single file with its name.
+    """Return one sentence for each warning; a warning about a single file names the file.
 
     Args:
         files: The inputs.
@@ -57,7 +57,9 @@ def warnings(files: Sequence[Input], ledgers: Sequence[Ledger], form: str, unrea
             )
         elif not ledger.pieces and ledger.dialogues["read"]:
             reasons = ", ".join(f"{reason} {count}" for reason, count in ledger.dropped.most_common(3))
-            sentences.append(f"{file.path.name} gave nothing: all {ledger.dialogues['read']} were dropped ({reasons}).")
+            sentences.append(
+                f"{file.path.name} gave no dialogue: all {ledger.dialogues['read']} that were read were dropped ({reasons})."
+            )
         if len(files) > 1 and not signs:
             sentences += [f"{file.path.name}: {warning}" for warning in ledger.warnings()]
     return signs + sentences

@@ -33,7 +33,7 @@ def fingerprint_of(files: Sequence[Input], settings: PrepareSettings) -> str:
 
 
 def changed_settings(before: object, settings: PrepareSettings) -> list[str]:
-    """Return the flags of the settings that differ from those in a manifest; an empty list if it has none."""
+    """Return the flags of the settings that differ from those in a manifest; an empty list if the manifest has none."""
     if not isinstance(before, dict):
         return []
     then, now = dict(_leaves(before)), dict(_leaves(json.loads(json.dumps(asdict(settings)))))
@@ -48,7 +48,7 @@ def _leaves(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 @cache
 def program_hash() -> str:
-    """Return the hash of the code that the content depends on; sets of another version are not reused."""
+    """Return the hash of the code that decides the content of a set; a set that other code built is not reused."""
     ours, text = Path(__file__).parent, Path(chatbot.text.__path__[0])
     paths = [path for pattern in _OURS for path in sorted(ours.glob(pattern))]
     paths += [path for pattern in _TEXT for path in sorted(text.glob(pattern))]

@@ -5,12 +5,12 @@
 
 * A *block* is a part of an input file, of some megabytes.
 * A *piece* is a clean dialogue: a raw dialogue or a part of one.
-* A *bucket* is a part of all pieces, by the hash of their content.
+* A *bucket* is a part of all pieces; the hash of its content decides the bucket of a piece.
 * A *shard* is the part of a split that one bucket holds.
 
-Stages in brackets run in several processes. Every result is a file of the work folder, so that a killed build continues
-where it was, and depends on the inputs and the settings alone, so that it ends with the same bytes. Memory holds a few
-blocks or buckets, and 32 bytes per reply. The result is described in `chatbot.text.dialogue_files`.
+Stages in brackets run in several processes. Every stage writes files to the work folder, so that a killed build can be
+continued. These files depend on the inputs and the settings alone, so that a continued build gives the same bytes. Memory
+holds a few blocks or buckets, and 32 bytes per reply. `chatbot.text.dialogue_files` describes the finished set.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ BUCKET_BYTES = 32 << 20
 """Bytes of input per bucket; a process needs about three times as much memory for a bucket."""
 MAX_BUCKETS = 4096
 NOTHING_HELD_OUT = (
-    "no dialogue is held out, so the quality of a training cannot be measured; raise --valid-share, or name files with"
+    "no dialogue is held out, so the quality of a trained bot cannot be measured; raise --valid-share, or name files with"
     " --valid"
 )
 PACKED_RATIO = 4
@@ -296,7 +296,7 @@ def _is_only_a_set(folder: Path) -> bool:
 
 
 def _is_within(path: Path, output: Path) -> bool:
-    """Whether an input file is part of the output or of its work folder, as when both are in one folder."""
+    """Whether an input file is in the output or in its work folder, as when an input folder contains the output."""
     path = path.resolve()
     return any(folder in path.parents for folder in (output, work_path(output)))
 
@@ -306,7 +306,7 @@ def _is_empty_folder(path: Path) -> bool:
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Rename a folder to `target`; an old folder of that name is deleted only after the new one has its place."""
+    """Rename a folder to `target`; an old folder of that name is deleted only after `source` is renamed."""
     if not target.exists():
         os.rename(source, target)
         return

@@ -36,7 +36,7 @@ _REASONS = {
     "too_long": "turns longer than the limit",
     ONE_TURN: "fewer than two turns",
     "duplicate": "equal to another dialogue, which is kept",
-    "near_duplicate": "near another dialogue, which is kept",
+    "near_duplicate": "almost equal to another dialogue, which is kept",
     "also_in_test": "in the test split too",
     "also_in_valid": "in the valid split too",
     **{rule.name: rule.summary for rule in (*RULES.values(), *FREQUENCY_RULES)},
@@ -159,7 +159,7 @@ def _reasons(manifest: Mapping[str, Any], ledger: Ledger) -> list[str]:
 
 
 def _notices(ledger: Ledger) -> list[str]:
-    """Return the first messages that were left out at reading: somebody may see speech among them."""
+    """Return the lines with the first messages that were left out, so that a person can see whether any is speech."""
     shown = [quoted(text) for (text,) in ledger.samples.get(NOT_SPEECH, [])]
     first = f"The first {NOTICES} different ones" if len(shown) == NOTICES else "Each of them, once"
     head = f"{first}; `dropped.jsonl.gz` has all of them with their line numbers."

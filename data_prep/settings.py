@@ -20,7 +20,7 @@ class CleanSettings:
         skip: Names of default rules to switch off.
         also: Names of further rules to switch on.
         words: File of blocked words, one per line, in place of the list of the package.
-        max_characters: Longest turn, in characters.
+        max_characters: Maximum length of a turn, in characters; longer turns are removed.
     """
 
     skip: tuple[str, ...] = ()
@@ -35,13 +35,13 @@ class CleanSettings:
 
 @dataclass(frozen=True)
 class FrequencySettings:
-    """Thresholds for frequent turns, as shares of all (turn, reply) pairs.
+    """Thresholds for frequent turns, as shares of the number of all (turn, reply) pairs.
 
     Attributes:
-        generic_share: Largest share that a short reply may answer.
-        copied_share: Largest share that a long reply may answer.
-        hot_share: Largest share of replies that a long turn may have.
-        least: Smallest threshold, in pairs.
+        generic_share: A short reply to more different turns than this is thinned out.
+        copied_share: A long reply to more different turns than this is removed.
+        hot_share: If a long turn has more different replies than this, its replies are thinned out.
+        least: Lower bound of each threshold, in pairs.
     """
 
     generic_share: float = 5e-4

@@ -23,7 +23,7 @@ from data_prep.settings import CleanSettings
 NOTHING_LEFT, TOO_LONG, BLOCKED, ECHO = "nothing_left", "too_long", "blocked_words", "echo"
 ONE_TURN = "fewer_than_two_turns"
 ECHO_CHARACTERS = 5
-"""Shorter turns are often answered in kind: 晚安, 晚安."""
+"""Minimum length of an echo, in characters; people often answer a shorter turn with the same words: 晚安, 晚安."""
 
 DIALOGUE_RULES = (
     Rule(BLOCKED, "remove turns with a word of the list"),

@@ -21,7 +21,7 @@ COUNTERS = ("dialogues", "dropped", "left_out", "dirty", "changed", "suspicious"
 SUSPICIOUS_SHARE = 0.2
 """Minimum share of turns with one of these signs for a warning: one turn in five."""
 LEAST_TURNS = 4
-"""A smaller number of turns says nothing."""
+"""Minimum number of turns for a warning; fewer turns show nothing."""
 LEAST_SIGNS = 2
 _CLOCK = re.compile(r"(?<!\d)\d{1,2}[:：]\d{2}(?!\d)")
 _PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U0010fffd]")
@@ -33,8 +33,8 @@ class Ledger:
 
     Attributes:
         dialogues: `read`, `kept_whole`, `split`, `dropped`; the last three add up to the first.
-        pieces: Number of clean dialogues that came of them.
-        dropped: Dropped dialogues by reason, which is that of their first dirty turn.
+        pieces: Number of clean dialogues that remain of all that were read.
+        dropped: Number of dropped dialogues by reason; a dirty dialogue has the reason of its first dirty turn.
         left_out: Messages of chat logs that were left out when the files were read, by reason.
         dirty: Dirty turns by reason, in dropped and in split dialogues.
         changed: Turns that a normaliser changed, by rule.

@@ -6,7 +6,7 @@ turn, a *filter* removes the whole turn. Tests check on arbitrary Unicode that
 
 * a rule never raises and is idempotent: applying it twice equals applying it once;
 * a normaliser never makes a turn longer. It maps characters one to one (`full_width`, `punctuation`), maps several to
-one (`markup`, `repeats`) or removes them. Only `traditional` is not bound to this, because OpenCC does it.
+one (`markup`, `repeats`) or removes them. `traditional` is the exception, because OpenCC does the conversion.
 
 The order in `NORMALISERS` matters: a rule that uncovers something comes before the rule that looks for it.
 """
@@ -90,4 +90,4 @@ FILTERS = (
         matches=platform_template,
     ),
 )
-"""A turn that matches one of them is removed; `cleaner` has the filters that need settings or the turn before."""
+"""A turn that one of these filters matches is removed; `cleaner` has the filters that need settings or the turn before."""

@@ -5,8 +5,8 @@ many different turns is generic if it is short and an advertisement if it is lon
 answers is a hot post, and a model trained on it learns little else. Thresholds are shares of all replies, so they hold
 for a corpus of any size.
 
-Only as many generic replies and answers to a hot post as the threshold are kept. They are chosen by content
-alone. So "哈哈" is still learnt, in proportion. Advertisements are removed altogether.
+Generic replies, and the answers to a hot post, are thinned out to the number that the threshold allows; their content
+alone decides which are kept. So a model still learns "哈哈", but not too often. Advertisements are all removed.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ def _count_different(hashes: np.ndarray, texts: np.ndarray, others: np.ndarray) 
     """Return the hashes, sorted, and for each the number of different texts that it is paired with.
 
     Args:
-        hashes: Hashes of the texts whose partners are counted; few, because all pairs with them are sorted. texts,
-            others: First and second hash of each pair, uint64 `[pairs]`.
+        hashes: Hashes of the texts whose partners are counted; few, because all pairs with them are sorted.
+        texts, others: First and second hash of each pair, uint64 `[pairs]`.
     """
     if not len(hashes):
         return hashes, np.zeros(0, np.int64)

@@ -74,7 +74,7 @@ def near_duplicates(signs: np.ndarray, rank: np.ndarray, threshold: float, held_
             selected &= rank[earlier] < 2
         pairs.update(_near_pairs(signs, rows[selected], earlier[selected], threshold))
     is_removed = np.zeros(len(signs), bool)
-    for row, before in sorted(pairs):  # by row, so that it is known of each earlier row whether it is kept
+    for row, before in sorted(pairs):  # in row order: whether an earlier row is kept is known by then
         is_removed[row] |= not is_removed[before]
     return is_removed
 

@@ -20,7 +20,7 @@ from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
 HEAD_LINES = 500
 """Number of lines at the beginning of a file that are searched for headers, to find their shapes."""
 _HEADER_CHARACTERS = 512
-"""Part of a line in which a name and a time are looked for: the search takes quadratic time in white space."""
+"""Number of characters of a line that are searched for a name and a time: in white space the search takes quadratic time."""
 
 _WEEKDAY = r"(?:\s?[（(]?(?:星期|周|週)[一二三四五六日天][)）]?)?"
 _MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?"
@@ -68,7 +68,7 @@ _HEADING = re.compile(
 
 
 Shape = tuple[bool, bool, bool]
-"""Properties of a program's headers: the time comes first, it has a date, the text follows on the same line."""
+"""Shape of a program's headers: (the time precedes the name, the time has a date, the text is on the same line)."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Header:
         name: Name of the speaker.
         time: Time, or None if the log has no dates.
         text: Text behind the name and the time; often empty.
-        shape: Its shape.
+        shape: Shape of the header.
     """
 
     name: str
@@ -168,7 +168,7 @@ def _messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
 def _names_stand_alone(lines: Sequence[str]) -> bool:
     """Whether headers have a date and the message is on the next line, so that the rest of a header is the name.
 
-    Then a colon in it does not begin the text.
+    If so, a colon in the name does not begin the text.
     """
     dated = [line is not None and _dated(line) is not None for line in lines]
     below = [
@@ -189,7 +189,7 @@ def _dated(line: str) -> tuple[str, str] | None:
 
 
 def _header(line: str, shape: Shape | None, names_alone: bool) -> Header | None:
-    """Return the header in a line if it is one of the program that wrote the log.
+    """Return the header in a line if it has the shape of the headers in this log.
 
     If the headers of a log have a time and a name, a line with a time but no name is a notice of the program.
     """

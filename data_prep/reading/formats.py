@@ -152,7 +152,7 @@ def form_of(path: Path, form: str = "auto") -> str:
 
 
 def notices(block: Block) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of each message of a chat log without speech: of the program, or a picture."""
+    """Yield the number and the text of each message of a chat log that is not speech, such as a notice or a picture."""
     for number, turns, reason in block.records:
         if reason == NOT_SPEECH and turns is not None:
             yield number, turns[0]
@@ -167,7 +167,7 @@ def records(block: Block) -> Iterator[Record]:
         if line is None:
             yield Record(number, None, NOT_TEXT)
             continue
-        line = line.lstrip("\ufeff")  # another file begins
+        line = line.lstrip("\ufeff")  # files were joined, and another one begins here
         if not line.strip(" \t\r\n\0"):
             continue
         if len(line) > MAX_LINE_BYTES:

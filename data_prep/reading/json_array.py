@@ -11,7 +11,7 @@ from chatbot.errors import FileError, first_line
 from chatbot.text.packed_files import MAX_LINE_BYTES
 
 MAX_ELEMENT_CHARACTERS = MAX_LINE_BYTES
-"""A longer element is not a dialogue."""
+"""Maximum length of an element; a longer one cannot be a dialogue."""
 
 _BLANK = "\0 \t\r\n"
 _SPACE = re.compile(r"[\s\0]*")
@@ -40,7 +40,7 @@ def read_arrays_of_object(texts: Iterator[str], path: Path) -> Iterator[tuple[st
         path: The file, for error messages.
 
     Raises:
-        FileError: As of `read_array`, or text follows the object.
+        FileError: As for `read_array`, or text follows the object.
     """
     yield from _ArrayReader(texts, path).members()
 

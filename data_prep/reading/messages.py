@@ -17,13 +17,13 @@ from data_prep.reading.records import LONG_LINE, NOT_SPEECH, Record, merge_speak
 from data_prep.reading.thoughts import without_thoughts
 
 SESSION_GAP = timedelta(hours=3)
-"""A longer silence begins another dialogue."""
+"""Maximum silence within a dialogue; after a longer one, a new dialogue begins."""
 MAX_CHATS = 1000
 """Maximum number of conversations of one file that are open at the same time; the one with the oldest message is closed
 first."""
 
 MAX_NOTICE_CHARACTERS = 200
-"""A message without speech is kept up to this length, for the report."""
+"""A message without speech is cut to this number of characters for the report."""
 
 BOT_IS_SILENT = "bot_does_not_reply"
 _NUMBER = re.compile(r"\s*(?:\(\d+\)|（\d+）|<[^<>]+>)$")
@@ -62,7 +62,7 @@ class NumberedText(NamedTuple):
 
 
 class OpenMessage:
-    """Message whose lines are being read. If it gets too long, its text is dropped and only the fact is kept.
+    """Message whose lines are being read. If its text gets too long, it is replaced by blanks that are too long as well.
 
     Args:
         number: Line where the message begins, from 1.

@@ -1,7 +1,7 @@
 """Thoughts of reasoning models, which are not speech and are removed from the text.
 
-`<think>…</think>` with several names, `<|begin_of_thought|>…<|end_of_thought|>`, an end without a beginning, as models
-write whose template opens the thought, and a beginning without an end, as a reply that was cut leaves it.
+These are recognised: `<think>…</think>` and tags of other names; `<|begin_of_thought|>…<|end_of_thought|>`; an end without
+a beginning, which models write if their template opens the thought; a beginning without an end, in a reply that was cut.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def cut_block(folder: Path, block_id: BlockId, frequent_path: Path, buckets: int
 
     Args:
         folder: The work folder.
-        block_id: Gives the NAME.
+        block_id: Determines NAME, the common part of the names of the files.
         frequent_path: File of a `FrequentTurns`.
         buckets: Number of buckets.
     """
@@ -52,7 +52,7 @@ def cut_block(folder: Path, block_id: BlockId, frequent_path: Path, buckets: int
 def _cut_batch(
     batch: pa.RecordBatch, frequent: FrequentTurns, new_pieces: PieceCollector, losses: Losses
 ) -> pa.RecordBatch:
-    """Cut the dialogues of a batch; return those without a frequent turn."""
+    """Cut the dialogues of a batch at frequent turns; return the dialogues that have none."""
     starts = turn_starts(batch)
     reasons = frequent.find_dirty(hashes_of(batch), starts)
     is_cut = np.zeros(len(batch), bool)
@@ -72,7 +72,7 @@ def _cut_batch(
 
 
 def _cut(turns: Sequence[str], reasons: Sequence[int]) -> list[list[str]]:
-    """Return the parts of a dialogue between the turns that have a reason (0 or more), each of two or more turns."""
+    """Return the parts of a dialogue between its removed turns (reason 0 or more); parts of one turn are left out."""
     pieces: list[list[str]] = [[]]
     for turn, reason in zip(turns, reasons, strict=True):
         if reason < 0:

@@ -24,9 +24,9 @@ LOSSES = (*REASONS, DUPLICATE, NEAR, *LEAKS.values())
 LOSS = np.dtype(
     [
         ("origin", np.int64),  # raw dialogue, see Provenance
-        ("siblings", np.int64),  # pieces that it was cut into when it was cleaned
-        ("whole", np.bool_),  # whether it was kept whole then
-        ("change", np.int64),  # change of its number of pieces: -1 for a piece that is dropped
+        ("siblings", np.int64),  # number of pieces that cleaning cut the raw dialogue into
+        ("whole", np.bool_),  # whether cleaning kept the raw dialogue whole
+        ("change", np.int64),  # change of the number of its pieces: -1 if a piece is dropped
         ("reason", np.int64),  # index into LOSSES
     ]
 )
@@ -34,7 +34,7 @@ LOSS = np.dtype(
 
 
 class Losses:
-    """Losses of some blocks.
+    """Losses in some blocks: dialogues and turns that are dropped after cleaning.
 
     Args:
         blocks: The blocks that the pieces come from.
@@ -50,7 +50,7 @@ class Losses:
 
         Args:
             provenance: Raw dialogue that the piece was cut from.
-            change: Number of pieces that are left of it, less one.
+            change: Number of pieces that are left of this piece, minus 1.
             reason: One of `LOSSES`.
         """
         self._losses.append((*provenance, change, LOSSES.index(reason)))

@@ -50,7 +50,7 @@ def run_tasks(function: Callable[..., None], tasks: Iterable[tuple], processes: 
         ) from None
     except BaseException:
         for worker in list((pool._processes or {}).values()):  # kill_workers, from Python 3.14 on
-            worker.kill()  # it leaves whole files or none
+            worker.kill()  # a killed worker leaves complete files or none
         raise
     finally:
         pool.shutdown(cancel_futures=True)

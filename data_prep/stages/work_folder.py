@@ -28,9 +28,9 @@ def work_path(output: Path) -> Path:
 def _acquire(output: Path) -> FileLock:
     """Lock a set for building.
 
-    The lock file is removed when a build ends. A process that waited for that file then holds the lock of a file that
-    is gone, while a third one locks a new file of the same name, so the lock counts only if the name still means its
-    file.
+    The lock file is removed when a build ends. A process that waited for that file then holds a lock on a deleted file,
+    while a third process can lock a new file of the same name. So a lock counts only if the name still leads to the
+    locked file.
 
     Raises:
         FileError: Another process builds the same set.

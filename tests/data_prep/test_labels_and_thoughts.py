@@ -190,7 +190,7 @@ def test_a_file_that_gives_nothing_beside_good_ones_is_named(tmp_path, capsys):
     report = (tmp_path / "set/report/report.md").read_text(encoding="utf-8")
     for words in (
         "No dialogue was found in silent.txt, which was read as chatlog.",
-        "dropped.jsonl gave nothing: all 2 were dropped (object_without_turns 2).",
+        "dropped.jsonl gave no dialogue: all 2 that were read were dropped (object_without_turns 2).",
     ):
         assert words in captured.err
         assert words in report

@@ -193,7 +193,7 @@ REASONS = {
     "turns longer than the limit": "超过长度上限的句子",
     "fewer than two turns": "不到两句",
     "equal to another dialogue, which is kept": "和另一段对话相同，保留了那一段",
-    "near another dialogue, which is kept": "和另一段对话几乎相同，保留了那一段",
+    "almost equal to another dialogue, which is kept": "和另一段对话几乎相同，保留了那一段",
     "in the test split too": "测试集里也有",
     "in the valid split too": "用来检验的对话里也有",
 }

@@ -120,7 +120,7 @@ def _stamp_parts(lines: Iterable[NumberedLine]) -> Iterator[Part]:
             continue
         text = line.strip(MARKS + " \t\r\0")
         stamp = _STAMP.fullmatch(text)
-        if stamp is not None or _STAMPED.fullmatch(text):  # of the latter: You named the conversation
+        if stamp is not None or _STAMPED.fullmatch(text):  # _STAMPED matches notices: … You named the conversation
             yield None if stamp is not None else notice(number, text)
             needs_name = stamp is not None
             time = parse_time(stamp["time"]) if stamp is not None else time

@@ -1,7 +1,7 @@
 """Exports of LINE: a day on a line, then a time, a name and a message on each line.
 
-The phone divides them by tabs. LINE for PC divides them by spaces, which names hold too: there the names are those
-beginnings that the lines have in common, and that of the heading.
+LINE on a phone divides these three by tabs. LINE for PC divides them by spaces, which names can contain too. There, the
+name in the heading and the beginnings that several lines share are taken for names.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def line_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
 
 
 def _names(lines: Sequence[str]) -> list[str]:
-    """Return the names in the lines of LINE for PC, the longest first: what the messages of a speaker begin with."""
+    """Return the names that the lines of LINE for PC begin with after the time, the longest name first."""
     texts = {match["rest"] for match in map(_PC_MESSAGE.fullmatch, lines) if match and not is_system(match["rest"])}
     title = _TITLE.fullmatch(lines[0])
     names = [title["name"]] if title is not None and any(text.startswith(title["name"] + " ") for text in texts) else []
@@ -73,7 +73,7 @@ def _names(lines: Sequence[str]) -> list[str]:
 
 
 def _common_beginnings(texts: Sequence[Sequence[str]], known: tuple[str, ...] = ()) -> list[str]:
-    """Return the beginnings of texts, in words, that all texts with the same first word share, each with a word left."""
+    """Return the longest common beginning of each group of texts with the same first word; a word of each text remains."""
     groups: dict[str, list[Sequence[str]]] = defaultdict(list)
     for words in texts:
         groups[words[len(known)]].append(words)
