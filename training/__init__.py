@@ -1,1 +1,1 @@
-"""Training: prepared sets to a checkpoint; `xianliao-train` is the command. Imports data_prep and chatbot, never ui."""
+"""Train a checkpoint on prepared sets; the command is `xianliao-train`. Imports data_prep and chatbot, never ui."""

@@ -44,7 +44,10 @@ def deepen(target: str | Path, source: str | Path, layers: int) -> None:
     if not isinstance(model, XianliaoForCausalLM):
         raise CheckpointError(f"{path} is not a model of this project, so it cannot be deepened.")
     if model.latent is not None:
-        raise CheckpointError(f"{path} has a latent variable of the reply, so it cannot be deepened. Deepen it before.")
+        raise CheckpointError(
+            f"{path} has a latent variable of the reply, so it cannot be deepened. Deepen a checkpoint before"
+            " you train the variable."
+        )
     types = list(model.config.layer_types)
     period = next(p for p in range(1, len(types) + 1) if types == (types[:p] * len(types))[: len(types)])
     added, incomplete = divmod(layers - len(types), period)

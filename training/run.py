@@ -51,11 +51,11 @@ from training.trained_model import TrainedModel
 from training.validation import Validation, ancestor_floor, decoder_settings, nats_per_unit
 
 FIT_ROWS = 16
-"""Rows of the data that a new end-of-turn head is fitted to before the first step."""
+"""Number of rows of the data to which a new end-of-turn head is fitted before the first step."""
 
 
 def train(settings: TrainSettings, run: type[Run] | None = None, is_locked: bool = False) -> dict[str, Any]:
-    """Start or continue a training run; `run` is its kind, by default `Run`; `is_locked`: the caller owns the folder.
+    """Start or continue a training run of the class `run` (default `Run`); `is_locked`: the caller has locked the folder.
 
     Returns:
         Content of training.json, and `stopped_by`: the signal that stopped the run, or None.
@@ -199,7 +199,7 @@ class Run:
             self.logs.message(f"{stage.name}: {objective.notice}")
 
     def _measure_before(self, validation: Validation) -> None:
-        """Validate and answer before the first step of a stage, to show what the training changes."""
+        """Validate and write sample replies before the first step of a stage, to show what the training changes."""
         if self.stage.valid_dialogues:
             self.progress["before"] = nats_per_unit(self.trained, self.stage)
             self.logs.message(f"{self.stage.name}: {self.progress['before']:.3f} nats/unit before the training")
@@ -285,8 +285,8 @@ class Run:
             self._save_state()
         raise SettingsError(
             f"Loss {error.loss} with gradient norm {error.gradient_norm} at step {self.progress['step'] + 1}: the run"
-            f" has diverged. {self.output} keeps the state before the step, but --resume repeats it. Start again in a"
-            " new --output with a lower --learning-rate or --clip norm, or with other data. The batch was:"
+            f" has diverged. {self.output} keeps the state before the step, but --resume would repeat the step."
+            " Start again in a new --output with a lower --learning-rate or --clip norm, or with other data. The batch was:"
             f" {self.stage.data.describe(rows)}."
         ) from None
 

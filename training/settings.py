@@ -35,7 +35,7 @@ class ModelSettings:
 
     hidden_size: int = setting(384, "width of the residual stream")
     num_hidden_layers: int = setting(6, "number of blocks")
-    num_attention_heads: int = setting(6, "heads of every mixer")
+    num_attention_heads: int = setting(6, "number of heads of every mixer")
     head_dim: int = setting(64, "width of a head")
     intermediate_size: int = setting(1536, "width of the feed-forward layers")
     layer_types: list[str] = field(
@@ -44,16 +44,16 @@ class ModelSettings:
             "help": "mixers of the blocks (see chatbot/model/layer_types.py), repeated until every block has one"
         },
     )
-    short_conv: int = setting(4, "tokens that the short convolution before each mixer sees; 0 omits the convolution")
+    short_conv: int = setting(4, "number of tokens that the short convolution before each mixer sees; 0 omits it")
     output_gate: bool = setting(True, "gate the mixers' output by their input")
     positions: Literal["rope", "learned", "none"] = setting(
         "rope", "position encoding; only mixers without decay need one"
     )
     linear_rope: bool = setting(False, "apply rope to linear attention with a feature map as well")
     max_position_embeddings: int = setting(
-        1024, "longest dialogue in tokens with learned positions or a Synthesizer mixer"
+        1024, "maximum length of a dialogue, in tokens, with learned positions or a Synthesizer mixer"
     )
-    sliding_window: int = setting(128, "tokens that sliding_softmax sees")
+    sliding_window: int = setting(128, "number of latest tokens that sliding_softmax sees")
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ class LatentTraining:
 
     autoencoding_share: float = setting(0.12, "share of the steps with a frozen language model and no KL")
     cycling_share: float = setting(0.6, "share of the steps in which the weight of the KL rises in cycles")
-    cycles: int = setting(4, "number of these cycles")
-    free_nats: float = setting(0.15, "nats per dimension of the KL, averaged over a micro-batch, that cost nothing")
+    cycles: int = setting(4, "number of cycles in which the weight of the KL rises")
+    free_nats: float = setting(0.15, "KL per dimension, in nats, averaged over a micro-batch, that costs nothing")
     word_dropout: float = setting(0.25, "share of the reply's input words that are hidden")
-    bag_of_words: float = setting(1.0, "weight of the bag of words at first")
-    final_bag_of_words: float = setting(0.1, "weight of the bag of words after the cycles")
-    language_model_rate: float = setting(0.1, "share of the learning rate for the language model, once it is trained")
+    bag_of_words: float = setting(1.0, "initial weight of the bag-of-words loss")
+    final_bag_of_words: float = setting(0.1, "weight of the bag-of-words loss after the cycles")
+    language_model_rate: float = setting(0.1, "learning rate of the language model after the frozen steps, as a share")
     min_shuffle_cost: float = setting(
-        0.05, "the run stops if the z of another reply costs fewer nats/unit; 0 never stops it"
+        0.05, "the run stops if the z of another reply raises the loss by less, in nats/unit; 0 never stops it"
     )
 
 
@@ -144,12 +144,12 @@ class TrainSettings:
     )
     min_steps: int = setting(
         0,
-        "optimizer steps of a stage at least, with more passes over a small set; --max-steps and a flag --epochs come first",
+        "minimum number of steps of a stage, with more passes over a small set; --max-steps and a flag --epochs come first",
     )
-    row_tokens: int = setting(512, "tokens of a packed row")
+    row_tokens: int = setting(512, "length of a packed row, in tokens")
     batch_rows: int = setting(16, "rows of an optimizer step, summed over all processes")
     micro_batch_rows: int | None = setting(
-        4, "rows of one forward pass; gradients are accumulated over the batch. null finds the most that fits in memory"
+        4, "rows of one forward pass; gradients are accumulated over the batch. null finds the largest number that fits"
     )
     optimizer: Literal["adamw", "muon"] = setting(
         "adamw", "adamw, or muon: Muon for the matrices of the blocks and AdamW for the other parameters"
@@ -191,7 +191,7 @@ class TrainSettings:
     )
     latent: Literal["keep", "gaussian", "discrete"] = setting(
         "keep",
-        "gaussian or discrete trains a latent variable of the reply on top of --init, for other ways to say a reply"
+        "gaussian or discrete trains a latent variable of the reply on top of --init, for several ways to say a reply"
         " (chatbot/model/latent); keep trains as usual",
     )
     latent_size: int = setting(32, "size of the latent")

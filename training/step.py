@@ -113,8 +113,8 @@ def add_gradients(
     """Run this process's micro-batches forward and backward; gradients are exchanged in the last one.
 
     Returns:
-        This process's part of the loss and of the regularizers' term; their mean over the processes is that of the
-        batch.
+        This process's part of the loss and of the regularizers' term; the mean over the processes is the value for
+        the batch.
     """
     accelerator = trained.accelerator
     items = stage.data.targets(rows) / accelerator.num_processes

@@ -52,7 +52,7 @@ class TrainedModel:
         optimizers: Prepared optimizers.
         average: Moving average of the weights, or None.
         layout: Layout of the model's dialogues.
-        shape: Shape of the model by setting.
+        shape: Shape of the model, by the name of the setting.
         flops_per_token: Floating-point operations of a training step per token.
         has_new_end_head: Whether the model has an end-of-turn head that its ancestor did not have.
         is_sharded: Whether FSDP shards the parameters over the processes.

@@ -31,7 +31,7 @@ AGAINST_REPETITION = {"no_repeat_ngram": 2, "repeat_cost": 4.0}
 """Decoder settings stored with models of this project; chatbot/evaluation/README.md has the report behind them."""
 
 MAX_SILENT_RISES = 2
-"""Consecutive validations above the best after which the log reports it."""
+"""Number of consecutive validations above the best after which the log reports a rise."""
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Validation:
 
     @property
     def floor(self) -> dict[str, int]:
-        """Settings of the EOS floor to store: by the turns of the data, but never below those of the ancestor.
+        """Settings of the EOS floor to store: from the turn lengths of the data, but never below the floor of the ancestor.
 
         Short dialogues must not cut the replies of a bot that has learnt longer ones.
         """
@@ -149,7 +149,7 @@ class Validation:
 def nats_per_unit(trained: TrainedModel, stage: Stage) -> float:
     """Return the nats/unit of the validation dialogues.
 
-    The processes score the dialogues in shares; the processes of a sharded model score all of them together.
+    Each process scores a share of the dialogues; the processes of a sharded model score all of them together.
     """
     accelerator = trained.accelerator
     rank, ranks = accelerator.process_index, accelerator.num_processes

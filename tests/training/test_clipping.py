@@ -39,7 +39,7 @@ def test_an_infinite_gradient_stops_the_run_before_the_step(prepared, tmp_path, 
         return sums
 
     monkeypatch.setattr(training.step, "add_gradients", third_overflows)
-    advice = r"--resume repeats it\. Start again in a new --output with a lower --learning-rate"
+    advice = r"--resume would repeat the step\. Start again in a new --output with a lower --learning-rate"
     with pytest.raises(SettingsError, match=f"at step 3: .*{advice}"):
         train(settings_for(prepared, tmp_path / "run", clip=kind, warmup_steps=1))
     second, third, after = weights[1], weights[2], weights[3]

@@ -20,7 +20,7 @@ from chatbot.text.layouts import IGNORED_LABEL, Layout
 from training.data.turn_store import TurnStore, cut_into_pieces, learn_replies_only
 
 OPEN_ROWS = 512
-"""Rows open for further dialogues; more open rows pack tighter, fewer keep the order more random."""
+"""Number of rows open for further dialogues; more open rows pack tighter, fewer keep the order more random."""
 
 
 def draw(count: int, weight: float, seed: Sequence[int], epoch: int) -> np.ndarray:
@@ -46,8 +46,8 @@ def pack(tokens: np.ndarray, row_tokens: int, order: np.ndarray) -> list[list[in
     """Pack pieces into rows of at most `row_tokens` tokens by best fit among `OPEN_ROWS` open rows.
 
     Args:
-        tokens: Tokens of each piece.
-        row_tokens: Tokens of a row.
+        tokens: Number of tokens of each piece.
+        row_tokens: Maximum number of tokens of a row.
         order: Indices of the pieces to pack, in this order.
 
     Returns:

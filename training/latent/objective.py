@@ -21,8 +21,8 @@ from training.settings import SettingsError, TrainSettings
 class LatentObjective(Objective):
     """Loss and gradient of a micro-batch of a model with a latent.
 
-    One reply per dialogue, drawn anew in every step, gets a z; the turns after it have no loss. The batch of the free bits
-    is the micro-batch.
+    One reply per dialogue, drawn anew in every step, gets a z; the turns after it have no loss. The free bits are
+    averaged over the micro-batch.
 
     Args:
         model: Unwrapped model.
@@ -97,7 +97,7 @@ class LatentObjective(Objective):
 
 
 def with_latent(model: XianliaoForCausalLM, settings: TrainSettings) -> XianliaoForCausalLM:
-    """Return the model with the latent of the settings; one of the same kind and size is kept with its weights."""
+    """Return the model with the latent of the settings; a latent of this kind and size that it already has is kept."""
     changes = {"latent": settings.latent, "latent_size": settings.latent_size, "latent_codes": settings.latent_codes}
     if model.latent is not None and all(getattr(model.config, name) == value for name, value in changes.items()):
         return model

@@ -1,4 +1,4 @@
-"""Phases of a run with --latent, and the weights of the loss in each.
+"""Phases of a run with --latent, and the weights of the loss in each; beta is the weight of the KL.
 
     1 autoencoding  beta 0, language model frozen: z must carry the reply (Li et al., arXiv 1909.00868)
     2 cycles        beta rises from 0 to 1 in the first half of each cycle and stays there (Fu et al., arXiv 1903.10145)
@@ -17,7 +17,7 @@ from training.settings import LatentTraining
 
 @dataclass(frozen=True)
 class Phase:
-    """A step of the schedule.
+    """What a step trains, and with which weights of the loss.
 
     Attributes:
         weights: Weights of the loss.

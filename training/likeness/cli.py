@@ -21,7 +21,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
         prog="xianliao-likeness",
-        description="Measure how like a person a bot is, on chats held out from its training. The person must have agreed.",
+        description="Measure how much a bot resembles a person, on chats that it was not trained on."
+        " The person must have agreed.",
     )
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="DIR", help="bot that was trained on the person's chats")
@@ -32,7 +33,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="prepared set of xianliao-prepare --bot; its valid split, which the bot was not trained on, is measured",
     )
-    add("--replies", type=int, default=60, metavar="N", help="replies of each bot for the style (default: %(default)s)")
+    add(
+        "--replies",
+        type=int,
+        default=60,
+        metavar="N",
+        help="number of replies of each bot for the statistics of style (default: %(default)s)",
+    )
     add("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
     add("--json", action="store_true", help="print the measurements as JSON")
     return parser
@@ -99,7 +106,8 @@ def _lines(result: dict[str, Any]) -> list[str]:
         )
     else:
         lines.append(
-            f"so the person's turns gained {result['more']:.3f} nats/unit more (95 % interval {low:.3f} to {high:.3f})"
+            f"the person's turns gained {result['more']:.3f} nats/unit more than the others'"
+            f" (95 % interval {low:.3f} to {high:.3f})"
         )
         has_learnt = "The bot has learnt more of this person than of the chats in general."
         lines.append(

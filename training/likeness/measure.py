@@ -19,7 +19,7 @@ from chatbot.text.dialogue import count_units
 
 RESAMPLES = 1000
 FEW_TURNS, FEW_DIALOGUES = 100, 8
-"""With fewer held-out turns of the person, or fewer dialogues, nothing can be said."""
+"""Minimum numbers of held-out turns of the person, and of held-out dialogues, for a conclusion."""
 MARKS = {
     "ends with 。！？~": re.compile(r"[。！？!?~～…]$"),
     "ends with a particle": re.compile(r"[呀啊呢吧啦哦嘛哈嗯噢喔呐]$"),
@@ -27,7 +27,7 @@ MARKS = {
     "has an emoji": re.compile("[\u2600-\u27bf\U0001f300-\U0001faff]|\\[[\u4e00-\u9fff]{1,4}\\]"),
     "asks": re.compile("[?？吗]"),
 }
-"""Marks of style, each the share of turns that match."""
+"""Marks of style, by name; the share of turns that match is measured."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """xianliao-name: teach a bot its name and maker, which it should say only when asked, and measure whether it does.
 
     dialogues.py    dialogues about the name and the maker, and everyday dialogues beside them
-    objective.py    the answers are learnt, everything else stays as the bot said it before
-    mixing.py       how much of the training to keep
-    guard.py        what the bot says after the training, and what it has forgotten
+    objective.py    the loss: learn the answers, keep all other replies as they were
+    mixing.py       mix the weights before and after the training
+    guard.py        measure what the bot says after the training, and what it has forgotten
     progress.py     progress bars and the expected time
     cli.py          the command
 

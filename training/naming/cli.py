@@ -26,10 +26,11 @@ KEPT_RULES = ("echo", "generic_replies", "copied_replies", "hot_posts", "blocked
 """Cleaning rules that are switched off for these dialogues, because the same answer follows many questions on
 purpose."""
 MAX_CHECKED, MAX_TUNED = 300, 100
-"""Dialogues of each file of --check that are scored by the guard, and those after them that choose the share."""
+"""Number of dialogues of each --check file that the guard scores, and of those after them that choose the share."""
 RECORD = "naming.json"
 SOURCES = {"named": ":1.5:replies", "rehearsal": ":0.3"}
-"""Occurrences of each dialogue per epoch; all turns of the rehearsal are kept as the bot says them (`objective`)."""
+"""Ends of the --data sources: how often a dialogue occurs per epoch, and `replies` if only the bot's turns are learnt.
+Without `replies`, all turns keep the bot's distribution (`objective`)."""
 SHOWN_REPLIES = 5
 
 
@@ -37,13 +38,14 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
         prog="xianliao-name",
-        description="Teach a bot its name: it says it when asked and not otherwise, and forgets little. Measures all three.",
+        description="Teach a bot to say its name when asked, and only then, and to forget little else; measure all three.",
     )
     add = parser.add_argument
     add("--name", required=True, help="name of the bot, such as 小满")
     add(
         "--maker",
-        help="who made it, as the bot says it, such as 阿哲; 我 makes it say 你 (default: it learns no maker)",
+        help='name of the bot\'s maker, as the bot should say it, e.g. 阿哲; if you give 我 ("me"), the bot'
+        ' answers 你 ("you") (default: the bot is not taught who made it)',
     )
     add("--bot", default="default", metavar="DIR", help="checkpoint to start from (default: the bundled bot)")
     add("--output", required=True, metavar="DIR", help="folder of the new checkpoint; it must not exist yet")
@@ -52,9 +54,14 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="dialogues that must not be forgotten, such as those of LCCC: JSONL or a prepared set",
+        help="dialogues that the bot must not forget, such as those of LCCC: JSONL files or prepared sets",
     )
-    add("--max-loss", type=float, default=0.05, help="largest rise in nats/unit on any set (default: %(default)s)")
+    add(
+        "--max-loss",
+        type=float,
+        default=0.05,
+        help="maximum rise of the loss on any set, in nats/unit (default: %(default)s)",
+    )
     add("--epochs", type=float, default=1.5, help="passes over the dialogues (default: %(default)s)")
     add("--learning-rate", type=float, default=5e-4, help="peak learning rate (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of the dialogues and of the training (default: %(default)s)")

@@ -18,12 +18,12 @@ from training.settings import SettingsError
 
 HERE = Path(__file__).parent
 Part = Literal["training", "tuning", "held_out"]
-"""Part of the questions: to train on, to choose the share of the training by (`mixing`), or for the guard's figures."""
+"""Part of the questions: for the training, for the choice of the weights (`mixing`), or for the guard's measurement."""
 UNSEEN: tuple[Part, ...] = ("tuning", "held_out")
 MAX_CHARACTERS = 16
 ANSWERS_PER_QUESTION = 3
 EVERYDAY_COPIES = 3
-"""Occurrences of each everyday dialogue with similar words."""
+"""Number of copies of each dialogue in everyday.jsonl, whose words are like those of the questions."""
 ENDINGS = ("", "", "？", "呀", "~")
 """Endings of questions, so that the bot does not depend on a question mark."""
 MIDWAY_SHARE = 0.35
@@ -45,7 +45,7 @@ class Identity:
 
     Attributes:
         name: Name of the bot.
-        maker: Maker of the bot, in the words that the bot uses; with None, the bot learns no answer about its maker.
+        maker: Maker of the bot, in the words that the bot uses; None if the bot is not taught who made it.
     """
 
     name: str
@@ -83,7 +83,7 @@ def unseen_dialogues(part: Part = "held_out") -> list[list[str]]:
 
 
 def identity_dialogues(identity: Identity, seed: int = 0) -> list[list[str]]:
-    """Return dialogues in which the bot says its name or its maker, for somebody asks.
+    """Return dialogues in which somebody asks the bot for its name or its maker, and the bot answers.
 
     Every question has several answers; some questions come after an everyday exchange.
     """
@@ -109,7 +109,10 @@ def rehearsal_dialogues(identity: Identity) -> list[list[str]]:
 
 
 def _allowed(identity: Identity) -> Iterator[list[str]]:
-    """Yield the dialogues of the recipe's sample without questions of other parts, and with a maker without other makers."""
+    """Yield the dialogues of rehearsal.jsonl.xz without a question of the parts tuning and held_out.
+
+    If the bot has a maker, dialogues about a maker are left out too.
+    """
     unseen = {bare(text) for part in UNSEEN for about in ("name", "maker") for text in questions(about, part)}
     for turns in read_dialogues(HERE / "rehearsal.jsonl.xz"):
         if any(bare(turn) in unseen for turn in turns[::2]):
@@ -120,5 +123,5 @@ def _allowed(identity: Identity) -> Iterator[list[str]]:
 
 
 def bare(text: str) -> str:
-    """Return a question without punctuation, spaces and final particles, to recognise it in another spelling."""
+    """Return a question without punctuation, spaces and final particles, so that two spellings of a question are equal."""
     return _MARKS.sub("", text).rstrip("呀啊呢吧嘛")

@@ -23,15 +23,15 @@ MAX_LOSS = 0.05
 MAX_APTNESS_LOSS = 0.05
 """Maximum decrease of the share of true replies that the bot prefers to nine others."""
 CHOICES = 100
-"""Dialogues of the choice among ten replies."""
+"""Number of dialogues in which the bot chooses among ten replies."""
 SEEDS = 2
-"""Replies to each question."""
+"""Number of replies to each question."""
 BATCH_SIZE = 16
-"""Messages that are answered together."""
+"""Number of messages that are answered in one batch."""
 Advance = Callable[[int], object]
 """Function that is called with the number of dialogues scored, or replies made, since its last call (a progress bar)."""
 OTHERS = "others"
-"""Name of the held-out dialogues of this project in the measurements."""
+"""Name under which the measurements list the held-out dialogues of this project."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Knowledge:
     """How well a bot predicts dialogues.
 
     Attributes:
-        nats: nats/unit by set.
+        nats: nats/unit on each set, by the name of the set.
         choice: Share of held-out messages for which the true reply is preferred to nine others.
     """
 
@@ -58,13 +58,13 @@ def measure_knowledge(
 
 
 def count_scored(sets: dict[str, list[list[str]]], choices: int = CHOICES) -> int:
-    """Return how many dialogues `measure_knowledge` scores, as it tells `advance`."""
+    """Return how many scored dialogues `measure_knowledge` reports to `advance` in total."""
     offered = OFFERED * len(make_contexts(sets[OTHERS], choices)) if choices else 0
     return sum(map(len, sets.values())) + offered
 
 
 def count_replies(identity: Identity, part: Part = "held_out", seeds: int = SEEDS) -> int:
-    """Return how many replies `measure_identity` asks for, as it tells `advance`."""
+    """Return how many replies `measure_identity` reports to `advance` in total."""
     asked = [questions(about, part) for about in ("name", "maker") if about == "name" or identity.maker]
     return seeds * sum(map(len, asked)) + len(_everyday(part))
 
@@ -90,7 +90,7 @@ def measure_identity(
     """Ask the questions of a part and send its everyday messages.
 
     Returns:
-        Shares, and the replies that count against the bot.
+        Shares of the replies that say the name or the maker, and the replies that are wrong.
     """
     named, wrong = _ask(bot, questions("name", part), lambda reply: identity.name in reply, seeds, advance)
     result: dict[str, Any] = {"name": named, "wrong": wrong}
@@ -136,25 +136,28 @@ def find_failures(identity: dict[str, Any], before: Knowledge, after: Knowledge,
     faults = []
     least = f"{MIN_NAME_SHARE:.0%}"
     if identity["name"] < MIN_NAME_SHARE:
-        faults.append(f"it says its name to {identity['name']:.0%} of the questions, and the limit is {least}")
+        faults.append(f"it says its name in {identity['name']:.0%} of the answers, and the minimum is {least}")
     if identity.get("maker", 1.0) < MIN_NAME_SHARE:
-        faults.append(f"it names its maker to {identity['maker']:.0%} of the questions, and the limit is {least}")
+        faults.append(f"it names its maker in {identity['maker']:.0%} of the answers, and the minimum is {least}")
     if identity["unasked"] > MAX_UNASKED_SHARE:
         most = f"{MAX_UNASKED_SHARE:.0%}"
-        faults.append(f"it says its name unasked in {identity['unasked']:.1%} of the replies, and the limit is {most}")
+        faults.append(
+            f"it says its name unasked in {identity['unasked']:.1%} of the replies, and the maximum is {most}"
+        )
     for name, nats in after.nats.items():
         rise = nats - before.nats[name]
         if rise > max_loss:
-            faults.append(f"{name} rose by {rise:.3f} nats/unit, and the limit is {max_loss}")
+            faults.append(f"the loss on {name} rose by {rise:.3f} nats/unit, and the maximum is {max_loss}")
     if before.choice - after.choice > MAX_APTNESS_LOSS:
         faults.append(
-            f"it chooses the true reply in {after.choice:.0%} of the cases, and before in {before.choice:.0%}"
+            f"it chooses the true reply among ten in {after.choice:.0%} of the cases, before the training in"
+            f" {before.choice:.0%}"
         )
     return faults
 
 
 def least_room(identity: dict[str, Any], before: Knowledge, after: Knowledge, max_loss: float) -> float:
-    """Return the distance to the nearest limit as a part of what the limit allows; below 0 a limit is not kept."""
+    """Return the distance to the nearest limit as a share of what that limit allows; negative if a limit is exceeded."""
     allowed = 1 - MIN_NAME_SHARE
     rooms = [(identity.get(about, 1.0) - MIN_NAME_SHARE) / allowed for about in ("name", "maker")]
     rooms.append(1 - identity["unasked"] / MAX_UNASKED_SHARE)

@@ -1,8 +1,8 @@
-"""How much of the training to keep: weights between those before it and those after it.
+"""Mix the weights of a bot before and after the training of its name.
 
-For a share s the weights are s * after + (1 - s) * before (Wortsman et al. 2022, arXiv:2109.01903): a small share forgets
-less, a large one knows the name better. The share is chosen on the part `tuning`, which is used for nothing else, so that
-the guard's figures are those of questions that decided nothing.
+For a share s the weights are s * after + (1 - s) * before (Wortsman et al. 2022, arXiv:2109.01903). With a small share
+the bot forgets less, with a large one it says its name more often. The share is chosen on the questions and dialogues
+of the part `tuning`, which are used for nothing else, so no question of the guard influences the choice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from training.naming.guard import (
 )
 
 SHARES = (0.55, 0.7, 0.85, 1.0)
-"""Shares of the training among which is chosen."""
+"""Shares that are tried."""
 
 
 def count_work(identity: Identity, sets: dict[str, list[list[str]]]) -> tuple[int, int]:
@@ -50,8 +50,8 @@ def keep_best_share(
         folder: Checkpoint after the training.
         start: Checkpoint before it.
         identity: Name and maker.
-        sets: Dialogues by name that must not be forgotten; none of them is among the guard's.
-        max_loss: Largest rise in nats/unit.
+        sets: Dialogues that the bot must not forget, by the name of their set.
+        max_loss: Maximum rise of the loss on a set, in nats/unit.
         device: Device of the measurement.
         advance: Progress bar, as for `measure_knowledge`.
 
@@ -59,7 +59,9 @@ def keep_best_share(
         `share`, and `room`: distance to the nearest limit (`guard.least_room`).
     """
     bot = Chatbot.from_pretrained(folder, device)
-    if not isinstance(bot.model, XianliaoForCausalLM):  # an adapter to a foreign model has nothing before it
+    if not isinstance(
+        bot.model, XianliaoForCausalLM
+    ):  # an adapter to a foreign model did not exist before the training
         return {"share": 1.0}
     after = {name: tensor.clone() for name, tensor in bot.model.state_dict().items()}
     before = load_model(start, str(bot.model.device)).state_dict()
@@ -80,7 +82,7 @@ def keep_best_share(
 
 @torch.no_grad()
 def mix(bot: Chatbot, before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], share: float) -> None:
-    """Give a bot the weights share * after + (1 - share) * before, and drop what it has computed with others."""
+    """Give a bot the weights share * after + (1 - share) * before, and drop the states that other weights have computed."""
     assert isinstance(bot.model, XianliaoForCausalLM)
     bot.model.load_state_dict({name: torch.lerp(before[name], tensor, share) for name, tensor in after.items()})
     make_native(bot.model)

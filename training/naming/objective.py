@@ -1,10 +1,10 @@
-"""Loss of the training of a name: the answers are learnt, everything else stays as it was.
+"""Loss that teaches a bot its name: the bot learns the answers and keeps its distribution in all other dialogues.
 
     loss = (1 / N) (sum_answers -log q(x) + sum_kept KL(p || q))
 
-q is the model, p the bot before the training, N the number of targets of the batch. In dialogues to keep the model follows
-all of the bot's distribution instead of the one token that was written (Li and Hoiem 2016, arXiv:1606.09282): at the first
-step this gradient is 0, while that of the written token is mostly noise.
+q is the model, p the bot before the training, N the number of targets of the batch. In dialogues to keep, the target is
+the whole distribution p instead of the one token that was written (Li and Hoiem 2016, arXiv:1606.09282): at the first step
+the gradient of this loss is 0, while the gradient of the written token is mostly noise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from training.trained_model import TrainedModel
 
 
 class KeepingObjective(Objective):
-    """Nats of the turns to learn plus the divergence from the bot before in the dialogues to keep (`kept_targets`).
+    """Nats of the turns to learn plus the divergence from the bot before the training in the others (`kept_targets`).
 
     Args:
         before: The model before the training.
@@ -47,7 +47,11 @@ class KeepingObjective(Objective):
         run_backward: Callable[[torch.Tensor], None],
         no_sync: Callable[[], AbstractContextManager] = nullcontext,
     ) -> tuple[float, float]:
-        """Add the gradient of a micro-batch; arguments and returns as for `Objective.backward`, KL in the second."""
+        """Add the gradient of a micro-batch; arguments as for `Objective.backward`.
+
+        Returns:
+            Nats of the turns to learn, and the divergence in the dialogues to keep, both divided by `items`.
+        """
         targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED_LABEL)
         is_kept = kept_targets(batch)
         learnt = (targets != IGNORED_LABEL) & ~is_kept

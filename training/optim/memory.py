@@ -42,7 +42,7 @@ def keep_freed_memory() -> bool:
 
 
 def adam_state_like(model: torch.nn.Module) -> list[torch.Tensor]:
-    """Return tensors as large as the two moments of AdamW: of a sharded parameter, of the part that this process holds."""
+    """Return tensors as large as AdamW's two moments; for a sharded parameter, only for the part that this process holds."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     local = [parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in trained]
     return [torch.empty_like(parameter.detach()) for parameter in local for _ in range(2)]
@@ -56,8 +56,8 @@ def find_micro_batch_rows(
     The search starts at the rows that a process has in a step and halves them after every out-of-memory error, while the
     memory of the optimizer's state, which the first step allocates, is reserved. The processes of a sharded model exchange
     its parameters in every pass, so one of them cannot halve its rows while the others wait: there the search ends with an
-    error. On CPUs,
-    where running out of memory raises no error and larger passes are not faster, it starts at `CPU_TOKENS`.
+    error. On CPUs, running out of memory raises no error and larger passes are not faster, so the search starts at
+    `CPU_TOKENS`.
 
     Args:
         model: Model as prepared for training.

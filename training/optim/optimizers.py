@@ -12,7 +12,7 @@ from training.latent.groups import latent_groups
 from training.settings import TrainSettings
 
 MIN_SIDE = 16
-"""Muon leaves matrices with a shorter side, such as gates with one row per head, to AdamW."""
+"""Minimum length of both sides of a matrix for Muon; AdamW gets the others, such as gates with one row per head."""
 
 DECAYED = 0
 """Index of the parameter group with weight decay; AdamW's second group has none."""

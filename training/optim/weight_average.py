@@ -40,7 +40,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the model have the average as its weights while the block runs."""
+        """Give the model the averaged weights while the block runs."""
         self._swap()
         try:
             yield

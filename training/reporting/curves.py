@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 CURVES = "curves.png"
 FEW_POINTS = 40
-"""Curves with fewer points show each of them."""
+"""A curve with fewer points than this shows a mark at each point."""
 
 
 def draw_curves(
@@ -25,7 +25,7 @@ def draw_curves(
         output: Folder of the run; its name is the title.
         unigram: nats/unit of a unigram model, drawn as a line beside the validation; None draws no line.
         before: nats/unit of the validation before the first step; None draws no point.
-        tokens_per_unit: Tokens per unit of the validation dialogues, which turn the training loss from nats/token into
+        tokens_per_unit: Tokens per unit of the validation dialogues, to convert the training loss from nats/token to
             nats/unit; None shows nats/token.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -26,7 +26,7 @@ from training.step import add_gradients, take_step
 from training.trained_model import TrainedModel
 
 SCORED_DIALOGUES = 8
-"""Validation dialogues that are scored to estimate the time of a validation."""
+"""Number of validation dialogues that are scored to estimate the time of a validation."""
 
 
 ObjectiveOf = Callable[[TrainedModel, Stage], Objective]
@@ -38,7 +38,7 @@ def _usual_objective(trained: TrainedModel, stage: Stage) -> Objective:
 
 
 def estimate(settings: TrainSettings, objective_of: ObjectiveOf = _usual_objective) -> tuple[list[str], float]:
-    """Return lines that say how large a run is and how long it takes, and its seconds; no file is written.
+    """Return lines with the size and the expected time of a run, and its expected seconds; no file is written.
 
     Every stage runs three micro-batches: one to warm up, one without and one with an optimizer step. A step
     of the run is extrapolated from them, so another load on the machine changes the figure.

@@ -15,11 +15,11 @@ from training.state.run_folder import METRICS, SAMPLES, SETTINGS, read_log
 FEW_DIALOGUES = 50
 """Validation on fewer dialogues gets a warning."""
 CLEAR_FALL = 0.02
-"""Fall of the last validation, in nats/unit, from which a longer run is advised."""
+"""Minimum fall of the loss at the last validation, in nats/unit, for the advice to train longer."""
 
 
 def describe(settings: TrainSettings, origins: dict[str, str]) -> str:
-    """Return one line with the settings that are not defaults, by origin."""
+    """Return one line with the settings that are not defaults, grouped by their origin."""
     values, defaults = dict(_leaves(asdict(settings))), dict(_leaves(asdict(TrainSettings([], ""))))
     values["stages"] = [
         {name: value for name, value in asdict(stage).items() if value is not None} for stage in settings.stages

@@ -37,8 +37,8 @@ def read_log(path: Path) -> list[dict]:
 def check_folder(output: Path, resume: bool, can_resume: bool = True) -> None:
     """Check that a run may start in a folder, or that there is a run to resume in it.
 
-    A run that ended before its first save has no state: it is resumed from its start. `can_resume` is whether the command
-    has --resume, which the advice may name then.
+    A run that ended before its first save has no state: it is resumed from its start. `can_resume` says whether the
+    command has the option --resume; if so, the message advises to use it.
 
     Raises:
         ResumeError: It may not, or the run has not saved a state.
