@@ -1,4 +1,4 @@
-"""The browser chat and the API; `xianliao-serve` is the command. It imports `chatbot` only."""
+"""The browser chat and the API; the command is `xianliao-serve`. This package imports only `chatbot`."""
 
 import os
 

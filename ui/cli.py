@@ -70,7 +70,7 @@ def add_access_options(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="USER:PASSWORD|FILE",
-        help="user that may open the page, and /v1 and /metrics by HTTP basic authentication; prefer a file with one"
+        help="user who may open the page, and /v1 and /metrics by HTTP basic authentication; prefer a file with one"
         " USER:PASSWORD per line, because other users of the machine can see a command line",
     )
     group.add_argument(
@@ -115,8 +115,8 @@ def add_data_options(group: argparse._ArgumentGroup) -> None:
         type=Path,
         const=default_data_dir() / "studio",
         metavar="DIR",
-        help="add a view to the page that trains on dialogues, for this machine only; dialogue files and presets in DIR"
-        " can be chosen, and results are written below it (default DIR: ~/.local/share/xianliao/studio)",
+        help="add a training view to the page, for this machine only; it offers the dialogue files and presets in DIR and"
+        " writes results below DIR (default DIR: ~/.local/share/xianliao/studio)",
     )
     group.add_argument("--no-feedback", action="store_true", help="do not offer likes and dislikes")
     group.add_argument("--no-saved-chats", action="store_true", help="do not let browsers store conversations")
@@ -224,7 +224,7 @@ def serve(args: argparse.Namespace, options: ServeOptions, listener: socket.sock
 
 
 def exposure_warning(host: str, users: bool, keys: bool) -> str | None:
-    """Return a warning about a server that strangers can use, or None if they need a password for everything."""
+    """Return a warning about a server that strangers can use; None if everything on it needs a password."""
     if users:
         return None
     if keys:
@@ -250,7 +250,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(
         family, socket.SOCK_STREAM, socket.IPPROTO_TCP
     )  # asyncio sets TCP_NODELAY only if the protocol is given
-    if os.name == "posix":  # on Windows it would let two servers share a port
+    if os.name == "posix":  # on Windows this option would let two servers share a port
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

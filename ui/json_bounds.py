@@ -14,7 +14,7 @@ MAX_MARKS = 50_000
 def has_too_many_values(body: bytes) -> bool:
     """Whether JSON in UTF-8 has more than `MAX_MARKS` opening brackets, opening braces and commas outside of its strings.
 
-    The count is exact up to the first fault of the JSON, where every parser ends.
+    The count is exact up to the first fault of the JSON, where every parser stops.
     """
     unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
     if unescaped.count(b'"') > 4 * (MAX_MARKS + 1):  # every value after the first has a mark, and may have a key

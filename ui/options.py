@@ -24,7 +24,7 @@ class ServeOptions:
     Attributes:
         auth: (user, password) pairs that may open the page, and /v1 and /metrics by HTTP basic authentication. If it is
             empty, everyone may open the page.
-        api_keys: Keys for /v1 and /metrics. If it and `auth` are empty, no key is needed.
+        api_keys: Keys for /v1 and /metrics. If both `api_keys` and `auth` are empty, no key is needed.
         data_dir: Folder of feedback.jsonl.
         feedback: Whether likes and dislikes are recorded.
         saved_chats: Whether browsers keep conversations (in their own storage, never on the server).
@@ -33,8 +33,8 @@ class ServeOptions:
         rate_limit: Requests per minute of one key, user or address; 0 for no limit.
         body_bytes: Largest request body of a client with valid credentials.
         anonymous_body_bytes: Largest request body of any other client.
-        arriving_bytes: Largest sum of all request bodies that arrive, or whose answer has not begun.
-        body_seconds: Longest time in which a request body may arrive.
+        arriving_bytes: Maximum size of all request bodies together that are arriving, or whose answer has not begun.
+        body_seconds: Time in which a request body must arrive, in seconds.
         log_text: Whether messages and replies are logged.
         studio: Options of the training view; None leaves it out. With it the server answers its own machine only.
     """

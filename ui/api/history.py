@@ -12,7 +12,7 @@ from ui.turns import MAX_CHARACTERS, join_messages, newest_turns
 
 
 def to_turns(messages: Sequence[Message], takes_system: bool = False) -> tuple[list[str], list[str], str]:
-    """Return the turns of a conversation, beginning with the user's, a description of each kind of message left out, and
+    """Return the turns of a conversation, the user's first; a description of each kind of message that is left out; and
     the system prompt.
 
     Args:

@@ -239,7 +239,7 @@ class CompletionRequest(RequestModel):
 
     @model_validator(mode="after")
     def check_variation(self) -> CompletionRequest:
-        """Refuse more variants than there are."""
+        """Refuse variants with a number above `MAX_VARIATION`."""
         if self.variation is not None and self.variation + self.n - 1 > MAX_VARIATION:
             raise _wrong("variation + n - 1 must be at most {limit}", limit=MAX_VARIATION)
         return self
@@ -257,7 +257,7 @@ class CompletionRequest(RequestModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
     def changes(self) -> dict[str, Any]:
-        """Return the values that the request sets: fields of `ReplySettings`, and `variation` and `spread` besides.
+        """Return the values that the request sets: fields of `ReplySettings`, and also `variation` and `spread`.
 
         Values of None are left out.
 

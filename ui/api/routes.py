@@ -176,7 +176,7 @@ async def wait_for(replies: Replies, request: Request) -> None:
 
 
 def thoughts_of(state: ReplyState) -> dict[str, str]:
-    """Return the field of a message for the thoughts of its reply; none if it has none."""
+    """Return the field of a message with the thoughts of its reply; an empty dict if the reply has none."""
     return {"reasoning_content": state.reply.thoughts} if state.reply is not None and state.reply.thoughts else {}
 
 
@@ -206,7 +206,7 @@ def build_router(api: Api, access: Access) -> APIRouter:
     """Return the routes /v1/models, /v1/chat/completions and /metrics with their check of credentials.
 
     `ui.server.gate` refuses requests without credentials before it reads their bodies. The check here keeps the routes
-    closed if they are mounted without it, and it puts the key into the OpenAPI document.
+    closed if they are mounted without that gate, and it puts the key into the OpenAPI document.
     """
 
     def check(

@@ -43,7 +43,7 @@ class TokenLogprob(BaseModel):
 
 
 class ScoredToken(TokenLogprob):
-    """Token of the reply, with the most likely tokens in its place."""
+    """Token of the reply, with the tokens that were most likely at its position."""
 
     top_logprobs: list[TokenLogprob]
 

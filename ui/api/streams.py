@@ -61,7 +61,7 @@ class ReplyState:
 
 
 class Replies:
-    """Replies of one request. Call `close` when the client has them or is gone.
+    """Replies of one request. Call `close` when the client has received them or has disconnected.
 
     Args:
         worker: Worker that decodes them.

@@ -14,7 +14,7 @@ from ui.turns import MAX_CHARACTERS
 _HEADINGS = {"user": "## 我", "assistant": "## 闲聊"}
 _PERSONA, _SYSTEM = "（面具）", "## 系统提示"
 MAX_BLOCKS = chats.MAX_MESSAGES + chats.SPARE_MESSAGES + chats.MAX_PERSONA_TURNS + 2
-"""Largest number of headings and dividers in a Markdown file: of the messages, the persona, the title, the system prompt."""
+"""Maximum number of headings and dividers in a Markdown file: of messages, persona, title and system prompt."""
 
 MAX_LINES = MAX_CHARACTERS + chats.SPARE_CHARACTERS + 4 * MAX_BLOCKS
 """Largest number of lines: a line of a message ends with one of its characters, and a heading has blank lines around it."""

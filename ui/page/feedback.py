@@ -64,9 +64,9 @@ class FeedbackError(XianliaoError):
 class Feedback:
     """The file `feedback.jsonl` of a folder. Only its owner may read it.
 
-    The positions of the lines are kept in memory, so a new rating is one append. A changed rating copies the file
-    without the old line and replaces it in one step. If another process has changed the file, its lines are read
-    again. Still, give every replica its own folder, because two processes that write at once can lose a line.
+    The positions of the lines are kept in memory, so a new rating is one append. For a changed rating, a copy of the
+    file without the old line replaces the file in one step. If another process has changed the file, all lines are
+    read again. Still, give every replica its own folder, because two processes that write at once can lose a line.
 
     Args:
         folder: Folder of the file; it is created with the first rating.

@@ -34,7 +34,7 @@ LARGE_BYTES, MOST_LARGE, MAX_LARGE_BYTES = 64 * 1024, 2, 16 * 2**20
 many copies of them, in the event loop. The last number bounds the sum of the large inputs."""
 
 UNREAD_SECONDS = 60.0
-"""A session is dropped if no browser has read its results for this time."""
+"""A session is dropped if no browser has read its results for this long."""
 
 READER_SECONDS = 12.0
 """A browser that is connected reads at least this often; see `Session.read`."""

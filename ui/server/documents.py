@@ -1,7 +1,7 @@
-"""Middleware that keeps the document of the page, which Gradio would write anew for every request: about 270 KB in 8 ms.
+"""Middleware that caches the document of the page. Gradio would render it for every request: about 270 KB in 8 ms.
 
-Only the document for requests without a log-in is kept, and it is rendered from a request without any of the client's
-headers. So it holds no data of a user, and no client can choose a part of it.
+Only the document for requests without a log-in is cached. It is rendered from a request without any of the client's
+headers, so it holds no data of a user, and no client can choose a part of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PATHS = ("/", "/config", "/config/")
 _HOST = "page.invalid"
-"""Name of the server in a document that is kept; each answer has the name that its request used."""
+"""Placeholder for the name of the server in a cached document; each answer has the name that its request used."""
 
 
 class Documents:
@@ -36,7 +36,7 @@ class Documents:
         if scope.get("state", {}).get("user", "?") is not None:
             await self.app(scope, receive, send)
             return
-        async with self._lock:  # many first requests at once need one document
+        async with self._lock:  # simultaneous first requests render the document once
             if scope["path"] not in self._bodies and not await self._render(scope):
                 await self.app(scope, receive, send)
                 return
@@ -46,7 +46,7 @@ class Documents:
         await answer(scope, receive, send)
 
     async def _render(self, scope: Scope) -> bool:
-        """Keep the document of a path. Return False if the application refuses the request."""
+        """Render and cache the document of a path. Return False if the application refuses the request."""
         sent: list[Message] = []
 
         async def receive() -> Message:

@@ -1,10 +1,10 @@
 """Middleware with the checks that every request passes before a route sees it, the cheapest checks first.
 
-Headers alone decide: the body has one length; the server is not closing; the request means this server and comes from
-its own page or an allowed web site (`ui.server.origins`); its route is open (`ui.server.page_routes`); its sender does
-not ask too often; its credentials are valid. Only then is the body read, within bounds on its size, its time and the
-size of all bodies that are arriving, and refused if it names a file. Each answer gets security headers here, and one
-line in the log.
+Headers alone decide: the body has one length; the server is not closing; the request is meant for this server and comes from
+its own page or an allowed web site (`ui.server.origins`); its route is open (`ui.server.page_routes`); its sender is
+within the rate limit; its credentials are valid. Only then is the body read, within bounds on its size, its time and the
+size of all bodies that are arriving, and refused if it names a file. Each answer gets security headers here; API requests
+and failed requests get one line in the log.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class Gate:
         sender = identity or (scope.get("client") or ("?",))[0]
         SENDER.set(sender)
         self._charge_sender(sender, self._cost(scope["method"], scope["path"], identity))
-        # one was counted before the body was read; more than a full bucket could never be paid
+        # one reply was counted before the body was read; a cost above a full bucket could never be paid
         most = self.limits.rate.per_minute
         scope["state"]["count_replies"] = lambda count: self._charge_sender(sender, min(count, most) - 1)
 
@@ -228,7 +228,7 @@ def _may_have_body(headers: Headers) -> bool:
 
 
 def _narrow(scope: Scope) -> None:
-    """Remove headers from a request that rename the server, and the slash after a path that is not the page's."""
+    """Remove headers that would rename the server, and the final slash of a path that is not part of the page."""
     scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in RENAMING_HEADERS]
     if not paths.is_page(scope["path"]):
         scope["path"] = scope["path"].rstrip("/")

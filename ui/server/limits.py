@@ -24,16 +24,16 @@ MAX_SENDERS = 10_000
 """Number of senders whose requests are counted; the one that was quiet for longest is forgotten first."""
 
 UNCOUNTED_BODY_BYTES = 16 * 1024
-"""Beginning of every body that the bound on all arriving bodies does not count: ordinary requests are smaller, so they
-arrive even while large bodies use up that bound."""
+"""Number of bytes of every body that do not count towards the bound on all arriving bodies: ordinary requests are
+smaller, so they arrive even while large bodies use up that bound."""
 
 DRAIN_BYTES = 16 * 2**20
 DRAIN_SECONDS = 2.0
 """Maximum size and time of a refused body that is read and discarded, so that the client gets the answer, not a reset."""
 
 MOST_STREAMS, MOST_STREAMS_OF_SENDER = 512, 64
-"""Number of streams of the page's results that may be open at the same time: of all senders, and of one. A browser tab has
-one while it waits for a reply; Gradio looks for results of each twenty times per second."""
+"""Maximum numbers of streams of the page's results that are open at the same time, for all senders and for one. A browser
+tab has one open stream while it waits for a reply; Gradio polls each stream for results twenty times per second."""
 
 
 class RateLimit:
@@ -64,7 +64,7 @@ class RateLimit:
 
 
 class ArrivingBytes:
-    """Sum of the sizes of all request bodies that arrive, or whose answer has not begun.
+    """Sum of the sizes of all request bodies that are arriving, or whose answer has not begun.
 
     Args:
         limit: Largest sum. Clients without credentials share one half of it.
@@ -119,10 +119,13 @@ class OpenStreams:
 
 @dataclass
 class Limits:
-    """Everything that decides whether a request is answered.
+    """Settings and counters by which a server decides whether to answer a request.
 
     Attributes:
-        options: Sizes and times.
+        options: Options of the server, with bounds on sizes and times.
+        access: Check of credentials.
+        metrics: Counters for /metrics.
+        rate: Requests that each sender has left.
         origins: Names of this server and web sites that may use it.
         page: Functions and log-ins of the mounted page.
         pool: Threads for work on texts and large bodies.
@@ -169,7 +172,7 @@ class BodyReader:
     async def read(
         self, limit: int, stated: str, seconds: float, arriving: ArrivingBytes, trusted: bool
     ) -> bytes | None:
-        """Return the whole body, or None if the client left. It is counted in `arriving` until `release`.
+        """Return the whole body, or None if the client left. The body is counted in `arriving` until `release`.
 
         Args:
             limit: Largest body, in bytes. A body without a stated length is counted while it arrives.

@@ -71,7 +71,7 @@ def salted_hash(text: str) -> str:
 
 
 class EqualLines:
-    """Throttle of the equal lines that one client causes: the first few of a minute are written, then one with their number.
+    """Throttle of the equal lines that one client causes: the first few of a minute are written, then how many followed.
 
     Args:
         per_minute: Lines that are written.
@@ -112,7 +112,7 @@ class EqualLines:
             return counted[1] <= self.per_minute
 
     def _report(self, now: float, at_least: int = 0) -> None:
-        """Forget lines whose minute is over, and at least so many, and write how many of each were left out."""
+        """Forget the lines whose minute is over, and in any case the oldest `at_least`; write how many were left out."""
         while self._counts:
             key, (ends, count) = next(iter(self._counts.items()))
             _, (event, level, *fields) = key

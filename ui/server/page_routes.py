@@ -7,7 +7,7 @@ uploads on disk, and offers routes for downloads, proxying and editing. This pag
 - clients can use only the routes in `ROUTES`, with the query parameters named there;
 - a request body that names a file in any input is refused before Gradio sees it;
 - a call must name a function of the page and have as many inputs as that function;
-- the body that Gradio reads is written anew from the value that was checked, so both cannot read it differently.
+- the body that Gradio reads is written anew from the value that was checked, so both cannot understand it differently.
 """
 
 from __future__ import annotations
@@ -117,12 +117,12 @@ def _refuse_constant(name: str) -> None:
 
 
 def _number(digits: str) -> int | float:
-    """Return a whole number, as a float if it has more digits than results can have: they have at most 64 bits."""
+    """Return a whole number; as a float if it has too many digits for a result, whose numbers have at most 64 bits."""
     return int(digits) if len(digits) <= MOST_DIGITS else float(digits)
 
 
 def check_session(session: object) -> None:
-    """Refuse a session id that Gradio's page would not make: Gradio keeps sessions, so their size must be bounded.
+    """Refuse a session id that Gradio's page would not make. Gradio keeps these ids, so their length must be bounded.
 
     Raises:
         ApiError: 400, the id is not 1 to 64 letters, digits, `-` and `_`.
@@ -179,7 +179,7 @@ def checked_body(path: str, content_type: str, body: bytes, functions: Mapping[i
     if has_too_many_values(body):
         raise ApiError(413, f"A request of the page may have at most {MAX_MARKS} values.", code="body_too_large")
     try:
-        # as text, because of bytes json would guess the encoding, and the values were counted in UTF-8
+        # as text: json would guess the encoding of bytes, and the values were counted in UTF-8
         value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_int=_number)
     except (ValueError, RecursionError):
         raise ApiError(400, "The body is not JSON.", code="invalid_json") from None

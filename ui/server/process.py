@@ -24,8 +24,8 @@ DRAIN_SECONDS = 2
 """Time in which replies that are being decoded may end after a signal."""
 
 READ_BYTES = 32 * 1024
-"""Bytes that are read from one connection before the others have their turn; with many large bodies at a time it decides how
-long a small request waits."""
+"""Number of bytes that are read from one connection before the others have their turn. While many large bodies arrive, this
+number decides how long a small request waits."""
 
 HEADER_SECONDS = 15
 """Time limit for the headers of a request, from the connection or the end of the request before."""
@@ -38,7 +38,7 @@ BACKLOG = 128
 """New connections that are accepted before others have their turn; more wait in the system."""
 
 FREE_CHUNKS, CHUNK_BYTES = 64, 64
-"""A chunked body may have this many chunks of any size; with more of them, the mean size must be at least the second number.
+"""A chunked body may have `FREE_CHUNKS` chunks of any size; if it has more, their mean size must be at least `CHUNK_BYTES`.
 Reading a chunk costs the event loop about 10 microseconds, however small the chunk is."""
 
 
@@ -49,7 +49,7 @@ def return_memory() -> None:
     """Make the C library return the memory of large bodies to the system (glibc only; elsewhere nothing happens).
 
     By default glibc learns from a large allocation that is freed to keep the next ones, and every thread has its own
-    arena, so a server stays as large as at its largest moment.
+    arena, so without this call a server would keep its peak size.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""Middleware that keeps each browser and each conversation with one replica of Ray Serve.
+"""Middleware that sends each browser and each conversation to the same replica of Ray Serve.
 
 The page needs this because a message and its answer are two requests to one replica. The proxy selects the replica by
 X-Conversation-Id, which browsers do not send. `Seats` runs in the proxy: it sets a cookie at the first request of a

@@ -1,8 +1,8 @@
 """Threads for work on clients' texts: checks, tokenization, and parsing of large bodies.
 
 This work holds Python's lock, so more threads would not finish it sooner, but they would delay the event loop and the
-decoding. Short, small and large texts have a thread each, so that a short message never waits for long ones. The
-senders of a lane take turns, and each may have a share of its waiting calls only.
+decoding. Short, small and large texts have a thread each, so that a short message never waits for long ones. The queue
+of a thread is called its lane: the senders in a lane take turns, and each may fill only a share of it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from chatbot.chat.worker import SHUTTING_DOWN, WorkerError
 from chatbot.errors import XianliaoError
 
 SHORT_CHARACTERS, LARGE_CHARACTERS = 2_000, 20_000
-"""Most characters or bytes of the texts and bodies in the short and in the small lane."""
+"""Maximum number of characters or bytes of a text or body in the short lane, and in the small lane."""
 
 MOST_WAITING = {"short": 256, "small": 64, "large": 32}
-"""Number of calls that may wait for each thread."""
+"""Number of calls that may wait in each lane."""
 
 MOST_OF_SENDER = {"short": 64, "small": 16, "large": 8}
-"""Number of those calls that may have the same sender."""
+"""Number of calls of one sender that may wait in each lane."""
 
 SENDER: contextvars.ContextVar[str] = contextvars.ContextVar("sender", default="")
 """Address, key or user of the request that is answered in this context."""
@@ -114,7 +114,7 @@ class WorkPool:
                 del self._of_sender[lane][sender]
 
     def _run_next(self, lane: str) -> None:
-        """Run the oldest call of the sender whose turn it is; there are as many calls of this method as calls."""
+        """Run the oldest call of the sender whose turn it is; this method runs once for each call that was submitted."""
         queues = self._queues[lane]
         with self._lock:
             if not queues:  # the pool was closed meanwhile
