@@ -3,8 +3,8 @@
     python deploy/check_wheels.py dist [--replies dist/replies.json] [--big]
 
 xianliao-lite has to add at most 20 MB besides numpy and answer within 2 s from the start of its process. With --replies,
-token ids of replies are written to the file, or compared with it if it exists: they are the same on every system. With
---big, the wheel of xianliao is installed as well (about 1 GB of packages) and has to find its prebuilt library.
+the token ids of some replies are written to the file, or compared with it if it exists: they are the same on every
+system. With --big, the wheel of xianliao is installed as well (about 1 GB of packages) and has to find its prebuilt library.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Environment:
         """Run a command of the environment and return its stdout.
 
         Raises:
-            CheckError: It fails.
+            CheckError: The command fails.
         """
         variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "XIANLIAO_BOT")}
         done = subprocess.run(
@@ -98,10 +98,10 @@ def check_lite(dist: Path, folder: Path, seconds: float) -> list[list[int]]:
 
 
 def check_big(dist: Path, folder: Path) -> None:
-    """Install xianliao and let it answer by its prebuilt library.
+    """Install xianliao and check that it answers with its prebuilt library.
 
     Raises:
-        CheckError: It does not.
+        CheckError: It uses another library.
     """
     environment = Environment(folder)
     chosen, options = folder / "chosen", ["--no-index", "--no-deps", "--find-links", str(dist.resolve())]

@@ -4,7 +4,7 @@
 
 page    The bundled bot as one HTML file, and its weights file for the C runtime.
 lite    Wheels of xianliao-lite, one for each system.
-wheels  Wheels of xianliao: one for each system, with the prebuilt library, and one for all systems without.
+wheels  Wheels of xianliao: one for each system, with the prebuilt library, and one for all systems, without it.
 
 Needs zig: pip install -e ".[release]". Each file is listed with its size and SHA-256 in SHA256SUMS.
 """
@@ -121,7 +121,7 @@ def check_library(wheel: Path, prefix: str, symbol: bytes) -> None:
     """Check that a wheel has one library, in the format of its system and with a symbol.
 
     Raises:
-        ReleaseError: It has not.
+        ReleaseError: The wheel has another number of libraries, or its library is wrong.
     """
     with zipfile.ZipFile(wheel) as content:
         names = [name for name in content.namelist() if name.startswith(prefix) and Path(name).suffix in MAGIC]

@@ -22,12 +22,12 @@ SETTINGS = (
 """Decoding settings in the order of the library (chatbot/native/runtime/runtime.h)."""
 
 OFF = {"repeat_cost": math.inf, "floor_start_tokens": -1.0, "max_reply_tokens": -1.0}
-"""Values that mean None."""
+"""Number that the library gets for None, for each setting that None switches off."""
 
 REASONS = ("stopped", "eos", "floor", "limit", "safety")
 MAX_SEED = 2**31 - 1
 KEPT_CHATS = 4
-"""Conversations whose state is kept, so that a next turn costs only its own tokens."""
+"""Number of conversations whose state is kept, so that a further turn costs only its own tokens."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
@@ -60,7 +60,7 @@ def _library(path: str | Path | None) -> ctypes.CDLL:
     """Return the library with its types.
 
     Raises:
-        LiteError: It is missing.
+        LiteError: The library is missing.
     """
     path = Path(path or os.environ.get("XIANLIAO_LIBRARY") or Path(__file__).with_name(f"xianliao{SUFFIX}"))
     try:
@@ -114,7 +114,7 @@ class Bot:
     Attributes:
         name: Name of the file.
         defaults: Decoding settings of the file.
-        kernel: Build of the arithmetic that this processor runs.
+        kernel: Build of the arithmetic that was chosen for this processor.
 
     >>> Bot("bot.xianliao").reply(["你好"], seed=0).text  # doctest: +SKIP
     """
@@ -204,7 +204,7 @@ class Bot:
         """Return the token ids of a text.
 
         Raises:
-            LiteError: Memory is short.
+            LiteError: There is not enough memory.
         """
         encoded = _utf8(text)
         ids = (c_int32 * (len(encoded) + 1))()  # a token has at least one byte

@@ -20,8 +20,8 @@ MAX_BODY, MAX_NUMBER = 1 << 20, 1e18
 DRAIN_BYTES, DRAIN_SECONDS = 4 << 20, 2
 """Size of the largest refused body that is read and thrown away, and the time for it."""
 LONG_CHARACTERS, TURN_CHARACTERS = 20_000, 100
-"""Longer histories, in which each turn counts for so many characters more, are checked for people in crisis one at a time
-while others are decoded."""
+"""Histories longer than `LONG_CHARACTERS` are checked for people in crisis one at a time, while other requests are decoded;
+each turn counts `TURN_CHARACTERS` more characters than it has."""
 LOCAL = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 OWN_SITES = frozenset({"same-origin", "none"})
 """Values of Sec-Fetch-Site that a browser sends if no page of another site has caused the request."""
@@ -78,7 +78,7 @@ def settings_of(body: dict[str, Any]) -> dict[str, Any]:
     """Return seed and settings of a request.
 
     Raises:
-        RequestError: A number is not one.
+        RequestError: The value of a field is not a number.
     """
     settings: dict[str, Any] = {}
     for name, setting in FIELDS.items():
@@ -156,8 +156,8 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _is_admitted(self) -> bool:
-        """Refuse pages of other sites, also those that reach a local server by a name of theirs, and requests whose end is
-        not clear: what follows would be read as another request, with headers that a page may choose.
+        """Refuse requests of pages from other sites, also if their name leads to this machine, and requests whose end is
+        unclear: the bytes after it would be read as another request, with headers that a page may choose.
         """
         hosts, origin = self.headers.get_all("Host", []), self.headers.get("Origin")
         if len(hosts) != 1 or (self.server.is_local and not LOCAL.fullmatch(hosts[0])):
@@ -193,8 +193,8 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def _drain(self, size: int) -> None:
-        """Throw away a refused body that is a little too long, in small pieces: a client that still sends misses the
-        answer.
+        """Read and discard a refused body that is a little too long, in small pieces: a client that is still sending
+        would miss the answer.
         """
         if size > DRAIN_BYTES:
             return

@@ -1,4 +1,4 @@
-"""`make bench`: one table of speed ratios; both sides run alternately on one thread."""
+"""`make bench`: one table of speed ratios; this project and its peers run alternately on one thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding, training and preparing beside an earlier commit: `python -m tests.benchmarks.against COMMIT`.
+"""Compare the speed of this checkout with an earlier commit: `python -m tests.benchmarks.against COMMIT`.
 
 The commit is checked out into a temporary worktree. Both sides use its bundled checkpoint, one thread and the same
 inputs, run alternately in one run, and are compared by CPU time. The commit needs `chatbot.Chatbot` and the command

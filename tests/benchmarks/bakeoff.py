@@ -57,7 +57,7 @@ STRETCHES = {"early": (0, 64), "late": (64, ROW), "beyond": (ROW, 4 * ROW)}
 
 @dataclass(frozen=True)
 class Candidate:
-    """Row of the table: mixers and extras."""
+    """Mixers and extras that are trained and scored; one row of the table."""
 
     name: str
     model: ModelSettings
@@ -115,7 +115,7 @@ def settings_of(candidate: Candidate, seed: int, args: argparse.Namespace) -> Tr
 
 
 def score(checkpoint: str, folder: str, dialogues: int, max_tokens: int) -> dict[str, list[float]]:
-    """Return nats and units of the validation dialogues of a prepared set, in total and by stretch."""
+    """Return nats and units of the validation dialogues of a prepared set, in total and for each of `STRETCHES`."""
     model, tokenizer = load_model(checkpoint), DialogueTokenizer.load(folder)
     store = TurnStore([folder], "valid")
     chosen = [store.turns(index) for index in range(min(dialogues, len(store)))]

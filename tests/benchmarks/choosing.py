@@ -1,4 +1,4 @@
-"""How apt the reply is that a ranking chooses, on candidates with ratings: `python -m tests.benchmarks.choosing`.
+"""Measure how apt a ranking's choice among rated candidates is: `python -m tests.benchmarks.choosing`.
 
 checkpoints/recipe/judged/README.md describes the candidates. Nothing is generated, so a new ranking is compared within
 seconds with the present one, with a random choice and with the best choice that the candidates allow.

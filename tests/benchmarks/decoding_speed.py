@@ -1,4 +1,4 @@
-"""Decoding speed beside transformers' generate, CTranslate2 and the memory bound; long contexts; the cost of int8."""
+"""Compare decoding speed with transformers' generate, CTranslate2 and the memory bound; long contexts; cost of int8."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All exported forms beside the Python bot: size, start, first token, tokens per second and memory, on one core each.
+"""Compare all exported forms with the Python bot: size, start, first token, tokens per second and memory, on one core each.
 
     python -m tests.benchmarks.export_formats [--output runs/exports] [--clock cpu] [--only NAME ...]
 
@@ -91,7 +91,7 @@ class Result:
 
 
 Answer = Callable[[int, str], int]
-"""Answers a message with at most so many tokens and returns their number, the end of turn included."""
+"""Function that answers a message with at most N tokens; it returns their number, the end of turn included."""
 
 
 class Unavailable(Exception):
@@ -192,7 +192,7 @@ def measure(form: Form, folder: Path) -> Result:
 
 
 def _peak_bytes() -> int:
-    """Return the peak of resident memory; `ru_maxrss` would have that of the process that started this one."""
+    """Return the peak of resident memory; `ru_maxrss` could be the peak of the process that started this one."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
@@ -206,7 +206,7 @@ def _seconds(answer: Answer, tokens: int, number: int) -> tuple[int, float, floa
 
 
 def export(room: str, folder: Path) -> None:
-    """Write the files of a room, if they are not there.
+    """Write the files of an exported form if they do not exist; `room` names the function that loads them.
 
     Raises:
         Unavailable: A package or program is missing.

@@ -22,7 +22,7 @@ class Row:
         unit: Unit of both medians.
         ours, peer: Medians of our side and of the peer.
         peer_name: Name of the peer.
-        ratio: Factor by which our side is better; above 1 is ahead.
+        ratio: Factor by which our side is faster; above 1, our side is ahead.
         target: Smallest ratio wanted, or None.
     """
 

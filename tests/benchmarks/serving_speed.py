@@ -1,11 +1,11 @@
-"""Serving many conversations: tokens per second of 64 against one, and the wait while a long history joins.
+"""Serve many conversations: tokens per second with 64 and with one, and the wait of others while a long history joins.
 
     python -m tests.benchmarks --only serving       # also in `make bench`
     python -m tests.benchmarks.serving_speed --large    # GPT-2's size: 12 layers of width 768
     python -m tests.benchmarks.serving_speed --threads 2    # wall time on a machine without other work
 
 Sides alternate and medians are shown: of CPU time on one thread, or of wall time on several. Other work on the machine
-spoils the latter: a product that waits for a busy core takes a hundred times as long.
+spoils wall time: a product that waits for a busy core takes a hundred times as long.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def our_bot(compiled: str | None = None, softmax: str | None = None) -> Chatbot 
 
 
 def bot_of(model: XianliaoForCausalLM, tokenizer: DialogueTokenizer) -> Chatbot:
-    """Return a bot whose model has more ids than its tokenizer; no reply has those that the tokenizer does not know."""
+    """Return a bot whose model has more ids than its tokenizer; replies have no ids that the tokenizer does not know."""
     bot = Chatbot(model, tokenizer, SETTINGS)
     unknown = range(tokenizer.vocab_size, model.config.vocab_size)
     bot.vocabulary = replace(bot.vocabulary, banned_ids=(*bot.vocabulary.banned_ids, *unknown))

@@ -56,7 +56,7 @@ COLUMNS = {  # heading: model, whether truncation keeps EOS, whether the floor i
 
 
 def train_model(name: str, args: argparse.Namespace, floor: ReplySettings) -> None:
-    """Train the bundled bot further with one of the heads, unless that is done."""
+    """Train the bundled bot further with one of the heads, unless a finished run exists."""
     output = Path(args.output) / name
     settings = {"termination_epsilon": EPSILON, **MODELS[name]}
     if name == "nmst_floor":

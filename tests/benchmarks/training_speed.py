@@ -1,4 +1,4 @@
-"""Training speed beside GPT-2 and a nanoGPT-style model; useful tokens beside a padded Trainer pipeline."""
+"""Compare training speed with GPT-2 and a nanoGPT-style model, and useful tokens with a Trainer that pads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.data.packing import pack
 TOKENS = 4096
 WITHOUT_EXTRAS = {"output_gate": False, "short_conv": 0}
 LEAN = "linear_elu1:sliding 3:1"
-"""The fastest mixers that on average learn better than plain softmax, without gate and convolution."""
+"""The fastest mixers, without gate and convolution, that on average reach a lower loss than plain softmax."""
 TARGETS = {256: 1.1, 1024: 1.3, 4096: 1.9}
 
 

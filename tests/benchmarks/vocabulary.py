@@ -4,8 +4,9 @@
         --input LCCC-base_valid.json cdial_toy_train.txt dgk_subtitles.jsonl.xz
 
 It prepares a set for every candidate from the same dialogues, trains the same body on it for the same number of
-floating-point operations, and scores the same held-out dialogues. Operations are 6 per weight and token, with the
-output head, so a larger vocabulary sees fewer tokens, and longer tokens cover more text. Finished runs are skipped.
+floating-point operations, and scores the same held-out dialogues. Operations are 6 per weight and token, the
+output head included. So a model with a larger vocabulary sees fewer tokens, but these are longer and cover more text.
+Finished runs are skipped.
 """
 
 from __future__ import annotations
