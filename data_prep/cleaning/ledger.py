@@ -33,7 +33,7 @@ class Ledger:
 
     Attributes:
         dialogues: `read`, `kept_whole`, `split`, `dropped`; the last three add up to the first.
-        pieces: Number of clean dialogues that remain of all that were read.
+        pieces: Number of clean dialogues that the dialogues read have become.
         dropped: Number of dropped dialogues by reason; a dirty dialogue has the reason of its first dirty turn.
         left_out: Messages of chat logs that were left out when the files were read, by reason.
         dirty: Dirty turns by reason, in dropped and in split dialogues.
