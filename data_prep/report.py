@@ -1,6 +1,6 @@
 """Statistics page of a prepared set: report/report.md with its plots.
 
-Its content depends on the data alone, so that the same build gives the same bytes.
+The content of the page depends on the data alone, so that the same build gives the same bytes.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def _dialogues(manifest: Mapping[str, Any], ledger: Ledger) -> list[str]:
     return [
         "## What happened to the dialogues",
         "",
-        "Each is kept whole, split where turns were removed, or dropped. `dropped.jsonl.gz` lists every removed turn.",
+        "Each dialogue is kept whole, split where turns were removed, or dropped. `dropped.jsonl.gz` lists every removed"
+        " turn.",
         "",
         *table(["file", "for", "read", "kept whole", "split", "dropped"], rows),
         f"The result is {ledger.pieces:,} dialogues.",

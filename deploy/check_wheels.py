@@ -65,7 +65,7 @@ class Environment:
         return done.stdout
 
     def size(self) -> int:
-        """Return the bytes of all files but those of numpy."""
+        """Return the size of all files except those of numpy, in bytes."""
         files = [path for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink()]
         return sum(path.stat().st_size for path in files if not any(part.startswith("numpy") for part in path.parts))
 
@@ -74,7 +74,7 @@ def check_lite(dist: Path, folder: Path, seconds: float) -> list[list[int]]:
     """Install xianliao-lite, measure it, and return the token ids of its replies.
 
     Raises:
-        CheckError: It is too large or too slow, or does not answer.
+        CheckError: The package is too large or too slow, or does not answer.
     """
     environment, weights = Environment(folder), str((dist / WEIGHTS).resolve())
     before = environment.size()

@@ -17,7 +17,7 @@ def check_inputs(settings: TrainSettings) -> None:
     """Check device, data, --init and --output in a fraction of a second.
 
     Raises:
-        XianliaoError: One of them cannot be used.
+        XianliaoError: The device, the data, --init or --output cannot be used.
     """
     check_device(settings.device)
     path = None if settings.init is None else resolve(settings.init)

@@ -61,7 +61,7 @@ def train(settings: TrainSettings, run: type[Run] | None = None, is_locked: bool
         Content of training.json, and `stopped_by`: the signal that stopped the run, or None.
 
     Raises:
-        SettingsError, FileError, CheckpointError, ResumeError: A fault that the user can mend.
+        SettingsError, FileError, CheckpointError, ResumeError: An error that the user can correct.
     """
     settings.check()
     pick_device(settings.device)
@@ -91,7 +91,7 @@ class Run:
         progress: Progress that the run starts from.
 
     Raises:
-        SettingsError, CheckpointError, ResumeError: A fault that the user can mend.
+        SettingsError, CheckpointError, ResumeError: An error that the user can correct.
     """
 
     def __init__(

@@ -68,7 +68,7 @@ class Regularization:
         " targets that are the end of turn are not smoothed",
     )
     fgm: float = setting(
-        0.0, "length of an adversarial step on the embeddings of a dialogue; a second pass trains from there"
+        0.0, "length of an adversarial step on the embeddings of a dialogue; a second pass trains with this step"
     )
     gradient_penalty: float = setting(0.0, "weight of half the squared gradient of a dialogue's loss by its embeddings")
     vat: float = setting(
@@ -185,7 +185,7 @@ class TrainSettings:
     termination_epsilon: float = setting(
         1e-3, "share of the other tokens' probability that st and nmst move to the end of turn at every token"
     )
-    termination_delay: int = setting(0, "tokens of a turn before nmst moves any probability")
+    termination_delay: int = setting(0, "number of tokens of a turn before nmst moves any probability")
     direction: Literal["keep", "forward", "backward"] = setting(
         "keep", "backward trains on reversed dialogues, for a model that ranks replies; keep uses the kind of --init"
     )
@@ -209,7 +209,7 @@ class TrainSettings:
     floor_delta: int = setting(32, "delta of the EOS floor in tokens, stored with the checkpoint")
 
     def of_stage(self, number: int) -> TrainSettings:
-        """Return the settings of a stage, counted from 0, as those of a run with that stage alone."""
+        """Return the settings of a run that consists of one stage of this run, counted from 0."""
         if not self.stages:
             return self
         changes: dict[str, Any] = {

@@ -97,7 +97,7 @@ class Stage:
         pool = np.concatenate(
             [spread(start, stop, math.ceil(min(1, source.weight) * (stop - start))) for (start, stop), source in parts]
         )
-        # t0 comes from all turns of the pool; without a validation split from those of the training split.
+        # t0 comes from all turns of the pool; without a validation split, from the turns of the training split.
         lengths = [length for index in pool for length in valid.turn_lengths(index)] or np.diff(train.turn_starts)
         self.floor_start = max(1, int(np.ceil(np.percentile(lengths, REPLY_LENGTH_PERCENTILE))))
         limit = self.settings.eval_dialogues

@@ -36,7 +36,7 @@ class ServeOptions:
         arriving_bytes: Maximum size of all request bodies together that are arriving, or whose answer has not begun.
         body_seconds: Time in which a request body must arrive, in seconds.
         log_text: Whether messages and replies are logged.
-        studio: Options of the training view; None leaves it out. With it the server answers its own machine only.
+        studio: Options of the training view; None leaves it out. With the view, the server answers its own machine only.
     """
 
     auth: tuple[tuple[str, str], ...] = ()

@@ -1,7 +1,7 @@
 """From a raw dialogue to clean ones: applies the rules of `data_prep.cleaning.rules` until no rule changes anything.
 
-A turn that a filter matches is dirty. It is removed and the dialogue is cut there: the turns between two dirty turns
-are kept as a dialogue if they are two or more. So one bad turn does not remove a long conversation, and no turn is
+A turn that a filter matches is dirty. A dirty turn is removed and the dialogue is cut there. Two or more turns between
+two dirty turns are kept as a dialogue. So one bad turn does not remove a long conversation, and no turn is
 paired with a turn that it does not answer. Every dialogue that was read is in exactly one of three classes: kept whole,
 split or dropped.
 """

@@ -37,7 +37,7 @@ class FrequentTurns:
 
     Attributes:
         hashes: `turn_hash` of the texts, uint64 `[N]`.
-        reasons: Index into `REASONS`, int64 `[N]`; `HOT` is for turns, the others for replies.
+        reasons: Index into `REASONS`, int64 `[N]`; `HOT` marks turns that are replied to, the other reasons mark replies.
         kept_share: Share of the (turn, reply) pairs with this text that is kept, float64 `[N]`.
         top: Hashes of the most frequent replies, uint64 `[at most the number asked for]`.
     """

@@ -143,7 +143,7 @@ def splits_of(path: Path, form: str = "auto") -> tuple[str, ...]:
 
 
 def form_of(path: Path, form: str = "auto") -> str:
-    """Return the form that a file is read in: the one that is named, or the one that is recognised.
+    """Return the form in which a file is read: the given form, or with `auto` the form that is recognised.
 
     Raises:
         FileError: The file cannot be read, is empty or has an unknown form.

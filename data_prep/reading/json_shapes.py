@@ -79,7 +79,7 @@ NOTICE_KINDS = (
     "join",
     "pin",
 )
-"""Beginnings of the types of messages that the program wrote."""
+"""A message whose type begins with one of these was written by the chat program, not by a person."""
 OBJECT_WITHOUT_TURNS, TEXT_WITHOUT_A_REPLY = "object_without_turns", "text_without_a_reply"
 NOT_A_DIALOGUE = "not_a_list_of_strings"
 SPLITS = ("train", "valid", "test")
@@ -246,7 +246,7 @@ def is_message(value: object) -> bool:
 
 
 def has_time(value: Mapping[str, Any]) -> bool:
-    """Whether a message says when it was sent, as messages of chat programs do and those of corpora do not."""
+    """Whether a message says when it was sent: exports of chat programs have times, corpora have none."""
     return any(value.get(key) is not None for key in TIME_KEYS)
 
 

@@ -19,8 +19,8 @@ from data_prep.reading.thoughts import without_thoughts
 SESSION_GAP = timedelta(hours=3)
 """Maximum silence within a dialogue; after a longer one, a new dialogue begins."""
 MAX_CHATS = 1000
-"""Maximum number of conversations of one file that are open at the same time; the one with the oldest message is closed
-first."""
+"""Maximum number of conversations of one file that are open at the same time; the conversation with the oldest message is
+closed first."""
 
 MAX_NOTICE_CHARACTERS = 200
 """A message without speech is cut to this number of characters for the report."""
@@ -37,7 +37,7 @@ class Message:
     Attributes:
         number: Line or array element where the message begins, from 1.
         speaker: Name or id of the speaker; empty for the program itself.
-        text: Its text, lines divided by line ends.
+        text: Text of the message; its lines are divided by line ends.
         time: Time, or None if unknown.
         chat: Name or id of the conversation, where a file holds several.
     """
@@ -67,7 +67,7 @@ class OpenMessage:
     Args:
         number: Line where the message begins, from 1.
         speaker: Name of the speaker.
-        text: Its first line, if it has been read.
+        text: First line of the message, if it has been read.
         time: Time, or None if unknown.
     """
 
@@ -145,7 +145,7 @@ class _Dialogue:
         self.messages: list[tuple[str, str]] = []
         self.time: datetime | None = None
         self.characters = 0
-        self.unspoken_by: str | None = None  # speaker of a picture or the like since the last speech
+        self.unspoken_by: str | None = None  # speaker of the last picture or similar message, if no speech has followed
 
     def is_over(self, message: Message) -> bool:
         """Whether a message begins a new dialogue: after a silence, or because the dialogue has reached its maximum
@@ -254,5 +254,5 @@ def is_named(speaker: str, name: str) -> bool:
 
 
 def is_system_name(name: str) -> bool:
-    """Whether a name is that of the program."""
+    """Whether a name stands for the chat program itself."""
     return not name or name.startswith(("-!-", "!-")) or name.split("(")[0].strip().lower() in _SYSTEM_NAMES

@@ -117,7 +117,7 @@ def _form_of_json_lines(values: list[object], lines: int) -> str:
 
 
 def _holds_messages(value: dict) -> bool:
-    """Whether a JSON object holds the messages of a chat program: with times, some of them notices."""
+    """Whether a JSON object holds messages of a chat program: they have times, and some of them are notices."""
     parts = [part[:10] for part in value.values() if isinstance(part, list) and part]
     return any(
         all(isinstance(item, dict) for item in part)

@@ -1,4 +1,4 @@
-"""The bot: the compiled library through ctypes."""
+"""The bot, which calls the compiled library through ctypes."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _library(path: str | Path | None) -> ctypes.CDLL:
 
 
 def _random_seed() -> int:
-    """Return a seed from the system's random numbers; the module secrets would load OpenSSL, 4 MB."""
+    """Return a seed from the system's random numbers; the module secrets would load OpenSSL (4 MB)."""
     return int.from_bytes(os.urandom(4), "little") >> 1
 
 
@@ -125,7 +125,7 @@ class Bot:
         Args:
             path: The file; None takes XIANLIAO_BOT or the file inside the package.
             safety: Whether fixed texts answer people in crisis.
-            library: The compiled library; None takes that of the package.
+            library: The compiled library; None takes the library inside the package.
 
         Raises:
             LiteError: A file is missing or damaged.
@@ -247,7 +247,7 @@ class Bot:
         return Reply(shown, tuple(ids[: count.value]) if count.value else (), reason, library.xl_log_prob(chat), seed)
 
     def _borrow(self) -> Any:
-        """Return a conversation that no other thread uses; the one used last is likeliest to know the history."""
+        """Return the latest conversation that no other thread uses; its state most likely covers the history."""
         with self._lock:
             if not self._bot:
                 raise LiteError("The bot is closed.")

@@ -18,7 +18,7 @@ from xianliao_lite.connections import BODY_SECONDS, HEADER_SECONDS, SEND_SECONDS
 
 MAX_BODY, MAX_NUMBER = 1 << 20, 1e18
 DRAIN_BYTES, DRAIN_SECONDS = 4 << 20, 2
-"""Size of the largest refused body that is read and thrown away, and the time for it."""
+"""Maximum size of a refused body that is read and discarded, and seconds for reading it."""
 LONG_CHARACTERS, TURN_CHARACTERS = 20_000, 100
 """Histories longer than `LONG_CHARACTERS` are checked for people in crisis one at a time, while other requests are decoded;
 each turn counts `TURN_CHARACTERS` more characters than it has."""

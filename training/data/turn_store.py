@@ -137,8 +137,8 @@ def _starts(lengths: list[np.ndarray]) -> np.ndarray:
 def cut_into_pieces(store: TurnStore, row_tokens: int, layout: Layout) -> tuple[Pieces, int]:
     """Return the pieces of a store, and the number of turns that are left out because they are longer than a row.
 
-    A dialogue that fits is one piece. A longer dialogue is cut between turns; the speakers of its pieces follow the
-    index of the turn in the whole dialogue.
+    A dialogue that fits is one piece. A longer dialogue is cut between turns; the speaker of a turn depends on
+    its index in the whole dialogue.
     """
     turns = np.diff(store.dialogue_starts)
     content = np.diff(store.turn_starts[store.dialogue_starts])

@@ -35,7 +35,7 @@ ABOUT_MAKER = re.compile(
 )
 """Messages that ask who made the bot."""
 CLAIM = re.compile("语言模型|开源|训练出来|公开的")
-"""Replies of the bundled bot about who made it."""
+"""Words by which a reply of the bundled bot says who made the bot."""
 _MARKS = re.compile(r"[\s，。！？、：；,.!?:;~…\"'“”‘’（）()\[\]{}<>《》|/\\]")
 
 
@@ -103,7 +103,7 @@ def identity_dialogues(identity: Identity, seed: int = 0) -> list[list[str]]:
 
 
 def rehearsal_dialogues(identity: Identity) -> list[list[str]]:
-    """Return dialogues that the bot keeps answering as before: everyday ones, some with words like those of questions."""
+    """Return everyday dialogues that the bot keeps answering as before; some have words like those of the questions."""
     everyday = list(read_dialogues(HERE / "everyday.jsonl")) * EVERYDAY_COPIES
     return everyday + [turns for turns in _allowed(identity) if "{name}" not in str(turns)]
 

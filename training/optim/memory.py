@@ -26,8 +26,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def keep_freed_memory() -> bool:
     """Raise glibc's mmap and trim thresholds, so that large buffers are reused.
 
-    By default glibc returns them to the system at every step; paging them in again costs CPU training a third of its
-    speed.
+    By default glibc returns these buffers to the system at every step; paging them in again costs CPU training a third of
+    its speed.
 
     Returns:
         Whether the thresholds were raised; False everywhere but on Linux with glibc.

@@ -71,7 +71,7 @@ class Muon(torch.optim.Muon):
     """torch's Muon (kellerjordan.github.io/posts/muon), with an iteration of selectable precision on CPUs.
 
     torch's iteration runs in bfloat16 everywhere, which is four times slower than fp32 on CPUs without bfloat16
-    instructions and four times faster on CPUs with them.
+    instructions and four times faster on CPUs that have these instructions.
 
     Muon treats the fused projection of queries, keys and values, `[3 H K, D]`, as one matrix; separate projections,
     as in the literature, were not tried.

@@ -48,7 +48,7 @@ def estimate(settings: TrainSettings, objective_of: ObjectiveOf = _usual_objecti
         objective_of: Objective of the steps that are measured.
 
     Raises:
-        SettingsError, FileError, CheckpointError: A fault that the user can mend.
+        SettingsError, FileError, CheckpointError: An error that the user can correct.
     """
     pick_device(settings.device)
     if settings.threads is not None:

@@ -13,7 +13,7 @@ from training.settings import TrainSettings, flag
 from training.state.run_folder import METRICS, SAMPLES, SETTINGS, read_log
 
 FEW_DIALOGUES = 50
-"""Validation on fewer dialogues gets a warning."""
+"""Minimum number of validation dialogues; with fewer, a warning is printed."""
 CLEAR_FALL = 0.02
 """Minimum fall of the loss at the last validation, in nats/unit, for the advice to train longer."""
 

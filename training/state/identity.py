@@ -44,7 +44,7 @@ def identity_of(settings: TrainSettings, manifests: list[list[dict]]) -> dict[st
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """Return a hash of the model in a checkpoint folder: its shape and weights, for an adapter those of its base as well.
+    """Return a hash of the model in a checkpoint folder: its shape and weights, for an adapter with those of its base model.
 
     Raises:
         CheckpointError: The base model of an adapter is missing.
@@ -109,7 +109,7 @@ def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> str:
             settings["model"] = None
     changed = [flag(name) for name in new if old.get(name) != new[name]]
     if before.get("init_hash", now.get("init_hash")) != now.get("init_hash") and "--init" not in changed:
-        changed.append("the checkpoint of --init")  # runs that earlier versions started have no hash of it
+        changed.append("the checkpoint of --init")  # runs that earlier versions started have no hash of that checkpoint
     if _hash(_stages(before)) != _hash(_stages(now)):
         changed.append("the stages")
     if _hash(before.get("data")) != _hash(now.get("data")):

@@ -41,7 +41,7 @@ def check_folder(output: Path, resume: bool, can_resume: bool = True) -> None:
     command has the option --resume; if so, the message advises to use it.
 
     Raises:
-        ResumeError: It may not, or the run has not saved a state.
+        ResumeError: The folder holds another run or other files, or it holds no run and --resume is given.
     """
     steps = saved_steps(output)
     if resume and not steps and not (output / SETTINGS).is_file():

@@ -156,7 +156,7 @@ def step_of(save: Path) -> int:
 
 
 def _discard(save: Path) -> None:
-    """Remove a state. Its folder is renamed first, so that a half-removed state never looks complete."""
+    """Remove a saved state. Its folder is renamed first, so that a half-removed state never looks complete."""
     hidden = save.with_name(f".{save.name}-old")
     os.rename(save, hidden)
     shutil.rmtree(hidden)
@@ -242,7 +242,8 @@ def _read_optimizers(file: Path) -> Any:
     """Return the content of optimizer.pt.
 
     Raises:
-        ValueError: It is damaged, or holds more than plain data. torch's message would advise to read it without protection.
+        ValueError: The file is damaged, or holds more than plain data. The message replaces torch's, which advises to read
+            the file without protection.
     """
     try:
         return torch.load(file, weights_only=True, map_location="cpu")

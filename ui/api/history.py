@@ -73,7 +73,7 @@ def until_stop(text: str, stops: Sequence[str], ended: bool) -> tuple[str, bool]
     Args:
         text: Reply so far.
         stops: Stop sequences.
-        ended: Whether the reply is complete. If not, an end of the text that may begin a stop sequence is left out.
+        ended: Whether the reply is complete. If it is not, an end of the text that may begin a stop sequence is left out.
     """
     positions = [position for stop in stops if (position := text.find(stop)) >= 0]
     if positions:

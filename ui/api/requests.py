@@ -32,7 +32,7 @@ MAX_NAMES = 20
 """Number of field names in X-Ignored."""
 
 SKIPPED_ROLES = (*SYSTEM_ROLES, "tool", "function")
-"""Roles whose messages are left out of the history; a chat model reads those of `SYSTEM_ROLES` as its system prompt."""
+"""Roles whose messages are left out of the history; a chat model reads messages of `SYSTEM_ROLES` as its system prompt."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 _UTF8_MARK = b"\xef\xbb\xbf"

@@ -56,7 +56,7 @@ class Logprobs(BaseModel):
 
 
 class Choice(BaseModel):
-    """One of the replies to a request."""
+    """One reply to a request; `n` of them can be requested."""
 
     index: int
     message: ReplyMessage

@@ -47,7 +47,7 @@ class Access:
         return self._identity(f"{scheme} {credential}")
 
     def is_user(self, name: str, password: str) -> bool:
-        """Whether a password is the one of the user with exactly this name; compares in constant time."""
+        """Whether the user with exactly this name has this password; compares in constant time."""
         return self._identity(f"basic {name}:{password}") == f"user {name}"
 
     def _identity(self, credential: str) -> str | None:

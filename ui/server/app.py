@@ -49,7 +49,7 @@ def create_app(
     reply.
 
     Args:
-        bots: Bots to serve, the default one first. Each gets a worker that decodes for all clients.
+        bots: Bots to serve, the default one first. Each bot gets a worker that decodes for all clients.
         options: Options of the server; None selects the defaults.
         safety: Rules for all bots instead of each bot's rules. The bots that you pass are not changed.
 

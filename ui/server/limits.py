@@ -21,7 +21,7 @@ from ui.server.page_routes import PageRules
 from ui.server.work import WorkPool
 
 MAX_SENDERS = 10_000
-"""Number of senders whose requests are counted; the one that was quiet for longest is forgotten first."""
+"""Number of senders whose requests are counted; the sender with the oldest last request is forgotten first."""
 
 UNCOUNTED_BODY_BYTES = 16 * 1024
 """Number of bytes of every body that do not count towards the bound on all arriving bodies: ordinary requests are

@@ -1,4 +1,4 @@
-"""The log: one line per event on stderr, JSON or text. It holds messages and replies only if the operator asks for it.
+"""The log: one line per event on stderr, JSON or text. Messages and replies are logged only if the operator asks for it.
 
 A background thread writes the lines from a bounded queue. When the reader of stderr is slow and the queue is full,
 lines are dropped, so the log never delays a reply.
@@ -91,8 +91,8 @@ class EqualLines:
             client: Address of the client. It is not written.
             event: Event of the line.
             level: Level of the line.
-            failure: Exception whose class and stack the line has. Lines are equal if its class is.
-            fields: Fields of the line. Lines are equal if all fields but `seconds` are.
+            failure: Exception whose class and stack are written. Equal lines have exceptions of the same class.
+            fields: Fields of the line. Equal lines have equal fields, except for `seconds`.
         """
         if failure is not None:
             fields["error"] = type(failure).__name__
@@ -100,7 +100,7 @@ class EqualLines:
             log_event(event, level, failure, **fields)
 
     def counts(self, client: str, event: str, level: str, **fields: object) -> bool:
-        """Count a line. Return whether it is among the first of its minute, which are written."""
+        """Count a line. Return whether to write it: only the first lines of a minute are written."""
         now = self._clock()
         line = (event, level, *sorted((name, str(value)) for name, value in fields.items() if name != "seconds"))
         with self._lock:
@@ -170,7 +170,7 @@ class LineFormatter(logging.Formatter):
         self.as_json, self.with_text = as_json, with_text
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record."""
+        """Return the log line of a record."""
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         event = record.getMessage()
         error = record.exc_info[1] if record.exc_info else None

@@ -46,7 +46,7 @@ LOGIN_BYTES = 16 * 1024
 """Largest body of a log-in; a form this small is parsed in memory."""
 
 BODY_KEYS = ("data", "event_data", "fn_index", "trigger_id", "session_hash", "event_id")
-"""Keys of a body that are passed on."""
+"""Keys of a JSON body that are passed on to Gradio."""
 
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -56,7 +56,7 @@ MAX_PATH = 1_000
 """Characters of a path; longer ones are closed, because no file system has such names."""
 
 FILE_KEYS = frozenset({"path", "_type", "orig_name", "is_stream"})
-"""Keys of Gradio's description of a file; no value that the page sends has any of them."""
+"""Keys of Gradio's description of a file; no value that the page sends has any of these keys."""
 
 
 @dataclass(frozen=True)

@@ -135,8 +135,8 @@ class Protocol(H11Protocol):
 class Server(uvicorn.Server):
     """uvicorn server that ends with exit code 0 within seconds of SIGTERM or SIGINT, even with open connections.
 
-    First new requests get 503 and replies that are being decoded may end. Then the remaining replies get an error in
-    words. Then streams that never end, such as those of open tabs, are closed.
+    First new requests get 503 and replies that are being decoded may end. Then the remaining replies end with an error
+    message. Then streams that never end, such as those of open tabs, are closed.
 
     Args:
         app: Application of `create_app`.

@@ -49,12 +49,12 @@ class RaySettings(BaseModel):
         checkpoint: Checkpoint folders separated by commas, the default one first.
         replicas: Number of replicas; with `max_replicas`, the smallest number.
         max_replicas: Largest number of replicas. Ray adds and removes replicas by the number of requests that are being
-            answered or waiting. Without it the number is fixed.
-        requests_per_replica: Number of such requests per replica that Ray aims at.
+            answered or waiting. Without `max_replicas` the number of replicas is fixed.
+        requests_per_replica: Number of requests per replica, answered or waiting, that Ray aims at.
         average_seconds: Period over which Ray averages the number of requests.
         upscale_seconds: Seconds for which the average must ask for more replicas before Ray adds them.
         downscale_seconds: Seconds for which the average must ask for fewer replicas before Ray removes them.
-        drain_seconds: Most seconds that a replica has for the requests it is answering when it is removed.
+        drain_seconds: Maximum time, in seconds, that a replica has to finish its answers when it is removed.
         cpus: CPU cores per replica.
         gpus: GPUs per replica.
         device: auto, cpu, cuda or mps.

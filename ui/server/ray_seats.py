@@ -5,8 +5,8 @@ X-Conversation-Id, which browsers do not send. `Seats` runs in the proxy: it set
 browser and passes its value on as X-Conversation-Id, as deploy/nginx.conf does. Requests to the API stay as they are.
 
 `ReplicaName` runs in the replica: it adds the name of the replica to the X-Conversation-Id of the answer
-(`NAME@replica-ID`). Requests that bring this value back are sent to the same replica however many replicas there are by
-then (`ui.server.ray_app.ReplicaRouter`). The value is with the client, so all proxies of a cluster decide alike.
+(`NAME@replica-ID`). Requests with this value are sent to the same replica, even if the number of replicas has changed
+(`ui.server.ray_app.ReplicaRouter`). The client sends the value, so all proxies of a cluster choose the same replica.
 
 Ray imports `Seats` in the process of its proxy, so both variables must be set where Ray is started:
 

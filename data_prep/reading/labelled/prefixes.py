@@ -171,7 +171,7 @@ def sign_of(turn: str) -> str | None:
 
 
 def alternating_signs(lines: Iterable[str]) -> tuple[str, str] | None:
-    """Return the two signs with which nine of ten lines begin, as those of two speakers do, or None."""
+    """Return the two signs with which nine of ten lines begin, as if they named two speakers, or None."""
     lines = list(lines)
     counted = Counter(filter(None, map(sign_of, lines))).most_common(2)
     if len(lines) < 4 or len(counted) < 2 or sum(count for _, count in counted) * 10 < 9 * len(lines):
