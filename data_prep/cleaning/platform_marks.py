@@ -1,4 +1,4 @@
-"""Normalisers of what a platform adds to a text: HTML, reposts, replies, addresses, names, tags, faces."""
+"""Normalisers that remove marks of a platform from a text: HTML, reposts, replies, addresses, names, tags, faces."""
 
 from __future__ import annotations
 

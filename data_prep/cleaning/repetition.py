@@ -7,7 +7,7 @@ import re
 from data_prep.cleaning.rule import stable
 
 MAX_REPEATS = 4
-"""Maximum length of a run of one character; a phrase of 2 to 10 characters may be repeated one time less."""
+"""Maximum number of equal characters in a row; for equal phrases of 2 to 10 characters, the maximum is one less."""
 _MAX_LETTERS = 7
 _CHARACTERS = re.compile(rf"([^0-9A-Za-z\s])\1{{{MAX_REPEATS},}}")  # 哈哈哈哈哈
 _LETTERS = re.compile(rf"([A-Za-z])\1{{{_MAX_LETTERS},}}")  # hhhhhhhhh

@@ -110,7 +110,7 @@ class _ArrayReader:
             self._read_more(0)
 
     def _decode_element(self) -> object:
-        """Return the element at the position and move behind it.
+        """Return the element at the position, and move the position behind the element.
 
         An element that reaches the end of the text read so far may be cut off (12 of 123), so more text is read. The
         length is doubled each time, because decoding again for every part of the file would take quadratic time.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 NOT_TEXT, LONG_LINE = "not_text", "line_too_long"
 NOT_SPEECH = "not_speech"
-"""Reason of a record whose one turn is a message without speech; `data_prep.reading.formats.notices` yields them."""
+"""Reason of a record whose only turn is a message without speech; `data_prep.reading.formats.notices` yields them."""
 MAX_TURNS = 10_000
 """Dialogues of text files and chat logs are cut after this many turns, so that a file without breaks fits into
 memory."""

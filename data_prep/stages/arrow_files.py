@@ -54,7 +54,7 @@ def origin_of(file: int, record: int) -> int:
 
 
 def file_and_record(origin: int) -> tuple[int, int]:
-    """Return the arguments `file` and `record` of the call of `origin_of` that gave this number."""
+    """Return the file and the record for which `origin_of` returned this number."""
     return origin >> FILE_SHIFT, origin & ((1 << FILE_SHIFT) - 1)
 
 

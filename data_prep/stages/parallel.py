@@ -57,7 +57,7 @@ def run_tasks(function: Callable[..., None], tasks: Iterable[tuple], processes: 
 
 
 def _start_worker() -> None:
-    """Prepare a worker process: one thread for tokenizers, because the processes share the cores; no interrupts."""
+    """Prepare a worker process: one thread for tokenizers, because the processes share the cores; Ctrl-C is ignored."""
     import signal
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

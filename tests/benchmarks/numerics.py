@@ -64,7 +64,7 @@ def overflow_power(mix: Mix, tokens: int = 128) -> int | None:
     """Return the least n for which queries and keys of the size 10^n make fp32 wrong by 1 % or more; None if none does."""
     q, k, v = random_inputs(tokens)
     for power in range(LARGEST_POWER + 1):
-        exact = mix(q * 10.0**power, k * 10.0**power, v)  # float64 ends far beyond the squares of these
+        exact = mix(q * 10.0**power, k * 10.0**power, v)  # the largest float64 is far above the squares of these values
         if not error(mix((q * 10.0**power).float(), (k * 10.0**power).float(), v.float()), exact) < 0.01:
             return power
     return None
@@ -89,7 +89,7 @@ def length_error(mix: Mix, tokens: int, dtype: torch.dtype) -> float:
 
 
 def state_drift(lengths: tuple[int, ...], block: int = 4096) -> dict[int, tuple[float, float, float]]:
-    """Return, after each number of tokens, errors of a state of fp32 that grows token by token, and a dilution.
+    """Return the errors of an fp32 state after each number of tokens, and the weight of the newest token.
 
     The sums are those of the step with elu + 1: each token adds to the state in fp32.
 

@@ -93,7 +93,7 @@ def test_a_collapsed_run_says_so_and_stops(prepared, base, tmp_path):
         ({"init": None}, "--init is missing"),
         ({"optimizer": "muon"}, "adamw"),
         ({"compile": True}, "--compile"),
-        ({"termination": "st"}, "softmax end of turn"),
+        ({"termination": "st"}, "excludes --termination st"),
         ({"stages": [StageSettings(), StageSettings()]}, "a single stage"),
         ({"regularization": Regularization(fgm=1.0)}, "no regularization but dropout"),
         ({"latent_training": LatentTraining(free_nats=-1)}, "--latent-training.free-nats"),

@@ -185,7 +185,7 @@ def _cut(lengths: list[int], room: int, turn_tokens: int) -> tuple[list[tuple[in
         turn_tokens: Tokens of the marks around a turn.
 
     Returns:
-        (first, last, tokens, targets) of the pieces, and the number of turns that alone are longer than the room.
+        (first, last, tokens, targets) of the pieces, and the number of turns that do not even fit into an empty row.
     """
     bounds, first, used = [], 0, 0
     for index, length in enumerate(lengths):

@@ -15,7 +15,8 @@ def latent_faults(settings: TrainSettings, flag: Callable[[str], str]) -> list[s
         "--init is missing: --latent trains on top of a checkpoint": settings.init is None,
         "--latent needs --optimizer adamw": settings.optimizer != "adamw",
         "--latent and --compile exclude each other": settings.compile,
-        "--latent needs a softmax end of turn and a forward model": settings.termination not in ("keep", "softmax")
+        "--latent excludes --termination st and nmst, and --direction backward": settings.termination
+        not in ("keep", "softmax")
         or settings.direction == "backward",
         "--latent runs in a single stage": len(settings.stages) > 1,
         "--latent supports no regularization but dropout": any(

@@ -4,7 +4,7 @@
     2 cycles        beta rises from 0 to 1 in the first half of each cycle and stays there (Fu et al., arXiv 1903.10145)
     3 end           beta 1
 
-The bag of words falls linearly over phase 2.
+The weight of the bag-of-words loss falls linearly over phase 2.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Exponential moving average of the weights; it cancels the noise that a high learning rate adds to them.
 
-Polyak and Juditsky 1992; with a rate that remains high, Izmailov et al. 2018 (arXiv:1803.05407) and, for language
+Polyak and Juditsky 1992; with a learning rate that remains high, Izmailov et al. 2018 (arXiv:1803.05407) and, for language
 models, Kaddour 2022 (arXiv:2209.14981).
 """
 

@@ -13,7 +13,7 @@ from torch import nn
 def flops_per_token(model: nn.Module) -> int:
     """Return the floating-point operations of a training step per token.
 
-    A weight of a linear layer counts 6 operations, a frozen one 4. The operations of attention itself are not counted,
+    A weight of a linear layer counts as 6 operations, a frozen weight as 4. Operations of attention itself are not counted,
     so utilisation is understated rather than overstated.
     """
     weights = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]

@@ -19,7 +19,7 @@ CHANGEABLE = ("data", "output", "resume", "threads", "tensorboard", "stages")
 """Settings that may change, or that the identity describes in another form (`data` and `stages`)."""
 
 INIT_FILES = (CONFIG, SHARDS, WEIGHTS, "model-*-of-*.safetensors", ADAPTER_CONFIG, ADAPTER_WEIGHTS)
-"""Files that make the checkpoint of --init what it is."""
+"""Files whose content identifies the checkpoint of --init."""
 
 
 def identity_of(settings: TrainSettings, manifests: list[list[dict]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ui.api.schemas import ApiError
 class Access:
     """Check of `Authorization` headers.
 
-    Without users and keys, every request is allowed. With either, /v1, /metrics and /openapi.json need a key
+    Without users and keys, every request is allowed. If there are users or keys, /v1, /metrics and /openapi.json need a key
     (`Bearer KEY`) or a user (HTTP basic). The page needs a log-in if there are users; Gradio handles it.
 
     Args:

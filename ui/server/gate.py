@@ -29,7 +29,7 @@ PAGE_SHARE = 0.1
 """Cost of one request of the page, in requests: one message on the page takes several."""
 
 FILE_SHARE = 0.01
-"""Cost of one script, style sheet or font of the page: loading the page for the first time takes about a hundred."""
+"""Cost of one script, style sheet or font of the page: the first load of the page requests about a hundred such files."""
 
 RENAMING_HEADERS = (b"x-forwarded-host", b"x-gradio-server")
 """Headers in which a client could give Gradio another name of the server."""

@@ -37,7 +37,7 @@ tab has one open stream while it waits for a reply; Gradio polls each stream for
 
 
 class RateLimit:
-    """Requests per minute of each sender: a bucket that is full at first and fills evenly.
+    """Rate limit for each sender: a bucket of requests that is full at first and is refilled evenly.
 
     Args:
         per_minute: Requests per minute, which is also the size of the bucket; 0 means no limit.

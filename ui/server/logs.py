@@ -51,7 +51,7 @@ def reply_fields(
         replies: Replies, complete or not.
         first_token_seconds: Seconds from the request to its first token.
         conversation: Identity of the conversation; only a salted hash is logged.
-        message: Message that is answered. If it is given, it and the replies are logged; pass it only with `log_text`.
+        message: Message that is answered. If given, the message and the replies are logged; use only with `log_text`.
     """
     fields: dict[str, Any] = {
         "model": model,

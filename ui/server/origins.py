@@ -149,7 +149,7 @@ class Origins:
         return headers_out + [(name.lower().encode(), value.encode("latin-1")) for name, value in security.items()]
 
     def _is_own(self, origin: str, headers: Headers) -> bool:
-        """Whether an Origin header names this server, as the Host header does; the scheme may be a proxy's https."""
+        """Whether an Origin header names the same server as the Host header; the scheme may be the https of a proxy."""
         try:
             parts = urlsplit(origin)
         except ValueError:  # a bracket without its counterpart

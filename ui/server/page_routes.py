@@ -157,7 +157,7 @@ def check_results(path: str, query: bytes, user: str | None, has_session: Callab
 
 
 def checked_body(path: str, content_type: str, body: bytes, functions: Mapping[int, int] | None = None) -> bytes:
-    """Return the body of a POST as Gradio may read it.
+    """Return the checked body of a POST, in the form that is passed on to Gradio.
 
     Args:
         path: Path of the request.

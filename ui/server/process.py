@@ -168,7 +168,7 @@ class Server(uvicorn.Server):
         FAILURES.finish()
         log_event("closing")
         await drain(self._workers)
-        self._limits.pool.close()  # before uvicorn cancels the requests that wait, which would be answered without words
+        self._limits.pool.close()  # before uvicorn cancels the waiting requests, which would get no error message then
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # cancelling tasks is intended here
         await super().shutdown(sockets)
 

@@ -29,7 +29,7 @@ from ui.server.paths import is_page
 COOKIE = "xianliao_seat"
 HEADER = "X-Conversation-Id"
 MAX_NAME = 64
-"""Characters of a conversation's name that an answer repeats."""
+"""Maximum number of characters of a conversation's name that an answer repeats."""
 
 _MARK = "@replica-"
 _REPLICA = re.compile(rf"(.*){_MARK}([a-z0-9]{{1,32}})", re.DOTALL)
