@@ -81,12 +81,12 @@ def test_the_shares_are_those_of_the_bot(stand_in, bot, name, maker, unasked):
     ("identity", "after", "words"),
     [
         (GOOD, BEFORE, None),
-        ({**GOOD, "name": 0.89}, BEFORE, "its name to 89%"),
-        ({**GOOD, "maker": 0.5}, BEFORE, "its maker to 50%"),
+        ({**GOOD, "name": 0.89}, BEFORE, "its name in 89%"),
+        ({**GOOD, "maker": 0.5}, BEFORE, "its maker in 50%"),
         ({**GOOD, "unasked": 0.04}, BEFORE, "unasked in 4.0%"),
         (GOOD, Knowledge({OTHERS: 3.0, "lccc": 4.06}, 0.5), "lccc rose by 0.060"),
         (GOOD, Knowledge({OTHERS: 3.04, "lccc": 4.0}, 0.5), None),
-        (GOOD, Knowledge({OTHERS: 2.0, "lccc": 3.0}, 0.44), "true reply in 44%"),
+        (GOOD, Knowledge({OTHERS: 2.0, "lccc": 3.0}, 0.44), "true reply among ten in 44%"),
     ],
 )
 def test_a_limit_that_is_not_kept_is_one_sentence(identity, after, words):
@@ -327,7 +327,7 @@ def test_the_command_fails_for_a_model_that_cannot_learn_it_and_keeps_the_figure
     assert progress_shown.index("expected time: ") < progress_shown.index("measuring the bot before the training: ")
     for part in ("before the training", "how much of the training to keep", "after the training"):
         assert re.search(f"{part}: 100%", progress_shown)
-    assert "guard: it says its name to " in printed
+    assert "guard: it says its name in " in printed
     assert "The guard failed" in printed
     record = read_json(output / "naming.json")
     assert record["failures"]
