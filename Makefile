@@ -14,12 +14,13 @@ test: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile --cov --cov-report=
 	@printf 'coverage of lines and branches: %s %%\n' "$$($(BIN)/coverage report --format=total)"
 
-# Slow tests that measure nothing share the cores; each part runs whatever the other finds.
+# Slow tests that measure nothing share the cores, the longest files first. They often wait for a server, a browser or a file:
+# three processes keep two cores busy. Each part runs whatever the other finds.
 test-slow: $(VENV)/.installed-test
 	status=0; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not alone and not browser" --durations=20 --numprocesses 2 \
-		--dist loadfile || status=1; \
-	$(BIN)/python -m pytest -m "slow and (alone or browser)" --durations=20 || status=1; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not alone" --durations=20 --numprocesses 3 \
+		--dist loadfile --no-loadscope-reorder || status=1; \
+	$(BIN)/python -m pytest -m "slow and alone" --durations=20 || status=1; \
 	exit $$status
 
 bench: $(VENV)/.installed-test

@@ -36,6 +36,32 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data_prep" / "samples"
 
+LONGEST = (
+    "training/test_recipe.py",
+    "test_browser_studio.py",
+    "chatbot/checkpoint/test_export_onnx.py",
+    "test_pipeline.py",
+    "attack/test_figures.py",
+    "test_browser.py",
+    "test_browser_page.py",
+    "chatbot/chat/test_default_behaviour.py",
+    "lite/test_targets.py",
+    "lite/test_page.py",
+    "lite/test_parity.py",
+    "test_wheel.py",
+    "gpu/test_run.py",
+    "training/test_resume.py",
+    "chatbot/native/test_sanitizers.py",
+    "training/test_processes.py",
+    "test_docs.py",
+)
+"""Files whose slow tests take longest. They come first: otherwise the last one would run alone, on one core."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
 
 @pytest.fixture(scope="session")
 def dialogues() -> list[list[str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import chatbot
-from tests.conftest import ROOT
+from tests.conftest import LONGEST, ROOT
 
 ROOMS = ("chatbot", "data_prep", "training", "ui")
 ALLOWED = {
@@ -113,6 +113,10 @@ def test_folders_are_small():
             assert len(modules) <= 14, folder
             for path in modules:
                 assert len(path.read_text(encoding="utf-8").splitlines()) <= 360, path
+
+
+def test_the_files_that_run_first_exist():
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_the_room_of_the_model_has_few_files_beside_its_folders():

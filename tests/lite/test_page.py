@@ -133,7 +133,6 @@ def test_a_cold_page_answers_quickly_and_is_small(driver, page, record_property)
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.browser
 @pytest.mark.parametrize("greedy", [0, 1], ids=["sampled", "greedy"])
 def test_the_same_seed_gives_the_reply_of_the_server(driver, page, greedy):
@@ -157,7 +156,6 @@ def test_the_same_seed_gives_the_reply_of_the_server(driver, page, greedy):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.browser
 def test_candidates_are_refused_only_if_the_request_asks_for_them(driver, page):
     """The bundled bot's four candidates do not count in a greedy request, as in Python."""
@@ -169,7 +167,6 @@ def test_candidates_are_refused_only_if_the_request_asks_for_them(driver, page):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.browser
 def test_malicious_messages_and_chats_do_nothing(driver, page):
     assert len(PAYLOADS) == 64
@@ -200,7 +197,6 @@ def test_malicious_messages_and_chats_do_nothing(driver, page):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.browser
 @pytest.mark.parametrize("stored", ["x", "{}", "[[1, 2]]", '[["a"]]', "null", '["ab"]'])
 def test_damaged_stored_chats_begin_a_new_one(driver, page, stored):
@@ -212,7 +208,6 @@ def test_damaged_stored_chats_begin_a_new_one(driver, page, stored):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.browser
 def test_a_phone_shows_all_of_it_and_chats_stay(driver, page):
     offline(driver, page)

@@ -23,7 +23,7 @@ from chatbot.chat.bot import Chatbot
 from tests.conftest import ROOT
 from tests.ui.serving import HELLO, answers, client_of, endless_checkpoint, free_port, serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 AROUND = """
@@ -178,6 +178,7 @@ def seen_by(module: str) -> dict:
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.alone
 def test_two_replicas_on_ray_serve():
     """The page and API clients go on after the replica that the page was at is killed."""
     pytest.importorskip("ray.serve", reason="ray is not installed")
@@ -200,6 +201,7 @@ def test_two_replicas_on_ray_serve():
     assert seen["page_third"] == [bot.reply([*turns, "你好"], seed=3)]
 
 
+@pytest.mark.alone
 def test_ray_serve_adds_a_replica_under_load_and_removes_it():
     """New conversations are shared with the second replica, old ones keep theirs, and no request is lost."""
     pytest.importorskip("ray.serve", reason="ray is not installed")

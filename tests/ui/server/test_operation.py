@@ -25,7 +25,7 @@ from ui.cli import listen
 from ui.server.app import create_app
 from ui.server.process import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,7 @@ def listen_to(address: str, session: str) -> None:
         pass
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_within_five_seconds(signal_number, endless, tmp_path):
     """With a reply that would go on for minutes, tabs, half requests, and a short reply that may end."""
@@ -106,6 +107,7 @@ def test_a_signal_ends_the_server_within_five_seconds(signal_number, endless, tm
         assert not [line for line in lines if line["level"] == "error" and line.get("status") is None], lines
 
 
+@pytest.mark.alone
 def test_a_killed_server_comes_back_on_its_port(tmp_path):
     with serving(tmp_path) as (address, process):
         port = int(address.rpartition(":")[2])
