@@ -213,15 +213,30 @@ class Page:
         return errors + outside + [line for line in shown if line in SCRIPT_VALUES]
 
 
+@pytest.fixture(scope="module", name="driver")
+def one_browser(tmp_path_factory):
+    """One browser for the tests of a file; each test begins with an empty storage."""
+    folder = tmp_path_factory.mktemp("browser")
+    driver = open_browser(folder, "zh-CN")
+    driver.folder = folder
+    yield driver
+    driver.quit()
+
+
+def new_page(driver, address: str) -> Page:
+    """The page as a first visitor sees it, in a browser that other tests have used."""
+    driver.get(f"{address}/robots.txt")
+    driver.execute_script("localStorage.clear(); sessionStorage.clear()")
+    driver.delete_all_cookies()
+    driver.get_log("browser")  # of requests that leaving the page of the test before has ended
+    return Page(driver, address)
+
+
 @pytest.fixture
-def page(server, tmp_path):
-    driver = open_browser(tmp_path, "zh-CN")
-    try:
-        page = Page(driver, server[0])
-        yield page
-        assert page.faults() == []
-    finally:
-        driver.quit()
+def page(server, driver):
+    page = new_page(driver, server[0])
+    yield page
+    assert page.faults() == []
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +251,7 @@ def test_a_greeting_is_answered_in_chinese(page):
     assert page.user_messages() == ["你好"]
 
 
+@pytest.mark.alone
 def test_the_first_token_comes_within_a_second(page):
     page.send("你好")
     waits = []
@@ -368,7 +384,7 @@ def test_a_persona_is_what_was_said_before(page, bot):
     assert page.send("你好") == bot.reply([*PERSONAS["cat"], "你好"], seed=2)
 
 
-def test_chats_are_saved_named_and_deleted_and_go_to_files(page, tmp_path):
+def test_chats_are_saved_named_and_deleted_and_go_to_files(page):
     page.send("第一段对话")
     first = page.bot_messages()
     page.open_sidebar()
@@ -383,7 +399,7 @@ def test_chats_are_saved_named_and_deleted_and_go_to_files(page, tmp_path):
     page.wait(lambda: page.user_messages() == ["第一段对话"] and page.bot_messages() == first)
     for count, (name, kind) in enumerate((("export_json", "json"), ("export_markdown", "md")), 3):
         page.menu(1 if kind == "json" else 2, name)
-        (path,) = page.wait(lambda kind=kind: list((tmp_path / "downloads").glob(f"*.{kind}")))
+        (path,) = page.wait(lambda kind=kind: list((page.driver.folder / "downloads").glob(f"*.{kind}")))
         page.choose_file(path)
         page.wait(lambda count=count: len(page.saved()) == count)
         assert page.user_messages() == ["第一段对话"]
@@ -412,7 +428,7 @@ def test_a_file_that_is_no_conversation_gets_a_notice(page, tmp_path):
     assert page.user_messages() == ["你好"]
 
 
-def test_likes_and_reasons_are_written_where_prepare_reads_them(page, data_dir, tmp_path):
+def test_likes_and_reasons_are_written_where_prepare_reads_them(page, data_dir):
     (data_dir / "feedback.jsonl").unlink(missing_ok=True)
     reply = page.send("你好")
     page.click("赞")
@@ -537,6 +553,7 @@ def test_a_tab_goes_on_after_the_server_was_killed_and_started_again(tmp_path, d
         driver.quit()
 
 
+@pytest.mark.alone
 def test_sigterm_ends_the_server_with_a_tab_open(server, tmp_path):
     """The last test of the file: it ends the server."""
     address, process = server

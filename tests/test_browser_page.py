@@ -14,7 +14,7 @@ import pytest
 
 from chatbot import Chatbot
 from tests.records import read_records
-from tests.test_browser import Page, open_browser
+from tests.test_browser import new_page, one_browser  # noqa: F401  # fixture
 from tests.ui.serving import serving
 from ui.page.text import EXAMPLES, PERSONAS, STYLE_EXAMPLES, TEXT
 
@@ -30,24 +30,10 @@ def server(tmp_path_factory):
         yield address
 
 
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    """One browser for all tests of this file; each test begins with an empty storage."""
-    folder = tmp_path_factory.mktemp("browser")
-    driver = open_browser(folder, "zh-CN")
-    driver.folder = folder
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
 def page(server, driver):
     resize(driver, 1280, 800)
-    driver.get(f"{server}/robots.txt")
-    driver.execute_script("localStorage.clear(); sessionStorage.clear()")
-    driver.delete_all_cookies()
-    driver.get_log("browser")  # of requests that leaving the page of the test before has ended
-    page = Page(driver, server)
+    page = new_page(driver, server)
     page.wait(lambda: page.find(".x-example") and page.find("#preset input"))  # the first events have ended
     yield page
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

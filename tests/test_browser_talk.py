@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.screenshots import STORE
-from tests.test_browser import Page, data_dir, open_browser, page, server  # noqa: F401
+from tests.test_browser import Page, data_dir, one_browser, open_browser, page, server  # noqa: F401
 from tests.ui.serving import endless_checkpoint, serving
 from ui.page.text import TEXT
 

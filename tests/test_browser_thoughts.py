@@ -8,7 +8,8 @@ import pytest
 
 from chatbot import Chatbot
 from tests.chat_models import THINKING, write_chat_model
-from tests.test_browser_page import driver, page, say  # noqa: F401  # fixtures
+from tests.test_browser import one_browser  # noqa: F401  # fixture
+from tests.test_browser_page import page, say  # noqa: F401  # fixtures
 from tests.ui.serving import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from chatbot import Chatbot
-from tests.test_browser_page import driver, page, resize, say, server, versions  # noqa: F401  # fixtures
+from tests.test_browser import one_browser  # noqa: F401  # fixture
+from tests.test_browser_page import page, resize, say, server, versions  # noqa: F401  # fixtures
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
