@@ -22,9 +22,7 @@ from urllib.request import urlopen
 
 import numpy as np
 
-from tests.conftest import ROOT
-from tests.ui.serving import serving
-
+ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = 64
 SECONDS = 12.0
 PAUSE_SECONDS = 0.02
@@ -212,6 +210,8 @@ def find(server: Address, pid: int, idle: float, kind: str | None, seconds: floa
 
 def attack(kinds: dict = KINDS, seconds: float = SECONDS, folder: Path | None = None) -> dict[str, Finding]:
     """Start a server as a user would, attack it with each kind of client, and return what each did."""
+    from tests.ui.serving import serving  # imports torch, which a process of clients would wait for
+
     folder = folder or Path(tempfile.mkdtemp())
     with serving(folder, "--data-dir", str(folder / "data")) as (address, process):
         config = json.load(urlopen(f"{address}/config"))

@@ -45,12 +45,12 @@ def prepare(output: Path, seconds: float | None = None) -> subprocess.CompletedP
     return subprocess.CompletedProcess(command, process.returncode, "", errors)
 
 
-def training(row: Row, folder: Path) -> None:
+def training(row: Row, folder: Path, times: int = TIMES) -> None:
     """Weights, optimizer and saves of runs that are killed at chosen moments are those of an uninterrupted run."""
     prepared = prepared_set(folder)
     run(1, prepared, folder / "whole")
     expected = state_of(folder / "whole")
-    for time_ in range(TIMES):
+    for time_ in range(times):
         output = folder / f"killed-{time_}"
         moments = random.Random(time_).sample(KILLS, len(KILLS))
         for moment, count in moments:
@@ -61,14 +61,14 @@ def training(row: Row, folder: Path) -> None:
         row.check(not list((output / "resume").glob(".*")), "half saves")
 
 
-def preparing(row: Row, folder: Path) -> None:
+def preparing(row: Row, folder: Path, kills: int = PREPARE_KILLS) -> None:
     """A set whose build is killed at random moments is absent or whole, and in the end has the same bytes."""
     began = time.monotonic()
     whole = hashes(prepared_set(folder))
     seconds = time.monotonic() - began
     chance = random.Random(0)
     output = folder / "killed"
-    for _ in range(PREPARE_KILLS):
+    for _ in range(kills):
         done = prepare(output, chance.uniform(0.2, 0.9) * seconds)
         row.check(done is None or done.returncode == 0, done and done.stderr[-200:])
         row.check(not output.exists() or hashes(output) == whole, "half a set, or other bytes")
