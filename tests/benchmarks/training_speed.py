@@ -53,12 +53,12 @@ def step_rows(rounds: int = 5, lengths: tuple[int, ...] = tuple(TARGETS)) -> lis
     return rows
 
 
-def padded_row(rounds: int = 3, lengths: list[int] | None = None) -> Row:
-    """Measure useful tokens/s on dialogues of LCCC's lengths: our packed rows against a Trainer that pads."""
+def padded_row(rounds: int = 3, lengths: list[int] | None = None, rows: int = 8) -> Row:
+    """Measure useful tokens/s on dialogues of LCCC's lengths: our packed rows of 512 against a Trainer that pads."""
     lengths = lccc_like_lengths() if lengths is None else lengths
-    packed = pack(np.array(lengths), 512, np.random.default_rng(0).permutation(len(lengths)))[:8]
+    packed = pack(np.array(lengths), 512, np.random.default_rng(0).permutation(len(lengths)))[:rows]
     used = sum(lengths[index] for row in packed for index in row)
-    ids = torch.randint(3, VOCABULARY, (8, 512))
+    ids = torch.randint(3, VOCABULARY, (rows, 512))
     segments = torch.zeros_like(ids)
     for number, row in enumerate(packed):
         end = 0
