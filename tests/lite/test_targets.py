@@ -70,16 +70,19 @@ def load_commands(library: bytes) -> list[int]:
     return commands
 
 
+@pytest.fixture(params=EMULATORS)
+def name(request) -> str:
+    """Each system whose programs run here; skips the others before anything is built for them."""
+    for emulator in EMULATORS[request.param]:
+        if shutil.which(emulator, path=OUTSIDE_PATH) is None:
+            pytest.skip(f"{emulator} is not installed")
+    return request.param
+
+
 def emulated(name: str, program: Path, folder: Path, *arguments: object) -> str:
-    """Run a program of another system and return its stdout, or skip."""
-    emulator = EMULATORS[name]
-    if emulator and shutil.which(emulator[0], path=OUTSIDE_PATH) is None:
-        pytest.skip(f"{emulator[0]} is not installed")
-    command = [
-        *(shutil.which(part, path=OUTSIDE_PATH) or part for part in emulator),
-        str(program),
-        *map(str, arguments),
-    ]
+    """Run a program of another system and return its stdout."""
+    emulator = [shutil.which(part, path=OUTSIDE_PATH) or part for part in EMULATORS[name]]
+    command = [*emulator, str(program), *map(str, arguments)]
     environment = {**os.environ, "WINEPREFIX": str(folder / "wine"), "WINEDEBUG": "-all", "LANG": "C.UTF-8"}
     environment |= {"QEMU_LD_PREFIX": str(SYSROOT), "LD_LIBRARY_PATH": str(folder)}
     done = subprocess.run(
@@ -89,7 +92,6 @@ def emulated(name: str, program: Path, folder: Path, *arguments: object) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", EMULATORS)
 def test_the_prebuilt_library_of_each_system_computes_what_this_one_does(name, tmp_path):
     """Loaded at run time, as Python does it; `load.c` prints the same values for every build in the library."""
     if name == "linux-aarch64" and not SYSROOT.is_dir():
@@ -123,7 +125,6 @@ def expected_values() -> list[float]:
     return [value for row in drawn for value in row] + y.tolist()
 
 
-@pytest.mark.parametrize("name", EMULATORS)
 def test_programs_of_other_systems_print_the_tokens_of_python(name, tokenizer, tmp_path):
     checkpoint = tiny_checkpoint(tmp_path / "tiny", tokenizer)
     python, file = Chatbot.from_pretrained(checkpoint, dtype="int8"), weights_file(tmp_path, checkpoint)
