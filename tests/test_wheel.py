@@ -19,7 +19,9 @@ from tests.ui.serving import free_port
 pytestmark = pytest.mark.slow
 
 PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check")
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+INSTALL = (*PIP, "install", "--no-compile", "--constraint", ROOT / "constraints.txt")  # few modules are imported
+LEFT_OUT = ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
 
 
 def run(*command: object, folder: Path, status: int = 0) -> str:
@@ -51,15 +53,14 @@ def python(wheel, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("elsewhere")
     run(sys.executable, "-m", "venv", folder / "venv", folder=folder)
     python = folder / "venv" / "bin" / "python"
-    run(python, *PIP, "install", "--constraint", ROOT / "constraints.txt", wheel, folder=folder)
+    run(python, *INSTALL, wheel, folder=folder)
     return python
 
 
 @pytest.fixture(scope="module")
 def complete(python, wheel) -> Path:
     """The folder of the commands, with the packages of every task."""
-    constraint = ROOT / "constraints.txt"
-    run(python, *PIP, "install", "--constraint", constraint, f"xianliao[all] @ {wheel.as_uri()}", folder=python.parent)
+    run(python, *INSTALL, f"xianliao[all] @ {wheel.as_uri()}", folder=python.parent)
     return python.parent
 
 
