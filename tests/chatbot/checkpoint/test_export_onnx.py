@@ -102,20 +102,34 @@ def test_the_bundled_bot_gives_the_same_logits_over_200_tokens(bundled, file, pi
     assert worst_difference(load_model("default"), bundled / file, pieces) < 1e-4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("file", [STEP, STEP_INT8, LINEAR])
-def test_fifty_conversations_get_the_same_greedy_replies(bundled, dialogues, file):
-    """The example decodes with numpy; each conversation has two exchanges, the second with the state of the first."""
+@pytest.fixture(scope="module")
+def greedy(dialogues) -> list[list[tuple[str, str, list[int]]]]:
+    """Fifty conversations of two exchanges: message, the reply of Python, its tokens."""
     bot = Chatbot.from_pretrained("default", safety=None)
+    conversations = []
     for turns in dialogues[:50]:
-        chat = example().OnnxChat(bundled, file)
         history: list[str] = []
+        exchanges = []
         for message in turns[:3:2]:
             history.append(message)
-            ours = bot.respond(history, seed=0, method="greedy", banned_words=())
-            assert chat.reply(message, greedy=True) == ours.text
-            assert chat.turns[-1] == list(ours.token_ids)
-            history.append(ours.text)
+            reply = bot.respond(history, seed=0, method="greedy", banned_words=())
+            exchanges.append((message, reply.text, list(reply.token_ids)))
+            history.append(reply.text)
+        conversations.append(exchanges)
+    return conversations
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", [STEP, STEP_INT8, LINEAR])
+def test_fifty_conversations_get_the_same_greedy_replies(bundled, greedy, file):
+    """The example decodes with numpy; each conversation has two exchanges, the second with the state of the first."""
+    chat = example().OnnxChat(bundled, file)
+    for exchanges in greedy:
+        for message, text, token_ids in exchanges:
+            assert chat.reply(message, greedy=True) == text
+            assert chat.turns[-1] == token_ids
+        chat.turns.clear()  # the next conversation begins as in a new chat
+        chat.forget()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,8 +30,14 @@ def sanitizer_libraries() -> str | None:
     return " ".join(paths)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """Cache folder of the instrumented library, which the first process builds for all."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize("first", range(0, SEEDS, PER_PROCESS))
-def test_odd_shapes_lengths_ids_and_weights_touch_no_foreign_memory(first, tmp_path):
+def test_odd_shapes_lengths_ids_and_weights_touch_no_foreign_memory(first, cache, tmp_path):
     libraries = sanitizer_libraries()
     if libraries is None or sys.platform != "linux":
         pytest.skip("gcc with sanitizers is not installed")
@@ -39,7 +46,7 @@ def test_odd_shapes_lengths_ids_and_weights_touch_no_foreign_memory(first, tmp_p
         "LD_PRELOAD": libraries,
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=77",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
-        "XDG_CACHE_HOME": str(tmp_path),
+        "XDG_CACHE_HOME": str(cache),
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "2",
     }
