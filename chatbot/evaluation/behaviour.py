@@ -325,12 +325,14 @@ def main() -> int:
     )
     parser.add_argument("--long", nargs="*", default=[], metavar="PATH", help="long dialogues: JSONL or prepared sets")
     parser.add_argument("--seeds", type=int, default=5, help="replies per question (default %(default)s)")
-    parser.add_argument("--dialogues", type=int, default=10**6, help="maximum number of dialogues to score per file")
+    parser.add_argument(
+        "--dialogues", type=int, default=10**6, help="maximum number of dialogues to score, and of contexts to answer"
+    )
     args = parser.parse_args()
     bot = Chatbot.from_pretrained(args.checkpoint)
     print_identity(bot, args.seeds)
     if args.replies or args.data:
-        print_replies(bot, args.replies or args.data, 1000)
+        print_replies(bot, args.replies or args.data, min(args.dialogues, 1000))
     for path in ([args.data] if args.data else []) + args.long:
         print_history(bot, path, args.dialogues)
     return 0

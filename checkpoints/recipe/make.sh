@@ -13,7 +13,7 @@ shift 2
 [ $# -gt 0 ] || set -- data pretrain finetune deepen export measure
 threads=${THREADS:-2}
 precision=${PRECISION:-no}
-shorter=${SHORTER:-1} # divides the number of steps of every run
+shorter=${SHORTER:-1} # divides the number of steps of every run; above 1, only few replies are measured
 export OMP_NUM_THREADS="$threads" PATH="$root/.venv/bin:$PATH" PYTHONPATH="$root"
 
 prepare() { # name, then the flags of xianliao-prepare
@@ -143,9 +143,12 @@ export_() {
 }
 
 measure() {
-    xianliao-evaluate --checkpoint "$work/default" --data "$work/lccc" --baseline --output "$work/report"
+    contexts=1000 seeds=5 dialogues=1000000
+    [ "$shorter" -eq 1 ] || contexts=30 seeds=1 dialogues=50
+    xianliao-evaluate --checkpoint "$work/default" --data "$work/lccc" --contexts "$contexts" --baseline \
+        --output "$work/report"
     python -m chatbot.evaluation.behaviour --checkpoint "$work/default" --replies "$work/chat" --data "$work/lccc" \
-        --long "$work/long" "$work/smile" >"$work/report/behaviour.md"
+        --long "$work/long" "$work/smile" --seeds "$seeds" --dialogues "$dialogues" >"$work/report/behaviour.md"
     cat "$work/report/behaviour.md"
 }
 

@@ -55,7 +55,7 @@ def make(corpora: Path, work: Path, *steps: str) -> None:
     """Run the script from another directory."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = ["sh", ROOT / "checkpoints" / "recipe" / "make.sh", corpora, work, *steps]
-    environment = {**os.environ, "PATH": path, "SHORTER": "400"}
+    environment = {**os.environ, "PATH": path, "SHORTER": "2000", "THREADS": "1"}  # another test has the other core
     done = subprocess.run(command, env=environment, cwd=work.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
