@@ -306,7 +306,8 @@ def test_empty_and_huge_messages_get_a_notice_and_are_not_sent(page):
     for text, words in ((" ", TEXT["zh"]["empty"]), ("长" * 100_000, "100000")):
         page.write(text)
         page.find("#message textarea")[0].send_keys("\ue007")
-        page.wait(lambda words=words: words in page.texts("body")[0])
+        page.wait(lambda words=words: words in "".join(page.texts("#x-notice")))
+        assert not page.find(".toast-body.error")  # nothing has failed
         assert page.user_messages() == []
         assert page.value("#message textarea") == text  # nothing is lost
     page.write("")
@@ -435,8 +436,9 @@ def test_likes_and_reasons_are_written_where_prepare_reads_them(page, data_dir):
     page.wait(lambda: page.find("#reasons input"))
     page.press(page.find("#reasons input")[0])
     page.fill("#why input[type=text], #why textarea", "有意思")
+    assert TEXT["zh"]["feedback_note"] in page.texts("#why")[0]
     page.press_at("#send-feedback")
-    page.wait(lambda: not page.in_view("#reasons"))
+    page.wait(lambda: not page.in_view("#reasons") and page.texts("#x-notice") == [TEXT["zh"]["thanks"]])
     other = page.send("再见")
     page.click("踩")
     page.wait(lambda: len(page.find("#reasons input")) == 4)  # what one can dislike
@@ -539,9 +541,12 @@ def test_a_tab_goes_on_after_the_server_was_killed_and_started_again(tmp_path, d
             process.wait()
             page.write("今天吃什么")
             page.find("#message textarea")[0].send_keys("\ue007")
-            page.wait(lambda: page.find(".toast-body, .toast-wrap div"))  # the page says so
+            shown = page.wait(lambda: page.texts(".toast-body"))  # the page says so
+            assert not re.search("[A-Za-z]", "".join(shown)), shown
+            driver.execute_script("window.isOld = true")
         with serving(data_dir, port=port):
-            page.wait(lambda: page.user_messages() == ["你好"] and not page.find(".toast-body"))  # it loads itself anew
+            page.wait(lambda: not driver.execute_script("return window.isOld"))  # it loads itself anew
+            page.wait(lambda: page.user_messages() == ["你好"] and not page.find(".toast-body"))
             page.wait(lambda: page.value("#message textarea") == "今天吃什么")
             page.set_seed(1)
             assert page.send("今天吃什么") == bot.reply(["你好", first, "今天吃什么"], seed=1)

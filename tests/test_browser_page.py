@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections import Counter
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -230,6 +229,15 @@ def test_hostile_files_change_nothing_and_become_no_markup(page, tmp_path):
     assert "pwned" not in page.driver.title
 
 
+def test_only_the_newest_message_can_be_taken_back(page):
+    page.send("你好")
+    page.send("在吗")
+    (button,) = page.find(f"#chat button[aria-label='{say(page, 'undo')}']")
+    page.press(button)
+    page.wait(lambda: page.user_messages() == ["你好"] and page.value("#message textarea") == "在吗")
+    assert len(page.find(f"#chat button[aria-label='{say(page, 'undo')}']")) == 1
+
+
 def test_keys(page):
     from selenium.webdriver.common.action_chains import ActionChains
 
@@ -333,11 +341,15 @@ def test_a_phone_of_360_pixels_shows_everything_without_overlap(page):
         )
         assert all(above[1] <= below[0] + 1 for above, below in pairwise(boxes)), boxes
         shown = "#chat .x-turn.last .x-actions > .x-button"
-        assert len(icons(page, shown)) == 4
-        page.press_at("#chat .x-turn.last .x-fold")
-        assert len(icons(page, shown)) == 8
-        rows = Counter(top for _, top in icons(page, shown))
-        assert max(rows.values()) <= 4, rows
+        names = [say(page, name) for name in ("copy", "retry", "another", "like", "dislike")]
+        assert [name for name, _ in icons(page, shown)] == names
+        row = [top for _, top in icons(page, f"{shown}, #chat .x-turn.last .x-fold > button")]
+        assert len(row) == 6
+        assert len(set(row)) == 1
+        page.press_at("#chat .x-turn.last .x-fold > button")
+        assert page.texts("#chat .x-menu button") == [say(page, "branch"), say(page, "info")]
+        page.press_at("#chat .x-menu [data-name=info]")
+        page.wait(lambda: page.find("#chat .x-turn.last .x-inside") and not page.find(".x-menu"))
         assert (
             page.driver.execute_script("return document.querySelector('#message').getBoundingClientRect().bottom") < 740
         )
@@ -347,7 +359,8 @@ def test_a_phone_of_360_pixels_shows_everything_without_overlap(page):
         page.press_at("#more")
         page.wait(lambda: versions(page) == ["2/4"])
         tops = {top for _, top in icons(page, "#chat .x-turn.last .x-versions > .x-button")}
-        assert {top for _, top in icons(page, shown)} == tops  # in one row
+        assert len(tops) == 1
+        assert min(tops) > row[0]  # below, so that no button moves
         heading = box(page, "#heading")
         assert heading["width"] >= 6 * 16  # of six characters of a title
         page.press_at("#settings-button")

@@ -63,4 +63,4 @@ def test_the_field_shows_for_a_chat_model_and_its_text_is_kept_with_the_chat(pag
     page.wait(lambda: page.find(field)[0].get_attribute("value") == SYSTEM)
     page.fill(field, "猫" * 5_000)
     limit = str(bot.max_system_tokens)
-    page.wait(lambda: f"{limit} 个 token" in page.texts("body")[0])
+    page.wait(lambda: f"大约最多 {limit} 个字" in page.texts("body")[0])

@@ -83,3 +83,40 @@ def test_a_button_leads_back_to_the_latest_message(page):  # noqa: F811
     page.wait(lambda: page.in_view("#x-to-end"))
     page.press_at("#x-to-end")
     page.wait(lambda: page.in_view("#chat .x-turn.last .message") and not page.in_view("#x-to-end"))
+
+
+def test_a_phone_shows_the_whole_menu_of_every_chat(page):  # noqa: F811
+    size = {"width": 390, "height": 700, "deviceScaleFactor": 1, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    page.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    page.driver.execute_script(STORE)
+    page.reload()
+    page.wait(lambda: page.find("#message textarea"))
+    page.open_sidebar()
+    buttons = page.wait(lambda: page.find("#saved .x-more > button"))
+    code = "return [...arguments[0]].map(button => getComputedStyle(button).opacity)"
+    assert set(page.driver.execute_script(code, buttons)) == {"1"}
+    page.press(buttons[-1])
+    code = """
+    const menu = document.querySelector("#saved .x-menu").getBoundingClientRect();
+    return menu.height > 0 && menu.bottom <= document.querySelector("#saved").getBoundingClientRect().bottom + 1
+    """
+    page.wait(lambda: page.driver.execute_script(code))
+
+
+def test_a_person_in_crisis_can_call_from_the_reply(page):  # noqa: F811
+    calls = "return [...document.querySelectorAll('#chat a')].map(link => link.getAttribute('href'))"
+    reply = page.send("我不想活了")
+    assert page.driver.execute_script(calls) == ["tel:12356", "tel:110", "tel:120"]
+    assert page.texts("#chat .x-fixed") == [TEXT["zh"]["fixed"]]
+    assert page.saved() == page.texts("#heading") == [TEXT["zh"]["new_chat"]]  # not the words of the person
+    assert not page.find(f"#chat [aria-label='{TEXT['zh']['retry']}']")
+    assert not page.in_view("#more")
+    # The same words of the person, or of a model, are text.
+    change = (
+        "xianliao.chat.set({...xianliao.chat.current(), messages: [{role: arguments[0], text: arguments[1], seed: 1}]})"
+    )
+    for role in ("user", "assistant"):
+        page.driver.execute_script(change, role, reply)
+        page.wait(lambda role=role: page.texts(f"#chat .{'user' if role == 'user' else 'bot'}.message") == [reply])
+        assert page.driver.execute_script(calls) == []

@@ -6,7 +6,7 @@ import pytest
 
 from chatbot import Chatbot
 from tests.test_browser import one_browser  # noqa: F401  # fixture
-from tests.test_browser_page import page, resize, say, server, versions  # noqa: F401  # fixtures
+from tests.test_browser_page import box, page, resize, say, server, versions  # noqa: F401  # fixtures
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -16,10 +16,12 @@ LAST = "return xianliao.chat.current().messages.slice(-1)[0]"
 def test_another_way_to_say_it_is_one_more_version(page):  # noqa: F811
     bot = Chatbot.from_pretrained()
     page.set_seed(2)
-    first = page.send("周末去哪玩")
+    first, button = page.send("周末去哪玩"), "#chat .x-turn.last [aria-label='换个说法']"
+    before = box(page, button)
     page.click(say(page, "another"))
     assert page.find("#chat .x-turn.last [aria-label='换个说法']")[0].get_attribute("disabled")
     page.wait(lambda: versions(page) == ["2/2"])
+    assert (box(page, button)["left"], box(page, button)["top"]) == (before["left"], before["top"])  # under the pointer
     page.fill("#spread input[type=number]", "2")
     page.wait(lambda: page.driver.execute_script("return localStorage['xianliao.settings']?.endsWith(',2]')"))
     page.click(say(page, "previous"))
@@ -69,6 +71,17 @@ def test_after_an_error_the_button_works_again(page):  # noqa: F811
     page.click(say(page, "another"))
     page.wait(lambda: say(page, "no_more_ways").format(count=8) in page.texts("body")[0])
     page.wait(lambda: not page.find("html.x-offering"))
+    assert not page.find(".toast-body.error")
     page.driver.execute_script("xianliao.tree.ahead = window.ahead")
     page.click(say(page, "another"))
     page.wait(lambda: versions(page) == ["2/2"])
+
+
+def test_after_eight_variants_the_button_says_why_it_is_off(page):  # noqa: F811
+    page.send("周末去哪玩")
+    page.driver.execute_script(
+        "xianliao.tree.lastVariant = () => 8; xianliao.chat.offering(true); xianliao.chat.offering(false)"
+    )
+    button = page.find("#chat .x-turn.last [aria-label='换个说法']")[0]
+    assert button.get_attribute("disabled")
+    assert button.get_attribute("title") == say(page, "no_more_ways").format(count=8)

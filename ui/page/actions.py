@@ -11,17 +11,19 @@ from functools import wraps
 from typing import Any
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from chatbot.chat.request import system_ids
 from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
+from ui.language import language_of_request
 from ui.options import ServeOptions
 from ui.page import chat_files, chats, handlers
 from ui.page.charts import ShownStep, shown_steps, trace_reply
 from ui.page.feedback import MAX_COMMENT_CHARACTERS, Feedback, FeedbackError, Rating, rated_turns, reasons_of
 from ui.page.handlers import PageSettings, ReplyCallback
 from ui.page.signature import SIGNED_FIELDS
-from ui.page.text import LANGUAGE_COOKIE, PERSONAS, STYLE_EXAMPLES, TEXT, language_of
+from ui.page.text import PERSONAS, STYLE_EXAMPLES, TEXT
 from ui.page.variants import spread_of, variant
 from ui.server.logs import FAILURES
 from ui.server.work import LARGE_CHARACTERS, SENDER, WorkPool
@@ -31,14 +33,18 @@ PRESETS = ("careful", "balanced", "free")
 
 @contextmanager
 def notices(language: str) -> Iterator[None]:
-    """Turn errors into notices on the page. Without it Gradio prints a traceback with the user's messages."""
+    """Turn errors into notices on the page; Gradio would print a traceback with the user's messages. An error that the
+    person can correct, such as an empty message, is not shown as a failure."""
     title = TEXT[language]["error_title"]
     try:
         yield
     except gr.Error:
         raise
     except XianliaoError as error:
-        raise gr.Error(handlers.explain(error, language), title=title, print_exception=False) from None
+        text, is_slip = handlers.explain(error, language), handlers.is_slip(error)
+        if is_slip:
+            _inform(language, text)
+        raise gr.Error(text, title=title, visible=not is_slip, print_exception=False) from None
     except Exception as error:
         FAILURES.log(SENDER.get(), "the page failed", "error", error)
         raise gr.Error(TEXT[language]["failed"], title=title, print_exception=False) from None
@@ -63,16 +69,10 @@ def sender_of(request: gr.Request | None) -> str:
     return f"user {user}" if user else str(getattr(client, "host", ""))
 
 
-def language_of_request(request: gr.Request | None) -> str:
-    """Return the language of the page, which a cookie or the browser's settings name."""
-    if request is None:
-        return language_of(None)
-    return language_of(request.headers.get("accept-language"), request.cookies.get(LANGUAGE_COOKIE))
-
-
 def _inform(language: str, text: str) -> None:
-    """Show a notice on the page."""
-    gr.Info(text, title=TEXT[language]["info_title"])
+    """Show a notice on the page. Outside an event Gradio would print it, and it can quote a file of the user."""
+    if LocalContext.event_id.get(None) is not None:
+        gr.Info(text, title=TEXT[language]["info_title"])
 
 
 def _size(values: Iterable[object]) -> int:
@@ -130,12 +130,12 @@ class Actions:
     @guarded
     def say(self, chat: Any, message: str, model: str, request: gr.Request) -> tuple[Any, ...]:
         """Add a message of the user."""
-        return self._say(chats.checked(chat), message, model, value="")
+        return self._say(chats.checked(chat), message, model, request, value="")
 
     @guarded
     def say_example(self, chat: Any, model: str, data: gr.SelectData, request: gr.Request) -> tuple[Any, ...]:
         """Add an example that the user clicked."""
-        return self._say(chats.checked(chat), str(data.value["text"]), model)
+        return self._say(chats.checked(chat), str(data.value["text"]), model, request)
 
     @guarded
     def retry(self, chat: Any, request: gr.Request) -> tuple[Any, ...]:
@@ -148,10 +148,11 @@ class Actions:
         """Change a message of the user and remove the messages after it."""
         checked = chats.checked(chat)
         before: chats.Chat = {**checked, "messages": checked["messages"][: _index(data.index)]}
-        return self._say(before, str(data.value), model)
+        return self._say(before, str(data.value), model, request)
 
-    def _say(self, chat: chats.Chat, text: str, model: str, **box: Any) -> tuple[Any, ...]:
-        return self._prepared(handlers.with_user_message(self.worker(model).bot, chat, text), **box)
+    def _say(self, chat: chats.Chat, text: str, model: str, request: gr.Request, **box: Any) -> tuple[Any, ...]:
+        title = TEXT[language_of_request(request)]["new_chat"]
+        return self._prepared(handlers.with_user_message(self.worker(model).bot, chat, text, title), **box)
 
     def _prepared(self, chat: chats.Chat, **box: Any) -> tuple[Any, ...]:
         return *_shown(chat), gr.Textbox(submit_btn=False, stop_btn=True, **box)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 from chatbot import Chatbot, ChatSession, Reply
@@ -113,10 +114,20 @@ def preset(name: str, settings: ReplySettings) -> tuple[float, float]:
     return {"careful": (0.4, 0.8), "free": (0.9, 0.95)}.get(name, (settings.temperature, settings.top_p))
 
 
-def with_user_message(bot: Chatbot, chat: Chat, text: str) -> Chat:
+def crisis_replies(workers: Mapping[str, Worker]) -> list[str]:
+    """Return the fixed replies to a person in crisis, of all checkpoints; the page makes their telephone numbers links."""
+    replies: dict[str, None] = {}
+    for worker in workers.values():
+        if (safety := worker.bot.safety) is not None:
+            replies |= dict.fromkeys([safety.crisis_reply, *chain.from_iterable(safety.care.replies.values())])
+    return list(replies)
+
+
+def with_user_message(bot: Chatbot, chat: Chat, text: str, neutral_title: str = "…") -> Chat:
     """Return the conversation after a message of the user.
 
-    Messages that were never answered are kept and read together with the new one, unless that is too long.
+    Messages that were never answered are kept and read together with the new one, unless that is too long. A conversation
+    that begins with a message that gets a fixed reply is called `neutral_title`, because titles can be seen by others.
 
     Raises:
         ChatError: The message is empty, or it or the conversation is too long. A person in crisis gets an answer to a
@@ -131,18 +142,22 @@ def with_user_message(bot: Chatbot, chat: Chat, text: str) -> Chat:
         after = with_message(before, {"role": "user", "text": text})
         if not has_spare_room(after) or bot.fixed_answer(turns_of(after)) is None:
             raise
-        return after
+        return after if chat["title"] else {**after, "title": neutral_title}
     for start in (before, without_unanswered(before)):
         after = with_message(start, {"role": "user", "text": text})
-        if _can_be_read(bot, after):
+        turns = turns_of(after)
+        if bot.fixed_answer(turns) is not None:  # of any length
+            return after if chat["title"] else {**after, "title": neutral_title}
+        if bot.reads(turns[-1]):
             return after
-    raise ChatError("too_long", characters=len(text), limit=bot.max_message_tokens)
+    raise ChatError("too_long", characters=len(text), limit=_characters_read(bot, text))
 
 
-def _can_be_read(bot: Chatbot, chat: Chat) -> bool:
-    """Whether the last turn may be answered: it is short enough, or it gets the fixed reply to a person in crisis."""
-    turns = turns_of(chat)
-    return bot.fixed_answer(turns) is not None or bot.reads(turns[-1])
+def _characters_read(bot: Chatbot, text: str) -> int:
+    """Return about how many characters of a text the model reads, measured on the beginning of the text."""
+    sample = text[: bot.max_message_tokens]
+    count = bot.max_message_tokens * len(sample) // max(1, len(bot.reader.ids(sample, bot.settings.script)))
+    return count // 10 * 10 or count
 
 
 def answer(
@@ -266,6 +281,13 @@ def explain(error: XianliaoError, language: str) -> str:
     if isinstance(error, (BusyError, OverloadError)):
         return texts["busy"]
     return texts["closing"] if isinstance(error, WorkerError) else str(error)
+
+
+def is_slip(error: XianliaoError) -> bool:
+    """Whether the person can correct an error: nothing has failed."""
+    if isinstance(error, ChatError):
+        return error.name != "not_recorded"
+    return isinstance(error, (MessageTooLongError, SystemPromptError))
 
 
 def candidates(

@@ -170,6 +170,7 @@ class Page:
                     label=i18n("comment"), placeholder=i18n("comment"), show_label=False, container=False, scale=4
                 )
                 part.send_feedback = gr.Button(i18n("send_feedback"), size="sm", elem_id="send-feedback")
+            gr.Markdown(i18n("feedback_note"), elem_id="feedback-note")
         part.status = gr.Markdown(elem_id="status")
         part.box = gr.Textbox(
             elem_id="message",
@@ -185,7 +186,6 @@ class Page:
             part.more = gr.Button(i18n("more"), size="sm", elem_id="more", min_width=80)
             part.divide = gr.Button(i18n("clear_context"), size="sm", elem_id="divide", min_width=80)
             gr.Markdown(i18n("description"), elem_id="description")
-        gr.Markdown(i18n("feedback_note"), elem_id="feedback-note", visible=self.options.feedback)
 
     def _lay_out_settings(self) -> None:
         part, i18n, settings = self.part, self.i18n, self.act.worker(None).bot.settings

@@ -13,17 +13,19 @@ from starlette.requests import Request, cookie_parser
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount
 
+from chatbot.chat.variants import MAX_VARIATION
 from chatbot.chat.worker import Worker
 from ui.api.routes import failed
 from ui.api.schemas import to_response
+from ui.language import LANGUAGE_COOKIE
 from ui.options import ServeOptions
-from ui.page.handlers import ReplyCallback
+from ui.page.handlers import ReplyCallback, crisis_replies
 from ui.page.layout import Page
 from ui.page.no_files import search_inputs_only
 from ui.page.script import head
 from ui.page.script.preview import replace_preview
 from ui.page.states import keep_no_values
-from ui.page.text import EXAMPLES, LANGUAGE_COOKIE, PERSONAS, TEXT
+from ui.page.text import EXAMPLES, PERSONAS, TEXT
 from ui.server.access import Access
 from ui.server.page_routes import PageRules, closed, is_file
 from ui.server.work import WorkPool
@@ -63,6 +65,8 @@ def mount_page(
         "personas": PERSONAS,
         "keep": options.saved_chats,
         "feedback": options.feedback,
+        "fixed": crisis_replies(workers),
+        "variants": MAX_VARIATION,
         "login": bool(options.auth),
         "studio": studio is not None,
     }

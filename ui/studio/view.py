@@ -10,7 +10,8 @@ from typing import Any
 import gradio as gr
 
 from chatbot.chat.worker import Worker
-from ui.page.actions import guarded, language_of_request, notices
+from ui.language import language_of_request
+from ui.page.actions import guarded, notices
 from ui.server.work import WorkPool
 from ui.studio.studio import Studio
 

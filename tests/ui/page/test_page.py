@@ -20,6 +20,7 @@ from chatbot.errors import XianliaoError
 from tests.conftest import ROOT
 from tests.records import read_records
 from ui.cli import listen, main
+from ui.language import language_of
 from ui.options import ServeOptions
 from ui.page.charts import shown_step, trace_reply
 from ui.page.chat_files import from_text, to_json, to_markdown
@@ -43,7 +44,7 @@ from ui.page.handlers import (
     with_user_message,
 )
 from ui.page.script import page_script
-from ui.page.text import PERSONAS, STYLE_EXAMPLES, TEXT, language_of
+from ui.page.text import PERSONAS, STYLE_EXAMPLES, TEXT
 
 
 def chat_of(*messages: tuple[str, str], persona=()) -> dict:
@@ -163,6 +164,17 @@ def test_the_messages_after_it_are_those_of_python(bot, worker):
 def test_whoever_is_in_need_is_answered_however_long_the_message_is(bot, worker):
     chat = with_user_message(bot, chat_of(), "我不想活了" + "太长了" * 2000)
     assert last(worker, chat) == (bot.safety.crisis_reply, TEXT["zh"]["fixed"])
+    assert chat["title"] == "…"  # a list of chats does not show the words of the person
+    assert with_user_message(bot, chat_of(), "我不想活了", "新对话")["title"] == "新对话"
+    assert with_user_message(bot, chat_of(), "你好", "新对话")["title"] == "你好"
+
+
+def test_a_message_that_is_too_long_is_told_how_many_characters_can_be_read(bot):
+    text = "今天我们去公园散步吧" * 2_000
+    with pytest.raises(ChatError) as caught:
+        with_user_message(bot, chat_of(), text)
+    assert bot.reads(text[: caught.value.values["limit"]])
+    assert not bot.reads(text[: caught.value.values["limit"] + 100])
 
 
 def test_a_message_that_was_never_answered_joins_the_next_unless_that_is_too_much(bot, worker):
@@ -308,6 +320,7 @@ def test_what_goes_wrong_is_a_notice_and_prints_nothing(bot, worker, capfd, tmp_
         with pytest.raises(gr.Error) as caught:
             call()
         assert not caught.value.print_exception
+        assert not caught.value.visible  # nothing has failed: the page shows a short notice
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""
 

@@ -300,6 +300,7 @@ def test_a_rating_that_cannot_be_saved_shows_no_path(act, answered, tmp_path, ca
     (tmp_path / "feedback.jsonl").mkdir()
     with pytest.raises(gr.Error, match="tell the operator") as caught:
         act.rate(answered, type("Event", (), {"index": 1, "liked": True})(), None)
+    assert caught.value.visible
     assert str(tmp_path) not in str(caught.value)
     assert str(tmp_path) in caplog.text
 

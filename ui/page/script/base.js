@@ -62,9 +62,18 @@
     const box = document.querySelector("#x-notice")
       || document.body.appendChild(xl.element("div", { id: "x-notice", role: "status" }));
     box.textContent = text;
+    box.removeAttribute("style");
+    const main = document.querySelector("#main"), field = document.querySelector("#message");
+    if (main && main.offsetParent) {  // above the message box, in the middle of the conversation
+      const { left, width } = main.getBoundingClientRect();
+      box.style.left = `${left + width / 2}px`;
+      box.style.bottom = `${innerHeight - field.getBoundingClientRect().top + 12}px`;
+    }
     clearTimeout(timer);
-    timer = setTimeout(() => box.remove(), 4000);
+    timer = setTimeout(() => box.remove(), Math.max(4000, 150 * text.length));
   };
+  // Removes the notices and failures that are shown.
+  xl.clearNotices = () => document.querySelectorAll("#x-notice, .toast-close").forEach((part) => (part.id ? part.remove() : part.click()));
   xl.newId = () =>
     [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   xl.wide = () => matchMedia("(min-width: 900px)").matches;

@@ -41,30 +41,28 @@
       xl.iconButton("next", xl.say("next"), show(1), { disabled: at === count, "data-changes": true }));
   };
 
-  // On a narrow screen a row has four actions: of more, three and a button that shows the others.
-  const fold = (buttons) => {
-    if (buttons.length < 5) return;
-    buttons.slice(3).forEach((button) => button.classList.add("x-rest"));
-    const unfold = (event) => {
-      const isOpen = event.currentTarget.parentElement.classList.toggle("unfolded");
-      event.currentTarget.setAttribute("aria-expanded", String(isOpen));
-    };
-    buttons.splice(3, 0, xl.iconButton("menu", xl.say("more_actions"), unfold, { class: "x-button x-fold", "aria-expanded": "false" }));
-  };
+  // Only a fixed reply to a person in crisis has these texts and no seed.
+  xl.isFixed = (message) => Boolean(message) && message.role === "assistant" && message.seed === undefined && xl.given.fixed.includes(message.text);
+  const withCalls = (text) => text.split(/(?<!\d)(12356|110|120)(?!\d)/).map((part, at) => (at % 2 ? element("a", { href: `tel:${part}` }, part) : part));
 
   const turn = (message, index, isLast) => {
     if (message.role === "divider") return element("div", { class: "x-divider", role: "separator" }, xl.say("divider"));
     const side = message.role === "user" ? "user" : "bot";
-    const content = element("div", { class: `${side} message`, lang: "zh-CN", dir: "auto" }, visible(message.text));
+    const isFixed = xl.isFixed(message), text = visible(message.text);
+    const content = element("div", { class: `${side} message`, lang: "zh-CN", dir: "auto" }, ...(isFixed ? withCalls(text) : [text]));
     const thoughts = message.thoughts ? element("details", { class: "x-thoughts", lang: "zh-CN", dir: "auto" },
       element("summary", {}, xl.say("thoughts")), visible(message.thoughts)) : null;
-    const buttons = xl.actions.filter((action) => action.shows(message, index, isLast)).map((action) => xl.iconButton(
-      action.icon, xl.say(action.name), () => action.run(message, index), { "data-changes": action.changes, ...(action.state ? action.state(message, index) : {}) },
-    ));
-    fold(buttons);
+    const actions = xl.actions.filter((action) => action.shows(message, index, isLast)), rare = actions.filter((action) => action.isRare);
+    const buttons = actions.map((action) => xl.iconButton(action.icon, xl.say(action.name), () => action.run(message, index), {
+      class: action.isRare ? "x-button x-rest" : "x-button", "data-changes": action.changes, ...(action.state ? action.state(message, index) : {}),
+    }));
+    // On a narrow screen the rare actions are in a menu, in words.
+    const more = xl.menuButton(xl.say("more_actions"), rare.map(({ name, run, changes }) => [name, () => run(message, index), "", changes]));
+    more.classList.add("x-fold");
     return element("div", { class: `x-turn ${side}${isLast ? " last" : ""}`, "data-index": index, onclick: tapped },
       side === "bot" ? xl.face() : null,
-      element("div", { class: "x-body" }, thoughts, content, element("div", { class: "x-actions" }, versions(index), ...buttons)));
+      element("div", { class: "x-body" }, thoughts, content, isFixed ? element("p", { class: "x-fixed" }, xl.say("fixed")) : null,
+        element("div", { class: "x-actions" }, ...buttons, more, versions(index))));
   };
   // On a touch screen a tap on a message shows its actions.
   const tapped = (event) => {
@@ -74,8 +72,8 @@
   };
 
   const keyOf = (message, index, isLast) => {
-    const node = xl.tree.node(index) || {};
-    return JSON.stringify([xl.persona(), message.role, message.text, message.thoughts, message.seed, isLast, xl.tree.versionOf(index), node.rating, isLast && Boolean(asked)]);
+    const node = xl.tree.node(index) || {}, isLastOfUser = message.role === "user" && !current().messages.slice(index + 1).some(({ role }) => role === "user");
+    return JSON.stringify([xl.persona(), message.role, message.text, message.thoughts, message.seed, isLast, isLastOfUser, xl.tree.versionOf(index), node.rating, isLast && Boolean(asked)]);
   };
   const draw = () => {
     if (!list) return;
@@ -195,7 +193,7 @@
     if (last >= 0 && chat.messages[last].seed !== undefined) {
       node.line = line;
       xl.store.save(stored);
-    } else document.documentElement.dataset.notice = "";
+    } else if (!xl.isFixed(chat.messages[last])) document.documentElement.dataset.notice = "";
     return stored;
   };
   // Replies were made: they become versions of the last reply, and the first of them is shown, unless the conversation has

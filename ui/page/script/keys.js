@@ -59,15 +59,21 @@
       }
     }
   };
-  const WORDS = [[/^Connection (to the server was lost|errored out)/, "connection_lost"], [/^(Connection Lost|Error)$/, "error_title"]];
+  const WORDS = [[/^Connection (to the server was lost|errored out)/, "connection_lost"], [/^(Connection Lost|Error)$/, "error_title"], [/^(Info|Warning)$/, "info_title"]];
   new MutationObserver(() => {
     for (const [selector, name] of Object.entries(NAMES)) {
       const button = document.querySelector(`${selector}:not([aria-label])`);
       if (button) { button.setAttribute("aria-label", xl.say(name)); button.title = xl.say(name); }
     }
-    for (const part of document.querySelectorAll(".toast-title, .toast-text")) {
+    for (const part of document.querySelectorAll(".toast-title, [data-testid=toast-text]")) {
       const word = WORDS.find(([pattern]) => pattern.test(part.textContent.trim()));
       if (word && part.textContent !== xl.say(word[1])) part.textContent = xl.say(word[1]);
+    }
+    // Gradio shows a failure; what the person has done or can correct is a short notice.
+    for (const part of document.querySelectorAll(".toast-body.info [data-testid=toast-text]:not([data-shown])")) {
+      part.dataset.shown = "";
+      xl.notice(part.textContent.trim());
+      part.closest(".toast-body").querySelector(".toast-close").click();
     }
     for (const close of document.querySelectorAll(".toast-close:not([title])")) {
       close.title = xl.say("close");

@@ -8,7 +8,7 @@
     const start = midnight();
     return updated >= start ? "today" : updated >= start - DAY ? "yesterday" : updated >= start - 6 * DAY ? "week" : "earlier";
   };
-  const closeMenus = (except) => document.querySelectorAll("#side .x-menu").forEach((menu) => {
+  const closeMenus = (except) => document.querySelectorAll(".x-menu").forEach((menu) => {
     if (menu === except) return;
     menu.previousSibling.setAttribute("aria-expanded", "false");
     menu.remove();
@@ -45,19 +45,23 @@
     xl.store.removeAll();
     xl.chat.open(null);
   };
-  // Returns a button that opens a menu of [name of its text, function, class].
+  // Returns a button that opens a menu of [name of its text, function, class, whether it changes the conversation].
   const menuButton = (label, items, attributes = {}) => {
-    const item = ([name, run, kind = ""]) => element("button", { type: "button", role: "menuitem", "data-name": name, class: kind, onclick: () => { closeMenus(); run(); } }, xl.say(name));
+    const item = ([name, run, kind = "", changes = false]) => element("button", {
+      type: "button", role: "menuitem", "data-name": name, class: kind, "data-changes": changes, onclick: () => { closeMenus(); run(); },
+    }, xl.say(name));
     const open = ({ currentTarget: button }) => {
       const isOpen = Boolean(button.nextSibling);
       closeMenus();
       if (isOpen) return;
       button.setAttribute("aria-expanded", "true");
       button.after(element("div", { class: "x-menu", role: "menu" }, ...items.map(item)));
-      button.nextSibling.firstChild.focus();
+      button.nextSibling.scrollIntoView({ block: "nearest" });  // that of the lowest chat is below the list
+      button.nextSibling.firstChild.focus({ preventScroll: true });
     };
     return element("span", { class: "x-more" }, xl.iconButton("menu", label, open, { "aria-haspopup": "menu", "aria-expanded": "false", ...attributes }));
   };
+  xl.menuButton = menuButton;
   const row = (entry) => {
     const isOpen = entry.id === xl.store.openId(), item = element("div", { class: `x-row${isOpen ? " current" : ""}` });
     const more = menuButton(xl.say("menu", { title: entry.title }), [
@@ -128,7 +132,7 @@
         })),
       search, list,
       element("div", { class: "x-side-end" },
-        element("div", { class: "x-side-all" }, element("p", {}, xl.say(xl.given.keep ? "saved" : "not_saved")), menuButton(xl.say("all_chats"), [
+        element("div", { class: "x-side-all" }, element("p", {}, xl.say(!xl.given.keep ? "not_saved" : xl.given.feedback ? "saved_rated" : "saved")), menuButton(xl.say("all_chats"), [
           ["import", () => xl.files.pick()], ["export_all", xl.files.exportAll], ["export_training", xl.files.exportTraining],
           ["delete_all", removeAll, "x-danger"],
         ], { id: "all-chats" })),
@@ -168,5 +172,5 @@
   };
   xl.draw.keys = (container) => container.replaceChildren(element("p", { class: "x-keys" }, xl.say("keys")));
   document.addEventListener("click", (event) => { if (list && !event.target.closest(".x-more")) closeMenus(); });
-  xl.side.closeMenus = () => { const isOpen = Boolean(document.querySelector("#side .x-menu")); if (isOpen) closeMenus(); return isOpen; };
+  xl.side.closeMenus = () => { const isOpen = Boolean(document.querySelector(".x-menu")); if (isOpen) closeMenus(); return isOpen; };
 })();

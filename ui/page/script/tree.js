@@ -67,12 +67,14 @@
     },
     // Returns the texts of the versions of a message.
     texts: (index) => versions(index).map((at) => tree.nodes[at].message.text),
-    // Returns the difference between the largest number of a variant of a reply and the number of the one in view.
-    ahead: (index) => {
-      const { message } = tree.nodes[path[index]], same = ["seed", "model", "temperature", "top_p"];
+    // Returns the largest number of a variant of a reply; 0 for a reply that is not in the tree yet.
+    lastVariant: (index) => {
+      const { message } = xl.tree.node(index) || { message: {} }, same = ["seed", "model", "temperature", "top_p"];
       const variants = versions(index).map((at) => tree.nodes[at].message).filter((other) => same.every((name) => other[name] === message[name]));
-      return Math.max(...variants.map(({ variation = 0 }) => variation)) - (message.variation || 0);
+      return Math.max(0, ...variants.map(({ variation = 0 }) => variation));
     },
+    // Returns the difference between the largest number of a variant of a reply and the number of the one in view.
+    ahead: (index) => xl.tree.lastVariant(index) - (tree.nodes[path[index]].message.variation || 0),
     // Returns the node of a message, which keeps what only the browser knows: the line about it and its rating.
     node: (index) => (tree && tree.nodes[path[index]]) || null,
     // Returns the messages after another version of a message was chosen.
