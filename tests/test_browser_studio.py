@@ -82,6 +82,8 @@ def test_from_pasted_lines_to_a_chat_with_the_result(page, folder):
     page.wait(lambda: page.in_view("#studio-text"))
     for theme in ("light", "dark"):
         assert serious(page, theme) == []
+    page.press_at("#studio-prepare")
+    page.wait(lambda: page.texts("#x-notice") == [say("nothing")] and page.find("#studio-prepare")[0].is_enabled())
     page.fill("#studio-text", "\n\n".join([*dialogues, "只有一句", "哈哈哈哈哈哈哈哈\n好吧……"]))
     page.press_at("#studio-prepare")
     page.wait(lambda: page.find("#studio-start"), WAIT)
@@ -117,6 +119,7 @@ def test_from_pasted_lines_to_a_chat_with_the_result(page, folder):
     page.wait(lambda: page.find("#studio-chat"), WAIT)
     figure = page.texts("#studio .x-figure")[0]
     record = json.loads((folder / "work" / "bot-1" / "training.json").read_text())
+    assert page.texts("#studio .x-verdict") == [say("gain" if record["best"] < record["before"] else "no_gain")]
     assert f"{record['before']:.3f}" in figure
     assert f"{record['best']:.3f}" in figure
     assert page.texts("#studio section:last-child dt") == [say("you"), say("was"), say("is")]

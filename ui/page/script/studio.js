@@ -8,7 +8,13 @@
   const now = () => (props && props.value) || {};
   const isOpen = () => root.classList.contains("x-training");
 
-  const order = (value) => { orders.push(value); asked = Date.now(); send("submit"); draw(); };
+  const order = (value) => {
+    if (value.do !== "look") xl.clearNotices();  // of an earlier order
+    orders.push(value);
+    asked = Date.now();
+    send("submit");
+    draw();
+  };
   const waiting = () => asked && Date.now() - asked < 20000;
 
   // Draws a part anew if what it shows has changed; the element with the focus keeps it.
@@ -29,9 +35,14 @@
     element("div", {}, element("code", { tabindex: "0" }, line),
       xl.iconButton("copy", say("copy"), () => xl.copy(line).then(() => xl.notice(xl.say("copied"))))));
   const pairs = (list) => element("dl", { class: "x-pairs" }, ...list.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))));
+  // Returns a time of a progress bar, such as 2:50:07 or 03:10, in words.
+  const inWords = (left) => {
+    const [seconds = 0, minutes = 0, hours = 0] = left.split(":").reverse().map(Number);
+    return hours ? say("hours", { hours, minutes }) : minutes ? say("minutes", { minutes }) : say("seconds", { seconds });
+  };
   const bar = (name, progress) => {
     const [done, total, left] = progress || [0, 0, ""];
-    const box = element("div", {}, element("p", { class: "x-line" }, total > 1 ? say("step", { done, total, left }) : name),
+    const box = element("div", {}, element("p", { class: "x-line" }, total > 1 ? say("step", { done, total, left: inWords(left) }) : name),
       element("progress", { "aria-label": name, max: total || 1 }));
     if (total > 1) box.lastChild.value = done;
     return box;
@@ -81,7 +92,7 @@
     put(parts.given, [hasSet, inputs, task, progress, error, report && 1, work, commands.prepare], () => [
       hasSet && paragraph(say("learns_from", { names: inputs.map((name) => name || say("pasted")).join("、") })),
       task === "prepare" && bar(say("preparing"), progress),
-      task === "prepare" && button("stop", "stop", () => order({ do: "stop" })),
+      task === "prepare" && button("stop", "cancel", () => order({ do: "stop" })),
       !report && error && failed(error),
       (hasSet || error) && command(commands.prepare),
       work && paragraph(say("folder", { folder: work }), "x-soft"),
@@ -109,7 +120,9 @@
 
   // Preset and estimate.
   const confirmed = () => now().outcome !== "stopped" || confirm(say("ask_new"));
-  const note = (name) => (xl.given.texts[xl.language][`studio_note_${name}`] ? say(`note_${name}`) : say("note_own"));
+  const isOwn = (name) => !xl.given.texts[xl.language][`studio_title_${name}`];  // a file of the folder
+  const titled = (name) => (isOwn(name) ? [element("b", {}, name)] : [element("b", {}, say(`title_${name}`)), " ", element("small", { class: "x-soft" }, name)]);
+  const note = (name, isNew) => (isOwn(name) ? `${say("note_own")} · ${say(isNew ? "is_new" : "fine_tunes")}` : say(`note_${name}`));
   const drawPreset = ({ report, presets = [], task, estimate = [], error, outcome, commands = {}, messages = [], ...state }) => {
     preset = presets.some(([name]) => name === preset) ? preset : state.preset || (presets[0] || [""])[0];
     const isBusy = Boolean(task || waiting());
@@ -117,8 +130,8 @@
       heading("preset"),
       element("div", { role: "radiogroup", "aria-label": say("preset"), class: "x-presets" }, ...presets.map(([name, isNew]) => element("label", {},
         element("input", { type: "radio", name: "studio-preset", id: `studio-preset-${name}`, value: name, checked: name === preset, disabled: isBusy, onchange: () => { preset = name; draw(); } }),
-        element("span", {}, element("b", {}, name), paragraph(`${note(name)} · ${say(isNew ? "is_new" : "fine_tunes")}`))))),
-      element("div", { class: "x-row-buttons" }, task === "estimate" ? button("stop", "stop", () => order({ do: "stop" }))
+        element("span", {}, ...titled(name), paragraph(note(name, isNew)))))),
+      element("div", { class: "x-row-buttons" }, task === "estimate" ? button("stop", "cancel", () => order({ do: "stop" }))
         : button("estimate", "estimate", () => confirmed() && order({ do: "estimate", preset }), "x-plain", isBusy)),
       task === "estimate" && bar(say("estimating")),
       estimate.length > 0 && preset === state.preset && element("dl", { class: "x-estimate" }, ...estimate.filter(([name]) => name).flatMap(([name, text]) => [element("dt", {}, name === "training" ? say("run") : name), element("dd", {}, text)])),
@@ -159,8 +172,8 @@
     const digits = (value) => (value === null ? "" : value.toFixed(3)), { before, best, best_step: step, valid, sample } = result;
     const values = { before: digits(before), best: digits(best), step, valid };
     return [heading("result"),
+      best !== null && before !== null && paragraph(say(best < before ? "gain" : "no_gain"), "x-verdict"),
       paragraph(best === null ? say("no_valid") : say(before === null ? "best" : "before_after", values), "x-figure"),
-      best !== null && before !== null && best >= before && paragraph(say("no_gain"), "x-soft"),
       valid > 0 && valid < 50 && paragraph(say("few"), "x-soft"),
       sample && pairs([[say("you"), sample[0]], ...(sample[2] === null ? [] : [[say("was"), sample[2]]]), [say("is"), sample[1]]]),
       element("div", { class: "x-row-buttons" }, button("chat", isLoading ? "loading" : "chat", () => { isLoading = true; draw(); send("select"); }, "x-strong", isLoading || Boolean(task)))];
