@@ -112,11 +112,10 @@ def test_a_person_in_crisis_can_call_from_the_reply(page):  # noqa: F811
     assert page.saved() == page.texts("#heading") == [TEXT["zh"]["new_chat"]]  # not the words of the person
     assert not page.find(f"#chat [aria-label='{TEXT['zh']['retry']}']")
     assert not page.in_view("#more")
-    # The same words of the person, or of a model, are text.
-    change = (
-        "xianliao.chat.set({...xianliao.chat.current(), messages: [{role: arguments[0], text: arguments[1], seed: 1}]})"
-    )
-    for role in ("user", "assistant"):
-        page.driver.execute_script(change, role, reply)
-        page.wait(lambda role=role: page.texts(f"#chat .{'user' if role == 'user' else 'bot'}.message") == [reply])
+    # Words of the person and of a model are text, also the same ones.
+    change = "xianliao.chat.set({...xianliao.chat.current(), messages: [arguments[0]]})"
+    stopped = {"role": "assistant", "text": "请打 110"}
+    for message in ({"role": "user", "text": reply}, {"role": "assistant", "text": reply, "seed": 1}, stopped):
+        page.driver.execute_script(change, message)
+        page.wait(lambda message=message: page.texts("#chat .message") == [message["text"]])
         assert page.driver.execute_script(calls) == []
