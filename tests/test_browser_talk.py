@@ -89,19 +89,23 @@ def test_a_phone_shows_the_whole_menu_of_every_chat(page):  # noqa: F811
     size = {"width": 390, "height": 700, "deviceScaleFactor": 1, "mobile": True}
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     page.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
-    page.driver.execute_script(STORE)
-    page.reload()
-    page.wait(lambda: page.find("#message textarea"))
-    page.open_sidebar()
-    buttons = page.wait(lambda: page.find("#saved .x-more > button"))
-    code = "return [...arguments[0]].map(button => getComputedStyle(button).opacity)"
-    assert set(page.driver.execute_script(code, buttons)) == {"1"}
-    page.press(buttons[-1])
-    code = """
-    const menu = document.querySelector("#saved .x-menu").getBoundingClientRect();
-    return menu.height > 0 && menu.bottom <= document.querySelector("#saved").getBoundingClientRect().bottom + 1
-    """
-    page.wait(lambda: page.driver.execute_script(code))
+    try:
+        page.driver.execute_script(STORE)
+        page.reload()
+        page.wait(lambda: page.find("#message textarea"))
+        page.open_sidebar()
+        buttons = page.wait(lambda: page.find("#saved .x-more > button"))
+        code = "return [...arguments[0]].map(button => getComputedStyle(button).opacity)"
+        assert set(page.driver.execute_script(code, buttons)) == {"1"}
+        page.press(buttons[-1])
+        code = """
+        const menu = document.querySelector("#saved .x-menu").getBoundingClientRect();
+        return menu.height > 0 && menu.bottom <= document.querySelector("#saved").getBoundingClientRect().bottom + 1
+        """
+        page.wait(lambda: page.driver.execute_script(code))
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_a_person_in_crisis_can_call_from_the_reply(page):  # noqa: F811
