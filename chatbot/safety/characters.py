@@ -46,6 +46,8 @@ STANDS_FOR = str.maketrans("0123456789l", "oizeasgtbgi")
 """Letter that a digit stands for in a Latin word (su1c1de); l becomes i, because 1 can stand for both."""
 SYMBOLS = dict(zip("!！¡|｜£$＄@＠€+＋", "1111115544377", strict=True))
 """Digit for each symbol that stands for a Latin letter next to another one (k!ll, $uicide); see `STANDS_FOR`."""
+PICTURES = dict(zip("💀☠🔪", "亡亡杀", strict=True))
+"""Character for each picture that people write in its place (想💀)."""
 MOST_LETTERS = 24
 """Maximum length of a Latin word that is looked up."""
 
@@ -55,6 +57,7 @@ _ESCAPE = re.compile(
     r"|%f[0-7](?:%[89ab][0-9a-f]){3})",
     re.IGNORECASE | re.ASCII,
 )
+_PICTURES = str.maketrans(PICTURES)
 _SYMBOL = f"[{re.escape(''.join(SYMBOLS))}]"
 _BETWEEN_LETTERS = re.compile(
     # a run is tried at its start only, and whole: trying it at every symbol would take time quadratic in its length
@@ -97,13 +100,15 @@ def _escapes(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def other_reading(text: str) -> str | None:
-    """Return a text as it is displayed, with digits for the symbols next to Latin letters; None if it does not change.
+    """Return a text as it is displayed, or None if it does not change, with characters for `PICTURES` and with digits for
+    the symbols next to Latin letters.
 
     >>> other_reading("$uicide"), other_reading("\u202e杀自")
     ('5uicide', '自杀\u202e')
     """
     digits = str.maketrans(SYMBOLS)
-    other = _BETWEEN_LETTERS.sub(lambda match: match[0].translate(digits), displayed(text))
+    shown = displayed(text).translate(_PICTURES)
+    other = _BETWEEN_LETTERS.sub(lambda match: match[0].translate(digits), shown)
     return None if other == text else other
 
 

@@ -18,10 +18,11 @@ NONE, SPACE, CLAUSE, SENTENCE = range(4)
 
 _CLAUSE, _SENTENCE = frozenset("，,、：:；;"), frozenset("。！？!?…\n\r\u2028\u2029")
 _SAME = {
-    **dict(zip("妳您喫著牠祂佢", "你你吃着它他他", strict=True)),
+    **dict(zip("妳您喫著牠祂佢卟萿洅", "你你吃着它他他不活再", strict=True)),
     **dict(zip("唔冇嘅咗哋喺攰瞓嚟畀睇", "不没的了们在累睡来给看", strict=True)),
 }
-"""Variants that OpenCC does not unify, and Cantonese words with one counterpart in written Chinese."""
+"""Variants that OpenCC does not unify, rare characters in place of common ones (卟想萿), and Cantonese words with one
+counterpart in written Chinese."""
 _INVISIBLE = frozenset("\u115f\u1160")
 """Letters that have no shape: the Hangul fillers, after NFKD."""
 _MAX_LETTERS = 4

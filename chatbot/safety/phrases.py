@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
 from math import prod
@@ -14,7 +14,7 @@ import ahocorasick
 
 from chatbot.errors import XianliaoError
 from chatbot.safety.characters import skeleton
-from chatbot.safety.folding import CLAUSE, NONE, Folded, fold, is_latin
+from chatbot.safety.folding import CLAUSE, NONE, SENTENCE, Folded, fold, is_latin
 from chatbot.safety.spans import SPEAKING, Cover, Joiner, Span
 
 SPELLED_OUT = 5
@@ -36,12 +36,14 @@ class _Line:
 
     Attributes:
         harmless: Whether the line begins with `!`.
+        innocent: Whether it begins with `!!`.
         parts: For each part, its literals (texts to match); each literal with pairs that say whether it needs an edge
             before it and after it.
         ends: For each phrase of the line (`&` joins phrases), the number of parts up to its end.
     """
 
     harmless: bool
+    innocent: bool
     parts: list[dict[str, list[tuple[bool, bool]]]]
     ends: list[int]
 
@@ -52,7 +54,7 @@ class _Line:
         Raises:
             SafetyError: The line cannot be read.
         """
-        phrases = [_parts(phrase.strip()) for phrase in line.removeprefix("!").split("&")]
+        phrases = [_parts(phrase.strip()) for phrase in line.lstrip("!").split("&")]
         if line.startswith("!") and len(phrases) > 1:
             raise SafetyError(f"The harmless phrase {line!r} has a &; write two lines.")
         parts = []
@@ -61,7 +63,7 @@ class _Line:
             for text, begins, ends in literals:
                 edges[text].append((begins, ends))
             parts.append(dict(edges))
-        return cls(line.startswith("!"), parts, list(accumulate(map(len, phrases))))
+        return cls(line.startswith("!"), line.startswith("!!"), parts, list(accumulate(map(len, phrases))))
 
     def spans(
         self, part: Mapping[str, Sequence[tuple[bool, bool]]], literals: Mapping[str, Sequence[int]], separators: bytes
@@ -94,7 +96,8 @@ class Phrases:
     text; * `a & b` needs both phrases, anywhere in the text; * `!` at the beginning marks a harmless phrase: other
     phrases inside it do not count, phrases beside it do. In it, `*`
       matches only letters of the same clause, and never 我, 想 or 要. A harmless phrase that crosses the end of a
-      clause must end where the next clause ends: 死海 in 我要去死，海子 does not match.
+      clause must end where the next clause ends: 死海 in 我要去死，海子 does not match; * `!!` marks a harmless phrase
+      that the classifier does not see either.
 
     A phrase can cross the end of a clause only if it contains one of the two clauses: 自。杀 matches, 他来自。杀了鸡
     does not. A phrase that begins or ends with a Latin letter or digit matches whole words only: no Latin letter or
@@ -158,35 +161,13 @@ class Phrases:
 
     def _hits(self, folded: Folded, titles: Sequence[Span], is_one_enough: bool = False) -> list[Span]:
         """Return the spans of phrases in the folded text, without harmless ones; only one if `is_one_enough`."""
-        ends: defaultdict[str, list[int]] = defaultdict(list)
-        ends_inside: defaultdict[str, set[int]] = defaultdict(set)  # ends that are inside another clause
-        text, separators = folded.text, bytes(folded.breaks)
-        for last, (literal, size, is_chinese) in _matches(self._automaton, text, self._longest):
-            end = last + 1
-            is_whole = size == 1 or separators.count(NONE, end - size + 1, end) == size - 1
-            if (is_chinese and is_whole) or _is_apart(folded, (end - size, end)):
-                ends[literal].append(end)
-                if not is_whole and _ends_inside_a_clause(end - size, end, separators):
-                    ends_inside[literal].add(end)
+        ends, ends_inside = self._literals(folded)
         joiner = Joiner(folded)
-
-        def spans_of_lines(ends: Mapping[str, Sequence[int]], is_harmless: bool) -> Iterator[list[Sequence[Span]]]:
-            """Yield, for each line whose phrases all occur in the text, the spans of each of its phrases."""
-            for number in sorted({number for literal in ends for number in self._triggered.get(literal, ())}):
-                line = self._lines[number]
-                if line.harmless != is_harmless or any(ends.keys().isdisjoint(part.keys()) for part in line.parts):
-                    continue
-                parts = [line.spans(part, ends, separators) for part in line.parts]
-                spans = [joiner.joined(parts[start:end], is_harmless) for start, end in pairwise([0, *line.ends])]
-                if all(spans):
-                    yield spans
-
-        hits = list(spans_of_lines(ends, is_harmless=False))
+        hits = list(self._spans_of_lines(joiner, ends, lambda line: not line.harmless))
         if not hits:
             return []
-        for literal, inside in ends_inside.items():
-            ends[literal] = [end for end in ends[literal] if end not in inside]
-        in_harmless = Cover([span for spans in spans_of_lines(ends, is_harmless=True) for span in spans[0]])
+        harmless = self._spans_of_lines(joiner, _whole_clauses(ends, ends_inside), lambda line: line.harmless)
+        in_harmless = Cover([span for spans in harmless for span in spans[0]])
         in_title = Cover(titles)
 
         def counts(span: Span) -> bool:
@@ -198,6 +179,51 @@ class Phrases:
         left = [[list(filter(counts, spans)) for spans in phrases] for phrases in hits]
         return [span for phrases in left if all(phrases) for span in phrases[0]]
 
+    def without_innocent(self, folded: Folded) -> Folded:
+        """Return the folded text without the phrases of `!!` lines; the letter after each of them begins a clause."""
+        if not any(line.innocent for line in self._lines):
+            return folded
+        ends = _whole_clauses(*self._literals(folded))
+        lines = self._spans_of_lines(Joiner(folded), ends, lambda line: line.innocent)
+        cover = Cover([span for spans in lines for span in spans[0]])
+        left = [index for index in range(len(folded.text)) if not cover.holds((index, index + 1))]
+        if len(left) == len(folded.text):
+            return folded
+        breaks = [
+            folded.breaks[index] if last == index - 1 else max(CLAUSE if last >= 0 else SENTENCE, folded.breaks[index])
+            for last, index in pairwise([-1, *left])
+        ]
+        text = "".join(folded.text[index] for index in left)
+        return Folded(text, tuple(folded.places[index] for index in left), (*breaks, SENTENCE))
+
+    def _literals(self, folded: Folded) -> tuple[dict[str, list[int]], dict[str, set[int]]]:
+        """Return the ends of all literals in a folded text, and those that are inside another clause."""
+        ends: defaultdict[str, list[int]] = defaultdict(list)
+        ends_inside: defaultdict[str, set[int]] = defaultdict(set)
+        text, separators = folded.text, bytes(folded.breaks)
+        for last, (literal, size, is_chinese) in _matches(self._automaton, text, self._longest):
+            end = last + 1
+            is_whole = size == 1 or separators.count(NONE, end - size + 1, end) == size - 1
+            if (is_chinese and is_whole) or _is_apart(folded, (end - size, end)):
+                ends[literal].append(end)
+                if not is_whole and _ends_inside_a_clause(end - size, end, separators):
+                    ends_inside[literal].add(end)
+        return ends, ends_inside
+
+    def _spans_of_lines(
+        self, joiner: Joiner, ends: Mapping[str, Sequence[int]], is_wanted: Callable[[_Line], bool]
+    ) -> Iterator[list[Sequence[Span]]]:
+        """Yield, for each wanted line whose phrases all occur in the text, the spans of each of its phrases."""
+        separators = bytes(joiner.folded.breaks)
+        for number in sorted({number for literal in ends for number in self._triggered.get(literal, ())}):
+            line = self._lines[number]
+            if not is_wanted(line) or any(ends.keys().isdisjoint(part.keys()) for part in line.parts):
+                continue
+            parts = [line.spans(part, ends, separators) for part in line.parts]
+            spans = [joiner.joined(parts[start:end], line.harmless) for start, end in pairwise([0, *line.ends])]
+            if all(spans):
+                yield spans
+
 
 def words_of(lines: Iterable[str]) -> dict[str, str]:
     """Return the Latin words of the lines by their skeletons; if several share a skeleton, the first of them."""
@@ -205,6 +231,13 @@ def words_of(lines: Iterable[str]) -> dict[str, str]:
     for word in _LATIN.findall("\n".join(lines).lower()):
         words.setdefault(skeleton(word), word)
     return words
+
+
+def _whole_clauses(ends: Mapping[str, Sequence[int]], ends_inside: Mapping[str, set[int]]) -> dict[str, list[int]]:
+    """Return the ends of literals without those that are inside another clause; only the others hide phrases."""
+    return {
+        literal: [end for end in known if end not in ends_inside.get(literal, ())] for literal, known in ends.items()
+    }
 
 
 def _matches(automaton: ahocorasick.Automaton, text: str, longest: int) -> Iterator[tuple[int, tuple[str, int, bool]]]:

@@ -14,18 +14,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
 import yaml
 
 from chatbot.errors import first_line
+from chatbot.safety.care import Care, Fixed
 from chatbot.safety.characters import other_reading
 from chatbot.safety.classifier import LONG_LETTERS, NeedClassifier
-from chatbot.safety.folding import NONE, Folded, fold
+from chatbot.safety.folding import NONE, SENTENCE, Folded, fold, fold_character
 from chatbot.safety.phrases import Phrases, SafetyError
 from chatbot.safety.words import lost_exceptions
 from chatbot.text.word_lists import parse_word_list
@@ -36,86 +35,23 @@ OFF, DEFAULT = "off", "default"
 NEEDED = ("crisis.txt", "crisis_reply.txt", "words_in.txt", "settings.yaml")
 CLASSIFIER = "need.npz"
 MODES = ("refuse", "replace", "off")
-ASKING = ("means", "leaving", "distress", "better")
-"""Kinds of messages in the crisis state that are recognised by phrases, in the order in which they are tried."""
-KINDS = ("again", *ASKING, "short", "ordinary")
 REMEMBERED_MESSAGES = 4096
 JOINED_MESSAGES, JOINED_CHARACTERS = 3, 20
 """A person's last messages, up to this number and each of at most this many characters, are also checked as one text
 (我想自, then 杀)."""
+SPLITS = ((1, 0), (2, 1, 0), (2, 0), (3, 2, 0), (3, 1, 0))
+"""Which of the last messages are joined, counted from the last one; in the later ones another message is between them."""
+JOINED_TURNS = 2 * max(map(max, SPLITS)) + 1
+QUESTION_CHARACTERS = 40
+"""A question of the bot is checked with the answer to it by its last characters, up to this number."""
+ANSWERED, AFTER_NEED = "答", "先前求助"
+"""Words of crisis.txt that stand between a question of the bot and the answer, and after a message that follows a crisis
+message somewhere in the conversation."""
 TAIL_LETTERS = 2
 """A phrase that is split over several messages counts if its clause ends at most this many letters after it; otherwise
 the classifier judges the joined text."""
 SHORT_MESSAGE = 1000
 """For messages of this many characters or more, the key of the cached kind is a hash of the text, not the text."""
-
-Kind = Literal["crisis", "care", "refused"]
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """A reply with a fixed text.
-
-    Attributes:
-        kind: `crisis` to a message that mentions suicide or self-harm, `care` to the messages after it, `refused` to a
-            message with a word of words_in.txt.
-        text: The reply.
-    """
-
-    kind: Kind
-    text: str
-
-
-@dataclass(frozen=True)
-class Care:
-    """Replies to a person in crisis, and what ends the crisis state; see care.yaml.
-
-    Attributes:
-        replies: Texts by kind of message.
-        phrases: Phrases by kind of message.
-        ordinary_messages: Number of consecutive ordinary messages that end the crisis state.
-        ordinary_letters: Minimum number of letters of an ordinary message.
-    """
-
-    replies: Mapping[str, Sequence[str]]
-    phrases: Mapping[str, Phrases]
-    ordinary_messages: int
-    ordinary_letters: int
-
-    @classmethod
-    def read(cls, text: str) -> Care:
-        """Return the content of care.yaml.
-
-        Raises:
-            SafetyError: It cannot be used.
-        """
-        content = read_yaml(text)
-        if not isinstance(content, dict) or sorted(content) != sorted(
-            (*KINDS, "ordinary_messages", "ordinary_letters")
-        ):
-            raise SafetyError(f"care.yaml needs ordinary_messages, ordinary_letters and {', '.join(KINDS)}.")
-        for kind in KINDS:
-            part = content[kind]
-            names = ("phrases", "replies") if kind in ASKING else ("replies",)
-            if not isinstance(part, dict) or set(part) != set(names):
-                raise SafetyError(f"care.yaml: {kind} needs {' and '.join(names)}.")
-            for name in names:
-                if not isinstance(part[name], list) or not all(isinstance(text, str) and text for text in part[name]):
-                    raise SafetyError(f"care.yaml: {name} of {kind} must be a list of texts.")
-            if len(set(part["replies"])) < 2:
-                raise SafetyError(f"care.yaml: {kind} needs at least two replies, so that they can take turns.")
-        counts = [content["ordinary_messages"], content["ordinary_letters"]]
-        if not all(type(count) is int and count >= 1 for count in counts):
-            raise SafetyError("care.yaml: ordinary_messages and ordinary_letters must be whole numbers of at least 1.")
-        replies = {kind: tuple(content[kind]["replies"]) for kind in KINDS}
-        return cls(replies, {kind: Phrases(content[kind]["phrases"]) for kind in ASKING}, *counts)
-
-    def kind_of(self, message: str, folded: Folded) -> str:
-        """Return the kind of a message without a crisis phrase; `folded` is the folded text of the message."""
-        for kind in ASKING:
-            if self.phrases[kind].places(message, folded, is_one_enough=True):
-                return kind
-        return "ordinary" if len(folded.text) >= self.ordinary_letters else "short"
 
 
 class Safety:
@@ -150,6 +86,7 @@ class Safety:
         self.banned_words = tuple(banned_words)
         self._kind_of_short = lru_cache(REMEMBERED_MESSAGES)(self._kind_of)
         self._is_short_split = lru_cache(REMEMBERED_MESSAGES)(self._is_split)
+        self._is_short_confirmation = lru_cache(REMEMBERED_MESSAGES)(self._is_confirmation)
         self._kinds_of_long: dict[bytes, str] = {}
 
     @classmethod
@@ -200,16 +137,17 @@ class Safety:
         has a crisis phrase. It ends when the person says that it is over (kind `better` of care.yaml), or after
         `Care.ordinary_messages` consecutive ordinary messages: messages of some length without a word about means,
         leaving or distress. Messages that are too short to judge change nothing. All replies in the crisis state, and
-        the reply to the message that ends it, are fixed.
+        the reply to the message that ends it, are fixed. A message that asks for means brings an ended state back.
 
         Args:
             turns: The history, oldest turn first.
         """
-        messages = list(turns[(len(turns) - 1) % 2 :: 2])
-        kinds = self._kinds_since_talk_was_ordinary(messages)
+        kinds = self._kinds_since_talk_was_ordinary(turns)
         reply, needing, ordinary, number, crises = None, False, 0, 0, 0
+        has_needed = "asking" in kinds and self._has_crisis(turns[: -2 * len(kinds)])
         for kind in kinds:
-            if kind == "crisis" and not needing:
+            has_needed = has_needed or kind == "crisis"
+            if not needing and (kind == "crisis" or (kind == "asking" and has_needed)):
                 needing, number, crises = True, 0, 0
             if not needing:
                 reply = None
@@ -221,11 +159,11 @@ class Safety:
             elif kind == "crisis":
                 reply = Fixed("crisis", self._turn("again", number))
             else:
-                reply = Fixed("care", self._turn(kind, number))
+                reply = Fixed("care", self._turn("means" if kind == "asking" else kind, number))
             ordinary = ordinary + 1 if kind == "ordinary" else ordinary if kind == "short" else 0
             if kind == "better" or ordinary == self.care.ordinary_messages:
                 needing, ordinary = False, 0
-        if reply is None and self.mode == "refuse" and messages[-1] in self.words_in:
+        if reply is None and self.mode == "refuse" and turns[-1] in self.words_in:
             return Fixed("refused", self.refusal)
         return reply
 
@@ -234,27 +172,46 @@ class Safety:
         replies = self.care.replies[kind]
         return replies[number % len(replies)]
 
-    def _kinds_since_talk_was_ordinary(self, messages: Sequence[str]) -> list[str]:
-        """Return the kinds of the last messages, from a point where the conversation was not in the crisis state."""
-        kinds, ordinary = [self._kind_after(messages)], 0
-        for end in range(len(messages) - 1, 0, -1):
-            kind = self._kind_after(messages[max(0, end - JOINED_MESSAGES) : end])
+    def _kinds_since_talk_was_ordinary(self, turns: Sequence[str]) -> list[str]:
+        """Return the kinds of the person's last messages, from a point where the talk was not in the crisis state."""
+        kinds, ordinary = [self._kind_after(turns)], 0
+        for end in range(len(turns) - 2, 0, -2):
+            kind = self._kind_after(turns[max(0, end - JOINED_TURNS) : end])
             ordinary = ordinary + 1 if kind == "ordinary" else ordinary if kind == "short" else 0
             if kind == "better" or ordinary == self.care.ordinary_messages:
                 break
             kinds.append(kind)
         return kinds[::-1]
 
-    def _kind_after(self, messages: Sequence[str]) -> str:
-        """Return the kind of the last message: crisis if it completes a phrase that earlier messages began."""
-        kind = self._kind(messages[-1])
-        for count in range(2, min(JOINED_MESSAGES, len(messages)) + 1):
-            last = tuple(messages[-count:])
-            if kind == "crisis" or max(map(len, last)) > JOINED_CHARACTERS:
-                break
-            if self._is_short_split(last):
-                kind = "crisis"
+    def _kind_after(self, turns: Sequence[str]) -> str:
+        """Return the kind of the last message: crisis if it completes what earlier turns began.
+
+        That is a phrase that earlier messages began, or a question of the bot about suicide that the person affirms.
+        """
+        kind, messages = self._kind(turns[-1]), turns[: -JOINED_TURNS - 1 : -2]
+        if kind == "crisis" or len(messages[0]) > JOINED_CHARACTERS:
+            return kind
+        if len(turns) > 1 and self._is_short_confirmation(turns[-2][-QUESTION_CHARACTERS:], messages[0]):
+            return "crisis"
+        short = next((at for at, message in enumerate(messages) if len(message) > JOINED_CHARACTERS), len(messages))
+        for split in SPLITS:
+            has_gap = len(split) <= split[0]
+            if split[0] < short and not (has_gap and len(messages[0]) == 1):
+                kind = "crisis" if self._is_short_split(tuple(messages[at] for at in split)) else kind
         return kind
+
+    def _is_confirmation(self, question: str, message: str) -> bool:
+        """Whether the bot asked about suicide and the person says yes, by phrases with `ANSWERED` that begin with `+`."""
+        clauses = "".join("，" if fold_character(character)[1] == SENTENCE else character for character in question)
+        text = f"{clauses} {ANSWERED} {message}"
+        last = len(text) - len(message)
+        return any(places[0] < last <= places[-1] for places in self.certain.places(text))
+
+    def _has_crisis(self, turns: Sequence[str]) -> bool:
+        """Whether one of the person's messages is a crisis message; the last turn is the person's."""
+        return any(
+            self._kind_after(turns[max(0, end - JOINED_TURNS) : end]) == "crisis" for end in range(len(turns), 0, -2)
+        )
 
     def _is_split(self, messages: tuple[str, ...]) -> bool:
         """Whether the last message completes a phrase that the earlier messages began."""
@@ -264,7 +221,7 @@ class Safety:
         ends = [bisect_right(folded.places, places[-1]) for places in phrases]
         if any(max(folded.breaks[end : end + TAIL_LETTERS + 1]) > NONE for end in ends):
             return self._counts(text, folded, phrases)
-        return bool(phrases) and self.classifier is not None and self.classifier.finds(folded, [])
+        return bool(phrases) and self._counts(text, folded, [])
 
     def _kind(self, message: str) -> str:
         if len(message) < SHORT_MESSAGE:
@@ -277,11 +234,17 @@ class Safety:
         return kind
 
     def _kind_of(self, message: str) -> str:
-        """Return the kind of a message. All of it is read, however long it is, in time linear in its length."""
+        """Return the kind of a message. All of it is read, however long it is, in time linear in its length.
+
+        The kind of a message that asks for means is `asking`: it counts after a crisis message, however long ago.
+        """
         folded, other = fold(message), other_reading(message)
         if self.is_crisis(message, folded) or (other is not None and self._has_phrase(other)):
             return "crisis"
-        return self.care.kind_of(message, folded)
+        kind = self.care.kind_of(message, folded)
+        if kind == "means" and self.certain.places(f"{message} {AFTER_NEED}", is_one_enough=True):
+            return "asking"
+        return kind
 
     def _has_phrase(self, message: str) -> bool:
         """Whether a message mentions suicide or self-harm in words of the list."""
@@ -307,7 +270,10 @@ class Safety:
         """Whether a message with these phrases, or with none, is by a person in crisis."""
         if self.classifier is None or (phrases and self.certain.places(message, folded, is_one_enough=True)):
             return bool(phrases)
-        return self.classifier.finds(folded, phrases)
+        if not self.classifier.finds(folded, phrases):
+            return False
+        rest = folded if phrases else self.crisis.without_innocent(folded)
+        return rest is folded or self.classifier.finds(rest, [])
 
     def prompt(self, turns: Sequence[str]) -> list[str]:
         """Return the turns as the model sees them.

@@ -52,14 +52,14 @@ class Joiner:
     """
 
     def __init__(self, folded: Folded):
-        self._folded = folded
+        self.folded = folded
         self._furthest: dict[bool, np.ndarray] = {}
 
     def furthest(self, is_harmless: bool) -> np.ndarray:
         """Return, for each index where a part ends, the last index where the next may begin, int64 `[N + 1]`."""
         if is_harmless not in self._furthest:
-            breaks = np.array(self._folded.breaks)
-            codes = np.frombuffer(self._folded.text.encode("utf-32-le"), np.uint32)
+            breaks = np.array(self.folded.breaks)
+            codes = np.frombuffer(self.folded.text.encode("utf-32-le"), np.uint32)
             ends = np.arange(len(breaks))
             last = np.maximum(ends + GAP, np.minimum(ends + LATIN_GAP, _next(codes > 127)))
             last = np.minimum(last, _next(breaks[:-1] >= (CLAUSE if is_harmless else SENTENCE)) - 1)
@@ -93,7 +93,7 @@ class Joiner:
     def _joined_in_bulk(self, parts: Sequence[Sequence[Span]], is_harmless: bool) -> list[Span]:
         """Do the same as `joined` by NumPy operations on all spans at once."""
         arrays = [np.fromiter((at for span in part for at in span), np.int64).reshape(-1, 2) for part in parts]
-        furthest, size = self.furthest(is_harmless), len(self._folded.breaks)
+        furthest, size = self.furthest(is_harmless), len(self.folded.breaks)
         starts, ends = arrays[0].T
         for array in arrays[1:]:
             begins, finishes = array[array[:, 0].argsort(kind="stable")].T

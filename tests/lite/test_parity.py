@@ -14,6 +14,8 @@ from chatbot.checkpoint.export.turns import opencc_stages
 from chatbot.checkpoint.folder import resolve
 from chatbot.native.building import build_native
 from chatbot.safety import default_safety
+from tests.chatbot.safety.test_acts_and_resemblances import ACTS, BESIDE, RESEMBLANCES, RESPELLED
+from tests.chatbot.safety.test_questions_and_means import MEANS, ORDINARY, OTHER_ANSWERS, QUESTIONS, YES
 from tests.lite.building import METHODS, tiny_checkpoint, weights_file
 
 OPENERS = (
@@ -133,6 +135,11 @@ def test_people_in_need_get_the_same_fixed_replies(bundled):
             for _ in range(draw.randint(2, 7))
         ]
         histories.append([turn for message in user_turns for turn in (message, "好的")][:-1])
+    histories += [[message] for message in (*ACTS, *RESPELLED, *RESEMBLANCES, *BESIDE)]
+    histories += [["你好", question, answer] for question in QUESTIONS for answer in (*YES, *OTHER_ANSWERS)]
+    for _ in range(300):  # questions and answers, parts of phrases with a message between, means after an earlier need
+        user_turns = draw.choices([*YES, *OTHER_ANSWERS, *MEANS, *ORDINARY, "我没事了", "我不想", "活了", "自杀"], k=6)
+        histories.append([turn for message in user_turns for turn in (message, draw.choice([*QUESTIONS, "好的"]))][:-1])
     kinds = set()
     for history in histories:
         fixed, reply = safety.answer(history), next(lite.stream(history, 1))

@@ -12,9 +12,9 @@ from chatbot.checkpoint.export.blocks import array_block, numbers_block, text_bl
 from chatbot.decoding.rules.banned_words import spellings
 from chatbot.errors import CheckpointError
 from chatbot.safety import Safety, characters, classifier, folding, phrases, rules, spans
+from chatbot.safety.care import ASKING, KINDS
 from chatbot.safety.folding import fold_character
 from chatbot.safety.phrases import Phrases, choices_of
-from chatbot.safety.rules import ASKING, KINDS
 from chatbot.safety.words import split_words
 
 IDENTITY, SEPARATOR, SHIFTED, POOL, ALNUM = 0, 1, 2, 3, 256
@@ -59,7 +59,7 @@ def safety_bytes(safety: Safety) -> bytes:
     entries, pool = fold_table()
     parts = [array_block(np.array(entries, "<i4")), array_block(np.array(pool, "<i4")), numbers_block(*LIMITS)]
     stands_for = "".join(map(chr, range(128))).translate(characters.STANDS_FOR)
-    symbols, digits = map("".join, zip(*characters.SYMBOLS.items(), strict=True))
+    symbols, digits = map("".join, zip(*(characters.SYMBOLS | characters.PICTURES).items(), strict=True))
     parts += map(_letters, (folding.STROKES, "".join(sorted(spans.SPEAKING)), symbols, digits, stands_for))
     for lines in (safety.crisis, safety.certain, *(safety.care.phrases[kind] for kind in ASKING), safety.words_in):
         parts.append(_phrases(lines))
@@ -102,13 +102,16 @@ def fold_table() -> tuple[list[tuple[int, int, int]], list[int]]:
 
 
 def _phrases(lines: Phrases) -> bytes:
-    """Return the lines of a list (harmless, number of phrases and parts, last part of each phrase, and the parts), and
-    its Latin words after their skeletons."""
+    """Return the lines of a list, and its Latin words after their skeletons.
+
+    A line is 1 if it is harmless, 2 if it begins with `!!`, else 0; the number of its phrases and of its parts; the last
+    part of each phrase; and the parts.
+    """
     content = [numbers_block(len(lines.lines))]
     for line in lines.lines:
-        split = [phrase.strip().split("*") for phrase in line.removeprefix("!").split("&")]
+        split = [phrase.strip().split("*") for phrase in line.lstrip("!").split("&")]
         ends = [sum(map(len, split[: index + 1])) for index in range(len(split))]
-        content.append(numbers_block(line.startswith("!"), len(split), ends[-1], *ends))
+        content.append(numbers_block(line.startswith("!") + line.startswith("!!"), len(split), ends[-1], *ends))
         for part in (part for phrase in split for part in phrase):
             choices = choices_of(part, line)
             content.append(numbers_block(len(choices)))

@@ -7,10 +7,11 @@
 #include "weights.h"
 
 enum { NONE, SPACE, CLAUSE, SENTENCE };
-enum { AGAIN, MEANS, LEAVING, DISTRESS, BETTER, SHORT, ORDINARY, KINDS, CRISIS = KINDS };
+enum { AGAIN, MEANS, LEAVING, DISTRESS, BETTER, SHORT, ORDINARY, KINDS, CRISIS = KINDS, ASKING };
 enum { CRISIS_LIST, CERTAIN_LIST, MEANS_LIST, LEAVING_LIST, DISTRESS_LIST, BETTER_LIST, WORDS_LIST, LISTS };
 enum { GAP, LATIN_GAP, SPELLED_OUT, FILLER, REPEATED, MOST_WORD, SHORT_LETTERS, LONG_LETTERS, FEWEST_LETTERS, MOST_LETTERS, FEW_PARTS, SIDE_LETTERS, JOINED_MESSAGES, JOINED_CHARACTERS, TAIL_LETTERS, LIMITS };
 enum { BITS = 18, BUCKETS = 1 << BITS, LONGEST_NGRAM = 4, MAX_DEPTH = 64 };
+enum { QUESTION_CHARACTERS = 40 }; /* of a question of the bot that are checked with the answer, from its end */
 enum { IDENTITY, SEPARATOR, SHIFTED, POOL, ALNUM = 256 }; /* how a range of characters is folded */
 
 typedef struct {
@@ -29,7 +30,7 @@ typedef struct {
 } Part;
 
 typedef struct {
-    int harmless;
+    int harmless; /* 2: the classifier does not see its phrases either */
     int64_t phrases, *ends, parts; /* ends[i]: parts of the first i + 1 phrases */
     Part *part;
 } Line;
@@ -160,7 +161,8 @@ static void read_phrases(struct Safety *safety, Reader *reader, Phrases *list) {
     list->lines = own(safety, list->count, sizeof *list->lines, reader);
     for (int64_t l = 0; l < list->count && !reader->failed; l++) {
         Line *line = list->lines + l;
-        line->harmless = read_number(reader) != 0;
+        line->harmless = (int)read_number(reader);
+        reader->failed |= line->harmless < 0 || line->harmless > 2;
         line->phrases = read_number(reader);
         line->parts = read_number(reader);
         line->ends = own(safety, line->phrases, sizeof *line->ends, reader);
@@ -798,6 +800,34 @@ static int has_hit(const Folded *f, const Phrases *list, const Spans *titles, Sp
     return found;
 }
 
+/* Phrases.without_innocent: the folded text without the phrases that the classifier does not see; what was beside one begins
+ * a clause. */
+static void without_innocent(const Folded *f, const Phrases *list, Folded *rest, int *failed) {
+    int64_t size = f->text.count, last = -1;
+    Index *index = make_index(f);
+    Spans spans = {0};
+    int32_t *covers = NULL;
+    int short_of_memory = !index;
+    for (int64_t l = 0; l < list->count && !short_of_memory; l++) {
+        if (list->lines[l].harmless != 2) continue;
+        find_phrase(index, list->lines[l].part, list->lines[l].ends[0], 1, &spans);
+        if (spans.count) short_of_memory = cover(&covers, &spans, size);
+    }
+    spread(covers, size);
+    rest->rules = f->rules;
+    for (int64_t i = 0; i < size && !short_of_memory; i++) {
+        if (covers && covers[i] > i) continue;
+        int32_t between = f->breaks.data[i], least = i == last + 1 ? NONE : last < 0 ? SENTENCE : CLAUSE;
+        push_letter(rest, f->text.data[i], f->places.data[i], between > least ? between : least);
+        last = i;
+    }
+    push(&rest->breaks, SENTENCE);
+    *failed |= short_of_memory | spans.failed | fold_failed(rest);
+    free_index(index);
+    free(covers);
+    free(spans.data);
+}
+
 /* Index of the first folded letter of a place of the text, or of one after it. */
 static int32_t letter_at(const Folded *f, int64_t place) {
     int32_t low = 0, high = (int32_t)f->places.count;
@@ -1007,6 +1037,13 @@ static int has_need(const struct Safety *s, const Numbers *message, const Folded
     int judges = found ? vetoes : !needs_phrase && s->has_classifier && letters >= s->limit[FEWEST_LETTERS];
     if (judges && !(found && has_phrase(message, f, s->lists + CERTAIN_LIST, 1, NULL, failed)))
         found = is_in_need(s, f, &phrases, failed);
+    if (judges && found && !phrases.count) {
+        Folded rest = {0};
+        without_innocent(f, s->lists + CRISIS_LIST, &rest, failed);
+        if (!*failed && rest.text.count < letters)
+            found = rest.text.count >= s->limit[FEWEST_LETTERS] && is_in_need(s, &rest, &phrases, failed);
+        free_folded(&rest);
+    }
     free(phrases.data);
     return found;
 }
@@ -1028,11 +1065,17 @@ static void displayed(const Numbers *text, Numbers *shown) {
     }
 }
 
-/* other_reading of characters.py: the text as it is shown, with digits for the symbols next to Latin letters (k!ll, $uicide);
- * returns whether it differs from the text. */
+/* other_reading of characters.py: the text as it is shown, with characters for pictures and with digits for the symbols next
+ * to Latin letters (k!ll, $uicide); returns whether it differs from the text. */
 static int other_reading(const struct Safety *s, const Numbers *text, Numbers *other) {
     int differs = 0;
     displayed(text, other);
+    for (int64_t i = 0; i < other->count; i++)
+        for (int64_t which = 0; which < s->symbols.count; which++)
+            if (s->symbols.data[which] == other->data[i] && !is_latin(s->symbol_digits.data[which])) {
+                other->data[i] = s->symbol_digits.data[which]; /* a picture; the text has no symbol in its place */
+                break;
+            }
     for (int64_t at = 0, end; at < other->count; at = end + (end == at)) {
         int64_t which = -1;
         for (end = at; end < other->count && has_letter(&s->symbols, other->data[end]); end++) {}
@@ -1044,6 +1087,56 @@ static int other_reading(const struct Safety *s, const Numbers *text, Numbers *o
     }
     for (int64_t i = 0; i < text->count && i < other->count && !differs; i++) differs = text->data[i] != other->data[i];
     return differs;
+}
+
+static void push_text(Numbers *to, const int32_t *letters, int64_t count) {
+    for (int64_t i = 0; i < count; i++) push(to, letters[i]);
+}
+
+/* Whether a text has a certain phrase; if `from` is not 0, one that begins before that place and ends at it or later. */
+static int has_certain(const struct Safety *s, const Numbers *text, int64_t from, int *failed) {
+    Folded f = {0};
+    Spans phrases = {0};
+    int found = 0;
+    if (!text->failed) fold(s, text, &f);
+    if (text->failed || fold_failed(&f))
+        *failed = 1;
+    else
+        found = has_phrase(text, &f, s->lists + CERTAIN_LIST, 1, from ? &phrases : NULL, failed);
+    if (found && from) {
+        keep_crossing(&f, from, &phrases);
+        found = phrases.count > 0;
+    }
+    free(phrases.data);
+    free_folded(&f);
+    return found;
+}
+
+/* Whether a message asks for means, if an earlier one was a crisis message: AFTER_NEED of rules.py. */
+static int asks_for_means(const struct Safety *s, const Numbers *message, int *failed) {
+    static const int32_t after_need[] = {' ', 0x5148, 0x524d, 0x6c42, 0x52a9}; /* 先前求助 */
+    Numbers text = {0};
+    push_text(&text, message->data, message->count);
+    push_text(&text, after_need, 5);
+    int found = has_certain(s, &text, 0, failed);
+    free(text.data);
+    return found;
+}
+
+/* Safety._is_confirmation: whether the bot asked about suicide and the person says yes. */
+static int is_confirmation(const struct Safety *s, const Numbers *question, const Numbers *message, int *failed) {
+    static const int32_t answered[] = {' ', 0x7b54, ' '}; /* 答 */
+    Numbers text = {0};
+    for (int64_t i = question->count > QUESTION_CHARACTERS ? question->count - QUESTION_CHARACTERS : 0; i < question->count; i++) {
+        const int32_t *entry = entry_of(s, question->data[i]);
+        push(&text, (entry[1] & 255) == SEPARATOR && entry[2] == SENTENCE ? 0xff0c : question->data[i]);
+    }
+    push_text(&text, answered, 3);
+    int64_t last = text.count;
+    push_text(&text, message->data, message->count);
+    int found = has_certain(s, &text, last, failed);
+    free(text.data);
+    return found;
 }
 
 static int kind_of(const struct Safety *s, const Numbers *message, int *failed) {
@@ -1073,35 +1166,50 @@ static int kind_of(const struct Safety *s, const Numbers *message, int *failed) 
         kind = f.text.count >= s->ordinary_letters ? ORDINARY : SHORT;
         for (int i = BETTER; i >= MEANS; i--)
             if (has_phrase(message, &f, s->lists + MEANS_LIST + i - MEANS, 0, NULL, failed)) kind = i;
+        if (kind == MEANS && asks_for_means(s, message, failed)) kind = ASKING;
     }
     free_folded(&f);
     return kind;
 }
 
-/* Safety._is_split: whether the last of a person's messages ends a phrase that the short ones before it began. `turns` ends
- * with that message; the bot's replies are between the messages. */
-static int is_split(const struct Safety *s, const Numbers *turns, int32_t messages, int *failed) {
+/* Safety._is_split: whether the last of a person's messages ends a phrase that those before it began, which are `split[1]` and
+ * more messages earlier. `turns` ends with the last message; the bot's replies are between the messages. */
+static int is_split(const struct Safety *s, const Numbers *turns, const int8_t *split, int *failed) {
+    Numbers joined = {0};
+    Folded f = {0};
+    int64_t last = 0;
     int found = 0;
-    for (int32_t count = 2; count <= s->limit[JOINED_MESSAGES] && count <= messages && !found; count++) {
-        Numbers joined = {0};
-        Folded f = {0};
-        int64_t last = 0;
-        if (turns->count > s->limit[JOINED_CHARACTERS] || turns[-2 * (count - 1)].count > s->limit[JOINED_CHARACTERS]) break;
-        for (int32_t i = count - 1; i >= 0; i--) {
-            const Numbers *turn = turns - 2 * i;
-            last = joined.count;
-            for (int64_t at = 0; at < turn->count; at++) push(&joined, turn->data[at]);
-            if (i) push(&joined, ' ');
-        }
-        if (!joined.failed) fold(s, &joined, &f);
-        if (joined.failed || fold_failed(&f))
-            *failed = 1;
-        else
-            found = has_need(s, &joined, &f, last, 1, failed);
-        free(joined.data);
-        free_folded(&f);
+    for (int i = split[2] ? 2 : 1; i >= 0; i--) {
+        const Numbers *turn = turns - 2 * split[i];
+        last = joined.count;
+        push_text(&joined, turn->data, turn->count);
+        if (i) push(&joined, ' ');
     }
+    if (!joined.failed) fold(s, &joined, &f);
+    if (joined.failed || fold_failed(&f))
+        *failed = 1;
+    else
+        found = has_need(s, &joined, &f, last, 1, failed);
+    free(joined.data);
+    free_folded(&f);
     return found;
+}
+
+/* Safety._kind_after: the kind of the last of `count` turns, crisis if it completes what earlier turns began. */
+static int kind_after(const struct Safety *s, const Numbers *turns, int32_t count, int *failed) {
+    static const int8_t splits[][3] = {{0, 1, 0}, {0, 1, 2}, {0, 2, 0}, {0, 2, 3}, {0, 1, 3}};
+    const Numbers *message = turns + count - 1;
+    int32_t messages = (count + 1) / 2, few = 0;
+    int kind = kind_of(s, message, failed);
+    if (kind == CRISIS || message->count > s->limit[JOINED_CHARACTERS]) return kind;
+    if (count > 1 && is_confirmation(s, message - 1, message, failed)) return CRISIS;
+    while (few < messages && few < 4 && message[-2 * few].count <= s->limit[JOINED_CHARACTERS]) few++;
+    for (int i = 0; i < 5; i++) {
+        int furthest = splits[i][2] ? splits[i][2] : splits[i][1], parts = splits[i][2] ? 3 : 2;
+        if (furthest >= few || parts > s->limit[JOINED_MESSAGES] || (parts <= furthest && message->count == 1)) continue;
+        if (is_split(s, message, splits[i], failed)) return CRISIS;
+    }
+    return kind;
 }
 
 /* Safety.answer: the conversation is in need from a crisis message until the talk has clearly moved on. */
@@ -1110,29 +1218,29 @@ const uint8_t *fixed_reply(const struct Safety *s, const Numbers *turns, int32_t
     int8_t *kinds = malloc((size_t)messages);
     const Text *reply = NULL;
     int64_t ordinary = 0, number = 0, crises = 0;
-    int needing = 0;
+    int needing = 0, asks = 0, has_needed = 0;
     if (!kinds) return *failed = 1, NULL;
     for (int32_t i = begin; i >= 0; i--) { /* back to where the conversation was not in need */
-        const Numbers *message = turns + first + 2 * i;
-        int kind = kind_of(s, message, failed);
-        if (kind != CRISIS && is_split(s, message, i + 1, failed)) kind = CRISIS;
-        if (i == messages - 1) {
-            kinds[i] = (int8_t)kind;
-            continue;
+        int kind = kind_after(s, turns, first + 2 * i + 1, failed);
+        if (i < messages - 1) {
+            ordinary = kind == ORDINARY ? ordinary + 1 : kind == SHORT ? ordinary : 0;
+            if (kind == BETTER || ordinary == s->ordinary_messages) break;
         }
-        ordinary = kind == ORDINARY ? ordinary + 1 : kind == SHORT ? ordinary : 0;
-        if (kind == BETTER || ordinary == s->ordinary_messages) break;
         kinds[begin = i] = (int8_t)kind;
+        asks |= kind == ASKING;
     }
+    for (int32_t i = begin - 1; asks && i >= 0 && !has_needed; i--)
+        has_needed = kind_after(s, turns, first + 2 * i + 1, failed) == CRISIS;
     ordinary = 0;
     for (int32_t i = begin; i < messages; i++) {
         int kind = kinds[i];
-        if (kind == CRISIS && !needing) needing = 1, number = crises = 0;
+        has_needed |= kind == CRISIS;
+        if (!needing && (kind == CRISIS || (kind == ASKING && has_needed))) needing = 1, number = crises = 0;
         reply = NULL;
         if (!needing) continue;
         number++;
         crises += kind == CRISIS;
-        int said = kind == CRISIS ? AGAIN : kind;
+        int said = kind == CRISIS ? AGAIN : kind == ASKING ? MEANS : kind;
         reply = kind == CRISIS && crises == 1 ? &s->crisis_reply : s->replies[said] + number % s->reply_count[said];
         ordinary = kind == ORDINARY ? ordinary + 1 : kind == SHORT ? ordinary : 0;
         if (kind == BETTER || ordinary == s->ordinary_messages) needing = 0, ordinary = 0;

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from chatbot.safety import Phrases
 from chatbot.safety.classifier import BITS, BUCKETS, LONGEST_NGRAM, MULTIPLIERS, buckets_of
 from chatbot.safety.folding import CLAUSE, NONE, SENTENCE, Folded, fold, fold_each, fold_in_bulk
-from chatbot.safety.phrases import _is_apart, _parts
+from chatbot.safety.phrases import _ends_inside_a_clause, _is_apart, _parts
 from chatbot.safety.spans import GAP, LATIN_GAP, SPEAKING, Cover, Joiner, Span
 
 CHARACTERS = st.one_of(
@@ -52,7 +52,7 @@ def found_by_definition(lines: tuple[str, ...], folded: Folded) -> list[Span]:
     covers, hits = [], []
     for line in lines:
         harmless, phrases = line.startswith("!"), []
-        for phrase in line.removeprefix("!").split("&"):
+        for phrase in line.lstrip("!").split("&"):
             parts = [
                 [
                     (start, end)
@@ -77,6 +77,19 @@ def found_by_definition(lines: tuple[str, ...], folded: Folded) -> list[Span]:
     return [span for phrases in left if all(phrases) for span in phrases[0]]
 
 
+def innocent_by_definition(lines: tuple[str, ...], folded: Folded) -> set[int]:
+    """Indices of the letters in harmless phrases that the classifier does not see."""
+    spans = found_by_definition(tuple(line.removeprefix("!!") for line in lines if line.startswith("!!")), folded)
+    return {
+        index
+        for start, end in spans
+        if not _ends_inside_a_clause(start, end, bytes(folded.breaks))
+        and not SPEAKING & set(folded.text[start + 1 : end])
+        if max(folded.breaks[start + 1 : end], default=NONE) < CLAUSE
+        for index in range(start, end)
+    }
+
+
 LINES = (
     "自杀",
     "!自杀(率|式)",
@@ -84,6 +97,7 @@ LINES = (
     "^死了(算|)",
     "药 & (死|走)",
     "!(想|)死(海|你)",
+    "!!活(着|)*你",
     "kill*me",
     "我要去死",
     "活(着|)*(没|无)*意思",
@@ -94,6 +108,18 @@ LINES = (
 def test_phrases_are_those_of_the_definition(text):
     folded = fold(text)
     assert sorted(Phrases(LINES)._hits(folded, [])) == sorted(found_by_definition(LINES, folded))
+
+
+@given(st.text(st.sampled_from("活着你想死海，。 a"), max_size=40))
+def test_letters_that_the_classifier_does_not_see_are_those_of_the_definition(text):
+    folded = fold(text)
+    rest = Phrases(LINES).without_innocent(folded)
+    left = sorted(set(range(len(folded.text))) - innocent_by_definition(LINES, folded))
+    assert rest.text == "".join(folded.text[index] for index in left)
+    assert rest.places == tuple(folded.places[index] for index in left)
+    assert len(rest.breaks) == len(left) + 1
+    assert rest.breaks[0] == rest.breaks[-1] == SENTENCE
+    assert all(rest.breaks[at] >= folded.breaks[index] for at, index in enumerate(left))
 
 
 SPANS = st.lists(st.tuples(st.integers(0, 70), st.integers(1, 3)), min_size=1, max_size=12)
