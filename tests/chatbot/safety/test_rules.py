@@ -191,7 +191,7 @@ def test_the_list_that_the_phrases_were_written_by(safety):
 def test_lists_that_were_held_out(safety):
     """Two lists by other hands: 176 of 180 people in crisis are found, 5 of 180 harmless sentences trigger.
 
-    The phrases alone find 135 and trigger on 11.
+    The phrases alone find 136 and trigger on 10.
     """
     held, fresh = shares(safety, "held"), shares(safety, "fresh")
     recall, false_alarms = (
