@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 from chatbot.safety import Safety  # noqa: E402
 from chatbot.text.word_lists import read_word_list  # noqa: E402
 
-SPLITS = ("dev", "held", "fresh", "spoken")
+SPLITS = ("dev", "held", "fresh", "spoken", "later")
 PROBES = ROOT / "chatbot" / "evaluation" / "probes"
 
 

@@ -23,7 +23,7 @@ def sentences(pattern: str, folder=TRAINED) -> set[str]:
     return {fold(line).text for text in texts for line in text.splitlines() if line.strip() and line[0] != "#"}
 
 
-@pytest.mark.parametrize("split", ["held", "fresh", "spoken"])
+@pytest.mark.parametrize("split", ["held", "fresh", "spoken", "later"])
 @pytest.mark.parametrize("kind", ["need", "harmless"])
 def test_no_sentence_of_a_list_that_is_only_measured_is_trained_on(kind, split):
     measured = sentences(f"{kind}_{split}.txt", MEASURED)

@@ -212,6 +212,13 @@ def test_the_held_out_half_of_the_spoken_list(safety):
     assert false_alarms <= 0.03
 
 
+def test_the_list_that_was_written_last(safety):
+    """Two hands that saw neither the product nor other lists; figures in SECURITY.md."""
+    recall, false_alarms = shares(safety, "later")
+    assert recall >= 0.97
+    assert false_alarms <= 0.04
+
+
 def test_a_folder_without_the_classifier_relies_on_its_phrases(tmp_path):
     target = folder(tmp_path)
     (target / "need.npz").unlink()
