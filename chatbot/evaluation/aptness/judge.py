@@ -96,7 +96,7 @@ def _answer_to(request: urllib.request.Request) -> bytes:
     with urllib.request.build_opener(_RefuseRedirects).open(request, timeout=SECONDS) as response:
         data: bytes = response.read(MAX_ANSWER_BYTES + 1)
     if len(data) > MAX_ANSWER_BYTES:
-        raise ValueError(f"the answer is longer than {MAX_ANSWER_BYTES >> 20} MiB")
+        raise JudgeError(f"the answer is longer than {MAX_ANSWER_BYTES >> 20} MiB")
     return data
 
 
