@@ -101,7 +101,7 @@ def _answer_to(request: urllib.request.Request) -> bytes:
 
 
 def _within(seconds: float, call: Callable[[], bytes]) -> bytes:
-    """Return the result of a call, which runs in a thread of its own.
+    """Return the result of a call, which runs in a separate thread.
 
     The timeout of a socket limits one read only, so an endpoint that sends a byte now and then could keep a call forever.
 
