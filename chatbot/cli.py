@@ -20,7 +20,7 @@ from chatbot.chat.options import (
 from chatbot.decoding.settings import OPTIONS, settings_from
 from chatbot.errors import FileError, XianliaoError, explain_faults
 from chatbot.language.parser import Parser
-from chatbot.language.translation import labelled, translate
+from chatbot.language.translation import labelled, printable, translate
 
 if TYPE_CHECKING:  # importing torch takes seconds, which --help does not need
     from chatbot.chat.session import ChatSession
@@ -176,7 +176,7 @@ def _say(session: ChatSession, stream: Generator[str, None, None]) -> None:
     reason = "stopped" if is_stopped or session.last_reply is None else session.last_reply.stop_reason
     print(f"  [{translate(reason)}]" if reason != "eos" else "")
     if thoughts:
-        print(labelled("thoughts: ", thoughts), file=sys.stderr)
+        print(printable(translate("thoughts: ") + thoughts), file=sys.stderr)
 
 
 class PrintGrid(argparse.Action):

@@ -52,14 +52,14 @@ def warnings(files: Sequence[Input], ledgers: Sequence[Ledger], form: str, unrea
             continue
         if not ledger.dialogues["read"] and file.part is None:
             sentences.append(
-                f"No dialogue was found in {file.path.name}, which was read as {form_of(file.path, form)}. Compare it with"
+                f"No dialogue was found in {file.name}, which was read as {form_of(file.path, form)}. Compare it with"
                 " the forms in data_prep/README.md."
             )
         elif not ledger.pieces and ledger.dialogues["read"]:
             reasons = ", ".join(f"{reason} {count}" for reason, count in ledger.dropped.most_common(3))
             sentences.append(
-                f"{file.path.name} gave no dialogue: all {ledger.dialogues['read']} that were read were dropped ({reasons})."
+                f"{file.name} gave no dialogue: all {ledger.dialogues['read']} that were read were dropped ({reasons})."
             )
         if len(files) > 1 and not signs:
-            sentences += [f"{file.path.name}: {warning}" for warning in ledger.warnings()]
+            sentences += [f"{file.name}: {warning}" for warning in ledger.warnings()]
     return signs + sentences

@@ -23,7 +23,7 @@ _TEXT = ("characters.py", "dialogue.py", "packed_files.py", "tokenizer*.py", "wo
 
 def fingerprint_of(files: Sequence[Input], settings: PrepareSettings) -> str:
     """Return the hash of files, settings, tokenizer, word list and the rules of this program, 16 hexadecimal digits."""
-    parts = [f"{file.split} {file.path.name} {file.sha256} {file.part or ''}" for file in files]
+    parts = [f"{file.split} {file.name} {file.sha256} {file.part or ''}" for file in files]
     parts += [json.dumps(asdict(settings), sort_keys=True), program_hash()]
     if settings.clean.words is not None:
         parts.append(sha256_of(Path(settings.clean.words)))

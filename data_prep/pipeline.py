@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from chatbot.errors import FileError
 from chatbot.language.translation import labelled, translate
-from chatbot.storage import read_json, write_json
+from chatbot.storage import write_json
 from chatbot.text.packed_files import PACKED_SUFFIXES, PackedFile
 from chatbot.text.prepared_set import MANIFEST, is_prepared_set, load_manifest
 from data_prep.cleaning import cleaner
@@ -39,7 +39,7 @@ from data_prep.corpus.frequent_turns import FREQUENCY_RULES, FrequentTurns, find
 from data_prep.doubts import check_dialogues_left, warnings
 from data_prep.fingerprint import changed_settings, fingerprint_of
 from data_prep.reading.files import list_files, sha256_of
-from data_prep.reading.formats import Block, read_blocks, records, splits_of
+from data_prep.reading.formats import Block, check_text, read_blocks, records, splits_of
 from data_prep.reading.records import Record
 from data_prep.settings import PrepareSettings
 from data_prep.stages import clean_block, cut_frequent, mark_near, write_shard
@@ -47,7 +47,7 @@ from data_prep.stages.assemble import Input, assemble
 from data_prep.stages.block_id import BlockId
 from data_prep.stages.make_tokenizer import make_tokenizer
 from data_prep.stages.parallel import run_tasks
-from data_prep.stages.work_folder import WorkFolder, open_work_folder, work_path
+from data_prep.stages.work_folder import WorkFolder, open_work_folder, read_result, work_path
 
 BUCKET_BYTES = 32 << 20
 """Bytes of input per bucket; a process needs about three times as much memory for a bucket."""
@@ -112,11 +112,16 @@ def build(
 def _inputs(paths: dict[str, Sequence[str]], output: Path, form: str) -> list[Input]:
     """Return the files to read, those for train first; a train file with several splits is listed once per split."""
     files = []
-    for split, names in paths.items():
-        for path in list_files(names):
-            if not _is_within(path, output):
-                sha256, parts = sha256_of(path), splits_of(path, form) if split == "train" else ()
-                files += [Input(path, part, sha256, part) for part in parts] or [Input(path, split, sha256)]
+    named = [
+        (split, path) for split, names in paths.items() for path in list_files(names) if not _is_within(path, output)
+    ]
+    total = sum(path.stat().st_size for _, path in named)
+    with tqdm(desc="hashing", total=total, unit="B", unit_scale=True, delay=1, mininterval=1, file=sys.stderr) as bar:
+        for split, path in named:
+            check_text(path)  # before its bytes are hashed, which can take minutes
+            parts = splits_of(path, form) if split == "train" else ()
+            sha256 = sha256_of(path, bar.update)
+            files += [Input(path, part, sha256, part) for part in parts] or [Input(path, split, sha256)]
     return sorted(files, key=lambda file: list(paths).index(file.split))
 
 
@@ -168,7 +173,7 @@ class Build:
         total = sum(file.path.stat().st_size for file in self.files)
         done = self.work / "cleaned.json"
         if done.exists():
-            stored = read_json(done)
+            stored = read_result(done)
             self.blocks = [self._block_id(file, index) for file, index in stored["blocks"]]
             self.unread = stored["unread"]
             return
@@ -207,13 +212,13 @@ class Build:
                 packed.check_unchanged(file.sha256)
 
     def _block_id(self, file: int, index: int) -> BlockId:
-        return BlockId(file, index, self.files[file].path.name, self.files[file].split)
+        return BlockId(file, index, self.files[file].name, self.files[file].split)
 
     def _read_ledgers(self) -> list[Ledger]:
         """Return the counts of each file after cleaning."""
         ledgers = [Ledger() for _ in self.files]
         for block in self.blocks:
-            ledgers[block.file].add(Ledger.from_json(read_json(self.work / f"{block.name}.json")))
+            ledgers[block.file].add(Ledger.from_json(read_result(self.work / f"{block.name}.json")))
         return ledgers
 
     # --- across dialogues ---
@@ -251,7 +256,7 @@ class Build:
         started = time.perf_counter()
         self._run("tokenizing", write_shard.write_shard, tasks)
         seconds = max(time.perf_counter() - started, 1e-3)
-        statistics = [read_json(self.work / f"shard-{bucket:05}.json") for bucket in waiting]
+        statistics = [read_result(self.work / f"shard-{bucket:05}.json") for bucket in waiting]
         characters = sum(split["characters"] for shard in statistics for split in shard.values())
         speed = characters / seconds / 1e6
         print(translate(f"tokenized {characters:,} characters, {speed:.2f} million per second"), file=sys.stderr)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from chatbot.text.dialogue import valid_text
 from chatbot.text.tokenizer import DialogueTokenizer
 from data_prep.cleaning.cleaner import ONE_TURN, RULES
 from data_prep.cleaning.ledger import NOTICES, Ledger
@@ -19,7 +20,7 @@ from data_prep.corpus.frequent_turns import FREQUENCY_RULES
 from data_prep.reading.formats import NEGATIVE
 from data_prep.reading.json_shapes import NOT_A_DIALOGUE, OBJECT_WITHOUT_TURNS, TEXT_WITHOUT_A_REPLY
 from data_prep.reading.messages import BOT_IS_SILENT
-from data_prep.reading.records import NOT_SPEECH
+from data_prep.reading.records import LONG_LINE, MANY_CELLS, MANY_VALUES, MAX_TURNS, MAX_VALUES, NOT_SPEECH
 
 _REASONS = {
     "not_json": "not JSON",
@@ -30,7 +31,9 @@ _REASONS = {
     NEGATIVE: "a row whose last column replies to something else (label 0)",
     NOT_SPEECH: "a system notice, a picture, a file, or only a quotation",
     BOT_IS_SILENT: "the speaker of --bot does not reply",
-    "line_too_long": "a line or message of more than 16 MB",
+    LONG_LINE: "a line, row or message of more than 16 MB",
+    MANY_CELLS: f"a row of more than {MAX_TURNS:,} cells",
+    MANY_VALUES: f"a JSON line of more than {MAX_VALUES:,} values",
     "disliked": "feedback from the page: the reply was disliked",
     "nothing_left": "turns that are empty after cleaning",
     "too_long": "turns longer than the limit",
@@ -87,7 +90,7 @@ def write_report(
         *_lengths(turns, characters, plots),
         *_top_replies(train),
     ]
-    (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(valid_text("\n".join(lines) + "\n"), encoding="utf-8")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

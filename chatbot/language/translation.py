@@ -19,6 +19,9 @@ VARIABLES = ("XIANLIAO_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
 """Environment variables that name the language; the first that is not empty counts."""
 REPORT = "report"
 """Section of the catalogue with the texts of an evaluation's page."""
+MAX_WORD_CHARACTERS = 300
+"""Maximum length of a word in a message: of characters without a space, such as a path."""
+_LONG_WORD = re.compile(rf"\S{{{MAX_WORD_CHARACTERS + 1},}}")
 _VALUE = re.compile(r"\{(\d+)\}")
 
 
@@ -38,10 +41,19 @@ def translate(text: str) -> str:
 def labelled(label: str, message: str) -> str:
     """Return a message after its label (`error: `, `warning: `), both in the language of the terminal.
 
-    Controls and marks that change the direction of writing are escaped: a message may quote the name or the content of
-    a file from elsewhere, which must not steer the terminal.
+    A message may quote a name of any length, which is shortened. It may also quote the name or the content of a file from
+    elsewhere, which must not steer the terminal.
     """
-    text = translate(label) + translate(message)
+    return printable(translate(label) + translate(shortened(message)))
+
+
+def shortened(message: str) -> str:
+    """Return an English message without the middle of its very long words, such as a path of thousands of letters."""
+    return _LONG_WORD.sub(lambda word: f"{word[0][: MAX_WORD_CHARACTERS // 2]}…{word[0][-50:]}", message)
+
+
+def printable(text: str) -> str:
+    """Return a text in which controls and marks that change the direction of writing are escaped."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 

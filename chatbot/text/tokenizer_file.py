@@ -45,6 +45,9 @@ MAX_STEPS = 16
 
 MAX_VOCABULARY, MAX_ADDED_TOKENS, MAX_TOKEN_CHARACTERS = 1 << 20, 16_384, 1_000
 MAX_PATTERN_CHARACTERS, MAX_WAYS = 1_000, 40
+MAX_MARK_CHARACTERS = 16
+"""Maximum length of the mark before or after the parts of a word (`##`, `</w>`), which is copied for every character."""
+
 PROBE = "a 你龘\n1\U0010ffff"
 """Text with known and unknown characters, because some damaged files fail only on characters outside the vocabulary."""
 
@@ -72,6 +75,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
         check_tokenizer(content)
         # Dialogues need neither padding nor truncation here, and a file could demand any amount of memory for both.
         tokenizer = Tokenizer.from_str(json.dumps({**content, "padding": None, "truncation": None}))
+        _check_normalized(tokenizer)
         tokenizer.encode(PROBE, add_special_tokens=False)
         return tokenizer
     except XianliaoError:
@@ -128,8 +132,12 @@ def _check_step(step: dict[str, Any], part: str) -> None:
     """Check the pattern and the replacement of a component.
 
     Raises:
-        TokenizerError: The pattern or the replacement is not bounded.
+        TokenizerError: The pattern or the replacement is not bounded, or the template of one text has a second text.
     """
+    if step["type"] == "TemplateProcessing":
+        names = [piece["Sequence"]["id"] for piece in step["single"] if "Sequence" in piece]
+        if names.count("A") < len(names):  # the library panics
+            raise _unsupported(part, "has a template for one text that names a second text")
     pattern = step.get("pattern")
     regex = pattern.get("Regex") if isinstance(pattern, dict) else None
     if regex is not None and not is_bounded_pattern(regex):
@@ -185,7 +193,7 @@ def _check_model(model: dict[str, Any]) -> None:
     """Check the model of a tokenizer.
 
     Raises:
-        TokenizerError: The model is random, or not bounded.
+        TokenizerError: The model is random or not bounded, or a merge does not match the mark of the parts of a word.
     """
     kind = model.get("type")
     if kind not in MODELS:
@@ -195,6 +203,31 @@ def _check_model(model: dict[str, Any]) -> None:
     characters = model.get("max_input_chars_per_word", 100)
     if not isinstance(characters, int) or not 0 < characters <= MAX_WORD_CHARACTERS:
         raise _unsupported("model", f"has max_input_chars_per_word = {shown(characters)}")
+    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if len(model.get(name) or "") > MAX_MARK_CHARACTERS:
+            raise _unsupported("model", f"has {name} = {shown(model[name])}")
+    prefix = model.get("continuing_subword_prefix")
+    if kind == "BPE" and prefix:
+        for merge in model["merges"]:
+            second = merge.split(" ")[-1] if isinstance(merge, str) else merge[1]
+            if not second.startswith(prefix):  # the library panics or ends the process
+                raise TokenizerError(
+                    f"The tokenizer merges a part without its mark {shown(prefix)}: {shown(second)}. Build it again."
+                )
+
+
+def _check_normalized(tokenizer: Tokenizer) -> None:
+    """Check that no added token is empty after normalization, because the library panics when it looks for one.
+
+    Raises:
+        TokenizerError: An added token is empty after normalization.
+    """
+    if tokenizer.normalizer is not None:
+        for token in tokenizer.get_added_tokens_decoder().values():
+            if token.normalized and not tokenizer.normalizer.normalize_str(token.content):
+                raise TokenizerError(
+                    f"The tokenizer's normalizer removes the added token {shown(token.content)}. Use another tokenizer."
+                )
 
 
 def _check_ids(content: dict[str, Any]) -> None:

@@ -2,8 +2,8 @@
 
 A turn that a filter matches is dirty. A dirty turn is removed and the dialogue is cut there. Two or more turns between
 two dirty turns are kept as a dialogue. So one bad turn does not remove a long conversation, and no turn is
-paired with a turn that it does not answer. Every dialogue that was read is in exactly one of three classes: kept whole,
-split or dropped.
+paired with a turn that it does not answer. A dialogue of more than `MAX_TURNS` turns is cut too, because statistics and
+training have a limit. Every dialogue that was read is in exactly one of three classes: kept whole, split or dropped.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from data_prep.cleaning.blocked_words import WORDS, BlockedWords
 from data_prep.cleaning.ledger import Ledger
 from data_prep.cleaning.rule import Filter, Normaliser, Rule
 from data_prep.cleaning.rules import FILTERS, NORMALISERS
+from data_prep.reading.records import MAX_TURNS
 from data_prep.settings import CleanSettings
 
 NOTHING_LEFT, TOO_LONG, BLOCKED, ECHO = "nothing_left", "too_long", "blocked_words", "echo"
@@ -97,17 +98,20 @@ class Cleaner:
             if reason is None and self._is_echo(text, pieces[-1]):
                 reason = ECHO
             if reason is None:
+                if len(pieces[-1]) == MAX_TURNS:
+                    pieces.append([])
                 pieces[-1].append(text)
             else:
                 dirty.append((index, reason))
                 ledger.dirty[reason] += 1
                 ledger.add_sample(reason, turn)
-                pieces.append([])
+                if pieces[-1]:
+                    pieces.append([])
         pieces = [piece for piece in pieces if len(piece) > 1]
         ledger.pieces += len(pieces)
         if pieces:
             ledger.dialogues["read"] += 1
-            ledger.dialogues["split" if dirty else "kept_whole"] += 1
+            ledger.dialogues["split" if dirty or len(turns) > MAX_TURNS else "kept_whole"] += 1
         else:
             ledger.drop(dirty[0][1] if dirty else ONE_TURN)
         return pieces, dirty

@@ -75,8 +75,8 @@ class Ledger:
             self.suspicious["private"] += _PRIVATE.search(turn) is not None
             if label := sign_of(turn):
                 self.suspicious[f"label:{index % 2}:{label}"] += 1
-        if len(self.suspicious) > MAX_LABELS:
-            self.suspicious = Counter(dict(self.suspicious.most_common(MAX_LABELS // 2)))
+            if len(self.suspicious) > MAX_LABELS:
+                self.suspicious = Counter(dict(self.suspicious.most_common(MAX_LABELS // 2)))
 
     def warnings(self) -> list[str]:
         """Return one sentence for each sign that the format of a file was recognised wrongly."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from chatbot.errors import FileError
@@ -11,6 +11,8 @@ from chatbot.storage import files_within
 from chatbot.text.packed_files import PACKED_SUFFIXES
 
 SUFFIXES = (".conv", ".csv", ".json", ".jsonl", ".tsv", ".txt", *PACKED_SUFFIXES)
+
+_PART_BYTES = 1 << 20
 
 
 def list_files(inputs: Iterable[str | Path]) -> list[Path]:
@@ -36,14 +38,22 @@ def list_files(inputs: Iterable[str | Path]) -> list[Path]:
     return files
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path, count: Callable[[int], object] = lambda _: None) -> str:
     """Return the SHA-256 of a file, in hexadecimal digits.
+
+    Args:
+        path: The file.
+        count: Function that gets the number of bytes of each part that has been read.
 
     Raises:
         FileError: The file cannot be read.
     """
     try:
+        digest = hashlib.sha256()
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            while part := file.read(_PART_BYTES):
+                digest.update(part)
+                count(len(part))
+        return digest.hexdigest()
     except OSError as error:
         raise FileError(f"Cannot read {path}: {error.strerror}. Check the path.") from None

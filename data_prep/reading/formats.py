@@ -26,6 +26,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import AnyStr
 
 from chatbot.errors import FileError
 from chatbot.text.packed_files import MAX_LINE_BYTES, PackedFile, decode_line
@@ -37,7 +38,16 @@ from data_prep.reading.labelled.labelled_text import read_labelled, recognise_la
 from data_prep.reading.labelled.prefixes import unlabelled
 from data_prep.reading.messages import to_dialogues
 from data_prep.reading.recognition import HEAD_BYTES, head_lines, recognise
-from data_prep.reading.records import LONG_LINE, NOT_SPEECH, NOT_TEXT, NumberedLine, Record, read_text
+from data_prep.reading.records import (
+    LONG_LINE,
+    MANY_CELLS,
+    MAX_TURNS,
+    NOT_SPEECH,
+    NOT_TEXT,
+    NumberedLine,
+    Record,
+    read_text,
+)
 from data_prep.reading.tables import delimiter_of, read_table
 from data_prep.reading.thoughts import join_thoughts, without_thoughts
 
@@ -142,6 +152,15 @@ def splits_of(path: Path, form: str = "auto") -> tuple[str, ...]:
     return tuple(key for key in SPLITS if key in keys)
 
 
+def check_text(path: Path) -> None:
+    """Check that a file begins with text.
+
+    Raises:
+        FileError: The file cannot be read, is empty or is not text.
+    """
+    _read_head(PackedFile(path).chunks(), path)
+
+
 def form_of(path: Path, form: str = "auto") -> str:
     """Return the form in which a file is read: the given form, or with `auto` the form that is recognised.
 
@@ -172,6 +191,8 @@ def records(block: Block) -> Iterator[Record]:
             continue
         if len(line) > MAX_LINE_BYTES:
             yield Record(number, None, LONG_LINE)
+        elif block.form == "tsv" and line.count("\t") >= MAX_TURNS:
+            yield Record(number, None, MANY_CELLS)
         elif block.form == "tsv":
             yield _tsv_record(number, line.rstrip("\r\n").split("\t"))
         else:
@@ -232,11 +253,25 @@ def _decode_head(head: bytes) -> str:
 
 
 def _split_lines(data: bytes) -> Iterator[str | None]:
-    """Yield the lines of a block; None for a line that is not text."""
+    """Yield the lines of a block; None for a line that is not text.
+
+    The lines are cut one by one, because a list of short lines needs twenty times the memory of the block.
+    """
     try:
-        yield from data.decode().split("\n")
+        text = data.decode()
     except UnicodeDecodeError:
-        yield from map(decode_line, data.split(b"\n"))
+        yield from (decode_line(data[start:end]) for start, end in _line_bounds(data, b"\n"))
+    else:
+        yield from (text[start:end] for start, end in _line_bounds(text, "\n"))
+
+
+def _line_bounds(data: AnyStr, line_end: AnyStr) -> Iterator[tuple[int, int]]:
+    """Yield the beginning and the end of each line, as `data.split(line_end)` cuts them."""
+    start = 0
+    while (end := data.find(line_end, start)) >= 0:
+        yield start, end
+        start = end + 1
+    yield start, len(data)
 
 
 def _line_blocks(chunks: Iterable[bytes], form: str, block_bytes: int, path: Path) -> Iterator[Block]:
@@ -283,12 +318,12 @@ def _numbered_lines(chunks: Iterable[bytes], path: Path) -> Iterator[NumberedLin
 
 
 def _record_blocks(all_records: Iterable[Record], block_bytes: int) -> Iterator[Block]:
-    """Yield blocks of records, of about `block_bytes` each: 3 bytes per Chinese character and 64 per record."""
+    """Yield blocks of records, of about `block_bytes` each: 3 bytes per Chinese character, 64 per turn and 64 per record."""
     block: list[Record] = []
     size = 0
     for record in all_records:
         block.append(record)
-        size += 3 * sum(map(len, record.turns or ())) + 64
+        size += 3 * sum(map(len, record.turns or ())) + 64 * (1 + len(record.turns or ()))
         if size >= block_bytes:
             yield Block(block[0].number, records=tuple(block))
             block, size = [], 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from chatbot.errors import FileError, first_line
 from chatbot.text.packed_files import MAX_LINE_BYTES
+from data_prep.reading.records import MAX_VALUES, has_many_values
 
 MAX_ELEMENT_CHARACTERS = MAX_LINE_BYTES
 """Maximum length of an element; a longer one cannot be a dialogue."""
@@ -25,7 +26,7 @@ def read_array(texts: Iterator[str], path: Path) -> Iterator[object]:
         path: The file, for error messages.
 
     Raises:
-        FileError: The array is cut short, damaged or nested too deeply, or an element is too long.
+        FileError: The array is cut short, damaged or nested too deeply, or an element is too long or has too many values.
     """
     yield from _ArrayReader(texts, path).elements()
 
@@ -132,6 +133,11 @@ class _ArrayReader:
                 raise FileError(
                     f"{self._path} has an element of more than {MAX_ELEMENT_CHARACTERS >> 20} million characters after"
                     f" {self._count} dialogues. Give one dialogue per element."
+                )
+            if has_many_values(self._text[self._position :]):
+                raise FileError(
+                    f"{self._path} has an element of more than {MAX_VALUES:,} values after {self._count} dialogues. Give one"
+                    " dialogue per element."
                 )
             self._read_more(2 * length)
 

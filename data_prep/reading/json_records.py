@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -13,7 +12,7 @@ from chatbot.text.dialogue import valid_text
 from data_prep.reading.json_shapes import SPLITS, TURN_KEYS, is_message, shape_of, to_message, to_turns
 from data_prep.reading.messages import Gap, Message, to_dialogues
 from data_prep.reading.recognition import json_or_none
-from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
+from data_prep.reading.records import MANY_VALUES, NOT_TEXT, ManyValuesError, NumberedLine, Record, load_json
 
 NOT_JSON, DISLIKED = "not_json", "disliked"
 FIRST_VALUES = 10
@@ -22,7 +21,9 @@ FIRST_VALUES = 10
 
 def parse_json(number: int, line: str) -> Record:
     try:
-        return to_record(number, json.loads(line))
+        return to_record(number, load_json(line))
+    except ManyValuesError:
+        return Record(number, None, MANY_VALUES)
     except (ValueError, RecursionError):
         return Record(number, None, NOT_JSON)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +11,7 @@ from data_prep.reading.chat_logs import is_chat_log, is_program_log
 from data_prep.reading.json_shapes import SPLITS, has_time, is_message, to_turns
 from data_prep.reading.labelled.labelled_text import is_subtitles, recognise_labels
 from data_prep.reading.labelled.prefixes import alternating_signs
+from data_prep.reading.records import load_json
 from data_prep.reading.tables import delimiter_of, has_columns
 from data_prep.reading.thoughts import without_whole_thoughts
 
@@ -151,7 +151,7 @@ def _refuse_other_files(head: str, lines: list[str], path: Path) -> None:
 
 def json_or_none(line: str) -> object:
     try:
-        return json.loads(line)
+        return load_json(line)
     except (ValueError, RecursionError):
         return None
 

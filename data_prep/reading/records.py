@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
 NOT_TEXT, LONG_LINE = "not_text", "line_too_long"
+MANY_CELLS, MANY_VALUES = "too_many_cells", "too_many_values"
 NOT_SPEECH = "not_speech"
 """Reason of a record whose only turn is a message without speech; `data_prep.reading.formats.notices` yields them."""
 MAX_TURNS = 10_000
-"""Dialogues of text files and chat logs are cut after this many turns, so that a file without breaks fits into
-memory."""
+"""Dialogues are cut after this many turns, so that a file without breaks fits into memory; a row of a table with more
+cells is skipped."""
+MAX_VALUES = 1 << 19
+"""A JSON text with more commas and brackets is skipped: a value of two bytes can take a hundred bytes of memory."""
 MAX_DIALOGUE_CHARACTERS = 16 << 20
 """In text and chat logs a dialogue is cut after this many characters; a longer message is skipped."""
 
@@ -28,6 +32,27 @@ class Record(NamedTuple):
     number: int
     turns: list[str] | None
     reason: str | None
+
+
+class ManyValuesError(ValueError):
+    """A JSON text has more than `MAX_VALUES` values."""
+
+
+def has_many_values(text: str) -> bool:
+    """Whether a JSON text may have more than `MAX_VALUES` values."""
+    return len(text) > MAX_VALUES and sum(map(text.count, ",[{")) > MAX_VALUES
+
+
+def load_json(text: str) -> object:
+    """Return the value of a JSON text.
+
+    Raises:
+        ManyValuesError: The text may have more than `MAX_VALUES` values.
+        ValueError, RecursionError: The text is damaged or nested too deeply.
+    """
+    if has_many_values(text):
+        raise ManyValuesError
+    return json.loads(text)
 
 
 NumberedLine = tuple[int, str | None]

@@ -12,7 +12,15 @@ from chatbot.errors import FileError
 from data_prep.reading.chat_logs import parse_time
 from data_prep.reading.labelled.prefixes import unlabelled
 from data_prep.reading.messages import Gap, Message, to_dialogues
-from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
+from data_prep.reading.records import (
+    LONG_LINE,
+    MANY_CELLS,
+    MAX_DIALOGUE_CHARACTERS,
+    MAX_TURNS,
+    NOT_TEXT,
+    NumberedLine,
+    Record,
+)
 from data_prep.reading.thoughts import without_thoughts
 
 QUESTIONS = (
@@ -43,7 +51,11 @@ CHATS = (
 )  # fmt: skip
 KINDS = ("type", "msgtype", "msg_type", "消息类型", "类型")
 TEXT_KINDS = ("1", "text", "文本", "文字", "文本消息", "message", "default", "")
-MAX_FIELD_CHARACTERS = 16 << 20
+MAX_HEADER_CHARACTERS = 1 << 16
+"""Part of a line in which the names of columns are looked for."""
+
+Row = tuple[int, list[str] | None, str | None]
+"""Number of the first line of a row and its cells, or None and the reason why the row is skipped."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,8 @@ def delimiter_of(lines: Sequence[str]) -> str | None:
         lines: Lines at the beginning of a file, without blank ones.
     """
     for delimiter in (",", "\t", ";", "，"):
-        if delimiter in lines[0] and columns_of(next(csv.reader(lines[:1], delimiter=delimiter), [])):
+        header = lines[0][:MAX_HEADER_CHARACTERS]
+        if delimiter in header and columns_of(next(csv.reader([header], delimiter=delimiter), [])):
             return delimiter
     if len(lines) > 1 and 10 * sum(line.count(" | ") == 1 for line in lines) >= 9 * len(lines):
         return "|"
@@ -99,7 +112,7 @@ def delimiter_of(lines: Sequence[str]) -> str | None:
 def has_columns(lines: Sequence[str]) -> bool:
     """Whether the lines look like CSV, all with the same number of two or more columns."""
     try:
-        rows = list(csv.reader(lines[:50]))
+        rows = list(csv.reader(line[:MAX_HEADER_CHARACTERS] for line in lines[:50]))
     except csv.Error:
         return False
     counts = {len(row) for row in rows[:-1] or rows}  # the last row may be cut
@@ -119,7 +132,7 @@ def read_table(lines: Iterable[NumberedLine], delimiter: str, path: Path, bot: s
         FileError: The columns are not known, or `bot` is given for a table of pairs, which has no names.
     """
     rows = _rows(lines, delimiter)
-    number, header = next(rows, (1, None))
+    number, header, _ = next(rows, (1, None, None))
     columns = columns_of(header or [])
     if columns is None and header is not None and len(header) == 2:
         columns = Columns(0, 1)
@@ -134,33 +147,28 @@ def read_table(lines: Iterable[NumberedLine], delimiter: str, path: Path, bot: s
         return
     if bot is not None:
         raise FileError(f"{path} is a table of pairs without names, so --bot cannot choose a speaker.")
-    for number, row in rows:
+    for number, row, reason in rows:
         if row is None:
-            yield Record(number, None, NOT_TEXT)
+            yield Record(number, None, reason)
         elif any(cell.strip() for cell in row):
             pair = [without_thoughts(_cell(row, column)) for column in (columns.question, columns.answer)]
             yield Record(number, unlabelled(pair), None)
 
 
-def _rows(lines: Iterable[NumberedLine], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
-    """Yield (line number, row) for each row; the row is None for a line that is not text."""
+def _rows(lines: Iterable[NumberedLine], delimiter: str) -> Iterator[Row]:
+    """Yield the rows; a line that is not text is a row to skip."""
     if delimiter == "|":
         for number, line in lines:
-            yield number, None if line is None else [part.strip() for part in line.rstrip("\r").split(" | ")]
-        return
-    csv.field_size_limit(MAX_FIELD_CHARACTERS)
-    position = [0]
-    unread: list[int] = []
-
-    def text() -> Iterator[str]:
-        for number, line in lines:
-            position[0] = number
             if line is None:
-                unread.append(number)
+                yield number, None, NOT_TEXT
+            elif line.count(" | ") >= MAX_TURNS:
+                yield number, None, MANY_CELLS
             else:
-                yield line.rstrip("\r").replace("\0", "") + "\n"
-
-    reader = csv.reader(text(), delimiter=delimiter)
+                yield number, [part.strip() for part in line.rstrip("\r").split(" | ")], None
+        return
+    csv.field_size_limit(MAX_DIALOGUE_CHARACTERS)
+    texts = _RowText(lines, delimiter)
+    reader = csv.reader(texts, delimiter=delimiter)
     first = 1
     while True:
         try:
@@ -168,24 +176,67 @@ def _rows(lines: Iterable[NumberedLine], delimiter: str) -> Iterator[tuple[int, 
         except StopIteration:
             break
         except csv.Error:
-            yield position[0], None
+            yield from ((number, None, NOT_TEXT) for number in texts.unread)
+            yield texts.number, None, texts.reason or NOT_TEXT
+            first = texts.begin_row()
             continue
-        yield from ((number, None) for number in unread)
-        unread.clear()
-        yield first, row
-        first = position[0] + 1
-    yield from ((number, None) for number in unread)
+        yield from ((number, None, NOT_TEXT) for number in texts.unread)
+        yield first, row, None
+        first = texts.begin_row()
+    yield from ((number, None, NOT_TEXT) for number in texts.unread)
+
+
+class _RowText:
+    """Lines for a `csv.reader`, which stops with `csv.Error` in a row that is too large and then continues.
+
+    A quoted cell may continue on the next line, so a row can be as long as the file.
+
+    Attributes:
+        number: Number of the last line.
+        unread: Numbers of the lines since the beginning of the row that are not text.
+        reason: Why the row is too large; None for any other row.
+    """
+
+    def __init__(self, lines: Iterable[NumberedLine], delimiter: str):
+        self._lines, self._delimiter = iter(lines), delimiter
+        self.number = 0
+        self.begin_row()
+
+    def begin_row(self) -> int:
+        """Forget the row before; return the number of the next line."""
+        self.unread: list[int] = []
+        self.reason: str | None = None
+        self._cells = self._characters = 0
+        return self.number + 1
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        self.number, line = next(self._lines)
+        while line is None:
+            self.unread.append(self.number)
+            self.number, line = next(self._lines)
+        self._cells += line.count(self._delimiter)
+        self._characters += len(line) + 1
+        if self._characters > MAX_DIALOGUE_CHARACTERS:
+            self.reason = LONG_LINE
+        elif self._cells >= MAX_TURNS:
+            self.reason = MANY_CELLS
+        if self.reason is not None:
+            raise csv.Error
+        return line.rstrip("\r").replace("\0", "") + "\n"
 
 
 def _cell(row: Sequence[str], index: int | None) -> str:
     return row[index].strip() if index is not None and index < len(row) else ""
 
 
-def _messages(rows: Iterable[tuple[int, list[str] | None]], columns: Columns) -> Iterator[Message | Gap]:
+def _messages(rows: Iterable[Row], columns: Columns) -> Iterator[Message | Gap]:
     """Yield the messages of a table; rows of other kinds than text are placeholders."""
-    for number, row in rows:
+    for number, row, reason in rows:
         if row is None:
-            yield Gap(Record(number, None, NOT_TEXT))
+            yield Gap(Record(number, None, reason))
             continue
         text, speaker = _cell(row, columns.text), _cell(row, columns.speaker)
         kind = _cell(row, columns.kind).lower()

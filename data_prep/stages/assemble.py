@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from chatbot.errors import FileError
-from chatbot.storage import read_json, write_json
+from chatbot.storage import write_json
+from chatbot.text.dialogue import valid_text
 from chatbot.text.prepared_set import MANIFEST, load_manifest
 from chatbot.text.tokenizer import DialogueTokenizer
 from data_prep.cleaning.ledger import Ledger
@@ -24,7 +25,7 @@ from data_prep.stages.arrow_files import FILE_SHIFT
 from data_prep.stages.block_id import BlockId
 from data_prep.stages.losses import apply_losses
 from data_prep.stages.make_tokenizer import ALL_HELD_OUT
-from data_prep.stages.work_folder import WorkFolder
+from data_prep.stages.work_folder import WorkFolder, read_result
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Input:
     split: str
     sha256: str
     part: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the file for the report, with U+FFFD for bytes that are not text."""
+        return valid_text(self.path.name)
 
 
 def assemble(
@@ -70,7 +76,7 @@ def assemble(
     target.mkdir()
     tokenizer = DialogueTokenizer.load(work / "tokenizer")
     tokenizer.save(target)
-    statistics = [read_json(work / f"shard-{bucket:05}.json") for bucket in range(buckets)]
+    statistics = [read_result(work / f"shard-{bucket:05}.json") for bucket in range(buckets)]
     names = [split for split in SPLITS[::-1] if split != "test" or any(file.split == "test" for file in files)]
     shards = {name: [shard[name] for shard in statistics] for name in names}
     splits = {name: _assemble_split(work, target / name, shards[name]) for name in names}
@@ -86,7 +92,7 @@ def assemble(
     }
     write_report(target / "report", manifest, total, tokenizer, shards)
     _join_files(_removed_files(work, blocks, buckets), target / "report" / "dropped.jsonl.gz")
-    text = json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
+    text = valid_text(json.dumps(manifest, ensure_ascii=False, indent=2)) + "\n"  # names in settings may not be text
     (target / MANIFEST).write_text(text, encoding="utf-8")
     return load_manifest(target)
 
@@ -160,7 +166,7 @@ def _manifest_of_counts(files: Sequence[Input], ledgers: Sequence[Ledger], total
         "dirty_turns": dict(total.dirty.most_common()),
         "changed_turns": dict(total.changed.most_common()),
         "sources": [
-            {"file": file.path.name, "sha256": file.sha256, "for": file.split, **_counts(ledger)}
+            {"file": file.name, "sha256": file.sha256, "for": file.split, **_counts(ledger)}
             for file, ledger in zip(files, ledgers, strict=True)
         ],
     }

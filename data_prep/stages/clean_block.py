@@ -6,9 +6,8 @@ arguments, and a file that already exists is not written again.
 
 from __future__ import annotations
 
-import gzip
 import json
-from collections.abc import Iterable
+import zlib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from chatbot.storage import replacing, write_json
 from data_prep.cleaning.cleaner import ONE_TURN, Cleaner
 from data_prep.cleaning.ledger import Ledger
 from data_prep.reading.formats import Block, notices, records
-from data_prep.reading.records import NOT_SPEECH
+from data_prep.reading.records import MAX_TURNS, NOT_SPEECH
 from data_prep.settings import CleanSettings
 from data_prep.stages.arrow_files import (
     PieceCollector,
@@ -49,36 +48,53 @@ def clean_block(folder: Path, block_id: BlockId, block: Block, settings: CleanSe
         buckets: Number of buckets.
     """
     cleaner, ledger, pieces = _cleaner(settings), Ledger(), PieceCollector(buckets)
-    removed: list[dict[str, Any]] = []
+    removed = RemovedLines()
     for number, text in notices(block):
         ledger.left_out[NOT_SPEECH] += 1
         ledger.add_sample(NOT_SPEECH, text)
-        removed.append({"file": block_id.source, "record": number, "reason": NOT_SPEECH, "text": text})
+        removed.add({"file": block_id.source, "record": number, "reason": NOT_SPEECH, "text": text})
     for number, turns, reason in records(block):
         entry = {"file": block_id.source, "record": number}
         if turns is None:
             reason = reason or "unknown"
             ledger.drop(reason)
-            removed.append({**entry, "reason": reason})
+            removed.add({**entry, "reason": reason})
             continue
         ledger.inspect(turns)
         clean, dirty = cleaner.pieces(turns, ledger)
-        removed += [{**entry, "turn": index, "reason": why, "text": turns[index][:200]} for index, why in dirty]
+        for index, why in dirty:
+            removed.add({**entry, "turn": index, "reason": why, "text": turns[index][:200]})
         if not clean and not dirty:
-            removed.append({**entry, "reason": ONE_TURN})
-        provenance = Provenance(origin_of(block_id.file, number), len(clean), whole=not dirty)
+            removed.add({**entry, "reason": ONE_TURN})
+        whole = not dirty and len(turns) <= MAX_TURNS
+        provenance = Provenance(origin_of(block_id.file, number), len(clean), whole)
         for piece in clean:
             pieces.add(piece, provenance)
     save_buckets(folder / f"{block_id.name}.arrow", pieces.batches())
-    write_removed(folder / f"{block_id.name}.gz", removed)
+    removed.save(folder / f"{block_id.name}.gz")
     write_json(folder / f"{block_id.name}.json", ledger.to_json(), durable=False)
 
 
-def write_removed(path: Path, entries: Iterable[dict[str, Any]]) -> None:
-    """Write JSONL for removed turns and dialogues, as gzip without a time stamp; the files can be joined end to end."""
-    data = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode("utf-8", "replace")
-    with replacing(path, durable=False) as temporary:
-        temporary.write_bytes(gzip.compress(data, 3, mtime=0) if data else b"")
+class RemovedLines:
+    """Removed turns and dialogues as compressed JSONL: the entries themselves need hundreds of bytes per turn."""
+
+    def __init__(self) -> None:
+        self._gzip = zlib.compressobj(3, wbits=31)  # 15 bits of window, + 16 for a gzip header, which has no time stamp
+        self._parts: list[bytes] = []
+        self._is_empty = True
+
+    def add(self, entry: dict[str, Any]) -> None:
+        line = json.dumps(entry, ensure_ascii=False) + "\n"
+        if part := self._gzip.compress(line.encode("utf-8", "replace")):
+            self._parts.append(part)
+        self._is_empty = False
+
+    def save(self, path: Path) -> None:
+        """Write the file, which is empty without entries; the files can be joined end to end."""
+        if not self._is_empty:
+            self._parts.append(self._gzip.flush())
+        with replacing(path, durable=False) as temporary:
+            temporary.write_bytes(b"".join(self._parts))
 
 
 def read_turn_hashes(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from data_prep.cleaning.ledger import Ledger
 from data_prep.corpus.frequent_turns import REASONS
 from data_prep.stages.arrow_files import Provenance, file_and_record
 from data_prep.stages.block_id import BlockId
-from data_prep.stages.clean_block import write_removed
+from data_prep.stages.clean_block import RemovedLines
 
 DUPLICATE, NEAR = "duplicate", "near_duplicate"
 LEAKS = {"test": "also_in_test", "valid": "also_in_valid"}
@@ -43,7 +42,7 @@ class Losses:
     def __init__(self, blocks: Sequence[BlockId]):
         self._sources = {block.file: block.source for block in blocks}
         self._losses: list[tuple[int, int, bool, int, int]] = []
-        self._removed: list[dict[str, Any]] = []
+        self._removed = RemovedLines()
 
     def add(self, provenance: Provenance, change: int, reason: str) -> None:
         """Count a loss.
@@ -58,11 +57,11 @@ class Losses:
     def describe(self, provenance: Provenance, reason: str, text: str | Sequence[str]) -> None:
         """Add a line to the list of removed turns and dialogues."""
         file, record = file_and_record(provenance.origin)
-        self._removed.append({"file": self._sources[file], "record": record, "reason": reason, "text": text})
+        self._removed.add({"file": self._sources[file], "record": record, "reason": reason, "text": text})
 
     def save(self, path: Path) -> None:
         """Write PATH.gz, the removed turns and dialogues, and last PATH.npy, a `LOSS` array."""
-        write_removed(path.with_name(f"{path.name}.gz"), self._removed)
+        self._removed.save(path.with_name(f"{path.name}.gz"))
         losses = np.array(self._losses, LOSS)
         write_stream(path.with_name(f"{path.name}.npy"), lambda file: np.save(file, losses))
 

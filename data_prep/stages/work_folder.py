@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from chatbot.errors import FileError, XianliaoError
+from chatbot.errors import FileError, XianliaoError, first_line
 from chatbot.language.translation import translate
 from chatbot.storage import replacing
 from data_prep.stages.parallel import WorkerError
@@ -23,6 +25,22 @@ _KEY = "fingerprint"
 def work_path(output: Path) -> Path:
     """Return the path of the work folder of a set: `.NAME.building` beside it."""
     return output.with_name(f".{output.name}.building")
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a stage; our own files may have any size.
+
+    Raises:
+        FileError: The file cannot be read, as after a loss of power.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        return content
+    except (OSError, ValueError) as error:
+        raise FileError(
+            f"{path.name}, the result of an interrupted build, cannot be read ({first_line(error)}). Run the command again;"
+            " it starts from the beginning."
+        ) from None
 
 
 def _acquire(output: Path) -> FileLock:

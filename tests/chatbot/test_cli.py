@@ -45,6 +45,21 @@ def test_the_terminal_gives_the_fixed_replies_too(checkpoint, tmp_path, capsys):
     assert "safety files" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("name", ["a" * 5000, "folder/" * 700 + "end"], ids=["name", "path"])
+@pytest.mark.parametrize("option", ["--checkpoint", "--top-k"])
+def test_a_long_name_is_not_printed_whole(capsys, monkeypatch, language, name, option):
+    monkeypatch.setenv("XIANLIAO_LANG", language)
+    try:
+        code = chat([option, name, "--message", "你好"])
+    except SystemExit as stop:
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code
+    assert name[-3:] in error
+    assert len(error) < 800
+
+
 def test_interactive_chat(checkpoint, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("你好\n/retry\n\n/undo\n/undo\n/clear\n/nonsense\n好\n/quit\n"))
     assert chat(["--checkpoint", str(checkpoint), "--seed", "1"]) == 0

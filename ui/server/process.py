@@ -30,6 +30,9 @@ number decides how long a small request waits."""
 HEADER_SECONDS = 15
 """Time limit for the headers of a request, from the connection or the end of the request before."""
 
+SEND_SECONDS = 60
+"""Time in which a client must read some of an answer that is too large for the buffers of the connection (it must read
+48 KiB); until then, the server holds the replies of its request in memory."""
 
 HEADER_BYTES = 16 * 1024
 """Size limit of the headers of a request, and of the line before a chunk."""
@@ -81,12 +84,13 @@ class Connection(h11.Connection):
 
 
 class Protocol(H11Protocol):
-    """HTTP protocol with a time limit for the headers of a request, and with the parser above.
+    """HTTP protocol with time limits for the headers of a request and for a client that does not read, and the parser above.
 
     uvicorn's own timer runs between requests and stops at the first byte of the next one; this timer starts there.
     """
 
     _timer: asyncio.TimerHandle | None = None
+    _send_timer: asyncio.TimerHandle | None = None
 
     def __init__(self, *arguments: Any, **named: Any):
         super().__init__(*arguments, **named)
@@ -104,9 +108,20 @@ class Protocol(H11Protocol):
         self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer."""
+        """Stop the timers."""
         self._stop_timer()
+        self._stop_send_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Start the timer of a client that does not read."""
+        super().pause_writing()
+        self._send_timer = self.loop.call_later(SEND_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Stop that timer, because the client reads."""
+        self._stop_send_timer()
+        super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse a request that is not HTTP; if its answer has begun already, only close the connection."""
@@ -126,6 +141,11 @@ class Protocol(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _stop_send_timer(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
 
     def _give_up(self) -> None:
         if self.conn.their_state is h11.IDLE:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
 import sys
+import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from chatbot.errors import XianliaoError
+from chatbot.errors import XianliaoError, first_line, shown
 from chatbot.evaluation.aptness.scores import HIGHEST
 from chatbot.evaluation.aptness.sheets import Key, sheet_lines
 from chatbot.language.translation import translate
@@ -28,6 +30,9 @@ API_KEY = "OPENAI_API_KEY"
 ATTEMPTS, SECONDS, WORKERS = 4, 120, 4
 """Attempts per question, seconds until an attempt ends, and questions at a time."""
 
+MAX_ANSWER_BYTES = 1 << 20
+"""Maximum size of an answer; scores need a few hundred bytes."""
+
 INSTRUCTIONS = """你是一位严格的评委。下面是一段两个人的日常聊天，最后一句在等回复；后面是几条候选回复。
 请给每条候选回复打分：
 0 分：不通顺、答非所问、前后矛盾、弄反了意思或人物，或者与聊天无关；
@@ -38,6 +43,10 @@ INSTRUCTIONS = """你是一位严格的评委。下面是一段两个人的日�
 
 class JudgeError(XianliaoError):
     """The judge cannot be reached, or its answer does not have the required form."""
+
+
+class RedirectError(JudgeError):
+    """The endpoint redirects to another address; further attempts would not help."""
 
 
 Ask = Callable[[str], str]
@@ -66,9 +75,54 @@ def _post(url: str, model: str, question: str) -> str:
     if os.environ.get(API_KEY):
         headers["Authorization"] = f"Bearer {os.environ[API_KEY]}"
     request = urllib.request.Request(url, body, headers)
-    with urllib.request.urlopen(request, timeout=SECONDS) as response:
-        content = json.load(response)["choices"][0]["message"]["content"]
-    return str(content)
+    answer = json.loads(_within(SECONDS, partial(_answer_to, request)))
+    return str(answer["choices"][0]["message"]["content"])
+
+
+class _RefuseRedirects(urllib.request.HTTPRedirectHandler):
+    """Handler that refuses redirects: the request with the key would be sent to an address that the user did not give."""
+
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> NoReturn:
+        target = shown(headers.get("Location", ""))
+        raise RedirectError(
+            f"The endpoint redirects to {target}, and the key is sent to no address but --judge. Give the final address"
+            " with --judge."
+        )
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+def _answer_to(request: urllib.request.Request) -> bytes:
+    with urllib.request.build_opener(_RefuseRedirects).open(request, timeout=SECONDS) as response:
+        data: bytes = response.read(MAX_ANSWER_BYTES + 1)
+    if len(data) > MAX_ANSWER_BYTES:
+        raise JudgeError(f"the answer is longer than {MAX_ANSWER_BYTES >> 20} MiB")
+    return data
+
+
+def _within(seconds: float, call: Callable[[], bytes]) -> bytes:
+    """Return the result of a call, which runs in a separate thread.
+
+    The timeout of a socket limits one read only, so an endpoint that sends a byte now and then could keep a call forever.
+
+    Raises:
+        TimeoutError: The call has not ended after `seconds`; its thread runs on, and does not delay the exit.
+    """
+    result: Future[bytes] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except Exception as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return result.result(seconds)
+    except TimeoutError:
+        if result.done():  # the error of the call itself
+            raise
+        raise TimeoutError(f"no whole answer within {seconds:g} seconds") from None
 
 
 def question_of(context: Sequence[str], replies: Sequence[str]) -> str:
@@ -103,7 +157,7 @@ def rate(key: Key, sheet: int, ask: Ask, path: Path, pause: float = 1.0) -> None
         pause: Seconds before the second attempt, doubled for each further one.
 
     Raises:
-        JudgeError: The judge failed `ATTEMPTS` times; the ratings so far are in the file.
+        JudgeError: The judge failed `ATTEMPTS` times or redirects; the ratings so far are in the file.
     """
     done = _rated(path)
     lines = [line for line in sheet_lines(key, sheet) if line["id"] not in done]
@@ -128,15 +182,22 @@ def _rated(path: Path) -> set[int]:
     return {row["id"] for row in resume_rows(path) if type(row.get("id")) is int}
 
 
+_FAULTS = (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError)
+"""Exceptions that an endpoint can cause: in its connection, its headers and its JSON; JudgeError is a ValueError."""
+
+
 def _ask(ask: Ask, context: Sequence[str], replies: Sequence[str], pause: float) -> list[int]:
     """Ask until the judge's answer has the required form, at most `ATTEMPTS` times."""
     question = question_of(context, replies)
     for attempt in range(ATTEMPTS):
         try:
             return parse_answer(ask(question), len(replies))
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:  # JudgeError is a ValueError
+        except RedirectError:
+            raise
+        except _FAULTS as error:
             if attempt + 1 == ATTEMPTS:
-                text = f"The judge failed {ATTEMPTS} times ({error}). Check --judge; the same command continues."
+                reason = first_line(error)
+                text = f"The judge failed {ATTEMPTS} times ({reason}). Check --judge; the same command continues."
                 raise JudgeError(text) from None
         time.sleep(pause * 2**attempt)
     raise AssertionError("unreachable")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
+import time
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -339,6 +342,67 @@ def test_the_command_asks_an_endpoint(checkpoint, data, tmp_path, capsys, monkey
     assert set(requests) == {("/v1/chat/completions", "Bearer secret", "strict")}
     assert len(requests) == 6
     assert "1.00 ± 0.00" in capsys.readouterr().out
+
+
+@contextmanager
+def raw_endpoint(*parts: bytes, pause: float = 0.0):
+    """Yield (address, requests) of a server that answers every request with the parts, the last one over and over."""
+    requests: list[bytes] = []
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve(client: socket.socket) -> None:
+        with client, suppress(OSError):
+            requests.append(client.recv(1 << 16))
+            for part in parts[:-1]:
+                client.sendall(part)
+            while parts[-1]:
+                client.sendall(parts[-1])
+                time.sleep(pause)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=server.accept()[:1], daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    with server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/v1", requests
+
+
+OK = b"HTTP/1.0 200 OK\r\n\r\n"
+HOSTILE = {
+    "endless body": ((OK, b" " * 65536), 0, "longer than 1 MiB"),
+    "nested body": ((OK, b"[" * 900_000, b""), 0, "recursion"),
+    "long header": ((b"HTTP/1.0 200 OK\r\nX: " + b"a" * 100_000, b"a" * 65536), 0, "got more than 65536 bytes"),
+    "not HTTP": ((b"SSH-2.0-OpenSSH\r\n", b""), 0, "SSH"),
+    "slow body": ((OK, b" "), 0.02, "no whole answer within 0.5 seconds"),
+    "slow header": ((b"HTTP/1.0 200 OK\r\nX: ", b"a"), 0.02, "no whole answer within 0.5 seconds"),
+    "endless preamble": ((b"", b"HTTP/1.1 100 Continue\r\n\r\n"), 0.01, "no whole answer within 0.5 seconds"),
+}
+
+
+@pytest.mark.parametrize(("parts", "pause", "words"), HOSTILE.values(), ids=HOSTILE)
+def test_an_endpoint_can_only_fail_in_one_sentence(key, tmp_path, monkeypatch, parts, pause, words):
+    if pause:
+        monkeypatch.setattr(judge, "SECONDS", 0.5)
+    monkeypatch.setattr(judge, "ATTEMPTS", 1)
+    with raw_endpoint(*parts, pause=pause) as (url, _), pytest.raises(JudgeError) as failure:
+        rate(key, 1, endpoint(url, "judge"), tmp_path / "scores.jsonl", pause=0)
+    assert words in str(failure.value)
+    assert "\n" not in str(failure.value)
+    assert str(failure.value).endswith("Check --judge; the same command continues.")
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_does_not_take_the_key_elsewhere(key, tmp_path, monkeypatch, code):
+    monkeypatch.setenv(judge.API_KEY, "secret")
+    with raw_endpoint(OK, b"") as (elsewhere, stolen):
+        answer = f"HTTP/1.0 {code} Moved\r\nLocation: {elsewhere}\r\n\r\n".encode()
+        with raw_endpoint(answer, b"") as (url, requests), pytest.raises(JudgeError, match="redirects to") as failure:
+            rate(key, 1, endpoint(url, "judge"), tmp_path / "scores.jsonl", pause=30)
+    assert elsewhere in str(failure.value)
+    assert b"secret" in requests[0]
+    assert not stolen
 
 
 def test_without_aptness_one_path_is_needed(capsys):

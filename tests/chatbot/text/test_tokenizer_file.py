@@ -9,7 +9,7 @@ import pytest
 
 from chatbot.errors import TokenizerError
 from chatbot.text.tokenizer import DialogueTokenizer
-from chatbot.text.tokenizer_file import check_tokenizer, is_bounded_pattern
+from chatbot.text.tokenizer_file import check_tokenizer, is_bounded_pattern, read_tokenizer
 from chatbot.text.tokenizer_training import _PIECES
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -102,6 +102,46 @@ BOMBS = {
     "added": ({"added_tokens": "abc"}, "cannot be read"),
     "model": ({"model": None}, "cannot be read"),
 }
+
+
+def template(*single: str) -> dict:
+    pieces = [{"Sequence": {"id": name, "type_id": 0}} for name in single]
+    return {"type": "TemplateProcessing", "single": pieces, "pair": [], "special_tokens": {}}
+
+
+ADDED = {"content": " ", "single_word": False, "lstrip": True, "rstrip": True, "normalized": True, "special": False}
+STRIP = {"type": "Strip", "strip_left": True, "strip_right": True}
+MARKED = {"vocab": {"a": 0, "##b": 1, "ab": 2, "你": 3, "#你": 4, "b": 5}, "merges": []}
+PANICS = {
+    "second text": ({"post_processor": template("B")}, {}, "post_processor has a template for one text"),
+    "both texts": ({"post_processor": template("A", "B")}, {}, "post_processor has a template for one text"),
+    "second text in a sequence": (
+        {"post_processor": {"type": "Sequence", "processors": [template("A"), template("B")]}},
+        {},
+        "post_processor has a template for one text",
+    ),
+    "removed token": ({"normalizer": STRIP, "added_tokens": [{**ADDED, "id": 0}]}, {}, "removes the added token ' '"),
+    "long prefix": ({}, {**MARKED, "continuing_subword_prefix": "#" * 100_000}, "has continuing_subword_prefix = '##"),
+    "long suffix": ({}, {**MARKED, "end_of_word_suffix": "#" * 100_000}, "has end_of_word_suffix = '##"),
+    "no prefix": ({}, {**MARKED, "continuing_subword_prefix": "##", "merges": [["a", "b"]]}, "mark '##': 'b'"),
+    "cut character": ({}, {**MARKED, "continuing_subword_prefix": "#", "merges": ["a 你"]}, "mark '#': '你'"),
+}
+"""Files with which the package tokenizers writes a panic to stderr, ends the process, or needs more time and memory."""
+
+
+@pytest.mark.parametrize(("changes", "model", "words"), PANICS.values(), ids=PANICS)
+def test_files_that_panic_are_refused_before_the_library_runs_them(content, tmp_path, capfd, changes, model, words):
+    path = written(content | changes | {"model": content["model"] | model}, tmp_path)
+    with pytest.raises(TokenizerError, match=words):
+        DialogueTokenizer.load(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_template_for_one_text_and_marks_of_parts_are_accepted(content, tmp_path):
+    content["post_processor"] = template("A")
+    content["model"] |= {**MARKED, "continuing_subword_prefix": "##", "merges": [["a", "##b"]], "byte_fallback": False}
+    content |= {"added_tokens": [], "pre_tokenizer": None}
+    assert read_tokenizer(written(content, tmp_path) / "tokenizer.json").encode("ab").tokens == ["ab"]
 
 
 @pytest.mark.parametrize(("changes", "words"), BOMBS.values(), ids=BOMBS)
