@@ -301,7 +301,7 @@ def _print_verdict(report: dict[str, Any], page: Path) -> None:
     """Print what a report says in at most ten lines, and the path of its page."""
     names = ", ".join(part["name"] for part in report["checkpoints"])
     methods = len(report["checkpoints"][0]["decoding"])
-    print(translate(f"{names} on {report['data']}: {report['contexts']} contexts, {methods} methods"))
+    print(translate(f"{names} on {report['data']}; contexts: {report['contexts']}; decoding methods: {methods}"))
     print(*(translate(line) for line in report["verdict"]), sep="\n")
     print(
         *(labelled("warning: ", line) for line in report["warnings"]), sep="\n", end="\n" if report["warnings"] else ""

@@ -85,8 +85,10 @@ def test_entries_are_chinese_with_the_same_values(english):
         ("--output is missing; --seed must be at least 0", "缺少 --output；--seed 至少是 0"),
         ("unknown flag --ab; did you mean --ac?; unknown flag --x; --config needs a file.",
          "没有选项 --ab，是不是想写 --ac？；没有选项 --x；--config 要带一个文件。"),
-        ("Decoding: temperature must be between 0.01 and 100, got 0 (use greedy for 0); top_p must be above 0, got 0.",
-         "解码：temperature 必须在 0.01 和 100 之间，收到的是 0（要 0 就用 greedy）；top_p 必须大于 0，收到的是 0。"),
+        ("Decoding: temperature must be between 0.01 and 100, got 0 (for 0, use method 'greedy');"
+         " top_p must be above 0, got 0.",
+         "解码：temperature 必须在 0.01 和 100 之间，收到的是 0（要用 0，请把 method 设为 'greedy'）；"
+         "top_p 必须大于 0，收到的是 0。"),
         ("stage 2: --clip-norm must be above 0, got 0.", "阶段 2：--clip-norm 必须大于 0，收到的是 0。"),
         ("Cannot open a; b: No such file or directory.", "无法打开 a; b：没有这个文件或文件夹。"),
         ("argument --top-k: invalid int value: 'x'", "选项 --top-k：值 'x' 不是 int 类型"),

@@ -68,7 +68,9 @@ class Regularization:
         " targets that are the end of turn are not smoothed",
     )
     fgm: float = setting(
-        0.0, "length of an adversarial step on the embeddings of a dialogue; a second pass trains with this step"
+        0.0,
+        "length of an adversarial step on the embeddings of a dialogue; a second pass trains on the embeddings moved by this"
+        " step",
     )
     gradient_penalty: float = setting(0.0, "weight of half the squared gradient of a dialogue's loss by its embeddings")
     vat: float = setting(

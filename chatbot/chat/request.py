@@ -229,7 +229,7 @@ def max_message_characters(max_tokens: int) -> int:
 
 
 def bounded_turns(turns: Sequence[str], context_tokens: int, max_message_tokens: int) -> list[str]:
-    """Return turns that can be tokenized in bounded time and that give the same reply.
+    """Return turns that give the same reply and can be tokenized in bounded time.
 
     An old turn that is too long for the model's context is shortened, but remains too long for it. The part of the
     history that the model sees (`chatbot.text.dialogue.fit`) does not depend on how much too long the turn is.

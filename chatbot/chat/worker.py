@@ -49,7 +49,7 @@ class Worker:
         prompt_tokens: Maximum number of prompt tokens that are read in one step.
         run: Function that calls `function(*values, **named)`, which checks and tokenizes a text of `size` characters
             for `prepare`, `stream_replies` and `trace`; a server passes one that uses a bounded pool of threads.
-        sender: Function that returns the sender of the reply that the calling thread submits; all None count as one
+        sender: Function that returns the sender of the reply being submitted by the calling thread; all None count as one
             unnamed sender. The sender with the fewest rows gets the next free row.
 
     Attributes:

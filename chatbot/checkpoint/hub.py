@@ -161,7 +161,7 @@ def _download(name: str, revision: str) -> Path:
 
 
 def _check_files(name: str, path: Path, sizes: Mapping[str, int]) -> None:
-    """Check that a model is of a kind that can be loaded, before its weights are downloaded.
+    """Check that a model is of a supported kind, before its weights are downloaded.
 
     Args:
         name: Name of the model.

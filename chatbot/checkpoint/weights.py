@@ -26,7 +26,7 @@ STATE_BYTES = 256 << 20
 """The state of one dialogue may be at most this many bytes larger than the weights."""
 
 IGNORED = ".rotary_emb.inv_freq"
-"""Suffix of tensor names that old versions of transformers stored and that no version reads."""
+"""Suffix of the names of tensors that old versions of transformers stored and no version reads."""
 
 MAX_WIDTH_RATIO = 64
 """Maximum ratio of a width inside a layer to `hidden_size`; with wider layers memory is out of proportion to the

@@ -56,7 +56,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Logits of the next token of each of B replies.
+    """Logits of the next tokens of B replies.
 
     Attributes:
         allowed: The model's logits `[B, V]`, -inf for tokens that are not allowed.
@@ -89,7 +89,7 @@ def next_candidates(
         logits: The model's logits `[B, V]`; they are not changed.
         settings: Decoding settings of all rows.
         vocabulary: Properties of the tokens.
-        replies: Token ids of each of the B replies so far.
+        replies: Token ids of each reply so far.
         earlier: Token ids of the last replies in each conversation, for the rules against repetition.
 
     Raises:

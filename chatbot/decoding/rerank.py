@@ -42,7 +42,7 @@ CONTEXT_TURNS = 2
 
 
 class RankingError(XianliaoError):
-    """A ranking that needs parts that the checkpoint does not have."""
+    """The checkpoint lacks parts that the ranking needs."""
 
 
 @dataclass(frozen=True)

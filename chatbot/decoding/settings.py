@@ -171,16 +171,16 @@ class ReplySettings:
     def _wrong_values(self) -> list[str]:
         faults = []
         if self.method not in get_args(Method):
-            faults.append(f"method must be sample, greedy or beam, got {shown(self.method)}")
+            faults.append(f"method must be 'sample', 'greedy' or 'beam', got {shown(self.method)}")
         if self.script not in get_args(Script):
-            faults.append(f"script must be typed, simplified or asker, got {shown(self.script)}")
+            faults.append(f"script must be 'typed', 'simplified' or 'asker', got {shown(self.script)}")
         if self.thinking not in get_args(Thinking):
-            faults.append(f"thinking must be plain, off, hidden or shown, got {shown(self.thinking)}")
+            faults.append(f"thinking must be 'plain', 'off', 'hidden' or 'shown', got {shown(self.thinking)}")
         for option in OPTIONS:
             value = getattr(self, option.name)
             if value is None or option.minimum <= value <= option.maximum:
                 continue
-            hint = " (use greedy for 0)" if option.name == "temperature" else ""
+            hint = " (for 0, use method 'greedy')" if option.name == "temperature" else ""
             faults.append(f"{option.name} must be {option.range}, got {value}{hint}")
         faults += [f"{name} must be above 0, got 0" for name in ("top_p", "typical_p") if getattr(self, name) == 0]
         return faults

@@ -132,7 +132,7 @@ class TorchSlots:
     def _move_to_front(self, slots: Sequence[int]) -> None:
         """Move slots to the first rows of the table, by length class; a dialogue already in a row of its class stays."""
         class_of = {slot: length_class(self.table.lengths[self._row_of[slot]]) for slot in slots}
-        wanted = sorted(class_of.values())  # class of each of the first rows
+        wanted = sorted(class_of.values())  # classes of the first rows
 
         def is_placed(row: int) -> bool:
             slot = self._slots[row]

@@ -94,7 +94,7 @@ def over_questions(hits: Sequence[bool], seeds: int) -> intervals.Interval:
 
 
 def percents(interval: intervals.Interval) -> str:
-    """Return an interval of a share as text."""
+    """Format the confidence interval of a proportion."""
     return f"({interval[0]:.1%} to {interval[1]:.1%})"
 
 

@@ -63,7 +63,7 @@ def measure_quality(
 
 
 def _by_turn(nats: list[list[float]], units: list[list[int]], resamples: int) -> list[dict[str, Any]]:
-    """Return the number of units and the nats/unit of each of the first turns, and of all later turns together."""
+    """Return the number of units and the nats/unit by turn; all turns after the first ones count together."""
     entries = []
     for turn in range(SEPARATE_TURNS + 1):
         is_last = turn == SEPARATE_TURNS

@@ -3,12 +3,13 @@
     python -m chatbot.evaluation.variety --checkpoint runs/varied --base default --data FILE --output DIR
 
 For each method, two numbers are computed from the five candidates of every context: quality is their nats/unit under
-the base model, and difference is 1 minus their mean pairwise likeness (1 - WRD). The methods are several temperatures,
-several values of top-p, the variants among candidates, and, if the checkpoint has a latent, the latent at several
-spreads. A method is better than temperature if its 95 % interval is above that of the temperatures at the same quality.
-If the checkpoint has a latent, the report also gives its IWAE bound, active units, mutual information, shuffle test,
-gain by position and token accuracy. Whether the replies make sense must be rated by people or a judge:
-`xianliao-evaluate --aptness`.
+the base model, and difference is 1 minus their mean pairwise likeness (1 - WRD). The methods compared are several
+temperatures, several top-p values, and variants of one seed at several spreads (`chatbot.chat.variants`). With a latent
+variable, variants are samples of it, and the spread is the factor of the noise; without one, they are chosen among
+further candidate replies. A method is better than temperature if its 95 % interval is above that of the temperatures at
+the same quality. If the checkpoint has a latent variable, the report also gives its IWAE bound, active units, mutual
+information, shuffle test, gain by position and token accuracy. Whether the replies make sense must be rated by people or
+a judge: `xianliao-evaluate --aptness`.
 """
 
 from __future__ import annotations

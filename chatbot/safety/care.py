@@ -76,7 +76,12 @@ class Care:
         return cls(replies, {kind: Phrases(content[kind]["phrases"]) for kind in ASKING}, *counts)
 
     def kind_of(self, message: str, folded: Folded) -> str:
-        """Return the kind of a message without a crisis phrase; `folded` is the folded text of the message."""
+        """Classify a message that contains no crisis phrase.
+
+        Args:
+            message: What the person wrote.
+            folded: `fold(message)`: its letters and digits in one spelling, without separators.
+        """
         for kind in ASKING:
             if self.phrases[kind].places(message, folded, is_one_enough=True):
                 return kind

@@ -69,7 +69,7 @@ _RESPELLED = re.compile(r"[a-z][0-9]|[0-9][a-z]|([a-z])\1\1")
 
 
 def unescaped(text: str) -> tuple[str, list[int]] | None:
-    """Return a text with the character for each escape, and the index of each of its characters in the original.
+    """Return a text with its escapes decoded, and the index in the original of every character of the result.
 
     Escapes are those of JSON (backslash u 6B7B), HTML (&#27515; &#x6B7B;) and addresses (%E6%AD%BB). They are decoded
     once: an escape of an escape remains. None means that the text has no escape.

@@ -182,7 +182,7 @@ class NeedClassifier:
 
         Args:
             message: What the person wrote.
-            phrases: Indices of the letters of each phrase in it, from `Phrases.places`.
+            phrases: For each phrase found in the text, the indices of its letters there (from `Phrases.places`).
         """
         return self.strength(message, phrases) >= (min(self.veto, self.threshold) if phrases else self.threshold)
 

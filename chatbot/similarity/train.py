@@ -150,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer, other = DialogueTokenizer.load(args.data), DialogueTokenizer.load(args.checkpoint)
     if tokenizer.to_json() != other.to_json():
         raise VectorsError(
-            f"{args.data} was prepared with another tokenizer than that of {args.checkpoint}."
+            f"{args.data} was prepared with a different tokenizer from that of {args.checkpoint}."
             f" Prepare it with --tokenizer {args.checkpoint}."
         )
     vectors = train_vectors(_turns(args.data), tokenizer.vocab_size, args.dimensions)

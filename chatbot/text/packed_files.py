@@ -74,7 +74,7 @@ class PackedFile:
             raise FileError(f"Cannot read {self.path}: {error.strerror}. Check the path.") from None
 
     def check_unchanged(self, sha256: str) -> None:
-        """Compare the hash of the bytes that `chunks` has read with the hash that the file had before.
+        """Compare the hash of the bytes that `chunks` has read with the earlier hash of the file.
 
         Raises:
             FileError: The file changed while it was read.

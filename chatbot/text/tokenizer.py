@@ -47,7 +47,8 @@ class DialogueTokenizer:
     Attributes:
         pad_id, cls_id, sep_id: Ids of the special tokens, or of the tokens with these purposes in a chat model.
         vocab_size: Number of ids, special tokens included.
-        special_ids: Ids that no text is encoded to and that are decoded to no text.
+        special_ids: Ids of special tokens. Text is never encoded to them, apart from [UNK], and they are decoded to no
+            text, apart from thinking tags.
         layout: Name of the layout of the tokenizer.
         marks: Ids that a chat model's template writes around turns, or None.
         is_wordpiece: Whether this is a WordPiece tokenizer, as BERT's.

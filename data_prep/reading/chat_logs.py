@@ -64,7 +64,7 @@ _NUMBERS = re.compile(r"\d+")
 _HEADING = re.compile(
     r"\s*(?:---\s(?:Log|Day)\s.{0,80}|[=＝*#—_-]{5,}|消息(?:记录|分组|对象)\s*[:：（(].*|.{0,20}聊天(?:记录|記錄).{0,40})\s*"
 )
-"""Lines of the program between the logs of two contacts: rules, 消息分组:我的好友, 消息对象:小海."""
+"""Lines that a chat program writes before and between logs: separators (=====), 消息分组:我的好友, 消息对象:小海."""
 
 
 Shape = tuple[bool, bool, bool]

@@ -145,11 +145,11 @@ class _Dialogue:
         self.messages: list[tuple[str, str]] = []
         self.time: datetime | None = None
         self.characters = 0
-        self.unspoken_by: str | None = None  # speaker of the last picture or similar message, if no speech has followed
+        self.unspoken_by: str | None = None  # sender of the last picture or similar message, if no text has followed
 
     def is_over(self, message: Message) -> bool:
-        """Whether a message begins a new dialogue: after a silence, or because the dialogue has reached its maximum
-        size.
+        """Whether a message begins a new dialogue: after a silence, because the dialogue has reached its maximum size, or
+        because the message answers a picture.
 
         A model cannot learn from a picture or from the reply to it: without the picture, the reply would seem to
         continue the same speaker's own last message.

@@ -16,7 +16,7 @@ from data_prep.stages.clean_block import RemovedLines
 
 DUPLICATE, NEAR = "duplicate", "near_duplicate"
 LEAKS = {"test": "also_in_test", "valid": "also_in_valid"}
-"""For each held-out split, the reason to drop a train dialogue that is also in that split."""
+"""For each held-out split, the reason to drop a train dialogue of which the split has a copy."""
 LOSSES = (*REASONS, DUPLICATE, NEAR, *LEAKS.values())
 """Reasons for which a clean dialogue is dropped or cut."""
 
@@ -36,7 +36,8 @@ class Losses:
     """Losses in some blocks: dialogues and turns that are dropped after cleaning.
 
     Args:
-        blocks: The blocks that the pieces come from.
+        blocks: Blocks of the input files. A piece is a dialogue that cleaning has cut from a raw dialogue of one of these
+            blocks.
     """
 
     def __init__(self, blocks: Sequence[BlockId]):

@@ -51,7 +51,7 @@ def _acquire(output: Path) -> FileLock:
     locked file.
 
     Raises:
-        FileError: Another process builds the same set.
+        FileError: Another process is building the same set.
     """
     path = output.with_name(f".{output.name}.lock")
     while True:
@@ -81,7 +81,7 @@ class WorkFolder:
         is_resumed: Whether the folder holds results of an earlier build with the same fingerprint.
 
     Raises:
-        FileError: Another process builds the same set.
+        FileError: Another process is building the same set.
     """
 
     def __init__(self, output: Path, fingerprint: str):
@@ -119,7 +119,7 @@ def open_work_folder(output: Path, fingerprint: str) -> Iterator[WorkFolder]:
     """Yield the work folder; it is kept if the build was interrupted and can continue from it.
 
     Raises:
-        FileError: Another process builds the same set, or the disk is full.
+        FileError: Another process is building the same set, or the disk is full.
     """
     work = WorkFolder(output, fingerprint)
     keep = True

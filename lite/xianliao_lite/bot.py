@@ -223,7 +223,7 @@ class Bot:
         if "method" in settings:
             method = settings.pop("method")
             if method not in ("sample", "greedy"):
-                raise LiteError(f"method must be sample or greedy, got {method!r}.")
+                raise LiteError(f"method must be 'sample' or 'greedy', got {method!r}.")
             settings["greedy"] = method == "greedy"
             if settings["greedy"]:
                 settings.setdefault("candidates", 1)  # as in Python: other methods than sampling have one

@@ -20,8 +20,8 @@ MAX_BODY, MAX_NUMBER = 1 << 20, 1e18
 DRAIN_BYTES, DRAIN_SECONDS = 4 << 20, 2
 """Maximum size of a refused body that is read and discarded, and seconds for reading it."""
 LONG_CHARACTERS, TURN_CHARACTERS = 20_000, 100
-"""Histories longer than `LONG_CHARACTERS` are checked for people in crisis one at a time, while other requests are decoded;
-each turn counts `TURN_CHARACTERS` more characters than it has."""
+"""Histories longer than `LONG_CHARACTERS` are checked for signs of a crisis one at a time, while other requests are decoded.
+The length of a history is that of its turns, plus `TURN_CHARACTERS` per turn."""
 LOCAL = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 OWN_SITES = frozenset({"same-origin", "none"})
 """Values of Sec-Fetch-Site that a browser sends if no page of another site has caused the request."""

@@ -191,7 +191,7 @@ def test_evaluate_writes_the_report(checkpoint, grid, tmp_path, capsys):
     assert evaluate([*call, "--data", str(SAMPLES), "--max-dialogues", "20"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert 4 <= len(shown) <= 9
-    assert shown[0].endswith("5 contexts, 2 methods")
+    assert shown[0].endswith("; contexts: 5; decoding methods: 2")
     assert shown[-1] == str(tmp_path / "report" / "report.html")
     assert any("Only 5 contexts were answered" in line and "Raise --contexts" in line for line in shown)
     names = {"report.json", "report.md", "report.html", "timing.json", "replies"}
@@ -202,7 +202,7 @@ def test_evaluate_compares_the_methods_that_are_asked_for(checkpoint, grid, tmp_
     call = ["--checkpoint", str(checkpoint), "--data", str(SAMPLES), "--max-dialogues", "20", "--contexts", "3"]
     call += ["--grid", str(grid), "--output", str(tmp_path)]
     assert evaluate([*call, "--methods", "greedy"]) == 0
-    assert capsys.readouterr().out.splitlines()[0].endswith("3 contexts, 1 methods")
+    assert capsys.readouterr().out.splitlines()[0].endswith("; contexts: 3; decoding methods: 1")
     assert evaluate([*call, "--methods", "beam"]) == 1
     assert "Unknown method beam. The grid has: greedy; default." in capsys.readouterr().err
 

@@ -97,7 +97,7 @@ class LatentObjective(Objective):
 
 
 def with_latent(model: XianliaoForCausalLM, settings: TrainSettings) -> XianliaoForCausalLM:
-    """Return the model with the latent of the settings; a latent of this kind and size that it already has is kept."""
+    """Return the model with the latent that the settings ask for; if it already has one of that kind and size, keep it."""
     changes = {"latent": settings.latent, "latent_size": settings.latent_size, "latent_codes": settings.latent_codes}
     if model.latent is not None and all(getattr(model.config, name) == value for name, value in changes.items()):
         return model

@@ -41,7 +41,7 @@ TITLE_CHARACTERS = 20
 
 
 class ChatMessage(TypedDict):
-    """Message of a chat. A reply that the model completed has the fields that reproduce it, and a signature.
+    """Message of a chat. A reply completed by the model has the fields that reproduce it, and a signature.
 
     Thoughts of a chat model are shown above its reply; the history does not have them.
     """
@@ -264,7 +264,7 @@ def with_message(chat: Chat, message: ChatMessage) -> Chat:
 
 
 def with_new_id(chat: Chat) -> Chat:
-    """Return the conversation under a new id, so that it does not replace the one that it was exported from."""
+    """Return the conversation under a new id, so that it does not replace its original."""
     return {**chat, "id": secrets.token_hex(8)}
 
 

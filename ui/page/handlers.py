@@ -178,7 +178,7 @@ def answer(
         chat: Conversation that ends with a message of the user.
         settings: Settings of the reply.
         language: `zh` or `en`, for the status line.
-        on_reply: Function to call when the reply has ended or was cancelled.
+        on_reply: Function to call when the reply ends or is cancelled.
         avoid: Replies that were seen. Without a seed in the settings, another one is looked for.
 
     Raises:

@@ -61,7 +61,7 @@ TEXT = {
         "system_note": "对话开始前告诉模型的话，比如它是谁、怎么说话；跟着这段对话保存",
         "system_too_long": "系统提示太长了（{characters} 个字，大约最多 {limit} 个字），请缩短。",
         "eos": "说完了",
-        "floor": "说得够长，自动收尾",
+        "floor": "说到一定长度后自动收尾",
         "limit": "到长度上限，截断了",
         "stopped": "已停止",
         "status": "{tokens} 个 token，每秒 {speed:.0f} 个，{reason}，种子 {seed}；每条回复最多 {limit} 个 token",

@@ -235,7 +235,7 @@ def _narrow(scope: Scope) -> None:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that first returns a body that was read before."""
+    """Return a `receive` that first returns the body, which was read before."""
     delivered = False
 
     async def replayed() -> Message:

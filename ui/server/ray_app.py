@@ -25,7 +25,7 @@ METRICS_SECONDS = 10.0
 
 
 class ReplicaRouter(ConsistentHashRouter):
-    """Ray's consistent hash, but a request that names a running replica is sent to that replica and to no other.
+    """Ray's consistent hash, but a request that names a running replica is sent to this replica only.
 
     The hash alone moves half of all conversations when a second replica is added, and lets another replica answer while
     the right one is slow. On the page another replica cannot answer: log-ins and messages that wait for their answer are

@@ -1,8 +1,9 @@
 """Middleware that sends each browser and each conversation to the same replica of Ray Serve.
 
-The page needs this because a message and its answer are two requests to one replica. The proxy selects the replica by
-X-Conversation-Id, which browsers do not send. `Seats` runs in the proxy: it sets a cookie at the first request of a
-browser and passes its value on as X-Conversation-Id, as deploy/nginx.conf does. Requests to the API stay as they are.
+The page needs this because a message and its answer are two requests that must reach the same replica. The proxy selects
+the replica by X-Conversation-Id, which browsers do not send. `Seats` runs in the proxy: it sets a cookie at the first
+request of a browser and passes its value on as X-Conversation-Id, as deploy/nginx.conf does. Requests to the API are not
+changed.
 
 `ReplicaName` runs in the replica: it adds the name of the replica to the X-Conversation-Id of the answer
 (`NAME@replica-ID`). Requests with this value are sent to the same replica, even if the number of replicas has changed

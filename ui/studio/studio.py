@@ -52,7 +52,9 @@ class Studio:
         self.work = options.folder.resolve() / WORK
         self._lock = threading.RLock()
         self._held = contextlib.ExitStack()
-        taken = XianliaoError(f"Another server has its training view in {self.work}. Give another folder to --studio.")
+        taken = XianliaoError(
+            f"Another server is already using this folder for its training view: {self.work}. Give --studio another folder."
+        )
         if self.work.is_symlink() or (self.work.exists() and not self.work.is_dir()):
             raise XianliaoError(
                 f"{self.work} is not a folder of {self.work.parent}. Remove it, or give another --studio."

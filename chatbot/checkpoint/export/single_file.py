@@ -103,7 +103,7 @@ def _position(node: ast.expr) -> tuple[int, int]:
 
 
 def _in_import_order(modules: Sequence[str]) -> list[str]:
-    """Return the modules so that each comes after those that it imports."""
+    """Return the modules in an order in which each comes after the modules that it imports."""
     done: list[str] = []
 
     def visit(name: str) -> None:

@@ -133,7 +133,7 @@ def _letters(table: Mapping[int, int]) -> dict[str, str]:
 def _stage(entries: Mapping[str, str], spares_descriptions: bool = False) -> bytes:
     """Return a dictionary as an index of (start, length) pairs, and the keys, each followed by its equally long value.
 
-    Keys are sorted by their first character, longer ones first, so that the first that matches is the longest.
+    Keys are sorted by their first character, longer ones first, so that the first match is the longest.
 
     Args:
         entries: The dictionary.

@@ -16,7 +16,7 @@ UNFINISHED_BYTES = 8
 
 
 class BannedWords:
-    """Logits rule that forbids the tokens that would complete a banned word.
+    """Logits rule against the tokens that would complete a banned word.
 
     The rule works on the UTF-8 bytes of the text, so a word is recognised even if its characters are spelled by several
     tokens; in UTF-8, no character occurs inside another one. ASCII letters match in both cases; other letters match as

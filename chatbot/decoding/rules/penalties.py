@@ -24,7 +24,7 @@ class Penalties:
 
     Attributes:
         presence: Nats that the logit of every token in the reply loses.
-        frequency: Nats that a token's logit loses for each time that the token occurs in the reply.
+        frequency: Nats that a token's logit loses per occurrence of the token in the reply.
         bias: Pairs of a token id and the nats that are added to its logit.
     """
 
@@ -33,7 +33,7 @@ class Penalties:
     bias: tuple[tuple[int, float], ...] = ()
 
     def apply(self, logits: torch.Tensor, replies: Sequence[Sequence[int]]) -> None:
-        """Change the logits `[B, V]` of the next token of each of the B replies in place."""
+        """Change the logits `[B, V]` of the next token of every reply, in place."""
         if self.bias:
             tokens, gains = zip(*self.bias, strict=True)
             index = torch.tensor(tokens, device=logits.device)

@@ -26,7 +26,7 @@ _SIZES = ((0xC2, 0xDF, 2), (0xE0, 0xEF, 3), (0xF0, 0xF4, 4))
 
 
 class ReadableText:
-    """Logits rule that forbids tokens that would make the text unreadable.
+    """Logits rule against tokens that would make the text unreadable.
 
     Args:
         pieces: Bytes of each token, `[V]`; tokens without bytes (special ones) are never forbidden.

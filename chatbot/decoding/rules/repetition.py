@@ -62,8 +62,8 @@ class RepetitionRules:
 
         Args:
             logits: Logits `[B, V]` of the next token of each reply.
-            replies: Token ids of each of the B replies so far.
-            earlier: Token ids of the last replies in each of the B conversations.
+            replies: Token ids of each reply so far.
+            earlier: Token ids of the last replies in each conversation.
         """
         for row, (reply, before) in enumerate(zip(replies, earlier, strict=True)):
             used = {token for text in (reply, *before) for token in text} - {self.end_id}

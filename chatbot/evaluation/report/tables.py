@@ -61,7 +61,8 @@ REPLIES = (
         "reference_cost_nats_per_unit",
         "cost on references, nats/unit",
         "low",
-        "Nats/unit that the rules and the floor add to the replies of people; forbids: the share that they exclude.",
+        "Nats/unit that the rules and the floor add to the replies of people; forbids: the share of these replies that they"
+        " exclude.",
         4,
     ),
     Column("dist_1", "Dist-1", PEOPLE, "Share of different characters."),
@@ -71,7 +72,7 @@ REPLIES = (
     Column("ent_4", "Ent-4", PEOPLE, "Entropy of 4-grams of characters."),
     Column("bleu_2", "BLEU-2", "high", "Pairs of characters shared with the reply of a person.", 1),
     Column("bleu_4", "BLEU-4", "high", "4-grams of characters shared with the reply of a person.", 1),
-    Column("wrd", "1 - WRD", "high", "Likeness in meaning to the reply of a person, by word vectors."),
+    Column("wrd", "1 - WRD", "high", "Likeness in meaning to the reply of a person, by token vectors."),
     Column("greedy_matching", "greedy matching", "high", "Likeness to the reply of a person, token by token."),
     Column("embedding_average", "embedding average", "high", "Likeness of the mean vectors."),
     Column("mean_characters", "characters", PEOPLE, "Mean length of the replies.", 1),
@@ -105,7 +106,7 @@ class Table:
 
 
 def methods_of(report: Report) -> list[tuple[str, Report]]:
-    """Return name and metrics of each method of each checkpoint. A single checkpoint's name is omitted."""
+    """Return the name and metrics of every method for every checkpoint. A single checkpoint's name is omitted."""
     is_single = len(report["checkpoints"]) == 1
     return [
         (label(part["name"], name, is_single), row)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True)
 class Tokens:
-    """Description of the T tokens of each of B rows, as every mixer receives it; `None` means the plain case.
+    """Description of B rows of T tokens, as every mixer receives it; `None` means the plain case.
 
     Attributes:
         keep: bool `[B, T]`, False at padding. `None`: no padding.

@@ -43,7 +43,7 @@ MEASURED = ("held", "fresh", "spoken")
 
 
 def held_out(message: str) -> bool:
-    """Whether a sentence only measures: one in ten, by its hash."""
+    """Whether a sentence is held out for measuring: one in ten, by its hash."""
     return hashlib.sha256(message.encode()).digest()[0] < 26
 
 
@@ -53,7 +53,7 @@ def lines(pattern: str, folder: Path = HERE) -> list[str]:
 
 
 def measured() -> set[str]:
-    """Folded sentences of the lists that no training may see."""
+    """Return the folded sentences of the held-out lists, which must never be trained on."""
     folder = ROOT / "chatbot" / "evaluation" / "probes"
     sentences = [
         line for kind in ("need", "harmless") for split in MEASURED for line in lines(f"{kind}_{split}.txt", folder)
@@ -62,7 +62,7 @@ def measured() -> set[str]:
 
 
 def everyday(safety: Safety) -> list[str]:
-    """Every third of the user's turns of this project's dialogues, without those in which a phrase of the list is."""
+    """Return every third of the user's turns in this project's dialogues, without turns that contain a listed phrase."""
     turns: list[str] = []
     folders = [ROOT / "data_prep" / "samples", HERE.parent / "dialogues"]
     for path in sorted(path for folder in folders for path in folder.rglob("*.jsonl*")):

@@ -167,7 +167,7 @@ def test_what_excludes_thinking_is_said(bot):
     for changes in ({"method": "beam"}, {"candidates": 2}, {"top_logprobs": 1}):
         with pytest.raises(ReplySettingsError, match="excludes beam search"):
             ReplySettings(thinking="hidden", **changes)
-    with pytest.raises(ReplySettingsError, match="thinking must be plain"):
+    with pytest.raises(ReplySettingsError, match="thinking must be 'plain', 'off', 'hidden' or 'shown'"):
         ReplySettings(thinking="loud")
     with pytest.raises(ReplySettingsError, match="no thinking block"):
         bot.request(["你好"], 0, variation=1, thinking="hidden")

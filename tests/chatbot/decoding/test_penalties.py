@@ -103,7 +103,9 @@ def test_biases_are_stored_as_sorted_pairs():
         ({"frequency_penalty": -3}, "frequency_penalty must be between -2 and 2"),
         ({"top_logprobs": 21}, "top_logprobs must be between 0 and 20"),
         ({"top_logprobs": 1, "method": "beam"}, "beam search records no log-probabilities"),
-        ({"script": "hant"}, "script must be typed, simplified or asker, got 'hant'"),
+        ({"script": "hant"}, "script must be 'typed', 'simplified' or 'asker', got 'hant'"),
+        ({"method": "best"}, "method must be 'sample', 'greedy' or 'beam', got 'best'"),
+        ({"temperature": 0}, r"got 0 \(for 0, use method 'greedy'\)"),
     ],
 )
 def test_what_cannot_be_used_is_refused(changes, words):

@@ -441,7 +441,7 @@ def test_the_page_is_complete_in_both_languages():
         name for name in ("title", "aria-label") if page.count(f" {name}=") != page.count(f" data-zh-{name}=")
     ] == []
     without_vectors = to_html({**full_report(), "vectors": None})
-    assert "没有词向量" in texts_of(without_vectors, "zh")
+    assert "没有 token 向量" in texts_of(without_vectors, "zh")
 
 
 def test_the_markdown_is_complete_in_both_languages():

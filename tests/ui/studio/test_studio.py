@@ -168,7 +168,7 @@ def test_a_command_that_no_process_can_have_is_a_failure(tmp_path):
 def test_a_command_ends_with_the_server_and_the_project_is_found_again(folder):
     studio = Studio(StudioOptions(folder), fake)
     running(studio)
-    with pytest.raises(XianliaoError, match="Another server has its training view"):
+    with pytest.raises(XianliaoError, match="Another server is already using this folder for its training view"):
         Studio(StudioOptions(folder), fake)
     process = studio._job._process
     studio.close()
