@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 
 import pytest
@@ -40,6 +41,10 @@ ONLY_IF_INSTALLED = {
 IMPORTERS = ("__import__", "find_spec", "import_module", "importorskip", "require")
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+distributions_by_module = cache(packages_distributions)
+"""Distributions of each installed module; they are looked up once, because that takes a second."""
 
 
 def names_of(requirements: list[str]) -> set[str]:
@@ -79,7 +84,7 @@ def undeclared(room: str, source: str) -> set[str]:
     declared = names_of(PROJECT["dependencies"])
     for extra in EXTRAS[room]:
         declared |= names_of(PROJECT["optional-dependencies"][extra])
-    distributions = packages_distributions()
+    distributions = distributions_by_module()
     missing = set()
     for module in imported(source) - OWN - (set(ONLY_IF_INSTALLED) if room == "tests" else set()):
         possible = [DISTRIBUTIONS[module]] if module in DISTRIBUTIONS else distributions.get(module, [module])

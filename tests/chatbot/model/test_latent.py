@@ -234,7 +234,7 @@ def test_a_checkpoint_keeps_its_latent_and_lite_refuses_it(tokenizer, tmp_path):
     save(tmp_path / "bot", model, tokenizer, {"floor_start_tokens": 12}, {})
     loaded = load_model(tmp_path / "bot")
     assert all(torch.equal(t, loaded.state_dict()[name]) for name, t in model.state_dict().items())
-    with pytest.raises(CheckpointError, match="does not have a latent variable of the reply"):
+    with pytest.raises(CheckpointError, match="does not support a latent variable of the reply"):
         export_lite(tmp_path / "bot", tmp_path / "bot.bin")
 
 
