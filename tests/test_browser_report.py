@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -121,6 +122,7 @@ def test_the_report_speaks_the_language_of_the_browser_and_remembers_another_cho
         assert state() == [first, *states[first]]
         driver.find_element("css selector", "#language").click()
         assert state() == [other, *states[other]]
+        time.sleep(0.5)  # Chromium hands the storage to its main process a moment later
         driver.get(driver.current_url)
         assert state() == [other, *states[other]]
         label = driver.find_element("css selector", "figure svg").get_attribute("aria-label")

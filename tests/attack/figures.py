@@ -101,8 +101,10 @@ def bombs(row: Row, folder: Path) -> None:
         code = (
             "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30));"
             "from data_prep.cli import main; code = main(sys.argv[1:]);"
-            "used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN));"
-            "print(max(one.ru_maxrss for one in used)); sys.exit(code)"
+            # not ru_maxrss of this process: it begins with the memory of the process that started this one
+            "status = dict(line.split(':', 1) for line in open('/proc/self/status'));"
+            "children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss;"
+            "print(max(int(status['VmHWM'].split()[0]), children)); sys.exit(code)"
         )
         command = [sys.executable, "-c", code, "--input", str(bomb), "--output", str(folder / f"set{suffix}")]
         began = time.monotonic()

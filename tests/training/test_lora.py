@@ -233,9 +233,9 @@ def test_from_the_command_line(base, tmp_path, capsys):
     from chatbot.cli import chat
     from data_prep.cli import main as prepare
 
-    assert prepare(["--output", str(base / "set"), "--preview", "1"]) == 0
+    assert prepare(["--output", str(base / "set"), "--preview", "1", "--tokens"]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0].strip() for line in shown[1:3]] == ["speaker 0", "speaker 1"]
+    assert [line.split(":")[0].strip() for line in shown[1:3]] == ["person", "bot"]
     assert "⏎" in shown[1]
     call = ["--data", str(base / "set"), "--init", str(base / "model"), "--output", str(tmp_path / "run")]
     options = ["--max-steps", "1", "--row-tokens", "128", "--lora-rank", "2", "--eval-dialogues", "2", "--threads", "1"]

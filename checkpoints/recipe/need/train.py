@@ -27,7 +27,7 @@ from chatbot.safety.classifier import BUCKETS, NeedClassifier, buckets_of  # noq
 from chatbot.safety.folding import fold  # noqa: E402
 from chatbot.safety.rules import FOLDER, Safety  # noqa: E402
 
-FALSE_ALARMS, EVERYDAY_FALSE_ALARMS = 0.04, 0.0025
+FALSE_ALARMS, EVERYDAY_FALSE_ALARMS = 0.0375, 0.0025
 """Largest shares of the held-out harmless sentences and everyday turns that may be taken for need."""
 EVERYDAY_STEP, EVERYDAY_WEIGHT = 3, 0.9
 """Every third everyday turn is read, with this weight beside the sentences written for this purpose."""
