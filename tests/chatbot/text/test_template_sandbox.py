@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import time
 
 import pytest
 from jinja2.exceptions import TemplateError as JinjaError
@@ -12,6 +11,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from chatbot.text.chat_template import TemplateError, split_template
 from chatbot.text.template_sandbox import BUDGET, _Sandbox, render
 from tests.chat_models import CHATML, LLAMA
+from tests.processor_time import processor_seconds
 
 # Written for this test with the constructs of the templates that the models of these names have.
 QWEN25 = """{%- if tools %}
@@ -248,11 +248,13 @@ HOSTILE = {
 
 @pytest.mark.parametrize(("template", "words"), HOSTILE.values(), ids=HOSTILE)
 def test_hostile_templates_end_in_a_sentence(template, words):
-    start, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(TemplateError, match=f"cannot be rendered .*({words})") as refusal:
-        split_template({"chat_template": template})
-    assert "\n" not in str(refusal.value)
-    assert time.process_time() - start < 3
+    def refuse() -> None:
+        with pytest.raises(TemplateError, match=f"cannot be rendered .*({words})") as refusal:
+            split_template({"chat_template": template})
+        assert "\n" not in str(refusal.value)
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert processor_seconds(refuse, 3) < 3
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100_000, "kB"
 
 

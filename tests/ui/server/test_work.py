@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from chatbot.chat.worker import Worker, WorkerError
+from tests.processor_time import processor_seconds
 from ui.api.routes import parse
 from ui.api.schemas import ApiError
 from ui.options import ServeOptions
@@ -168,12 +169,14 @@ def test_a_body_with_thousands_of_faults_costs_milliseconds(body):
     text = json.dumps(body, separators=(",", ":")).encode()[: 64 * 1024]
     text = json.dumps(body, separators=(",", ":")).encode() if len(text) < 64 * 1024 else text
     assert 30_000 < len(text) <= 80_000
-    started = time.process_time()
-    with pytest.raises(ApiError) as error:
-        parse(json.dumps(body).encode())
-    assert time.process_time() - started < 0.03
-    assert error.value.status == 400
-    assert len(str(error.value)) < 300
+
+    def refuse() -> None:
+        with pytest.raises(ApiError) as error:
+            parse(json.dumps(body).encode())
+        assert error.value.status == 400
+        assert len(str(error.value)) < 300
+
+    assert processor_seconds(refuse, 0.03) < 0.03
 
 
 def test_large_bodies_are_parsed_in_the_pool(bot, monkeypatch):
