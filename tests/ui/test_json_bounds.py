@@ -154,4 +154,17 @@ def test_no_other_encoding_hides_values():
     for encoding in ("utf-16", "utf-16-le", "utf-32", "utf-32-be"):
         with pytest.raises(ApiError, match="not JSON"):
             checked_body(JOIN, "application/json", '{"data": ["∢"]}'.encode(encoding))
-    assert checked_body(JOIN, "application/json", b'\xef\xbb\xbf{"data": []}') == b'{"data": []}'
+    assert checked_body(JOIN, "application/json", b'\xef\xbb\xbf{"data": []}') == b'{"data":[]}'
+
+
+def test_the_body_is_written_as_it_was_checked():
+    """Numbers, lone surrogates and nesting that one of the two writers refuses."""
+    numbers = f'{{"data": [1, -0.5, 1e300, {"9" * 18}, {"9" * 40}]}}'
+    written = checked_body(JOIN, "application/json", numbers.encode())
+    assert json.loads(written)["data"] == [1, -0.5, 1e300, int("9" * 18), 1e40]
+    assert json.loads(checked_body(JOIN, "application/json", b'{"data": ["\\ud800a"]}'))["data"] == ["?a"]
+    nested = b'{"data": [' + b"[" * 400 + b"]" * 400 + b"]}"
+    assert json.loads(checked_body(JOIN, "application/json", nested)) == json.loads(nested)
+    for number in ("1e999", "-1e999", "9" * 400, "NaN", "Infinity"):
+        with pytest.raises(ApiError, match="not JSON"):
+            checked_body(JOIN, "application/json", f'{{"data": [{number}]}}'.encode())

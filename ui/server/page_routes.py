@@ -13,11 +13,13 @@ uploads on disk, and offers routes for downloads, proxying and editing. This pag
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlencode
 
+import orjson
 from starlette.datastructures import Headers
 
 from ui.api.schemas import ApiError
@@ -118,7 +120,14 @@ def _refuse_constant(name: str) -> None:
 
 def _number(digits: str) -> int | float:
     """Return a whole number; as a float if it has too many digits for a result, whose numbers have at most 64 bits."""
-    return int(digits) if len(digits) <= MOST_DIGITS else float(digits)
+    return int(digits) if len(digits) <= MOST_DIGITS else _finite(digits)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:20]} is larger than every float")
+    return number
 
 
 def check_session(session: object) -> None:
@@ -180,7 +189,8 @@ def checked_body(path: str, content_type: str, body: bytes, functions: Mapping[i
         raise ApiError(413, f"A request of the page may have at most {MAX_MARKS} values.", code="body_too_large")
     try:
         # as text: json would guess the encoding of bytes, and the values were counted in UTF-8
-        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_int=_number)
+        text = body.decode("utf-8-sig")
+        value = json.loads(text, parse_constant=_refuse_constant, parse_int=_number, parse_float=_finite)
     except (ValueError, RecursionError):
         raise ApiError(400, "The body is not JSON.", code="invalid_json") from None
     check_files(value)
@@ -189,8 +199,12 @@ def checked_body(path: str, content_type: str, body: bytes, functions: Mapping[i
     if functions is not None and path.rstrip("/").endswith("/queue/join"):
         check_call(value, functions)
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")  # no lone surrogate
-    except (ValueError, RecursionError):
+        return orjson.dumps(value)
+    except TypeError:  # a lone surrogate, or more levels than orjson writes
+        pass
+    try:
+        return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+    except RecursionError:
         raise ApiError(400, "The body is not JSON.", code="invalid_json") from None
 
 
