@@ -182,7 +182,7 @@ class TrainSettings:
     termination: Literal["keep", "softmax", "st", "nmst"] = setting(
         "keep",
         "softmax, or a separate end-of-turn head: st or nmst (chatbot/model/end_head.py). keep uses the kind of --init,"
-        " softmax without --init. A head that is new to a trained model is first fitted to a few rows",
+        " softmax without --init. A head that is new to a trained model is first fitted to a few rows of the training data",
     )
     termination_epsilon: float = setting(
         1e-3, "share of the other tokens' probability that st and nmst move to the end of turn at every token"

@@ -20,7 +20,7 @@ def has_too_many_values(body: bytes) -> bool:
     if sum(map(body.count, MARKS)) <= MAX_MARKS:  # also with those inside of strings, which is quicker to count
         return False
     unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    if unescaped.count(b'"') > 4 * (MAX_MARKS + 1):  # every value after the first has a mark, and may have a key
+    if unescaped.count(b'"') > 4 * (MAX_MARKS + 1):  # values after the first have a mark, and 4 quotes with their keys
         return True
     outside = b"".join(unescaped.split(b'"')[::2])
     return sum(map(outside.count, MARKS)) > MAX_MARKS

@@ -1,4 +1,4 @@
-"""The compiled C library: prebuilt in the wheel of a system, or built once on the machine that runs it.
+"""The compiled C library: prebuilt in a platform wheel, or built once on the machine that runs it.
 
 `step.c` computes the forward pass of `chatbot.model.network` for reading and decoding, from fp32 or int8 weights, in a
 fraction of the time that a chain of small torch operations takes. Where the package has no usable prebuilt library

@@ -133,7 +133,8 @@ class _Generation(Extension):
 
 
 class _Counting(NodeTransformer):
-    """Inserts calls that spend units: for each run of a loop or macro body, for each text, and for values that grow."""
+    """Inserts calls that charge the budget: for each run of a loop or macro body, for each literal text that is written,
+    and for operations that make longer values."""
 
     def _filter(self, node: Any, name: str, *arguments: nodes.Expr) -> nodes.Filter:
         return nodes.Filter(node, name, list(arguments), [], None, None, lineno=node.lineno)

@@ -1,4 +1,4 @@
-"""Validation of a latent, and the end of a run whose latent has collapsed."""
+"""Validation of a latent, and stopping a run whose latent has collapsed."""
 
 from __future__ import annotations
 

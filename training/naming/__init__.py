@@ -7,8 +7,8 @@
     progress.py     progress bars and the expected time
     cli.py          the command
 
-The lists were written for this project. `rehearsal.jsonl.xz` is a sample of checkpoints/recipe/dialogues and
-data_prep/samples: 3,472 dialogues, some of them only their beginning, 259 with `{name}` for the bot's name.
-`held_out.jsonl.xz` (200) and `tuning.jsonl.xz` (150) have dialogues that no bot is trained on. No two of the parts
-training, tuning and held_out share a question.
+The lists of questions, answers and everyday messages were written for this project. `rehearsal.jsonl.xz` is a sample
+of checkpoints/recipe/dialogues and data_prep/samples: 3,472 dialogues, some of them only their beginning, 259 with
+`{name}` for the bot's name. `held_out.jsonl.xz` (200) and `tuning.jsonl.xz` (150) have dialogues that no bot is trained
+on. No two of the parts training, tuning and held_out share a question.
 """

@@ -44,7 +44,9 @@ def keep_best_share(
     device: str,
     advance: Advance = lambda count: None,
 ) -> dict[str, float]:
-    """Replace the weights of a trained checkpoint with the mixture that is farthest from every limit of the guard.
+    """Replace a checkpoint's weights with a mixture of those before and after the training.
+
+    Among the mixtures tried, it is the one whose smallest distance to a limit of `guard` is largest.
 
     Args:
         folder: Checkpoint after the training.

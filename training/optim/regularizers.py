@@ -30,7 +30,7 @@ from training.settings import Regularization
 XI = 1e-1
 """Length of the trial step of VAT's power iteration, as root mean square over the tokens of a dialogue."""
 
-SLOWER = "the gradient penalty needs second derivatives; training uses the naive forms, which are slower"
+SLOWER = "the gradient penalty needs second derivatives; attention therefore uses the naive, slower implementations"
 
 
 class TrainedNetwork(Protocol):

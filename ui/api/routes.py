@@ -206,7 +206,7 @@ def build_router(api: Api, access: Access) -> APIRouter:
     """Return the routes /v1/models, /v1/chat/completions and /metrics with their check of credentials.
 
     `ui.server.gate` refuses requests without credentials before it reads their bodies. The check here keeps the routes
-    closed if they are mounted without that gate, and it puts the key into the OpenAPI document.
+    closed if they are mounted without that gate, and it declares in the OpenAPI document that the routes need a bearer key.
     """
 
     def check(

@@ -126,8 +126,9 @@ def crisis_replies(workers: Mapping[str, Worker]) -> list[str]:
 def with_user_message(bot: Chatbot, chat: Chat, text: str, neutral_title: str = "…") -> Chat:
     """Return the conversation after a message of the user.
 
-    Messages that were never answered are kept and read together with the new one, unless that is too long. A conversation
-    that begins with a message that gets a fixed reply is called `neutral_title`, because titles can be seen by others.
+    Messages that were never answered are kept and read together with the new one; if that is too long, they are dropped.
+    A conversation that begins with a message that gets a fixed reply is called `neutral_title`, because titles can be
+    seen by others.
 
     Raises:
         ChatError: The message is empty, or it or the conversation is too long. A person in crisis gets an answer to a

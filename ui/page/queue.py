@@ -199,7 +199,10 @@ class BoundedQueue(Queue):
         return sum(session.large_bytes for session in self.sessions.values()) + size <= MAX_LARGE_BYTES
 
     def get_events(self) -> tuple[list[Event], bool, str] | None:
-        """Return the next event that may run, False, and the name of its part of the queue; None if no event may."""
+        """Return a list of the next event that may run, False (not a batch), and the name of its part of the queue.
+
+        The result is None if no event may run.
+        """
         running = [event for job in self.active_jobs for event in job or ()]
         has_room = sum(map(self._is_large, running)) < MOST_LARGE
         parts = list(self.event_queue_per_concurrency_id.items())

@@ -22,8 +22,9 @@ class BannedWords:
     tokens; in UTF-8, no character occurs inside another one. ASCII letters match in both cases; other letters match as
     written, in lower case, in upper case and capitalised.
 
-    An exception (`!妈妈的` for 妈的) allows the word where the reply ends with the whole exception. For a word with
-    exceptions, the rule therefore also checks the text before the word, but only for tokens that would complete it.
+    An exception (`!妈妈的` for 妈的) allows the word as the last part of the whole exception: when a token completes the
+    word, the text up to there must end with the exception. For a word with exceptions, the rule therefore also checks
+    the text before the word, but only for tokens that would complete it.
 
     Args:
         words: Banned words, and exceptions that begin with `!`.

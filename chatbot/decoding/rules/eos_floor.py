@@ -10,8 +10,8 @@ that is, log p'(v) = log p(v) + max(0, t - t0) log(1 - eps) for v != EOS. This i
 2210.00660, eq. 10) delayed to t0, the 99th percentile of reply length, so shorter replies do not change.
 
 Greedy and beam search emit at most t0 + delta + 1 tokens before EOS: after t0 + delta tokens f is 1/2, so EOS is at
-least as likely as any other token. One more token is possible only if the model gives it probability 1 (up to
-rounding): then it ties with EOS at 1/2, and the tie is decided against EOS. For sampling, P(length > t0 + m) <= (1 -
+least as likely as any other token. Another token can be chosen there only if the model gives it probability 1 (up
+to rounding): then it has 1/2 as well, and ties are decided against EOS. For sampling, P(length > t0 + m) <= (1 -
 eps)^(m(m+1)/2), and at t0 + 2 delta a hard limit forces EOS. For delta = 1 this limit is t0 + delta + 1, so a reply of
 that length reports `limit`.
 """

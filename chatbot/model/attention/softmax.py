@@ -54,7 +54,7 @@ def parallel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, visible: torch.T
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if visible is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1).transpose(1, 2)
-    # A padding query without visible keys attends to all of them: its output is not used, but it must not be NaN.
+    # A padding query without visible keys attends to all keys: its output is not used, but it must not be NaN.
     visible = (visible | ~visible.any(-1, keepdim=True))[:, None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible).transpose(1, 2)
 
