@@ -30,6 +30,11 @@ class SafetyError(XianliaoError):
     """Raised when a safety file is missing or invalid."""
 
 
+Edges = tuple[tuple[bool, bool], ...]
+Part = Mapping[str, Edges]
+_NO_EDGES: Edges = ((False, False),)
+
+
 @dataclass(frozen=True)
 class _Line:
     """A line of a list.
@@ -44,7 +49,7 @@ class _Line:
 
     harmless: bool
     innocent: bool
-    parts: list[dict[str, list[tuple[bool, bool]]]]
+    parts: list[Part]
     ends: list[int]
 
     @classmethod
@@ -58,16 +63,10 @@ class _Line:
         if line.startswith("!") and len(phrases) > 1:
             raise SafetyError(f"The harmless phrase {line!r} has a &; write two lines.")
         parts = []
-        for literals in (part for phrase in phrases for part in phrase):
-            edges: defaultdict[str, list[tuple[bool, bool]]] = defaultdict(list)
-            for text, begins, ends in literals:
-                edges[text].append((begins, ends))
-            parts.append(dict(edges))
+        parts = [part for phrase in phrases for part in phrase]
         return cls(line.startswith("!"), line.startswith("!!"), parts, list(accumulate(map(len, phrases))))
 
-    def spans(
-        self, part: Mapping[str, Sequence[tuple[bool, bool]]], literals: Mapping[str, Sequence[int]], separators: bytes
-    ) -> list[Span]:
+    def spans(self, part: Part, literals: Mapping[str, Sequence[int]], separators: bytes) -> list[Span]:
         """Return the spans of a part, given the ends of all literals in the text."""
         spans: list[Span] = []
         for literal in sorted(part.keys() & literals.keys()):
@@ -91,13 +90,14 @@ class Phrases:
 
     Lines and texts are folded (`chatbot.safety.folding`). In a line
 
-    * `(a|b|)` matches a, b or no letter; * `*` matches at most `GAP` letters of the same sentence, or `LATIN_GAP` Latin
-    letters; * `^` before and `$` after a part or alternative match an edge: punctuation, a space or the end of the
-    text; * `a & b` needs both phrases, anywhere in the text; * `!` at the beginning marks a harmless phrase: other
-    phrases inside it do not count, phrases beside it do. In it, `*`
+    * `(a|b|)` matches a, b or no letter;
+    * `*` matches at most `GAP` letters of the same sentence, or `LATIN_GAP` Latin letters;
+    * `^` before and `$` after a part or alternative match an edge: punctuation, a space or the end of the text;
+    * `a & b` needs both phrases, anywhere in the text;
+    * `!` at the beginning marks a harmless phrase: other phrases inside it do not count, phrases beside it do. In it, `*`
       matches only letters of the same clause, and never 我, 想 or 要. A harmless phrase that crosses the end of a
-      clause must end where the next clause ends: 死海 in 我要去死，海子 does not match; * `!!` marks a harmless phrase
-      that the classifier does not see either.
+      clause must end where the next clause ends: 死海 in 我要去死，海子 does not match;
+    * `!!` marks a harmless phrase that the classifier does not see either.
 
     A phrase can cross the end of a clause only if it contains one of the two clauses: 自。杀 matches, 他来自。杀了鸡
     does not. A phrase that begins or ends with a Latin letter or digit matches whole words only: no Latin letter or
@@ -123,7 +123,7 @@ class Phrases:
                 self._triggered[text].append(number)
         self._longest = max(map(len, literals), default=0)
         self._automaton = ahocorasick.Automaton()
-        for text in sorted(literals):
+        for text in literals:
             is_chinese = not (text[0].isascii() or text[-1].isascii())  # so no Latin word can continue beyond its ends
             self._automaton.add_word(text, (text, len(text), is_chinese))
         if literals:
@@ -293,13 +293,19 @@ def _is_apart(folded: Folded, span: Span) -> bool:
     return True
 
 
-def _parts(line: str) -> list[set[tuple[str, bool, bool]]]:
-    """Return the possible literals of each part of a line, and whether each part needs an edge before it and after it."""
-    parts = []
+def _parts(line: str) -> list[Part]:
+    """Return the possible literals of each part of a line, with the pairs that `_Line` describes."""
+    parts: list[Part] = []
     for part in line.split("*"):
         texts = _readings(part, line)
-        literals = {(text.strip("^$"), text.startswith("^"), text.endswith("$")) for text in texts}
-        if any(not text or "^" in text or "$" in text for text, *_ in literals):
+        if "^" in part or "$" in part:
+            edges: defaultdict[str, set[tuple[bool, bool]]] = defaultdict(set)
+            for text in texts:
+                edges[text.strip("^$")].add((text.startswith("^"), text.endswith("$")))
+            literals = {text: tuple(sorted(pairs)) for text, pairs in edges.items()}
+        else:
+            literals = dict.fromkeys(texts, _NO_EDGES)
+        if any(not text or "^" in text or "$" in text for text in literals):
             raise SafetyError(f"The phrase {line!r} has a part without a letter, or ^ or $ inside a part.")
         parts.append(literals)
     return parts

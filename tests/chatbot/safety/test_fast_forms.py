@@ -56,7 +56,8 @@ def found_by_definition(lines: tuple[str, ...], folded: Folded) -> list[Span]:
             parts = [
                 [
                     (start, end)
-                    for literal, begins, ends in part
+                    for literal, edges in part.items()
+                    for begins, ends in edges
                     for start in range(len(text) - len(literal) + 1)
                     for end in [start + len(literal)]
                     if text.startswith(literal, start)
