@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from PIL import Image
 
 from chatbot.evaluation.grid import Grid
 from chatbot.evaluation.report.html import to_html
@@ -68,10 +71,26 @@ def test_the_report_is_sorted_and_fits_the_phone(tmp_path):
         assert driver.execute_script("return getComputedStyle(document.body).backgroundColor") != light
         size = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        assert shading(driver, 0) != shading(driver, 1e6)  # more columns at the right, and none
         for _ in range(2):  # in both languages
             width = driver.execute_script("return document.documentElement.scrollWidth")
             assert width <= 360  # tables scroll by themselves
             driver.find_element("css selector", "#language").click()
+
+
+def shading(driver, left: float) -> list[tuple]:
+    """Colours at the right edge of the first table's last line, after scrolling to the left edge `left`."""
+    code = """
+    const box = [...document.querySelectorAll(".scroll")].find(e => e.scrollWidth > e.clientWidth + 40);
+    box.scrollIntoView();
+    box.scrollLeft = arguments[0];
+    const { right, bottom } = box.getBoundingClientRect();
+    return [right - 6, bottom - 3];
+    """
+    x, y = driver.execute_script(code, left)
+    clip = {"x": x, "y": y + driver.execute_script("return scrollY"), "width": 6, "height": 2, "scale": 1}
+    picture = driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+    return list(Image.open(io.BytesIO(base64.b64decode(picture["data"]))).convert("RGB").getdata())
 
 
 ENGLISH, CHINESE = "Replies side by side", "同一句话，各种方法怎么回"

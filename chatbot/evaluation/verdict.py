@@ -52,6 +52,11 @@ def _summary_of_ending(name: str, row: Report) -> str:
         return (
             f"{cut_off} of {count} replies of {name} did not end and were cut off after {row['longest_tokens']} tokens."
         )
+    if count == 1:
+        return (
+            f"The only reply of {name} ended by itself. Its length in tokens is {row['longest_tokens']}; no reply can be"
+            f" longer than {row['bound_tokens']}."
+        )
     return (
         f"All {count} replies of {name} ended by themselves: the longest has {row['longest_tokens']} tokens, and none can"
         f" have more than {row['bound_tokens']}."
@@ -133,7 +138,7 @@ def _summary_of_methods(report: Report) -> str:
         return ""
     shown = len(report["methods"])
     return (
-        f"{shown} of {shown + report['left_out_methods']} decoding methods are compared, because fewer than"
+        f"Decoding methods compared: {shown} of {shown + report['left_out_methods']}, because fewer than"
         f" {ENOUGH_CONTEXTS} contexts were answered; --methods all compares all."
     )
 
@@ -183,18 +188,18 @@ def _warning_of_few_contexts(count: int, option: str | None, is_prepared: bool) 
     """
     if option is not None:
         return (
-            f"Only {count} contexts were answered, so most differences are chance. Raise {option}, so that there are at"
+            f"Too few contexts were answered ({count}), so most differences are chance. Raise {option}, so that there are at"
             f" least {FEW_CONTEXTS}."
         )
     if is_prepared:
         return (
-            f"Only {count} contexts were answered, so most differences are chance, and the valid split has no more. Prepare"
-            f" with a larger --valid-share before the next training, or give --data with at least {FEW_CONTEXTS} dialogues"
-            " that no checkpoint was trained on."
+            f"Too few contexts were answered ({count}), so most differences are chance, and the valid split has no more."
+            f" Prepare with a larger --valid-share before the next training, or give --data with at least {FEW_CONTEXTS}"
+            " dialogues that no checkpoint was trained on."
         )
     return (
-        f"Only {count} contexts were answered, so most differences are chance, and the data has no more. Give --data with at"
-        f" least {FEW_CONTEXTS} dialogues that no checkpoint was trained on."
+        f"Too few contexts were answered ({count}), so most differences are chance, and the data has no more. Give --data"
+        f" with at least {FEW_CONTEXTS} dialogues that no checkpoint was trained on."
     )
 
 

@@ -193,7 +193,7 @@ def test_evaluate_writes_the_report(checkpoint, grid, tmp_path, capsys):
     assert 4 <= len(shown) <= 9
     assert shown[0].endswith("; contexts: 5; decoding methods: 2")
     assert shown[-1] == str(tmp_path / "report" / "report.html")
-    assert any("Only 5 contexts were answered" in line and "Raise --contexts" in line for line in shown)
+    assert any("Too few contexts were answered (5)" in line and "Raise --contexts" in line for line in shown)
     names = {"report.json", "report.md", "report.html", "timing.json", "replies"}
     assert {path.name for path in (tmp_path / "report").iterdir()} == names
 

@@ -25,7 +25,7 @@ def examples(report: Report) -> str:
         rows += card.count("<tr>")
         count += rows <= OPEN_ROWS or count < FEWEST
     shown, folded = cards[:count], cards[count:]
-    more = f"<summary>{both(f'{len(folded)} more contexts')}</summary>{_grid(folded, len(names))}"
+    more = f"<summary>{both(f'More contexts: {len(folded)}')}</summary>{_grid(folded, len(names))}"
     return _grid(shown, len(names)) + f'<details class="legend">{more}</details>' * bool(folded)
 
 

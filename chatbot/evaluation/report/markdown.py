@@ -40,8 +40,8 @@ def notes(report: Report) -> list[str]:
     """Return the explanations of the numbers, one list item per line."""
     budgets = report["budgets"]
     lines = [
-        f"{report['dialogues']} dialogues, {report['units']} units (characters and ends of turn), full history;"
-        f" {report['contexts']} contexts answered, context i with seed {report['seed']} + i.",
+        f"Dialogues: {report['dialogues']}; units (characters and ends of turn): {report['units']}; full history."
+        f" Contexts answered: {report['contexts']}; context i has the seed {report['seed']} + i.",
         "± is half of a 95 % interval: percentile bootstrap for means, sacrebleu's for BLEU, Wilson for shares, random"
         " subsets of the text for Dist and Ent.",
     ]
@@ -49,7 +49,9 @@ def notes(report: Report) -> list[str]:
         counts = ", ".join(f"{name} {count}" for name, count in budgets.items())
         lines.append(f"Dist and Ent are taken over the same number of n-grams for every method: {counts}.")
     if report["left_out"]:
-        lines.append(f"{report['left_out']} dialogues were left out: they do not fit into the positions of a model.")
+        lines.append(
+            f"Dialogues left out, because they do not fit into the positions of a model: {report['left_out']}."
+        )
     for name, row in methods_of(report):
         cut_off = row["stop_reasons"]["limit"]
         if cut_off:

@@ -170,7 +170,7 @@ def test_long_parts_of_the_page_are_folded_and_short_ones_are_not():
         content["verdict"] = []
         page = to_html(content)
         parts = re.findall(r'<details( open|)><summary><h2><span class="en" lang="en">([^<]+)<', page)
-        return {name: bool(mark) for mark, name in parts}, re.findall(r"(\d+) more contexts", page)
+        return {name: bool(mark) for mark, name in parts}, re.findall(r"More contexts: (\d+)", page)
 
     few, more = is_open(5, 8)
     assert few["Does every reply end?"]
@@ -252,21 +252,43 @@ def test_the_best_are_those_that_are_not_clearly_worse(values, goal, people, exp
 def test_the_warning_of_few_contexts_names_the_option_that_helps(limited_by, is_prepared, advice, prepared):
     content = report(checkpoint("mine", 3.5, own=method()), contexts=8, limited_by=limited_by)
     (line,) = warnings(content, [None], prepared if is_prepared else __file__)
-    assert line.startswith("Only 8 contexts were answered, so most differences are chance")
+    assert line.startswith("Too few contexts were answered (8), so most differences are chance")
     assert line.endswith(advice)
 
 
 def test_the_verdict_says_how_many_methods_were_left_out_and_how_to_get_them():
     content = report(checkpoint("mine", 3.5, own=method(settings="own")), left_out_methods=8)
     assert verdict(content)[-1] == (
-        "1 of 9 decoding methods are compared, because fewer than 30 contexts were answered; --methods all compares all."
+        "Decoding methods compared: 1 of 9, because fewer than 30 contexts were answered; --methods all compares all."
+    )
+
+
+def test_a_report_of_one_dialogue_has_no_plural_after_a_one():
+    only = method(settings="own", replies=1, stop_reasons={"eos": 1, "floor": 0, "limit": 0})
+    counts = {
+        "contexts": 1,
+        "dialogues": 1,
+        "units": 1,
+        "left_out": 1,
+        "left_out_methods": 1,
+        "limited_by": "--contexts",
+    }
+    content = report(checkpoint("mine", 3.5, own=only)) | counts
+    content["verdict"], content["warnings"] = verdict(content), warnings(content, [None], __file__)
+    content["examples"] = content["examples"] * 49  # of which the last is folded
+    texts = [re.sub("<[^>]+>", " ", to_html(content)), to_markdown(content)]
+    assert "More contexts: " in texts[0]
+    assert [re.findall(r"(?<![\d.])1 (?!less)[a-z]+s\b", text) for text in texts] == [[], []]
+    assert content["verdict"][0] == (
+        "The only reply of mine ended by itself. Its length in tokens is 40; no reply can be longer than 121."
     )
 
 
 def test_tables_mark_the_best_and_keep_numbers_to_sort_by():
     content = report(checkpoint("mine", 3.5, plain=method(60, wrd=0.4), own=method(settings="own", wrd=0.6)))
     content["warnings"] = [
-        "Only 3 contexts were answered, so most differences are chance. Raise --contexts, so that there are at least 100."
+        "Too few contexts were answered (3), so most differences are chance."
+        " Raise --contexts, so that there are at least 100."
     ]
     content["verdict"] = verdict(content)
     table = ending_table(content)
