@@ -1,20 +1,23 @@
 """Screenshots of the page and the report, to be looked at: python -m tests.screenshots DIR
 
 Needs chromium and chromedriver. The views are those that a person sees: first load, a long conversation, many chats,
-versions of a reply, how a reply was chosen, settings, the training view, the report; on a desktop, a wide screen and a
-phone, light and dark.
+versions of a reply, how a reply was chosen, settings, the training view and its report on the data, the evaluation's
+report, the rating sheet; on a desktop, a wide screen and a phone, light and dark.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import json
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from chatbot.evaluation.answering import Context
+from chatbot.evaluation.aptness.sheets import RANDOM, REFERENCE, Key, make_rows, write_sheets
 from tests.conftest import ROOT
 from tests.test_browser import Page, open_browser
 from tests.test_browser_page import resize
@@ -37,7 +40,12 @@ MAX_PAGE_HEIGHT = 12_000
 """Height to which a picture of a whole page is cut."""
 FIGURES = {"desktop": (1280, 800, "light"), "dark": (1000, 800, "dark"), "phone": (390, 844, "light")}
 """Width, height and theme of the pictures in docs/figures."""
+COMMAND_SECONDS = 600
+"""Time that the cleaning may take."""
 FIGURE_TURNS = ("你好", *TURNS[:4])
+
+
+PARTS = ("page", "training", "report", "sheet")
 
 
 class Camera:
@@ -129,6 +137,34 @@ def take_page(camera: Camera) -> None:
         camera.save(f"training-{size}-{theme}")
 
 
+def take_training(camera: Camera) -> None:
+    """Clean the example dialogues and two odd ones in the training view, and take the report."""
+    lines = (ROOT / "examples" / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()
+    dialogues = ["\n".join(json.loads(line)) for line in lines]
+    page = camera.open("desktop")
+    page.press_at("#studio-button")
+    page.fill("#studio-text", "\n\n".join([*dialogues, "只有一句", "哈哈哈哈哈哈哈哈\n好吧……"]))
+    page.press_at("#studio-prepare")
+    page.wait(lambda: page.find("#studio-start"), COMMAND_SECONDS)
+    for size in ("desktop", "phone"):
+        camera.show(*SIZES[size], "light", size == "phone")
+        camera.save(f"training-report-{size}-light")
+
+
+def take_sheet(camera: Camera, folder: Path) -> None:
+    """Take a rating sheet with the replies of people and random ones."""
+    lines = (ROOT / "examples" / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()
+    turns = [json.loads(line) for line in lines[:6]]
+    contexts = [Context(tuple(dialogue[:-1]), dialogue[-1]) for dialogue in turns]
+    key = Key(0, [REFERENCE, RANDOM], make_rows("examples", contexts, {}, 0, 0))
+    folder.mkdir(parents=True, exist_ok=True)
+    (sheet,) = write_sheets(key, folder, 1)
+    for size, theme in (("desktop", "light"), ("phone", "light"), ("phone", "dark")):
+        camera.show(*SIZES[size], theme, size == "phone")
+        camera.driver.get(sheet.as_uri())
+        camera.save(f"sheet-{size}-{theme}")
+
+
 def take_figures(camera: Camera) -> None:
     """Take the pictures of docs/figures: the same messages, with the seed that the page draws."""
     for name, (width, height, theme) in FIGURES.items():
@@ -155,7 +191,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="folder for the pictures")
     parser.add_argument("--language", default="zh-CN", help="language of the browser (default: %(default)s)")
     parser.add_argument("--figures", action="store_true", help="take the pictures of docs/figures alone")
-    parser.add_argument("--no-report", action="store_true", help="leave out the evaluation and its report")
+    parser.add_argument("--only", choices=PARTS, help="take one part (default: all)")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
@@ -165,12 +201,18 @@ def main() -> int:
             driver = open_browser(work, args.language)
             try:
                 camera = Camera(driver, address, args.folder.resolve())
+                parts = {
+                    "page": lambda: take_page(camera),
+                    "training": lambda: take_training(camera),
+                    "report": lambda: take_report(camera, work / "report"),
+                    "sheet": lambda: take_sheet(camera, work / "sheet"),
+                }
+                wanted = [args.only] if args.only else PARTS
                 if args.figures:
                     take_figures(camera)
                 else:
-                    take_page(camera)
-                if not (args.no_report or args.figures):
-                    take_report(camera, work / "report")
+                    for part in wanted:
+                        parts[part]()
                 severe = [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
                 print(*severe, sep="\n", end="\n" if severe else "")
             finally:
