@@ -139,6 +139,12 @@ def test_any_reply_shows_how_it_was_chosen(page):
     page.wait(lambda: "种子" in "".join(page.texts(".x-inside")))
     page.click(say(page, "look_inside"))
     page.wait(lambda: page.find(".x-token"))
+    shares = page.driver.execute_script(
+        "return [...document.querySelectorAll('.x-token')].map(e => Number(e.style.getPropertyValue('--p')))"
+    )
+    chosen = [bar.get_attribute("aria-pressed") for bar in page.find(".x-token")]
+    assert chosen.index("true") == shares.index(min(shares))  # the least certain one is explained at once
+    assert chosen.count("true") == len(page.find(".x-candidates")) == 1
     tokens = page.texts(".x-token > span[lang]")
     assert "".join(tokens) == reply + say(page, "end_mark")
     page.press(page.find(".x-token")[0])
@@ -365,6 +371,7 @@ def test_a_phone_of_360_pixels_shows_everything_without_overlap(page):
         assert heading["width"] >= 6 * 16  # of six characters of a title
         page.press_at("#settings-button")
         assert_the_head_of_the_settings_stays(page)
+        assert cut_off_fields(page) == []
         page.press_at("#panel .x-button")
         page.press_at("#side-button")
         page.wait(lambda: page.in_view("#new"))
@@ -380,6 +387,14 @@ def box(page, selector: str) -> dict[str, float]:
     """Edges of the first element of a selector."""
     return page.driver.execute_script(
         "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()", selector
+    )
+
+
+def cut_off_fields(page) -> list[list[float]]:
+    """Heights of the number fields and buttons of the settings that their surroundings cut off, with the height shown."""
+    return page.driver.execute_script(
+        "return [...document.querySelectorAll('#panel input[type=number], #panel .reset-button')]"
+        ".map(e => [e.offsetHeight, e.parentElement.clientHeight]).filter(([own, shown]) => !own || own > shown)"
     )
 
 

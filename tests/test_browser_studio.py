@@ -80,6 +80,7 @@ def test_from_pasted_lines_to_a_chat_with_the_result(page, folder):
     dialogues = ["\n".join(json.loads(line)) for line in lines]
     page.press_at("#studio-button")
     page.wait(lambda: page.in_view("#studio-text"))
+    assert page.find("#studio-text")[0].get_attribute("placeholder") == say("paste_example")
     for theme in ("light", "dark"):
         assert serious(page, theme) == []
     page.press_at("#studio-prepare")

@@ -37,7 +37,34 @@ def test_another_way_to_say_it_is_one_more_version(page):  # noqa: F811
     page.click(say(page, "like"))
     page.wait(lambda: page.in_view("#reasons"))
     page.reload()
-    page.wait(lambda: versions(page) == ["2/3"] and page.value("#spread input[type=number]") == "2")
+    page.wait(lambda: versions(page) == ["2/3"])
+    page.unfold()
+    page.wait(lambda: page.value("#spread input[type=number]") == "2")
+
+
+def test_several_replies_are_listed_and_one_of_them_is_chosen(page):  # noqa: F811
+    first = page.send("周末去哪玩")
+    assert not page.find("#chat .x-option")
+    page.press_at("#more")
+    page.wait(lambda: versions(page) == ["2/4"])
+    options = page.texts("#chat .x-option")
+    assert options[0] == first
+    assert len(options) == 4
+    assert pressed(page) == [1]
+    page.press(page.find("#chat .x-option")[3])
+    page.wait(lambda: versions(page) == ["4/4"] and page.bot_messages() == options[3:])
+    assert pressed(page) == [3]
+    assert page.texts("#chat .x-option") == options  # no line moves under the pointer
+    assert page.driver.execute_script("return document.activeElement.className") == "x-option"
+    page.send("好的")
+    assert not page.find("#chat .x-option")  # the choice was made
+    assert page.bot_messages()[0] == options[3]
+
+
+def pressed(page) -> list[int]:  # noqa: F811
+    """Numbers of the lines that are marked as shown."""
+    lines = page.find("#chat .x-option")
+    return [at for at, line in enumerate(lines) if line.get_attribute("aria-pressed") == "true"]
 
 
 def test_another_way_that_comes_too_late_changes_nothing(page):  # noqa: F811

@@ -204,15 +204,15 @@ class Page:
             visible=self.act.worker(None).bot.layout.takes_system,
             elem_id="system",
         )
-        part.spread = gr.Slider(
-            0, MAX_SPREAD, 1, step=0.1, label=i18n("spread"), info=i18n("spread_note"), elem_id="spread"
-        )
         with gr.Accordion(i18n("more_settings"), open=False, elem_id="more-settings"):
             part.seed = gr.Textbox(label=i18n("seed"), max_length=20, max_lines=1, elem_id="seed")
             part.temperature = gr.Slider(
                 0.1, 2, settings.temperature, step=0.05, label=i18n("temperature"), elem_id="temperature"
             )
             part.top_p = gr.Slider(0.05, 1, settings.top_p, step=0.05, label=i18n("top_p"), elem_id="top-p")
+            part.spread = gr.Slider(
+                0, MAX_SPREAD, 1, step=0.1, label=i18n("spread"), info=i18n("spread_note"), elem_id="spread"
+            )
         with gr.Accordion(i18n("own_persona"), open=False, elem_id="own-persona"):
             part.persona = gr.Textbox(label=i18n("persona"), lines=3, max_lines=8, elem_id="persona")
         part.reset = gr.Button(i18n("reset"), size="sm", elem_id="reset")

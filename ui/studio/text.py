@@ -11,6 +11,7 @@ STUDIO_TEXT = {
         "studio_only_consent": "请只用参与者都同意使用的聊天记录。",
         "studio_data": "对话",
         "studio_paste": "粘贴对话：一行一句，空行分开两段对话；微信、QQ 的导出，JSON、CSV 等也可以",
+        "studio_paste_example": "例如：\n吃了吗\n吃了，你呢\n\n周末去哪玩\n去公园吧，天气好",
         "studio_pick": "选择文件…",
         "studio_picked": "{name}（{characters} 个字）",
         "studio_remove": "去掉 {name}",
@@ -106,6 +107,7 @@ STUDIO_TEXT = {
         "studio_data": "Dialogues",
         "studio_paste": "Paste dialogues: one turn per line, a blank line between dialogues; exports of WeChat and QQ, JSON,"
         " CSV and others work too",
+        "studio_paste_example": "For example:\n吃了吗\n吃了，你呢\n\n周末去哪玩\n去公园吧，天气好",
         "studio_pick": "Choose files…",
         "studio_picked": "{name} ({characters} characters)",
         "studio_remove": "Remove {name}",

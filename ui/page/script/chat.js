@@ -3,7 +3,8 @@
   const xl = window.xianliao, { element } = xl;
   const NEW = { id: "", title: "", persona: [], system: "", messages: [] };
   const INVISIBLE = /[\u202a-\u202e\u2066-\u2069\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/g;
-  let list, props, keys = [], asked = null;  // asked: the conversation for which more replies are being made
+  let list, props, keys = [], asked = null, listed = "";
+  // asked: the conversation for which more replies are being made; listed: the message whose versions are listed in full
   const visible = (text) => text.replace(INVISIBLE, "\ufffd");
   const current = () => (props && props.value) || NEW;
   // Returns the name of the ready-made persona of the conversation, or "".
@@ -41,6 +42,21 @@
       xl.iconButton("next", xl.say("next"), show(1), { disabled: at === count, "data-changes": true }));
   };
 
+  // The versions of the last reply in full, after several were asked for: a choice shows one of them.
+  const nameOf = (index) => `${current().id} ${index}`;
+  const options = (index, isLast) => {
+    const [at, count] = xl.tree.versionOf(index);
+    if (!isLast || listed !== nameOf(index) || count < 2) return null;
+    const choose = (step) => () => {
+      xl.chat.choose(index, step);
+      list.querySelector(".x-option[aria-pressed=true]")?.focus();
+    };
+    return element("div", { class: "x-options", role: "group", "aria-label": xl.say("options") }, element("p", {}, xl.say("options")),
+      ...xl.tree.texts(index).map((text, number) => element("button", {
+        type: "button", class: "x-option", lang: "zh-CN", dir: "auto", "aria-pressed": String(number + 1 === at), "data-changes": true, onclick: choose(number + 1 - at),
+      }, visible(text))));
+  };
+
   // Only a fixed reply to a person in crisis has these texts and no seed.
   xl.isFixed = (message) => Boolean(message) && message.role === "assistant" && message.seed === undefined && xl.given.fixed.includes(message.text);
   const withCalls = (text) => text.split(/(?<!\d)(12356|110|120)(?!\d)/).map((part, at) => (at % 2 ? element("a", { href: `tel:${part}` }, part) : part));
@@ -62,7 +78,7 @@
     return element("div", { class: `x-turn ${side}${isLast ? " last" : ""}`, "data-index": index, onclick: tapped },
       side === "bot" ? xl.face() : null,
       element("div", { class: "x-body" }, thoughts, content, isFixed ? element("p", { class: "x-fixed" }, xl.say("fixed")) : null,
-        element("div", { class: "x-actions" }, ...buttons, more, versions(index))));
+        element("div", { class: "x-actions" }, ...buttons, more, versions(index)), options(index, isLast)));
   };
   // On a touch screen a tap on a message shows its actions.
   const tapped = (event) => {
@@ -73,7 +89,7 @@
 
   const keyOf = (message, index, isLast) => {
     const node = xl.tree.node(index) || {}, isLastOfUser = message.role === "user" && !current().messages.slice(index + 1).some(({ role }) => role === "user");
-    return JSON.stringify([xl.persona(), message.role, message.text, message.thoughts, message.seed, isLast, isLastOfUser, xl.tree.versionOf(index), node.rating, isLast && Boolean(asked)]);
+    return JSON.stringify([xl.persona(), message.role, message.text, message.thoughts, message.seed, isLast, isLastOfUser, xl.tree.versionOf(index), node.rating, isLast && [Boolean(asked), listed === nameOf(index)]]);
   };
   const draw = () => {
     if (!list) return;
@@ -206,6 +222,7 @@
     const same = chat.messages[index] && chat.messages[index].role === "assistant";
     if (!same && chat.messages[index]) return null;
     xl.tree.add(chat, index, replies);
+    if (replies.length > 1) listed = nameOf(index);
     xl.chat.put([...chat.messages.slice(0, index), replies[0]]);
     return null;
   };

@@ -1,4 +1,5 @@
-// How a reply was made: the line about it, and one bar per token; choosing a bar lists its candidates.
+// How a reply was made: the line about it, and one bar per token; choosing a bar lists its candidates. At first those of the
+// least certain token are listed.
 (() => {
   const xl = window.xianliao, { element } = xl;
   const percent = (p) => (p < 0.001 ? "<0.1%" : p < 0.1 ? `${(100 * p).toFixed(1)}%` : `${Math.round(100 * p)}%`);
@@ -26,14 +27,16 @@
       const box = bodyOf(index) && bodyOf(index).querySelector(".x-inside");
       if (!box) return;
       const detail = element("div", { "aria-live": "polite" });
+      const list = (chosen) => {
+        bars.forEach((bar, at) => bar.setAttribute("aria-pressed", String(at === chosen)));
+        detail.replaceChildren(candidates(steps[chosen], chosen));
+      };
       const bars = steps.map((step, at) => element("button", {
         type: "button", class: "x-token", style: `--p: ${step.p}`, "aria-pressed": "false",
-        onclick: (event) => {
-          bars.forEach((bar) => bar.setAttribute("aria-pressed", String(bar === event.currentTarget)));
-          detail.replaceChildren(candidates(step, at));
-        },
+        onclick: () => list(at),
       }, element("span", { class: "x-bar" }), element("span", { lang: "zh-CN" }, shown(step.token)), element("small", {}, percent(step.p))));
       box.replaceChildren(box.firstChild, element("p", {}, xl.say("inside_note")), element("div", { class: "x-tokens" }, ...bars), detail);
+      if (steps.length) list(steps.reduce((least, step, at) => (step.p < steps[least].p ? at : least), 0));
       box.scrollIntoView({ block: "nearest" });
     },
   };

@@ -72,7 +72,7 @@
     order({ do: "prepare", texts, chosen, person: parts.person.value });
   };
   const dataForm = () => {
-    parts.text = element("textarea", { id: "studio-text", rows: 8, spellcheck: "false", lang: "zh-CN" });
+    parts.text = element("textarea", { id: "studio-text", rows: 8, spellcheck: "false", lang: "zh-CN", placeholder: say("paste_example") });
     parts.person = element("input", { id: "studio-person", maxlength: 100, autocomplete: "off" });
     parts.picked = element("ul", { class: "x-picked" });
     parts.files = element("fieldset", { class: "x-files" });
