@@ -32,7 +32,11 @@ CASES = {
         (["--data", "nope", "--output", "x", "--init", "defualt"], 1, "Did you mean default?"),
         (["--data", "nope", "--output", "x", "--device", "gpu"], 1, "is not available"),
         (["--data", "nope", "--output", "x", "--config", "cpu_finetun"], 2, "did you mean cpu_finetune?"),
-        (["--data", "nope", "--output", "x", "--config", "mine"], 2, "presets: base, cpu_finetune, cpu_smoke, small"),
+        (
+            ["--data", "nope", "--output", "x", "--config", "mine"],
+            2,
+            "presets: base, cpu_finetune, cpu_smoke, latent, small",
+        ),
         (["--data", "nope", "--output", "x", "--clip", "hard"], 2, "expected none or norm or soft"),
         (["--data", "nope", "--output", "x", "--dry-rum"], 2, "did you mean --dry-run?"),
     ],

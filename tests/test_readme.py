@@ -143,7 +143,8 @@ def test_scripts_and_make_targets_are_there():
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "training" / "presets").glob("*.yaml")), ids=lambda path: path.stem)
 def test_presets_are_settings_without_faults(preset):
-    settings, origins = read_settings(["--data", "a", "--output", "b", "--config", str(preset)])
+    start = ["--init", "default"] if "\nlatent:" in preset.read_text(encoding="utf-8") else []
+    settings, origins = read_settings(["--data", "a", "--output", "b", "--config", str(preset), *start])
     assert origins["data"] == "flag"
     assert preset.name in origins.values()
     assert settings.batch_rows >= 1

@@ -82,14 +82,14 @@ class Regularization:
 class LatentTraining:
     """Schedule of a run with --latent, described in `training.latent.schedule`."""
 
-    autoencoding_share: float = setting(0.12, "share of the steps with a frozen language model and no KL")
-    cycling_share: float = setting(0.6, "share of the steps in which the weight of the KL rises in cycles")
-    cycles: int = setting(4, "number of cycles in which the weight of the KL rises")
-    free_nats: float = setting(0.15, "KL per dimension, in nats, averaged over a micro-batch, that costs nothing")
-    word_dropout: float = setting(0.25, "share of the reply's input words that are hidden")
+    autoencoding_share: float = setting(0.0, "share of the steps with a frozen language model and no KL")
+    cycling_share: float = setting(0.8, "share of the steps in which the weight of the KL rises in cycles")
+    cycles: int = setting(1, "number of cycles in which the weight of the KL rises")
+    free_nats: float = setting(0.12, "KL per dimension, in nats, averaged over a micro-batch, that costs nothing")
+    word_dropout: float = setting(0.15, "share of the reply's input words that are hidden")
     bag_of_words: float = setting(1.0, "initial weight of the bag-of-words loss")
-    final_bag_of_words: float = setting(0.1, "weight of the bag-of-words loss after the cycles")
-    language_model_rate: float = setting(0.1, "learning rate of the language model after the frozen steps, as a share")
+    final_bag_of_words: float = setting(0.3, "weight of the bag-of-words loss after the cycles")
+    language_model_rate: float = setting(0.04, "learning rate of the language model after the frozen steps, as a share")
     min_shuffle_cost: float = setting(
         0.05, "the run stops if the z of another reply raises the loss by less, in nats/unit; 0 never stops it"
     )
@@ -196,7 +196,7 @@ class TrainSettings:
         "gaussian or discrete trains a latent variable of the reply on top of --init, for several ways to say a reply"
         " (chatbot/model/latent); keep trains as usual",
     )
-    latent_size: int = setting(32, "size of the latent")
+    latent_size: int = setting(16, "size of the latent")
     latent_codes: int = setting(16, "number of values of a discrete latent")
     latent_training: LatentTraining = field(default_factory=LatentTraining, metadata={"help": "schedule of the latent"})
     seed: int = setting(0, "seed of the initial weights, the data order and the noise")

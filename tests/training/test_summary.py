@@ -160,7 +160,7 @@ def test_a_failed_start_leaves_no_folder_without_content(tmp_path):
 def test_presets_have_names(prepared, tmp_path, capsys):
     from training.arguments import preset_names, read_settings
 
-    assert preset_names() == ["base", "cpu_finetune", "cpu_smoke", "small"]
+    assert preset_names() == ["base", "cpu_finetune", "cpu_smoke", "latent", "small"]
     for spelling in ("cpu_finetune", "cpu_finetune.yml", "training/presets/cpu_finetune.yaml"):
         settings, origins = read_settings(["--data", "x", "--output", "y", "--config", spelling])
         assert settings.epochs == 8

@@ -60,6 +60,6 @@ def check_not_collapsed(measures: LatentMeasures, stage: Stage, step: int) -> No
         return
     raise SettingsError(
         f"The latent has collapsed at step {step}: the z of another reply costs {measures.shuffle_cost:.3f} nats/unit, and"
-        f" the minimum is {least}. Start again in a new --output with a larger --latent-training.autoencoding-share or"
-        " --latent-training.free-nats."
+        f" the minimum is {least}. Start again in a new --output with a larger --latent-training.free-nats,"
+        " with fewer --batch-rows (more updates), or with shorter dialogues."
     )

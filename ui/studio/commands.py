@@ -19,7 +19,7 @@ from chatbot.text.yaml_files import MAX_CHARACTERS, read_yaml
 
 MODULES = {"xianliao-prepare": "data_prep", "xianliao-train": "training"}
 ORDER = ("cpu_finetune", "cpu_smoke", "small", "base")
-"""Presets of the package, the smallest first."""
+"""Presets of the package that the view offers, the smallest first; `latent` is an experiment for large sets."""
 
 VALID_SHARE = "0.1"
 """Share of the dialogues for validation: the default is made for larger sets and would leave a few of some hundred."""
@@ -55,8 +55,9 @@ def find_presets(folder: Path) -> list[Preset]:
     package = (
         [Path(location) / "presets" for location in (spec.submodule_search_locations or ()) if spec] if spec else []
     )
-    presets = [Preset(path.stem, path.stem, _has_shape(path)) for location in package for path in _yaml_files(location)]
-    presets.sort(key=lambda preset: (preset.is_new, ORDER.index(preset.name) if preset.name in ORDER else len(ORDER)))
+    paths = [path for location in package for path in _yaml_files(location) if path.stem in ORDER]
+    presets = [Preset(path.stem, path.stem, _has_shape(path)) for path in paths]
+    presets.sort(key=lambda preset: (preset.is_new, ORDER.index(preset.name)))
     local = [Preset(path.name, str(path), _has_shape(path)) for path in _yaml_files(folder)]
     return presets + local
 
