@@ -52,8 +52,10 @@ class QuietBlocks(gr.Blocks):
     """
 
     def queue(self, *args: Any, max_size: int | None = None, **kwargs: Any) -> QuietBlocks:
-        """Give the page a queue of at most `max_size` waiting events."""
-        super().queue(*args, max_size=max_size, **kwargs)
+        """Give the page a queue of at most `max_size` waiting events.
+
+        Gradio's method, which its constructor calls too, would also build an application that no server uses.
+        """
         self._queue = BoundedQueue(
             live_updates=True,
             concurrency_count=self.max_threads,
