@@ -7,9 +7,11 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import transformers
 
 import chatbot
 from tests.conftest import LONGEST, ROOT
@@ -129,6 +131,24 @@ def test_types_are_ignored_seldom_and_for_a_reason():
     ]
     assert len(ignored) <= 20
     assert not [line for line in ignored if not re.search(r"# type: ignore\[[a-z-]+\]  # \S+ \S+", line)]
+
+
+def matches(module: str, patterns: list[str]) -> bool:
+    """Whether mypy applies an override to a module: `a.b.*` means a.b and everything in it."""
+    return module in patterns or any(f"{module}.".startswith(name[:-1]) for name in patterns if name.endswith(".*"))
+
+
+def test_mypy_reads_every_module_whose_types_are_used():
+    """A class of a module that it skips has no type, so that any use of it would pass."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    skipped, read = (override["module"] for override in project["tool"]["mypy"]["overrides"])
+    used = set().union(*(imports_of(path) for _, path in FILES))
+    names = [name.removeprefix("transformers.") for name in used if re.fullmatch(r"transformers\.\w+", name)]
+    used |= {getattr(getattr(transformers, name, None), "__module__", "") for name in names}
+    assert "transformers.models.llama.modeling_llama" in used
+    wrong = [module for module in used if matches(module, skipped) and not matches(module, read)]
+    assert wrong == [], "add these modules to the second override of mypy in pyproject.toml"
+    assert matches("transformers.models.bert", skipped)
 
 
 def test_the_rule_catches_an_offender(tmp_path):
