@@ -8,13 +8,17 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # Where bytecode is never written, every process compiles torch again: 10.3 s instead of 4.8 to import the training.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: chat test test-slow bench docs lint clean
+.PHONY: chat test test-slow bench docs lint style types clean
 
 chat: $(VENV)/.installed
 	$(BIN)/xianliao-serve
 
-test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile --cov --cov-report=
+# mypy needs one core, and tests sometimes wait: they run at the same time. mypy's output comes after that of the tests.
+test: $(VENV)/.installed-test style
+	@mkdir -p build
+	$(BIN)/mypy >build/types.txt 2>&1 & types=$$!; status=0; \
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile --cov --cov-report= || status=1; \
+	wait $$types || status=1; cat build/types.txt; exit $$status
 	@printf 'coverage of lines and branches: %s %%\n' "$$($(BIN)/coverage report --format=total)"
 
 # Slow tests that measure nothing share the cores, the longest files first. They often wait for a server, a browser or a file:
@@ -40,11 +44,15 @@ docs: $(VENV)/.installed-docs
 		$(DOCUMENTED) '!ui.server.ray_app'
 	@echo $(DOCS)/index.html
 
-lint: $(VENV)/.installed-test
+lint: style types
+
+style: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/python -m tests.prose
+
+types: $(VENV)/.installed-test
+	$(BIN)/mypy
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -8,8 +8,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models are fastest alone
 os.environ["XIANLIAO_LANG"] = "en"  # whatever the language of the machine
 
+import gc
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -61,6 +63,17 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """The imports of all tests make a million objects, which live until the end: the garbage collector skips them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
