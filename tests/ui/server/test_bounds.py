@@ -105,15 +105,21 @@ CLOSED_TO_STRANGERS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def guarded(checkpoint):
+    """The application of a server with log-ins and keys."""
+    return create_app(Chatbot.from_pretrained(checkpoint), ServeOptions(**AUTH))
+
+
 @pytest.mark.parametrize(("method", "path"), CLOSED_TO_STRANGERS)
-def test_credentials_are_checked_before_the_body_is_read(bot, method, path, monkeypatch):
+def test_credentials_are_checked_before_the_body_is_read(guarded, method, path, monkeypatch):
     monkeypatch.setattr("ui.server.limits.DRAIN_SECONDS", 0.05)
-    app = create_app(bot, ServeOptions(**AUTH))
+    address = f"1.2.3.{CLOSED_TO_STRANGERS.index((method, path))}"  # wrong keys are counted
 
     async def scenario():
         for headers in ({}, {"authorization": "Bearer no"}, {"cookie": "access-token-x=1; access-token-unsecure-x=2"}):
             length = {"content-length": str(3 * MIB)} if method == "POST" else {}
-            call = Call(app, method, path, {**headers, **length})  # its body never arrives
+            call = Call(guarded, method, path, {**headers, **length}, address)  # its body never arrives
             assert await call.status() == 401
             assert call.sent[0][0] == 0  # the answer was sent before any read
             await asyncio.wait_for(call.task, 5)

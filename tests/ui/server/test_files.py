@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from chatbot.chat.bot import Chatbot
+from chatbot.decoding.settings import ReplySettings
 from ui.api.schemas import ApiError
 from ui.json_bounds import MAX_MARKS
 from ui.options import ServeOptions
@@ -76,6 +78,16 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     return folder
+
+
+@pytest.fixture(scope="module")
+def plain(model, tokenizer, tmp_path_factory):
+    """A client of one plain server for all requests that leave nothing on it."""
+    folder = tmp_path_factory.mktemp("plain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio-cache"))
+        with served(Chatbot(model, tokenizer, ReplySettings()), "plain", folder / "data") as (client, _):
+            yield client
 
 
 @pytest.mark.parametrize("kind", ["plain", "auth", "api-key", "studio"])
@@ -162,13 +174,12 @@ CLOSED = (
 
 
 @pytest.mark.parametrize(("method", "path"), CLOSED)
-def test_routes_that_the_page_does_not_use_are_closed(bot, method, path, tmp_path, cache):
+def test_routes_that_the_page_does_not_use_are_closed(plain, method, path, tmp_path):
     canary = tmp_path / "canary.txt"
     canary.write_text(SECRET)
-    with served(bot, "plain", tmp_path / "data") as (client, _):
-        answer = client.request(method, path.format(path=canary))
-        assert answer.status_code in (404, 405), path
-        assert SECRET not in answer.text
+    answer = plain.request(method, path.format(path=canary))
+    assert answer.status_code in (404, 405), path
+    assert SECRET not in answer.text
 
 
 def test_every_route_of_gradio_is_named_or_closed(bot, tmp_path):
@@ -211,20 +222,18 @@ NO_FILES = (
 
 @pytest.mark.parametrize("name", NO_FILES)
 @pytest.mark.parametrize("folder", ["static", "assets"])
-def test_a_name_that_is_no_file_is_not_found(bot, name, folder):
-    with TestClient(create_app(bot, ServeOptions()), base_url="http://localhost") as client:
-        assert client.get(f"/{folder}/{name}").status_code == 404
+def test_a_name_that_is_no_file_is_not_found(plain, name, folder):
+    assert plain.get(f"/{folder}/{name}").status_code == 404
 
 
 @pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EIO])
-def test_a_file_that_the_system_refuses_is_not_found(bot, number, monkeypatch):
+def test_a_file_that_the_system_refuses_is_not_found(plain, number, monkeypatch):
     def refuse(*_):
         raise OSError(number, "refused")
 
     monkeypatch.setattr("gradio.route_utils.routes_safe_join", refuse)
-    with TestClient(create_app(bot, ServeOptions()), base_url="http://localhost") as client:
-        for path in ("/static/img/logo.svg", "/assets/a.js", "/favicon.ico"):
-            assert client.get(path).json()["error"]["code"] == "not_found"
+    for path in ("/static/img/logo.svg", "/assets/a.js", "/favicon.ico"):
+        assert plain.get(path).json()["error"]["code"] == "not_found"
 
 
 def test_uploads_leave_nothing(bot, tmp_path, cache):
@@ -306,9 +315,8 @@ def test_the_page_needs_no_folder_of_files(bot, tmp_path, cache):
         ("POST", "/healthz", {"a": 1}, 405),
     ],
 )
-def test_what_the_page_would_not_send_is_refused(bot, tmp_path, method, path, body, status):
-    with served(bot, "plain", tmp_path) as (client, _):
-        assert client.request(method, path, json=body).status_code == status
+def test_what_the_page_would_not_send_is_refused(plain, method, path, body, status):
+    assert plain.request(method, path, json=body).status_code == status
 
 
 def test_unknown_keys_of_a_call_are_not_kept():
