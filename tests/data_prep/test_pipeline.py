@@ -96,7 +96,7 @@ def test_prepared_set(prepared, dialogues):
         assert row["units"] == sum(map(len, text)) + len(text)
 
 
-def test_every_dropped_dialogue_is_counted_and_told(tmp_path):
+def test_every_dropped_dialogue_is_counted_and_told(tmp_path, pictures):
     rows = [["你 好", "你 好 呀", "吃 了 吗"], ["我 爱 New York", "我 也 爱 New York"]]
     rows = [
         *rows,
@@ -372,7 +372,7 @@ def test_a_stopped_build_is_not_taken_for_another(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_bytes_of_one(tmp_path):
+def test_two_processes_write_the_bytes_of_one(tmp_path, pictures):
     source = tmp_path / "x.jsonl.gz"
     generate(source, 1500, [SAMPLES / "everyday.jsonl"])
     for processes in (1, 2):

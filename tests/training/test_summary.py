@@ -42,7 +42,7 @@ def flags(prepared, ancestor, output):
             "--row-tokens", "64", "--batch-rows", "2", "--max-steps", "2", "--eval-every", "1"]  # fmt: skip
 
 
-def test_a_run_ends_with_before_and_after_one_sample_and_the_next_command(prepared, ancestor, tmp_path, capsys):
+def test_a_run_ends_with_before_and_after_one_sample_and_the_next_command(prepared, ancestor, tmp_path, capsys, curves):
     output = tmp_path / "run"
     assert main(flags(prepared, ancestor, output)) == 0
     captured = capsys.readouterr()
