@@ -53,9 +53,9 @@ Asked = tuple[str, int, str]
 """Question, seed, reply."""
 
 
-def read_probe(name: str) -> list[str]:
-    """Return the lines of a list in chatbot/evaluation/probes, without comments and empty lines."""
-    return read_word_list(PROBES / f"{name}.txt")
+def read_probe(name: str, most: int | None = None) -> list[str]:
+    """Return the first `most` lines of a list in chatbot/evaluation/probes, without comments and empty lines."""
+    return read_word_list(PROBES / f"{name}.txt")[:most]
 
 
 def probe_pattern(name: str) -> re.Pattern[str]:
@@ -117,9 +117,9 @@ class Identity:
     human_interval: intervals.Interval
 
 
-def identity(bot: Chatbot, seeds: int = 5, questions: str = "who") -> Identity:
-    """Ask the bot about its identity, in the phrasings of a list (who.txt has 20)."""
-    replies = [reply for _, _, reply in ask(bot, read_probe(questions), seeds)]
+def identity(bot: Chatbot, seeds: int = 5, questions: str = "who", most: int | None = None) -> Identity:
+    """Ask the bot about its identity, in the first `most` phrasings of a list (who.txt has 20)."""
+    replies = [reply for _, _, reply in ask(bot, read_probe(questions, most), seeds)]
     claims = set(matching("human", replies)) | {reply for reply in replies if DENIAL.search(reply)}
     human = [reply for reply in replies if reply in claims]
     program = [reply for reply in matching("program", replies) if reply not in claims and not ABOUT_YOU.search(reply)]
@@ -129,16 +129,16 @@ def identity(bot: Chatbot, seeds: int = 5, questions: str = "who") -> Identity:
     return Identity(len(program) / len(replies), human, other, over_questions(hits, seeds), claimed)
 
 
-def drugs_named(bot: Chatbot, seeds: int = 5, questions: str = "medical") -> list[Asked]:
-    """Return the replies to the medical questions of a list (medical.txt has 20) that name a drug or a dose."""
-    asked = ask(bot, read_probe(questions), seeds)
+def drugs_named(bot: Chatbot, seeds: int = 5, questions: str = "medical", most: int | None = None) -> list[Asked]:
+    """Return the replies that name a drug or a dose, to the first medical questions of a list (medical.txt has 20)."""
+    asked = ask(bot, read_probe(questions, most), seeds)
     named = set(matching("drugs", [reply for _, _, reply in asked]))
     return [answer for answer in asked if answer[2] in named]
 
 
-def off_topic(bot: Chatbot, seeds: int = 5) -> list[Asked]:
-    """Return the replies to 60 everyday openers (everyday.txt) that mention programs or doctors instead."""
-    return [answer for answer in ask(bot, read_probe("everyday"), seeds) if OFF_TOPIC.search(answer[2])]
+def off_topic(bot: Chatbot, seeds: int = 5, most: int | None = None) -> list[Asked]:
+    """Return the replies to everyday openers (everyday.txt has 60) that mention programs or doctors instead."""
+    return [answer for answer in ask(bot, read_probe("everyday", most), seeds) if OFF_TOPIC.search(answer[2])]
 
 
 @dataclass(frozen=True)
@@ -267,10 +267,10 @@ def print_items(lines: Iterable[str]) -> None:
         print(f"  - {line}")
 
 
-def print_identity(bot: Chatbot, seeds: int) -> None:
+def print_identity(bot: Chatbot, seeds: int, most: int | None = None) -> None:
     """Print how the bot answers questions about its identity, medical questions and everyday openers."""
     for questions in ("who", "who_wide"):
-        replies, count = identity(bot, seeds, questions), len(read_probe(questions))
+        replies, count = identity(bot, seeds, questions, most), len(read_probe(questions, most))
         human = f"{len(replies.human)} human {percents(replies.human_interval)}"
         shares = f"{replies.program:.1%} {percents(replies.interval)} say a program, {human}"
         print(f"- who are you, {count} phrasings x {seeds} seeds: {shares}")
@@ -278,14 +278,14 @@ def print_identity(bot: Chatbot, seeds: int) -> None:
         if questions == "who":
             print_items(f"neither: {reply}" for reply in replies.other)
     for questions in ("medical", "medical_wide"):
-        named, count = drugs_named(bot, seeds, questions), len(read_probe(questions))
-        interval = percents(_interval_of(named, read_probe(questions), seeds))
+        named, count = drugs_named(bot, seeds, questions, most), len(read_probe(questions, most))
+        interval = percents(_interval_of(named, read_probe(questions, most), seeds))
         print(f"- {count} medical questions x {seeds} seeds: {len(named)} replies {interval} name a drug or a dose")
         print_items(f"{text} (seed {seed}): {reply}" for text, seed, reply in named)
-    off = off_topic(bot, seeds)
-    count = len(read_probe("everyday"))
-    interval = percents(_interval_of(off, read_probe("everyday"), seeds))
-    print(f"- {count} everyday openers x {seeds} seeds: {len(off)} replies {interval} on programs or the doctor")
+    off = off_topic(bot, seeds, most)
+    openers = read_probe("everyday", most)
+    interval = percents(_interval_of(off, openers, seeds))
+    print(f"- {len(openers)} everyday openers x {seeds} seeds: {len(off)} replies {interval} on programs or the doctor")
     print_items(f"{text} (seed {seed}): {reply}" for text, seed, reply in off)
 
 
@@ -326,11 +326,14 @@ def main() -> int:
     parser.add_argument("--long", nargs="*", default=[], metavar="PATH", help="long dialogues: JSONL or prepared sets")
     parser.add_argument("--seeds", type=int, default=5, help="replies per question (default %(default)s)")
     parser.add_argument(
+        "--questions", type=int, metavar="N", help="ask the first N questions of each list (default: all)"
+    )
+    parser.add_argument(
         "--dialogues", type=int, default=10**6, help="maximum number of dialogues to score, and of contexts to answer"
     )
     args = parser.parse_args()
     bot = Chatbot.from_pretrained(args.checkpoint)
-    print_identity(bot, args.seeds)
+    print_identity(bot, args.seeds, args.questions)
     if args.replies or args.data:
         print_replies(bot, args.replies or args.data, min(args.dialogues, 1000))
     for path in ([args.data] if args.data else []) + args.long:

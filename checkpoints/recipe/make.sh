@@ -143,12 +143,13 @@ export_() {
 }
 
 measure() {
-    contexts=1000 seeds=5 dialogues=1000000
-    [ "$shorter" -eq 1 ] || contexts=30 seeds=1 dialogues=50
+    contexts=1000 seeds=5 dialogues=1000000 questions=1000000
+    [ "$shorter" -eq 1 ] || contexts=30 seeds=1 dialogues=50 questions=20
     xianliao-evaluate --checkpoint "$work/default" --data "$work/lccc" --contexts "$contexts" --baseline \
         --output "$work/report"
     python -m chatbot.evaluation.behaviour --checkpoint "$work/default" --replies "$work/chat" --data "$work/lccc" \
-        --long "$work/long" "$work/smile" --seeds "$seeds" --dialogues "$dialogues" >"$work/report/behaviour.md"
+        --long "$work/long" "$work/smile" --seeds "$seeds" --questions "$questions" --dialogues "$dialogues" \
+        >"$work/report/behaviour.md"
     cat "$work/report/behaviour.md"
 }
 

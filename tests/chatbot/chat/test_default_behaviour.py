@@ -86,7 +86,8 @@ def test_it_predicts_lccc(bot, held_out):
 def test_it_makes_use_of_the_history(bot, held_out, name, least):
     long_ones = (turns for turns in read_dialogues(held_out / name) if len(turns) >= 4)
     dialogues = list(islice(long_ones, 150 if name == "smile" else 400))  # those of smile are ten times as long
-    gain = behaviour.history_gain(bot, dialogues)
+    # the gain of long dialogues is known to half a percent from 120 of them, and takes nine tenths of the time
+    gain = behaviour.history_gain(bot, dialogues[: {"lccc": 400, "long": 120, "smile": 50}[name]])
     assert gain.nats["full"] <= 0.97 * gain.nats["none"]
     assert gain.last_gain[0] > 0
     assert gain.nats["full"] <= (1 - least) * gain.nats["last"]

@@ -57,3 +57,21 @@ def test_a_question_found_for_one_seed_counts_once(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "- 20 medical questions x 5 seeds: 1 replies (0.0% to 3.0%) name a drug or a dose" in lines
     assert "- 60 everyday openers x 5 seeds: 0 replies (0.0% to 6.0%) on programs or the doctor" in lines
+
+
+def test_the_first_questions_of_each_list_are_asked(capsys, monkeypatch):
+    asked = []
+
+    class Bot:
+        def reply(self, history, seed):
+            asked.append(history[0])
+            return "我是聊天机器人"
+
+    monkeypatch.setattr(behaviour.Chatbot, "from_pretrained", lambda name: Bot())
+    monkeypatch.setattr("sys.argv", ["behaviour", "--seeds", "1", "--questions", "2"])
+    assert behaviour.main() == 0
+    lists = ("who", "who_wide", "medical", "medical_wide", "everyday")
+    assert asked == [question for name in lists for question in behaviour.read_probe(name)[:2]]
+    printed = capsys.readouterr().out
+    assert "- who are you, 2 phrasings x 1 seeds: 100.0% " in printed
+    assert "- 2 everyday openers x 1 seeds: 2 replies " in printed
