@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data_prep" / "samples"
 
 LONGEST = (
+    "chatbot/chat/test_default_behaviour.py",
     "training/test_recipe.py",
     "test_browser_studio.py",
     "chatbot/checkpoint/test_export_onnx.py",
@@ -46,7 +47,6 @@ LONGEST = (
     "attack/test_figures.py",
     "test_browser.py",
     "test_browser_page.py",
-    "chatbot/chat/test_default_behaviour.py",
     "lite/test_targets.py",
     "lite/test_page.py",
     "lite/test_parity.py",

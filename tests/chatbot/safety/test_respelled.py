@@ -243,6 +243,7 @@ def test_words_are_looked_up_by_their_skeletons():
     assert fold("his letter").respelled(words).text == "hisletter"
 
 
+@pytest.mark.no_cover  # the tracer would be measured
 @pytest.mark.parametrize(
     "phrase",
     [
