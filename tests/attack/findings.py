@@ -125,7 +125,7 @@ FINDINGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "A11": (
         "terminal and Python give other replies than the page and the API",
         (
-            "ui/test_same_replies.py::test_ninety_nine_replies",
+            "ui/test_same_replies.py::test_thirty_three_replies",
             "training/test_training.py::test_a_run_keeps_the_banned_words_of_its_start",
         ),
     ),
