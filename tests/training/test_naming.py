@@ -34,6 +34,8 @@ from training.naming.guard import (
     reply_all,
 )
 from training.naming.objective import KeepingObjective, NamingRun, kept_targets
+from training.reporting.estimate import Estimate
+from training.reporting.throughput import Duration
 from training.settings import Regularization, SettingsError
 from training.state.run_folder import own_folder, saved_steps
 from training.step import DivergedError
@@ -235,7 +237,7 @@ def test_progress_ends_at_what_was_expected(checkpoint, tmp_path):
 
 def test_the_expected_time_grows_with_the_work(checkpoint, monkeypatch):
     bot, lines = Chatbot.from_pretrained(checkpoint, "cpu"), guard.unseen_dialogues()
-    monkeypatch.setattr(progress, "estimate", lambda settings, objective_of: ([], 90.0))
+    monkeypatch.setattr(progress, "estimate", lambda settings, objective_of: Estimate([], Duration(90.0, 90.0)))
 
     def expected(scored, replies):
         shown = progress.expected_time(None, bot, lines, scored, replies)
@@ -244,6 +246,15 @@ def test_the_expected_time_grows_with_the_work(checkpoint, monkeypatch):
         return int(measuring)
 
     assert expected(2000, 2000) > expected(20, 20)
+
+
+def test_the_expected_time_on_a_busy_machine_is_also_that_on_a_free_one():
+    text = progress._summary_of_time(Duration(600.0, 240.0), Duration(900.0, 240.0))
+    assert text.startswith(
+        "expected time: 25 minutes (10 minutes of training, 15 minutes of measuring); the machine is"
+    )
+    assert text.endswith("the machine is busy: about 8 minutes on a free one")
+    assert "busy" not in progress._summary_of_time(Duration(250.0, 240.0), Duration(250.0, 240.0))
 
 
 def test_the_expected_time_is_measured_on_steps_of_the_training_itself(checkpoint, tmp_path, monkeypatch):

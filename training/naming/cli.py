@@ -29,7 +29,7 @@ purpose."""
 MAX_CHECKED, MAX_TUNED = 300, 100
 """Number of dialogues of each --check file that the guard scores, and of those after them that choose the share."""
 RECORD = "naming.json"
-SAVE_EVERY = 50
+SAVE_EVERY = 20
 """Optimizer steps between saved states; Ctrl-C and SIGTERM save one as well."""
 SOURCES = {"named": ":1.5:replies", "rehearsal": ":0.3"}
 """Ends of the --data sources: how often a dialogue occurs per epoch, and `replies` if only the bot's turns are learnt.
