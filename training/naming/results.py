@@ -15,7 +15,7 @@ Value = TypeVar("Value")
 
 
 class Results:
-    """Results by weights and by what was measured.
+    """Results by weights and measurement.
 
     Args:
         output: Folder of the run; the file is in its folder of saved states. None keeps the results in memory.
@@ -34,7 +34,7 @@ class Results:
         return part
 
     def known(self, *measured: object) -> bool:
-        """Return whether there is a result for these JSON values, which say what was measured."""
+        """Return whether there is a result for these JSON values, which identify a measurement."""
         return self._key(measured) in self._values
 
     def recall(self, compute: Callable[[], Value], *measured: object) -> Value:

@@ -160,7 +160,7 @@ def test_checkpoints_are_compared_dialogue_by_dialogue():
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("record", "is_warned"),
     [
         ({"data": [{"folder": "own", "learnt": "replies"}], "valid_dialogues": 9}, True),
         ({"data": [{"folder": "own"}], "valid_dialogues": 9}, False),
@@ -169,14 +169,14 @@ def test_checkpoints_are_compared_dialogue_by_dialogue():
         ({"data": 3, "stages": 5, "valid_dialogues": 9}, False),
     ],
 )
-def test_figures_of_replies_alone_are_not_to_be_compared_with_those_of_all_turns(record, said, tmp_path):
+def test_figures_of_replies_alone_are_not_to_be_compared_with_those_of_all_turns(record, is_warned, tmp_path):
     (tmp_path / "training.json").write_text(json.dumps(record))
     content = report(checkpoint("mine", 3.5, own=method(settings="own")))
     lines = warnings(content, [tmp_path], __file__)
-    assert [line.startswith("mine learned only the bot's turns (:replies).") for line in lines] == [True] * said
+    assert [line.startswith("mine learned only the bot's turns (:replies).") for line in lines] == [True] * is_warned
     content["verdict"], content["warnings"] = verdict(content), lines
     for text in (html.unescape(to_html(content)), to_markdown(content)):
-        assert ("count all turns, so do not compare them." in text) == said
+        assert ("count all turns, so do not compare them." in text) == is_warned
 
 
 def test_the_worst_method_is_looked_for_in_all_checkpoints_and_named_with_its_bot():
