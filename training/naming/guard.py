@@ -68,16 +68,16 @@ def measure_knowledge(
     results = results or Results()
     nats = {}
     for name, dialogues in sets.items():
-        measured = ("nats", dialogues)
-        if results.known(*measured):
+        if results.known("nats", dialogues):
             advance(len(dialogues))
-        nats[name] = results.recall(partial(_nats_per_unit, bot, dialogues, advance), *measured)
+        nats[name] = results.recall(partial(_nats_per_unit, bot, dialogues, advance), "nats", dialogues)
     if not choices:
         return Knowledge(nats, 0.0)
-    measured = ("choice", sets[OTHERS], choices)
-    if results.known(*measured):
-        advance(count_scored({OTHERS: sets[OTHERS]}, choices) - len(sets[OTHERS]))
-    return Knowledge(nats, results.recall(partial(_share_of_hits, bot, sets[OTHERS], choices, advance), *measured))
+    others = sets[OTHERS]
+    if results.known("choice", others, choices):
+        advance(count_scored({OTHERS: others}, choices) - len(others))
+    hits = results.recall(partial(_share_of_hits, bot, others, choices, advance), "choice", others, choices)
+    return Knowledge(nats, hits)
 
 
 def _share_of_hits(bot: Chatbot, dialogues: Sequence[list[str]], choices: int, advance: Advance) -> float:
