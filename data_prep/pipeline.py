@@ -69,6 +69,7 @@ def build(
     processes: int = 1,
     valid: Sequence[str] = (),
     test: Sequence[str] = (),
+    is_quiet: bool = False,
 ) -> dict[str, Any]:
     """Build a prepared set and return its manifest; an existing set with the same content is left as it is.
 
@@ -80,6 +81,7 @@ def build(
         processes: Number of worker processes; with 1 the work is done in this one. Workers are started by `spawn`.
         valid: Files of the valid split, in place of a share of the inputs.
         test: Files of a test split; its dialogues are in no other split.
+        is_quiet: Whether to show no progress and no figures, for data that the user did not name; warnings are shown.
 
     Raises:
         FileError: An input cannot be read, no dialogue is left after cleaning, the output exists or the disk is full.
@@ -106,7 +108,7 @@ def build(
             raise FileError(f"{output} holds a set made from other inputs. Add --overwrite or give another --output.")
     output.parent.mkdir(parents=True, exist_ok=True)
     with open_work_folder(output, fingerprint) as work:
-        return Build(work, files, settings, processes).run(output, fingerprint)
+        return Build(work, files, settings, processes, is_quiet).run(output, fingerprint)
 
 
 def _inputs(paths: dict[str, Sequence[str]], output: Path, form: str) -> list[Input]:
@@ -133,10 +135,19 @@ class Build:
         files: The input files, those for train first.
         settings: Everything else that decides the content.
         processes: Number of worker processes.
+        is_quiet: Whether to show no progress and no figures.
     """
 
-    def __init__(self, work: WorkFolder, files: Sequence[Input], settings: PrepareSettings, processes: int):
+    def __init__(
+        self,
+        work: WorkFolder,
+        files: Sequence[Input],
+        settings: PrepareSettings,
+        processes: int,
+        is_quiet: bool = False,
+    ):
         self.work, self.files, self.settings, self.processes = work, files, settings, processes
+        self.is_quiet = is_quiet
         self.buckets = min(sum(_content_bytes(file.path) for file in files) // BUCKET_BYTES + 1, MAX_BUCKETS)
         has_valid_files = any(file.split == "valid" for file in files)
         self.valid_share = 0.0 if has_valid_files else settings.valid_share
@@ -160,7 +171,7 @@ class Build:
         manifest = assemble(self.work, self.files, self.blocks, self.buckets, ledgers, header)
         _replace(self.work / "set", output)
         minutes, seconds = divmod(round(time.perf_counter() - started), 60)
-        print(translate(f"{manifest['dialogues']['read']:,} dialogues in {minutes} min {seconds} s"), file=sys.stderr)
+        self._say(f"{manifest['dialogues']['read']:,} dialogues in {minutes} min {seconds} s")
         for warning in manifest["warnings"]:
             print(labelled("warning: ", warning), file=sys.stderr)
         if self.valid_share and not manifest["splits"]["valid"]["dialogues"]:
@@ -177,7 +188,15 @@ class Build:
             self.blocks = [self._block_id(file, index) for file, index in stored["blocks"]]
             self.unread = stored["unread"]
             return
-        with tqdm(desc="cleaning", total=total, unit="B", unit_scale=True, mininterval=1, file=sys.stderr) as bar:
+        with tqdm(
+            desc="cleaning",
+            total=total,
+            unit="B",
+            unit_scale=True,
+            mininterval=1,
+            file=sys.stderr,
+            disable=self.is_quiet,
+        ) as bar:
             for _ in run_tasks(clean_block.clean_block, self._clean_tasks(bar), self.processes):
                 pass
             bar.update(total - bar.n)
@@ -259,12 +278,16 @@ class Build:
         statistics = [read_result(self.work / f"shard-{bucket:05}.json") for bucket in waiting]
         characters = sum(split["characters"] for shard in statistics for split in shard.values())
         speed = characters / seconds / 1e6
-        print(translate(f"tokenized {characters:,} characters, {speed:.2f} million per second"), file=sys.stderr)
+        self._say(f"tokenized {characters:,} characters, {speed:.2f} million per second")
 
     def _run(self, name: str, function: Callable[..., None], tasks: Sequence[tuple]) -> None:
-        with tqdm(desc=name, total=len(tasks), mininterval=1, file=sys.stderr) as bar:
+        with tqdm(desc=name, total=len(tasks), mininterval=1, file=sys.stderr, disable=self.is_quiet) as bar:
             for _ in run_tasks(function, tasks, self.processes):
                 bar.update()
+
+    def _say(self, text: str) -> None:
+        if not self.is_quiet:
+            print(translate(text), file=sys.stderr)
 
 
 def all_rules() -> tuple[Rule, ...]:

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int | None:
     if split_flags(argv, []).is_dry_run:
         from training.reporting.estimate import estimate
 
-        print("\n".join(map(translate, estimate(settings)[0])))
+        print("\n".join(map(translate, estimate(settings).lines)))
         return 0
     from training.run import train
 

@@ -7,15 +7,11 @@ it is stopped and resumed.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import torch
@@ -46,6 +42,7 @@ from training.stage import Stage
 from training.state.identity import identity_of, start_or_resume
 from training.state.run_folder import SETTINGS, own_folder
 from training.state.saved_state import Progress, remove_unfinished
+from training.state.signals import stopping
 from training.step import DivergedError, StepResult, take_step
 from training.trained_model import TrainedModel
 from training.validation import Validation, ancestor_floor, decoder_settings, nats_per_unit
@@ -121,7 +118,7 @@ class Run:
         dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
         self.peak = matmul_peak(self.accelerator.device, dtype)
         backward = self.trained.inner.config.direction == "backward"
-        with self._stopping():
+        with stopping(self):
             for number in range(self.progress["stage"], max(1, len(self.settings.stages))):
                 if number > self.progress["stage"]:
                     self._begin_stage(number)
@@ -133,13 +130,10 @@ class Run:
         self.logs.close()
         return {**self.training_record(), "stopped_by": self.stopped_by}
 
-    def _stopping(self) -> AbstractContextManager[None]:
-        return stopping(self)
-
     def _begin_stage(self, number: int) -> None:
         self.progress["stage"], self.progress["stage_step"] = number, 0
         self.progress["best"] = self.progress["best_step"] = self.progress["micro_batch_rows"] = None
-        self.progress["before"] = None
+        self.progress["before"], self.progress["validations_since_best"] = None, 0
 
     def _write_settings(self) -> None:
         if not self.is_main:
@@ -159,11 +153,15 @@ class Run:
                 self._measure_before(validation)
             with self._progress_bar(stage) as bar:
                 for rows in stage.remaining(self.progress["stage_step"]):
+                    if self._is_patience_exhausted():
+                        self._report_early_stop()
+                        break
                     entry = self._step(rows, objective)
                     is_last = self.progress["stage_step"] == stage.steps
                     if self.progress["step"] % self.settings.eval_every == 0 or is_last:
                         entry |= self._validate(validation)
                     self._report(entry, bar)
+                    is_last |= self._is_patience_exhausted()
                     if self.progress["step"] % self.settings.save_every == 0 or is_last or self.stopped_by:
                         self._save_state()
                     if self.stopped_by:
@@ -171,6 +169,15 @@ class Run:
                         return
         finally:
             objective.close()
+
+    def _is_patience_exhausted(self) -> bool:
+        return 0 < self.settings.early_stopping_patience <= self.progress["validations_since_best"]
+
+    def _report_early_stop(self) -> None:
+        self.logs.message(
+            f"{self.stage.name}: stopped early after {self.progress['stage_step']} of {self.stage.steps} steps, because"
+            f" {self.progress['validations_since_best']} consecutive validations brought no improvement"
+        )
 
     def _objective(self, stage: Stage) -> Objective:
         if stage.settings.latent == "keep":
@@ -321,25 +328,3 @@ class Run:
             **self.progress,
             "initialised_from": self.ancestor,
         }
-
-
-@contextmanager
-def stopping(run: Run) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM save and end the run after the current step; a second signal ends it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        received = signal.Signals(number)
-        run.stop_signal = received.name
-        with suppress(RuntimeError):  # the signal came while a line was being written
-            run.logs.message("stopping after this step; press again to stop at once, without saving")
-        signal.signal(received, before[received])
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -176,6 +176,9 @@ class TrainSettings:
     eval_dialogues: int | None = setting(
         500, "maximum number of validation dialogues, null for all; a set of weight w < 1 contributes the share w"
     )
+    early_stopping_patience: int = setting(
+        0, "number of consecutive validations without improvement after which a stage ends; 0 never ends it early"
+    )
     save_every: int = setting(100, "optimizer steps between saved states")
     lora_rank: int = setting(16, "rank of the LoRA adapters if --init is a chat model of another project")
     lora_alpha: float = setting(32.0, "LoRA scale: the adapters' output is multiplied by lora_alpha / lora_rank")
@@ -249,7 +252,8 @@ class TrainSettings:
             faults.append(f"--weight-average must be at least 0 and below 1, got {self.weight_average}")
         if not 0 < self.termination_epsilon < 1:
             faults.append(f"--termination-epsilon must be between 0 and 1, got {self.termination_epsilon}")
-        faults += _below(0, "termination_delay", self.termination_delay)
+        for name in ("termination_delay", "early_stopping_patience"):
+            faults += _below(0, name, getattr(self, name))
         if self.termination_delay and self.termination != "nmst":
             faults.append("--termination-delay requires --termination nmst")
         if self.clip == "soft" and self.clip_norm == float("inf"):

@@ -19,10 +19,20 @@ from chatbot.similarity.token_vectors import VECTORS_FILE
 from chatbot.storage import read_json, replacing
 from chatbot.text.tokenizer import DialogueTokenizer
 from training.latent.validation import check_not_collapsed, entries_of, measure_latent
-from training.reporting.logs import PROMPTS, RunLogs
+from training.reporting.logs import RunLogs
+from training.reporting.samples import (
+    MAX_MESSAGES,
+    PROMPTS,
+    SampleMessage,
+    describe_change,
+    last_replies,
+    prompt_text,
+    sample_messages,
+)
 from training.settings import SettingsError
 from training.setup import TrainableModel
 from training.stage import Stage
+from training.state.run_folder import SAMPLES, read_log
 from training.state.saved_state import Progress
 from training.state.sharding import whole_weights
 from training.trained_model import TrainedModel
@@ -46,7 +56,8 @@ class Validation:
         output: Folder of the run.
         logs: Logs of the run.
         ancestor_floor: EOS floor of the checkpoint that the run starts from, in tokens; 0 without one.
-        rises: Consecutive validations above the best.
+        messages: Messages that the bot answers at every validation.
+        replies: Its last reply to each of them.
     """
 
     trained: TrainedModel
@@ -56,7 +67,11 @@ class Validation:
     output: Path
     logs: RunLogs
     ancestor_floor: int = 0
-    rises: int = 0
+
+    def __post_init__(self) -> None:
+        dialogues = ([self.tokenizer.decode(ids) for ids in turns[:2]] for turns in self.stage.valid_dialogues)
+        self.messages = sample_messages(dialogues, MAX_MESSAGES) or list(map(SampleMessage, PROMPTS))
+        self.replies = last_replies(read_log(self.output / SAMPLES))
 
     def run(self, progress: Progress, training_record: Callable[[], dict[str, Any]]) -> dict[str, float]:
         """Validate, save the checkpoint if it is the best of the stage, and write sample replies.
@@ -64,7 +79,7 @@ class Validation:
         Without validation dialogues the checkpoint is always saved. All processes call this together.
 
         Args:
-            progress: Progress of the run; `best` and `best_step` are updated.
+            progress: Progress of the run; `best`, `best_step` and `validations_since_best` are updated.
             training_record: Returns the content of training.json.
 
         Returns:
@@ -122,11 +137,11 @@ class Validation:
                 f" a new --output with a lower --learning-rate; {self.output} keeps the checkpoint before."
             )
         if progress["best"] is None or nats < progress["best"]:
-            self.rises = 0
             progress["best"], progress["best_step"] = nats, progress["step"]
+            progress["validations_since_best"] = 0
             return True
-        self.rises += 1
-        if self.rises == MAX_SILENT_RISES:
+        progress["validations_since_best"] += 1
+        if progress["validations_since_best"] == MAX_SILENT_RISES:
             self.logs.message(
                 f"validation rises: {nats:.4f} nats/unit after {progress['best']:.4f} at step {progress['best_step']};"
                 " the checkpoint stays at the best"
@@ -134,16 +149,16 @@ class Validation:
         return False
 
     def sample_replies(self, step: int) -> None:
-        """Write replies to `PROMPTS` and to the first message of the validation dialogues."""
+        """Answer the messages with the decoder of the checkpoint, without a choice among candidates."""
         self.trained.inner.eval()
-        settings = ReplySettings().with_changes(**self.floor)
+        settings = settings_from({**self.decoder, **self.floor, "candidates": 1})
         bot = Chatbot(self.trained.inner, self.tokenizer, settings, self.output.name)
-        first_message = [self.tokenizer.decode(turns[0]) for turns in self.stage.valid_dialogues[:1]]
-        for prompt in [*PROMPTS, *([first_message] if "".join(first_message).strip() else [])]:
-            reply = bot.reply(prompt, seed=0)
-            self.logs.add_sample(step, prompt, reply)
-            if prompt is PROMPTS[0]:
-                self.logs.message(f"step {step}: {prompt[-1]} -> {reply}")
+        replies = {}
+        for message in self.messages:
+            reply = replies[prompt_text(message.prompt)] = bot.reply(message.prompt, seed=0)
+            self.logs.add_sample(step, message, reply)
+        self.logs.message(describe_change(step, self.replies, replies))
+        self.replies = replies
 
 
 def nats_per_unit(trained: TrainedModel, stage: Stage) -> float:

@@ -39,6 +39,9 @@ def measure_quality(
         dialogues: Dialogues that are not too long for the model.
         resamples: Bootstrap resamples of the intervals.
         cache: Cache of this report.
+
+    Returns:
+        The quality for report.json, and `dialogue_nats`: nats of each dialogue, for `compare_quality`.
     """
     file = cache.open(f"{bot.name}-quality", {"bot": identity_of(bot), "dialogues": hash_of(dialogues)})
     ids = [[bot.tokenizer.encode(join_spaces(turn)) for turn in turns] for turns in dialogues]
@@ -59,6 +62,35 @@ def measure_quality(
         "tokens": tokens,
         "dialogues": len(dialogues),
         "by_turn": _by_turn(nats, units, resamples),
+        "dialogue_nats": list(map(sum, nats)),
+    }
+
+
+def compare_quality(
+    parts: Sequence[dict[str, Any]], dialogues: Sequence[Sequence[str]], resamples: int
+) -> dict[str, Any]:
+    """Compare the two checkpoints with the lowest nats/unit dialogue by dialogue.
+
+    Both have scored the same dialogues, so the interval of the difference is much narrower than the difference between
+    their two intervals: a dialogue that is hard for one is hard for the other.
+
+    Args:
+        parts: Parts of the report, whose `quality` has `dialogue_nats`.
+        dialogues: The dialogues.
+        resamples: Bootstrap resamples of the interval.
+
+    Returns:
+        `names` of the better and the other checkpoint; `nats_per_unit`, by which the other is worse, its `interval`, and
+        the number of `dialogues`.
+    """
+    first, second = sorted(parts, key=lambda part: part["quality"]["nats_per_unit"])[:2]
+    pairs = zip(first["quality"]["dialogue_nats"], second["quality"]["dialogue_nats"], strict=True)
+    worse, units = [other - nats for nats, other in pairs], list(map(count_units, dialogues))
+    return {
+        "names": [first["name"], second["name"]],
+        "nats_per_unit": sum(worse) / sum(units),
+        "interval": list(intervals.ratio(worse, units, resamples)),
+        "dialogues": len(dialogues),
     }
 
 

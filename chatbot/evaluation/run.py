@@ -24,7 +24,7 @@ from chatbot.evaluation.cache import FOLDER, ResultCache
 from chatbot.evaluation.grid import Grid
 from chatbot.evaluation.likeness import Likeness
 from chatbot.evaluation.metrics import Replies, common_budgets, measure
-from chatbot.evaluation.quality import measure_baselines, measure_quality
+from chatbot.evaluation.quality import compare_quality, measure_baselines, measure_quality
 from chatbot.evaluation.references import MODEL_ALONE, reference_nats
 from chatbot.evaluation.report.html import to_html
 from chatbot.evaluation.report.markdown import to_markdown
@@ -187,6 +187,10 @@ def _add_checkpoints(
         part, timing[name], answered = _evaluate_checkpoint(name, bot, settings, inputs)
         report["checkpoints"].append(part)
         replies.append(answered)
+    if len(bots) > 1:
+        report["difference"] = compare_quality(report["checkpoints"], inputs.dialogues, inputs.grid.resamples)
+    for part in report["checkpoints"]:
+        del part["quality"]["dialogue_nats"]
     _add_metrics(report, replies, inputs, likeness)
     _add_examples(report, replies, inputs)
     return timing

@@ -86,16 +86,17 @@ def _summary_of_quality(report: Report) -> str:
     first = parts[0]
     value, interval = first["quality"]["nats_per_unit"], first["quality"]["interval"]
     if len(parts) > 1:
-        second = parts[1]["quality"]
-        other = second["nats_per_unit"]
-        if interval[1] >= second["interval"][0]:
+        name, other = parts[1]["name"], parts[1]["quality"]["nats_per_unit"]
+        compared, (low, high) = report["difference"]["dialogues"], report["difference"]["interval"]
+        if low <= 0:
             return (
-                f"{first['name']} ({value:.3f} nats/unit) and {parts[1]['name']} ({other:.3f}) predict what people say about"
-                " equally well."
+                f"{first['name']} ({value:.3f} nats/unit of all turns) and {name} ({other:.3f}) predict what people say"
+                f" about equally well: the 95 % interval of the difference over {compared} dialogues, {low:.3f} to"
+                f" {high:.3f}, contains 0."
             )
         return (
-            f"{first['name']} predicts what people say better than {parts[1]['name']}: {value:.3f} against {other:.3f}"
-            " nats/unit."
+            f"{first['name']} predicts what people say better than {name}: {value:.3f} against {other:.3f} nats/unit of all"
+            f" turns; the 95 % interval of the difference over {compared} dialogues is {low:.3f} to {high:.3f}."
         )
     trigram = report.get("baselines", {}).get("witten_bell_trigram")
     if trigram is not None:
@@ -165,6 +166,14 @@ def warnings(report: Report, folders: Sequence[Path | None], data: str | Path) -
         elif names & data_files and split not in held_out:
             alike.append(part["name"])
             shared |= names & data_files
+    halves = [
+        part["name"] for part, folder in zip(report["checkpoints"], folders, strict=True) if _learnt_replies(folder)
+    ]
+    if halves:
+        sentences.append(
+            f"{', '.join(halves)} learned only the bot's turns (:replies). The validation figures of that training count"
+            " these turns only, the figures here count all turns, so do not compare them."
+        )
     if seen:
         sentences.append(
             f"{', '.join(seen)} learned from exactly these dialogues, so its numbers are too good. Use other dialogues."
@@ -210,6 +219,21 @@ def _identity(data: Path) -> tuple[set[str], str | None]:
     manifest = load_manifest(data)
     names = {Path(str(source.get("file"))).name for source in manifest["sources"]}
     return names, manifest["splits"].get("valid", {}).get("content_hash")
+
+
+def _learnt_replies(folder: Path | None) -> bool:
+    """Return whether a checkpoint was validated on the bot's turns of a set alone."""
+    if folder is None or not (folder / TRAINING).is_file():
+        return False
+    try:
+        record = read_json(folder / TRAINING)
+    except CheckpointError:
+        return False
+    stages = record.get("stages")
+    last = stages[-1] if isinstance(stages, list) and stages and isinstance(stages[-1], dict) else record
+    data = last.get("data")
+    entries = data if isinstance(data, list) and record.get("valid_dialogues") else []
+    return any(isinstance(entry, dict) and entry.get("learnt") == "replies" for entry in entries)
 
 
 def _training_data(folder: Path | None) -> tuple[set[str], set[str], set[str]]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import re
 import shutil
 import signal
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+import training.run
 from chatbot.chat.bot import Chatbot
 from chatbot.decoding.batch import native_network
 from chatbot.storage import read_json
 from chatbot.text.layouts import IGNORED_LABEL
-from training.naming import guard, mixing, progress
+from training.naming import cli, dialogues, guard, mixing, progress
 from training.naming.cli import build_parser, main, prepare_dialogues, training_settings
 from training.naming.dialogues import Identity, bare, questions
 from training.naming.guard import (
@@ -31,8 +34,10 @@ from training.naming.guard import (
     reply_all,
 )
 from training.naming.objective import KeepingObjective, NamingRun, kept_targets
+from training.reporting.estimate import Estimate
+from training.reporting.throughput import Duration
 from training.settings import Regularization, SettingsError
-from training.state.run_folder import own_folder
+from training.state.run_folder import own_folder, saved_steps
 from training.step import DivergedError
 
 IDENTITY = Identity("小满", "阿哲")
@@ -57,7 +62,7 @@ def speaking(name_when_asked=True, maker_when_asked=True, always=False):
 @pytest.fixture
 def stand_in(monkeypatch):
     """Let stand-ins answer, which have no model to decode with."""
-    monkeypatch.setattr(guard, "reply_all", lambda bot, asked, advance: [bot.reply(message) for message, _ in asked])
+    monkeypatch.setattr(guard, "reply_all", lambda bot, asked, *others: [bot.reply(message) for message, _ in asked])
 
 
 @pytest.mark.parametrize(
@@ -186,7 +191,7 @@ def test_the_mixture_with_the_most_room_is_kept(checkpoint, tmp_path, monkeypatc
     old, new = (Chatbot.from_pretrained(folder, "cpu").model.state_dict() for folder in (before, after))
     measured = []
 
-    def distance(bot, sets, choices, advance):
+    def distance(bot, sets, choices, advance, results):
         weight = bot.model.state_dict()["token_embedding.weight"]
         whole = (new["token_embedding.weight"] - old["token_embedding.weight"]).norm()
         measured.append(float((weight - old["token_embedding.weight"]).norm() / whole))
@@ -232,7 +237,7 @@ def test_progress_ends_at_what_was_expected(checkpoint, tmp_path):
 
 def test_the_expected_time_grows_with_the_work(checkpoint, monkeypatch):
     bot, lines = Chatbot.from_pretrained(checkpoint, "cpu"), guard.unseen_dialogues()
-    monkeypatch.setattr(progress, "estimate", lambda settings, objective_of: ([], 90.0))
+    monkeypatch.setattr(progress, "estimate", lambda settings, objective_of: Estimate([], Duration(90.0, 90.0)))
 
     def expected(scored, replies):
         shown = progress.expected_time(None, bot, lines, scored, replies)
@@ -241,6 +246,15 @@ def test_the_expected_time_grows_with_the_work(checkpoint, monkeypatch):
         return int(measuring)
 
     assert expected(2000, 2000) > expected(20, 20)
+
+
+def test_the_expected_time_on_a_busy_machine_is_also_that_on_a_free_one():
+    text = progress._summary_of_time(Duration(600.0, 240.0), Duration(900.0, 240.0))
+    assert text.startswith(
+        "expected time: 25 minutes (10 minutes of training, 15 minutes of measuring); the machine is"
+    )
+    assert text.endswith("the machine is busy: about 8 minutes on a free one")
+    assert "busy" not in progress._summary_of_time(Duration(250.0, 240.0), Duration(250.0, 240.0))
 
 
 def test_the_expected_time_is_measured_on_steps_of_the_training_itself(checkpoint, tmp_path, monkeypatch):
@@ -270,27 +284,130 @@ def signals():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_during_the_training_ends_the_command_at_once(
-    number, checkpoint, tmp_path, monkeypatch, capsys, signals
-):
-    steps = []
+class Work(list):
+    """Names of the functions that have measured something; the call with number `stop_at` is interrupted."""
 
-    def step(*args):
-        steps.append(args)
-        os.kill(os.getpid(), number)
+    stop_at = 0
 
-    monkeypatch.setattr("training.run.take_step", step)
+    def recording(self, function):
+        def call(*args):
+            self.append(function.__name__)
+            if len(self) == self.stop_at:
+                raise KeyboardInterrupt
+            return function(*args)
+
+        return call
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Make the command short and record what it measures."""
+    calls = Work()
+    monkeypatch.setattr(mixing, "SHARES", (0.5, 1.0))
+    monkeypatch.setattr(guard, "questions", lambda about, part: [f"你的{about}{number}" for number in range(9)])
+    about_bot, others, unseen = cli.identity_dialogues, cli.rehearsal_dialogues, dialogues.unseen_dialogues
+    monkeypatch.setattr(cli, "identity_dialogues", lambda *args: about_bot(*args)[:60])
+    monkeypatch.setattr(cli, "rehearsal_dialogues", lambda *args: others(*args)[:60])
+    for module in (dialogues, guard):
+        monkeypatch.setattr(module, "unseen_dialogues", lambda part="held_out": unseen(part)[:30])
+    for name in ("_reply_batch", "_nats_per_unit", "_share_of_hits"):
+        monkeypatch.setattr(guard, name, calls.recording(getattr(guard, name)))
     monkeypatch.setattr(progress, "expected_time", lambda *args: "soon")
-    monkeypatch.setattr(guard, "measure_knowledge", lambda *args, **options: BEFORE)
-    output = tmp_path / "named"
-    assert main(["--name", "小满", "--bot", str(checkpoint), "--output", str(output), "--device", "cpu"]) == 130
+    return calls
+
+
+def command(checkpoint, output, *more):
+    flags = ["--name", "小满", "--maker", "阿哲", "--bot", str(checkpoint), "--device", "cpu", "--epochs", "3"]
+    return main([*flags, "--output", str(output), *more])
+
+
+def state_of(output):
+    return hashlib.sha256((output / "model.safetensors").read_bytes()).hexdigest(), read_json(output / "naming.json")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_in_the_training_the_choice_and_the_guard_the_command_continues(
+    number, checkpoint, tmp_path, monkeypatch, capsys, signals, work
+):
+    """The weights and figures are those of a command that was never stopped, and nothing is measured twice."""
+    assert command(checkpoint, tmp_path / "whole") == 1
+    whole, all_work = state_of(tmp_path / "whole"), Counter(work)
+    assert not (tmp_path / "whole" / "resume").exists()
+    capsys.readouterr()
+    work.clear()
+
+    output, steps = tmp_path / "stopped", []
+    step = training.run.take_step
+
+    def stopping_step(*args):
+        steps.append(args)
+        if len(steps) == 3:
+            os.kill(os.getpid(), number)
+        return step(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.run, "take_step", stopping_step)
+        assert command(checkpoint, output) == 130
     errors = capsys.readouterr().err
-    assert len(steps) == 1
-    assert f"Stopped; no finished bot was saved. Delete {output}, or give another --output." in errors
-    assert "stopping after this step" not in errors
-    assert "--resume" not in errors
-    assert not (output / "resume").exists()
+    assert "the same command with --resume continues it" in errors
+    assert f"stopped by {number.name} and saved; continue with --resume" in errors
+    assert [save.name for save in saved_steps(output)] == ["step-00000004"]
+    assert not work  # the training began at once
+
+    in_choice = 5
+    measured = []
+    for stop_at in (in_choice, all_work.total() - in_choice):  # the second one is in the guard
+        work.stop_at = stop_at
+        assert command(checkpoint, output, "--resume") == 130
+        assert "Stopped; the same command with --resume continues it." in capsys.readouterr().err
+        measured += work[:-1]  # without the interrupted call
+        work.clear()
+    work.stop_at = 0
+    assert command(checkpoint, output, "--resume") == 1
+    assert "100%" in capsys.readouterr().err  # the bars count what was measured before
+    assert Counter(measured + work) == all_work
+    assert state_of(output) == whole
+    assert command(checkpoint, output, "--resume") == 1
+    assert "holds a finished bot" in capsys.readouterr().err
+
+
+def test_a_stop_while_the_mixture_is_saved_does_not_mix_twice(checkpoint, tmp_path, monkeypatch, signals, work):
+    assert command(checkpoint, tmp_path / "whole") == 1
+    save = mixing.save
+
+    def stopped(*args):
+        save(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mixing, "save", stopped)
+        assert command(checkpoint, tmp_path / "stopped") == 130
+    assert command(checkpoint, tmp_path / "stopped", "--resume") == 1
+    assert state_of(tmp_path / "stopped") == state_of(tmp_path / "whole")
+
+
+def test_another_name_cannot_continue_the_run(checkpoint, tmp_path, capsys, signals, work):
+    work.stop_at = 1
+    assert command(checkpoint, tmp_path / "named") == 130
+    assert command(checkpoint, tmp_path / "named", "--resume", "--name", "小红") == 1
+    assert "the data changed" in capsys.readouterr().err
+
+
+def test_a_stop_before_the_training_leaves_nothing(checkpoint, tmp_path, monkeypatch, capsys, signals, work):
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress, "expected_time", stopped)
+    assert command(checkpoint, tmp_path / "named") == 130
+    assert "Stopped; nothing was saved." in capsys.readouterr().err
+    assert not (tmp_path / "named").exists()
+
+
+def test_the_preparation_of_data_that_is_not_the_users_is_silent(checkpoint, tmp_path, capsys):
+    args = build_parser().parse_args(["--name", "小满", "--bot", str(checkpoint), "--output", str(tmp_path / "named")])
+    prepare_dialogues(Identity("小满"), args, tmp_path)
+    errors = capsys.readouterr().err.strip()
+    assert re.fullmatch(r"training on \d+ dialogues about the bot and \d+ others", errors)
 
 
 def test_a_second_command_in_the_same_folder_is_refused_before_it_prepares(
@@ -303,12 +420,10 @@ def test_a_second_command_in_the_same_folder_is_refused_before_it_prepares(
     assert f"Another run is writing to {output}" in capsys.readouterr().err
 
 
-def test_a_folder_with_a_run_gets_no_advice_that_the_command_lacks(checkpoint, tmp_path, capsys, signals):
+def test_a_folder_with_a_stopped_run_is_continued_only_on_demand(checkpoint, tmp_path, capsys, signals):
     (tmp_path / "resume" / "step-00000001").mkdir(parents=True)
     assert main(["--name", "小满", "--bot", str(checkpoint), "--output", str(tmp_path)]) == 1
-    errors = capsys.readouterr().err
-    assert "already holds a run; give another --output." in errors
-    assert "--resume" not in errors
+    assert "already holds a run; give --resume to continue it, or another --output." in capsys.readouterr().err
 
 
 def test_a_training_that_diverges_gets_no_advice_that_the_command_lacks():
@@ -324,8 +439,8 @@ def test_the_command_fails_for_a_model_that_cannot_learn_it_and_keeps_the_figure
     flags = ["--name", "小满", "--bot", str(checkpoint), "--output", str(output), "--epochs", "0.1"]
     assert main(flags) == 1
     printed, progress_shown = capsys.readouterr()
-    assert progress_shown.index("expected time: ") < progress_shown.index("measuring the bot before the training: ")
-    for part in ("before the training", "how much of the training to keep", "after the training"):
+    assert progress_shown.index("expected time: ") < progress_shown.index("choosing how much of the training to keep: ")
+    for part in ("how much of the training to keep", "before and after the training"):
         assert re.search(f"{part}: 100%", progress_shown)
     assert "guard: it says its name in " in printed
     assert "The guard failed" in printed

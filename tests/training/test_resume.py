@@ -9,21 +9,27 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
+import training.validation
 from chatbot.checkpoint.folder import load_model
+from chatbot.text.dialogue_files import read_dialogues
 from tests.conftest import ROOT
 from tests.training.test_training import settings_for
 from training.data.packing import PackedData
 from training.optim.clipping import clip_gradients
 from training.optim.regularizers import Objective
-from training.reporting.logs import METRICS, PROMPTS, read_log, read_metrics
+from training.reporting.logs import METRICS, read_log, read_metrics
+from training.reporting.samples import MAX_MESSAGES
+from training.reporting.summary import summary_of
 from training.run import train
 from training.settings import Regularization, SettingsError, StageSettings
 from training.state.run_folder import ResumeError, saved_steps
+from training.validation import Validation
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16, "intermediate_size": 64}
 FLAGS = {
@@ -242,17 +248,90 @@ def test_a_full_disk_during_a_save_loses_nothing(prepared, tmp_path):
     assert state_of(tmp_path / "run") == state_of(tmp_path / "whole")
 
 
+EARLY = {"max_steps": 20, "eval_every": 2, "early_stopping_patience": 3, "save_every": 5}
+
+
+def losses(monkeypatch, *values: float):
+    """Let the validation after every second step give these values; it depends on the step alone."""
+    run = Validation.run
+
+    def validate(self, progress, training_record):
+        monkeypatch.setattr(training.validation, "nats_per_unit", lambda *args: values[progress["step"] // 2 - 1])
+        return run(self, progress, training_record)
+
+    monkeypatch.setattr(Validation, "run", validate)
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "steps", "best"),
+    [
+        ((5.0, 4.0, 4.1, 4.2, 4.0, 3.0, 3.0, 3.0, 3.0, 3.0), 3, 10, 4),  # equal is no improvement
+        ((5.0, 4.0, 4.1, 4.2, 3.9, 4.0, 4.0, 3.8, 3.7, 3.6), 3, 20, 20),
+        ((5.0, 6.0, 4.0, 4.2, 3.9, 4.0, 4.0, 3.8, 3.7, 3.6), 1, 4, 2),
+        ((5.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0), 0, 20, 2),
+    ],
+)
+def test_a_run_ends_after_validations_without_improvement(
+    values, patience, steps, best, prepared, tmp_path, monkeypatch, capsys
+):
+    losses(monkeypatch, *values)
+    settings = settings_for(prepared, tmp_path / "run", **{**EARLY, "early_stopping_patience": patience})
+    record = train(settings)
+    assert (record["step"], record["best_step"], record["stopped_by"]) == (steps, best, None)
+    is_early = steps < 20
+    message = f"stopped early after {steps} of 20 steps, because {patience} consecutive validations brought no"
+    assert (message in capsys.readouterr().err) == is_early
+    summary = f"stopped early: no improvement in {patience} consecutive validations after step {best}"
+    assert (summary in summary_of(settings, record)) == is_early
+    assert [save.name for save in saved_steps(tmp_path / "run")][-1] == f"step-{steps:08d}"
+    assert read_metrics(tmp_path / "run")[-1]["step"] == steps
+
+
+@pytest.mark.parametrize("stop", [2, 6, 7, 9, 10])
+def test_killed_before_an_early_stop_the_run_ends_at_the_same_step(stop, prepared, tmp_path, monkeypatch):
+    losses(monkeypatch, 5.0, 4.0, 4.1, 4.2, 4.3)
+    settings = settings_for(prepared, tmp_path / "whole", **EARLY)
+    train(settings)
+    output = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2 * stop)  # two micro-batches a step
+        with suppress(KeyboardInterrupt):
+            train(settings_for(prepared, output, **EARLY))
+    for _ in range(2):  # the second time, the run has ended already
+        record = train(settings_for(prepared, output, resume=True, **EARLY))
+        assert (record["step"], record["best_step"], record["validations_since_best"]) == (10, 4, 3)
+        assert state_of(output) == state_of(tmp_path / "whole")
+
+
+def test_a_stage_that_ends_early_is_followed_by_the_next_one(prepared, tmp_path, monkeypatch):
+    losses(monkeypatch, 5.0, 4.0, 4.1, 4.2, 4.3, 3.0, 3.1, 2.9, 2.8, 2.7)
+    stages = {"stages": [StageSettings("broad", max_steps=20), StageSettings("narrow", max_steps=8)]}
+    record = train(settings_for(prepared, tmp_path / "run", **{**EARLY, **stages, "max_steps": None}))
+    assert (record["stage"], record["stage_step"], record["step"], record["best_step"]) == (1, 8, 18, 18)
+
+
+def test_after_an_early_stop_more_patience_continues_the_run(prepared, tmp_path, monkeypatch):
+    losses(monkeypatch, 5.0, 4.0, 4.1, 4.2, 4.3, 4.2, 3.5, 3.6, 3.7, 3.8)
+    assert train(settings_for(prepared, tmp_path / "run", **EARLY))["step"] == 10
+    more = {**EARLY, "early_stopping_patience": 5}
+    record = train(settings_for(prepared, tmp_path / "run", resume=True, **more))
+    assert (record["step"], record["best_step"]) == (20, 14)
+
+
 def test_samples_and_warnings(prepared, tmp_path, monkeypatch, capsys):
     values = iter([5.0, 6.0, 7.0])
     monkeypatch.setattr("training.validation.nats_per_unit", lambda *args: next(values))
-    monkeypatch.setattr("training.validation.PROMPTS", PROMPTS)
+    monkeypatch.setattr("training.validation.MAX_MESSAGES", MAX_MESSAGES)
     train(settings_for(prepared, tmp_path / "run", max_steps=6, eval_every=2, save_every=6))
     errors = capsys.readouterr().err
     assert "validation rises: 7.0000 nats/unit after 5.0000 at step 2" in errors
     assert "a unigram model has" in errors
     samples = read_log(tmp_path / "run" / "samples.jsonl")
-    assert [entry["step"] for entry in samples] == [2] * 6 + [4] * 6 + [6] * 6  # five fixed prompts and one of the data
-    assert samples[0]["prompt"] == ["你好"]
+    assert [entry["step"] for entry in samples] == [2] * MAX_MESSAGES + [4] * MAX_MESSAGES + [6] * MAX_MESSAGES
+    valid = [tuple(turns[:2]) for turns in read_dialogues(prepared)]
+    for entry in samples:
+        assert (*entry["prompt"], entry["reference"]) in valid
+    assert len({entry["prompt"][0] for entry in samples}) == MAX_MESSAGES
     assert (tmp_path / "run" / METRICS).is_file()
 
 

@@ -5,20 +5,30 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chatbot.checkpoint.folder import save
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json
+from chatbot.text.dialogue_files import read_dialogues
 from chatbot.text.tokenizer import DialogueTokenizer
 from tests.conftest import tiny_config
+from training.arguments import read_settings
 from training.cli import main
+from training.reporting.estimate import estimate
+from training.reporting.samples import describe_change, sample_messages, summary_of_samples
 from training.reporting.summary import summary_of
+from training.reporting.throughput import Duration, timed
 from training.settings import SettingsError, TrainSettings
 from training.state.run_folder import SAMPLES, own_folder, read_log
+
+PATIENCE = ("--early-stopping-patience", "3")
 
 
 @pytest.fixture
@@ -42,7 +52,10 @@ def flags(prepared, ancestor, output):
             "--row-tokens", "64", "--batch-rows", "2", "--max-steps", "2", "--eval-every", "1"]  # fmt: skip
 
 
-def test_a_run_ends_with_before_and_after_one_sample_and_the_next_command(prepared, ancestor, tmp_path, capsys, curves):
+def test_a_run_ends_with_before_and_after_the_changed_replies_and_the_next_command(
+    prepared, ancestor, tmp_path, capsys, monkeypatch, curves
+):
+    monkeypatch.setattr("training.validation.MAX_MESSAGES", 4)
     output = tmp_path / "run"
     assert main(flags(prepared, ancestor, output)) == 0
     captured = capsys.readouterr()
@@ -59,10 +72,11 @@ def test_a_run_ends_with_before_and_after_one_sample_and_the_next_command(prepar
     assert f"before and after: {record['before']:.3f} -> {record['best']:.3f} nats/unit ({count} dialogues)" in lines[1]
     assert ("so few validation dialogues" in captured.out) == (count < 50)
     samples = read_log(output / SAMPLES)
-    best = [entry for entry in samples if entry["step"] == record["best_step"]][-1]
-    before = next(entry for entry in samples if entry["step"] == 0 and entry["prompt"] == best["prompt"])
-    assert f"sample: {best['prompt'][-1]} -> {best['reply']}" in lines
-    assert f"  before the training: {before['reply']}" in lines
+    valid = {turns[0]: turns[1] for turns in reversed(list(read_dialogues(prepared)))}
+    for entry in samples:
+        assert valid[entry["prompt"][0]] == entry["reference"]
+    start = next(number for number, line in enumerate(lines) if line.startswith("samples: the training changed "))
+    assert lines[start + 1 : -1] == summary_of_samples(samples, record["best_step"])[1:]
     assert lines[-1] == f"next: xianliao-chat --checkpoint {output}"
     assert (output / "curves.png").stat().st_size > 5000
 
@@ -95,7 +109,6 @@ def test_a_run_that_ends_while_validation_falls_says_so(values, changes, steps, 
 
 
 def test_a_small_set_gets_the_steps_of_the_preset_and_a_large_one_is_as_before(prepared, layout):
-    from training.arguments import read_settings
     from training.stage import Stage
 
     words = ["--data", str(prepared), "--output", "y", "--row-tokens", "64", "--batch-rows", "2"]
@@ -113,8 +126,6 @@ def test_a_small_set_gets_the_steps_of_the_preset_and_a_large_one_is_as_before(p
 
 
 def test_epochs_that_a_person_gives_come_before_the_steps_of_a_preset(tmp_path):
-    from training.arguments import read_settings
-
     words = ["--data", "x", "--output", "y", "--config", "cpu_finetune"]
     assert read_settings(words)[0].min_steps == 60
     settings, origins = read_settings([*words, "--epochs", "2"])
@@ -126,6 +137,80 @@ def test_epochs_that_a_person_gives_come_before_the_steps_of_a_preset(tmp_path):
     assert read_settings([*words[:4], "--config", str(mine)])[0].min_steps == 9  # both are from one hand
     settings, _ = read_settings([*words[:4], "--config", str(mine), "--max-steps", "3"])
     assert (settings.min_steps, settings.max_steps) == (9, 3)
+
+
+def entries(step, *replies):
+    """Return the entries of samples.jsonl of a step."""
+    prompts = [["在吗"], ["吃了吗"], ["周末去哪玩", "还没想好", "一起看电影吧"], ["晚安"]]
+    return [
+        {"step": step, "prompt": prompt, "reply": reply, "reference": f"真的{number}"}
+        for number, (prompt, reply) in enumerate(zip(prompts, replies, strict=True))
+    ]
+
+
+def test_the_replies_that_changed_most_are_shown_beside_those_of_the_person():
+    before = entries(0, "在呀", "吃了，你呢", "好啊好啊", "晚安")
+    middle, after = entries(10, "在", "嗯", "不", "安"), entries(20, "在呀", "吃过了，你呢", "看什么电影", "晚安")
+    assert summary_of_samples([*before, *middle, *after], 20) == [
+        "samples: the training changed 2 of the 4 replies; most of all:",
+        "  一起看电影吧",
+        "    before: 好啊好啊",
+        "    after: 看什么电影",
+        "    person: 真的2",
+        "  吃了吗",
+        "    before: 吃了，你呢",
+        "    after: 吃过了，你呢",
+        "    person: 真的1",
+    ]
+    assert len(summary_of_samples([*before, *middle], 10)) == 1 + 3 * 4
+    unchanged = [{**entry, "step": 20} for entry in before]
+    assert summary_of_samples([*before, *unchanged], 20) == ["samples: the training changed none of the 4 replies"]
+    assert summary_of_samples(after, 20)[:3] == ["  在吗", "    after: 在呀", "    person: 真的0"]  # no ancestor
+    assert summary_of_samples([], 20) == []
+
+
+def test_the_log_shows_the_reply_that_changed_since_the_last_validation():
+    first, same = {"你好": "你好呀", "在吗": "在"}, {"你好": "你好呀", "在吗": "在"}
+    assert describe_change(0, {}, first) == "step 0: 你好 -> 你好呀"
+    assert describe_change(10, first, same) == "step 10: the 2 sample replies have not changed"
+    assert describe_change(20, same, {**same, "在吗": "不在"}) == "step 20: 在吗 -> 不在"
+
+
+@given(st.lists(st.lists(st.text("你好 ", max_size=3), max_size=3), max_size=20), st.integers(1, 8))
+def test_the_messages_of_samples_are_different_ones_of_the_dialogues(dialogues, limit):
+    messages = sample_messages(dialogues, limit)
+    prompts = [message.prompt[0] for message in messages]
+    suitable = {turns[0] for turns in dialogues if len(turns) > 1 and turns[0].strip() and turns[1].strip()}
+    assert len(prompts) == len(set(prompts)) == min(limit, len(suitable))
+    assert all([*message.prompt, message.reference] in [turns[:2] for turns in dialogues] for message in messages)
+
+
+@pytest.mark.parametrize(("wall", "shown"), [(600.0, True), (250.0, True), (230.0, False), (180.0, False)])
+def test_a_dry_run_on_a_busy_machine_says_how_long_a_free_one_takes(
+    wall, shown, prepared, ancestor, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("training.reporting.estimate.timed", lambda compute: Duration(wall, 180.0))
+    lines = estimate(read_settings(flags(prepared, ancestor, tmp_path / "run"))[0]).lines
+    busy = [line for line in lines if line.startswith("the machine is busy: about ")]
+    assert bool(busy) == shown
+    assert all(re.fullmatch(r".* about [\d.]+ (hours|minutes) on a free one", line) for line in busy)
+
+
+def test_the_processor_time_is_that_of_the_computation():
+    asleep, awake = timed(lambda: time.sleep(0.2)), timed(lambda: sum(range(3_000_000)))
+    assert asleep.wall >= 0.2
+    assert asleep.processor < 0.1
+    assert asleep.is_slowed_down
+    assert 0 < awake.processor <= awake.wall + 0.01
+    assert (awake * 2 + awake).wall == pytest.approx(3 * awake.wall)
+
+
+def test_a_dry_run_says_that_the_run_may_end_early(prepared, ancestor, tmp_path):
+    words = flags(prepared, ancestor, tmp_path / "run")
+    texts = ["\n".join(estimate(read_settings([*words, *more])[0]).lines) for more in ((), PATIENCE)]
+    assert ["ends after 3 consecutive validations without improvement" in text for text in texts] == [False, True]
+    with pytest.raises(SettingsError, match="--early-stopping-patience must be at least 0, got -1"):
+        read_settings([*words, "--early-stopping-patience", "-1"])
 
 
 def test_fine_tuning_keeps_the_decoder_of_the_ancestor(prepared, ancestor, tmp_path):
@@ -158,7 +243,7 @@ def test_a_failed_start_leaves_no_folder_without_content(tmp_path):
 
 
 def test_presets_have_names(prepared, tmp_path, capsys):
-    from training.arguments import preset_names, read_settings
+    from training.arguments import preset_names
 
     assert preset_names() == ["base", "cpu_finetune", "cpu_smoke", "latent", "small"]
     for spelling in ("cpu_finetune", "cpu_finetune.yml", "training/presets/cpu_finetune.yaml"):

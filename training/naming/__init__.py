@@ -4,6 +4,7 @@
     objective.py    the loss: learn the answers, keep all other replies as they were
     mixing.py       mix the weights before and after the training
     guard.py        measure what the bot says after the training, and what it has forgotten
+    results.py      results of the measurements on disk, for --resume
     progress.py     progress bars and the expected time
     cli.py          the command
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import signal
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from chatbot.model.device import check_device
 from chatbot.storage import write_json
 from training.naming.dialogues import Identity, identity_dialogues, read_identity, rehearsal_dialogues
 from training.settings import TrainSettings
-from training.state.run_folder import check_folder, own_folder
+from training.state.run_folder import SETTINGS, STATES, ResumeError, check_folder, own_folder, saved_steps
 
 KEPT_RULES = ("echo", "generic_replies", "copied_replies", "hot_posts", "blocked_words", "no_chinese", "advertisement")
 """Cleaning rules that are switched off for these dialogues, because the same answer follows many questions on
@@ -28,6 +29,8 @@ purpose."""
 MAX_CHECKED, MAX_TUNED = 300, 100
 """Number of dialogues of each --check file that the guard scores, and of those after them that choose the share."""
 RECORD = "naming.json"
+SAVE_EVERY = 20
+"""Optimizer steps between saved states; Ctrl-C and SIGTERM save one as well."""
 SOURCES = {"named": ":1.5:replies", "rehearsal": ":0.3"}
 """Ends of the --data sources: how often a dialogue occurs per epoch, and `replies` if only the bot's turns are learnt.
 Without `replies`, all turns keep the bot's distribution (`objective`)."""
@@ -49,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--bot", default="default", metavar="DIR", help="checkpoint to start from (default: the bundled bot)")
     add("--output", required=True, metavar="DIR", help="folder of the new checkpoint; it must not exist yet")
+    add("--resume", action="store_true", help="continue the same command that was stopped, in --output")
     add(
         "--check",
         nargs="+",
@@ -79,17 +83,26 @@ def main(argv: list[str] | None = None) -> int | None:
     check_device(args.device)
     resolve(args.bot)
     output = Path(args.output)
-    check_folder(output, resume=False, can_resume=False)
+    _check_output(output, args.resume)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with own_folder(output):
             return _teach(args, identity, output)
     except KeyboardInterrupt:
-        if output.exists():
-            _say(f"Stopped; no finished bot was saved. Delete {output}, or give another --output.")
-        else:
-            _say("Stopped; nothing was saved.")
+        is_begun = bool(saved_steps(output)) or (output / SETTINGS).is_file()
+        _say("Stopped; the same command with --resume continues it." if is_begun else "Stopped; nothing was saved.")
         return 130
+
+
+def _check_output(output: Path, resume: bool) -> None:
+    """Check that the command may start, or with `resume` continue, in a folder.
+
+    Raises:
+        ResumeError: The folder holds something else, or with `resume` nothing to continue.
+    """
+    if resume and (output / RECORD).is_file() and not saved_steps(output):
+        raise ResumeError(f"{output} holds a finished bot; leave out --resume and give another --output for a new one.")
+    check_folder(output, resume)
 
 
 def _teach(args: argparse.Namespace, identity: Identity, output: Path) -> int:
@@ -107,6 +120,7 @@ def _teach(args: argparse.Namespace, identity: Identity, output: Path) -> int:
     from training.naming.mixing import count_work, keep_best_share
     from training.naming.objective import NamingRun
     from training.naming.progress import expected_time, shown
+    from training.naming.results import Results
     from training.run import train
 
     read = {Path(path).stem: list(read_dialogues(path)) for path in args.check}
@@ -116,19 +130,22 @@ def _teach(args: argparse.Namespace, identity: Identity, output: Path) -> int:
     from chatbot.chat.bot import Chatbot
 
     scored, (mixed, tuned), asked = count_scored(sets), count_work(identity, tuning), count_replies(identity)
-    bot = Chatbot.from_pretrained(args.bot, args.device)
+    start = Chatbot.from_pretrained(args.bot, args.device)
     with tempfile.TemporaryDirectory() as temporary:
         settings = training_settings(args, prepare_dialogues(identity, args, Path(temporary)))
-        _say(expected_time(settings, bot, sets[OTHERS], 2 * scored + mixed, asked + tuned))
-        with shown(translate("measuring the bot before the training"), scored) as advance:
-            before = measure_knowledge(bot, sets, advance=advance)
-        train(settings, NamingRun, is_locked=True)
+        if not saved_steps(output):
+            _say(expected_time(settings, start, sets[OTHERS], 2 * scored + mixed, asked + tuned))
+            _say("Ctrl-C saves the work; the same command with --resume continues it.")
+        if train(settings, NamingRun, is_locked=True)["stopped_by"]:
+            return 130
+    results = Results(output)
     with shown(translate("choosing how much of the training to keep"), mixed + tuned) as advance:
-        mixture = keep_best_share(output, args.bot, identity, tuning, args.max_loss, args.device, advance)
-    bot = Chatbot.from_pretrained(args.output, args.device)
-    with shown(translate("measuring the bot after the training"), scored + asked) as advance:
-        after = measure_knowledge(bot, sets, advance=advance)
-        answers = measure_identity(bot, identity, advance=advance)
+        mixture = keep_best_share(output, args.bot, identity, tuning, args.max_loss, args.device, advance, results)
+    with shown(translate("measuring the bot before and after the training"), 2 * scored + asked) as advance:
+        before = measure_knowledge(start, sets, advance=advance, results=results.of("before"))
+        bot = Chatbot.from_pretrained(args.output, args.device)
+        after = measure_knowledge(bot, sets, advance=advance, results=results.of("after"))
+        answers = measure_identity(bot, identity, advance=advance, results=results.of("after"))
     failures = find_failures(answers, before, after, args.max_loss)
     record = {
         "identity": vars(identity),
@@ -139,6 +156,7 @@ def _teach(args: argparse.Namespace, identity: Identity, output: Path) -> int:
         "failures": failures,
     }
     write_json(output / RECORD, record)
+    shutil.rmtree(output / STATES, ignore_errors=True)
     if args.json:
         print(json.dumps(record, ensure_ascii=False, indent=2))
     else:
@@ -167,7 +185,7 @@ def prepare_dialogues(identity: Identity, args: argparse.Namespace, folder: Path
         path.write_text("".join(lines), encoding="utf-8")
         clean = CleanSettings(skip=KEPT_RULES)
         settings = PrepareSettings(tokenizer=str(resolve(args.bot)), valid_share=0.0, form="jsonl", clean=clean)
-        build([str(path)], folder / part, settings)
+        build([str(path)], folder / part, settings, is_quiet=True)
         data.append(f"{folder / part}{SOURCES[part]}")
     return data
 
@@ -184,7 +202,8 @@ def training_settings(args: argparse.Namespace, data: Sequence[str]) -> TrainSet
         learning_rate=args.learning_rate,
         warmup_steps=5,
         eval_every=never,
-        save_every=never,
+        save_every=SAVE_EVERY,
+        resume=args.resume,
         seed=args.seed,
         device=args.device,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from chatbot.chat.bot import Chatbot
@@ -16,6 +17,7 @@ from chatbot.evaluation.aptness.choosing import reply_hits
 from chatbot.model.scoring import score_turns
 from chatbot.text.dialogue import count_units
 from training.naming.dialogues import ABOUT_BOT, Identity, Part, questions, unseen_dialogues
+from training.naming.results import Results
 
 MIN_NAME_SHARE, MAX_UNASKED_SHARE = 0.90, 0.03
 MAX_LOSS = 0.05
@@ -48,13 +50,39 @@ class Knowledge:
 
 
 def measure_knowledge(
-    bot: Chatbot, sets: dict[str, list[list[str]]], choices: int = CHOICES, advance: Advance = lambda count: None
+    bot: Chatbot,
+    sets: dict[str, list[list[str]]],
+    choices: int = CHOICES,
+    advance: Advance = lambda count: None,
+    results: Results | None = None,
 ) -> Knowledge:
-    """Score sets of dialogues, and let the bot choose among ten replies (`chatbot.evaluation.aptness.choosing`)."""
-    nats = {name: _nats_per_unit(bot, dialogues, advance) for name, dialogues in sets.items()}
-    contexts = make_contexts(sets[OTHERS], choices) if choices else []
-    hits = reply_hits(bot, contexts, advance=advance)
-    return Knowledge(nats, hits["hits"] if hits else 0.0)
+    """Score sets of dialogues, and let the bot choose among ten replies (`chatbot.evaluation.aptness.choosing`).
+
+    Args:
+        bot: The bot.
+        sets: Dialogues by the name of their set.
+        choices: Number of dialogues in which the bot chooses.
+        advance: Progress bar.
+        results: Results of a stopped command with the same weights, which are not measured again.
+    """
+    results = results or Results()
+    nats = {}
+    for name, dialogues in sets.items():
+        if results.known("nats", dialogues):
+            advance(len(dialogues))
+        nats[name] = results.recall(partial(_nats_per_unit, bot, dialogues, advance), "nats", dialogues)
+    if not choices:
+        return Knowledge(nats, 0.0)
+    others = sets[OTHERS]
+    if results.known("choice", others, choices):
+        advance(count_scored({OTHERS: others}, choices) - len(others))
+    hits = results.recall(partial(_share_of_hits, bot, others, choices, advance), "choice", others, choices)
+    return Knowledge(nats, hits)
+
+
+def _share_of_hits(bot: Chatbot, dialogues: Sequence[list[str]], choices: int, advance: Advance) -> float:
+    hits = reply_hits(bot, make_contexts(dialogues, choices), advance=advance)
+    return hits["hits"] if hits else 0.0
 
 
 def count_scored(sets: dict[str, list[list[str]]], choices: int = CHOICES) -> int:
@@ -86,48 +114,67 @@ def measure_identity(
     part: Part = "held_out",
     seeds: int = SEEDS,
     advance: Advance = lambda count: None,
+    results: Results | None = None,
 ) -> dict[str, Any]:
-    """Ask the questions of a part and send its everyday messages.
+    """Ask the questions of a part and send its everyday messages; `advance` and `results` as for `measure_knowledge`.
 
     Returns:
         Shares of the replies that say the name or the maker, and the replies that are wrong.
     """
-    named, wrong = _ask(bot, questions("name", part), lambda reply: identity.name in reply, seeds, advance)
+    ask = partial(_ask, bot, advance=advance, results=results or Results())
+    named, wrong = ask(questions("name", part), lambda reply: identity.name in reply, seeds)
     result: dict[str, Any] = {"name": named, "wrong": wrong}
     if identity.maker:
         maker_named = re.compile(
             f"{re.escape(identity.maker)}.{{0,6}}(做|教|训练|写|造|养|创)|是{re.escape(identity.maker)}"
         )
-        result["maker"], result["wrong_maker"] = _ask(
-            bot, questions("maker", part), lambda reply: maker_named.search(reply) is not None, seeds, advance
+        result["maker"], result["wrong_maker"] = ask(
+            questions("maker", part), lambda reply: maker_named.search(reply) is not None, seeds
         )
     messages = _everyday(part)
-    clean, unasked = _ask(bot, messages, lambda reply: identity.name not in reply, 1, advance)
+    clean, unasked = ask(messages, lambda reply: identity.name not in reply, 1)
     return result | {"unasked": 1 - clean, "said_unasked": unasked, "messages": len(messages)}
 
 
-def _ask(bot: Chatbot, texts: Sequence[str], is_right: Any, seeds: int, advance: Advance) -> tuple[float, list[str]]:
+def _ask(
+    bot: Chatbot, texts: Sequence[str], is_right: Any, seeds: int, advance: Advance, results: Results
+) -> tuple[float, list[str]]:
     """Return the share of right replies, and `message -> reply` for the wrong ones."""
     asked = [(text, seed) for text in texts for seed in range(seeds)]
-    replies = reply_all(bot, asked, advance)
+    replies = reply_all(bot, asked, advance, results)
     wrong = [f"{text} -> {reply}" for (text, _), reply in zip(asked, replies, strict=True) if not is_right(reply)]
     return 1 - len(wrong) / len(replies), wrong
 
 
-def reply_all(bot: Chatbot, asked: Sequence[tuple[str, int]], advance: Advance = lambda count: None) -> list[str]:
-    """Return `bot.reply([message], seed)` for each message and seed, decoded in batches."""
+def reply_all(
+    bot: Chatbot,
+    asked: Sequence[tuple[str, int]],
+    advance: Advance = lambda count: None,
+    results: Results | None = None,
+) -> list[str]:
+    """Return `bot.reply([message], seed)` for each message and seed, decoded in batches.
+
+    `advance` and `results` are as for `measure_knowledge`; every batch is saved when it is answered.
+    """
+    results, replies = results or Results(), []
+    for start in range(0, len(asked), BATCH_SIZE):
+        batch = [list(one) for one in asked[start : start + BATCH_SIZE]]
+        replies += results.recall(partial(_reply_batch, bot, batch), "replies", batch)
+        advance(len(batch))
+    return replies
+
+
+def _reply_batch(bot: Chatbot, asked: Sequence[Sequence[Any]]) -> list[str]:
     requests = [bot.request([message], seed=seed) for message, seed in asked]
     replies = [request.fixed.text if request.fixed else "" for request in requests]
-    open_ones = [index for index, request in enumerate(requests) if not request.fixed]
-    advance(len(requests) - len(open_ones))
-    for start in range(0, len(open_ones), BATCH_SIZE):
-        indices = open_ones[start : start + BATCH_SIZE]
-        batch = [requests[index] for index in indices]
-        steps, logits = prefill(bot.model, [request.prompt for request in batch])
-        *_, candidates = decode_requests(batch, steps, logits, bot.vocabulary)
-        for index, request, drafts in zip(indices, batch, candidates, strict=True):
-            replies[index] = bot.show(request, bot.best_draft(request, drafts)).text
-        advance(len(indices))
+    indices = [index for index, request in enumerate(requests) if not request.fixed]
+    if not indices:
+        return replies
+    batch = [requests[index] for index in indices]
+    steps, logits = prefill(bot.model, [request.prompt for request in batch])
+    *_, candidates = decode_requests(batch, steps, logits, bot.vocabulary)
+    for index, request, drafts in zip(indices, batch, candidates, strict=True):
+        replies[index] = bot.show(request, bot.best_draft(request, drafts)).text
     return replies
 
 

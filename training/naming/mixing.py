@@ -25,6 +25,9 @@ from training.naming.guard import (
     measure_identity,
     measure_knowledge,
 )
+from training.naming.results import Results
+from training.state.run_folder import saved_steps
+from training.state.saved_state import load_weights
 
 SHARES = (0.55, 0.7, 0.85, 1.0)
 """Shares that are tried."""
@@ -43,19 +46,23 @@ def keep_best_share(
     max_loss: float,
     device: str,
     advance: Advance = lambda count: None,
+    results: Results | None = None,
 ) -> dict[str, float]:
     """Replace a checkpoint's weights with a mixture of those before and after the training.
 
-    Among the mixtures tried, it is the one whose smallest distance to a limit of `guard` is largest.
+    Among the mixtures tried, it is the one whose smallest distance to a limit of `guard` is largest. The weights after
+    the training are those of the newest saved state, so that a command that was stopped while it replaced the
+    checkpoint does not mix a mixture.
 
     Args:
-        folder: Checkpoint after the training.
+        folder: Checkpoint after the training, with its saved states, if it has any.
         start: Checkpoint before it.
         identity: Name and maker.
         sets: Dialogues that the bot must not forget, by the name of their set.
         max_loss: Maximum rise of the loss on a set, in nats/unit.
         device: Device of the measurement.
         advance: Progress bar, as for `measure_knowledge`.
+        results: Results of a stopped command, by the name of the mixture.
 
     Returns:
         `share`, and `room`: distance to the nearest limit (`guard.least_room`).
@@ -65,15 +72,19 @@ def keep_best_share(
         bot.model, XianliaoForCausalLM
     ):  # an adapter to a foreign model did not exist before the training
         return {"share": 1.0}
+    if saved_steps(folder):
+        load_weights(folder, bot.model)
+    results = results or Results()
     after = {name: tensor.clone() for name, tensor in bot.model.state_dict().items()}
     before = load_model(start, str(bot.model.device)).state_dict()
     mix(bot, before, after, 0.0)
-    known = measure_knowledge(bot, sets, choices=0, advance=advance)
+    known = measure_knowledge(bot, sets, choices=0, advance=advance, results=results.of("tuning before"))
     rooms = {}
     for share in SHARES:
         mix(bot, before, after, share)
-        answers = measure_identity(bot, identity, "tuning", seeds=1, advance=advance)
-        knows = measure_knowledge(bot, sets, choices=0, advance=advance)
+        part = results.of(f"share {share}")
+        answers = measure_identity(bot, identity, "tuning", seeds=1, advance=advance, results=part)
+        knows = measure_knowledge(bot, sets, choices=0, advance=advance, results=part)
         rooms[share] = least_room(answers, known, knows, max_loss)
     best = max(rooms, key=lambda share: rooms[share])
     mix(bot, before, after, best)

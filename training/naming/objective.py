@@ -84,19 +84,13 @@ def kept_targets(batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 class NamingRun(Run):
-    """A run whose objective keeps the dialogues of all sets but those with `:replies`; it saves no states to resume from."""
+    """A run whose objective keeps the dialogues of all sets but those with `:replies`."""
 
     def _objective(self, stage: Stage) -> Objective:
         return keeping_objective(self.trained, stage)
 
-    def _stopping(self) -> AbstractContextManager[None]:
-        return nullcontext()  # signals end the command at once: `training.naming.cli`
-
-    def _save_state(self) -> None:
-        pass
-
     def _stop_diverged(self, error: DivergedError, rows: list[list[int]]) -> NoReturn:
         raise SettingsError(
             f"Loss {error.loss} with gradient norm {error.gradient_norm} at step {self.progress['step'] + 1}: the training"
-            " has diverged and nothing was saved. Start again with a lower --learning-rate and another --output."
+            " has diverged. Start again with a lower --learning-rate and another --output."
         ) from None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from tqdm import tqdm
 
@@ -14,6 +14,7 @@ from chatbot.model.scoring import score_turns
 from training.naming.guard import BATCH_SIZE, reply_all
 from training.naming.objective import keeping_objective
 from training.reporting.estimate import estimate, minutes
+from training.reporting.throughput import Duration, timed
 from training.settings import TrainSettings
 
 TIMED_DIALOGUES = 32
@@ -42,18 +43,17 @@ def expected_time(
     some = [[bot.reader.ids(turn) for turn in turns] for turns in dialogues[:TIMED_DIALOGUES]]
     asked = [(turns[0], 0) for turns in dialogues[:BATCH_SIZE]]
     reply_all(bot, asked[:1])  # the first reply may compile the network
-    started = time.perf_counter()
-    score_turns(bot.model, bot.layout, some)
-    per_dialogue = (time.perf_counter() - started) / len(some)
-    started = time.perf_counter()
-    reply_all(bot, asked)
-    per_reply = (time.perf_counter() - started) / len(asked)
-    measuring = scored * per_dialogue + replies * per_reply
-    training = estimate(settings, keeping_objective)[1]
-    return _summary_of_time(training, measuring)
+    per_dialogue = timed(partial(score_turns, bot.model, bot.layout, some)) * (1 / len(some))
+    per_reply = timed(partial(reply_all, bot, asked)) * (1 / len(asked))
+    measuring = per_dialogue * scored + per_reply * replies
+    return _summary_of_time(estimate(settings, keeping_objective).duration, measuring)
 
 
-def _summary_of_time(training: float, measuring: float) -> str:
-    """Return the sentence of `expected_time` for the seconds of the training and of all measurements."""
-    parts = f"{minutes(training)} of training, {minutes(measuring)} of measuring"
-    return f"expected time: {minutes(training + measuring)} ({parts}); other work on this machine makes it longer"
+def _summary_of_time(training: Duration, measuring: Duration) -> str:
+    """Return the sentences of `expected_time` for the durations of the training and of all measurements."""
+    total = training + measuring
+    parts = f"{minutes(training.wall)} of training, {minutes(measuring.wall)} of measuring"
+    expected = f"expected time: {minutes(total.wall)} ({parts})"
+    if total.is_slowed_down:
+        return f"{expected}; the machine is busy: about {minutes(total.processor)} on a free one"
+    return f"{expected}; other work on this machine makes it longer"

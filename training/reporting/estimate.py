@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +19,7 @@ from chatbot.text.tokenizer import DialogueTokenizer
 from training.data.turn_store import parse_source
 from training.optim.memory import keep_freed_memory
 from training.optim.regularizers import Objective
-from training.reporting.throughput import memory_gigabytes
+from training.reporting.throughput import Duration, memory_gigabytes, timed
 from training.settings import TrainSettings
 from training.stage import Stage
 from training.state.saved_state import new_progress
@@ -29,6 +30,13 @@ SCORED_DIALOGUES = 8
 """Number of validation dialogues that are scored to estimate the time of a validation."""
 
 
+class Estimate(NamedTuple):
+    """Lines with the size and the time of a run, and its expected duration."""
+
+    lines: list[str]
+    duration: Duration
+
+
 ObjectiveOf = Callable[[TrainedModel, Stage], Objective]
 """Function that returns the objective of a stage."""
 
@@ -37,11 +45,12 @@ def _usual_objective(trained: TrainedModel, stage: Stage) -> Objective:
     return Objective(trained.model, trained.inner, stage.settings.regularization)
 
 
-def estimate(settings: TrainSettings, objective_of: ObjectiveOf = _usual_objective) -> tuple[list[str], float]:
-    """Return lines with the size and the expected time of a run, and its expected seconds; no file is written.
+def estimate(settings: TrainSettings, objective_of: ObjectiveOf = _usual_objective) -> Estimate:
+    """Estimate the size and the time of a run; no file is written.
 
     Every stage runs three micro-batches: one to warm up, one without and one with an optimizer step. A step
-    of the run is extrapolated from them, so another load on the machine changes the figure.
+    of the run is extrapolated from them, so another load on the machine changes the figure; the processor time of the
+    same steps says how long the run would take without that load.
 
     Args:
         settings: Settings of the run, checked.
@@ -61,12 +70,12 @@ def estimate(settings: TrainSettings, objective_of: ObjectiveOf = _usual_objecti
     learnt = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     lines = [f"model: {sum(map(torch.numel, parameters)) / 1e6:.2f}M parameters, {learnt / 1e6:.2f}M of them trained"]
     backward = trained.inner.config.direction == "backward"
-    seconds, durations = 0.0, []
+    total, durations = Duration(), []
     for number in range(max(1, len(settings.stages))):
         stage = Stage(settings, number, tokenizer, trained.layout, backward)
-        step, validation = _seconds_per_step(trained, stage, objective_of), _seconds_per_validation(trained, stage)
+        step, validation = _time_per_step(trained, stage, objective_of), _time_per_validation(trained, stage)
         validations = math.ceil(stage.steps / settings.eval_every) + (settings.init is not None)
-        seconds += stage.steps * step + validations * validation
+        total += step * stage.steps + validation * validations
         rows = stage.data.rows(0)
         steps_per_epoch = math.ceil(len(rows) / stage.settings.batch_rows)
         tokens = round(stage.data.tokens(rows) * stage.steps / steps_per_epoch)
@@ -74,18 +83,27 @@ def estimate(settings: TrainSettings, objective_of: ObjectiveOf = _usual_objecti
             f"{stage.name}: {stage.steps} steps, {tokens} tokens, {stage.data.tokens(rows)} tokens per epoch,"
             f" {len(stage.valid_dialogues)} validation dialogues"
         )
-        durations.append(f"{stage.steps} steps of {step:.2f} s and {validations} validations of {validation:.1f} s")
+        durations.append(
+            f"{stage.steps} steps of {step.wall:.2f} s and {validations} validations of {validation.wall:.1f} s"
+        )
     lines.append(f"memory: about {memory_gigabytes(accelerator.device):.1f} GB")
-    lines.append(f"time: about {minutes(seconds)} ({'; '.join(durations)})")
+    lines.append(f"time: about {minutes(total.wall)} ({'; '.join(durations)})")
+    if total.is_slowed_down and accelerator.device.type == "cpu":
+        lines.append(f"the machine is busy: about {minutes(total.processor)} on a free one")
+    if settings.early_stopping_patience:
+        lines.append(
+            f"early stopping: the run ends after {settings.early_stopping_patience} consecutive validations without"
+            " improvement, so it may take less time"
+        )
     lines.append(
         f"estimated from steps measured now ({accelerator.device}, {torch.get_num_threads()} threads); other work on this"
         " machine makes the run slower"
     )
-    return lines, seconds
+    return Estimate(lines, total)
 
 
-def _seconds_per_step(trained: TrainedModel, stage: Stage, objective_of: ObjectiveOf) -> float:
-    """Measure a micro-batch and an optimizer step, and return the estimated seconds of a whole step."""
+def _time_per_step(trained: TrainedModel, stage: Stage, objective_of: ObjectiveOf) -> Duration:
+    """Measure a micro-batch and an optimizer step, and return the estimated duration of a whole step."""
     settings = stage.settings
     micro = min(settings.micro_batch_rows or 1, settings.batch_rows)
     rows = stage.data.rows(0)[:micro]
@@ -97,27 +115,22 @@ def _seconds_per_step(trained: TrainedModel, stage: Stage, objective_of: Objecti
             stage.settings, learning_rate=1e-12
         )  # nothing is saved, but later stages measure the same model
         take_step(trained, stage, objective, rows, progress, frozen, False)
-        started = time.perf_counter()
-        add_gradients(trained, stage, objective, rows, micro)
-        gradient = time.perf_counter() - started
-        started = time.perf_counter()
-        take_step(trained, stage, objective, rows, progress, frozen, False)
-        update = max(0.0, time.perf_counter() - started - gradient)
+        gradient = timed(partial(add_gradients, trained, stage, objective, rows, micro))
+        whole = timed(partial(take_step, trained, stage, objective, rows, progress, frozen, False))
+        update = Duration(max(0.0, whole.wall - gradient.wall), max(0.0, whole.processor - gradient.processor))
     finally:
         objective.close()
         trained.zero_gradients()
     per_step = min(settings.batch_rows, len(stage.data.rows(0))) / len(rows)
-    return per_step * gradient + update
+    return gradient * per_step + update
 
 
-def _seconds_per_validation(trained: TrainedModel, stage: Stage) -> float:
-    """Score a few validation dialogues, and return the estimated seconds for all of them."""
+def _time_per_validation(trained: TrainedModel, stage: Stage) -> Duration:
+    """Score a few validation dialogues, and return the estimated duration for all of them."""
     some = stage.valid_dialogues[:SCORED_DIALOGUES]
     if not some:
-        return 0.0
-    started = time.perf_counter()
-    score_turns(trained.inner, trained.layout, some)
-    return (time.perf_counter() - started) * len(stage.valid_dialogues) / len(some)
+        return Duration()
+    return timed(partial(score_turns, trained.inner, trained.layout, some)) * (len(stage.valid_dialogues) / len(some))
 
 
 def minutes(seconds: float) -> str:

@@ -13,14 +13,12 @@ from tqdm import tqdm
 from chatbot.language.translation import translate
 from chatbot.storage import replacing
 from training.data.turn_store import TurnStore
+from training.reporting.samples import SampleMessage
 from training.settings import SettingsError
 from training.state.run_folder import METRICS, SAMPLES, read_log
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-PROMPTS = (["你好"], ["今天好累啊"], ["你喜欢吃什么"], ["你是谁"], ["周末去哪玩", "还没想好", "一起看电影吧"])
-"""Histories that the model answers at every validation."""
 
 
 class Log:
@@ -68,13 +66,14 @@ class RunLogs:
             for name, value in entry.items():
                 self._board.add_scalar(name, value, int(entry["step"]))
 
-    def add_sample(self, step: int, prompt: list[str], reply: str) -> None:
+    def add_sample(self, step: int, message: SampleMessage, reply: str) -> None:
         """Write a reply of the model in training."""
         if not self.is_main:
             return
-        self._samples.add(step=step, prompt=prompt, reply=reply)
+        reference = {} if message.reference is None else {"reference": message.reference}
+        self._samples.add(step=step, prompt=message.prompt, reply=reply, **reference)
         if self._board is not None:
-            self._board.add_text(prompt[-1], reply, step)
+            self._board.add_text(message.prompt[-1], reply, step)
 
     def message(self, text: str) -> None:
         """Print a line on stderr, above the progress bar."""

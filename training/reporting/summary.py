@@ -9,6 +9,7 @@ from typing import Any
 
 from chatbot.language.translation import translate
 from training.arguments import LISTS
+from training.reporting.samples import summary_of_samples
 from training.settings import TrainSettings, flag
 from training.state.run_folder import METRICS, SAMPLES, SETTINGS, read_log
 
@@ -42,7 +43,7 @@ def _leaves(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def summary_of(settings: TrainSettings, record: dict[str, Any]) -> str:
-    """Return the lines after a run: steps, validation before and after, one sample before and after, the next command.
+    """Return the lines after a run: steps, validation before and after, replies before and after, the next command.
 
     Args:
         settings: Settings of the run.
@@ -56,10 +57,16 @@ def summary_of(settings: TrainSettings, record: dict[str, Any]) -> str:
         lines.append(f"best validation: {best:.3f} nats/unit ({count} dialogues)")
     if best is not None and count < FEW_DIALOGUES:
         lines.append("warning: so few validation dialogues give a rough figure; add dialogues, or prepare with --valid")
+    rounds = record.get("validations_since_best", 0)
+    if 0 < settings.early_stopping_patience <= rounds and record["stage_step"] < record["stage_steps"]:
+        lines.append(
+            f"stopped early: no improvement in {rounds} consecutive validations after step {record['best_step']}"
+        )
     fall, longer = _still_falling(settings, record)
     if longer:
         lines.append(f"validation was still falling at the end ({fall} nats/unit): use another --output and {longer}")
-    lines += _sample(Path(settings.output), record)
+    step = record["step"] if record["best_step"] is None else record["best_step"]
+    lines += summary_of_samples(read_log(Path(settings.output) / SAMPLES), step)
     if record["stopped_by"]:
         lines.append("next: the same command with --resume")
     elif record["step"] and record.get("direction") != "backward":
@@ -78,15 +85,3 @@ def _still_falling(settings: TrainSettings, record: dict[str, Any]) -> tuple[str
     name = next((name for name in ("max_steps", "min_steps") if getattr(settings, name) == record["step"]), "epochs")
     longer = f"{flag(name)} {2 * getattr(settings, name):g}"
     return f"{values[-2]:.3f} -> {values[-1]:.3f}", longer
-
-
-def _sample(output: Path, record: dict[str, Any]) -> list[str]:
-    """Return the reply to the last sample prompt after the run, and before it if the run has an ancestor."""
-    entries = read_log(output / SAMPLES)
-    step = record["step"] if record["best_step"] is None else record["best_step"]
-    after = next((entry for entry in reversed(entries) if entry["step"] == step), None)
-    if after is None:
-        return []
-    lines = [f"sample: {after['prompt'][-1]} -> {after['reply']}"]
-    same = (entry["reply"] for entry in entries if entry["step"] == 0 and entry["prompt"] == after["prompt"])
-    return lines + [f"  before the training: {reply}" for reply in same]

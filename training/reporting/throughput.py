@@ -4,10 +4,47 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import psutil
 import torch
 from torch import nn
+
+BUSY = 4 / 3
+"""Ratio of wall time to processor time above which the machine counts as busy."""
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Time of a computation.
+
+    Attributes:
+        wall: Seconds on the clock.
+        processor: Seconds during which the calling thread had a processor: about the seconds on the clock of a machine
+            without other work.
+    """
+
+    wall: float = 0.0
+    processor: float = 0.0
+
+    def __add__(self, other: Duration) -> Duration:
+        return Duration(self.wall + other.wall, self.processor + other.processor)
+
+    def __mul__(self, factor: float) -> Duration:
+        return Duration(self.wall * factor, self.processor * factor)
+
+    @property
+    def is_slowed_down(self) -> bool:
+        """Return whether other work on the machine makes the computation clearly slower."""
+        return self.wall > BUSY * self.processor
+
+
+def timed(compute: Callable[[], object]) -> Duration:
+    """Run a computation and return its duration."""
+    wall, processor = time.perf_counter(), time.thread_time()
+    compute()
+    return Duration(time.perf_counter() - wall, time.thread_time() - processor)
 
 
 def flops_per_token(model: nn.Module) -> int:

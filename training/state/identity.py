@@ -15,7 +15,7 @@ from training.settings import StageSettings, TrainSettings, flag
 from training.state.run_folder import ResumeError, check_folder, saved_steps
 from training.state.saved_state import Progress, load_progress, new_progress
 
-CHANGEABLE = ("data", "output", "resume", "threads", "tensorboard", "stages")
+CHANGEABLE = ("data", "output", "resume", "threads", "tensorboard", "early_stopping_patience", "stages")
 """Settings that may change, or that the identity describes in another form (`data` and `stages`)."""
 
 INIT_FILES = (CONFIG, SHARDS, WEIGHTS, "model-*-of-*.safetensors", ADAPTER_CONFIG, ADAPTER_WEIGHTS)

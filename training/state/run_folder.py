@@ -34,11 +34,10 @@ def read_log(path: Path) -> list[dict]:
         return []
 
 
-def check_folder(output: Path, resume: bool, can_resume: bool = True) -> None:
+def check_folder(output: Path, resume: bool) -> None:
     """Check that a run may start in a folder, or that there is a run to resume in it.
 
-    A run that ended before its first save has no state: it is resumed from its start. `can_resume` says whether the
-    command has the option --resume; if so, the message advises to use it.
+    A run that ended before its first save has no state: it is resumed from its start.
 
     Raises:
         ResumeError: The folder holds another run or other files, or it holds no run and --resume is given.
@@ -48,8 +47,6 @@ def check_folder(output: Path, resume: bool, can_resume: bool = True) -> None:
         raise ResumeError(f"{output} has no saved state. Start the run without --resume.")
     if resume:
         return
-    if steps and not can_resume:
-        raise ResumeError(f"{output} already holds a run; give another --output.")
     if steps:
         raise ResumeError(f"{output} already holds a run; give --resume to continue it, or another --output.")
     if output.exists() and not output.is_dir():

@@ -38,8 +38,8 @@ class Progress(TypedDict):
     """Progress of a run, as stored in progress.json and training.json.
 
     `step`, `tokens`, `seconds` and `clipped` (steps whose gradient was clipped) count over the run; `stage_step`,
-    `best` (nats/unit of the best validation) and `best_step` over the stage. `before` is the validation before the first
-    step of the stage, if the run has an ancestor.
+    `best` (nats/unit of the best validation), `best_step` and `validations_since_best` over the stage. `before` is the
+    validation before the first step of the stage, if the run has an ancestor.
     """
 
     step: int
@@ -50,6 +50,7 @@ class Progress(TypedDict):
     clipped: int
     best: float | None
     best_step: int | None
+    validations_since_best: int
     before: float | None
     micro_batch_rows: int | None
 
@@ -65,6 +66,7 @@ def new_progress() -> Progress:
         clipped=0,
         best=None,
         best_step=None,
+        validations_since_best=0,
         before=None,
         micro_batch_rows=None,
     )

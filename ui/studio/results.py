@@ -8,10 +8,13 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
+from chatbot.similarity.difference import difference
 from chatbot.storage import MAX_EXACT, log_entries, open_regular, parse_json, read_text
 from chatbot.text.dialogue import valid_text
 
 MAX_REASONS, MAX_EXAMPLES, MAX_POINTS, MAX_CHARACTERS = 20, 5, 400, 300
+MAX_SAMPLES = 16
+"""Number of replies of a step that are compared with those before the training."""
 MAX_BYTES = 1 << 20
 """Maximum size of a file that is read, and of the end of a log; larger files are not from the commands of the view."""
 
@@ -234,8 +237,8 @@ def result_of(run: Path, has_sample: bool = True) -> Row | None:
         has_sample: Whether to read the sample replies, which may be many.
 
     Returns:
-        nats per unit `before` and `best`, `best_step`, the number of `valid` dialogues, and a `sample`: prompt, reply of the
-        checkpoint and reply before the training. Missing values are None.
+        nats per unit `before` and `best`, `best_step`, the number of `valid` dialogues, and a `sample`, that with the
+        largest change: prompt, reply of the checkpoint and reply before the training. Missing values are None.
     """
     if not (run / "model.safetensors").is_file() and not (run / "adapter_model.safetensors").is_file():
         return None
@@ -251,13 +254,18 @@ def result_of(run: Path, has_sample: bool = True) -> Row | None:
 
 
 def _sample(entries: list[Row], step: float | None) -> list[str | None] | None:
-    """Return the last prompt, the reply to it at a step, and the reply before the training."""
+    """Return the prompt whose reply the training changed most, the reply at a step, and the reply before the training."""
     whole = [entry for entry in entries if _is_texts(entry.get("prompt")) and isinstance(entry.get("reply"), str)]
-    after = next((entry for entry in reversed(whole) if entry["step"] == step), None)
-    if after is None:
+    after = [entry for entry in whole if entry["step"] == step][-MAX_SAMPLES:]
+    if not after:
         return None
-    before = [entry["reply"] for entry in whole if entry["step"] == 0 and entry["prompt"] == after["prompt"]]
-    return [after["prompt"][-1], after["reply"], before[0] if before else None]
+    before = {tuple(entry["prompt"]): entry["reply"] for entry in whole if entry["step"] == 0}
+    same = [before.get(tuple(entry["prompt"])) for entry in after]
+    changes = [
+        0.0 if text is None else difference(text, entry["reply"]) for entry, text in zip(after, same, strict=True)
+    ]
+    number = changes.index(max(changes))
+    return [after[number]["prompt"][-1], after[number]["reply"], same[number]]
 
 
 def _is_texts(value: object) -> bool:

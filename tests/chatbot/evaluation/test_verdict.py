@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from chatbot.evaluation import intervals
 from chatbot.evaluation.grid import Grid
+from chatbot.evaluation.quality import compare_quality
 from chatbot.evaluation.report import words
 from chatbot.evaluation.report.html import to_html
 from chatbot.evaluation.report.markdown import to_markdown
 from chatbot.evaluation.report.tables import ENDINGS, REPLIES, best_of, ending_table, reply_table
 from chatbot.evaluation.verdict import verdict, warnings
 from chatbot.language.translation import report_texts, to_chinese
+from chatbot.text.dialogue import count_units
 
 
 def method(cut_off=0, dist_2=0.8, wrd=0.5, settings="floor", **more):
@@ -56,6 +59,12 @@ def checkpoint(name, nats, **methods):
 
 
 def report(*checkpoints, contexts=200, **more):
+    if len(checkpoints) > 1:
+        best, second = sorted(checkpoints, key=lambda part: part["quality"]["nats_per_unit"])[:2]
+        worse = second["quality"]["nats_per_unit"] - best["quality"]["nats_per_unit"]
+        names = [best["name"], second["name"]]
+        spread = [worse - 0.1, worse + 0.1]
+        more = {"difference": {"names": names, "nats_per_unit": worse, "interval": spread, "dialogues": 200}} | more
     people = method(dist_2=0.82)
     for name in ("wrd", "r_64", "stop_reasons", "longest_tokens", "bound_tokens"):
         del people[name]
@@ -110,15 +119,64 @@ def test_the_sentences_follow_the_numbers(changes, sentence):
 @pytest.mark.parametrize(
     ("nats", "sentence"),
     [
-        (3.55, "mine (3.500 nats/unit) and other (3.550) predict what people say about equally well."),
-        (3.9, "mine predicts what people say better than other: 3.500 against 3.900 nats/unit."),
-        (3.0, "other predicts what people say better than mine: 3.000 against 3.500 nats/unit."),
+        (
+            3.55,
+            "mine (3.500 nats/unit of all turns) and other (3.550) predict what people say about equally well: the 95 %"
+            " interval of the difference over 200 dialogues, -0.050 to 0.150, contains 0.",
+        ),
+        (
+            3.9,
+            "mine predicts what people say better than other: 3.500 against 3.900 nats/unit of all turns; the 95 % interval"
+            " of the difference over 200 dialogues is 0.300 to 0.500.",
+        ),
+        (3.0, "other predicts what people say better than mine: 3.000 against 3.500 nats/unit of all turns; "),
     ],
 )
 def test_checkpoints_are_compared_with_their_intervals(nats, sentence):
     two = report(checkpoint("mine", 3.5, own=method(settings="own")), checkpoint("other", nats, own=method()))
-    assert sentence in verdict(two)
+    assert any(line.startswith(sentence) for line in verdict(two))
     assert all("mine" in line for line in verdict(two) if line.startswith(("All", "The replies")))
+    two["verdict"] = verdict(two)
+    assert html.escape(sentence) in to_html(two)
+    assert sentence in to_markdown(two)
+
+
+def test_checkpoints_are_compared_dialogue_by_dialogue():
+    """One dialogue is hard for both, which makes both intervals wide but not that of the difference."""
+    dialogues = [["在吗", "在呢"]] * 20 + [["嗯"]] * 20
+    nats = [6.0 + 4 * (number % 5) for number in range(40)]
+    parts = [
+        {"name": name, "quality": {"nats_per_unit": value, "dialogue_nats": [extra + one for one in nats]}}
+        for name, value, extra in (("other", 3.6, 0.5), ("worst", 4.0, 9.0), ("mine", 3.4, 0.0))
+    ]
+    compared = compare_quality(parts, dialogues, 500)
+    units = sum(map(count_units, dialogues))
+    assert compared["names"] == ["mine", "other"]
+    assert compared["nats_per_unit"] == pytest.approx(0.5 * 40 / units)
+    assert compared["interval"][0] > 0
+    assert compared["dialogues"] == 40
+    alone = [intervals.ratio(part["quality"]["dialogue_nats"], [1] * 40, 500) for part in (parts[2], parts[0])]
+    assert alone[0][1] > alone[1][0]  # these intervals overlap
+
+
+@pytest.mark.parametrize(
+    ("record", "is_warned"),
+    [
+        ({"data": [{"folder": "own", "learnt": "replies"}], "valid_dialogues": 9}, True),
+        ({"data": [{"folder": "own"}], "valid_dialogues": 9}, False),
+        ({"data": [{"folder": "own", "learnt": "replies"}], "valid_dialogues": 0}, False),
+        ({"stages": [{"data": []}, {"data": [{"learnt": "replies"}]}], "valid_dialogues": 9}, True),
+        ({"data": 3, "stages": 5, "valid_dialogues": 9}, False),
+    ],
+)
+def test_figures_of_replies_alone_are_not_to_be_compared_with_those_of_all_turns(record, is_warned, tmp_path):
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    content = report(checkpoint("mine", 3.5, own=method(settings="own")))
+    lines = warnings(content, [tmp_path], __file__)
+    assert [line.startswith("mine learned only the bot's turns (:replies).") for line in lines] == [True] * is_warned
+    content["verdict"], content["warnings"] = verdict(content), lines
+    for text in (html.unescape(to_html(content)), to_markdown(content)):
+        assert ("count all turns, so do not compare them." in text) == is_warned
 
 
 def test_the_worst_method_is_looked_for_in_all_checkpoints_and_named_with_its_bot():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -23,7 +24,7 @@ from ui.page.chats import ChatError
 from ui.studio.commands import arguments_of, environment, find_presets
 from ui.studio.jobs import CLOSE_SECONDS, Job, Progress, read_progress
 from ui.studio.options import StudioOptions
-from ui.studio.results import MAX_POINTS, Curves, Series, read_preview
+from ui.studio.results import MAX_POINTS, Curves, Series, read_preview, result_of
 from ui.studio.studio import EMPTY, WORK, Studio
 from ui.studio.text import REASONS, STUDIO_TEXT
 
@@ -364,6 +365,17 @@ def test_the_process_is_the_command_that_is_shown():
 )  # fmt: skip
 def test_lines_of_a_progress_bar(line, expected):
     assert read_progress(line) == expected
+
+
+def test_the_sample_of_a_result_is_the_reply_that_changed_most(tmp_path):
+    before = {"你好": "你好呀", "在吗": "在", "晚安": "晚安"}
+    after = {**before, "在吗": "不在", "早": "早"}
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "training.json").write_text('{"best_step": 3}')
+    rows = [(0, *pair) for pair in before.items()] + [(3, *pair) for pair in after.items()]
+    lines = [json.dumps({"step": step, "prompt": [prompt], "reply": reply}) for step, prompt, reply in rows]
+    (tmp_path / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    assert result_of(tmp_path)["sample"] == ["在吗", "不在", "在"]
 
 
 def test_a_log_is_read_as_it_grows_and_anew_when_a_run_is_continued(tmp_path):
