@@ -18,6 +18,7 @@ from chatbot.evaluation.report.markdown import to_markdown
 from chatbot.evaluation.report.tables import ENDINGS, REPLIES, best_of, ending_table, reply_table
 from chatbot.evaluation.verdict import verdict, warnings
 from chatbot.language.translation import report_texts, to_chinese
+from chatbot.text.prepared_set import larger_valid_share
 
 
 def method(cut_off=0, dist_2=0.8, wrd=0.5, settings="floor", **more):
@@ -232,28 +233,36 @@ def test_the_best_are_those_that_are_not_clearly_worse(values, goal, people, exp
 
 
 @pytest.mark.parametrize(
-    ("limited_by", "is_prepared", "advice"),
+    ("limited_by", "is_prepared", "contexts", "advice"),
     [
-        ("--contexts", True, "Raise --contexts, so that there are at least 100."),
-        ("--max-dialogues", False, "Raise --max-dialogues, so that there are at least 100."),
+        ("--contexts", True, 8, "Raise --contexts, so that there are at least 100."),
+        ("--max-dialogues", False, 8, "Raise --max-dialogues, so that there are at least 100."),
         (
             None,
             False,
+            8,
             "the data has no more. Give --data with at least 100 dialogues that no checkpoint was trained on.",
         ),
         (
             None,
             True,
-            "and the valid split has no more. Prepare with a larger --valid-share before the next training, or give --data"
-            " with at least 100 dialogues that no checkpoint was trained on.",
+            8,
+            "and the valid split has no more. Only more chats would change this; holding out more of these would leave too"
+            " few to train on.",
+        ),
+        (
+            None,
+            True,
+            99,
+            "and the valid split has no more. Prepare with --valid-share {share} before the next training.",
         ),
     ],
 )
-def test_the_warning_of_few_contexts_names_the_option_that_helps(limited_by, is_prepared, advice, prepared):
-    content = report(checkpoint("mine", 3.5, own=method()), contexts=8, limited_by=limited_by)
+def test_the_warning_of_few_contexts_names_the_option_that_helps(limited_by, is_prepared, contexts, advice, prepared):
+    content = report(checkpoint("mine", 3.5, own=method()), contexts=contexts, limited_by=limited_by)
     (line,) = warnings(content, [None], prepared if is_prepared else __file__)
-    assert line.startswith("Too few contexts were answered (8), so most differences are chance")
-    assert line.endswith(advice)
+    assert line.startswith(f"Too few contexts were answered ({contexts}), so most differences are chance")
+    assert line.endswith(advice.format(share=larger_valid_share(prepared, 100 / contexts)))
 
 
 def test_the_verdict_says_how_many_methods_were_left_out_and_how_to_get_them():
