@@ -50,7 +50,8 @@ def _summary_of_ending(name: str, row: Report) -> str:
     count, cut_off = row["replies"], row["stop_reasons"]["limit"]
     if cut_off:
         return (
-            f"{cut_off} of {count} replies of {name} did not end and were cut off after {row['longest_tokens']} tokens."
+            f"{cut_off} of {count} replies of {name} did not end and were cut off. The length in tokens at the cut is"
+            f" {row['longest_tokens']}."
         )
     if count == 1:
         return (
@@ -58,8 +59,8 @@ def _summary_of_ending(name: str, row: Report) -> str:
             f" longer than {row['bound_tokens']}."
         )
     return (
-        f"All {count} replies of {name} ended by themselves: the longest has {row['longest_tokens']} tokens, and none can"
-        f" have more than {row['bound_tokens']}."
+        f"All {count} replies of {name} ended by themselves. The longest length in tokens is {row['longest_tokens']}; no"
+        f" reply can be longer than {row['bound_tokens']}."
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 from chatbot.checkpoint.folder import save
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json
+from chatbot.text.prepared_set import larger_valid_share
 from chatbot.text.tokenizer import DialogueTokenizer
 from tests.conftest import tiny_config
 from training.cli import main
@@ -57,9 +58,12 @@ def test_a_run_ends_with_before_and_after_one_sample_and_the_next_command(prepar
     assert lines[0].startswith(f"{output}: 2 steps, ")
     count = record["valid_dialogues"]
     assert f"before and after: {record['before']:.3f} -> {record['best']:.3f} nats/unit ({count} dialogues)" in lines[1]
-    share = f"warning: {count} validation dialogues give a rough figure; next time, prepare with --valid-share 0."
-    assert (share in captured.out) == (10 <= count < 50)  # the set holds out a tenth, and a fifth would be enough
-    assert ("only more chats would make it exact" in captured.out) == (count < 10)
+    assert f"this figure is rough: {count} dialogues are held out, and only more chats would make it exact" in lines
+    warning = summary_of(
+        TrainSettings([f"{prepared}:replies"], str(output)), {**record, "valid_dialogues": 45, "stopped_by": "SIGTERM"}
+    )
+    share = larger_valid_share(prepared, 50 / 45)
+    assert f"45 validation dialogues give a rough figure; next time, prepare with --valid-share {share}" in warning
     samples = read_log(output / SAMPLES)
     best = [entry for entry in samples if entry["step"] == record["best_step"]][-1]
     before = next(entry for entry in samples if entry["step"] == 0 and entry["prompt"] == best["prompt"])

@@ -56,7 +56,7 @@ def summary_of(settings: TrainSettings, record: dict[str, Any]) -> str:
     elif best is not None:
         lines.append(f"best validation: {best:.3f} nats/unit ({count} dialogues)")
     if best is not None and count < FEW_DIALOGUES:
-        lines.append(_rough(settings, count))
+        lines.append(_rough_warning(settings, count))
     fall, longer = _still_falling(settings, record)
     if longer:
         lines.append(f"validation was still falling at the end ({fall} nats/unit): use another --output and {longer}")
@@ -68,7 +68,7 @@ def summary_of(settings: TrainSettings, record: dict[str, Any]) -> str:
     return "\n".join(map(translate, lines))
 
 
-def _rough(settings: TrainSettings, count: int) -> str:
+def _rough_warning(settings: TrainSettings, count: int) -> str:
     """Return the line about few validation dialogues: a warning only where a larger share would help."""
     sets = [split_source(text)[0] for text in settings.data]
     share = larger_valid_share(sets[0], FEW_DIALOGUES / count) if len(sets) == 1 and count else None

@@ -77,12 +77,15 @@ def test_from_dialogues_to_a_result(studio, folder):
         **{"train": 7, "valid": 2},
     }
     assert state["report"]["reasons"] == [
-        ["dropped", "one_turn", 1, "fewer than two turns"],
+        ["dropped", "one_turn", 1, "a single turn, alone or between removed turns, which has no answer"],
         ["changed_turns", "repeats", 3, "shorter"],
     ]
     assert state["report"]["examples"] == [["repeats", "哈哈哈哈哈", "哈哈"]]
     assert state["report"]["samples"] == [["你好", "在吗"]]
-    assert studio.state("zh")["report"]["reasons"][0][3] == REASONS["fewer than two turns"]
+    assert (
+        studio.state("zh")["report"]["reasons"][0][3]
+        == REASONS["a single turn, alone or between removed turns, which has no answer"]
+    )
     studio.order({"do": "estimate", "preset": "quick.yaml"})
     assert wait(studio)["estimate"] == [
         ["model", "18.65M parameters, 18.65M of them trained"],
