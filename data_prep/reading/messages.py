@@ -205,8 +205,8 @@ def to_dialogues(messages: Iterable[Message | Gap], bot: str | None = None) -> I
     speakers: Counter[str] = Counter()
     for message in messages:
         if isinstance(message, Gap):
-            for dialogue in open_chats.values():
-                yield from dialogue.records(bot)
+            for ended in open_chats.values():
+                yield from ended.records(bot)
             open_chats.clear()
             if message.record is not None:
                 yield message.record
@@ -238,8 +238,8 @@ def to_dialogues(messages: Iterable[Message | Gap], bot: str | None = None) -> I
         open_chats[message.chat] = dialogue  # the last one is the newest
         if len(open_chats) > MAX_CHATS:
             yield from open_chats.pop(next(iter(open_chats))).records(bot)
-    for dialogue in open_chats.values():
-        yield from dialogue.records(bot)
+    for ended in open_chats.values():
+        yield from ended.records(bot)
     if bot is not None and not any(is_named(speaker, bot) for speaker in speakers):
         shown = ", ".join(f"{name} ({count})" for name, count in speakers.most_common(6))
         raise FileError(f"{bot} says nothing in a file. Give the name of one of its speakers: {shown}.")

@@ -36,8 +36,8 @@ def recorded(path, content, bot):
     from data_prep.reading.formats import read_blocks
 
     path.write_text(content, encoding="utf-8")
-    found = [record for block in read_blocks(PackedFile(path), bot=bot) for record in block.records]
-    return [(record.turns, record.reason) for record in found if record.reason != "not_speech"]
+    every = [record for block in read_blocks(PackedFile(path), bot=bot) for record in block.records]
+    return [(record.turns, record.reason) for record in every if record.reason != "not_speech"]
 
 
 QQ = """消息记录（此消息记录为文本格式，不支持重新导入）
