@@ -20,7 +20,7 @@ from chatbot.chat.options import (
 from chatbot.decoding.settings import OPTIONS, settings_from
 from chatbot.errors import FileError, XianliaoError, explain_faults
 from chatbot.language.parser import Parser
-from chatbot.language.translation import labelled, printable, translate
+from chatbot.language.translation import announce, labelled, printable, translate
 
 if TYPE_CHECKING:  # importing torch takes seconds, which --help does not need
     from chatbot.chat.session import ChatSession
@@ -39,7 +39,8 @@ DECODING = tuple(
 """Fields of ReplySettings that become options of the same name; the other options are added one by one below."""
 
 COMMANDS = (
-    "/another say it in another way  /retry new reply  /undo take back  /clear start again  /help list  /quit leave"
+    "/another a reply unlike those shown  /retry draw again at random  /undo take back  /clear start again  /help list"
+    "  /quit leave"
 )
 """Commands of the interactive chat."""
 
@@ -93,6 +94,7 @@ def chat(argv: list[str] | None = None) -> int | None:
         check_turns([message])
     if args.system and DialogueTokenizer.load(resolve(args.checkpoint)).marks is None:
         raise XianliaoError(f"{args.checkpoint} takes no system prompt. Remove --system, or name a chat model.")
+    announce(f"loading {args.checkpoint} …")
     from chatbot.chat.bot import Chatbot
     from chatbot.chat.request import system_ids
     from chatbot.chat.session import ChatSession
@@ -274,11 +276,13 @@ def evaluate(argv: list[str] | None = None) -> int | None:
         if not is_prepared_set(Path(data)):
             parser.error("--baseline needs a PATH, because --data is not a prepared set")
         baseline = data
+    announce(f"loading {', '.join((args.checkpoint, *args.compare))} …")
     from chatbot.chat.bot import Chatbot
     from chatbot.evaluation.run import PAGE
     from chatbot.evaluation.run import evaluate as run
 
     bots = [Chatbot.from_pretrained(path, args.device, args.dtype) for path in (args.checkpoint, *args.compare)]
+    announce(f"measuring on {data} … (minutes; a stopped evaluation continues in {args.output})")
     result = run(
         bots,
         data,
@@ -311,6 +315,7 @@ def _print_verdict(report: dict[str, Any], page: Path) -> None:
 
 def _evaluate_aptness(args: argparse.Namespace) -> int:
     """Write rating sheets if there is data, let the judge rate them if there is one, and report the ratings."""
+    announce(f"loading {', '.join((args.checkpoint, *args.compare)) if args.data else args.output} …")
     from chatbot.evaluation.aptness import run
     from chatbot.evaluation.aptness.judge import endpoint
 

@@ -20,7 +20,16 @@ from data_prep.corpus.frequent_turns import FREQUENCY_RULES
 from data_prep.reading.formats import NEGATIVE
 from data_prep.reading.json_shapes import NOT_A_DIALOGUE, OBJECT_WITHOUT_TURNS, TEXT_WITHOUT_A_REPLY
 from data_prep.reading.messages import BOT_IS_SILENT
-from data_prep.reading.records import LONG_LINE, MANY_CELLS, MANY_VALUES, MAX_TURNS, MAX_VALUES, NOT_SPEECH
+from data_prep.reading.records import (
+    BOT_OPENS,
+    LEFT_OUT,
+    LONG_LINE,
+    MANY_CELLS,
+    MANY_VALUES,
+    MAX_TURNS,
+    MAX_VALUES,
+    NOT_SPEECH,
+)
 
 _REASONS = {
     "not_json": "not JSON",
@@ -30,14 +39,15 @@ _REASONS = {
     TEXT_WITHOUT_A_REPLY: "a JSON object with a text and no reply",
     NEGATIVE: "a row whose last column replies to something else (label 0)",
     NOT_SPEECH: "a system notice, a picture, a file, or only a quotation",
-    BOT_IS_SILENT: "the speaker of --bot does not reply",
+    BOT_OPENS: "the imitated speaker begins a dialogue with it, so it answers nothing",
+    BOT_IS_SILENT: "the imitated speaker answers nothing",
     LONG_LINE: "a line, row or message of more than 16 MB",
     MANY_CELLS: f"a row of more than {MAX_TURNS:,} cells",
     MANY_VALUES: f"a JSON line of more than {MAX_VALUES:,} values",
     "disliked": "feedback from the page: the reply was disliked",
     "nothing_left": "turns that are empty after cleaning",
     "too_long": "turns longer than the limit",
-    ONE_TURN: "fewer than two turns",
+    ONE_TURN: "a single turn, alone or between removed turns, which has no answer",
     "duplicate": "equal to another dialogue, which is kept",
     "near_duplicate": "almost equal to another dialogue, which is kept",
     "also_in_test": "in the test split too",
@@ -123,6 +133,7 @@ def token_statistics(shards: Sequence[ShardStatistics], tokenizer: DialogueToken
 
 
 def _dialogues(manifest: Mapping[str, Any], ledger: Ledger) -> list[str]:
+    turns = manifest["turns"]
     columns = ("read", "kept_whole", "split", "dropped")
     rows = [
         [quoted(source["file"]), source["for"], *(source.get(name, 0) for name in columns)]
@@ -134,10 +145,11 @@ def _dialogues(manifest: Mapping[str, Any], ledger: Ledger) -> list[str]:
         "## What happened to the dialogues",
         "",
         "Each dialogue is kept whole, split where turns were removed, or dropped. `dropped.jsonl.gz` lists every removed"
-        " turn.",
+        " turn and every message left out at reading.",
         "",
         *table(["file", "for", "read", "kept whole", "split", "dropped"], rows),
-        f"The result is {ledger.pieces:,} dialogues.",
+        f"The result is {ledger.pieces:,} dialogues. Of {turns.get('read', 0):,} turns read, {turns['in_set']:,} are in the"
+        f" set and {turns.get('removed', 0):,} are removed.",
         "",
     ]
 
@@ -164,15 +176,16 @@ def _reasons(manifest: Mapping[str, Any], ledger: Ledger) -> list[str]:
 
 def _notices(ledger: Ledger) -> list[str]:
     """Return the lines with the first messages that were left out, so that a person can see whether any is speech."""
-    shown = [quoted(text) for (text,) in ledger.samples.get(NOT_SPEECH, [])]
-    first = f"The first {NOTICES} different ones" if len(shown) == NOTICES else "Each of them, once"
+    shown = [quoted(text) for reason in LEFT_OUT for (text,) in ledger.samples.get(reason, [])]
+    is_cut = any(len(ledger.samples.get(reason, [])) == NOTICES for reason in LEFT_OUT)
+    first = f"The first {NOTICES} different ones of each reason" if is_cut else "Each of them, once"
     head = f"{first}; `dropped.jsonl.gz` has all of them with their line numbers."
     return [head, "", *(f"- {text}" for text in shown), ""]
 
 
 def _samples(ledger: Ledger) -> list[str]:
     rows = []
-    for rule in sorted(ledger.samples.keys() - {NOT_SPEECH}):
+    for rule in sorted(ledger.samples.keys() - set(LEFT_OUT)):
         for before, *after in ledger.samples[rule]:
             rows.append([rule, quoted(before), quoted(after[0]) if after and after[0] else "–"])
     return ["## Examples of each rule", "", *table(["rule", "before", "after"], rows)] if rows else []

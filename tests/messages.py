@@ -59,7 +59,8 @@ RETURNS_MESSAGES = re.compile("fault|_below|_warning|^warnings$|^_reason|^_summa
 """Functions that return faults or printed texts."""
 REPORTS = ("_summary", "warnings", "summary_of", "_sample", "estimate", "_lines")
 """Functions whose lists of lines are printed."""
-SHOWN_ARGUMENTS = {"print", "message", "labelled", "translate", "_say", "read_json", "error", "_fault", "_unsupported"}
+SHOWN_ARGUMENTS = {"print", "message", "labelled", "translate", "announce", "_say", "read_json", "error"}
+SHOWN_ARGUMENTS |= {"_fault", "_unsupported"}
 """Functions that show their texts or put them into an error."""
 WORDS = re.compile("[A-Za-z]{2,} [a-z]+")
 TEXT = re.compile("[A-Za-z]{3,}.* | .*[A-Za-z]{3,}", re.DOTALL)

@@ -491,7 +491,10 @@ def test_stop_keeps_what_was_said(tmp_path, data_dir):
             page = Page(driver, address)
             page.unfold()
             page.find("#checkpoint input")[0].click()
+            assert page.texts("#heading") == [TEXT["zh"]["name"]]
             page.wait(lambda: page.find("[role=option][aria-label=endless]"))[0].click()
+            page.wait(lambda: page.texts("#heading") == ["endless"])
+            assert "你好，我是endless" in page.texts(".x-welcome h2")[0]
             for count in range(1, 4):
                 page.write(f"给我讲一个很长的故事，第{count}个")
                 page.find("#message textarea")[0].send_keys("\ue007")

@@ -159,7 +159,7 @@ def test_commands_report_errors_in_chinese(chinese, capsys, tmp_path):
     ):
         with pytest.raises(SystemExit, match="2"):
             command(argv)
-        shown = capsys.readouterr().err
+        shown = capsys.readouterr().err.removeprefix("正在加载 default …\n")
         assert shown.startswith("用法：")
         assert shown.endswith(f": 错误：{expected}\n")
 

@@ -7,7 +7,7 @@ import sys
 from functools import partial
 
 from chatbot.errors import explain_faults
-from chatbot.language.translation import labelled, translate
+from chatbot.language.translation import announce, labelled, translate
 
 
 @partial(explain_faults, extra="train")
@@ -35,10 +35,13 @@ def main(argv: list[str] | None = None) -> int | None:
     if is_first_process:
         print(describe(settings, origins), file=sys.stderr)
     if split_flags(argv, []).is_dry_run:
+        announce("measuring some steps … (a minute or two, nothing is written)")
         from training.reporting.estimate import estimate
 
         print("\n".join(map(translate, estimate(settings).lines)))
         return 0
+    if is_first_process:
+        announce(f"loading {settings.init or ', '.join(settings.data)} …")
     from training.run import train
 
     record = train(settings)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 from chatbot.chat.bot import Chatbot
 from chatbot.checkpoint.location import resolve
-from chatbot.errors import XianliaoError
+from chatbot.errors import CheckpointError, XianliaoError
 from chatbot.safety import Safety
+from chatbot.storage import read_json
+from chatbot.text.dialogue import valid_text
+
+NAMING = "naming.json"
+"""Record of xianliao-name in a checkpoint folder."""
+MAX_NAME_CHARACTERS = 40
 
 
 def load_bots(
@@ -34,3 +42,22 @@ def load_bots(
         if names.count(bot.name) > 1:
             bot.name = f"{folder.parent.name}/{folder.name}"
     return bots
+
+
+def shown_name(bot: Chatbot, count: int) -> str:
+    """Return the name of a bot for the page: the one that xianliao-name gave it, or else the name of its folder.
+
+    Args:
+        bot: The bot.
+        count: Number of bots on the page. The name is empty for the bundled bot, and for the only one unless
+            xianliao-name gave it a name.
+    """
+    record: Any = {}
+    if bot.folder is not None and (bot.folder / NAMING).exists():
+        with suppress(CheckpointError):
+            record = read_json(bot.folder / NAMING, CheckpointError)
+    identity = record.get("identity")
+    name = identity.get("name") if isinstance(identity, dict) else None
+    if isinstance(name, str) and 0 < len(name) <= MAX_NAME_CHARACTERS:
+        return valid_text(name)
+    return bot.name if count > 1 and bot.name != "default" else ""

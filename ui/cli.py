@@ -22,7 +22,7 @@ from chatbot.chat.options import (
 from chatbot.checkpoint.location import locate
 from chatbot.errors import XianliaoError, explain_faults
 from chatbot.language.parser import Parser
-from chatbot.language.translation import labelled, translate
+from chatbot.language.translation import announce, labelled, translate
 from ui.options import ServeOptions, default_data_dir
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ def check_arguments(
     folders = [locate(checkpoint).resolve() for checkpoint in args.checkpoint]
     if len(set(folders)) < len(folders):
         parser.error("--checkpoint names a folder twice. Give every checkpoint once")
+    announce(f"loading {', '.join(args.checkpoint)} …")
     from ui.server.access import read_keys, read_users  # imports torch
     from ui.server.origins import read_hosts, read_origins
 

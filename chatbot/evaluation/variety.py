@@ -162,7 +162,12 @@ def write_report(output: Path, report: dict[str, Any]) -> None:
     """Write report.json, report.md and pareto.png; `main` adds ellipses.svg for a Gaussian latent."""
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "report.json", report)
-    lines = ["# Other ways to say a reply", "", f"{report['contexts']} contexts, {CANDIDATES} candidates each.", ""]
+    lines = [
+        "# Other ways to say a reply",
+        "",
+        f"Contexts: {report['contexts']}; candidates for each: {CANDIDATES}.",
+        "",
+    ]
     lines += ["| method | base nats/unit | difference | 95 % | distinct first characters | above temperature |"]
     lines += ["|---|--:|--:|--:|--:|---|"]
     for name, row in report["methods"].items():

@@ -12,7 +12,7 @@ from chatbot.evaluation.grid import ENOUGH_CONTEXTS
 from chatbot.evaluation.report.tables import best_of, label
 from chatbot.storage import read_json
 from chatbot.text.dialogue_files import dialogue_files
-from chatbot.text.prepared_set import is_prepared_set, load_manifest
+from chatbot.text.prepared_set import is_prepared_set, larger_valid_share, load_manifest
 
 Report = dict[str, Any]
 
@@ -50,7 +50,8 @@ def _summary_of_ending(name: str, row: Report) -> str:
     count, cut_off = row["replies"], row["stop_reasons"]["limit"]
     if cut_off:
         return (
-            f"{cut_off} of {count} replies of {name} did not end and were cut off after {row['longest_tokens']} tokens."
+            f"{cut_off} of {count} replies of {name} did not end and were cut off. The length in tokens at the cut is"
+            f" {row['longest_tokens']}."
         )
     if count == 1:
         return (
@@ -58,8 +59,8 @@ def _summary_of_ending(name: str, row: Report) -> str:
             f" longer than {row['bound_tokens']}."
         )
     return (
-        f"All {count} replies of {name} ended by themselves: the longest has {row['longest_tokens']} tokens, and none can"
-        f" have more than {row['bound_tokens']}."
+        f"All {count} replies of {name} ended by themselves. The longest length in tokens is {row['longest_tokens']}; no"
+        f" reply can be longer than {row['bound_tokens']}."
     )
 
 
@@ -154,9 +155,7 @@ def warnings(report: Report, folders: Sequence[Path | None], data: str | Path) -
     """
     sentences = []
     if report["contexts"] < FEW_CONTEXTS:
-        sentences.append(
-            _warning_of_few_contexts(report["contexts"], report["limited_by"], is_prepared_set(Path(data)))
-        )
+        sentences.append(_warning_of_few_contexts(report["contexts"], report["limited_by"], Path(data)))
     data_files, split = _identity(Path(data))
     seen, alike, shared = [], [], set()
     for part, folder in zip(report["checkpoints"], folders, strict=True):
@@ -187,24 +186,29 @@ def warnings(report: Report, folders: Sequence[Path | None], data: str | Path) -
     return sentences
 
 
-def _warning_of_few_contexts(count: int, option: str | None, is_prepared: bool) -> str:
+def _warning_of_few_contexts(count: int, option: str | None, data: Path) -> str:
     """Return the warning with the option that gives more contexts.
 
     Args:
         count: Number of contexts.
         option: Option that limited their number; None if the data has no more.
-        is_prepared: Whether the data is a prepared set.
+        data: The data.
     """
     if option is not None:
         return (
             f"Too few contexts were answered ({count}), so most differences are chance. Raise {option}, so that there are at"
             f" least {FEW_CONTEXTS}."
         )
-    if is_prepared:
+    if is_prepared_set(data):
+        share = larger_valid_share(data, FEW_CONTEXTS / count)
+        if share is None:
+            return (
+                f"Too few contexts were answered ({count}), so most differences are chance, and the valid split has no more."
+                " Only more chats would change this; holding out more of these would leave too few to train on."
+            )
         return (
             f"Too few contexts were answered ({count}), so most differences are chance, and the valid split has no more."
-            f" Prepare with a larger --valid-share before the next training, or give --data with at least {FEW_CONTEXTS}"
-            " dialogues that no checkpoint was trained on."
+            f" Prepare with --valid-share {share} before the next training."
         )
     return (
         f"Too few contexts were answered ({count}), so most differences are chance, and the data has no more. Give --data"

@@ -12,6 +12,7 @@ import json
 import locale
 import os
 import re
+import sys
 from pathlib import Path
 
 CATALOGUE = Path(__file__).with_name("zh.json")
@@ -36,6 +37,11 @@ def is_chinese() -> bool:
 def translate(text: str) -> str:
     """Return a help text or a message in the language of the terminal; unknown texts are returned unchanged."""
     return to_chinese(text) if is_chinese() else text
+
+
+def announce(text: str) -> None:
+    """Write a line to stderr at once, translated: what a command does in the next seconds or minutes, such as loading."""
+    print(printable(translate(shortened(text))), file=sys.stderr, flush=True)
 
 
 def labelled(label: str, message: str) -> str:

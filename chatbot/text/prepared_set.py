@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import datasets
 
 MANIFEST = "manifest.json"
+MAX_VALID_SHARE = 0.2
+"""Maximum share of held-out dialogues that is advised: of a small set, the rest is needed for training."""
 _Check = Callable[[Any], bool]
 _MANIFEST: dict[str, _Check] = {
     "fingerprint": lambda value: isinstance(value, str),
@@ -60,6 +63,24 @@ def load_manifest(folder: str | Path) -> dict[str, Any]:
     if wrong := [name for name, is_right in _MANIFEST.items() if not is_right(manifest[name])]:
         raise FileError(f"{path} has an unusable value for {wrong[0]}. Prepare the set again, in another folder.")
     return manifest
+
+
+def larger_valid_share(folder: str | Path, times: float) -> float | None:
+    """Return the --valid-share that holds out `times` as many dialogues; None if it would leave too few to train on.
+
+    Args:
+        folder: Prepared set.
+        times: Factor above 1.
+
+    Raises:
+        FileError: The folder is not a prepared set, or its manifest is damaged.
+    """
+    manifest = load_manifest(folder)
+    train, valid = (manifest["splits"][name]["dialogues"] for name in ("train", "valid"))
+    if not valid or any(source.get("for") == "valid" for source in manifest["sources"]):
+        return None
+    share = math.ceil(100 * times * valid / (train + valid)) / 100
+    return share if share <= MAX_VALID_SHARE else None
 
 
 def split_features() -> datasets.Features:

@@ -1,9 +1,10 @@
 """From a raw dialogue to clean ones: applies the rules of `data_prep.cleaning.rules` until no rule changes anything.
 
 A turn that a filter matches is dirty. A dirty turn is removed and the dialogue is cut there. Two or more turns between
-two dirty turns are kept as a dialogue. So one bad turn does not remove a long conversation, and no turn is
-paired with a turn that it does not answer. A dialogue of more than `MAX_TURNS` turns is cut too, because statistics and
-training have a limit. Every dialogue that was read is in exactly one of three classes: kept whole, split or dropped.
+two dirty turns are kept as a dialogue; a single one is removed too (`ONE_TURN`). So one bad turn does not remove a long
+conversation, and no turn is paired with a turn that it does not answer. A dialogue of more than `MAX_TURNS` turns is
+cut too, because statistics and training have a limit. Every dialogue that was read is in exactly one of three classes:
+kept whole, split or dropped.
 """
 
 from __future__ import annotations
@@ -89,9 +90,10 @@ class Cleaner:
             ledger: Counts are added to it.
 
         Returns:
-            The clean dialogues, in order, each of two or more turns; and (index, reason) of every dirty turn.
+            The clean dialogues, in order, each of two or more turns; and (index, reason) of every other turn.
         """
         pieces: list[list[str]] = [[]]
+        ends: list[int] = []  # of each piece but the last: the index behind its last turn
         dirty: list[tuple[int, str]] = []
         for index, turn in enumerate(turns):
             text, reason = self.turn(turn, ledger)
@@ -100,21 +102,27 @@ class Cleaner:
             if reason is None:
                 if len(pieces[-1]) == MAX_TURNS:
                     pieces.append([])
+                    ends.append(index)
                 pieces[-1].append(text)
             else:
                 dirty.append((index, reason))
-                ledger.dirty[reason] += 1
-                ledger.add_sample(reason, turn)
                 if pieces[-1]:
                     pieces.append([])
+                    ends.append(index)
+        alone = [end - 1 for end, piece in zip((*ends, len(turns)), pieces, strict=True) if len(piece) == 1]
+        lost = sorted(dirty + [(index, ONE_TURN) for index in alone])
+        for index, reason in lost:
+            ledger.dirty[reason] += 1
+            ledger.add_sample(reason, turns[index])
+        ledger.turns["removed"] += len(lost)
         pieces = [piece for piece in pieces if len(piece) > 1]
         ledger.pieces += len(pieces)
         if pieces:
             ledger.dialogues["read"] += 1
-            ledger.dialogues["split" if dirty or len(turns) > MAX_TURNS else "kept_whole"] += 1
+            ledger.dialogues["split" if lost or len(turns) > MAX_TURNS else "kept_whole"] += 1
         else:
             ledger.drop(dirty[0][1] if dirty else ONE_TURN)
-        return pieces, dirty
+        return pieces, lost
 
     def _is_echo(self, text: str, before: Sequence[str]) -> bool:
         return self._removes_echoes and len(text) >= ECHO_CHARACTERS and bool(before) and before[-1] == text

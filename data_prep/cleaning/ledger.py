@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_prep.reading.labelled.prefixes import sign_of
-from data_prep.reading.records import NOT_SPEECH
+from data_prep.reading.records import LEFT_OUT
 
 MAX_LABELS = 2000
 """Maximum number of different labels that are counted; beyond it, the rarer half is dropped."""
@@ -17,7 +17,7 @@ SAMPLES, NOTICES = 3, 30
 """Number of examples that the report shows for each rule, and of different messages that were left out at reading."""
 
 
-COUNTERS = ("dialogues", "dropped", "left_out", "dirty", "changed", "suspicious")
+COUNTERS = ("dialogues", "turns", "dropped", "left_out", "dirty", "changed", "suspicious")
 SUSPICIOUS_SHARE = 0.2
 """Minimum share of turns with one of these signs for a warning: one turn in five."""
 LEAST_TURNS = 4
@@ -33,10 +33,11 @@ class Ledger:
 
     Attributes:
         dialogues: `read`, `kept_whole`, `split`, `dropped`; the last three add up to the first.
+        turns: `read`, in the dialogues read, and `removed`, of these; the others are in `pieces`.
         pieces: Number of clean dialogues that the dialogues read have become.
         dropped: Number of dropped dialogues by reason; a dirty dialogue has the reason of its first dirty turn.
         left_out: Messages of chat logs that were left out when the files were read, by reason.
-        dirty: Dirty turns by reason, in dropped and in split dialogues.
+        dirty: Turns that cleaning removed by reason, in dropped and in split dialogues.
         changed: Turns that a normaliser changed, by rule.
         suspicious: Signs that the format of a file was recognised wrongly: number of turns (`turns`), of turns with a
             time of day (`clock`) or with private-use characters (`private`), and of turns that begin with a word and a
@@ -45,6 +46,7 @@ class Ledger:
     """
 
     dialogues: Counter[str] = field(default_factory=Counter)
+    turns: Counter[str] = field(default_factory=Counter)
     pieces: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -62,9 +64,9 @@ class Ledger:
     def add_sample(self, rule: str, *texts: str) -> None:
         """Add an example of a rule, unless there are enough already; a message that was left out only once."""
         samples, added = self.samples.setdefault(rule, []), [text[:80] for text in texts]
-        if rule == NOT_SPEECH and added in samples:
+        if rule in LEFT_OUT and added in samples:
             return
-        if len(samples) < (NOTICES if rule == NOT_SPEECH else SAMPLES):
+        if len(samples) < (NOTICES if rule in LEFT_OUT else SAMPLES):
             samples.append(added)
 
     def inspect(self, raw: Sequence[str]) -> None:
@@ -115,6 +117,7 @@ class Ledger:
         """Add the counts of the dialogues that follow."""
         self.pieces += later.pieces
         self.dialogues.update(later.dialogues)
+        self.turns.update(later.turns)
         self.dropped.update(later.dropped)
         self.left_out.update(later.left_out)
         self.dirty.update(later.dirty)

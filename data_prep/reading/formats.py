@@ -39,10 +39,10 @@ from data_prep.reading.labelled.prefixes import unlabelled
 from data_prep.reading.messages import to_dialogues
 from data_prep.reading.recognition import HEAD_BYTES, head_lines, recognise
 from data_prep.reading.records import (
+    LEFT_OUT,
     LONG_LINE,
     MANY_CELLS,
     MAX_TURNS,
-    NOT_SPEECH,
     NOT_TEXT,
     NumberedLine,
     Record,
@@ -170,17 +170,17 @@ def form_of(path: Path, form: str = "auto") -> str:
     return recognise(_decode_head(_read_head(PackedFile(path).chunks(), path)), path) if form == "auto" else form
 
 
-def notices(block: Block) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of each message of a chat log that is not speech, such as a notice or a picture."""
+def left_out(block: Block) -> Iterator[tuple[int, str, str]]:
+    """Yield number, text and reason of each message that reading leaves out, such as a notice or a picture."""
     for number, turns, reason in block.records:
-        if reason == NOT_SPEECH and turns is not None:
-            yield number, turns[0]
+        if reason in LEFT_OUT and turns is not None:
+            yield number, turns[0], reason
 
 
 def records(block: Block) -> Iterator[Record]:
-    """Yield the records of a block, in order, without `notices`."""
+    """Yield the records of a block, in order, without those of `left_out`."""
     if block.form is None:
-        yield from (record for record in block.records if record.reason != NOT_SPEECH)
+        yield from (record for record in block.records if record.reason not in LEFT_OUT)
         return
     for number, line in enumerate(_split_lines(block.lines), block.first):
         if line is None:

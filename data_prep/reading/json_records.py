@@ -9,8 +9,8 @@ from typing import TypeGuard
 
 from chatbot.errors import FileError
 from chatbot.text.dialogue import valid_text
-from data_prep.reading.json_shapes import SPLITS, TURN_KEYS, is_message, shape_of, to_message, to_turns
-from data_prep.reading.messages import Gap, Message, to_dialogues
+from data_prep.reading.json_shapes import SPLITS, TURN_KEYS, is_message, shape_of, text_of, to_message, to_turns
+from data_prep.reading.messages import MAX_NOTICE_CHARACTERS, Gap, Message, notice, to_dialogues
 from data_prep.reading.recognition import json_or_none
 from data_prep.reading.records import MANY_VALUES, NOT_TEXT, ManyValuesError, NumberedLine, Record, load_json
 
@@ -87,7 +87,11 @@ def _to_messages(values: Iterable[tuple[int, object]]) -> Iterator[Message | Gap
         message = to_message(number, value) if isinstance(value, dict) else None
         if message is not None:
             yield message
-        elif not isinstance(value, dict):
+        elif isinstance(value, dict):
+            kind = value.get("action", value.get("type"))  # Telegram's notices have an action and an empty text
+            text = text_of(value) or (kind if isinstance(kind, str) else "")
+            yield notice(number, valid_text(text.strip()[:MAX_NOTICE_CHARACTERS]) or "{}")
+        else:
             yield Gap(Record(number, None, shape_of(value)))
 
 

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import dropwhile
+from itertools import takewhile
 from typing import NamedTuple
 
 from chatbot.errors import FileError
 from data_prep.reading import records
 from data_prep.reading.not_speech import is_system, speech
-from data_prep.reading.records import LONG_LINE, NOT_SPEECH, Record, merge_speakers
+from data_prep.reading.records import BOT_OPENS, LONG_LINE, NOT_SPEECH, Record, merge_speakers
 from data_prep.reading.thoughts import without_thoughts
 
 SESSION_GAP = timedelta(hours=3)
@@ -143,6 +143,7 @@ class _Dialogue:
     def __init__(self, first: int):
         self.first = first
         self.messages: list[tuple[str, str]] = []
+        self.numbers: list[int] = []
         self.time: datetime | None = None
         self.characters = 0
         self.unspoken_by: str | None = None  # sender of the last picture or similar message, if no text has followed
@@ -163,30 +164,39 @@ class _Dialogue:
 
     def add(self, message: Message, text: str) -> None:
         self.messages.append((message.speaker, text.replace("\n", " ")))
+        self.numbers.append(message.number)
         self.characters += len(text) + 1
         self.time = message.time or self.time
         self.unspoken_by = None
 
-    def record(self, bot: str | None) -> Record:
+    def records(self, bot: str | None) -> Iterator[Record]:
+        """Yield the dialogue, after the messages with which the imitated speaker begins it, which answer nothing."""
         if bot is None:
-            return Record(self.first, merge_speakers(self.messages), None)
+            yield Record(self.first, merge_speakers(self.messages), None)
+            return
         roles = [("bot" if is_named(speaker, bot) else "user", text) for speaker, text in self.messages]
-        turns = merge_speakers(dropwhile(lambda message: message[0] == "bot", roles))
-        return Record(self.first, turns, None) if len(turns) > 1 else Record(self.first, None, BOT_IS_SILENT)
+        opening = [text for _, text in takewhile(lambda message: message[0] == "bot", roles)]
+        turns = merge_speakers(roles[len(opening) :])
+        if len(turns) < 2:
+            yield Record(self.first, merge_speakers(roles), BOT_IS_SILENT)
+            return
+        yield from (Record(number, [text], BOT_OPENS) for number, text in zip(self.numbers, opening, strict=False))
+        yield Record(self.first, turns, None)
 
 
 def to_dialogues(messages: Iterable[Message | Gap], bot: str | None = None) -> Iterator[Record]:
     """Yield the dialogues of messages: each conversation is cut at silences, and only speech is kept.
 
-    A message without speech, such as a notice of the program or a picture, is yielded as a record (`NOT_SPEECH`).
+    A message without speech, such as a notice of the program or a picture, is yielded as a record (`NOT_SPEECH`), and so is
+    a message with which the imitated speaker begins a dialogue (`BOT_OPENS`).
 
     A message longer than `MAX_DIALOGUE_CHARACTERS` is counted as a line that is too long.
 
     Args:
         messages: Messages in order, and gaps, at which dialogues end.
         bot: Name of the speaker that the bot is to imitate. Dialogues begin with a turn of another speaker, and all
-            other speakers are treated as one. Dialogues in which the named speaker does not reply are counted and left
-            out. None keeps the speakers as they are.
+            other speakers are treated as one. Dialogues in which the named speaker does not reply are yielded with the
+            reason `BOT_IS_SILENT`. None keeps the speakers as they are.
 
     Raises:
         FileError: The named speaker says nothing at all.
@@ -195,15 +205,16 @@ def to_dialogues(messages: Iterable[Message | Gap], bot: str | None = None) -> I
     speakers: Counter[str] = Counter()
     for message in messages:
         if isinstance(message, Gap):
-            yield from (dialogue.record(bot) for dialogue in open_chats.values() if dialogue.messages)
+            for ended in open_chats.values():
+                yield from ended.records(bot)
             open_chats.clear()
             if message.record is not None:
                 yield message.record
             continue
         dialogue = open_chats.get(message.chat)
         if len(message.text) > records.MAX_DIALOGUE_CHARACTERS:
-            if dialogue is not None and dialogue.messages:
-                yield dialogue.record(bot)
+            if dialogue is not None:
+                yield from dialogue.records(bot)
             open_chats.pop(message.chat, None)
             yield Record(message.number, None, LONG_LINE)
             continue
@@ -219,18 +230,19 @@ def to_dialogues(messages: Iterable[Message | Gap], bot: str | None = None) -> I
         if len(speakers) < MAX_CHATS or message.speaker in speakers:
             speakers[message.speaker] += 1
         if dialogue is not None and dialogue.is_over(message):
-            yield dialogue.record(bot)
+            yield from dialogue.records(bot)
             dialogue = None
         open_chats.pop(message.chat, None)
         dialogue = dialogue or _Dialogue(message.number)
         dialogue.add(message, text)
         open_chats[message.chat] = dialogue  # the last one is the newest
         if len(open_chats) > MAX_CHATS:
-            yield open_chats.pop(next(iter(open_chats))).record(bot)
-    yield from (dialogue.record(bot) for dialogue in open_chats.values() if dialogue.messages)
+            yield from open_chats.pop(next(iter(open_chats))).records(bot)
+    for ended in open_chats.values():
+        yield from ended.records(bot)
     if bot is not None and not any(is_named(speaker, bot) for speaker in speakers):
         shown = ", ".join(f"{name} ({count})" for name, count in speakers.most_common(6))
-        raise FileError(f"{bot} says nothing in a file. Give one of its speakers with --bot: {shown}.")
+        raise FileError(f"{bot} says nothing in a file. Give the name of one of its speakers: {shown}.")
 
 
 _ADDRESS = re.compile(r"(?P<name>[^\s:：,，]{1,30})[:：]\s+(?=\S)")

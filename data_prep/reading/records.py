@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 NOT_TEXT, LONG_LINE = "not_text", "line_too_long"
 MANY_CELLS, MANY_VALUES = "too_many_cells", "too_many_values"
-NOT_SPEECH = "not_speech"
-"""Reason of a record whose only turn is a message without speech; `data_prep.reading.formats.notices` yields them."""
+NOT_SPEECH, BOT_OPENS = "not_speech", "bot_speaks_first"
+LEFT_OUT = (NOT_SPEECH, BOT_OPENS)
+"""Reasons of a record whose only turn is one message that reading leaves out; `data_prep.reading.formats.left_out` yields
+them."""
 MAX_TURNS = 10_000
 """Dialogues are cut after this many turns, so that a file without breaks fits into memory; a row of a table with more
 cells is skipped."""
@@ -25,8 +27,8 @@ class Record(NamedTuple):
 
     Attributes:
         number: Position of the record in its file, from 1: its line, or its index in an array.
-        turns: The turns, or None if the record holds no dialogue; the message itself if the reason is `NOT_SPEECH`.
-        reason: Why the record holds no dialogue; None if it holds one.
+        turns: The turns; None if the record could not be read; the message itself if the reason is one of `LEFT_OUT`.
+        reason: Why the record is dropped; None if it holds a dialogue.
     """
 
     number: int

@@ -11,7 +11,7 @@ from pathlib import Path
 from chatbot.errors import FileError
 from data_prep.reading.chat_logs import parse_time
 from data_prep.reading.labelled.prefixes import unlabelled
-from data_prep.reading.messages import Gap, Message, to_dialogues
+from data_prep.reading.messages import MAX_NOTICE_CHARACTERS, Gap, Message, notice, to_dialogues
 from data_prep.reading.records import (
     LONG_LINE,
     MANY_CELLS,
@@ -241,6 +241,7 @@ def _messages(rows: Iterable[Row], columns: Columns) -> Iterator[Message | Gap]:
         text, speaker = _cell(row, columns.text), _cell(row, columns.speaker)
         kind = _cell(row, columns.kind).lower()
         if kind in ("10000", "10002", "system", "系统消息", "系统"):
+            yield notice(number, text.strip()[:MAX_NOTICE_CHARACTERS])
             continue
         if columns.kind is not None and kind not in TEXT_KINDS:
             text = _title(text) if kind == "49" else "[图片]"

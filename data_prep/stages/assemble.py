@@ -86,6 +86,7 @@ def assemble(
     manifest = {
         **header,
         **_manifest_of_counts(files, ledgers, total),
+        "turns": {**total.turns, "in_set": sum(split["turns"] for split in splits.values())},
         "vocab_size": tokenizer.vocab_size,
         "tokenizer_hash": tokenizer_hash(tokenizer),
         "splits": splits,

@@ -17,8 +17,8 @@ import numpy as np
 from chatbot.storage import replacing, write_json
 from data_prep.cleaning.cleaner import ONE_TURN, Cleaner
 from data_prep.cleaning.ledger import Ledger
-from data_prep.reading.formats import Block, notices, records
-from data_prep.reading.records import MAX_TURNS, NOT_SPEECH
+from data_prep.reading.formats import Block, left_out, records
+from data_prep.reading.records import MAX_TURNS
 from data_prep.settings import CleanSettings
 from data_prep.stages.arrow_files import (
     PieceCollector,
@@ -30,6 +30,9 @@ from data_prep.stages.arrow_files import (
     turn_starts,
 )
 from data_prep.stages.block_id import BlockId
+
+MAX_SHOWN_CHARACTERS = 200
+"""Maximum number of characters of a removed turn in the list of removed turns."""
 
 
 @cache
@@ -49,24 +52,26 @@ def clean_block(folder: Path, block_id: BlockId, block: Block, settings: CleanSe
     """
     cleaner, ledger, pieces = _cleaner(settings), Ledger(), PieceCollector(buckets)
     removed = RemovedLines()
-    for number, text in notices(block):
-        ledger.left_out[NOT_SPEECH] += 1
-        ledger.add_sample(NOT_SPEECH, text)
-        removed.add({"file": block_id.source, "record": number, "reason": NOT_SPEECH, "text": text})
+    for number, text, why in left_out(block):
+        ledger.left_out[why] += 1
+        ledger.add_sample(why, text)
+        removed.add({"file": block_id.source, "record": number, "reason": why, "text": text})
     for number, turns, reason in records(block):
         entry = {"file": block_id.source, "record": number}
-        if turns is None:
+        ledger.turns["read"] += len(turns or ())
+        if turns is None or reason is not None:
             reason = reason or "unknown"
             ledger.drop(reason)
-            removed.add({**entry, "reason": reason})
+            ledger.turns["removed"] += len(turns or ())
+            removed.add({**entry, "reason": reason, **({"text": turns} if turns else {})})
             continue
         ledger.inspect(turns)
-        clean, dirty = cleaner.pieces(turns, ledger)
-        for index, why in dirty:
-            removed.add({**entry, "turn": index, "reason": why, "text": turns[index][:200]})
-        if not clean and not dirty:
+        clean, lost = cleaner.pieces(turns, ledger)
+        for index, why in lost:
+            removed.add({**entry, "turn": index, "reason": why, "text": turns[index][:MAX_SHOWN_CHARACTERS]})
+        if not turns:
             removed.add({**entry, "reason": ONE_TURN})
-        whole = not dirty and len(turns) <= MAX_TURNS
+        whole = not lost and len(turns) <= MAX_TURNS
         provenance = Provenance(origin_of(block_id.file, number), len(clean), whole)
         for piece in clean:
             pieces.add(piece, provenance)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from data_prep.cleaning.cleaner import ONE_TURN
 from data_prep.corpus.frequent_turns import REASONS, FrequentTurns
 from data_prep.stages.arrow_files import (
     PieceCollector,
@@ -61,22 +63,26 @@ def _cut_batch(
     dialogues = zip(np.flatnonzero(is_cut).tolist(), texts_of(cut), provenances_of(cut), strict=True)
     for row, turns, provenance in dialogues:
         turn_reasons = reasons[starts[row] : starts[row + 1]].tolist()
-        pieces = _cut(turns, turn_reasons)
-        for turn, reason in zip(turns, turn_reasons, strict=True):
-            if reason >= 0:
-                losses.describe(provenance, REASONS[reason], turn)
-        losses.add(provenance, len(pieces) - 1, REASONS[max(turn_reasons)])
+        pieces, lost = _cut(turns, turn_reasons)
+        for reason, turn in lost:
+            losses.describe(provenance, reason, turn)
+        losses.add(provenance, len(pieces) - 1, REASONS[max(turn_reasons)], len(lost))
         for piece in pieces:
             new_pieces.add(piece, provenance._replace(whole=False))
     return batch.filter(pa.array(~is_cut))
 
 
-def _cut(turns: Sequence[str], reasons: Sequence[int]) -> list[list[str]]:
-    """Return the parts of a dialogue between its removed turns (reason 0 or more); parts of one turn are left out."""
-    pieces: list[list[str]] = [[]]
-    for turn, reason in zip(turns, reasons, strict=True):
-        if reason < 0:
-            pieces[-1].append(turn)
+def _cut(turns: Sequence[str], reasons: Sequence[int]) -> tuple[list[list[str]], list[tuple[str, str]]]:
+    """Return the parts of a dialogue between its removed turns (reason 0 or more), and (reason, text) of the lost turns.
+
+    A part of one turn is lost too.
+    """
+    pieces: list[list[str]] = []
+    lost: list[tuple[str, str]] = []
+    for reason, group in groupby(zip(turns, reasons, strict=True), key=lambda item: item[1]):
+        part = [turn for turn, _ in group]
+        if reason < 0 and len(part) > 1:
+            pieces.append(part)
         else:
-            pieces.append([])
-    return [piece for piece in pieces if len(piece) > 1]
+            lost += [(REASONS[reason] if reason >= 0 else ONE_TURN, turn) for turn in part]
+    return pieces, lost

@@ -27,6 +27,7 @@ LOSS = np.dtype(
         ("whole", np.bool_),  # whether cleaning kept the raw dialogue whole
         ("change", np.int64),  # change of the number of its pieces: -1 if a piece is dropped
         ("reason", np.int64),  # index into LOSSES
+        ("turns", np.int64),  # number of turns that are removed
     ]
 )
 """A piece of the input, a dialogue or a turn, that is dropped or shortened."""
@@ -42,18 +43,19 @@ class Losses:
 
     def __init__(self, blocks: Sequence[BlockId]):
         self._sources = {block.file: block.source for block in blocks}
-        self._losses: list[tuple[int, int, bool, int, int]] = []
+        self._losses: list[tuple[int, int, bool, int, int, int]] = []
         self._removed = RemovedLines()
 
-    def add(self, provenance: Provenance, change: int, reason: str) -> None:
+    def add(self, provenance: Provenance, change: int, reason: str, turns: int) -> None:
         """Count a loss.
 
         Args:
             provenance: Raw dialogue that the piece was cut from.
             change: Number of pieces that are left of this piece, minus 1.
             reason: One of `LOSSES`.
+            turns: Number of turns that are removed.
         """
-        self._losses.append((*provenance, change, LOSSES.index(reason)))
+        self._losses.append((*provenance, change, LOSSES.index(reason), turns))
 
     def describe(self, provenance: Provenance, reason: str, text: str | Sequence[str]) -> None:
         """Add a line to the list of removed turns and dialogues."""
@@ -93,3 +95,4 @@ def apply_losses(losses: np.ndarray, ledger: Ledger) -> None:
         if count:
             ledger.dropped[reason] += count
     ledger.pieces += int(losses["change"].sum())
+    ledger.turns["removed"] += int(losses["turns"].sum())

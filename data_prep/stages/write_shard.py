@@ -82,7 +82,7 @@ def shuffled(keys: np.ndarray, seed: int) -> np.ndarray:
 
 def _drop(rows: pa.RecordBatch, reasons: Sequence[str], losses: Losses) -> None:
     for turns, reason, provenance in zip(texts_of(rows), reasons, provenances_of(rows), strict=True):
-        losses.add(provenance, -1, reason)
+        losses.add(provenance, -1, reason, len(turns))
         losses.describe(provenance, reason, turns)
 
 

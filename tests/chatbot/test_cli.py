@@ -166,8 +166,9 @@ def test_faults_are_one_sentence_and_exit_1(checkpoint, arguments, capsys):
     assert chat(base + arguments) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1
+    shown = captured.err.removeprefix(f"loading {checkpoint} …\n")
+    assert shown.startswith("error: ")
+    assert shown.count("\n") == 1
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def test_the_short_way_is_the_long_way(text):
 def test_every_turn_is_kept_or_has_a_reason_and_none_is_longer(turns):
     ledger = Ledger()
     clean_pieces, dirty = CLEANER.pieces(turns, ledger)
-    assert sum(map(len, clean_pieces)) + len(dirty) <= len(turns)
+    assert sum(map(len, clean_pieces)) + len(dirty) == len(turns)
     assert sum(ledger.dirty.values()) == len(dirty)
     counts = ledger.dialogues
     assert counts["read"] == counts["kept_whole"] + counts["split"] + counts["dropped"] == 1
@@ -70,7 +70,7 @@ def test_a_dirty_turn_splits_a_long_dialogue():
     ledger = Ledger()
     clean_pieces, dirty = CLEANER.pieces(["你好", "你好呀", "傻逼", "怎么了", "没事", "ok", "最后"], ledger)
     assert clean_pieces == [["你好", "你好呀"], ["怎么了", "没事"]]
-    assert dirty == [(2, "blocked_words"), (5, "no_chinese")]
+    assert dirty == [(2, "blocked_words"), (5, "no_chinese"), (6, "fewer_than_two_turns")]
     assert ledger.dialogues == {"read": 1, "split": 1}
     assert ledger.pieces == 2
 

@@ -30,6 +30,16 @@ def turns_of(path, content, form="auto", bot=None):
     return [record.turns for block in blocks for record in records(block)]
 
 
+def recorded(path, content, bot):
+    """Return turns and reason of each record, without notices."""
+    from chatbot.text.packed_files import PackedFile
+    from data_prep.reading.formats import read_blocks
+
+    path.write_text(content, encoding="utf-8")
+    every = [record for block in read_blocks(PackedFile(path), bot=bot) for record in block.records]
+    return [(record.turns, record.reason) for record in every if record.reason != "not_speech"]
+
+
 QQ = """消息记录（此消息记录为文本格式，不支持重新导入）
 
 ================================================================
@@ -405,11 +415,17 @@ def test_encodings_and_line_ends_of_old_programs(tmp_path):
 def test_the_bots_turns_come_second(tmp_path):
     log = tmp_path / "x.txt"
     content = QQ + "2023-05-01 10:03:00 小红\n走了\n\n2023-05-02 10:02:30 阿木(10001)\n早\n"
-    assert turns_of(log, content, bot="小海") == [["好啊，几点出发", "10:30，早上七点怎么样"], None, None]
-    assert turns_of(log, content, bot="阿木") == [
-        ["周末去爬山吗", "好啊，几点出发", "10:30，早上七点怎么样"],
-        ["在吗", "在的", "走了"],
-        None,
+    told = recorded(log, content, bot="小海")
+    assert told == [
+        (["周末去爬山吗"], "bot_speaks_first"),
+        (["好啊，几点出发", "10:30，早上七点怎么样"], None),
+        (["在吗，在的，走了"], "bot_does_not_reply"),
+        (["早"], "bot_does_not_reply"),
+    ]
+    assert recorded(log, content, bot="阿木") == [
+        (["周末去爬山吗", "好啊，几点出发", "10:30，早上七点怎么样"], None),
+        (["在吗", "在的", "走了"], None),
+        (["早"], "bot_does_not_reply"),
     ]
     with pytest.raises(FileError, match=r"小明 says nothing in a file. .*阿木\(10001\) \(3\)"):
         turns_of(log, content, bot="小明")

@@ -29,14 +29,15 @@ def test_origins_are_file_and_record():
 
 def test_losses_are_saved_by_name_and_described(tmp_path):
     losses, provenance = Losses([BLOCK]), Provenance(origin_of(3, 7), siblings=2, whole=False)
-    losses.add(provenance, -1, "duplicate")
+    losses.add(provenance, -1, "duplicate", 2)
     losses.describe(provenance, "duplicate", ["你好", "你好呀"])
     array = saved(losses, tmp_path)
     assert array.dtype == LOSS
-    assert {name: array[name].tolist() for name in ("siblings", "whole", "change")} == {
+    assert {name: array[name].tolist() for name in ("siblings", "whole", "change", "turns")} == {
         "siblings": [2],
         "whole": [False],
         "change": [-1],
+        "turns": [2],
     }
     (line,) = gzip.decompress((tmp_path / "losses.gz").read_bytes()).decode().splitlines()
     assert json.loads(line) == {"file": "x.jsonl", "record": 7, "reason": "duplicate", "text": ["你好", "你好呀"]}
@@ -57,7 +58,7 @@ def test_counts_are_those_of_counting_one_by_one(dialogues):
         pieces = siblings
         for change in changes:
             if pieces + change >= 0 and pieces:
-                rows.append((number, siblings, whole, change, number % 3))
+                rows.append((number, siblings, whole, change, number % 3, 1))
                 pieces += change
         was = "kept_whole" if whole else "split"
         ledger.dialogues["read"] += 1
@@ -73,5 +74,6 @@ def test_counts_are_those_of_counting_one_by_one(dialogues):
     assert counts["read"] == counts["kept_whole"] + counts["split"] + counts["dropped"] == len(dialogues)
     assert all(counts[name] == expected[name] for name in ("kept_whole", "split", "dropped"))
     assert ledger.pieces == expected["pieces"]
+    assert ledger.turns["removed"] == len(rows)
     assert sum(ledger.dropped.values()) == expected["dropped"]
     assert sorted(ledger.dropped.values()) == sorted(count for count in dropped.values() if count)

@@ -135,11 +135,13 @@ def test_every_dropped_dialogue_is_counted_and_told(tmp_path, pictures):
     assert {(entry["record"], entry["reason"]) for entry in entries} == {
         (3, "duplicate"),
         (4, "fewer_than_two_turns"),
+        (5, "fewer_than_two_turns"),
         (5, "nothing_left"),
         (6, "not_a_list_of_strings"),
         (7, "not_a_list_of_strings"),
         (9, "no_chinese"),
         (10, "not_json"),
+        (11, "fewer_than_two_turns"),
         (11, "no_chinese"),
         (12, "blocked_words"),
     }

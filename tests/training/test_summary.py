@@ -17,6 +17,7 @@ from chatbot.checkpoint.folder import save
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.storage import read_json
 from chatbot.text.dialogue_files import read_dialogues
+from chatbot.text.prepared_set import larger_valid_share
 from chatbot.text.tokenizer import DialogueTokenizer
 from tests.conftest import tiny_config
 from training.arguments import read_settings
@@ -70,7 +71,12 @@ def test_a_run_ends_with_before_and_after_the_changed_replies_and_the_next_comma
     assert lines[0].startswith(f"{output}: 2 steps, ")
     count = record["valid_dialogues"]
     assert f"before and after: {record['before']:.3f} -> {record['best']:.3f} nats/unit ({count} dialogues)" in lines[1]
-    assert ("so few validation dialogues" in captured.out) == (count < 50)
+    assert f"this figure is rough: {count} dialogues are held out, and only more chats would make it exact" in lines
+    warning = summary_of(
+        TrainSettings([f"{prepared}:replies"], str(output)), {**record, "valid_dialogues": 45, "stopped_by": "SIGTERM"}
+    )
+    share = larger_valid_share(prepared, 50 / 45)
+    assert f"45 validation dialogues give a rough figure; next time, prepare with --valid-share {share}" in warning
     samples = read_log(output / SAMPLES)
     valid = {turns[0]: turns[1] for turns in reversed(list(read_dialogues(prepared)))}
     for entry in samples:

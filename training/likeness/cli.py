@@ -12,7 +12,7 @@ from typing import Any
 from chatbot.checkpoint.location import resolve
 from chatbot.errors import FileError, explain_faults
 from chatbot.language.parser import Parser
-from chatbot.language.translation import translate
+from chatbot.language.translation import announce, translate
 from chatbot.model.device import check_device
 from chatbot.text.prepared_set import load_manifest
 
@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> int | None:
         resolve(checkpoint)
     if not load_manifest(args.data)["splits"]["valid"]["dialogues"]:
         raise FileError(f"{args.data} has no valid split to measure. Prepare it again with --valid-share 0.1.")
-    from chatbot.text.dialogue_files import read_dialogues
+    announce(f"loading and measuring {args.before}, {args.checkpoint} …")
+    from chatbot.text.dialogue_files import read_dialogues  # imports torch
 
     dialogues = [turns for turns in read_dialogues(Path(args.data)) if len(turns) > 1]
     if not dialogues:
@@ -102,7 +103,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     if is_few:
         lines.append(
             f"fewer than {FEW_TURNS} turns or {FEW_DIALOGUES} dialogues are held out: too few to say whether the bot has"
-            " learnt this person; hold out more of the chats"
+            " learnt this person; it takes more chats"
         )
     else:
         lines.append(

@@ -16,7 +16,7 @@ from typing import Any
 from chatbot.checkpoint.location import resolve
 from chatbot.errors import explain_faults
 from chatbot.language.parser import Parser
-from chatbot.language.translation import translate
+from chatbot.language.translation import announce, translate
 from chatbot.model.device import check_device
 from chatbot.storage import write_json
 from training.naming.dialogues import Identity, identity_dialogues, read_identity, rehearsal_dialogues
@@ -107,6 +107,7 @@ def _check_output(output: Path, resume: bool) -> None:
 
 def _teach(args: argparse.Namespace, identity: Identity, output: Path) -> int:
     """Train and measure the bot in a locked folder, print the measurements and return the exit code."""
+    announce(f"loading {args.bot} …")
     from chatbot.text.dialogue_files import read_dialogues
     from training.naming.dialogues import unseen_dialogues
     from training.naming.guard import (

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from chatbot.language.translation import translate
+from chatbot.text.prepared_set import larger_valid_share
 from training.arguments import LISTS
 from training.reporting.samples import summary_of_samples
-from training.settings import TrainSettings, flag
+from training.settings import TrainSettings, flag, split_source
 from training.state.run_folder import METRICS, SAMPLES, SETTINGS, read_log
 
 FEW_DIALOGUES = 50
-"""Minimum number of validation dialogues; with fewer, a warning is printed."""
+"""Minimum number of validation dialogues; with fewer, their figure is called rough."""
 CLEAR_FALL = 0.02
 """Minimum fall of the loss at the last validation, in nats/unit, for the advice to train longer."""
 
@@ -56,7 +57,7 @@ def summary_of(settings: TrainSettings, record: dict[str, Any]) -> str:
     elif best is not None:
         lines.append(f"best validation: {best:.3f} nats/unit ({count} dialogues)")
     if best is not None and count < FEW_DIALOGUES:
-        lines.append("warning: so few validation dialogues give a rough figure; add dialogues, or prepare with --valid")
+        lines.append(_rough_warning(settings, count))
     rounds = record.get("validations_since_best", 0)
     if 0 < settings.early_stopping_patience <= rounds and record["stage_step"] < record["stage_steps"]:
         lines.append(
@@ -72,6 +73,15 @@ def summary_of(settings: TrainSettings, record: dict[str, Any]) -> str:
     elif record["step"] and record.get("direction") != "backward":
         lines.append(f"next: xianliao-chat --checkpoint {settings.output}")
     return "\n".join(map(translate, lines))
+
+
+def _rough_warning(settings: TrainSettings, count: int) -> str:
+    """Return the line about few validation dialogues: a warning only where a larger share would help."""
+    sets = [split_source(text)[0] for text in settings.data]
+    share = larger_valid_share(sets[0], FEW_DIALOGUES / count) if len(sets) == 1 and count else None
+    if share is None:
+        return f"this figure is rough: {count} dialogues are held out, and only more chats would make it exact"
+    return f"warning: {count} validation dialogues give a rough figure; next time, prepare with --valid-share {share}"
 
 
 def _still_falling(settings: TrainSettings, record: dict[str, Any]) -> tuple[str, str]:

@@ -283,6 +283,7 @@ class Page:
         system = [part.chat, part.system, part.model]
         self._save_after(part.system.blur(act.set_system, system, [part.chat], **QUICK))
         part.model.change(act.show_system, [part.model], [part.system], **QUICK)
+        part.model.change(None, [part.model], None, js=f"(name) => {SCRIPT}.chat.named(name)", **BROWSER)
         fields = "(chat) => [chat.persona.join('\\n'), chat.system || '']"
         part.chat.load(None, [part.chat], [part.persona, part.system], js=fields, **BROWSER)
 

@@ -17,6 +17,7 @@ from chatbot.chat.variants import MAX_VARIATION
 from chatbot.chat.worker import Worker
 from ui.api.routes import failed
 from ui.api.schemas import to_response
+from ui.checkpoints import shown_name
 from ui.language import LANGUAGE_COOKIE
 from ui.options import ServeOptions
 from ui.page.handlers import ReplyCallback, crisis_replies
@@ -63,6 +64,7 @@ def mount_page(
         "cookie": LANGUAGE_COOKIE,
         "examples": EXAMPLES,
         "personas": PERSONAS,
+        "bots": {name: shown_name(worker.bot, len(workers)) for name, worker in workers.items()},
         "keep": options.saved_chats,
         "feedback": options.feedback,
         "fixed": crisis_replies(workers),

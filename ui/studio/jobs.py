@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ CLOSE_SECONDS = 5.0
 """Time that a command has to save and end when the server ends."""
 
 _PROGRESS = re.compile(r"^(?P<name>.*?):\s+\d+%\|.*?\| (?P<done>\d+)/(?P<total>\d+) \[[^<\]]*<(?P<left>[\d:]+),.*\]$")
+_BYTES = re.compile(r"^(?P<name>.*?):\s+(?P<percent>\d+)%\|.*?\| [^\[]*\[[^<\]]*<(?P<left>[\d:?]+),.*B/s.*\]$")
+"""A bar that counts the bytes of files, whose numbers are scaled: 1.20M/3.40M."""
 
 
 _FLAGS = 0
@@ -37,9 +40,9 @@ class Progress:
 
     Attributes:
         name: Name of the task.
-        done: Steps that are done.
+        done: Steps that are done; hundredths of a task that is measured in bytes.
         total: Steps of the whole task.
-        left: Estimated time to the end, as `minutes:seconds`.
+        left: Estimated time to the end, as `minutes:seconds`; empty if it is not known yet.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Progress:
 
 def read_progress(line: str) -> Progress | None:
     """Return the progress in a line of a progress bar, or None if it is another line."""
+    if match := _BYTES.match(line):
+        return Progress(match["name"], int(match["percent"]), 100, match["left"].strip("?"))
     match = _PROGRESS.match(line)
     return Progress(match["name"], int(match["done"]), int(match["total"]), match["left"]) if match else None
 
@@ -80,6 +85,7 @@ class Job:
     ):
         self._arguments, self._folder, self._environment, self._on_end = arguments, folder, environment or {}, on_end
         self.code: int | None = None
+        self._started = time.monotonic()
         self.output, self.stopping = "", False
         self.messages: deque[str] = deque(maxlen=MAX_MESSAGES)
         self.progress: Progress | None = None
@@ -90,6 +96,11 @@ class Job:
     def start(self) -> None:
         """Start the process in a thread that reads what it says."""
         self._thread.start()
+
+    @property
+    def seconds(self) -> int:
+        """Whole seconds since the job was made."""
+        return int(time.monotonic() - self._started)
 
     @property
     def is_running(self) -> bool:

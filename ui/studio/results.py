@@ -20,6 +20,7 @@ MAX_BYTES = 1 << 20
 
 REASONS_OF = {
     "dropped": "Dialogues dropped",
+    "left_out": "Messages left out at reading",
     "dirty_turns": "Turns removed in cleaning",
     "changed_turns": "Turns changed in cleaning",
 }

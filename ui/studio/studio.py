@@ -266,6 +266,7 @@ class Studio:
                 "files": [path.name for path in self._files],
                 "task": self._task if is_busy else "",
                 "stopping": bool(job and is_busy and job.stopping),
+                "seconds": job.seconds if job is not None and is_busy else 0,
                 "progress": progress and [progress.done, progress.total, progress.left],
                 "messages": [say(line) for line in list(job.messages)[-SHOWN_MESSAGES:]] if job and is_busy else [],
                 "error": say(record["error"]),

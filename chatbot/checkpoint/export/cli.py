@@ -10,6 +10,7 @@ from pathlib import Path
 
 from chatbot.errors import CheckpointError, explain_faults
 from chatbot.language.parser import Parser
+from chatbot.language.translation import announce
 
 FORMATS = {
     "html": ("html", "export_html"),
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int | None:
     from chatbot.checkpoint.location import resolve
 
     folder = resolve(args.checkpoint)
+    announce(f"loading {args.checkpoint} …")
     module, function = FORMATS[args.to]
     getattr(import_module(f"chatbot.checkpoint.export.{module}"), function)(folder, output)
     files = sorted(path for path in output.rglob("*") if path.is_file()) if output.is_dir() else [output]

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from chatbot.evaluation.report.markdown import one_line
-from chatbot.evaluation.report.tables import PEOPLE, Report
+from chatbot.evaluation.report.tables import PEOPLE, Report, speakers_of
 from chatbot.evaluation.report.words import both
 
 Example = dict[str, Any]
@@ -35,7 +35,11 @@ def _grid(cards: Sequence[str], checkpoints: int) -> str:
 
 def _card(example: Example, names: Sequence[str]) -> str:
     """Return a context with all replies. Methods whose replies are equal share a row."""
-    turns = "".join(f'<p lang="zh-CN">{escape(one_line(turn, MAX_CHARACTERS))}</p>' for turn in example["context"])
+    turns = "".join(
+        f'<p><span class="reason">{both(speaker)}</span>'
+        f' <span lang="zh-CN">{escape(one_line(turn, MAX_CHARACTERS))}</span></p>'
+        for speaker, turn in zip(speakers_of(example["context"]), example["context"], strict=True)
+    )
     by_method: dict[str, dict[str, str]] = {}
     for checkpoint, method, text, reason in example["replies"]:
         by_method.setdefault(method, {})[checkpoint] = _reply(text, reason)

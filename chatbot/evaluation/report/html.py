@@ -113,7 +113,12 @@ def _table(table: Table, caption: str) -> str:
         f"<dt>{', '.join(map(both, headings))}</dt><dd>{both(text)}</dd>" for headings, text in meanings(table)
     )
     legend = f"<summary>{both('What the columns mean')}</summary><dl>{entries}</dl>"
-    return _scroll(f"<table>{content}</table>", caption) + f'<details class="legend">{legend}</details>' * bool(entries)
+    note = f'<p class="note">{both(table.note)}</p>' if table.note else ""
+    return (
+        _scroll(f"<table>{content}</table>", caption)
+        + note
+        + f'<details class="legend">{legend}</details>' * bool(entries)
+    )
 
 
 def _scroll(content: str, label: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from chatbot.evaluation.grid import ENOUGH_CONTEXTS
 from chatbot.evaluation.report.tables import (
     PEOPLE,
     Cell,
@@ -17,13 +18,17 @@ from chatbot.evaluation.report.tables import (
     model_table,
     reply_table,
     settings_text,
+    speakers_of,
     turn_table,
 )
 from chatbot.evaluation.report.words import chinese, chinese_settings
 
 Say = Callable[[str], str]
 """Function that returns a text in the language of the report."""
-BEST = "Bold: the best of a column, and those that are not clearly worse (their intervals overlap with its interval)."
+BEST = (
+    "Bold: the best of a column, and those that are not clearly worse (their intervals overlap with its interval); with"
+    f" fewer than {ENOUGH_CONTEXTS} replies or dialogues, none."
+)
 IN_WORDS = (
     "A decoding method is the way in which the words of a reply are chosen; a row of the tables is one method of one model.",
     "nats/unit says how badly a model predicts what people really said, per character: 0.1 less is much.",
@@ -104,7 +109,9 @@ def _examples(report: Report, say: Say, colon: str) -> list[str]:
     lines = []
     is_single = len(report["checkpoints"]) == 1
     for example in report["examples"]:
-        lines.append("- " + " / ".join(map(_plain, example["context"])))
+        speakers = speakers_of(example["context"])
+        turns = zip(speakers, map(_plain, example["context"]), strict=True)
+        lines.append("- " + " / ".join(f"{say(speaker)}{colon}{turn}" for speaker, turn in turns))
         lines.append(f"  - *{say(PEOPLE)}*{colon}{_plain(example['reference'])}")
         for checkpoint, name, text, reason in example["replies"]:
             ending = "" if reason == "eos" else f" [{say(str(reason))}]"
@@ -124,7 +131,8 @@ def _table(table: Table, say: Say, colon: str) -> list[str]:
     escaped = [[text.replace("|", "\\|") for text in row] for row in texts]
     head, *body = ["| " + " | ".join(row) + " |" for row in escaped]
     legend = [f"- {', '.join(map(say, headings))}{colon}{say(meaning)}" for headings, meaning in meanings(table)]
-    return [head, "|---|" + "--:|" * (len(table.columns) - 1), *body, "", *legend, *([""] if legend else [])]
+    notes = [f"- {say(table.note)}"] if table.note else []
+    return [head, "|---|" + "--:|" * (len(table.columns) - 1), *body, "", *notes, *legend, *([""] if legend else [])]
 
 
 def _text(cell: Cell, say: Say) -> str:

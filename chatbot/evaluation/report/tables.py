@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from chatbot.evaluation.grid import ENOUGH_CONTEXTS
 
 Goal = Literal["low", "high", "people", ""]
 """What is good in a column: low or high values, or values like those of people; empty if none is better."""
@@ -61,18 +64,25 @@ REPLIES = (
         "reference_cost_nats_per_unit",
         "cost on references, nats/unit",
         "low",
-        "Nats/unit that the rules and the floor add to the replies of people; forbids: the share of these replies that they"
-        " exclude.",
+        "How much less probable the decoding rules make what people really replied, in nats/unit; forbids: the share of"
+        " these replies that they make impossible.",
         4,
     ),
     Column("dist_1", "Dist-1", PEOPLE, "Share of different characters."),
     Column("dist_2", "Dist-2", PEOPLE, "Share of different pairs of characters."),
     Column("word_dist_1", "word Dist-1", PEOPLE, "Share of different words."),
     Column("word_dist_2", "word Dist-2", PEOPLE, "Share of different pairs of words."),
-    Column("ent_4", "Ent-4", PEOPLE, "Entropy of 4-grams of characters."),
+    Column(
+        "ent_4",
+        "Ent-4",
+        PEOPLE,
+        "How evenly the runs of four characters are spread (their entropy); more is more varied.",
+    ),
     Column("bleu_2", "BLEU-2", "high", "Pairs of characters shared with the reply of a person.", 1),
     Column("bleu_4", "BLEU-4", "high", "4-grams of characters shared with the reply of a person.", 1),
-    Column("wrd", "1 - WRD", "high", "Likeness in meaning to the reply of a person, by token vectors."),
+    Column(
+        "wrd", "1 - WRD", "high", "Likeness in meaning to the reply of a person, by token vectors; the same gives 1."
+    ),
     Column("greedy_matching", "greedy matching", "high", "Likeness to the reply of a person, token by token."),
     Column("embedding_average", "embedding average", "high", "Likeness of the mean vectors."),
     Column("mean_characters", "characters", PEOPLE, "Mean length of the replies.", 1),
@@ -98,11 +108,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows; the first column holds names, and `last` is the row of people."""
+    """Columns and rows; the first column holds names, `last` is the row of people, `note` a sentence below the table."""
 
     columns: list[Column]
     rows: list[list[Cell]]
     last: list[Cell] | None = None
+    note: str = ""
 
 
 def methods_of(report: Report) -> list[tuple[str, Report]]:
@@ -113,6 +124,11 @@ def methods_of(report: Report) -> list[tuple[str, Report]]:
         for part in report["checkpoints"]
         for name, row in part["decoding"].items()
     ]
+
+
+def speakers_of(turns: Sequence[str]) -> list[str]:
+    """Return who says each turn of a context: the last one is the message that is answered."""
+    return ["user" if (len(turns) - number) % 2 else "bot" for number in range(len(turns))]
 
 
 def label(checkpoint: str, method: str, is_single: bool) -> str:
@@ -145,7 +161,8 @@ def meanings(table: Table) -> list[tuple[list[str], str]]:
 
 def model_table(report: Report) -> Table:
     """Return nats/unit and perplexity of the checkpoints and baselines."""
-    nats = Column("nats_per_unit", "nats/unit", "low", "How badly the model predicts what people said.", 4)
+    goal: Goal = "low" if report["dialogues"] >= ENOUGH_CONTEXTS else ""
+    nats = Column("nats_per_unit", "nats/unit", goal, "How badly the model predicts what people said.", 4)
     columns = [Column("", "model"), nats, Column("", "perplexity/unit", "", "Exponential of nats/unit.")]
     qualities = [
         {**part["quality"], "intervals": {nats.key: part["quality"]["interval"]}} for part in report["checkpoints"]
@@ -165,9 +182,10 @@ def turn_table(report: Report) -> Table:
     """Return nats/unit of the checkpoints by turn."""
     entries = [{entry["turn"]: entry for entry in part["quality"]["by_turn"]} for part in report["checkpoints"]]
     units = {turn: entry["units"] for by_turn in entries for turn, entry in by_turn.items()}
+    goal: Goal = "low" if report["dialogues"] >= ENOUGH_CONTEXTS else ""
     columns, cells = [Column("", "nats/unit of turn")], []
     for turn in units:
-        column = Column("nats_per_unit", str(turn), "low")
+        column = Column("nats_per_unit", str(turn), goal)
         rows = [{**by_turn[turn], "intervals": {column.key: by_turn[turn]["interval"]}} for by_turn in entries]
         columns.append(column)
         cells.append(_cells(column, rows, None))
@@ -182,7 +200,20 @@ def ending_table(report: Report) -> Table:
         Column(f"r_{length}", f"r_{length}", "low", "Share of replies without an end after so many tokens.")
         for length in report["lengths"]
     ]
-    return _table_of_methods(report, [*limits, *ENDINGS])
+    table = _table_of_methods(report, [*limits, *ENDINGS])
+    texts = [{f"{row[at].text} {row[at].spread}".strip() for row in table.rows} for at in range(1, len(limits) + 1)]
+    same = Counter(next(iter(values)) for values in texts if len(values) == 1)
+    text, count = max(same.items(), key=lambda item: item[1], default=("", 0))
+    if count < 2:
+        return table
+    constant = [at for at, values in enumerate(texts, 1) if values == {text}]
+    note = f"{', '.join(table.columns[at].heading for at in constant)}: {text} for every method."
+
+    def without(cells: Sequence[Cell]) -> list[Cell]:
+        return [cell for at, cell in enumerate(cells) if at not in constant]
+
+    columns = [column for at, column in enumerate(table.columns) if at not in constant]
+    return Table(columns, list(map(without, table.rows)), None if table.last is None else without(table.last), note)
 
 
 def reply_table(report: Report) -> Table:
@@ -203,8 +234,9 @@ def _table_of_methods(report: Report, columns: list[Column]) -> Table:
 
 def _cells(column: Column, rows: Sequence[Report], people: Report | None) -> list[Cell]:
     cells = [_cell(column, row) for row in rows]
+    goal = column.goal if all(row.get("replies", ENOUGH_CONTEXTS) >= ENOUGH_CONTEXTS for row in rows) else ""
     best = best_of(
-        [_interval(row, column.key) for row in rows], column.goal, None if people is None else people.get(column.key)
+        [_interval(row, column.key) for row in rows], goal, None if people is None else people.get(column.key)
     )
     return [replace(cell, is_best=is_best) for cell, is_best in zip(cells, best, strict=True)]
 

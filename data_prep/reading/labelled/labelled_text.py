@@ -166,6 +166,8 @@ def _field_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]:
             held = None
         elif held is not None:
             held.add(text)
+        elif field is None and any(map(str.isalnum, text)):
+            yield notice(number, text)
     if held is not None:
         yield held.close()
 
@@ -191,6 +193,8 @@ def _markdown_messages(lines: Iterable[NumberedLine]) -> Iterator[Message | Gap]
             name = heading["name"]
         elif date := DAY.fullmatch(text):
             day = date["date"]
+        elif any(map(str.isalnum, text)):
+            yield notice(number, text)
     if held is not None:
         yield held.close()
 

@@ -21,6 +21,7 @@ from chatbot.evaluation.report.tables import ENDINGS, REPLIES, best_of, ending_t
 from chatbot.evaluation.verdict import verdict, warnings
 from chatbot.language.translation import report_texts, to_chinese
 from chatbot.text.dialogue import count_units
+from chatbot.text.prepared_set import larger_valid_share
 
 
 def method(cut_off=0, dist_2=0.8, wrd=0.5, settings="floor", **more):
@@ -92,7 +93,7 @@ def report(*checkpoints, contexts=200, **more):
 def test_a_good_report_in_sentences():
     content = report(checkpoint("mine", 3.5, plain=method(6, wrd=0.4), own=method(settings="own", wrd=0.6)))
     assert verdict(content) == [
-        "All 200 replies of mine ended by themselves: the longest has 40 tokens, and none can have more than 121.",
+        "All 200 replies of mine ended by themselves. The longest length in tokens is 40; no reply can be longer than 121.",
         "Worst at ending is mine with plain: 6 of 200 replies did not end.",
         "mine needs 3.500 ± 0.050 nats for a character that people write.",
         "The replies of mine are about as varied as those of people: Dist-2 0.800 against 0.820.",
@@ -105,7 +106,10 @@ def test_a_good_report_in_sentences():
     [
         ({"dist_2": 0.5}, "less varied than those of people"),
         ({"dist_2": 0.95}, "more varied than those of people"),
-        ({"cut_off": 7}, "7 of 200 replies of mine did not end and were cut off after 128 tokens."),
+        (
+            {"cut_off": 7},
+            "7 of 200 replies of mine did not end and were cut off. The length in tokens at the cut is 128.",
+        ),
         ({"wrd": 0.41}, "No method is clearly more like people than the others."),
     ],
 )
@@ -290,28 +294,36 @@ def test_the_best_are_those_that_are_not_clearly_worse(values, goal, people, exp
 
 
 @pytest.mark.parametrize(
-    ("limited_by", "is_prepared", "advice"),
+    ("limited_by", "is_prepared", "contexts", "advice"),
     [
-        ("--contexts", True, "Raise --contexts, so that there are at least 100."),
-        ("--max-dialogues", False, "Raise --max-dialogues, so that there are at least 100."),
+        ("--contexts", True, 8, "Raise --contexts, so that there are at least 100."),
+        ("--max-dialogues", False, 8, "Raise --max-dialogues, so that there are at least 100."),
         (
             None,
             False,
+            8,
             "the data has no more. Give --data with at least 100 dialogues that no checkpoint was trained on.",
         ),
         (
             None,
             True,
-            "and the valid split has no more. Prepare with a larger --valid-share before the next training, or give --data"
-            " with at least 100 dialogues that no checkpoint was trained on.",
+            8,
+            "and the valid split has no more. Only more chats would change this; holding out more of these would leave too"
+            " few to train on.",
+        ),
+        (
+            None,
+            True,
+            99,
+            "and the valid split has no more. Prepare with --valid-share {share} before the next training.",
         ),
     ],
 )
-def test_the_warning_of_few_contexts_names_the_option_that_helps(limited_by, is_prepared, advice, prepared):
-    content = report(checkpoint("mine", 3.5, own=method()), contexts=8, limited_by=limited_by)
+def test_the_warning_of_few_contexts_names_the_option_that_helps(limited_by, is_prepared, contexts, advice, prepared):
+    content = report(checkpoint("mine", 3.5, own=method()), contexts=contexts, limited_by=limited_by)
     (line,) = warnings(content, [None], prepared if is_prepared else __file__)
-    assert line.startswith("Too few contexts were answered (8), so most differences are chance")
-    assert line.endswith(advice)
+    assert line.startswith(f"Too few contexts were answered ({contexts}), so most differences are chance")
+    assert line.endswith(advice.format(share=larger_valid_share(prepared, 100 / contexts)))
 
 
 def test_the_verdict_says_how_many_methods_were_left_out_and_how_to_get_them():
@@ -340,6 +352,43 @@ def test_a_report_of_one_dialogue_has_no_plural_after_a_one():
     assert content["verdict"][0] == (
         "The only reply of mine ended by itself. Its length in tokens is 40; no reply can be longer than 121."
     )
+
+
+def test_few_replies_have_no_best_value():
+    content = report(
+        checkpoint("mine", 3.5, plain=method(60, wrd=0.4), own=method(settings="own", wrd=0.6)), dialogues=4
+    )
+    content |= {"verdict": verdict(content), "warnings": []}
+    assert 'class="best"' in to_html(content)
+    for row in content["checkpoints"][0]["decoding"].values():
+        row["replies"] = 29
+    assert 'class="best"' not in to_html(content)
+    assert "with fewer than 30 replies or dialogues, none" in to_html(content)
+
+
+def test_equal_columns_of_ends_are_one_sentence():
+    rows = {name: method(settings=name, r_128=0.0, r_256=0.1) for name in ("plain", "own")}
+    for row in rows.values():
+        row["intervals"] |= {"r_64": [0.0, 0.01], "r_128": [0.0, 0.01], "r_256": [0.0, 0.2]}
+    content = report(checkpoint("mine", 3.5, **rows), lengths=[64, 128, 256])
+    content["reference"] |= {"r_128": None, "r_256": None}
+    table = ending_table(content)
+    assert len({len(table.columns), *(len(row) for row in (*table.rows, table.last))}) == 1
+    assert [column.heading for column in table.columns if column.heading.startswith("r_")] == ["r_256"]
+    content |= {"verdict": verdict(content), "warnings": []}
+    assert "r_64, r_128: 0 (≤ 0.010) for every method." in to_markdown(content)
+    assert "r_64, r_128：所有方法都是 0 (≤ 0.010)。" in to_markdown(content, in_chinese=True)
+    rows["own"]["r_64"] = 0.5
+    assert ending_table(content).note == ""
+
+
+def test_the_turns_of_a_context_say_who_speaks():
+    content = report(checkpoint("mine", 3.5, own=method(settings="own")))
+    content["examples"] = [{**content["examples"][0], "context": ["在吗", "在呀", "去哪"]}]
+    content |= {"verdict": verdict(content), "warnings": []}
+    assert "- user: 在吗 / bot: 在呀 / user: 去哪" in to_markdown(content)
+    assert "- 用户：在吗 / 机器人：在呀 / 用户：去哪" in to_markdown(content, in_chinese=True)
+    assert to_html(content).count('lang="zh-CN">机器人</span>') == 1
 
 
 def test_tables_mark_the_best_and_keep_numbers_to_sort_by():

@@ -12,7 +12,7 @@ import pytest
 
 from chatbot.errors import FileError
 from chatbot.text.dialogue_files import read_dialogues
-from chatbot.text.prepared_set import load_manifest, load_split, split_features
+from chatbot.text.prepared_set import larger_valid_share, load_manifest, load_split, split_features
 from training.inputs import check_inputs
 from training.settings import TrainSettings
 
@@ -116,3 +116,26 @@ def test_a_damaged_state_is_one_sentence(folder, state):
     change(folder / "train" / "state.json", **state)
     with pytest.raises(FileError, match=r"^Cannot read the train split"):
         load_split(folder, "train")
+
+
+@pytest.mark.parametrize(
+    ("train", "valid", "file_for", "times", "share"),
+    [
+        (33, 4, "train", 12.5, None),  # of some hundred messages a larger share would take what there is to learn
+        (980, 20, "train", 2.5, 0.05),
+        (80, 20, "train", 1.5, None),
+        (90, 10, "train", 2.0, 0.2),
+        (980, 20, "valid", 2.5, None),  # --valid names the files, so --valid-share has no effect
+        (980, 0, "train", 2.5, None),
+    ],
+)
+def test_a_larger_share_is_advised_where_enough_is_left_to_train_on(tmp_path, train, valid, file_for, times, share):
+    splits = {name: {"dialogues": count, "content_hash": "x"} for name, count in (("train", train), ("valid", valid))}
+    manifest = {
+        "fingerprint": "x",
+        "tokenizer_hash": "x",
+        "sources": [{"file": "a", "for": file_for}],
+        "splits": splits,
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert larger_valid_share(tmp_path, times) == share

@@ -28,7 +28,8 @@ def prepare():
     (output / "manifest.json").write_text(json.dumps({**manifest, "splits": splits}))
     head = "| reason | count | explanation |\n| --- | --: | --- |\n"
     (output / "report" / "report.md").write_text(
-        f"## Dialogues dropped\n\n{head}| one_turn | 1 | fewer than two turns |\n"
+        f"## Dialogues dropped\n\n{head}| one_turn | 1 |"
+        " a single turn, alone or between removed turns, which has no answer |\n"
         f"\n## Turns changed in cleaning\n\n{head}| repeats | 3 | shorter |\n"
         "\n## Examples of each rule\n\n| rule | before | after |\n| --- | --- | --- |\n| repeats | `哈哈哈哈哈` | `哈哈` |\n"
     )

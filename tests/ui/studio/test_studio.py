@@ -78,12 +78,15 @@ def test_from_dialogues_to_a_result(studio, folder):
         **{"train": 7, "valid": 2},
     }
     assert state["report"]["reasons"] == [
-        ["dropped", "one_turn", 1, "fewer than two turns"],
+        ["dropped", "one_turn", 1, "a single turn, alone or between removed turns, which has no answer"],
         ["changed_turns", "repeats", 3, "shorter"],
     ]
     assert state["report"]["examples"] == [["repeats", "哈哈哈哈哈", "哈哈"]]
     assert state["report"]["samples"] == [["你好", "在吗"]]
-    assert studio.state("zh")["report"]["reasons"][0][3] == REASONS["fewer than two turns"]
+    assert (
+        studio.state("zh")["report"]["reasons"][0][3]
+        == REASONS["a single turn, alone or between removed turns, which has no answer"]
+    )
     studio.order({"do": "estimate", "preset": "quick.yaml"})
     assert wait(studio)["estimate"] == [
         ["model", "18.65M parameters, 18.65M of them trained"],
@@ -129,6 +132,7 @@ def test_a_stopped_run_is_saved_and_continued(studio):
 def test_a_command_runs_with_low_priority_and_says_its_progress(studio):
     state = running(studio)
     assert (state["task"], state["progress"]) == ("train", [2, 3, "00:06"])
+    assert 0 <= state["seconds"] < 600
     assert state["messages"] == [f"niceness {max(10, os.nice(0))}, resumed False"]
 
 
@@ -359,6 +363,9 @@ def test_the_process_is_the_command_that_is_shown():
         ("training:  33%|███▎      | 1/3 [00:06<00:12,  6.18s/step, loss=4.8]", Progress("training", 1, 3, "00:12")),
         ("stage 1: warm:   5%|▌  | 10/200 [1:00:06<19:00:12,  6.18s/step]", Progress("stage 1: warm", 10, 200, "19:00:12")),
         ("training:   0%|          | 0/3 [00:00<?, ?step/s]", None),
+        ("cleaning:  35%|███▌ | 1.20M/3.40M [00:05<00:09, 240kB/s]", Progress("cleaning", 35, 100, "00:09")),
+        ("cleaning: 100%|█████| 343/343 [00:00<00:00, 16.8kB/s]", Progress("cleaning", 100, 100, "00:00")),
+        ("cleaning:   0%|          | 0.00/343 [00:00<?, ?B/s]", Progress("cleaning", 0, 100, "")),
         ("training: 4.136 nats/unit before the training", None),
         ("", None),
     ],

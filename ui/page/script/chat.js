@@ -12,6 +12,9 @@
     const turns = JSON.stringify(current().persona || []);
     return Object.keys(xl.given.personas).find((name) => JSON.stringify(xl.given.personas[name]) === turns) || "";
   };
+  // Returns the name of the chosen bot; "" for the bundled one. A result of the training view has the name of its folder.
+  let chosenBot = Object.keys(xl.given.bots)[0];
+  const botName = () => (Object.hasOwn(xl.given.bots, chosenBot) ? xl.given.bots[chosenBot] : chosenBot);
   const scroller = () => list.closest("#chat");
   const isAtEnd = () => scroller().scrollHeight - scroller().scrollTop - scroller().clientHeight < 80;
   const toEnd = () => { scroller().scrollTop = scroller().scrollHeight; };
@@ -21,7 +24,7 @@
 
   const welcome = () => element("div", { class: "x-welcome" },
     xl.face(),
-    element("h2", {}, ...phrases(xl.persona() ? xl.say("persona_welcome", { name: xl.side.personaName(xl.persona()) }) : xl.say("welcome"))),
+    element("h2", {}, ...phrases(xl.persona() ? xl.say("persona_welcome", { name: xl.side.personaName(xl.persona()) }) : botName() ? xl.say("welcome_named", { name: botName() }) : xl.say("welcome"))),
     xl.persona() ? element("button", { type: "button", class: "x-plain", id: "no-persona", "data-changes": true, onclick: () => xl.choosePersona("") }, xl.say("no_persona")) : null,
     element("p", {}, xl.say("welcome_note")),
     element("div", { class: "x-examples" }, ...xl.given.examples.map((text, at) => element(
@@ -95,7 +98,7 @@
     if (!list) return;
     const { messages, title } = current(), wasAtEnd = isAtEnd() || !keys.length;
     if (!messages.length) {
-      const key = `welcome ${xl.persona()}`;
+      const key = `welcome ${xl.persona()} ${botName()}`;
       if (keys.length !== 1 || keys[0] !== key) list.replaceChildren(welcome());
       keys = [key];
     } else {
@@ -135,7 +138,8 @@
   const forget = () => { delete document.documentElement.dataset.rating; delete document.documentElement.dataset.notice; };
 
   xl.chat = {
-    current, set, redraw: draw,
+    current, set, redraw: draw, botName,
+    named: (name) => { chosenBot = name || chosenBot; draw(); },
     isOffering: () => Boolean(asked),
     // Other versions of the last reply are being made, until they were made or an error has ended this.
     offering: (isBusy) => {

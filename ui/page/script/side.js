@@ -96,7 +96,7 @@
       const face = document.querySelector("#top .x-face");
       if (face && face.className !== xl.face(chosen).className) face.replaceWith(xl.face(chosen));
     },
-    name: (title) => { if (heading) heading.textContent = title || (xl.persona() ? personaName(xl.persona()) : xl.say("name")); },
+    name: (title) => { if (heading) heading.textContent = title || (xl.persona() ? personaName(xl.persona()) : xl.chat.botName() || xl.say("name")); },
     list: () => {
       if (!list) return;
       const wanted = search.value.trim().toLowerCase(), entries = xl.store.list();

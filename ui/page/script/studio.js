@@ -48,6 +48,14 @@
     return box;
   };
 
+  // Returns the bar of a command that counts no steps for people: how much is done, and for how long it has worked.
+  const working = (name, progress, seconds) => {
+    const [done, total] = progress || [0, 0], percent = Math.round(100 * done / total);
+    const box = bar(total > 1 ? say("working_percent", { name, percent, seconds }) : say("working", { name, seconds }));
+    if (total > 1) Object.assign(box.lastChild, { max: total, value: done });
+    return box;
+  };
+
   // Data.
   const decode = (bytes) => {
     try { return new TextDecoder("utf-8", { fatal: true }).decode(bytes); } catch { return new TextDecoder("gb18030").decode(bytes); }
@@ -83,15 +91,15 @@
       element("div", { class: "x-row-buttons" }, button("pick", "pick", () => input.click())),
       parts.files, element("label", { for: "studio-person" }, say("person")), parts.person, paragraph(say("only_consent"), "x-soft"), parts.prepare);
   };
-  const drawData = ({ inputs = [], report, task, files = [], error, progress, folder, work, commands = {} }) => {
+  const drawData = ({ inputs = [], report, task, files = [], error, progress, seconds, folder, work, commands = {} }) => {
     const hasSet = Boolean(report) || task === "prepare";
     parts.form.hidden = hasSet;
     put(parts.files, [files, folder], () => (files.length ? [element("legend", {}, say("in_folder", { folder })), ...files.map((name) => element(
       "label", {}, element("input", { type: "checkbox", value: name }), element("span", {}, name)))] : []));
     put(parts.prepare, [task, waiting()], () => [button("prepare", "prepare", prepare, "x-strong", Boolean(task || waiting()))]);
-    put(parts.given, [hasSet, inputs, task, progress, error, report && 1, work, commands.prepare], () => [
+    put(parts.given, [hasSet, inputs, task, progress, task === "prepare" && seconds, error, report && 1, work, commands.prepare], () => [
       hasSet && paragraph(say("learns_from", { names: inputs.map((name) => name || say("pasted")).join("、") })),
-      task === "prepare" && bar(say("preparing"), progress),
+      task === "prepare" && working(say("preparing"), progress, seconds),
       task === "prepare" && button("stop", "cancel", () => order({ do: "stop" })),
       !report && error && failed(error),
       (hasSet || error) && command(commands.prepare),
@@ -123,17 +131,17 @@
   const isOwn = (name) => !xl.given.texts[xl.language][`studio_title_${name}`];  // a file of the folder
   const titled = (name) => (isOwn(name) ? [element("b", {}, name)] : [element("b", {}, say(`title_${name}`)), " ", element("small", { class: "x-soft" }, name)]);
   const note = (name, isNew) => (isOwn(name) ? `${say("note_own")} · ${say(isNew ? "is_new" : "fine_tunes")}` : say(`note_${name}`));
-  const drawPreset = ({ report, presets = [], task, estimate = [], error, outcome, commands = {}, messages = [], ...state }) => {
+  const drawPreset = ({ report, presets = [], task, seconds, estimate = [], error, outcome, commands = {}, messages = [], ...state }) => {
     preset = presets.some(([name]) => name === preset) ? preset : state.preset || (presets[0] || [""])[0];
     const isBusy = Boolean(task || waiting());
-    put(parts.preset, [Boolean(report), presets, preset, isBusy, task, estimate, !outcome && error, messages, commands.estimate], () => (!report ? [] : [
+    put(parts.preset, [Boolean(report), presets, preset, isBusy, task, task === "estimate" && seconds, estimate, !outcome && error, messages, commands.estimate], () => (!report ? [] : [
       heading("preset"),
       element("div", { role: "radiogroup", "aria-label": say("preset"), class: "x-presets" }, ...presets.map(([name, isNew]) => element("label", {},
         element("input", { type: "radio", name: "studio-preset", id: `studio-preset-${name}`, value: name, checked: name === preset, disabled: isBusy, onchange: () => { preset = name; draw(); } }),
         element("span", {}, ...titled(name), paragraph(note(name, isNew)))))),
       element("div", { class: "x-row-buttons" }, task === "estimate" ? button("stop", "cancel", () => order({ do: "stop" }))
         : button("estimate", "estimate", () => confirmed() && order({ do: "estimate", preset }), "x-plain", isBusy)),
-      task === "estimate" && bar(say("estimating")),
+      task === "estimate" && working(say("estimating"), null, seconds),
       estimate.length > 0 && preset === state.preset && element("dl", { class: "x-estimate" }, ...estimate.filter(([name]) => name).flatMap(([name, text]) => [element("dt", {}, name === "training" ? say("run") : name), element("dd", {}, text)])),
       ...(preset === state.preset ? estimate.filter(([name]) => !name).map(([, text]) => paragraph(text, "x-soft")) : []),
       !outcome && error && failed(error),
