@@ -167,9 +167,9 @@ def _check_values(settings: dict[str, Any]) -> None:
         if value is not None and (type(value) is not int or not 1 <= value <= most):
             raise ValueError(f"{name} must be a whole number between 1 and {most}, got {shown(value)}")
     for name in (*EPSILONS, *FACTORS):
-        value, most = settings.get(name, 1.0), 1 if name in EPSILONS else MAX_FACTOR
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
-            raise ValueError(f"{name} must be above 0 and at most {most:g}, got {shown(value)}")
+        value, largest = settings.get(name, 1.0), 1 if name in EPSILONS else MAX_FACTOR
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= largest:
+            raise ValueError(f"{name} must be above 0 and at most {largest:g}, got {shown(value)}")
         if name in settings and name != "query_pre_attn_scalar":  # which is a whole number
             settings[name] = float(value)
     if wrong := [name for name in SWITCHES if not isinstance(settings.get(name, False), bool | None)]:
