@@ -6,8 +6,9 @@ import functools
 import io
 import reprlib
 import sys
+import warnings
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from chatbot.language.translation import labelled, translate
 
@@ -18,6 +19,10 @@ not help."""
 
 class XianliaoError(ValueError):
     """An error that a user can cause; its message is shown without a traceback."""
+
+
+class XianliaoWarning(UserWarning):
+    """A warning for the user; commands show it as one line."""
 
 
 class CheckpointError(XianliaoError):
@@ -85,7 +90,9 @@ def explain_faults(main: Callable[[list[str] | None], int | None], extra: str = 
     def command(argv: list[str] | None = None) -> int:
         _replace_undecodable()
         try:
-            return main(argv) or 0
+            with warnings.catch_warnings():
+                _show_warnings_in_words()
+                return main(argv) or 0
         except XianliaoError as error:
             print(labelled("error: ", str(error)), file=sys.stderr)
         except ModuleNotFoundError as error:
@@ -106,6 +113,19 @@ def explain_faults(main: Callable[[list[str] | None], int | None], extra: str = 
         return 1
 
     return command
+
+
+def _show_warnings_in_words() -> None:
+    """Print each `XianliaoWarning` as one line, without file and line number."""
+    otherwise = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, XianliaoWarning):
+            print(labelled("warning: ", str(message)), file=sys.stderr)
+        else:
+            otherwise(message, category, *where, **more)
+
+    warnings.showwarning = show
 
 
 def _replace_undecodable() -> None:

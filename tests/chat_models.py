@@ -10,6 +10,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from chatbot.model.hf_chat_model import MODEL_TYPES
+
 CHATML = """{%- if messages[0]['role'] == 'system' -%}
 {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
 {%- else -%}
@@ -38,6 +40,14 @@ LLAMA = """{{- bos_token }}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif -%}"""
 
+GEMMA = """{{- bos_token }}
+{%- if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif -%}
+{%- for message in messages -%}
+{{- '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' -}}
+{{- message['content'] | trim + '<end_of_turn>\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<start_of_turn>model\n' }}{%- endif -%}"""
+
 # template, special tokens, tokens added as ordinary ones, tokenizer_config.json
 KINDS = {
     "qwen2": (
@@ -53,7 +63,14 @@ KINDS = {
         {"eos_token": "<|eot_id|>", "bos_token": {"content": "<|begin_of_text|>", "__type": "AddedToken"}},
     ),
 }
-KINDS |= {"qwen3": KINDS["qwen2"], "mistral": KINDS["llama"]}
+KINDS["gemma"] = (
+    GEMMA,
+    ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"],
+    [],
+    {"eos_token": "<end_of_turn>", "bos_token": "<bos>", "pad_token": "<pad>"},
+)
+KINDS |= {"qwen3": KINDS["qwen2"], "mistral": KINDS["llama"], "gemma3_text": KINDS["gemma"]}
+KINDS = {**dict.fromkeys(MODEL_TYPES, KINDS["qwen2"]), **KINDS}  # the other types have the template of Qwen here
 
 
 def write_chat_model(folder: Path, texts: Iterable[str], kind: str = "qwen2", **changes) -> torch.nn.Module:
@@ -81,8 +98,9 @@ def write_chat_model(folder: Path, texts: Iterable[str], kind: str = "qwen2", **
             "head_dim": 8,
             "max_position_embeddings": 512,
             "initializer_range": 0.2,
-            "tie_word_embeddings": kind.startswith("qwen"),
+            "tie_word_embeddings": kind.startswith(("qwen", "gemma")),
             "bos_token_id": None,
+            "pad_token_id": None,
             "eos_token_id": tokenizer.token_to_id("<|im_end|>"),
             **changes,
         },

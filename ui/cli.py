@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from chatbot.chat.options import (
+    add_length_options,
     add_model_options,
     add_safety_option,
     add_script_option,
     add_thinking_option,
+    check_length_options,
     check_model_options,
 )
 from chatbot.checkpoint.location import locate
@@ -45,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_safety_option(parser)
     add_script_option(parser)
     add_thinking_option(parser)
+    add_length_options(parser)
     parser.add_argument(
         "--checkpoint",
         nargs="+",
@@ -151,6 +154,7 @@ def main(argv: list[str] | None = None) -> int | None:
         hosts=hosts,
         allow_origins=origins,
         rate_limit=rate,
+        max_rows=args.max_rows,
         log_text=args.log_text,
         studio=None if args.studio is None else studio_options(args),
     )
@@ -167,6 +171,7 @@ def check_arguments(
         parser.error("--studio is for this machine only, without a proxy. Leave out --allow-host, or --studio")
     if not 0 <= args.port <= 65535:
         parser.error("--port must be from 0 to 65535")
+    check_length_options(parser, args)
     check_model_options(args)
     folders = [locate(checkpoint).resolve() for checkpoint in args.checkpoint]
     if len(set(folders)) < len(folders):
@@ -201,8 +206,8 @@ def serve(args: argparse.Namespace, options: ServeOptions, listener: socket.sock
     if safety is None:
         warning = "--safety off: people in crisis get replies of the model instead of a help line"
         print(labelled("warning: ", warning), file=sys.stderr)
-    bots = load_bots(args.checkpoint, args.device, args.dtype, safety)
-    given = {"script": args.script, "thinking": args.thinking}
+    bots = load_bots(args.checkpoint, args.device, args.dtype, safety, args.context_tokens)
+    given = {"script": args.script, "thinking": args.thinking, "thinking_tokens": args.thinking_tokens}
     for bot in bots:
         changes = {name: value for name, value in given.items() if value is not None}
         bot.settings = bot.settings.with_changes(**changes)

@@ -35,6 +35,7 @@ class ServeOptions:
         anonymous_body_bytes: Largest request body of any other client.
         arriving_bytes: Maximum size of all request bodies together that are arriving, or whose answer has not begun.
         body_seconds: Time in which a request body must arrive, in seconds.
+        max_rows: Maximum number of replies per checkpoint that are decoded at the same time.
         log_text: Whether messages and replies are logged.
         studio: Options of the training view; None leaves it out. With the view, the server answers its own machine only.
     """
@@ -51,5 +52,6 @@ class ServeOptions:
     anonymous_body_bytes: int = 3 * 2**20
     arriving_bytes: int = 64 * 2**20
     body_seconds: float = 30
+    max_rows: int = 64
     log_text: bool = False
     studio: StudioOptions | None = None

@@ -113,6 +113,7 @@ class Chatbot:
         dtype: str = "auto",
         safety: Safety | str | Path | None = "default",
         revision: str | None = None,
+        context_tokens: int | None = None,
     ) -> Chatbot:
         """Load a checkpoint folder.
 
@@ -125,6 +126,7 @@ class Chatbot:
             safety: A folder of safety files, or loaded rules; `default` uses those of the package, None switches them
                 off.
             revision: Branch, tag or commit of a model of the hub; None uses the commit that was downloaded first.
+            context_tokens: Maximum length of the history (`chatbot.chat.loading.limit_history`); None: the model's.
 
         Raises:
             CheckpointError, TokenizerError: A file of the checkpoint is missing or damaged.
@@ -132,7 +134,7 @@ class Chatbot:
         """
         rules = safety if isinstance(safety, Safety) else named_safety(safety)
         path = resolve(with_revision(checkpoint, revision))
-        model, tokenizer, settings = load_parts(path, device, dtype)
+        model, tokenizer, settings = load_parts(path, device, dtype, context_tokens)
         return cls(model, tokenizer, settings, name_of(path), path, rules)
 
     def reply(self, turns: History, seed: int | None = None, **changes: Any) -> str:

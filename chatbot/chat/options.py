@@ -6,8 +6,11 @@ import argparse
 from dataclasses import fields
 from typing import get_args
 
-from chatbot.decoding.settings import ReplySettings, Script, Thinking
+from chatbot.decoding.settings import MAX_STORED_LIMIT_TOKENS, OPTIONS, ReplySettings, Script, Thinking
 from chatbot.errors import CheckpointError
+
+MIN_HISTORY_TOKENS, MAX_HISTORY_TOKENS = 64, 8192
+"""Range of the maximum length of the history that a person can choose."""
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +71,43 @@ def add_thinking_option(parser: argparse._ActionsContainer) -> None:
     """Add the option for thinking blocks to the commands that talk to people."""
     help_text = next(field for field in fields(ReplySettings) if field.name == "thinking").metadata["help"]
     parser.add_argument("--thinking", choices=get_args(Thinking), help=help_text)
+
+
+def add_length_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options for the lengths of histories and thinking blocks, and for the batch, to the server's command."""
+    parser.add_argument(
+        "--context-tokens",
+        type=int,
+        metavar="N",
+        help="longest history that a model reads, in tokens, and the longest reply that a request to a chat model may ask"
+        f" for, {MIN_HISTORY_TOKENS} to {MAX_HISTORY_TOKENS}; each model limits it further, a chat model to half of its"
+        " positions (default: the model's, 1024 for chat models); memory grows with it",
+    )
+    help_text = next(option for option in OPTIONS if option.name == "thinking_tokens").help
+    parser.add_argument(
+        "--thinking-tokens", type=int, metavar="N", help=f"{help_text} (default: the checkpoint's, else 512)"
+    )
+    parser.add_argument(
+        "--max-rows",
+        type=int,
+        default=64,
+        metavar="N",
+        help="replies of a checkpoint that are decoded together, 1 to 64; with 1, no reply depends on other requests in bf16"
+        " either, and the others wait (default: %(default)s)",
+    )
+
+
+def check_length_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the program with code 2 if an option of `add_length_options` is out of range."""
+    ranges = {
+        "context_tokens": (MIN_HISTORY_TOKENS, MAX_HISTORY_TOKENS),
+        "thinking_tokens": (1, MAX_STORED_LIMIT_TOKENS),
+        "max_rows": (1, 64),
+    }
+    for name, (least, most) in ranges.items():
+        value = getattr(args, name)
+        if value is not None and not least <= value <= most:
+            parser.error(f"--{name.replace('_', '-')} must be from {least} to {most}, got {value}")
 
 
 def add_script_option(parser: argparse._ActionsContainer) -> None:

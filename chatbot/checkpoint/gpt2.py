@@ -17,6 +17,7 @@ import torch
 
 from chatbot.errors import CheckpointError, first_line, last_line, shown
 from chatbot.model.config import XianliaoConfig
+from chatbot.model.hf_chat_model import MODEL_TYPES
 from chatbot.model.layer_types import repeat_layer_types
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.text.tokenizer import DialogueTokenizer
@@ -109,7 +110,8 @@ def _check_supported(settings: dict) -> None:
         )
     if model_type != "gpt2":
         raise ImportedModelError(
-            f"A model of type {shown(model_type)} cannot be imported. Give a GPT-2 folder or a checkpoint of this project."
+            f"A model of type {shown(model_type)} cannot be imported. Give a checkpoint of this project, a GPT-2 folder or a"
+            f" chat model of one of the types {', '.join(MODEL_TYPES)}."
         )
     wrong = [name for name, value in SUPPORTED.items() if settings.get(name, value) != value]
     if wrong:

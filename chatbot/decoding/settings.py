@@ -58,7 +58,8 @@ class ReplySettings:
     The help text of each field says what it does. These values switch a setting off: None for `floor_start_tokens`, 1
     for `repetition_penalty`, `top_p` and `typical_p`, and 0 for `no_repeat_ngram`, `top_k`, `min_p`, `top_n_sigma`,
     `xtc_probability` and `dry_multiplier`. A `repeat_cost` of None or infinity forbids repeated n-grams. If
-    `max_reply_tokens` is None, the limit is t0 + 2 delta (`chatbot.decoding.rules.eos_floor`). `logit_bias` is a
+    `max_reply_tokens` is None, the limit is t0 + 2 delta (`chatbot.decoding.rules.eos_floor`). With
+    `floor_max_start_tokens`, `with_changes` raises t0 where a larger `max_reply_tokens` is asked for. `logit_bias` is a
     mapping, or pairs, of token ids and nats; it is stored as sorted pairs.
 
     An entry of `banned_words` that begins with `!` is an exception, a longer word that ends with a banned word and is
@@ -118,6 +119,9 @@ class ReplySettings:
     )
     floor_delta_tokens: int = _setting(
         32, "delta: tokens after t0 until the end has at least half of the probability", 1, MAX_NUMBER
+    )
+    floor_max_start_tokens: int | None = _setting(
+        None, "raise t0 to a larger max_reply_tokens, at most to this number (default: t0 is not raised)", 0, MAX_NUMBER
     )
     max_reply_tokens: int | None = _setting(
         None, "tokens after which the reply is cut off (default: t0 + 2 delta)", 1, MAX_NUMBER
@@ -244,6 +248,10 @@ class ReplySettings:
         changed = {name: value for name, value in changes.items() if value is not UNCHANGED}
         if changed.get("method") in ("greedy", "beam"):
             changed.setdefault("candidates", 1)
+        start, asked = self.floor_start_tokens, changed.get("max_reply_tokens")
+        most: Any = changed.get("floor_max_start_tokens", self.floor_max_start_tokens)
+        if start is not None and asked is not None and _is_whole(asked) and _is_whole(most):
+            changed.setdefault("floor_start_tokens", max(start, min(asked, most)))
         return replace(self, **changed)
 
 
@@ -306,20 +314,25 @@ def check_names(names: Iterable[str]) -> None:
 def settings_from(generation: Mapping[str, Any]) -> ReplySettings:
     """Return the settings in the content of generation_config.json; keys that only transformers knows are ignored.
 
-    Null switches off a setting that can be switched off; for other settings it means the default.
+    Null switches off a setting that can be switched off; for other settings it means the default. `do_sample` false means
+    the method greedy, unless `method` is given.
 
     Raises:
         ReplySettingsError: A value cannot be used.
     """
     can_be_off = {option.name for option in OPTIONS if option.can_be_off}
     known = {name for name, value in generation.items() if name in NAMES and (value is not None or name in can_be_off)}
-    settings = ReplySettings(**{name: generation[name] for name in known})
+    values = {name: generation[name] for name in known}
+    if generation.get("do_sample") is False:
+        values.setdefault("method", "greedy")
+    settings = ReplySettings(**values)
     limit = settings._floor_limit_tokens or settings.limit_tokens  # a request may raise max_reply_tokens
-    limit = max(limit, settings.thinking_tokens)
+    limit = max(limit, settings.thinking_tokens, settings.floor_max_start_tokens or 0)
     if limit > MAX_STORED_LIMIT_TOKENS:
         raise ReplySettingsError(
-            f"Decoding: a reply could have {limit} tokens. Lower floor_start_tokens, floor_delta_tokens, max_reply_tokens"
-            f" or thinking_tokens, so that the limit is at most {MAX_STORED_LIMIT_TOKENS}."
+            f"Decoding: a reply could have {limit} tokens. Lower floor_start_tokens, floor_max_start_tokens,"
+            " floor_delta_tokens, max_reply_tokens or thinking_tokens, so that the limit is at most"
+            f" {MAX_STORED_LIMIT_TOKENS}."
         )
     return settings
 

@@ -1,7 +1,7 @@
 """Chat models of other projects, run by transformers behind the interface that the rest of the project uses.
 
-Folders of Qwen2, Qwen3, Llama and Mistral models, as transformers writes them, are supported;
-`chatbot.checkpoint.chat_model` loads them. The chat template of the folder is the layout
+Folders of the types in `MODEL_TYPES`, as transformers writes them, are supported; `chatbot.checkpoint.chat_model`
+loads them. The chat template of the folder is the layout
 (`chatbot.text.chat_template`); `chatbot.checkpoint.lora` reads and writes adapters.
 
 Dims: B batch, T tokens, S tokens before them, D hidden size, V vocabulary.
@@ -10,7 +10,7 @@ Dims: B batch, T tokens, S tokens before them, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,12 +30,15 @@ from chatbot.model.state import check_positions
 from chatbot.text.layouts import ChatTemplateLayout, SpecialIds
 from chatbot.text.tokenizer import DialogueTokenizer
 
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types whose layers all attend to every earlier token, and whose logits are one product with the hidden
-state."""
+MODEL_TYPES = (
+    *("llama", "mistral", "qwen2", "qwen3", "arcee", "cohere", "ernie4_5", "gemma", "gemma3_text", "glm4", "granite"),
+    *("helium", "hunyuan_v1_dense", "olmo2", "phi3", "seed_oss", "smollm3"),
+)
+"""Model types whose layers attend to every earlier token, or to those in a window that no dialogue here exceeds, and whose
+logits are one product with the hidden state, up to a factor."""
 
 MAX_CONTEXT_TOKENS = 1024
-"""Maximum length of the history in tokens, even if the model could read more."""
+"""Maximum length of the history in tokens, even if the model could read more, unless the user gives another one."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ class HfChatModel(LanguageModel):
         network: transformers' model, or a PeftModel around it.
         has_adapter: Whether `network` is a PeftModel.
         source: Folder of the weights.
+        logits_factor: Factor of the product of hidden state and output head (Cohere's logit_scale, 1 / Granite's
+            logits_scaling).
 
     Raises:
         CheckpointError: The tokenizer does not fit the model, or the template leaves no room for a message.
@@ -126,16 +131,11 @@ class HfChatModel(LanguageModel):
         self.network: Any = network  # peft's types are not available without peft
         self.has_adapter, self.source = False, source
         self.latent = None
-        theirs = network.config
+        theirs: Any = network.config  # of one of many types
+        self.logits_factor = getattr(theirs, "logit_scale", 1.0) / getattr(theirs, "logits_scaling", 1.0)
         layout = ChatTemplateLayout(cast(SpecialIds, tokenizer))
         max_tokens = min(theirs.max_position_embeddings, getattr(theirs, "sliding_window", None) or 2**31)
-        context_tokens = min(MAX_CONTEXT_TOKENS, max_tokens // 2 - 1)
-        template_tokens = layout.opening_tokens + layout.turn_tokens
-        if template_tokens > context_tokens // 2:  # so that a message of maximum length still leaves the reply its half
-            raise CheckpointError(
-                f"The chat template of {source} uses {template_tokens} of the model's {max_tokens} tokens, which leaves"
-                " too little room for a message. Use a model with a longer context."
-            )
+        self._template_tokens = layout.opening_tokens + layout.turn_tokens
         rows = network.get_output_embeddings().weight.shape[0]
         if tokenizer.vocab_size > rows:
             raise CheckpointError(
@@ -151,12 +151,27 @@ class HfChatModel(LanguageModel):
             head_dim=getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads,
             intermediate_size=theirs.intermediate_size,
             max_position_embeddings=max_tokens,
-            context_tokens=context_tokens,
+            context_tokens=0,
             pad_token_id=tokenizer.pad_id,
             bos_token_id=tokenizer.cls_id,
             eos_token_id=tokenizer.sep_id,
             layer_types=("full_attention",) * theirs.num_hidden_layers,
         )
+        self.limit_history(MAX_CONTEXT_TOKENS)
+
+    def limit_history(self, tokens: int) -> None:
+        """Set the maximum length of the history, at most half of the model's maximum length.
+
+        Raises:
+            CheckpointError: The chat template leaves no room for a message.
+        """
+        tokens = min(tokens, self.max_tokens // 2 - 1)
+        if self._template_tokens > tokens // 2:  # so that a message of maximum length still leaves the reply its half
+            raise CheckpointError(
+                f"The chat template of {self.source} uses {self._template_tokens} of the {tokens} tokens of a history, which"
+                " leaves too little room for a message. Use a model with a longer context, or a larger --context-tokens."
+            )
+        self.config = replace(self.config, context_tokens=tokens)
 
     @property
     def inner(self) -> Any:
@@ -210,7 +225,7 @@ class HfChatModel(LanguageModel):
         state: HfChatState | SlotChatState | None,
         form: Form,
     ) -> tuple[torch.Tensor, EndLogProbs | None]:
-        """Return hidden states `[B, T, D]` after the last norm; there is never an end head.
+        """Return hidden states `[B, T, D]` after the last norm, times `logits_factor`; there is never an end head.
 
         `token_type_ids` is ignored: the template's ids name the speakers. With `form` naive, the result is twice
         differentiable.
@@ -225,7 +240,8 @@ class HfChatModel(LanguageModel):
                 use_cache=state is not None,
                 **({"runs": state.runs} if isinstance(state, SlotChatState) else {}),
             )
-        return output.last_hidden_state, None
+        hidden = output.last_hidden_state
+        return hidden if self.logits_factor == 1 else hidden * self.logits_factor, None
 
     def _positions_and_mask(
         self,

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from chatbot.errors import XianliaoWarning
 from chatbot.native.prebuilt import is_written_by, load_prebuilt
 
 SOURCE = Path(__file__).with_name("step.c")
@@ -73,6 +74,7 @@ def _load_compiled() -> ctypes.CDLL | None:
         warnings.warn(
             f"{folder} can be written to by other users, so the compiled library in it is not used."
             f" Run: rm -r {folder}, or set XDG_CACHE_HOME to a folder of your user.",
+            XianliaoWarning,
             stacklevel=3,
         )
         return None

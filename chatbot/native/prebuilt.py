@@ -16,6 +16,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from chatbot.errors import XianliaoWarning
+
 FOLDER = Path(__file__).with_name("prebuilt")
 MANIFEST = "manifest.json"
 DISPATCH = Path(__file__).with_name("dispatch.c")
@@ -47,7 +49,7 @@ def load_prebuilt() -> ctypes.CDLL | None:
         fault = f"The prebuilt library in {FOLDER} cannot be loaded ({error})."
     except (KeyError, TypeError, ValueError):
         fault = f"{FOLDER / MANIFEST} is damaged. Install xianliao again."
-    warnings.warn(f"{fault} It is not used; a C compiler or torch is used instead.", stacklevel=3)
+    warnings.warn(f"{fault} It is not used; a C compiler or torch is used instead.", XianliaoWarning, stacklevel=3)
     return None
 
 

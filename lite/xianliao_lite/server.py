@@ -260,7 +260,7 @@ def _chain(first: Reply, rest: Iterator[Reply]) -> Iterator[Reply]:
 
 
 def _finish(reply: Reply) -> str:
-    return {"limit": "length", "safety": "content_filter"}.get(reply.stop_reason, "stop")
+    return {"floor": "length", "limit": "length", "safety": "content_filter"}.get(reply.stop_reason, "stop")
 
 
 class Server(BoundedServer):

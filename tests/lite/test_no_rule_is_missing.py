@@ -31,6 +31,7 @@ REFUSED = {
     **{"dry_multiplier": 0.8, "dry_base": 2.0, "dry_allowed_length": 3},
     **{"xtc_probability": 0.5, "xtc_threshold": 0.2, "top_n_sigma": 1.0},
     **{"method": "beam", "script": "asker", "thinking": "hidden", "thinking_tokens": 5},
+    **{"floor_max_start_tokens": 500},
 }
 """Settings that the runtime does not have, each with a value that changes replies."""
 RULES = {"banned_words", "eos_floor", "penalties", "readable", "repetition", "thinking", "token_lists", "truncation"}

@@ -56,7 +56,7 @@ class ReplyState:
         if stopped:
             self.finish = "stop"
         elif ended:
-            self.finish = "length" if reply.stop_reason == "limit" else "stop"
+            self.finish = "length" if reply.stop_reason in ("floor", "limit") else "stop"
         return new
 
 

@@ -66,7 +66,7 @@ def create_app(
     pool = WorkPool()
 
     def make_worker(bot: Chatbot) -> Worker:
-        return Worker(bot, run=pool.run, sender=SENDER.get)
+        return Worker(bot, options.max_rows, run=pool.run, sender=SENDER.get)
 
     workers = {bot.name: make_worker(bot) for bot in bots}
     studio = None if options.studio is None else Studio(options.studio)

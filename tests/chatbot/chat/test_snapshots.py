@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from chatbot.chat.bot import SNAPSHOT_BYTES, Chatbot
 from chatbot.chat.snapshots import Snapshots
+from chatbot.decoding.settings import ReplySettings
 
 FIRST, SECOND, THIRD = ((1,), 0), ((2,), 1), ((3,), 0)
 
@@ -70,3 +72,11 @@ def test_the_newest_state_stays_however_large(snapshots):
     add(snapshots, FIRST)
     add(snapshots, SECOND)
     assert (len(snapshots), snapshots.longest((SECOND,))[0]) == (1, 1)
+
+
+def test_states_get_256_mib_or_half_of_the_weights(bot, model, tokenizer, monkeypatch):
+    """The numbers of deploy/README.md."""
+    weights = sum(weight.nbytes for weight in model.parameters())
+    assert bot.snapshots.max_bytes == SNAPSHOT_BYTES == 256 * 2**20 > weights
+    monkeypatch.setattr("chatbot.chat.bot.SNAPSHOT_BYTES", 1000)
+    assert Chatbot(model, tokenizer, ReplySettings()).snapshots.max_bytes == weights // 2 > 1000

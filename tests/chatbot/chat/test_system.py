@@ -11,7 +11,9 @@ from transformers import AutoTokenizer
 from chatbot import Chatbot, ChatSession
 from chatbot.cli import chat
 from chatbot.text.dialogue import DialogueError
-from tests.chat_models import CHATML, KINDS, write_chat_model
+from tests.chat_models import CHATML, write_chat_model
+
+KINDS = ("qwen2", "qwen3", "llama", "mistral")
 
 SYSTEM = "你是一只猫。\n说话要短。"
 TURNS = ["你好", "你好呀", "今天吃什么"]
@@ -46,7 +48,7 @@ def folders(dialogues, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+@pytest.fixture(scope="module", params=KINDS)
 def talker(folders, request) -> Chatbot:
     return Chatbot.from_pretrained(folders / request.param)
 

@@ -159,7 +159,7 @@ def test_a_bin_with_code_is_refused_and_not_run(tmp_path, capsys):
     ("changes", "words"),
     [
         ({"model_type": "openai-gpt"}, "GPT-1 .* normalises after"),
-        ({"model_type": "llama"}, "'llama' cannot be imported"),
+        ({"model_type": "mamba"}, "'mamba' cannot be imported.*gemma.*phi3"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True is not supported"),
         ({"n_layer": 4}, "missing blocks.3"),
         ({"n_layer": 2}, "unknown blocks.2"),

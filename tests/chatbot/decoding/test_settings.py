@@ -104,7 +104,9 @@ def test_a_loaded_bot_has_the_settings_of_its_file(model, tokenizer, tmp_path):
 
 def test_every_number_has_a_range_and_is_an_option_of_the_terminal():
     numbers = {field.name for field in fields(ReplySettings) if field.default.__class__ in (int, float)}
-    assert {option.name for option in OPTIONS} == numbers | {"repeat_cost", "max_reply_tokens", "top_logprobs"}
+    assert {option.name for option in OPTIONS} == numbers | {
+        *("repeat_cost", "max_reply_tokens", "top_logprobs", "floor_max_start_tokens")
+    }
     for option in OPTIONS:
         default = getattr(ReplySettings(), option.name)
         assert default is None if option.can_be_off and default is None else type(default) is option.kind
