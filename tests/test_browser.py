@@ -442,7 +442,7 @@ def test_likes_and_reasons_are_written_where_prepare_reads_them(page, data_dir):
     other = page.send("再见")
     page.click("踩")
     page.wait(lambda: len(page.find("#reasons input")) == 4)  # what one can dislike
-    lines = [json.loads(line) for line in (data_dir / "feedback.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (data_dir / "feedback.jsonl").read_text().splitlines() if line.strip()]
     assert [line["rating"] for line in lines] == ["like", "dislike"]
     assert [message["content"] for message in lines[0]["messages"]] == ["你好", reply]
     assert (lines[0]["reasons"], lines[0]["comment"]) == (["on_topic"], "有意思")
