@@ -302,6 +302,13 @@ def replacing_files(folder: Path) -> Iterator[Path]:
             os.replace(file, folder / file.name)
 
 
+def first_link_out(folder: Path, root: Path) -> Path | None:
+    """Return a path in a folder, or the folder itself, that a link leads out of `root`; None if there is no such link."""
+    inside = os.path.realpath(root)
+    paths = (Path(parent, name) for parent, folders, files in os.walk(folder) for name in (*folders, *files))
+    return next((path for path in (folder, *paths) if not Path(os.path.realpath(path)).is_relative_to(inside)), None)
+
+
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` with a temporary path, then rename that file to `path`. A power failure may lose the file."""
     with replacing(path, durable=False) as temporary:

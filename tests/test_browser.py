@@ -429,6 +429,21 @@ def test_a_file_that_is_no_conversation_gets_a_notice(page, tmp_path):
     assert page.user_messages() == ["你好"]
 
 
+def test_a_notice_shows_the_text_of_a_file_as_text(page, tmp_path):
+    """Gradio takes a notice for HTML, so an element in a file of somebody else would be on the page."""
+    mark = "<img src=x onerror=alert(1)>"
+    (tmp_path / "evil.md").write_text(f"# t\n\n#{mark}\n\nhi\n")
+    page.driver.execute_script(
+        "new MutationObserver(() => { if (document.querySelector('img[onerror]')) document.title = 'injected'; })"
+        ".observe(document, { childList: true, subtree: true });"
+    )
+    page.open_sidebar()
+    page.choose_file(tmp_path / "evil.md")
+    page.wait(lambda: mark in "".join(page.texts("#x-notice")))
+    assert not page.find("img[onerror]")
+    assert page.driver.title != "injected"
+
+
 def test_likes_and_reasons_are_written_where_prepare_reads_them(page, data_dir):
     (data_dir / "feedback.jsonl").unlink(missing_ok=True)
     reply = page.send("你好")
@@ -442,7 +457,7 @@ def test_likes_and_reasons_are_written_where_prepare_reads_them(page, data_dir):
     other = page.send("再见")
     page.click("踩")
     page.wait(lambda: len(page.find("#reasons input")) == 4)  # what one can dislike
-    lines = [json.loads(line) for line in (data_dir / "feedback.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (data_dir / "feedback.jsonl").read_text().splitlines() if line.strip()]
     assert [line["rating"] for line in lines] == ["like", "dislike"]
     assert [message["content"] for message in lines[0]["messages"]] == ["你好", reply]
     assert (lines[0]["reasons"], lines[0]["comment"]) == (["on_topic"], "有意思")

@@ -197,6 +197,9 @@ def studio_options(args: argparse.Namespace) -> StudioOptions:
 
 def serve(args: argparse.Namespace, options: ServeOptions, listener: socket.socket) -> NoReturn:
     """Load the checkpoints, serve until a signal arrives, and end the process."""
+    from ui.connections import raise_file_limit
+
+    raise_file_limit()  # before the bound of connections is computed
     gc.disable()  # collecting garbage during the imports takes a fifth of the start
     from chatbot.safety import named_safety
     from ui.checkpoints import load_bots

@@ -16,12 +16,13 @@ from typing import Any
 from xianliao_lite.bot import Bot, LiteError, Reply
 from xianliao_lite.connections import BODY_SECONDS, HEADER_SECONDS, SEND_SECONDS, Arriving, BoundedServer, fault
 
-MAX_BODY, MAX_NUMBER = 1 << 20, 1e18
+MAX_BODY, MAX_MESSAGES, MAX_NUMBER = 1 << 20, 512, 1e18
 DRAIN_BYTES, DRAIN_SECONDS = 4 << 20, 2
 """Maximum size of a refused body that is read and discarded, and seconds for reading it."""
 LONG_CHARACTERS, TURN_CHARACTERS = 20_000, 100
-"""Histories longer than `LONG_CHARACTERS` are checked for signs of a crisis one at a time, while other requests are decoded.
-The length of a history is that of its turns, plus `TURN_CHARACTERS` per turn."""
+"""Bodies of more than `LONG_CHARACTERS` bytes are parsed one at a time, and longer histories are checked for signs of a
+crisis one at a time, while other requests are decoded. The length of a history is that of its turns, plus
+`TURN_CHARACTERS` per turn."""
 LOCAL = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 OWN_SITES = frozenset({"same-origin", "none"})
 """Values of Sec-Fetch-Site that a browser sends if no page of another site has caused the request."""
@@ -52,7 +53,9 @@ def to_turns(messages: Any) -> list[str]:
     """
     if not isinstance(messages, list) or not messages:
         raise RequestError(400, "messages must be a list of messages.")
-    turns: list[str] = []
+    if len(messages) > MAX_MESSAGES:
+        raise RequestError(400, f"messages must have at most {MAX_MESSAGES} messages.")
+    turns: list[list[str]] = []
     for message in messages:
         role = message.get("role") if isinstance(message, dict) else None
         if role not in ("system", "developer", "user", "assistant"):
@@ -66,12 +69,12 @@ def to_turns(messages: Any) -> list[str]:
         if role in ("system", "developer") or (role == "assistant" and not turns):
             continue
         if (len(turns) % 2 == 1) == (role == "user"):
-            turns[-1] += "\n" + content
+            turns[-1].append(content)
         else:
-            turns.append(content)
+            turns.append([content])
     if len(turns) % 2 == 0:
         raise RequestError(400, "The last message must be the user's.")
-    return turns
+    return ["\n".join(parts) for parts in turns]
 
 
 def settings_of(body: dict[str, Any]) -> dict[str, Any]:
@@ -134,8 +137,10 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if self.path != "/v1/chat/completions":
                 raise RequestError(404, "Unknown path; use POST /v1/chat/completions.")
-            body = self._body()
-            turns, settings = to_turns(body.get("messages")), settings_of(body)
+            content = self._body()
+            with self.server.reading if len(content) > LONG_CHARACTERS else nullcontext():
+                body = _parse(content)
+                turns, settings = to_turns(body.get("messages")), settings_of(body)
             seed = settings.pop("seed", None)
             is_long = sum(len(turn) + TURN_CHARACTERS for turn in turns) > LONG_CHARACTERS
             with self.server.reading if is_long else nullcontext():
@@ -170,7 +175,7 @@ class Handler(BaseHTTPRequestHandler):
             return True
         return False
 
-    def _body(self) -> dict[str, Any]:
+    def _body(self) -> bytes:
         self._arriving.deadline = time.monotonic() + BODY_SECONDS
         kind, size = self.headers.get("Content-Type", ""), ",".join(self.headers.get_all("Content-Length", []))
         if not re.fullmatch("[0-9]{1,18}", size):
@@ -184,13 +189,7 @@ class Handler(BaseHTTPRequestHandler):
             raise RequestError(408, f"The body did not arrive whole within {BODY_SECONDS} s.") from None
         if kind.split(";")[0].strip().lower() != "application/json":
             raise RequestError(415, "The request must be of Content-Type application/json.")
-        try:
-            body = json.loads(content)
-        except (ValueError, RecursionError):
-            raise RequestError(400, "The body is not JSON.") from None
-        if not isinstance(body, dict):
-            raise RequestError(400, "The body must be a JSON object.")
-        return body
+        return content
 
     def _drain(self, size: int) -> None:
         """Read and discard a refused body that is a little too long, in small pieces: a client that is still sending
@@ -248,6 +247,16 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(encoded)
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        raise RequestError(400, "The body is not JSON.") from None
+    if not isinstance(body, dict):
+        raise RequestError(400, "The body must be a JSON object.")
+    return body
 
 
 def _is_foreign(origin: str | None, host: str) -> bool:

@@ -20,6 +20,7 @@ from xianliao_lite.server import MAX_BODY, RequestError, Server, settings_of, to
 
 from tests.conftest import ROOT
 from tests.lite.building import tiny_checkpoint, weights_file
+from tests.processor_time import processor_seconds
 
 
 def as_messages(*messages: tuple[str, object]) -> list[dict]:
@@ -47,6 +48,14 @@ def test_messages_become_turns_as_the_big_server_makes_them():
 def test_what_is_no_conversation_is_refused(messages):
     with pytest.raises(RequestError):
         to_turns(messages)
+
+
+def test_many_messages_of_one_role_are_joined_once_and_bounded():
+    long = [{"role": "user", "content": "长" * 500_000}, *([{"role": "user", "content": ""}] * 511)]
+    assert processor_seconds(lambda: to_turns(long), 0.01) < 0.01  # 512 joins of a megabyte take 20 times as long
+    assert to_turns(long) == ["长" * 500_000 + "\n" * 511]
+    with pytest.raises(RequestError, match="at most 512"):
+        to_turns([*long, long[-1]])
 
 
 def test_temperature_zero_is_greedy():

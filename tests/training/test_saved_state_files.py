@@ -7,8 +7,15 @@ import json
 import pytest
 import torch
 
-from training.state.run_folder import ResumeError, read_log, saved_steps
-from training.state.saved_state import OPTIMIZER, PROGRESS, load_optimizers, load_progress, save_state
+from training.state.run_folder import ResumeError, check_folder, read_log, saved_steps
+from training.state.saved_state import (
+    OPTIMIZER,
+    PROGRESS,
+    load_optimizers,
+    load_progress,
+    remove_unfinished,
+    save_state,
+)
 
 IDENTITY = {"settings": {"seed": 0}}
 
@@ -17,6 +24,26 @@ IDENTITY = {"settings": {"seed": 0}}
 def progress_file(tmp_path):
     save_state(tmp_path, 3, {"w": torch.ones(2)}, [{}], {"identity": IDENTITY, "best": None, "tokens": 7})
     return saved_steps(tmp_path)[-1] / PROGRESS
+
+
+@pytest.mark.parametrize(
+    "name", ["resume", "tensorboard", "resume/step-00000003", "resume/.step-00000004", "metrics.jsonl"]
+)
+def test_a_run_with_a_link_out_of_its_folder_is_refused_and_removes_nothing(progress_file, tmp_path, name):
+    run, other = tmp_path / "run", tmp_path / "other"
+    for folder in (other / "resume" / ".step-00000009", other / "tensorboard", other / "resume" / "step-00000003"):
+        folder.mkdir(parents=True)
+    (run / name).parent.mkdir(parents=True)
+    (run / name).symlink_to(other / name.replace("4", "9"))
+    for act in (lambda: check_folder(run, resume=True), lambda: remove_unfinished(run)):
+        with pytest.raises(ResumeError, match="leads out"):
+            act()
+    assert (other / "resume" / ".step-00000009").is_dir()
+
+
+def test_a_run_may_be_in_a_linked_folder(progress_file, tmp_path):
+    (tmp_path.parent / f"{tmp_path.name}-linked").symlink_to(tmp_path)
+    check_folder(tmp_path.parent / f"{tmp_path.name}-linked", resume=True)
 
 
 def test_a_whole_state_is_read(progress_file, tmp_path):

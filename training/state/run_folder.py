@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chatbot.errors import XianliaoError
-from chatbot.storage import LOCK, exclusive, log_entries, open_regular
+from chatbot.storage import LOCK, exclusive, first_link_out, log_entries, open_regular
 
 STATES = "resume"
 SETTINGS = "settings.yaml"
@@ -40,8 +40,10 @@ def check_folder(output: Path, resume: bool) -> None:
     A run that ended before its first save has no state: it is resumed from its start.
 
     Raises:
-        ResumeError: The folder holds another run or other files, or it holds no run and --resume is given.
+        ResumeError: The folder holds another run or other files, or a link that leads out of it, or it holds no run and
+            --resume is given.
     """
+    check_links(output)
     steps = saved_steps(output)
     if resume and not steps and not (output / SETTINGS).is_file():
         raise ResumeError(f"{output} has no saved state. Start the run without --resume.")
@@ -53,6 +55,16 @@ def check_folder(output: Path, resume: bool) -> None:
         raise ResumeError(f"{output} is a file; give another --output.")
     if output.is_dir() and {path.name for path in output.iterdir()} - BEFORE_THE_FIRST_SAVE:
         raise ResumeError(f"{output} is not empty; give another --output.")
+
+
+def check_links(output: Path) -> None:
+    """Check that no file of a run is outside its folder: a run writes, replaces and removes its files.
+
+    Raises:
+        ResumeError: A link in the folder leads out of it.
+    """
+    if (link := first_link_out(output, output)) is not None:
+        raise ResumeError(f"The link {link} leads out of {output}. Remove the link, or give another --output.")
 
 
 @contextmanager

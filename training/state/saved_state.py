@@ -25,7 +25,7 @@ from chatbot.errors import first_line
 from chatbot.storage import parse_json, read_text, sync
 from training.lora import trained_part
 from training.optim.weight_average import WeightAverage
-from training.state.run_folder import STATES, ResumeError, saved_steps
+from training.state.run_folder import STATES, ResumeError, check_links, saved_steps
 from training.state.sharding import is_sharded, load_whole_optimizers, whole_optimizer, whole_weights
 
 KEPT_STATES = 2
@@ -141,7 +141,12 @@ def save_state(
 
 
 def remove_unfinished(output: Path) -> None:
-    """Remove incomplete states, left by a run that was killed while saving."""
+    """Remove incomplete states, left by a run that was killed while saving.
+
+    Raises:
+        ResumeError: A link leads out of the folder.
+    """
+    check_links(output)
     for unfinished in (output / STATES).glob(".step-*"):
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -44,7 +45,7 @@ def notices(language: str) -> Iterator[None]:
         text, is_slip = handlers.explain(error, language), handlers.is_slip(error)
         if is_slip:
             _inform(language, text)
-        raise gr.Error(text, title=title, visible=not is_slip, print_exception=False) from None
+        raise gr.Error(escape(text, quote=False), title=title, visible=not is_slip, print_exception=False) from None
     except Exception as error:
         FAILURES.log(SENDER.get(), "the page failed", "error", error)
         raise gr.Error(TEXT[language]["failed"], title=title, print_exception=False) from None
@@ -70,9 +71,10 @@ def sender_of(request: gr.Request | None) -> str:
 
 
 def _inform(language: str, text: str) -> None:
-    """Show a notice on the page. Outside an event Gradio would print it, and it can quote a file of the user."""
+    """Show a notice on the page, as text: Gradio takes it for HTML, and it can quote a file of the user. Outside an event
+    Gradio would print it."""
     if LocalContext.event_id.get(None) is not None:
-        gr.Info(text, title=TEXT[language]["info_title"])
+        gr.Info(escape(text, quote=False), title=TEXT[language]["info_title"])
 
 
 def _size(values: Iterable[object]) -> int:
@@ -343,7 +345,7 @@ class Actions:
         if chat["system"] and self.worker(message.get("model")).bot.layout.takes_system:
             generation["system"] = chat["system"]
         try:
-            self.feedback.write(turns, rating, reasons, comment, generation)
+            self.feedback.write(turns, rating, reasons, comment, generation, SENDER.get())
         except FeedbackError as error:  # its message has a path of the server, which is for the operator
             FAILURES.log(SENDER.get(), str(error), "warning")
             raise chats.ChatError("not_recorded") from None

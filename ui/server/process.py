@@ -9,6 +9,7 @@ import logging
 import socket
 import sys
 from collections.abc import Mapping
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -18,6 +19,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chatbot.chat.worker import Worker
+from ui.connections import Connections, Listener, address_of, most_connections
 from ui.server.logs import FAILURES, log_event
 
 DRAIN_SECONDS = 2
@@ -36,9 +38,6 @@ SEND_SECONDS = 60
 
 HEADER_BYTES = 16 * 1024
 """Size limit of the headers of a request, and of the line before a chunk."""
-
-BACKLOG = 128
-"""New connections that are accepted before others have their turn; more wait in the system."""
 
 FREE_CHUNKS, CHUNK_BYTES = 64, 64
 """A chunked body may have `FREE_CHUNKS` chunks of any size; if it has more, their mean size must be at least `CHUNK_BYTES`.
@@ -92,8 +91,9 @@ class Protocol(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
     _send_timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, *arguments: Any, **named: Any):
+    def __init__(self, *arguments: Any, open_connections: Connections, **named: Any):
         super().__init__(*arguments, **named)
+        self._open_connections = open_connections
         self.conn = Connection(h11.SERVER, HEADER_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
@@ -107,8 +107,18 @@ class Protocol(H11Protocol):
         super().data_received(data)
         self._update_timer()
 
+    def on_response_complete(self) -> None:
+        """Start the timer for the headers of the next request."""
+        super().on_response_complete()
+        self._update_timer()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self.transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timers."""
+        self._open_connections.forget(self)
         self._stop_timer()
         self._stop_send_timer()
         super().connection_lost(exc)
@@ -132,7 +142,16 @@ class Protocol(H11Protocol):
 
     def _update_timer(self) -> None:
         """Run the timer while headers are incomplete; more bytes do not reset it."""
-        if self.conn.their_state is not h11.IDLE:
+        state = self.conn.their_state
+        if self.transport.is_closing():
+            self._open_connections.forget(self)
+        elif state is h11.IDLE:
+            self._open_connections.wait(self, address_of(self.client))
+        elif state is h11.SEND_BODY:
+            self._open_connections.send(self)
+        else:
+            self._open_connections.forget(self)
+        if state is not h11.IDLE:
             self._stop_timer()
         elif self._timer is None:
             self._timer = self.loop.call_later(HEADER_SECONDS, self._give_up)
@@ -164,11 +183,12 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI):
         self._limits, self._workers = app.state.limits, app.state.workers
+        self.connections = Connections(most_connections())
         config = uvicorn.Config(
             app,
-            http=Protocol,
+            http=partial(Protocol, open_connections=self.connections),  # type: ignore[arg-type]  # called like a class
             loop="asyncio",
-            backlog=BACKLOG,
+            backlog=self.connections.per_turn,
             ws="none",
             log_config=None,
             access_log=False,
@@ -180,6 +200,10 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the shutdown. uvicorn's own handler would raise the signal again at the end."""
         self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept connections, at most as many as the process can have."""
+        await super().startup([Listener(each, self.connections) for each in sockets or ()] or None)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new requests, let replies end, then close all connections."""

@@ -14,8 +14,9 @@ from pathlib import Path
 import yaml
 
 import chatbot
-from chatbot.storage import read_text
+from chatbot.storage import first_link_out, read_text
 from chatbot.text.yaml_files import MAX_CHARACTERS, read_yaml
+from ui.page.chats import ChatError
 
 MODULES = {"xianliao-prepare": "data_prep", "xianliao-train": "training"}
 ORDER = ("cpu_finetune", "cpu_smoke", "small", "base")
@@ -58,7 +59,7 @@ def find_presets(folder: Path) -> list[Preset]:
     paths = [path for location in package for path in _yaml_files(location) if path.stem in ORDER]
     presets = [Preset(path.stem, path.stem, _has_shape(path)) for path in paths]
     presets.sort(key=lambda preset: (preset.is_new, ORDER.index(preset.name)))
-    local = [Preset(path.name, str(path), _has_shape(path)) for path in _yaml_files(folder)]
+    local = [Preset(path.name, str(path), _has_shape(path)) for path in _yaml_files(folder) if _is_inside(path)]
     return presets + local
 
 
@@ -70,6 +71,43 @@ def _yaml_files(folder: Path) -> list[Path]:
 def is_own_file(path: Path) -> bool:
     """Whether a path is a regular file of its folder, not a link that leaves the folder."""
     return path.is_file() and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(path.parent))
+
+
+def _is_inside(preset: Path) -> bool:
+    """Whether a preset names no data, checkpoint or output outside its folder; True for a file that is not YAML."""
+    try:
+        waiting, root = [read_yaml(read_text(preset, MAX_CHARACTERS))], Path(os.path.realpath(preset.parent))
+    except (OSError, ValueError, yaml.YAMLError):
+        return True
+    texts, visited = set[str](), set[int]()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            texts |= {value, value.split(":")[0]}  # DIR:weight
+        elif isinstance(value, (dict, list)) and id(value) not in visited:  # an alias is visited once
+            visited.add(id(value))
+            waiting += value.values() if isinstance(value, dict) else value
+    return all(is_inside(text, root) for text in texts)
+
+
+def is_inside(path: str, root: Path) -> bool:
+    """Whether a path, absolute or below a folder, stays in the folder; True for a text that cannot be a path."""
+    try:
+        return Path(os.path.realpath(root / os.path.expanduser(path))).is_relative_to(os.path.realpath(root))
+    except ValueError:
+        return True
+
+
+def check_links(*folders: Path) -> None:
+    """Check that no link in a prepared set or a run leads out of it: the folder of the view may be from elsewhere.
+
+    Raises:
+        ChatError: A link leads out.
+    """
+    for folder in folders:
+        link = folder if folder.is_symlink() else first_link_out(folder, folder)
+        if link is not None:
+            raise ChatError("studio_link", path=link)
 
 
 def _has_shape(path: Path) -> bool:

@@ -126,6 +126,7 @@ class Studio:
 
     def _estimate(self, value: Mapping) -> None:
         self._choose(value)
+        commands.check_links(self._set_folder)
         self._save(estimate=[], outcome="", error="", bot=self._next("bot"))
         self._curves = None
         self._start("estimate", self._train_command("--dry-run"))
@@ -140,6 +141,7 @@ class Studio:
         self._begin_run(self._record["bot"])
 
     def _begin_run(self, bot: int) -> None:
+        commands.check_links(self._set_folder, self.work / f"bot-{bot}")
         self._save(bot=bot, outcome="running", error="")
         self._curves = Curves(self._run_folder)
         self._start("train", self._train_command(*self._switches))
@@ -290,6 +292,7 @@ class Studio:
         """
         if not self._record["outcome"] or result_of(self._run_folder) is None:
             raise ChatError("studio_no_result")
+        commands.check_links(self._run_folder)
         return self._run_folder
 
     def _commands(self) -> dict[str, str]:
@@ -305,8 +308,9 @@ class Studio:
         return lines
 
     def _stored(self) -> dict[str, Any]:
-        """Return the record of the last server in this folder."""
-        return record_of(self.work / "project.json", EMPTY)
+        """Return the record of the last server in this folder; none if its inputs are outside the folder."""
+        record = record_of(self.work / "project.json", EMPTY)
+        return record if all(commands.is_inside(text, self.work.parent) for text in record.get("inputs", [])) else {}
 
     def _save(self, **changes: Any) -> None:
         self._record |= changes

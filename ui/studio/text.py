@@ -98,6 +98,7 @@ STUDIO_TEXT = {
         "studio_not_prepared": "请先清洗对话。",
         "studio_no_preset": "没有这个预设，请重新选择。",
         "studio_nothing_to_resume": "没有可以接着进行的训练。",
+        "studio_link": "链接 {path} 指到了文件夹外面。请删掉它。",
         "studio_no_result": "还没有可以聊天的模型：第一次检验之后才会保存。",
         "studio_too_large": "太多了（浏览器一次最多 {characters} 个字）。请把文件放进文件夹，再从列表里选。",
     },
@@ -199,6 +200,7 @@ STUDIO_TEXT = {
         "studio_not_prepared": "Clean the dialogues first.",
         "studio_no_preset": "This preset does not exist. Choose another one.",
         "studio_nothing_to_resume": "No run can be continued.",
+        "studio_link": "The link {path} leads out of the folder. Remove it.",
         "studio_no_result": "No model can be chatted with yet: the first validation saves one.",
         "studio_too_large": "This is too much (at most {characters} characters at a time from a browser). Put the files into"
         " the folder and choose them from the list.",

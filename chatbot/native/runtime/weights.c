@@ -116,9 +116,13 @@ static const char *load_merges(Bot *bot, const int32_t *merges, int64_t count) {
     bot->merge_mask = slots - 1;
     if (!bot->merges) return "Memory is short.";
     if (!ids_are_known(merges, 3 * count, 1, bot->vocabulary)) return "The weights file is damaged: wrong ids. Copy it again.";
+    int64_t probes = 16 * count;  // few of random keys: 1.5 each; keys that were chosen to collide would need count * count
     for (int64_t i = 0; i < count; i++) {
         uint64_t key = ((uint64_t)merges[3 * i] << 32 | (uint32_t)merges[3 * i + 1]) + 1, slot = key * 0x9e3779b97f4a7c15u >> 20;
-        while (bot->merges[slot & bot->merge_mask].key && bot->merges[slot & bot->merge_mask].key != key) slot++;
+        while (bot->merges[slot & bot->merge_mask].key && bot->merges[slot & bot->merge_mask].key != key) {
+            if (!probes--) return "The weights file is damaged: its merges collide. Export it again.";
+            slot++;
+        }
         Merge *merge = bot->merges + (slot & bot->merge_mask);
         if (!merge->key) *merge = (Merge){key, (int32_t)i, merges[3 * i + 2]};
     }

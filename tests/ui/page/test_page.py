@@ -269,7 +269,7 @@ def test_feedback_is_dialogues_for_prepare(tmp_path):
     feedback.write(["你好", "嗨"], "like", ["funny", "nonsense"], "好", {"seed": 1})
     feedback.write(["你好", "滚"], "dislike")
     path = tmp_path / "new" / "feedback.jsonl"
-    line = json.loads(path.read_text().splitlines()[0])
+    line = json.loads(path.read_text().strip().splitlines()[0])
     assert (line["rating"], line["reasons"]) == ("like", ["funny"])  # the last word about a reply
     assert path.stat().st_mode & 0o77 == 0
     with pytest.raises(FeedbackError, match="like or dislike"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import suppress
+from time import thread_time
 
 import gradio as gr
 import pytest
@@ -291,7 +294,7 @@ def test_invented_replies_are_not_recorded(act, answered, tmp_path):
     assert not (tmp_path / "feedback.jsonl").exists()
     rated, *_ = act.rate(answered, event, None)
     act.give_reasons(answered, rated, ["funny", "rude", "nonsense"], "好" * 5_000, None)
-    (line,) = map(json.loads, (tmp_path / "feedback.jsonl").read_text(encoding="utf-8").splitlines())
+    (line,) = lines_of(tmp_path)
     assert (line["rating"], line["reasons"], len(line["comment"]), line["seed"]) == ("like", ["funny"], 1_000, 7)
     assert [part["content"] for part in line["messages"]] == ["你好", answered["messages"][1]["text"]]
 
@@ -309,7 +312,8 @@ def test_a_rating_that_cannot_be_saved_shows_no_path(act, answered, tmp_path, ca
 
 
 def lines_of(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "feedback.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = (folder / "feedback.jsonl").read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line.strip()]  # a replaced line is blank
 
 
 def test_a_line_of_feedback_is_bounded(tmp_path):
@@ -332,22 +336,67 @@ def test_the_feedback_file_is_bounded(tmp_path, monkeypatch):
     store = Feedback(tmp_path)
     store.write(["一", "二"], "like")
     store.write(["三", "四"], "like")
-    size = (tmp_path / "feedback.jsonl").stat().st_size
+    size = sum(len(json.dumps(line, ensure_ascii=False).encode()) for line in lines_of(tmp_path))
     with pytest.raises(FeedbackError, match="full"):
         store.write(["五", "六"], "like")
     store.write(["一", "二"], "dislike")  # a change still has room
-    assert (tmp_path / "feedback.jsonl").stat().st_size <= size + 3
+    assert sum(len(json.dumps(line, ensure_ascii=False).encode()) for line in lines_of(tmp_path)) <= size + 3
     assert [line["rating"] for line in lines_of(tmp_path)] == ["like", "dislike"]
 
 
-def test_a_like_reads_nothing_of_the_file_again(tmp_path, monkeypatch):
+def test_one_client_cannot_fill_the_feedback_file_for_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(feedback, "MAX_FILE_BYTES", 3_000)
+    store = Feedback(tmp_path)
+    with suppress(FeedbackError):
+        for number in range(100):
+            store.write([f"问{number}", "答"], "like", sender="one")
+    assert 1_000 < (tmp_path / "feedback.jsonl").stat().st_size <= 1_500
+    for number in range(3):
+        store.write([f"另{number}", "答"], "like", sender="two")
+    store.write(["问0", "答"], "like", ["funny"], sender="two")  # and now it counts for the second one
+    with pytest.raises(FeedbackError, match="share"):
+        store.write(["新" * 100, "答"], "like", sender="one")
+
+
+def test_a_rating_does_not_wait_for_the_whole_file(tmp_path, monkeypatch):
+    """A change costs two small writes, also in a file of an earlier process, which a thread reads."""
+    path = tmp_path / "feedback.jsonl"
     store = Feedback(tmp_path)
     store.write(["一", "二"], "like")
-    monkeypatch.setattr(Feedback, "_read", lambda self: pytest.fail("the file is read again"))
-    monkeypatch.setattr(feedback, "replacing", lambda *args, **kwargs: pytest.fail("the file is copied"))
-    for number in range(5):
-        store.write([str(number), "二"], "like")
-    assert len(lines_of(tmp_path)) == 6
+    line = path.read_text(encoding="utf-8")
+    path.write_text("".join(line.replace("一", f"一{number}") for number in range(12_000)), encoding="utf-8")
+    copied = []
+    monkeypatch.setattr(feedback, "replacing", lambda *args, **kwargs: copied.append(args))
+    store = Feedback(tmp_path)
+    used = thread_time()
+    store.write(["一5", "二"], "dislike")
+    assert thread_time() - used < 0.05
+    store.settle()
+    for number in range(100):
+        store.write([f"一{number * 100}", "二"], "dislike")
+    assert thread_time() - used < 0.1
+    assert not copied
+    lines = lines_of(tmp_path)
+    assert len(lines) == len({part["messages"][0]["content"] for part in lines}) == 12_000
+    assert sum(part["rating"] == "dislike" for part in lines) == 101
+
+
+def test_blank_lines_are_removed_by_a_thread_while_ratings_arrive(tmp_path, monkeypatch):
+    monkeypatch.setattr(feedback, "MAX_BLANK_BYTES", 20_000)
+    store = Feedback(tmp_path)
+    with (tmp_path / "feedback.jsonl").open("w") as file:
+        file.write("a line of another program\n")
+    for number in range(3_000):
+        store.write([f"问{number % 100}", "答"], ("like", "dislike")[number // 100 % 2], comment=str(number))
+        if number % 150 == 149:
+            store.settle()
+    store.settle()
+    text = (tmp_path / "feedback.jsonl").read_text(encoding="utf-8")
+    assert text.startswith("a line of another program\n")
+    assert len(text.encode()) < 100 * 200 + 3 * 20_000
+    ratings = [json.loads(line) for line in text.splitlines()[1:] if line.strip()]
+    assert sorted(int(line["comment"]) for line in ratings) == list(range(2_900, 3_000))
+    assert (tmp_path / "feedback.jsonl").stat().st_mode & 0o777 == 0o600
 
 
 def test_changed_ratings_replace_their_lines_wherever_they_are(tmp_path):
@@ -376,7 +425,8 @@ def test_a_line_without_its_end_is_removed(tmp_path):
     with path.open("ab") as file:
         file.write(b"not JSON\n")
     store.write(["一", "二"], "dislike")
-    assert path.read_bytes().count(b"\n") == 3
+    assert [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()][1] == "not JSON"
+    assert path.read_bytes().count(b"\n") == 4  # with the blank one
 
 
 def test_two_processes_that_write_in_turn_lose_nothing(tmp_path):
@@ -395,10 +445,13 @@ def test_a_change_that_dies_leaves_the_old_file(tmp_path, monkeypatch):
     store.write(["三", "四"], "like")
     before = (tmp_path / "feedback.jsonl").read_bytes()
 
-    def die(source, target):
-        raise OSError(28, "No space left on device")
+    class Full(io.FileIO):
+        """A file on a full disk: half of a line fits."""
 
-    monkeypatch.setattr(feedback.shutil, "copyfileobj", die)
+        def write(self, content):
+            return super().write(content[: len(content) // 2])
+
+    monkeypatch.setattr(feedback, "open", lambda path, *_, opener, **__: Full(path, "r+", opener=opener), raising=False)
     with pytest.raises(FeedbackError, match="No space"):
         store.write(["一", "二"], "dislike")
     assert (tmp_path / "feedback.jsonl").read_bytes() == before

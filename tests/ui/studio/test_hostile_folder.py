@@ -56,6 +56,50 @@ def test_a_preset_that_is_a_link_out_of_the_folder_is_not_shown(folder, outside)
     assert "linked.yaml" not in {preset.name for preset in find_presets(folder)}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "stages: [{data: [/etc]}]",
+        "data: [../outside]",
+        "data: [linked:0.5:replies]",
+        "init: ~",
+        "model: {deep: [{output: /tmp/x}]}",
+        "data: ['~/data:2']",
+    ],
+)
+def test_a_preset_that_names_a_path_outside_the_folder_is_not_shown(folder, outside, text):
+    (folder / "linked").symlink_to(outside)
+    (folder / "out.yaml").write_text(text)
+    (folder / "in.yaml").write_text("{data: [set-1, ./set-2:0.5], init: default, stages: [{name: a}]}")
+    names = {preset.name for preset in find_presets(folder)}
+    assert "in.yaml" in names
+    assert ("out.yaml" in names) is (text == "init: ~")  # null in YAML
+
+
+def test_inputs_outside_the_folder_are_not_shown(folder):
+    write_project(folder, {"project.json": json.dumps({"set": 1, "inputs": ["/etc/passwd"], "names": ["passwd"]})})
+    studio = opened(folder)
+    state = studio.state("en")
+    assert "passwd" not in json.dumps(state)
+    studio.close()
+
+
+@pytest.mark.parametrize("name", ["bot-1", "bot-1/resume", "set-1"])
+def test_a_run_that_leaves_the_folder_by_a_link_is_not_continued(folder, outside, name):
+    (outside / "resume" / ".step-00000001").mkdir(parents=True)
+    record = {"set": 1, "bot": 1, "is_prepared": True, "outcome": "stopped", "preset": "cpu_smoke"}
+    write_project(folder, {"project.json": json.dumps(record)})
+    path = folder / WORK / name
+    if path.exists():
+        path.rename(folder / WORK / "moved")
+    path.symlink_to(outside / "resume" if name.endswith("resume") else outside)
+    studio = opened(folder)
+    with pytest.raises(ChatError, match="leads out"):
+        studio.order({"do": "resume"})
+    assert (outside / "resume" / ".step-00000001").is_dir()
+    studio.close()
+
+
 YAML = {
     "deep": "[" * 100_000,
     "deep blocks": "".join("  " * depth + "a:\n" for depth in range(2_000)),
