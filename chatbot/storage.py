@@ -303,7 +303,7 @@ def replacing_files(folder: Path) -> Iterator[Path]:
 
 
 def first_link_out(folder: Path, root: Path) -> Path | None:
-    """Return a path in a folder, or the folder itself, that a link leads out of `root`; None if there is no such link."""
+    """Return a path in a folder, or the folder itself, that a link leads out of `root`; None if no link does."""
     inside = os.path.realpath(root)
     paths = (Path(parent, name) for parent, folders, files in os.walk(folder) for name in (*folders, *files))
     return next((path for path in (folder, *paths) if not Path(os.path.realpath(path)).is_relative_to(inside)), None)
