@@ -224,7 +224,9 @@ def test_dialogues_that_a_model_has_no_places_for_are_counted(tokenizer, dialogu
     report = evaluate([bot], data, tmp_path / "report", grid=Grid((8,), {"default": {}}, 50, 20, 20, 1))["report"]
     assert report["left_out"] >= 2
     assert report["dialogues"] == 8 - report["left_out"]
-    assert "were left out" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "Dialogues left out, because they do not fit" in (tmp_path / "report" / "report.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_replies_are_those_of_a_chat(bot, dialogues, tmp_path):
@@ -368,7 +370,7 @@ def test_few_contexts_get_the_few_methods_unless_all_are_asked_for(bot, dialogue
     assert report["methods"] == {"a": "first", "c": ""}
     assert report["left_out_methods"] == 1
     assert report["limited_by"] == "--contexts"
-    assert "2 of 3 decoding methods are compared" in (tmp_path / "few" / "report.md").read_text(encoding="utf-8")
+    assert "Decoding methods compared: 2 of 3" in (tmp_path / "few" / "report.md").read_text(encoding="utf-8")
     report = evaluate([bot], data_file, tmp_path / "few", grid=grid.only(["all"]), max_contexts=3)["report"]
     assert (list(report["methods"]), report["left_out_methods"]) == (["a", "b", "c"], 0)
     cut = evaluate([bot], data_file, tmp_path / "few", grid=grid, max_dialogues=4)["report"]
