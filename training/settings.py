@@ -174,7 +174,8 @@ class TrainSettings:
     regularization: Regularization = field(default_factory=Regularization, metadata={"help": "regularization options"})
     eval_every: int = setting(100, "optimizer steps between validations; the best weights are saved")
     eval_dialogues: int | None = setting(
-        500, "maximum number of validation dialogues, null for all; a set of weight w < 1 contributes the share w"
+        500,
+        "maximum number of validation dialogues, null for all; a data set of weight w < 1 gives only a share w",
     )
     early_stopping_patience: int = setting(
         0, "number of consecutive validations without improvement after which a stage ends; 0 never ends it early"

@@ -73,7 +73,7 @@ def with_revision(checkpoint: str | Path, revision: str | None) -> str | Path:
     name = f"{checkpoint}@{revision}"
     if Path(checkpoint).exists() or not is_hub_name(name):
         raise CheckpointError(
-            f"--revision {shown(revision)} needs a model of the hub, and {checkpoint} is not an owner/name without revision."
+            f"--revision {shown(revision)} needs a model of the hub as OWNER/NAME without @REVISION, not {checkpoint}."
         )
     return name
 

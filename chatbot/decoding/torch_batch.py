@@ -91,7 +91,7 @@ class TorchSlots:
             length = length_class(self.table.lengths[self._row_of[rows[index]]]) if width else 0
             groups.setdefault((width, length), []).append(index)
         if len(set(rows)) < len(rows) or len(rows) != len(ids):
-            raise ValueError("Every slot must be named once.")
+            raise ValueError("`rows` must not repeat a row, and must be as long as `ids`.")
         if (singles := groups.get((0, 0))) is not None:
             self._move_to_front([rows[index] for index in singles])
         logits: list[torch.Tensor | None] = [None] * len(rows)

@@ -312,7 +312,7 @@ TEXT = {
         "close_sidebar": "Close the list of chats",
         "close": "Close",
         "more_settings": "More settings",
-        "persona_note": "The bundled model stays in role in at least 7 of 10 replies, but fits the question less often.",
+        "persona_note": "The bundled model keeps its role in at least 7 of 10 replies; it answers questions less well.",
         "reset": "Restore defaults",
         "error_title": "Something went wrong",
         "info_title": "Note",

@@ -78,7 +78,7 @@ class Connection(h11.Connection):
             self._chunks += event.chunk_start
             self._bytes += len(event.data)
             if self._chunks > max(FREE_CHUNKS, self._bytes / CHUNK_BYTES):
-                raise h11.RemoteProtocolError("tiny-chunks")  # uvicorn has its own words for the client
+                raise h11.RemoteProtocolError("tiny-chunks")  # the client is told uvicorn's own words
         return event
 
 

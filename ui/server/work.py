@@ -19,7 +19,7 @@ from chatbot.chat.worker import SHUTTING_DOWN, WorkerError
 from chatbot.errors import XianliaoError
 
 SHORT_CHARACTERS, LARGE_CHARACTERS = 2_000, 20_000
-"""Maximum number of characters or bytes of a text or body in the short lane, and in the small lane."""
+"""Limits of the short and of the small lane, in characters of a text or bytes of a body; the rest takes the large lane."""
 
 MOST_WAITING = {"short": 256, "small": 64, "large": 32}
 """Number of calls that may wait in each lane."""

@@ -22,7 +22,7 @@ Advance = Callable[[int], object]
 """Function that is called with the number of dialogues scored since its last call, for a progress bar."""
 
 EARLIER_TURNS = 4
-"""Fewest turns before the message for a choice among histories: the reply is turn 6 or later."""
+"""Minimum number of turns before the message in `history_hits`: the message is turn 5 or later, the reply one more."""
 
 
 def scored_by_choices(contexts: Sequence[Context]) -> int:
@@ -68,8 +68,7 @@ def reply_hits(
 def history_hits(
     bot: Chatbot, contexts: Sequence[Context], seed: int = 0, advance: Advance = lambda count: None
 ) -> dict[str, Any] | None:
-    """Return how often a true reply (turn 6 or later) is likeliest after its true history, among histories of other
-    replies.
+    """Return how often a reply (turn 6 or later) is likelier after its own history than after nine other histories.
 
     The message before the reply is kept; only the turns before that message are replaced. A model that looks at the
     message alone is right in one case of ten.

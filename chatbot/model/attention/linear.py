@@ -9,9 +9,8 @@ denominator does no harm; `divide` bounds a denominator of zero.
 The kinds with decay have no denominator. q and k pass through SiLU as in TransNormer (arXiv 2210.10340), a norm of the
 output per head replaces the denominator, and S decays at a rate per head, which is fixed or computed from the token.
 
-Positions: decays need none. With `linear_rope`, rotary embeddings are applied to q and k before the feature map for the
-Taylor kinds, whose map depends on inner products only, and after it, in the numerator alone, for `elu1` and
-`softmax_feat` (RoFormer, eq. 19).
+Positions: decays need none. With `linear_rope`, the Taylor kinds rotate q and k before their feature map, which depends on
+inner products only. `elu1` and `softmax_feat` rotate the mapped q and k, in the numerator alone (RoFormer, eq. 19).
 """
 
 from __future__ import annotations
