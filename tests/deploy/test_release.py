@@ -27,7 +27,7 @@ from tests.conftest import ROOT
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PARSERS = {"deploy.release": release.build_parser, "deploy/check_wheels.py": check_wheels.build_parser}
-OF_THE_SYSTEM = {"cd", "gh", "grep", "true", "npm", "sudo"}
+OF_THE_SYSTEM = {"cd", "docker", "gh", "grep", "true", "npm", "sudo"}
 ENDS = {"&&", "||", "|", ";", "(", ")"}
 
 

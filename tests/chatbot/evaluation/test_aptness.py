@@ -352,7 +352,10 @@ def raw_endpoint(*parts: bytes, pause: float = 0.0):
 
     def serve(client: socket.socket) -> None:
         with client, suppress(OSError):
-            requests.append(client.recv(1 << 16))
+            request = client.makefile("rb")  # read whole: closing with unread bytes would reset the connection
+            head = b"".join(iter(request.readline, b"\r\n"))
+            length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+            requests.append(head + b"\r\n" + request.read(int(length[1]) if length else 0))
             for part in parts[:-1]:
                 client.sendall(part)
             while parts[-1]:
