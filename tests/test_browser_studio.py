@@ -91,7 +91,7 @@ def test_from_pasted_lines_to_a_chat_with_the_result(page, folder):
     counts = dict(zip(page.texts("#studio .x-pairs dt"), page.texts("#studio .x-pairs dd"), strict=True))
     assert counts[say("read")] == str(len(lines) + 2)
     assert counts[say("dropped")] == "1"
-    assert any("不到两句" in row for row in page.texts("#studio tbody tr"))
+    assert any("单独的一句" in row for row in page.texts("#studio tbody tr"))
     assert len(page.texts("#studio .x-sample")) == 5
     assert not page.in_view("#studio-text")
 
