@@ -27,7 +27,7 @@ command(sys.argv[1:])
         ("chatbot.cli", "chat", ["--message", "你好"], "loading default …"),
         ("chatbot.cli", "evaluate", ["--data", "{data}", "--output", "{output}", "--json"], "loading default …"),
         ("chatbot.cli", "evaluate", ["--aptness", "--output", "{output}"], "loading {output} …"),
-        ("ui.cli", "main", ["--port", "0"], "loading default …"),
+        ("ui.cli", "main", ["--port", "0", "--log-format", "text"], "loading default …"),
         (
             "training.cli",
             "main",
@@ -66,6 +66,14 @@ def test_a_command_says_what_it_does_before_torch_is_imported(
     assert done.returncode == 77, done.stderr  # torch was about to be imported
     assert announced.format(**names) in done.stderr.splitlines()
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("log_format", ["json", "auto"])
+def test_a_log_of_json_has_no_other_line(log_format):
+    code = CODE.format(module="ui.cli", function="main")
+    command = [sys.executable, "-c", code, "--port", "0", "--log-format", log_format]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (77, "")
 
 
 @pytest.fixture(scope="module")

@@ -176,7 +176,10 @@ def check_arguments(
     folders = [locate(checkpoint).resolve() for checkpoint in args.checkpoint]
     if len(set(folders)) < len(folders):
         parser.error("--checkpoint names a folder twice. Give every checkpoint once")
-    announce(f"loading {', '.join(args.checkpoint)} …")
+    if args.log_format == "text" or (
+        args.log_format == "auto" and sys.stderr.isatty()
+    ):  # a log of JSON has no other line
+        announce(f"loading {', '.join(args.checkpoint)} …")
     from ui.server.access import read_keys, read_users  # imports torch
     from ui.server.origins import read_hosts, read_origins
 
