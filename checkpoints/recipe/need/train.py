@@ -29,8 +29,10 @@ from chatbot.safety.rules import FOLDER, Safety  # noqa: E402
 
 FALSE_ALARMS, EVERYDAY_FALSE_ALARMS = 0.0375, 0.0025
 """Largest shares of the held-out harmless sentences and everyday turns that may be taken for need."""
-EVERYDAY_STEP, EVERYDAY_WEIGHT = 4, 0.9
-"""Every fourth everyday turn is read, with this weight beside the sentences written for this purpose."""
+EVERYDAY_STEP, EVERYDAY_WEIGHT = 3, 0.9
+"""Every third everyday turn is read, with this weight beside the sentences written for this purpose."""
+NEWER = ("held_out/later", "plain/answers", "plain/openers", "plain/persons")
+"""Dialogues that are not read: with them, more messages of micro-blogs and lines of code were taken for need."""
 SPOKEN, SPOKEN_WEIGHT = range(5, 12), 2.0
 """Numbers of the lists of spoken, indirect sentences, and their weight: they are fewer than the plain ones."""
 VETOES = -1.0, -0.5
@@ -62,10 +64,16 @@ def measured() -> set[str]:
 
 
 def everyday(safety: Safety) -> list[str]:
-    """Return every fourth of the user's turns in this project's dialogues, without turns that contain a listed phrase."""
+    """Return every third of the user's turns in this project's dialogues, without turns that contain a listed phrase."""
     turns: list[str] = []
     folders = [ROOT / "data_prep" / "samples", HERE.parent / "dialogues"]
-    for path in sorted(path for folder in folders for path in folder.rglob("*.jsonl*")):
+    paths = (
+        path
+        for folder in folders
+        for path in folder.rglob("*.jsonl*")
+        if f"{path.parent.name}/{path.name.partition('.')[0]}" not in NEWER
+    )
+    for path in sorted(paths):
         data = (
             lzma.open(path, "rt", encoding="utf-8").read() if path.suffix == ".xz" else path.read_text(encoding="utf-8")
         )

@@ -189,7 +189,7 @@ def test_the_list_that_the_phrases_were_written_by(safety):
 
 
 def test_lists_that_were_held_out(safety):
-    """Two lists by other hands: 178 of 180 people in crisis are found, 5 of 180 harmless sentences trigger.
+    """Two lists by other hands: 176 of 180 people in crisis are found, 4 of 180 harmless sentences trigger.
 
     The phrases alone find 136 and trigger on 10.
     """
@@ -202,7 +202,7 @@ def test_lists_that_were_held_out(safety):
 
 
 def test_the_held_out_half_of_the_spoken_list(safety):
-    """The hardest list, of indirect and dialectal sentences and of figures of speech: 41 of 47 are found, 2 of 89 trigger.
+    """The hardest list, of indirect and dialectal sentences and of figures of speech: 39 of 47 are found, 1 of 89 trigger.
 
     The goal of 97 % is missed: n-grams do not see what a sentence implies.
     """
