@@ -51,7 +51,9 @@ def test_the_schedule_is_as_stated():
 @pytest.mark.parametrize("kind", ["gaussian", "discrete"])
 def test_a_run_resumes_exactly_and_begins_with_the_model_as_it_is(prepared, base, tmp_path, monkeypatch, kind):
     changes = {"max_steps": 5, "eval_every": 5, "save_every": 1}
-    changes["latent_training"] = replace(FREE, autoencoding_share=0.4)
+    changes["latent_training"] = replace(
+        FREE, autoencoding_share=0.4, cycling_share=0.6, cycles=4, language_model_rate=0.1
+    )
     train(latent_settings(prepared, base, tmp_path / "whole", kind, **changes))
     steps, real = iter(range(5)), Run._step
 
