@@ -25,7 +25,7 @@ from chatbot.checkpoint.location import locate
 from chatbot.errors import XianliaoError, explain_faults
 from chatbot.language.parser import Parser
 from chatbot.language.translation import announce, labelled, translate
-from ui.options import ServeOptions, default_data_dir
+from ui.options import ServeOptions, default_data_dir, is_json_log
 
 if TYPE_CHECKING:
     from ui.studio.options import StudioOptions
@@ -176,9 +176,7 @@ def check_arguments(
     folders = [locate(checkpoint).resolve() for checkpoint in args.checkpoint]
     if len(set(folders)) < len(folders):
         parser.error("--checkpoint names a folder twice. Give every checkpoint once")
-    if args.log_format == "text" or (
-        args.log_format == "auto" and sys.stderr.isatty()
-    ):  # a log of JSON has no other line
+    if not is_json_log(args.log_format):  # a log of JSON has no other line
         announce(f"loading {', '.join(args.checkpoint)} …")
     from ui.server.access import read_keys, read_users  # imports torch
     from ui.server.origins import read_hosts, read_origins

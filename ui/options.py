@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,11 @@ def default_data_dir() -> Path:
     """Return the folder for feedback: $XDG_DATA_HOME/xianliao, or ~/.local/share/xianliao."""
     base = os.environ.get("XDG_DATA_HOME")
     return (Path(base) if base else Path.home() / ".local" / "share") / "xianliao"
+
+
+def is_json_log(log_format: str) -> bool:
+    """Whether the server's log lines are JSON: with `json`, and with `auto` if stderr is not a terminal."""
+    return log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from hashlib import sha256
 from typing import Any, Literal
 
 from chatbot.chat.bot import Reply
+from ui.options import is_json_log
 from ui.server.work import SENDER
 
 LOGGER = logging.getLogger("xianliao.serve")
@@ -251,9 +252,8 @@ def start_log(log_format: LogFormat = "auto", with_text: bool = False) -> Backgr
         with_text: Whether messages of exceptions and warnings are shown.
     """
     handler = BackgroundHandler(sys.stderr.fileno())
-    as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     handler.addFilter(is_written)
-    handler.setFormatter(LineFormatter(as_json, with_text))
+    handler.setFormatter(LineFormatter(is_json_log(log_format), with_text))
     root = logging.getLogger()
     root.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
