@@ -25,6 +25,7 @@ def sheet_of_four(folder):
 def test_a_person_rates_with_the_keyboard(tmp_path):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
 
     page, key = sheet_of_four(tmp_path)
     driver = open_browser(tmp_path, "zh-CN")
@@ -33,8 +34,14 @@ def test_a_person_rates_with_the_keyboard(tmp_path):
         assert "<b>" in driver.find_element(By.ID, "context").text
         assert not driver.find_element(By.ID, "save").is_enabled()  # the file would be empty
         ActionChains(driver).send_keys("2").send_keys("0").send_keys("1").perform()
-        driver.refresh()  # the progress is kept
-        assert "已评 1 / 4" in driver.find_element(By.ID, "count").text
+
+        def one_is_rated(_driver) -> bool:
+            return "已评 1 / 4" in driver.find_element(By.ID, "count").text
+
+        WebDriverWait(driver, 30).until(one_is_rated)
+        # The progress is kept. The browser's processes hand the storage on without waiting for each other, so that on a
+        # busy machine a reload in the same moment may come too early: hence several.
+        WebDriverWait(driver, 30).until(lambda _: driver.refresh() or one_is_rated(driver))
         driver.find_elements(By.CSS_SELECTOR, ".marks button")[2].click()  # the first reply of row 2 again: 2
         for _ in range(5):
             ActionChains(driver).send_keys("1").perform()

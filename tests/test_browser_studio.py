@@ -97,7 +97,7 @@ def test_from_pasted_lines_to_a_chat_with_the_result(page, folder):
 
     page.press(page.find("#studio-preset-tiny\\.yaml")[0])
     page.press_at("#studio-estimate")
-    page.wait(lambda: len(page.texts("#studio .x-estimate dt")) == 4, WAIT)
+    page.wait(lambda: len(page.texts("#studio .x-estimate dt")) >= 4, WAIT)  # one more when the machine is busy
     assert "个参数" in page.texts("#studio .x-estimate dd")[0]
 
     page.press_at("#studio-start")
