@@ -176,15 +176,6 @@ class NativeBatch:
         return self._of(self.network, layers, change(self.positions))
 
     @staticmethod
-    def concatenate(batches: Sequence[NativeBatch]) -> NativeBatch:
-        """Return a copy of the rows of several batches of one network, in order."""
-        layers = [
-            {name: torch.cat([layer[name] for layer in parts]) for name in parts[0]}
-            for parts in zip(*(batch.layers for batch in batches), strict=True)
-        ]
-        return NativeBatch._of(batches[0].network, layers, torch.cat([batch.positions for batch in batches]))
-
-    @staticmethod
     def _of(network: NativeNetwork, layers: list[dict[str, torch.Tensor]], positions: torch.Tensor) -> NativeBatch:
         batch = object.__new__(NativeBatch)
         batch.network, batch.layers, batch.positions = network, layers, positions

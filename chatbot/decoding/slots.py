@@ -91,8 +91,15 @@ class NativeSlots(NativeBatch):
         return self.hidden[slot].clone()
 
     def _grow(self) -> None:
+        """Double the number of slots, one tensor after the other: both sizes of all of them would be much memory.
+
+        What the new slots contain until a dialogue enters is undefined.
+        """
         count = len(self.positions)
-        self.replace(self.concatenate([self, self.network.start(count)]))
+        for layer in [*self.layers, {"positions": self.positions}]:
+            for tensor in layer.values():
+                tensor.resize_(2 * count, *tensor.shape[1:])
+        self._point_at_layers()
         self._free += range(count, 2 * count)
 
 

@@ -65,7 +65,7 @@ class Gate:
             return
         started, record = time.perf_counter(), Record()
         scope.setdefault("state", {})["record"] = record
-        headers, reader = Headers(scope=scope), BodyReader(receive)
+        headers, reader = Headers(scope=scope), BodyReader(receive, self.limits.turns)
 
         async def send_secured(message: Message) -> None:
             if message["type"] == "http.response.start":

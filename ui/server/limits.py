@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import math
 import time
 from collections import OrderedDict
@@ -90,6 +92,40 @@ class ArrivingBytes:
         self.held -= count
 
 
+class Turns:
+    """Lets the bodies that arrive take turns: in each round of the event loop, one of them may receive its next part.
+
+    Reading many bodies in the same round would hold up all other requests for the sum of their times. The body that began
+    first comes first, so that few bodies are held half read.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._numbers = itertools.count()
+
+    def number(self) -> int:
+        """Return the number of a body that begins."""
+        return next(self._numbers)
+
+    async def wait(self, number: int) -> None:
+        """Return when it is the turn of the body with this number."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        heapq.heappush(self._waiting, (number, next(self._numbers), turn))
+        if len(self._waiting) == 1:
+            loop.call_soon(self._next)
+        await turn
+
+    def _next(self) -> None:
+        while self._waiting:
+            *_, turn = heapq.heappop(self._waiting)
+            if not turn.done():  # a body that was given up has left
+                turn.set_result(None)
+                break
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._next)
+
+
 class OpenStreams:
     """Number of streams of the page's results that are open, of each sender and of all."""
 
@@ -146,7 +182,7 @@ class Limits:
     closing: bool = False
 
     def __post_init__(self) -> None:
-        self.arriving = ArrivingBytes(self.options.arriving_bytes)
+        self.arriving, self.turns = ArrivingBytes(self.options.arriving_bytes), Turns()
 
     def body_bytes(self, trusted: bool) -> int:
         """Return how large a request body may be; `trusted` means that the client has a key or is logged in."""
@@ -156,15 +192,24 @@ class Limits:
 class BodyReader:
     """Reads the body of one request, or throws it away.
 
+    Args:
+        receive: Function of the ASGI server that returns the next part of the request.
+        turns: Turns of all bodies that arrive.
+
     Attributes:
         complete: Whether the whole body has arrived, or the client has left.
     """
 
-    def __init__(self, receive: Receive):
-        self._receive, self.complete = receive, False
+    def __init__(self, receive: Receive, turns: Turns):
+        self._receive, self._turns, self.complete = receive, turns, False
         self._held, self._arriving = 0, ArrivingBytes(0)
+        self._number: int | None = None
 
     async def _next(self) -> Message:
+        if self._number is None:  # the first part has arrived with the headers
+            self._number = self._turns.number()
+        else:
+            await self._turns.wait(self._number)
         message = await self._receive()
         self.complete = message["type"] == "http.disconnect" or not message.get("more_body")
         return message

@@ -218,6 +218,26 @@ def test_slots_refuse_what_they_cannot_read(tokenizer):
 
 @needs_compiler
 @torch.inference_mode()
+def test_slots_grow_in_place_and_keep_their_dialogues(tokenizer):
+    """Tensors that grow one by one never need twice the memory of all slots."""
+    slots = NativeSlots(compiled(tokenizer, "hybrid").native)
+    before = [tensor for layer in slots.layers for tensor in layer.values()]
+    rows = [slots.enter(None) for _ in range(INITIAL_SLOTS)]
+    slots.read_rows(rows, [[5, 6 + row] for row in rows], [[0, 0] for _ in rows])
+    more = [slots.enter(None) for _ in range(INITIAL_SLOTS + 1)]  # grows twice
+    after = [tensor for layer in slots.layers for tensor in layer.values()]
+    assert all(old is new for old, new in zip(before, after, strict=True))
+    assert {len(tensor) for tensor in after} == {len(slots.positions)} == {4 * INITIAL_SLOTS}
+    logits = slots.read_rows([*rows, *more], [[7]] * 2 * INITIAL_SLOTS + [[7]], [[1]] * (2 * INITIAL_SLOTS + 1))
+    for row in (*rows, more[-1]):
+        alone = start_batch(compiled(tokenizer, "hybrid"))
+        ids = [5, 6 + row, 7] if row in rows else [7]
+        expected = alone.read([ids], [[0, 0, 1][-len(ids) :]])
+        assert torch.equal(logits[[*rows, *more].index(row)], expected[0])
+
+
+@needs_compiler
+@torch.inference_mode()
 def test_a_copy_goes_its_own_way(tokenizer):
     run = start_batch(compiled(tokenizer, "hybrid"))
     run.read([[9] * 20], [[1] * 20])
