@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +24,7 @@ def load_bots(
     dtype: str = "auto",
     safety: Safety | str | None = "default",
     context_tokens: int | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> list[Chatbot]:
     """Load checkpoints. A bot is named after its folder, and after the parent folder too if two folders share a name.
 
@@ -32,6 +33,7 @@ def load_bots(
         device: auto, cpu, cuda or mps.
         dtype: As for `Chatbot.from_pretrained`.
         safety, context_tokens: As for `Chatbot.from_pretrained`.
+        changes: Settings of replies by name that replace those of the checkpoints; None keeps the checkpoint's.
 
     Raises:
         XianliaoError: A checkpoint cannot be loaded, or is given twice.
@@ -44,6 +46,9 @@ def load_bots(
         Chatbot.from_pretrained(checkpoint, device, dtype, safety, context_tokens=context_tokens)
         for checkpoint in checkpoints
     ]
+    given = {name: value for name, value in (changes or {}).items() if value is not None}
+    for bot in bots:
+        bot.settings = bot.settings.with_changes(**given)
     names = [bot.name for bot in bots]
     for bot, folder in zip(bots, folders, strict=True):
         if names.count(bot.name) > 1:

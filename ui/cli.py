@@ -210,11 +210,8 @@ def serve(args: argparse.Namespace, options: ServeOptions, listener: socket.sock
     if safety is None:
         warning = "--safety off: people in crisis get replies of the model instead of a help line"
         print(labelled("warning: ", warning), file=sys.stderr)
-    bots = load_bots(args.checkpoint, args.device, args.dtype, safety, args.context_tokens)
-    given = {"script": args.script, "thinking": args.thinking, "thinking_tokens": args.thinking_tokens}
-    for bot in bots:
-        changes = {name: value for name, value in given.items() if value is not None}
-        bot.settings = bot.settings.with_changes(**changes)
+    changes = {"script": args.script, "thinking": args.thinking, "thinking_tokens": args.thinking_tokens}
+    bots = load_bots(args.checkpoint, args.device, args.dtype, safety, args.context_tokens, changes)
     from ui.server.app import create_app
     from ui.server.process import Server, return_memory
 

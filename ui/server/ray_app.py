@@ -16,6 +16,8 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
 from ray.serve.request_router import PendingRequest, RunningReplica
 
+from chatbot.chat.options import MAX_HISTORY_TOKENS, MIN_HISTORY_TOKENS
+from chatbot.decoding.settings import MAX_STORED_LIMIT_TOKENS, Script, Thinking
 from ui.server.ray_seats import split_replica
 
 ROUTER = "ui.server.ray_app:ReplicaRouter"
@@ -63,6 +65,7 @@ class RaySettings(BaseModel):
         api_key: File of keys.
         allow_host: Names under which clients reach the server, separated by commas.
         rate_limit: Requests per minute of each sender; each replica counts its requests.
+        context_tokens, script, thinking, thinking_tokens, max_rows: As the options of `xianliao-serve`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -83,6 +86,11 @@ class RaySettings(BaseModel):
     api_key: str | None = None
     allow_host: str = ""
     rate_limit: int = Field(120, ge=0)
+    context_tokens: int | None = Field(None, ge=MIN_HISTORY_TOKENS, le=MAX_HISTORY_TOKENS)
+    script: Script | None = None
+    thinking: Thinking | None = None
+    thinking_tokens: int | None = Field(None, ge=1, le=MAX_STORED_LIMIT_TOKENS)
+    max_rows: int = Field(64, ge=1, le=64)
 
     @model_validator(mode="after")
     def check_replicas(self) -> "RaySettings":
@@ -108,23 +116,32 @@ def scaling(args: RaySettings) -> dict[str, Any]:
     return {"autoscaling_config": config}
 
 
+def app_of(args: RaySettings) -> FastAPI:
+    """Return the application of one replica."""
+    from ui.checkpoints import load_bots
+    from ui.options import ServeOptions
+    from ui.server.access import read_keys, read_users
+    from ui.server.app import create_app
+
+    users = read_users([args.auth] if args.auth else [])
+    keys = read_keys([args.api_key] if args.api_key else [])
+    changes = {"script": args.script, "thinking": args.thinking, "thinking_tokens": args.thinking_tokens}
+    names, tokens = args.checkpoint.split(","), args.context_tokens
+    bots = load_bots(names, args.device, args.dtype, context_tokens=tokens, changes=changes)
+    hosts = tuple(filter(None, args.allow_host.lower().split(",")))
+    options = ServeOptions(auth=users, api_keys=keys, hosts=hosts, rate_limit=args.rate_limit, max_rows=args.max_rows)
+    return create_app(bots, options)
+
+
 def build(args: RaySettings) -> serve.Application:
     """Return the application for Ray Serve."""
 
     def build_app() -> FastAPI:  # runs in the replica's process
-        from ui.checkpoints import load_bots
-        from ui.options import ServeOptions
-        from ui.server.access import read_keys, read_users
-        from ui.server.app import create_app
         from ui.server.logs import start_log
         from ui.server.ray_seats import ReplicaName
 
         start_log("json")
-        users = read_users([args.auth] if args.auth else [])
-        keys = read_keys([args.api_key] if args.api_key else [])
-        bots = load_bots(args.checkpoint.split(","), args.device, args.dtype)
-        hosts = tuple(filter(None, args.allow_host.lower().split(",")))
-        app = create_app(bots, ServeOptions(auth=users, api_keys=keys, hosts=hosts, rate_limit=args.rate_limit))
+        app = app_of(args)
         app.add_middleware(ReplicaName, replica=serve.get_replica_context().replica_id.unique_id)
         return app
 

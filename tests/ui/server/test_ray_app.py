@@ -14,7 +14,7 @@ from ray.serve._private.common import DeploymentHandleSource, DeploymentID, Repl
 from ray.serve.config import AutoscalingConfig
 from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
 
-from ui.server.ray_app import RaySettings, ReplicaRouter, scaling
+from ui.server.ray_app import RaySettings, ReplicaRouter, app_of, scaling
 
 DEPLOYMENT = DeploymentID("xianliao")
 
@@ -99,8 +99,23 @@ def test_a_short_average_gets_numbers_often_enough():
         ({"max_replicas": 2, "requests_per_replica": 0}, "greater than 0"),
         ({"most_replicas": 2}, "not permitted"),
         ({"rate_limit": -1}, "greater than or equal to 0"),
+        ({"max_rows": 65}, "less than or equal to 64"),
+        ({"context_tokens": 8}, "greater than or equal to 64"),
+        ({"thinking": "maybe"}, "Input should be"),
     ],
 )
 def test_arguments_that_cannot_work_are_refused(arguments, message):
     with pytest.raises(ValidationError, match=message):
         RaySettings(**arguments)
+
+
+def test_the_arguments_reach_the_replica(checkpoint):
+    given = {"context_tokens": 100, "script": "asker", "thinking": "shown", "thinking_tokens": 7, "max_rows": 3}
+    app = app_of(RaySettings(checkpoint=str(checkpoint), **given))
+    (worker,) = app.state.workers.values()
+    try:
+        bot = worker.bot
+        assert (worker.max_rows, bot.context_tokens) == (3, 100)
+        assert (bot.settings.script, bot.settings.thinking, bot.settings.thinking_tokens) == ("asker", "shown", 7)
+    finally:
+        worker.close(0)
