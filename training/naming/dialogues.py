@@ -22,7 +22,7 @@ Part = Literal["training", "tuning", "held_out"]
 UNSEEN: tuple[Part, ...] = ("tuning", "held_out")
 MAX_CHARACTERS = 16
 ANSWERS_PER_QUESTION = 3
-EVERYDAY_COPIES = 3
+EVERYDAY_COPIES = 2
 """Number of copies of each dialogue in everyday.jsonl, whose words are like those of the questions."""
 ENDINGS = ("", "", "？", "呀", "~")
 """Endings of questions, so that the bot does not depend on a question mark."""
