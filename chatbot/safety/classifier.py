@@ -23,7 +23,7 @@ import numpy as np
 
 from chatbot.safety.folding import CLAUSE, NONE, SENTENCE, SPACE, Folded, fold, is_latin
 
-BITS = 18
+BITS = 20
 BUCKETS = 1 << BITS
 LONGEST_NGRAM = 4
 SHORT_LETTERS = 12
@@ -92,6 +92,8 @@ def parts_of(folded: Folded) -> Iterator[str]:
 def surroundings(folded: Folded, phrases: Iterable[Sequence[int]]) -> list[str]:
     """Return each phrase with at most `SIDE_LETTERS` letters of its clause before and after it.
 
+    If the phrase has Latin letters between Chinese ones (自xx杀), also return it without them, because they are fillers.
+
     Args:
         folded: The message.
         phrases: Indices of the characters of each phrase, as `Phrases.places` returns them.
@@ -99,12 +101,16 @@ def surroundings(folded: Folded, phrases: Iterable[Sequence[int]]) -> list[str]:
     texts = []
     for places in phrases:
         start, end = bisect_left(folded.places, places[0]), bisect_right(folded.places, places[-1])
+        first_letter, end_letter = start, end
         first, last = max(0, start - SIDE_LETTERS), min(len(folded.text), end + SIDE_LETTERS)
         while start > first and not _begins_clause(folded, start):
             start -= 1
         while end < last and not _begins_clause(folded, end):
             end += 1
-        texts.append(folded.text[start:end])
+        text, inside = folded.text, folded.text[first_letter:end_letter]
+        texts.append(text[start:end])
+        if chinese := "".join(letter for letter in inside if not is_latin(letter)):
+            texts.append(text[start:first_letter] + chinese + text[end_letter:end])
     return list(dict.fromkeys(texts))
 
 

@@ -35,7 +35,7 @@ from chatbot.storage import read_json
 from chatbot.text.dialogue import SPEAKERS
 from chatbot.text.tokenizer import DialogueTokenizer
 
-MAGIC, VERSION = b"xianliao", 5
+MAGIC, VERSION = b"xianliao", 6
 HEADER_BYTES, ALIGNMENT, TILE_ROWS = 512, 64, 16
 LAYER_TYPES = ("linear_elu1", "sliding_softmax")
 """Layers that the runtime computes."""

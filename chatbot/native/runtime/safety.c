@@ -10,7 +10,7 @@ enum { NONE, SPACE, CLAUSE, SENTENCE };
 enum { AGAIN, MEANS, LEAVING, DISTRESS, BETTER, SHORT, ORDINARY, KINDS, CRISIS = KINDS, ASKING };
 enum { CRISIS_LIST, CERTAIN_LIST, MEANS_LIST, LEAVING_LIST, DISTRESS_LIST, BETTER_LIST, WORDS_LIST, LISTS };
 enum { GAP, LATIN_GAP, SPELLED_OUT, FILLER, REPEATED, MOST_WORD, SHORT_LETTERS, LONG_LETTERS, FEWEST_LETTERS, MOST_LETTERS, FEW_PARTS, SIDE_LETTERS, JOINED_MESSAGES, JOINED_CHARACTERS, TAIL_LETTERS, LIMITS };
-enum { BITS = 18, BUCKETS = 1 << BITS, LONGEST_NGRAM = 4, MAX_DEPTH = 64 };
+enum { BITS = 20, BUCKETS = 1 << BITS, LONGEST_NGRAM = 4, MAX_DEPTH = 64 };
 enum { QUESTION_CHARACTERS = 40 }; /* of a question of the bot that are checked with the answer, from its end */
 enum { IDENTITY, SEPARATOR, SHIFTED, POOL, ALNUM = 256 }; /* how a range of characters is folded */
 
@@ -891,14 +891,16 @@ typedef struct {
     const int32_t *text, *breaks; /* of the piece of the message that is divided */
     int64_t size, count;          /* letters of the piece; parts scored so far */
     double best;
-    uint8_t *seen; /* scratch [BUCKETS / 8] */
+    uint8_t *seen; /* one bit for each bucket, all 0 between two parts */
 } Scores;
+
+enum { FEW_BUCKETS = 512 }; /* at least four for each letter of a part of LONG_LETTERS letters, and for its two ends */
 
 /* NeedClassifier.scores of one part: letters `start` to `end`. */
 static void score_part(Scores *scores, int64_t start, int64_t end) {
     const struct Safety *s = scores->rules;
     int64_t sum = 0, different = 0;
-    memset(scores->seen, 0, BUCKETS / 8);
+    uint32_t few[FEW_BUCKETS];
     for (int64_t from = start - 1; from <= end; from++)
         for (int64_t size = 1; size <= LONGEST_NGRAM && from + size <= end + 1; size++) {
             uint32_t hash = 0;
@@ -913,8 +915,12 @@ static void score_part(Scores *scores, int64_t start, int64_t end) {
             if (scores->seen[bucket / 8] >> bucket % 8 & 1) continue;
             scores->seen[bucket / 8] |= (uint8_t)(1 << bucket % 8);
             sum += s->weights[bucket];
+            if (different < FEW_BUCKETS) few[different] = bucket;
             different++;
         }
+    if (different > FEW_BUCKETS) memset(scores->seen, 0, BUCKETS / 8);
+    else /* much quicker than clearing all of them */
+        for (int64_t i = 0; i < different; i++) scores->seen[few[i] / 8] = 0;
     double score = s->bias + s->scale * (double)sum / sqrt((double)different);
     scores->best = score > scores->best ? score : scores->best;
     scores->count++;
@@ -965,17 +971,42 @@ static void score_piece(Scores *scores, const Folded *f, int64_t start, int64_t 
     score_pieces(scores, 1);
 }
 
+/* Scores letters `start` to `end` without the Latin ones from `first` to `last`, if there are Chinese ones, too. */
+static void score_without_fillers(Scores *scores, int64_t start, int64_t first, int64_t last, int64_t end, int *failed) {
+    int64_t count = 0, chinese = 0;
+    int32_t *letters = malloc((size_t)(end - start + 1) * sizeof *letters);
+    if (letters == NULL) {
+        *failed = 1;
+        return;
+    }
+    for (int64_t i = start; i < end; i++) {
+        int is_inside = i >= first && i < last;
+        if (is_inside && is_latin(scores->text[i])) continue;
+        letters[count++] = scores->text[i];
+        chinese += is_inside;
+    }
+    if (chinese && count < end - start) {
+        const int32_t *text = scores->text;
+        scores->text = letters;
+        score_part(scores, 0, count);
+        scores->text = text;
+    }
+    free(letters);
+}
+
 /* surroundings of classifier.py: scores each phrase with a little of its clause before and after it. */
-static void score_surroundings(Scores *scores, const Folded *f, const Spans *phrases) {
+static void score_surroundings(Scores *scores, const Folded *f, const Spans *phrases, int *failed) {
     int64_t side = scores->rules->limit[SIDE_LETTERS];
     scores->text = f->text.data;
     scores->breaks = f->breaks.data;
     scores->size = f->text.count;
     for (int64_t i = 0; i < phrases->count; i++) {
         int64_t start = phrases->data[i].start, end = phrases->data[i].end, first = start - side, last = end + side;
+        int64_t first_letter = start, end_letter = end;
         while (start > 0 && start > first && !begins_clause(scores, start)) start--;
         while (end < scores->size && end < last && !begins_clause(scores, end)) end++;
         score_part(scores, start, end);
+        score_without_fillers(scores, start, first_letter, end_letter, end, failed);
     }
 }
 
@@ -984,9 +1015,9 @@ static void score_surroundings(Scores *scores, const Folded *f, const Spans *phr
 static int is_in_need(const struct Safety *s, const Folded *f, const Spans *phrases, int *failed) {
     int64_t size = f->text.count, half = s->limit[MOST_LETTERS] / 2;
     double least = phrases->count && s->veto < s->threshold ? s->veto : s->threshold;
-    Scores scores = {s, NULL, NULL, 0, 0, -INFINITY, malloc(BUCKETS / 8)};
+    Scores scores = {s, NULL, NULL, 0, 0, -INFINITY, calloc(BUCKETS / 8, 1)};
     if (!scores.seen) return *failed = 1, 0;
-    score_surroundings(&scores, f, phrases);
+    score_surroundings(&scores, f, phrases, failed);
     int found = scores.best >= least;
     if (!found) {
         scores.best = -INFINITY;

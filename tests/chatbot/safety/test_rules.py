@@ -189,7 +189,7 @@ def test_the_list_that_the_phrases_were_written_by(safety):
 
 
 def test_lists_that_were_held_out(safety):
-    """Two lists by other hands: 176 of 180 people in crisis are found, 4 of 180 harmless sentences trigger.
+    """Two lists by other hands: 175 of 180 people in crisis are found, 5 of 180 harmless sentences trigger.
 
     The phrases alone find 136 and trigger on 10.
     """
@@ -202,7 +202,7 @@ def test_lists_that_were_held_out(safety):
 
 
 def test_the_held_out_half_of_the_spoken_list(safety):
-    """The hardest list, of indirect and dialectal sentences and of figures of speech: 39 of 47 are found, 1 of 89 trigger.
+    """The hardest list, of indirect and dialectal sentences and of figures of speech: 39 of 47 are found, 2 of 89 trigger.
 
     The goal of 97 % is missed: n-grams do not see what a sentence implies.
     """
@@ -216,6 +216,16 @@ def test_the_list_that_was_written_last(safety):
     """Two hands that saw neither the product nor other lists; figures in SECURITY.md."""
     recall, false_alarms = shares(safety, "later")
     assert recall >= 0.97
+    assert false_alarms <= 0.03
+
+
+def test_the_veiled_list(safety):
+    """Sentences that imply need, beside harmless ones with the same words: 7 in 10 are found.
+
+    A model that understands what a sentence implies would find more; n-grams that found more would also mistake more.
+    """
+    recall, false_alarms = shares(safety, "veiled")
+    assert recall >= 0.68
     assert false_alarms <= 0.04
 
 
