@@ -77,7 +77,9 @@ class Connections:
 
     Connections without complete headers wait, and one address may have half of the bound waiting: behind a proxy, all
     connections have one address, and those with a request in progress do not count. If all clients together reach the
-    bound, the connections that have waited longest are closed; if none waits, those whose body is not complete.
+    bound, connections are closed, the oldest first: those that only wait for their client to read the end of an answer
+    (they are closing), then those whose client has stopped reading, then those that wait for a request, then those whose
+    body is not complete. A quarter of the bound may have incomplete bodies.
 
     Args:
         most: Maximum number of open connections.
@@ -89,6 +91,8 @@ class Connections:
         self._waiting: dict[Closable, str] = {}  # with its address, the longest wait first
         self._of_address: defaultdict[str, dict[Closable, None]] = defaultdict(dict)
         self._sending: dict[Closable, None] = {}
+        self._unread: dict[Closable, None] = {}
+        self._closing: dict[Closable, None] = {}
 
     @property
     def is_full(self) -> bool:
@@ -107,14 +111,31 @@ class Connections:
             self._close(next(iter(of_address)))
 
     def send(self, connection: Closable) -> None:
-        """Note that the headers of a request are complete and its body is not."""
+        """Note that the headers of a request are complete and its body is not; if too many are so, close the oldest."""
         if connection not in self._sending:
             self.forget(connection)
             self._sending[connection] = None
+            if len(self._sending) > max(1, self.most // 4):
+                self._close(next(iter(self._sending)))
+
+    def stop_reading(self, connection: Closable) -> None:
+        """Note that the client does not read an answer that is being sent."""
+        self._unread[connection] = None
+
+    def read_again(self, connection: Closable) -> None:
+        """Note that the client reads again."""
+        self._unread.pop(connection, None)
+
+    def end(self, connection: Closable) -> None:
+        """Note that a connection will be closed as soon as its client has read the rest of the last answer."""
+        if connection not in self._closing:
+            self.forget(connection)
+            self._closing[connection] = None
 
     def forget(self, connection: Closable) -> None:
         """Note that a connection has a complete request, or is closed."""
-        self._sending.pop(connection, None)
+        for group in (self._sending, self._unread, self._closing):
+            group.pop(connection, None)
         address = self._waiting.pop(connection, None)
         if address is not None:
             self._of_address[address].pop(connection, None)
@@ -122,8 +143,9 @@ class Connections:
                 del self._of_address[address]
 
     def make_room(self) -> bool:
-        """Close connections that have waited longest; return whether there was one."""
-        oldest = list(islice(self._waiting, self.per_turn)) or list(islice(self._sending, 1))
+        """Close the oldest connections that have no complete request in progress; return whether there was one."""
+        many = (self._closing, self._unread, self._waiting)
+        oldest = next((list(islice(group, self.per_turn)) for group in many if group), list(islice(self._sending, 1)))
         for connection in oldest:
             self._close(connection)
         return bool(oldest)

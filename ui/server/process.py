@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import logging
+import re
 import socket
 import sys
 from collections.abc import Mapping
@@ -34,16 +35,20 @@ HEADER_SECONDS = 15
 
 SEND_SECONDS = 60
 """Time in which a client must read some of an answer that is too large for the buffers of the connection (it must read
-48 KiB); until then, the server holds the replies of its request in memory."""
+48 KiB), and in which it must read the rest of the last answer; until then, the server holds it in memory."""
 
 HEADER_BYTES = 16 * 1024
 """Size limit of the headers of a request, and of the line before a chunk."""
+
+MAX_HEADER_LINES = 100
+"""Number of lines of the headers of a request. Browsers send about 20; each one costs microseconds and memory."""
 
 FREE_CHUNKS, CHUNK_BYTES = 64, 64
 """A chunked body may have `FREE_CHUNKS` chunks of any size; if it has more, their mean size must be at least `CHUNK_BYTES`.
 Reading a chunk costs the event loop about 10 microseconds, however small the chunk is."""
 
 
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
 LARGE_ALLOCATION_BYTES, ARENAS = 2**20, 2
 
 
@@ -90,6 +95,9 @@ class Protocol(H11Protocol):
 
     _timer: asyncio.TimerHandle | None = None
     _send_timer: asyncio.TimerHandle | None = None
+    _close_timer: asyncio.TimerHandle | None = None
+    _lines = 0
+    _last = b""
 
     def __init__(self, *arguments: Any, open_connections: Connections, **named: Any):
         super().__init__(*arguments, **named)
@@ -103,9 +111,25 @@ class Protocol(H11Protocol):
         self._update_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Stop the timer when the headers are complete."""
+        """Stop the timer when the headers are complete; refuse headers of too many lines before they are parsed."""
+        if self.conn.their_state is h11.IDLE and self._has_too_many_lines(data):
+            self.send_400_response("Too many header lines.")
+            self._update_timer()
+            return
         super().data_received(data)
         self._update_timer()
+
+    def _has_too_many_lines(self, data: bytes) -> bool:
+        """Whether the headers of the request that arrives have more than `MAX_HEADER_LINES` lines so far."""
+        seen = self._last + data  # the empty line after the headers may arrive in two parts
+        end = _EMPTY_LINE.search(seen)
+        self._lines += data.count(b"\n") if end is None else seen.count(b"\n", len(self._last), end.start())
+        too_many = self._lines > MAX_HEADER_LINES
+        if end is not None:
+            self._lines, self._last = 0, b""
+        else:
+            self._last = seen[-3:]
+        return too_many
 
     def on_response_complete(self) -> None:
         """Start the timer for the headers of the next request."""
@@ -121,16 +145,21 @@ class Protocol(H11Protocol):
         self._open_connections.forget(self)
         self._stop_timer()
         self._stop_send_timer()
+        if self._close_timer is not None:
+            self._close_timer.cancel()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         """Start the timer of a client that does not read."""
         super().pause_writing()
+        self._open_connections.stop_reading(self)
+        self._stop_send_timer()
         self._send_timer = self.loop.call_later(SEND_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
         """Stop that timer, because the client reads."""
         self._stop_send_timer()
+        self._open_connections.read_again(self)
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
@@ -139,12 +168,28 @@ class Protocol(H11Protocol):
             super().send_400_response(msg)
         else:
             self.transport.close()
+        self._end_in_time()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection without a further request, as uvicorn does."""
+        super().timeout_keep_alive_handler()
+        if self.transport.is_closing():
+            self._end_in_time()
+
+    def _end_in_time(self) -> None:
+        """Close the connection at once if the client does not read the rest of the last answer within `SEND_SECONDS`.
+
+        asyncio would wait for a client that never reads.
+        """
+        self._open_connections.end(self)
+        if self._close_timer is None:
+            self._close_timer = self.loop.call_later(SEND_SECONDS, self.transport.abort)
 
     def _update_timer(self) -> None:
         """Run the timer while headers are incomplete; more bytes do not reset it."""
         state = self.conn.their_state
         if self.transport.is_closing():
-            self._open_connections.forget(self)
+            self._end_in_time()
         elif state is h11.IDLE:
             self._open_connections.wait(self, address_of(self.client))
         elif state is h11.SEND_BODY:
@@ -169,6 +214,7 @@ class Protocol(H11Protocol):
     def _give_up(self) -> None:
         if self.conn.their_state is h11.IDLE:
             self.transport.close()
+            self._end_in_time()
 
 
 class Server(uvicorn.Server):

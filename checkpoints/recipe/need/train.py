@@ -31,7 +31,7 @@ from chatbot.safety.classifier import BUCKETS, NeedClassifier, buckets_of, parts
 from chatbot.safety.folding import fold  # noqa: E402
 from chatbot.safety.rules import FOLDER, Safety  # noqa: E402
 
-FALSE_ALARMS = {"harmless": 0.033, "everyday": 0.0025, "corpora": 0.005, "latin": 0.01}
+FALSE_ALARMS = {"harmless": 0.035, "everyday": 0.0025, "corpora": 0.005, "latin": 0.01}
 """Largest shares of the held-out texts of each kind that may be taken for need."""
 EVERYDAY_STEP = 4
 """Every fourth everyday turn is read."""
@@ -209,7 +209,7 @@ def choose_threshold(safety: Safety, sentences: dict[str, list[str]]) -> float:
 
     threshold = min(
         threshold
-        for threshold in np.arange(-1.5, 2.5, 0.1).tolist()
+        for threshold in np.arange(-1.5, 2.5, 0.25).tolist()
         if all(share(name, threshold) <= most for name, most in FALSE_ALARMS.items())
     )
     for name, part in sentences.items():
