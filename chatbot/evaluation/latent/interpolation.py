@@ -1,8 +1,9 @@
 """Interpolation between two replies in the space of a Gaussian latent variable.
 
-Two variants of a reply are encoded, and replies are decoded greedily at evenly spaced points on the line between the two
-means, in coordinates in which the prior is the standard normal. If the space is well filled, each step leads away from
-the first reply and towards the second one, and the replies in between are as fluent as those at the ends.
+Replies are decoded greedily at evenly spaced points on the line between the z of two variants of a reply
+(`chatbot.chat.variants`), in coordinates in which the prior is the standard normal. If the space is well filled, each
+step leads away from the first reply and towards the second one, and the replies in between are as fluent as those at
+the ends.
 """
 
 from __future__ import annotations
@@ -14,21 +15,26 @@ from typing import Any
 import numpy as np
 
 from chatbot.chat.bot import Chatbot
-from chatbot.chat.variants import MAX_COORDINATE
+from chatbot.chat.variants import MAX_COORDINATE, latent_of
 from chatbot.evaluation.intervals import ratio
-from chatbot.evaluation.latent.picture import whitened_replies
+from chatbot.model.latent.gaussian import directions
 from chatbot.model.scoring import score_turns
 from chatbot.text.dialogue import count_units
 
 STEPS = 5
 """Points on a line, with its ends."""
 
+SPREAD = 1.5
+"""Factor of the noise of the variants at the ends; with a smaller one, most ends give the same greedy reply."""
 
-def line_between(bot: Chatbot, turns: Sequence[str], first: str, second: str) -> list[str]:
-    """Return the replies at `STEPS` points on the line between the means of two replies to a history."""
-    means = whitened_replies(bot, turns, [first, second]).mean.clamp(-MAX_COORDINATE, MAX_COORDINATE)
+
+def line_between(bot: Chatbot, turns: Sequence[str], seed: int) -> list[str]:
+    """Return the replies at `STEPS` points on the line between the z of variants 1 and 2 of a seed, at `SPREAD`."""
+    latent = latent_of(bot)
+    assert latent is not None
+    ends = (SPREAD * directions(seed, 2, latent.size)).clamp(-MAX_COORDINATE, MAX_COORDINATE)
     shares = np.linspace(0, 1, STEPS).tolist()
-    return [bot.reply(turns, 0, method="greedy", point=means[0].lerp(means[1], share).tolist()) for share in shares]
+    return [bot.reply(turns, 0, method="greedy", point=ends[0].lerp(ends[1], share).tolist()) for share in shares]
 
 
 def rank_correlation(values: Sequence[float]) -> float:
@@ -43,9 +49,9 @@ def rank_correlation(values: Sequence[float]) -> float:
 def interpolation_report(
     bot: Chatbot, base: Chatbot, contexts: Sequence[Sequence[str]], seed: int = 0
 ) -> dict[str, Any]:
-    """Return measures of the lines between variants 1 and 2 of the reply to each context.
+    """Return measures of the lines between variants 1 and 2 of the reply to each context; see `line_between`.
 
-    Lines whose two ends are decoded to the same reply are counted and left out: they have no direction.
+    Lines whose two ends give the same reply are counted and left out: they have no direction.
 
     Args:
         bot: Bot with a Gaussian latent variable.
@@ -62,8 +68,7 @@ def interpolation_report(
     ranker = bot.ranker(bot.settings)
     correlations, monotone, distinct, ends, between = [], [], [], [], []
     for number, turns in enumerate(contexts):
-        variants = [bot.reply(turns, seed + 1000 * number, variation=variant) for variant in (1, 2)]
-        texts = line_between(bot, turns, *variants)
+        texts = line_between(bot, turns, seed + 1000 * number)
         if texts[0] == texts[-1]:
             continue
         ids = [bot.tokenizer.encode(text) for text in texts]

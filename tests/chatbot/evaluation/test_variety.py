@@ -22,7 +22,7 @@ from chatbot.evaluation.variety import (
     main,
     methods_of,
 )
-from chatbot.model.latent.gaussian import Normal
+from chatbot.model.latent.gaussian import Normal, directions
 from chatbot.model.latent.measures import mutual_information
 from tests.chatbot.model.test_latent import TEXTS, latent_model
 
@@ -102,10 +102,14 @@ def test_the_rank_correlation_is_spearmans():
 
 
 def test_a_line_leads_from_one_reply_to_the_other(tokenizer):
-    bot = Chatbot(latent_model(tokenizer, skips=2.0), tokenizer, ReplySettings(floor_start_tokens=12))
-    texts = line_between(bot, ["你好"], "吃了", "还没有呢")
+    bot = Chatbot(
+        latent_model(tokenizer, skips=2.0), tokenizer, ReplySettings(floor_start_tokens=8, floor_delta_tokens=4)
+    )
+    texts = line_between(bot, ["你好"], 3)
     assert len(texts) == 5
-    assert texts[::-1] == line_between(bot, ["你好"], "还没有呢", "吃了")
+    ends = (1.5 * directions(3, 2, bot.model.latent.size)).clamp(-4, 4).tolist()
+    assert [texts[0], texts[-1]] == [bot.reply(["你好"], 0, method="greedy", point=end) for end in ends]
+    assert len({text for seed in range(6) for text in line_between(bot, ["你好"], seed)}) > 1
     report = interpolation_report(bot, bot, [["你好"], ["在吗"], ["吃了吗"]])
     assert report["lines"] + report["lines_with_equal_ends"] == 3
     assert -1 <= report["correlation"] <= 1
