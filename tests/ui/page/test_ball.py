@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import gradio as gr
 import pytest
 import torch
@@ -67,11 +69,14 @@ def test_the_same_point_gives_the_same_reply_and_the_origin_the_reply_without_z(
     assert ball.reply_at(chat, point(ball_bot), None)["text"] == chat["messages"][-1]["text"]
 
 
-def test_a_reply_at_a_point_can_be_rated_and_traced(ball, ball_bot, ball_worker, chat):
+def test_a_reply_at_a_point_can_be_rated_and_traced(ball, ball_bot, ball_worker, chat, tmp_path):
     message = ball.reply_at(chat, point(ball_bot, 1.5, -2), None)
     sent = {**message, "point": [int(x) if x.is_integer() else x for x in message["point"]]}  # as a browser writes it
     after = checked({**chat, "messages": [*chat["messages"][:-1], sent]})
     assert rated_turns(after, 1) == ["你好", message["text"]]
+    ball.act.rate(after, gr.LikeData(None, {"index": 1, "value": "", "liked": True}), None)
+    (line,) = map(json.loads, (tmp_path / "feedback.jsonl").read_text(encoding="utf-8").splitlines())
+    assert (line["seed"], line["point"]) == (3, message["point"])
     with pytest.raises(ChatError):
         rated_turns({**after, "messages": [after["messages"][0], {**sent, "point": point(ball_bot, 1)}]}, 1)
     traced = trace_reply(lambda name: ball_worker, after, 1)
