@@ -43,6 +43,7 @@ FIGURES = {"desktop": (1280, 800, "light"), "dark": (1000, 800, "dark"), "phone"
 COMMAND_SECONDS = 600
 """Time that the cleaning may take."""
 FIGURE_TURNS = ("你好", *TURNS[:4])
+MAP_MESSAGE, MAP_SEED = "周末想出去玩", 1
 
 
 PARTS = ("page", "training", "report", "sheet")
@@ -175,6 +176,35 @@ def take_figures(camera: Camera) -> None:
         camera.save(name)
 
 
+def take_map(camera: Camera) -> None:
+    """Take the map of replies, whose point was dragged between two of four versions; only docs/figures has it."""
+    camera.show(900, 1400, "light", False)
+    page = camera.visit()
+    page.set_seed(MAP_SEED)
+    page.press_at("#panel .x-button")
+    page.send(MAP_MESSAGE)
+    for number in range(2, 5):
+        page.click("换个说法")
+        page.wait(lambda number=number: page.texts("#chat .x-versions") == [f"{number}/{number}"])
+    page.click("回复地图")
+    page.wait(lambda: page.find(".x-ball .x-dot"))
+    for key in ("\ue014", "\ue014", *["\ue013"] * 4):  # with Shift, an arrow is half a standard deviation
+        page.find(".x-ball .x-dot")[0].send_keys("\ue008", key)
+    page.wait(lambda: page.find(".x-ball-reply:not(:empty)") and not page.texts(".x-ball-reply")[0].endswith("…"))
+    page.driver.execute_script("document.activeElement.blur()")
+    area = page.driver.execute_script("return document.querySelector('.x-ball').getBoundingClientRect().toJSON()")
+    clip = {
+        "x": area["x"] - 8,
+        "y": area["y"] - 8,
+        "width": area["width"] + 16,
+        "height": area["height"] + 16,
+        "scale": 1,
+    }
+    options = {"captureBeyondViewport": True, "clip": clip}
+    picture = camera.driver.execute_cdp_cmd("Page.captureScreenshot", options)
+    (camera.folder / "map.png").write_bytes(base64.b64decode(picture["data"]))
+
+
 def take_report(camera: Camera, work: Path) -> None:
     """Evaluate the bundled bot on a few dialogues, and take its report."""
     command = [sys.executable, "-m", "chatbot.evaluation", "--data", "examples/dialogues.jsonl", "--contexts", "6"]
@@ -191,12 +221,14 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="folder for the pictures")
     parser.add_argument("--language", default="zh-CN", help="language of the browser (default: %(default)s)")
     parser.add_argument("--figures", action="store_true", help="take the pictures of docs/figures alone")
+    parser.add_argument("--map", metavar="DIR", help="take the map of replies of this checkpoint alone")
     parser.add_argument("--only", choices=PARTS, help="take one part (default: all)")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        options = ("--data-dir", str(work), "--studio", str(work / "studio"))
+        options = ["--data-dir", str(work), "--studio", str(work / "studio")]
+        options += ["--checkpoint", args.map] if args.map else []
         with serving(work, *options) as (address, _):
             driver = open_browser(work, args.language)
             try:
@@ -208,7 +240,9 @@ def main() -> int:
                     "sheet": lambda: take_sheet(camera, work / "sheet"),
                 }
                 wanted = [args.only] if args.only else PARTS
-                if args.figures:
+                if args.map:
+                    take_map(camera)
+                elif args.figures:
                     take_figures(camera)
                 else:
                     for part in wanted:

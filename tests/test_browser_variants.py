@@ -106,6 +106,7 @@ def test_after_an_error_the_button_works_again(page):  # noqa: F811
 
 def test_after_eight_variants_the_button_says_why_it_is_off(page):  # noqa: F811
     page.send("周末去哪玩")
+    assert not page.find(f"#chat [aria-label='{say(page, 'ball')}']")  # this bot has no latent
     page.driver.execute_script(
         "xianliao.tree.lastVariant = () => 8; xianliao.chat.offering(true); xianliao.chat.offering(false)"
     )

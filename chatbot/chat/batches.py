@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from chatbot.chat.bot import Chatbot
-from chatbot.chat.jobs import Job
+from chatbot.chat.jobs import EncodingJob, GivenReply, Job
 from chatbot.chat.snapshots import Pieces
 from chatbot.chat.variants import latent_of, z_of
 from chatbot.decoding.batch import start_slots
@@ -59,7 +59,7 @@ class Entering:
 
     Attributes:
         read: Number of tokens that were read after these pieces.
-        before_end: State before the last token of the prompt. For a variant from a model with a latent variable z, this
+        before_end: State before the last token of the prompt. For a reply with a latent variable z, this
             token is read twice: without z, to get the hidden state that the prior of z depends on, and then with z.
         needs_latent: Whether the last token must still be read with z.
     """
@@ -67,7 +67,7 @@ class Entering:
     def __init__(self, job: Job, slot: int, done: int, logits: torch.Tensor | None):
         self.job, self.slot, self.logits, self.read = job, slot, logits, 0
         self.before_end: Any = None
-        self.needs_latent = job.request.has_latent and job.request.variation > 0
+        self.needs_latent = job.request.has_z
         pieces = job.request.prompt.pieces
         self.ids = [token for ids, _ in pieces[done:] for token in ids]
         self.speakers = [speaker for ids, speaker in pieces[done:] for _ in ids]
@@ -130,7 +130,7 @@ class SharedBatch:
     def enter(self, job: Job) -> None:
         """Give a job a slot that starts from the cached state of the longest prefix of its prompt."""
         pieces = job.request.prompt.pieces
-        known = pieces[:-1] if job.request.has_latent and job.request.variation else pieces
+        known = pieces[:-1] if job.needs_hidden else pieces  # a cached state has no hidden state
         done, batch, logits = self.bot.snapshots.longest(known)
         if not self.pool.accepts(batch):
             done, batch, logits = 0, None, None
@@ -156,6 +156,9 @@ class SharedBatch:
         for entry, part in entries:
             self._advance(entry, part)
         self._cache_closed()
+        for search, row in self._decoding.first_rows():
+            if isinstance(search, GivenReply):
+                search.hidden.append(self.pool.hidden_of(self._rows.slots[row]))
         for entry in self._entering:
             if not entry.unread and entry.needs_latent:
                 self._give_latent(entry)
@@ -213,6 +216,8 @@ class SharedBatch:
 
     def _begin(self, entry: Entering) -> None:
         """Add the rows of a job whose prompt has been read; the first row keeps the slot of the job."""
+        if isinstance(entry.job, EncodingJob):
+            entry.job.context = self.pool.hidden_of(entry.slot)
         searches = entry.job.begin(self.bot)
         if not searches:
             self.pool.leave(entry.slot)
@@ -228,9 +233,10 @@ class SharedBatch:
         job = self._owners.get(search)
         if job is None or job.cancelled or not isinstance(search, SampledReply) or len(job.searches) > 1:
             return None
-        if job.request.variation or job.request.settings.thinks:  # the state contains more than the text of the turn
+        request = job.request
+        if request.has_z or request.variation or request.settings.thinks:  # the state has more than the turn's text
             return None
-        prompt, end = job.request.prompt, self.bot.layout.end_of_reply
+        prompt, end = request.prompt, self.bot.layout.end_of_reply
         reply = ((*search.draft.token_ids, *end), prompt.reply_speaker)
         return Closing((*prompt.pieces, reply), list(end[1:]), prompt.reply_speaker), end[0]
 

@@ -33,7 +33,7 @@ from chatbot.chat.request import (
 )
 from chatbot.chat.snapshots import Snapshots
 from chatbot.chat.turns import History, TurnReader, as_turns, asks_in_traditional, check_turns, split_system
-from chatbot.chat.variants import check_variation, choose_variant, latent_of, read_request
+from chatbot.chat.variants import check_point, check_variation, choose_variant, latent_of, read_request
 from chatbot.checkpoint.hub import name_of, with_revision
 from chatbot.checkpoint.location import DEFAULT, resolve
 from chatbot.decoding.batch import DialogueBatch, start_batch
@@ -144,8 +144,8 @@ class Chatbot:
             turns: The history, oldest turn first; the last turn is the message. Strings, or messages like
                 `{"role": "user", "content": "你好"}`, the first of which may have the role `system`.
             seed: Seed of the random numbers; None draws a seed at random.
-            changes: Fields of `ReplySettings`, None switches a setting off; `variation` and `spread` (`chat.variants`);
-                `system`, the system prompt of a chat model.
+            changes: Fields of `ReplySettings`, None switches a setting off; `variation`, `spread`
+                and `point` (`chat.variants`); `system`, the system prompt of a chat model.
 
         Raises:
             DialogueError: The history is empty, its last turn empty or too long, or the system prompt cannot be read.
@@ -195,6 +195,7 @@ class Chatbot:
         variation: int = 0,
         spread: float = 1.0,
         system: str | None = None,
+        point: Sequence[float] | None = None,
         **changes: Any,
     ) -> Request:
         """Return a checked request; arguments as for `reply`.
@@ -208,6 +209,7 @@ class Chatbot:
             raise XianliaoError(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
         settings = self.within_limits(self.settings.with_changes(**changes))
         check_variation(variation, spread, settings)
+        at = check_point(point, variation, latent_of(self), settings)
         turns, system = split_system(turns, system)
         turns = as_turns(turns)
         check_turns(turns)
@@ -223,7 +225,7 @@ class Chatbot:
         prompt = asked(self.layout.prompt(ids, self.context_tokens, instruction), self.layout, settings)
         traditional = settings.script == "asker" and asks_in_traditional(turns)
         varied = (variation, spread, latent_of(self) is not None)
-        return Request(prompt, answered_by(ids), settings, seed, started, None, traditional, *varied, instruction)
+        return Request(prompt, answered_by(ids), settings, seed, started, None, traditional, *varied, instruction, at)
 
     def show(self, request: Request, draft: Draft) -> Reply:
         """Return a draft as text, with its seed and time."""

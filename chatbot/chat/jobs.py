@@ -1,17 +1,22 @@
-"""Jobs of the worker: a reply in progress, a prompt that is read ahead of time, a finished reply that is read again."""
+"""Jobs of the worker: a reply in progress, a prompt that is read ahead of time, finished replies that are read again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
+
+import torch
 
 from chatbot.chat.bot import Chatbot, Request
 from chatbot.chat.request import Reply, next_beginning, searches_of
 from chatbot.chat.trace import TracedStep, forced_reply, traced_step
+from chatbot.chat.variants import latent_of
 from chatbot.decoding.beam import BeamSearch
 from chatbot.decoding.candidates import Candidates, Draft
 from chatbot.decoding.loop import Search
+from chatbot.decoding.vocabulary import Vocabulary
+from chatbot.model.latent.gaussian import Normal
 from chatbot.text.dialogue import Prompt
 
 
@@ -32,13 +37,18 @@ class Job:
     """
 
     request: Request
-    deliver: Callable[[Any], None]  # Reply, TracedStep, BaseException or None
+    deliver: Callable[[Any], None]  # Reply, TracedStep, Normal, BaseException or None
     cancelled: bool = False
     alone: bool = False
     delivered: int = 0
     searches: list[Search] = field(default_factory=list)
     ahead: Prompt | None = None
     sender: Hashable = None
+
+    @property
+    def needs_hidden(self) -> bool:
+        """Whether the hidden state at the end of the message is needed, so that it must be read even if it is cached."""
+        return self.request.has_z
 
     @property
     def most_rows(self) -> int:
@@ -71,7 +81,7 @@ class Job:
                 self.hand_over(None)
                 self.ahead = next_beginning(bot, self.request, reply)
 
-    def hand_over(self, item: Reply | TracedStep | BaseException | None) -> None:
+    def hand_over(self, item: Reply | TracedStep | Normal | BaseException | None) -> None:
         """Deliver an item unless the job was cancelled; an exception of the receiver cancels the job."""
         try:
             if not self.cancelled:
@@ -130,3 +140,67 @@ class TraceJob(Job):
             self.hand_over(step)
             if position == len(self.reply.token_ids):
                 self.hand_over(None)
+
+
+@dataclass(eq=False)
+class GivenReply:
+    """`Search` that reads a given reply, to collect the hidden states `[D]` at its tokens.
+
+    Attributes:
+        unread: Tokens that are still to be read, in order; the last one ends the turn.
+        speaker: Speaker of the reply.
+        hidden: Hidden states at the tokens that were read.
+    """
+
+    unread: list[int]
+    speaker: int
+    hidden: list[torch.Tensor] = field(default_factory=list)
+    draft: Draft = field(default_factory=Draft)
+    rows: ClassVar[int] = 1
+    group: ClassVar[Hashable] = None
+
+    @staticmethod
+    def advance(
+        logits: torch.Tensor, searches: Sequence[GivenReply], vocabulary: Vocabulary
+    ) -> list[list[tuple[int, int]]]:
+        return [[(0, reply.unread.pop(0))] if reply.unread else [] for reply in searches]
+
+
+@dataclass(eq=False)
+class EncodingJob(Job):
+    """Job that reads replies to one history without z, to deliver q(z|c,r) of each in whitened coordinates.
+
+    Attributes:
+        replies: Token ids of the replies, without the end of turn.
+        context: Hidden state `[D]` at the end of the message.
+    """
+
+    replies: Sequence[Sequence[int]] = ()
+    context: torch.Tensor | None = None
+
+    @property
+    def needs_hidden(self) -> bool:
+        return True
+
+    @property
+    def most_rows(self) -> int:
+        return len(self.replies)
+
+    def begin(self, bot: Chatbot) -> list[Search]:
+        end, speaker = bot.layout.end_of_turn_id, self.request.prompt.reply_speaker
+        self.searches = [GivenReply([*ids, end], speaker) for ids in self.replies]
+        return self.searches
+
+    def show(self, bot: Chatbot) -> None:
+        """Deliver the distributions `[R, Z]` once all replies have been read."""
+        states = [search.hidden for search in self.searches if isinstance(search, GivenReply)]
+        if any(len(hidden) <= len(ids) for hidden, ids in zip(states, self.replies, strict=True)):
+            return
+        latent = latent_of(bot)
+        assert latent is not None
+        assert self.context is not None
+        means = [torch.stack(hidden[:-1]).mean(0) if hidden[:-1] else torch.zeros_like(hidden[0]) for hidden in states]
+        ends, dtype = [hidden[-1] for hidden in states], latent.bag.weight.dtype
+        q = latent.recognition(torch.stack(means).to(dtype), torch.stack(ends).to(dtype))
+        self.hand_over(q.whitened_by(latent.prior(self.context[None].to(dtype))))
+        self.hand_over(None)

@@ -117,6 +117,7 @@ class Request:
         spread: How different the variants are from each other, 0 (little) to 2 (much).
         has_latent: Whether the model has a latent variable, from which it decodes variants without further candidates.
         system: Token ids of the system prompt.
+        point: Point of the message's unit ball at which the reply is decoded; empty for none.
     """
 
     prompt: Prompt
@@ -130,6 +131,12 @@ class Request:
     spread: float = 1.0
     has_latent: bool = False
     system: tuple[int, ...] = ()
+    point: tuple[float, ...] = ()
+
+    @property
+    def has_z(self) -> bool:
+        """Whether the model reads the end of the message and the reply with a latent variable z."""
+        return bool(self.point) or (self.has_latent and self.variation > 0)
 
     @property
     def is_chosen(self) -> bool:

@@ -3,6 +3,8 @@
 Variant 0 is the reply itself. If the model has a latent variable z (`chatbot.model.latent`), variant k is decoded with
 z_k = mu_p + spread sigma_p * e_k, where the direction e_k is orthogonal to the directions of the earlier variants.
 
+With a Gaussian z, a reply can also be decoded at a point of the message's unit ball: z = mu_p + sigma_p * point.
+
 Other models choose variants among candidates that are sampled from the same seed, in blocks: each block of `POOL`
 candidates gives `PER_BLOCK` variants. A third of a block is sampled at the temperature of the settings and the rest at
 higher temperatures, because a bot that is sure of its reply would only repeat it. The better half of the new
@@ -44,6 +46,9 @@ MAX_VARIATION = 8
 
 MAX_SPREAD = 2.0
 
+MAX_COORDINATE = 4.0
+"""Largest absolute value of a coordinate of a point, in standard deviations of the prior."""
+
 
 def check_variation(variation: int, spread: float, settings: ReplySettings) -> None:
     """Check `variation`, the number of a variant, and `spread`, its distance from the reply.
@@ -59,6 +64,30 @@ def check_variation(variation: int, spread: float, settings: ReplySettings) -> N
         raise ReplySettingsError(f"Variants have no thinking block: remove variation or thinking {settings.thinking}.")
     if variation and settings.method != "sample":
         raise ReplySettingsError(f"Variants are sampled: remove variation or method {settings.method}.")
+
+
+def check_point(
+    point: Sequence[float] | None, variation: int, latent: ReplyLatent | None, settings: ReplySettings
+) -> tuple[float, ...]:
+    """Return a point of the unit ball as a tuple, empty for None.
+
+    Raises:
+        ReplySettingsError: The model has no Gaussian latent variable, the point is not `latent.size` numbers from
+            -`MAX_COORDINATE` to `MAX_COORDINATE`, or it cannot be combined with the other settings.
+    """
+    if point is None:
+        return ()
+    if latent is None or latent.is_discrete:
+        raise ReplySettingsError("A point needs a model with a Gaussian latent variable: remove point.")
+    numbers = tuple(point) if isinstance(point, (list, tuple)) else ()
+    are_numbers = all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in numbers)
+    if len(numbers) != latent.size or not are_numbers or not all(abs(n) <= MAX_COORDINATE for n in numbers):
+        raise ReplySettingsError(
+            f"point must be {latent.size} numbers from {-MAX_COORDINATE} to {MAX_COORDINATE}, got {shown(point)}."
+        )
+    if variation or settings.thinks or settings.method == "beam":
+        raise ReplySettingsError("A reply at a point is one reply: remove variation, thinking and method beam.")
+    return tuple(map(float, numbers))
 
 
 def pool_size(variation: int) -> int:
@@ -116,15 +145,17 @@ def latent_of(bot: Chatbot) -> ReplyLatent | None:
 
 @torch.inference_mode()
 def z_of(latent: ReplyLatent, request: Request, hidden: torch.Tensor) -> torch.Tensor:
-    """Return z `[Z]` of a request for a variant, from the hidden state `[D]` at the end of its message."""
+    """Return z `[Z]` of a request with a z, from the hidden state `[D]` at the end of its message."""
+    if request.point:
+        return latent.at(hidden, request.point)
     return latent.variant(hidden, request.seed, request.variation, request.spread)
 
 
 @torch.inference_mode()
 def read_request(bot: Chatbot, request: Request) -> tuple[DialogueBatch, torch.Tensor]:
-    """Read a request's prompt like `Chatbot.read_prompt`; for a variant of a latent model, the last token with z."""
+    """Read a request's prompt like `Chatbot.read_prompt`; if its reply has a z, the last token with z."""
     latent = latent_of(bot)
-    if latent is None or not request.variation:
+    if latent is None or not request.has_z:
         return bot.read_prompt(request.prompt)
     *before, (tokens, speaker) = request.prompt.pieces
     batch = start_batch(bot.model)

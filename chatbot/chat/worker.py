@@ -21,11 +21,17 @@ import torch
 
 from chatbot.chat.batches import PROMPT_TOKENS, SharedBatch
 from chatbot.chat.bot import Chatbot, Reply, Request
-from chatbot.chat.jobs import Job, ReadAhead, TraceJob
+from chatbot.chat.jobs import EncodingJob, Job, ReadAhead, TraceJob
+from chatbot.chat.request import max_message_characters
 from chatbot.chat.trace import TracedStep, check_traceable
+from chatbot.chat.variants import MAX_VARIATION, latent_of
 from chatbot.decoding.candidates import Draft
 from chatbot.errors import XianliaoError
+from chatbot.model.latent.gaussian import Normal
 from chatbot.safety import Fixed
+
+MAX_ENCODED = MAX_VARIATION + 1
+"""Largest number of replies that a request of `Worker.encode` may have."""
 
 SHUTTING_DOWN = "The server is shutting down. Try again after it has restarted."
 
@@ -139,6 +145,42 @@ class Worker:
         job = TraceJob(request, arrived.put, reply=draft)
         self._queue(job)
         yield from _received(job, arrived)
+
+    def encode(self, turns: Sequence[str], replies: Sequence[str], **changes: Any) -> Normal:
+        """Return q(z|c,r) of replies to one history, `[R, Z]`, in coordinates in which p(z|c) is the standard normal.
+
+        The replies are read in rows of the shared batch, one token per step, like replies that are decoded. A reply that
+        is longer than the limit of the settings is cut off there.
+
+        Args:
+            turns: The history.
+            replies: At most `MAX_ENCODED` replies.
+            changes: As for `Chatbot.request`.
+
+        Raises:
+            XianliaoError: The model has no Gaussian latent variable, a fixed text answers the history, or the number of
+                replies is 0 or too large.
+        """
+        latent = latent_of(self.bot)
+        if latent is None or latent.is_discrete or not 0 < len(replies) <= MAX_ENCODED:
+            raise XianliaoError(
+                f"Encoding needs a model with a Gaussian latent variable and 1 to {MAX_ENCODED} replies."
+            )
+        request = self.prepare(turns, 0, **changes)
+        check_traceable(request)
+        ids = self._run_sized(sum(map(len, replies)), self._reply_ids, replies, request)
+        arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        job = EncodingJob(request, arrived.put, replies=ids)
+        self._queue(job)
+        (encoded,) = _received(job, arrived)
+        return encoded
+
+    def _reply_ids(self, replies: Sequence[str], request: Request) -> list[list[int]]:
+        """Return the token ids of replies, each cut off at the limit of the settings."""
+        settings = request.settings
+        most = settings.limit_tokens
+        texts = [text[: max_message_characters(most)] for text in replies]
+        return [self.bot.reader.ids(text, settings.script)[:most] for text in texts]
 
     def close(self, seconds: float = 2.0) -> None:
         """Stop the worker: replies in progress have `seconds` to end, then the remaining jobs get an error."""

@@ -1,7 +1,8 @@
-"""Beam search whose replies end within the bound of the EOS floor."""
+"""Beam search whose replies end within the bound of the EOS floor, and diverse beam search, a control of experiments."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -154,3 +155,68 @@ def _draft(beam: list[Hypothesis]) -> Draft:
         return Draft(list(best.token_ids), best.log_prob, best.stop_reason)
     columns = zip(*(hypothesis.token_ids for hypothesis in beam), strict=False)
     return Draft([column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)])
+
+
+@dataclass(eq=False)
+class DiverseBeams:
+    """Several replies by diverse beam search (Vijayakumar et al., arXiv 1610.02424) with one beam per group, G = B.
+
+    The groups choose one after another at every step. A token loses `strength` nats for each group that has chosen it
+    before at this step (Hamming diversity, eq. 4), so the first group is greedy. A `chatbot.decoding.loop.Search` that
+    begins with one row.
+
+    Attributes:
+        settings: Decoding settings.
+        drafts: The replies.
+        strength: lambda, nats.
+        earlier: Token ids of the last replies in the conversation.
+        speaker: Speaker id of the replies.
+    """
+
+    settings: ReplySettings
+    drafts: list[Draft]
+    strength: float
+    earlier: Sequence[Sequence[int]] = ()
+    speaker: int = 1
+    rows: int = 1
+
+    @property
+    def draft(self) -> Draft:
+        """The first reply."""
+        return self.drafts[0]
+
+    @property
+    def group(self) -> Hashable:
+        """The search itself, because its groups depend on each other."""
+        return self
+
+    @staticmethod
+    def advance(
+        logits: torch.Tensor, searches: Sequence[DiverseBeams], vocabulary: Vocabulary
+    ) -> list[list[tuple[int, int]]]:
+        """Choose the next token of every group; see `chatbot.decoding.loop.Search`."""
+        (search,) = searches
+        unfinished = [draft for draft in search.drafts if draft.stop_reason is None]
+        sources = list(range(len(unfinished))) if len(logits) == len(unfinished) else [0] * len(unfinished)
+        replies = [draft.token_ids for draft in unfinished]
+        earlier = [search.earlier] * len(unfinished)
+        candidates = next_candidates(logits[sources], search.settings, vocabulary, replies, earlier)
+        scores, floor = candidates.ruled.log_softmax(-1), candidates.floor
+        if floor is not None:
+            scores = floor.apply(scores, candidates.emitted, vocabulary.end_id)
+        chosen: Counter[int] = Counter()
+        steps = []
+        for row, draft in enumerate(unfinished):
+            for token, count in chosen.items():
+                scores[row, token] -= search.strength * count
+            token = int(scores[row].argmax())
+            chosen[token] += 1
+            if len(draft.token_ids) >= search.settings.limit_tokens:
+                draft.stop_reason = "limit"
+            elif token == vocabulary.end_id:
+                draft.stop_reason = "eos"
+            else:
+                draft.token_ids.append(token)
+                steps.append((sources[row], token))
+        search.rows = len(steps)
+        return [steps]

@@ -4,12 +4,14 @@
 
 For each method, two numbers are computed from the five candidates of every context: quality is their nats/unit under
 the base model, and difference is 1 minus their mean pairwise likeness (1 - WRD). The methods compared are several
-temperatures, several top-p values, and variants of one seed at several spreads (`chatbot.chat.variants`). With a latent
-variable, variants are samples of it, and the spread is the factor of the noise; without one, they are chosen among
-further candidate replies. A method is better than temperature if its 95 % interval is above that of the temperatures at
-the same quality. If the checkpoint has a latent variable, the report also gives its IWAE bound, active units, mutual
-information, shuffle test, gain by position and token accuracy. Whether the replies make sense must be rated by people or
-a judge: `xianliao-evaluate --aptness`.
+temperatures, several top-p values, diverse beam search at several strengths (`chatbot.decoding.beam.DiverseBeams`), and
+variants of one seed at several spreads (`chatbot.chat.variants`). With a latent variable, variants are samples of it,
+and the spread is the factor of the noise; without one, they are chosen among further candidate replies. A method is
+better than temperature if its 95 % interval is above that of the temperatures at the same quality. If the checkpoint
+has a latent variable, the report also gives its IWAE bound, active units, mutual information, shuffle test, gain by
+position and token accuracy, and with a Gaussian one the replies between two replies
+(`chatbot.evaluation.latent.interpolation`). Whether the replies make sense must be rated by people or a judge:
+`xianliao-evaluate --aptness`.
 """
 
 from __future__ import annotations
@@ -26,9 +28,13 @@ import torch
 
 from chatbot.chat.bot import Chatbot
 from chatbot.chat.variants import latent_of
+from chatbot.decoding.beam import DiverseBeams
+from chatbot.decoding.candidates import Draft
+from chatbot.decoding.loop import run
 from chatbot.errors import explain_faults
 from chatbot.evaluation.intervals import ratio
-from chatbot.evaluation.latent_picture import picture, whitened_replies
+from chatbot.evaluation.latent.interpolation import interpolation_report
+from chatbot.evaluation.latent.picture import picture, whitened_replies
 from chatbot.language.parser import Parser
 from chatbot.model.latent.loss import encode, hidden, posterior_of
 from chatbot.model.latent.loss import latent_of as latent_layers
@@ -44,12 +50,17 @@ Method = dict[str, float]
 
 
 def methods_of(bot: Chatbot) -> dict[str, list[Method]]:
-    """Return the settings of the five candidates of every method; a method without `variation` changes the seed."""
+    """Return the settings of the five candidates of every method.
+
+    A method without `variation` and without `strength`, the one of diverse beams, changes the seed.
+    """
     methods: dict[str, list[Method]] = {}
     for temperature in (0.5, 0.75, 1.0, 1.25):
         methods[f"temperature {temperature}"] = [{"temperature": temperature}] * CANDIDATES
     for top_p in (0.6, 0.8, 1.0):
         methods[f"top-p {top_p}"] = [{"top_p": top_p}] * CANDIDATES
+    for strength in (0.5, 1.0, 2.0):
+        methods[f"diverse beams {strength}"] = [{"strength": strength}] * CANDIDATES
     kind = "best of n" if latent_of(bot) is None else "latent"
     for spread in (0.5, 1.0, 1.5):
         variants: list[Method] = [{"variation": number, "spread": spread} for number in range(CANDIDATES)]
@@ -58,11 +69,26 @@ def methods_of(bot: Chatbot) -> dict[str, list[Method]]:
 
 
 def candidates_of(bot: Chatbot, turns: Sequence[str], method: Sequence[Method], seed: int) -> list[str]:
-    """Return the five candidates of a method: variants of one seed, or replies of five seeds."""
+    """Return the five candidates of a method: variants of one seed, diverse beams, or replies of five seeds."""
+    if "strength" in method[0]:
+        return diverse_replies(bot, turns, method[0]["strength"])
     return [
         bot.reply(turns, seed if "variation" in changes else seed + number, **changes)
         for number, changes in enumerate(method)
     ]
+
+
+@torch.inference_mode()
+def diverse_replies(bot: Chatbot, turns: Sequence[str], strength: float) -> list[str]:
+    """Return five replies by diverse beam search, with the rules and the bound of the bot's settings."""
+    request = bot.request(turns, 0)
+    batch, logits = bot.read_prompt(request.prompt)
+    drafts = [Draft() for _ in range(CANDIDATES)]
+    earlier, speaker = request.answered.earlier_replies, request.prompt.reply_speaker
+    search = DiverseBeams(request.settings, drafts, strength, earlier, speaker)
+    for _ in run(batch, logits, [search], bot.vocabulary):
+        pass
+    return [bot.show(request, draft).text for draft in drafts]
 
 
 def difference(bot: Chatbot, texts: Sequence[str]) -> float:
@@ -180,7 +206,10 @@ def write_report(output: Path, report: dict[str, Any]) -> None:
     if report["latent"]:
         lines += ["", "| measure | value |", "|---|--:|"]
         lines += [f"| {name} | {_shown(value)} |" for name, value in report["latent"].items()]
-    lines += ["", "Not measured here: blind aptness (`xianliao-evaluate --aptness`) and diverse beams."]
+    if report["interpolation"]:
+        lines += ["", "| between two replies | value |", "|---|--:|"]
+        lines += [f"| {name} | {_shown(value)} |" for name, value in report["interpolation"].items()]
+    lines += ["", "Not measured here: blind aptness (`xianliao-evaluate --aptness`)."]
     with replacing(output / "report.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     draw_pareto(output / "pareto.png", report["methods"])
@@ -234,16 +263,18 @@ def main(argv: list[str] | None = None) -> int:
     dialogues = [turns for turns in read_dialogues(args.data) if len(turns) > 1][: max(2, args.contexts)]
     if len(dialogues) < 2:
         raise DialogueError(f"{args.data} has fewer than two dialogues with a reply; give more.")
+    latent, contexts = latent_of(bot), [turns[:-1] for turns in dialogues]
+    is_gaussian = latent is not None and not latent.is_discrete
     report: dict[str, Any] = {
         "checkpoint": bot.name,
         "base": base.name,
         "contexts": len(dialogues),
-        "methods": compare(bot, base, [turns[:-1] for turns in dialogues]),
-        "latent": latent_report(bot, base, dialogues) if latent_of(bot) is not None else None,
+        "methods": compare(bot, base, contexts),
+        "latent": latent_report(bot, base, dialogues) if latent is not None else None,
+        "interpolation": interpolation_report(bot, base, contexts) if is_gaussian else None,
     }
     write_report(Path(args.output), report)
-    latent = latent_of(bot)
-    if latent is not None and not latent.is_discrete:
+    if is_gaussian:
         *turns, last_turn = dialogues[0]
         texts = list(dict.fromkeys([last_turn, *candidates_of(bot, turns, methods_of(bot)["latent, spread 1.0"], 0)]))
         drawn = picture(whitened_replies(bot, turns, texts), texts, turns[-1])

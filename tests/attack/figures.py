@@ -30,6 +30,7 @@ from tests.attack.studio_attacks import from_elsewhere, hostile_orders, killed
 from tests.attack.target import COMPLETE, KEY, USER, Row, Target, target
 from tests.conftest import ROOT
 from tests.ui.server.test_files import SECRET
+from tests.ui.serving import latent_checkpoint
 
 
 def slow_loris(server: Target, row: Row) -> Callable[[], None]:
@@ -177,6 +178,8 @@ def on_a_server(folder: Path) -> Table:
 
 def on_the_training_view(folder: Path) -> Table:
     table = Table()
+    with target(folder, "latent", "--checkpoint", str(latent_checkpoint(folder))) as server:
+        table.run("no file with the picture of replies", files_named, server)
     with target(folder, "studio", "--studio", str(folder / "studio" / "studio")) as server:
         table.run("no file with the training view", files_named, server)
         table.run("closed routes with the training view", closed_routes, server)

@@ -17,6 +17,7 @@ import torch
 from chatbot.checkpoint.folder import resolve, save
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.text.tokenizer import DialogueTokenizer
+from tests.chatbot.model.test_latent import latent_model
 from tests.conftest import ROOT, tiny_config
 
 LAYERS = 96
@@ -74,4 +75,14 @@ def endless_checkpoint(folder: Path, name: str = "endless", tokens: int = 4000, 
     model = XianliaoForCausalLM(tiny_config(tokenizer, **sizes, **kinds)).eval()
     settings = {"floor_start_tokens": tokens, "floor_delta_tokens": 32, "min_reply_tokens": tokens}
     save(folder / name, model, tokenizer, settings, {"step": 0}, int8=True)
+    return folder / name
+
+
+def latent_checkpoint(folder: Path, name: str = "varied") -> Path:
+    """A random checkpoint with a Gaussian latent and short replies, which depend on z."""
+    tokenizer = DialogueTokenizer.load(resolve("default"))
+    model = latent_model(tokenizer, skips=2.0)
+    for mlp in (model.latent.prior_mlp, model.latent.recognition_mlp):
+        mlp[2].weight.data *= 0.05  # so that the ellipses are about as large as the unit ball
+    save(folder / name, model, tokenizer, {"floor_start_tokens": 8, "floor_delta_tokens": 4}, {"step": 0})
     return folder / name

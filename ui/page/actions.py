@@ -59,7 +59,7 @@ def guarded(method: Callable) -> Callable:
         request = next((value for value in (*values, *named.values()) if isinstance(value, gr.Request)), None)
         SENDER.set(sender_of(request))
         with notices(language_of_request(request)):
-            return self.pool.run(_size(values), method, self, *values, **named)
+            return self.pool.run(size_of(values), method, self, *values, **named)
 
     return call
 
@@ -77,7 +77,7 @@ def _inform(language: str, text: str) -> None:
         gr.Info(escape(text, quote=False), title=TEXT[language]["info_title"])
 
 
-def _size(values: Iterable[object]) -> int:
+def size_of(values: Iterable[object]) -> int:
     """Return the number of characters and values in some inputs and their event, or a number above `LARGE_CHARACTERS`."""
     waiting, size = list(values), 0
     while waiting and size <= LARGE_CHARACTERS:
@@ -166,7 +166,7 @@ class Actions:
         SENDER.set(sender_of(request))
         language = language_of_request(request)
         try:
-            checked = self.pool.run(_size([chat]), chats.checked, chat)
+            checked = self.pool.run(size_of([chat]), chats.checked, chat)
             settings = PageSettings.from_fields(seed, temperature, top_p)
         except XianliaoError as error:
             yield gr.skip(), handlers.explain(error, language)
@@ -213,7 +213,7 @@ class Actions:
         with notices(language_of_request(request)):
             settings = PageSettings.from_fields(seed, temperature, top_p)
             worker = self.worker(model)
-            checked = self.pool.run(_size([chat]), chats.checked, chat)
+            checked = self.pool.run(size_of([chat]), chats.checked, chat)
             yield from handlers.candidates(worker, checked, settings, self.on_reply)
 
     def another(self, chat: Any, spread: Any, data: gr.SelectData, request: gr.Request) -> list[chats.ChatMessage]:
@@ -224,7 +224,7 @@ class Actions:
         SENDER.set(sender_of(request))
         with notices(language_of_request(request)):
             step, distance = _index(data.index), spread_of(spread)
-            checked = self.pool.run(_size([chat]), chats.checked, chat)
+            checked = self.pool.run(size_of([chat]), chats.checked, chat)
             return variant(self.worker, checked, step, distance, self.on_reply)["messages"][-1:]
 
     # Settings, and how a reply was chosen.
@@ -277,7 +277,7 @@ class Actions:
         SENDER.set(sender_of(request))
         with notices(language_of_request(request)):
             index = _index(data.index)
-            checked = self.pool.run(_size([chat]), chats.checked, chat)
+            checked = self.pool.run(size_of([chat]), chats.checked, chat)
             return index, shown_steps(trace_reply(self.worker, checked, index))
 
     # Saved conversations.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from chatbot.chat.trace import TracedStep
 from chatbot.chat.worker import Worker
@@ -82,5 +82,7 @@ def trace_reply(worker_of: Callable[[str | None], Worker], chat: Chat, index: in
     turns = turns_of(before)
     if settings.seed is None or worker.fixed_answer(turns) is not None:
         raise ChatError("nothing_to_look_at")
-    variant = {"variation": number_of(reply), "spread": reply.get("spread", 1.0)}
+    variant: dict[str, Any] = {"variation": number_of(reply), "spread": reply.get("spread", 1.0)}
+    if "point" in reply:
+        variant = {"point": reply["point"]}
     return list(worker.trace(turns, settings.seed, **settings.changes(worker.bot, chat), **variant))

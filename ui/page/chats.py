@@ -33,6 +33,9 @@ MAX_NUMBER = 10**18
 
 MAX_TITLE_CHARACTERS, MAX_NAME_CHARACTERS = 100, 100
 MAX_THOUGHT_CHARACTERS = 4_000
+MAX_COORDINATES = 1_024
+"""Largest size of a latent variable, so of a point at which a reply was decoded."""
+
 MAX_AVOIDED = 64
 """Number of earlier versions of a reply that trying again avoids."""
 
@@ -53,6 +56,7 @@ class ChatMessage(TypedDict):
     top_p: NotRequired[float]
     variation: NotRequired[float]
     spread: NotRequired[float]
+    point: NotRequired[list[float]]
     model: NotRequired[str]
     signature: NotRequired[str]
     thoughts: NotRequired[str]
@@ -170,8 +174,11 @@ def checked_message(value: object) -> ChatMessage:
     message: ChatMessage = {"role": value["role"], "text": valid_text(text) if value["role"] != "divider" else ""}
     if value["role"] == "assistant":
         for name in ("seed", "temperature", "top_p", "variation", "spread"):
-            if _is_number(value.get(name)):
+            if is_number(value.get(name)):
                 message[name] = value[name]
+        point = value.get("point")
+        if isinstance(point, list) and 0 < len(point) <= MAX_COORDINATES and all(map(is_number, point)):
+            message["point"] = point
         if isinstance(value.get("model"), str):
             message["model"] = valid_text(value["model"][:MAX_NAME_CHARACTERS])
         if isinstance(value.get("thoughts"), str):
@@ -192,7 +199,8 @@ def _check_characters(messages: Sequence[object], persona: Sequence[str]) -> Non
         raise too_large()
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value from outside is a number of a size that results of the page can have."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
 
 

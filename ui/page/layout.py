@@ -17,6 +17,8 @@ from chatbot.chat.worker import Worker
 from ui.options import ServeOptions
 from ui.page import chats, handlers
 from ui.page.actions import Actions, sender_of
+from ui.page.ball.actions import BallActions
+from ui.page.ball.replies import has_ball
 from ui.page.handlers import ReplyCallback
 from ui.page.queue import BoundedQueue
 from ui.page.text import TITLE
@@ -91,6 +93,7 @@ class Parts:
     steps: gr.JSON
     models: gr.JSON
     wanted: gr.JSON
+    ball: gr.JSON
     studio: gr.HTML
     send_feedback: gr.Button
     more: gr.Button
@@ -138,9 +141,10 @@ class Page:
     ):
         self.workers, self.options, self.i18n, self.studio = workers, options, i18n, studio
         self.act = Actions(workers, options, on_reply, pool)
+        self.ball = BallActions(self.act)
         part = self.part = Parts()
         with QuietBlocks(title=TITLE, fill_height=True) as self.blocks:
-            for name in ("file", "imported", "exported", "rated", "offered", "looked_at", "steps", "models", "wanted"):
+            for name in [name for name, kind in Parts.__annotations__.items() if kind == "gr.JSON"]:
                 setattr(part, name, gr.JSON(visible=False))
             drawn("side")
             with gr.Column(elem_id="main"):
@@ -153,6 +157,8 @@ class Page:
                 part.studio = drawn("studio")
             self._wire_talk()
             self._wire_changes()
+            if any(map(has_ball, workers.values())):
+                self._wire_ball()
             self._wire_settings()
             self._wire_saved()
             if options.feedback:
@@ -260,6 +266,16 @@ class Page:
         looked.success(
             None, [part.looked_at, part.steps], None, js=f"(...values) => {SCRIPT}.inside.show(...values)", **BROWSER
         )
+
+    def _wire_ball(self) -> None:
+        """The picture of replies: the distributions of the replies that are shown, and the reply at a point."""
+        part, ball = self.part, self.ball
+        values = [part.chat, part.ball]
+        asked = part.chat.expand(ball.encode, values, [part.ball], js=f"() => {SCRIPT}.ball.asked()", **SLOW)
+        dropped = part.chat.release(ball.reply_at, values, [part.ball], js=f"() => {SCRIPT}.ball.dropped()", **SLOW)
+        for event, name in ((asked, "encoded"), (dropped, "decoded")):
+            event.success(None, [part.ball], None, js=f"(value) => {SCRIPT}.ball.{name}(value)", **BROWSER)
+            event.failure(None, None, None, js=f"() => {SCRIPT}.ball.{name}(null)", **BROWSER)
 
     def _wire_settings(self) -> None:
         """Styles and personas. The browser remembers the settings, but no seed."""

@@ -13,13 +13,14 @@ from starlette.requests import Request, cookie_parser
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount
 
-from chatbot.chat.variants import MAX_VARIATION
+from chatbot.chat.variants import MAX_COORDINATE, MAX_VARIATION
 from chatbot.chat.worker import Worker
 from ui.api.routes import failed
 from ui.api.schemas import to_response
 from ui.checkpoints import shown_name
 from ui.language import LANGUAGE_COOKIE
 from ui.options import ServeOptions
+from ui.page.ball.replies import has_ball
 from ui.page.handlers import ReplyCallback, crisis_replies
 from ui.page.layout import Page
 from ui.page.no_files import search_inputs_only
@@ -69,6 +70,8 @@ def mount_page(
         "feedback": options.feedback,
         "fixed": crisis_replies(workers),
         "variants": MAX_VARIATION,
+        "balls": [worker.bot.name for worker in workers.values() if has_ball(worker)],
+        "ball_edge": MAX_COORDINATE,
         "login": bool(options.auth),
         "studio": studio is not None,
     }

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from ui.page.chats import Chat, turns_of
 
-SIGNED_FIELDS = ("seed", "model", "temperature", "top_p", "variation", "spread")
+SIGNED_FIELDS = ("seed", "model", "temperature", "top_p", "variation", "spread", "point")
 _KEY = secrets.token_bytes(32)
 
 
@@ -35,6 +35,8 @@ def sign(turns: Sequence[str], reply: Mapping[str, object]) -> str:
 
 def _as_browsers_write(value: object) -> object:
     """Return 1 for 1.0, because a browser sends a whole number back without its decimal point."""
+    if isinstance(value, list):
+        return [_as_browsers_write(part) for part in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

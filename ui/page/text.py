@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ui.page.ball.text import BALL_TEXT
 from ui.studio.text import STUDIO_TEXT
 
 TITLE = "闲聊 xianliao"
@@ -321,8 +322,8 @@ TEXT = {
     },
 }
 
-for _language, _words in STUDIO_TEXT.items():
-    TEXT[_language] |= _words
+for _language in TEXT:
+    TEXT[_language] |= STUDIO_TEXT[_language] | BALL_TEXT[_language]
 
 EXAMPLES = ["最近工作好累啊", "给我讲个笑话呗", "周末有什么好看的电影吗", "你是谁呀"]
 """Messages of the welcome, in the order of the texts `welcome_1` to `welcome_4`."""

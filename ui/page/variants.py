@@ -24,6 +24,23 @@ def spread_of(value: Any) -> float:
         raise chats.ChatError("not_a_number", max_seed=MAX_SEED) from None
 
 
+def asked_again(worker_of: Callable[[str | None], Worker], chat: chats.Chat) -> tuple[Worker, chats.Chat, PageSettings]:
+    """Return the worker of the last reply, the conversation before this reply, and its settings with its seed.
+
+    Raises:
+        ChatError: The conversation does not end with a complete reply of the model.
+    """
+    *before, last = chat["messages"] or [{"role": "divider", "text": ""}]
+    asked: chats.Chat = {**chat, "messages": before}
+    if "seed" not in last or not chats.ends_with_user(asked):
+        raise chats.ChatError("nothing_to_vary")
+    settings = PageSettings.from_fields(last["seed"], last.get("temperature"), last.get("top_p"))
+    worker = worker_of(last.get("model"))
+    if settings.seed is None or worker.fixed_answer(chats.turns_of(asked)) is not None:
+        raise chats.ChatError("nothing_to_vary")
+    return worker, asked, settings
+
+
 def variant(
     worker_of: Callable[[str | None], Worker],
     chat: chats.Chat,
@@ -44,17 +61,11 @@ def variant(
         XianliaoError: The conversation does not end with a complete reply of the model, it cannot be answered, or the
             number is larger than `MAX_VARIATION`.
     """
-    *before, last = chat["messages"] or [{"role": "divider", "text": ""}]
-    asked: chats.Chat = {**chat, "messages": before}
-    if "seed" not in last or not chats.ends_with_user(asked):
-        raise chats.ChatError("nothing_to_vary")
-    settings = PageSettings.from_fields(last["seed"], last.get("temperature"), last.get("top_p"))
-    worker, turns = worker_of(last.get("model")), chats.turns_of(asked)
-    if settings.seed is None or worker.fixed_answer(turns) is not None:
-        raise chats.ChatError("nothing_to_vary")
-    number = max(0, chats.number_of(last) + step)
+    worker, asked, settings = asked_again(worker_of, chat)
+    number = max(0, chats.number_of(chat["messages"][-1]) + step)
     if number > MAX_VARIATION:
         raise chats.ChatError("no_more_ways", count=MAX_VARIATION)
     spread = min(MAX_SPREAD, max(0.0, spread))
+    assert settings.seed is not None
     _, message = variant_of(worker, asked, settings, settings.seed, number, spread, on_reply)
     return chats.with_message(asked, signed(asked, message))

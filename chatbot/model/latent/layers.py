@@ -5,6 +5,8 @@ Dims: R replies, D hidden size, Z size of the latent, K codes, N blocks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -77,6 +79,20 @@ class ReplyLatent(nn.Module):
     def bag_states(self, z: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Return the hidden states `[R, D]` whose logits predict the words of the replies in any order."""
         return self.bag(torch.cat([z, context], -1))
+
+    def at(self, context: torch.Tensor, point: Sequence[float]) -> torch.Tensor:
+        """Return z = mu_p + sigma_p * point, the z at a point in coordinates in which the prior is the standard normal.
+
+        Args:
+            context: Hidden state `[D]` at the message's end.
+            point: Z coordinates; the latent is Gaussian.
+
+        Returns:
+            `[Z]`, fp32.
+        """
+        context = context[None].to(self.bag.weight.dtype)
+        noise = torch.tensor([point], dtype=context.dtype, device=context.device)
+        return self.prior(context).at(noise)[0].float()
 
     def variant(self, context: torch.Tensor, seed: int, number: int, spread: float) -> torch.Tensor:
         """Return the z of a variant of a reply, a function of context, seed, number and spread.

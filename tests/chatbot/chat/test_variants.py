@@ -120,6 +120,52 @@ def test_variations_that_cannot_be_are_refused(bot, changes, fault):
         bot.reply(TURNS, 1, **changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"point": [0.0] * 5}, r"6 numbers from -4\.0 to 4\.0"),
+        ({"point": [4.1] + [0.0] * 5}, "6 numbers"),
+        ({"point": [float("nan")] + [0.0] * 5}, "6 numbers"),
+        ({"point": [True] * 6}, "6 numbers"),
+        ({"point": ["0"] * 6}, "6 numbers"),
+        ({"point": 0.0}, "6 numbers"),
+        ({"point": [0.0] * 6, "variation": 1}, "remove variation"),
+        ({"point": [0.0] * 6, "method": "beam"}, "method beam"),
+    ],
+)
+def test_points_that_cannot_be_are_refused(tokenizer, changes, fault):
+    bot = Chatbot(latent_model(tokenizer), tokenizer, SETTINGS)
+    with pytest.raises(ReplySettingsError, match=fault):
+        bot.reply(TURNS, 1, **changes)
+
+
+def test_a_point_needs_a_gaussian_latent(bot, tokenizer):
+    for other in (bot, Chatbot(latent_model(tokenizer, "discrete"), tokenizer, SETTINGS)):
+        with pytest.raises(ReplySettingsError, match="Gaussian latent variable: remove point"):
+            other.reply(TURNS, 1, point=[0.0] * 6)
+
+
+@pytest.mark.parametrize("kind", ["torch", "compiled"])
+def test_a_reply_at_a_point_is_the_same_alone_and_in_the_worker(tokenizer, kind):
+    model = latent_model(tokenizer, skips=2.0)
+    if kind == "compiled" and not make_native(model):
+        pytest.skip("no C compiler")
+    bot = Chatbot(model, tokenizer, SETTINGS)
+    points = [[x] * 6 for x in (0.0, 1.5, -1.5)]
+    alone = [bot.respond(TURNS, 3, point=at).token_ids for at in points]
+    assert len(set(alone)) == 3
+    assert alone[0] == bot.respond(TURNS, 3, variation=1, spread=0.0).token_ids  # the mean of the prior
+    plain = bot.respond(TURNS, 3).token_ids
+    bot.snapshots.clear()
+    worker = Worker(bot)
+    try:
+        streams = [worker.stream_replies(TURNS, 3, point=at) for at in points]
+        assert [list(stream)[-1].token_ids for stream in streams] == alone
+    finally:
+        worker.close()
+    assert bot.respond(TURNS, 3).token_ids == plain  # no snapshot has read a z
+
+
 def test_the_last_variant_says_that_it_is_the_last(bot):
     session = ChatSession(bot)
     session.reply("你好", 1)

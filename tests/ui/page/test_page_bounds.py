@@ -16,7 +16,8 @@ from chatbot.text.dialogue import fit
 from tests.ui.page.test_page import chat_of
 from ui.options import ServeOptions
 from ui.page import chats, feedback
-from ui.page.actions import Actions, _size
+from ui.page.actions import Actions, size_of
+from ui.page.ball.actions import BallActions
 from ui.page.charts import trace_reply
 from ui.page.chat_files import from_text, to_json
 from ui.page.chats import ChatError, check_room, checked, new_chat, persona_turns, too_large
@@ -75,9 +76,12 @@ def test_what_is_too_large_is_refused_by_every_function(act, changes, words):
         "rate": (value, event, None),
         "give_reasons": (value, {"index": 0, "rating": "like", "text": "a"}, [], "", None),
     }
-    for name, arguments in calls.items():
+    ball = BallActions(act)
+    pictured = {"encode": (value, ["a"], None), "reply_at": (value, [0.0], None)}
+    pairs = [*((act, *call) for call in calls.items()), *((ball, *call) for call in pictured.items())]
+    for handlers, name, arguments in pairs:
         with pytest.raises(gr.Error, match=words):
-            getattr(act, name)(*arguments)
+            getattr(handlers, name)(*arguments)
     with pytest.raises(gr.Error, match=words):
         next(act.offer(value, None, None, None, None, None))
     *_, line = next(act.answer(value, None, None, None, None, None))
@@ -86,6 +90,23 @@ def test_what_is_too_large_is_refused_by_every_function(act, changes, words):
 
 LONG = "好" * 490_000
 USER = message("你好")
+
+
+def test_a_long_conversation_or_list_of_the_picture_never_runs_beside_short_ones(worker, tmp_path):
+    sizes = []
+
+    class Pool(WorkPool):
+        def run(self, size, function, /, *values, **named):
+            sizes.append(size)
+            raise ChatError("empty")
+
+    ball = BallActions(Actions({"tiny": worker}, ServeOptions(data_dir=tmp_path), None, Pool()))
+    for call in (ball.encode, ball.reply_at):
+        for arguments in (({"messages": [message(LONG)]}, []), (chat_of(), [LONG])):
+            with pytest.raises(gr.Error):
+                call(*arguments, None)
+    assert len(sizes) == 4
+    assert min(sizes) > LARGE_CHARACTERS
 
 
 @pytest.mark.parametrize(
@@ -128,7 +149,7 @@ def test_long_inputs_never_run_beside_short_ones(worker, tmp_path, monkeypatch, 
 def test_an_ordinary_conversation_is_short(worker, tmp_path):
     reply = {**message("嗯" * 10, "assistant"), "seed": 1, "model": "default", "signature": "s" * 64, "top_p": 0.9}
     chat = {"id": "a" * 16, "title": "你好", "persona": [], "system": "", "messages": [message("你好" * 8), reply] * 15}
-    assert _size([chat, "你好", "default", None]) <= SHORT_CHARACTERS
+    assert size_of([chat, "你好", "default", None]) <= SHORT_CHARACTERS
 
 
 def test_a_full_conversation_can_still_be_exported_and_shortened():

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from chatbot.chat.bot import Chatbot
 from chatbot.decoding.settings import ReplySettings
+from tests.chatbot.model.test_latent import latent_model
 from ui.api.schemas import ApiError
 from ui.json_bounds import MAX_MARKS
 from ui.options import ServeOptions
@@ -43,6 +44,7 @@ def served(bot, kind: str, data_dir: Path):
     """A client of a plain, --auth or --api-key server, logged in where the page asks for it."""
     options = {
         "plain": ServeOptions(data_dir=data_dir),
+        "latent": ServeOptions(data_dir=data_dir),
         "auth": ServeOptions(data_dir=data_dir, auth=(("ann", "pw"),)),
         "api-key": ServeOptions(data_dir=data_dir, api_keys=("k",)),
         "studio": ServeOptions(data_dir=data_dir, studio=StudioOptions(data_dir.parent / "studio")),
@@ -90,15 +92,18 @@ def plain(model, tokenizer, tmp_path_factory):
             yield client
 
 
-@pytest.mark.parametrize("kind", ["plain", "auth", "api-key", "studio"])
-def test_a_named_file_reaches_no_function(bot, kind, tmp_path, cache):
+@pytest.mark.parametrize("kind", ["plain", "latent", "auth", "api-key", "studio"])
+def test_a_named_file_reaches_no_function(bot, tokenizer, kind, tmp_path, cache):
+    bot = Chatbot(latent_model(tokenizer), tokenizer, ReplySettings()) if kind == "latent" else bot
     canaries = [tmp_path / "canary.json", tmp_path / "canary.md"]
     for canary in canaries:
         canary.write_text(json.dumps({"messages": [{"role": "user", "text": SECRET}]}))
     with served(bot, kind, tmp_path / "data") as (client, app):
         before = tree(tmp_path)
         functions = client.get("/config").json()["dependencies"]
-        assert ("open_result" in {function["api_name"] for function in functions}) is (kind == "studio")
+        names = {function["api_name"] for function in functions}
+        assert ("open_result" in names) is (kind == "studio")
+        assert ({"encode", "reply_at"} <= names) is (kind == "latent")
         assert len(functions) > 30
         tried = 0
         for function in functions:

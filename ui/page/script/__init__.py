@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-PARTS = ("base", "store", "tree", "files", "chat", "actions", "inside", "side", "keys")
+PARTS = ("base", "store", "tree", "files", "chat", "actions", "inside", "ball", "side", "keys")
 STUDIO = ("studio", "curves")
 """Parts of the training view."""
 
@@ -32,6 +32,6 @@ def page_script(**values: object) -> str:
 
 def head(values: Mapping[str, object]) -> str:
     """Return the elements for the head of the page: the style sheet, which Gradio would change, and the script."""
-    sheets = ("page", "studio") if values.get("studio") else ("page",)
+    sheets = ("page", "ball", "studio") if values.get("studio") else ("page", "ball")
     style = "\n".join(Path(__file__).with_name(f"{name}.css").read_text(encoding="utf-8") for name in sheets)
     return f"<style>\n{style}</style>\n<script>\n{page_script(**values)}</script>"

@@ -43,6 +43,10 @@
         xl.trigger("option_select", { index: xl.tree.ahead(index) + 1, value: "" });
       },
     },
+    {
+      name: "ball", icon: "ball", shows: (message, _, isLast) => isLast && isWhole(message) && xl.ball.shows(message),
+      state: () => ({ "aria-expanded": String(xl.ball.isOpen()) }), run: () => xl.ball.toggle(),
+    },
     { name: "edit", icon: "edit", changes: true, shows: isUser, run: (_, index) => xl.chat.edit(index) },
     {
       name: "undo", icon: "undo", changes: true, run: () => xl.trigger("undo", {}),

@@ -5,7 +5,7 @@
   const INVISIBLE = /[\u202a-\u202e\u2066-\u2069\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/g;
   let list, props, keys = [], asked = null, listed = "";
   // asked: the conversation for which more replies are being made; listed: the message whose versions are listed in full
-  const visible = (text) => text.replace(INVISIBLE, "\ufffd");
+  const visible = xl.visible = (text) => text.replace(INVISIBLE, "\ufffd");
   const current = () => (props && props.value) || NEW;
   // Returns the name of the ready-made persona of the conversation, or "".
   xl.persona = () => {
@@ -81,7 +81,7 @@
     return element("div", { class: `x-turn ${side}${isLast ? " last" : ""}`, "data-index": index, onclick: tapped },
       side === "bot" ? xl.face() : null,
       element("div", { class: "x-body" }, thoughts, content, isFixed ? element("p", { class: "x-fixed" }, xl.say("fixed")) : null,
-        element("div", { class: "x-actions" }, ...buttons, more, versions(index)), options(index, isLast)));
+        element("div", { class: "x-actions" }, ...buttons, more, versions(index)), options(index, isLast), xl.ball.part(isLast)));
   };
   // On a touch screen a tap on a message shows its actions.
   const tapped = (event) => {
@@ -92,7 +92,7 @@
 
   const keyOf = (message, index, isLast) => {
     const node = xl.tree.node(index) || {}, isLastOfUser = message.role === "user" && !current().messages.slice(index + 1).some(({ role }) => role === "user");
-    return JSON.stringify([xl.persona(), message.role, message.text, message.thoughts, message.seed, isLast, isLastOfUser, xl.tree.versionOf(index), node.rating, isLast && [Boolean(asked), listed === nameOf(index)]]);
+    return JSON.stringify([xl.persona(), message.role, message.text, message.thoughts, message.seed, isLast, isLastOfUser, xl.tree.versionOf(index), node.rating, isLast && [Boolean(asked), listed === nameOf(index), xl.ball.isOpen()]]);
   };
   const draw = () => {
     if (!list) return;

@@ -4,8 +4,8 @@
   const xl = window.xianliao;
   let tree = null, path = [], owner = "";
   const empty = () => ({ nodes: [], next: {} });  // nodes: {parent, message, line, rating}; next: last chosen child by parent
-  const FIELDS = ["role", "text", "seed", "model", "temperature", "top_p", "variation", "spread"];
-  const isSame = (a, b) => FIELDS.every((name) => a[name] === b[name]);
+  const FIELDS = ["role", "text", "seed", "model", "temperature", "top_p", "variation", "spread", "point"];
+  const isSame = (a, b) => FIELDS.every((name) => String(a[name]) === String(b[name]));
   const isTree = (value) => value && Array.isArray(value.nodes) && value.next && typeof value.next === "object"
     && value.nodes.every((node, at) => node && node.message && typeof node.message.text === "string"
       && Number.isInteger(node.parent) && node.parent < at);

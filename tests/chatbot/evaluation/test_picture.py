@@ -9,7 +9,7 @@ import torch
 
 from chatbot.chat.bot import Chatbot
 from chatbot.decoding.settings import ReplySettings
-from chatbot.evaluation.latent_picture import SIZE, UNIT, overlap, picture, pulls, whitened_replies
+from chatbot.evaluation.latent.picture import SIZE, UNIT, overlap, picture, pulls, whitened_replies
 from chatbot.model.latent.gaussian import Normal, kl_per_dimension
 from tests.chatbot.model.test_latent import latent_model
 
