@@ -123,7 +123,7 @@ class Connections:
         self._unread[connection] = None
 
     def read_again(self, connection: Closable) -> None:
-        """Note that the client reads again."""
+        """Note that the client reads again, or that the connection is closed."""
         self._unread.pop(connection, None)
 
     def end(self, connection: Closable) -> None:
@@ -133,9 +133,9 @@ class Connections:
             self._closing[connection] = None
 
     def forget(self, connection: Closable) -> None:
-        """Note that a connection has a complete request, or is closed."""
-        for group in (self._sending, self._unread, self._closing):
-            group.pop(connection, None)
+        """Note that a connection has a complete request, or is closed; whether its client reads remains noted."""
+        self._sending.pop(connection, None)
+        self._closing.pop(connection, None)
         address = self._waiting.pop(connection, None)
         if address is not None:
             self._of_address[address].pop(connection, None)
@@ -152,6 +152,7 @@ class Connections:
 
     def _close(self, connection: Closable) -> None:
         self.forget(connection)
+        self.read_again(connection)
         connection.abort()
 
 

@@ -143,6 +143,7 @@ class Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timers."""
         self._open_connections.forget(self)
+        self._open_connections.read_again(self)
         self._stop_timer()
         self._stop_send_timer()
         if self._close_timer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import selectors
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ui.connections import Connections
+from ui.server.process import MAX_HEADER_LINES
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = 256
@@ -35,6 +37,10 @@ app.state.limits, app.state.workers = limits, {{}}
 @app.get("/healthz")
 async def health():
     return {{"status": "ok"}}
+
+@app.get("/large/{{size}}")
+async def large(size: int):
+    return "x" * size
 
 @app.get("/slow")
 async def slow():
@@ -162,3 +168,105 @@ def hold(port: int, count: int, stop: threading.Event, reopened: list[int]) -> N
                         open_one()
         for key in list(selector.get_map().values()):
             key.fileobj.close()
+
+
+def test_a_connection_that_only_waits_for_its_client_to_read_is_closed_first():
+    connections = Connections(64)
+    ending, unread, waiting, body = (Idle() for _ in range(4))
+    connections.wait(waiting, "a")
+    connections.send(body)
+    connections.stop_reading(unread)
+    connections.forget(unread)  # it has sent another request
+    connections.end(ending)
+    for expected in (ending, unread, waiting, body):
+        assert connections.make_room()
+        assert expected.is_closed
+    connections.stop_reading(unread)
+    connections.read_again(unread)
+    assert not connections.make_room()
+
+
+def test_a_quarter_of_the_connections_may_have_incomplete_bodies():
+    connections, bodies = Connections(16), [Idle() for _ in range(6)]
+    for body in bodies:
+        connections.send(body)
+    assert [body.is_closed for body in bodies] == [True, True, False, False, False, False]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the sizes of the system's buffers differ")
+@pytest.mark.parametrize("first", [66_000, 150_000])
+def test_clients_that_do_not_read_the_end_of_their_answers_keep_nobody_out(server, first):
+    """asyncio waits for such a client without a limit when it closes a connection, and a minute while it sends."""
+    port, most = server
+    clients = []
+    try:
+        half = most // 2 - 4  # an address may have half of the connections waiting
+        for count in (half, half, *[1] * (most - 2 * half + 4)):
+            new = [client_that_reads_little(port) for _ in range(count)]
+            clients += new
+            for size, last in (
+                (first, b""),
+                (51_000, b"Connection: close\r\n"),
+            ):  # the first fills the system's buffers
+                for client in new:
+                    with contextlib.suppress(OSError):  # the server may have closed it already
+                        client.sendall(b"GET /large/%d HTTP/1.1\r\nHost: localhost\r\n%s\r\n" % (size, last))
+                time.sleep(1 if count > 1 else 0.2)
+        for _ in range(5):
+            assert get(port, "/healthz") == '{"status":"ok"}'
+    finally:
+        for client in clients:
+            client.close()
+
+
+def client_that_reads_little(port: int) -> socket.socket:
+    """A client for which the system stores few bytes."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    client.settimeout(5)
+    client.connect(("127.0.0.1", port))
+    return client
+
+
+def test_headers_of_many_lines_are_refused_before_they_are_parsed(server):
+    port, _ = server
+    lines = b"".join(b"a: %d\r\n" % number for number in range(2 * MAX_HEADER_LINES))
+    for parts in ([lines + b"\r\n"], [lines[:400], lines[400:], b"\r\n"]):
+        assert b" 400 " in exchange(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", *parts)
+    few = b"".join(b"a: %d\r\n" % number for number in range(MAX_HEADER_LINES - 10))
+    assert b" 200 " in exchange(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + few, b"\r", b"\n")
+    body = b"\n" * 5_000  # lines of a body are not lines of headers, wherever the parts are divided
+    head = b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n"
+    for parts in ([head + b"\r\n" + body], [head, b"\r\n" + body], [head + b"\r", b"\n" + body]):
+        assert b" 405 " in exchange(port, *parts)
+
+
+def exchange(port: int, *parts: bytes) -> bytes:
+    """The beginning of the answer to a request that is sent in parts."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in parts:
+            with contextlib.suppress(OSError):  # the server may have refused it already
+                client.sendall(part)
+            time.sleep(0.1)
+        with contextlib.suppress(ConnectionResetError):
+            return client.recv(4096)
+    return b""
+
+
+@pytest.fixture
+def server():
+    """A server with few files; yields its port and its maximum number of connections."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        port, most = (int(process.stdout.readline()) for _ in range(2))
+        while get(port, "/healthz", patient=True) is None:
+            time.sleep(0.1)
+        yield port, most
+    finally:
+        process.kill()
+        _, errors = process.communicate()
+    assert not re.search(r"system resource|Traceback", errors), errors[-2000:]
