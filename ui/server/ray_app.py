@@ -7,6 +7,7 @@ conversation again from its text.
 Ray evaluates the annotation of `build`, so this file does not import annotations from __future__.
 """
 
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -65,6 +66,8 @@ class RaySettings(BaseModel):
         api_key: File of keys.
         allow_host: Names under which clients reach the server, separated by commas.
         rate_limit: Requests per minute of each sender; each replica counts its requests.
+        data_dir: Folder in which each replica has a folder of its own for its feedback.jsonl, named after the replica
+            (default: ~/.local/share/xianliao). Two processes that write one file can lose lines.
         context_tokens, script, thinking, thinking_tokens, max_rows: As the options of `xianliao-serve`.
     """
 
@@ -86,6 +89,7 @@ class RaySettings(BaseModel):
     api_key: str | None = None
     allow_host: str = ""
     rate_limit: int = Field(120, ge=0)
+    data_dir: str | None = None
     context_tokens: int | None = Field(None, ge=MIN_HISTORY_TOKENS, le=MAX_HISTORY_TOKENS)
     script: Script | None = None
     thinking: Thinking | None = None
@@ -116,10 +120,10 @@ def scaling(args: RaySettings) -> dict[str, Any]:
     return {"autoscaling_config": config}
 
 
-def app_of(args: RaySettings) -> FastAPI:
-    """Return the application of one replica."""
+def app_of(args: RaySettings, replica: str) -> FastAPI:
+    """Return the application of the replica with this name."""
     from ui.checkpoints import load_bots
-    from ui.options import ServeOptions
+    from ui.options import ServeOptions, default_data_dir
     from ui.server.access import read_keys, read_users
     from ui.server.app import create_app
 
@@ -129,7 +133,14 @@ def app_of(args: RaySettings) -> FastAPI:
     names, tokens = args.checkpoint.split(","), args.context_tokens
     bots = load_bots(names, args.device, args.dtype, context_tokens=tokens, changes=changes)
     hosts = tuple(filter(None, args.allow_host.lower().split(",")))
-    options = ServeOptions(auth=users, api_keys=keys, hosts=hosts, rate_limit=args.rate_limit, max_rows=args.max_rows)
+    options = ServeOptions(
+        auth=users,
+        api_keys=keys,
+        hosts=hosts,
+        rate_limit=args.rate_limit,
+        max_rows=args.max_rows,
+        data_dir=(Path(args.data_dir) if args.data_dir else default_data_dir()) / replica,
+    )
     return create_app(bots, options)
 
 
@@ -141,8 +152,9 @@ def build(args: RaySettings) -> serve.Application:
         from ui.server.ray_seats import ReplicaName
 
         start_log("json")
-        app = app_of(args)
-        app.add_middleware(ReplicaName, replica=serve.get_replica_context().replica_id.unique_id)
+        replica = serve.get_replica_context().replica_id.unique_id
+        app = app_of(args, replica)
+        app.add_middleware(ReplicaName, replica=replica)
         return app
 
     router: dict[str, Any] = {"request_router_class": ROUTER}

@@ -106,7 +106,8 @@ def test_two_replicas_behind_nginx(tmp_path):
         seats = check_that_conversations_stay(client, tmp_path)
         check_that_pieces_come_one_by_one(client)
         check_the_page(browser, address)
-        assert httpx.get(f"{address}/metrics").status_code == 404
+        for path in ("/metrics", "/metrics/", "/metrics//", "//metrics", "/metrics%2f", "/x/../metrics/"):
+            assert httpx.get(f"{address}{path}").status_code == 404
         large = httpx.post(f"{address}/v1/chat/completions", content=b" " * (5 * 2**20))
         assert large.status_code == 413
         assert large.json()["error"]["code"] == "body_too_large"

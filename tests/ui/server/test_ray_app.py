@@ -109,12 +109,13 @@ def test_arguments_that_cannot_work_are_refused(arguments, message):
         RaySettings(**arguments)
 
 
-def test_the_arguments_reach_the_replica(checkpoint):
+def test_the_arguments_reach_the_replica(checkpoint, tmp_path):
     given = {"context_tokens": 100, "script": "asker", "thinking": "shown", "thinking_tokens": 7, "max_rows": 3}
-    app = app_of(RaySettings(checkpoint=str(checkpoint), **given))
+    app = app_of(RaySettings(checkpoint=str(checkpoint), data_dir=str(tmp_path), **given), "replica-a")
     (worker,) = app.state.workers.values()
     try:
         bot = worker.bot
+        assert app.state.limits.options.data_dir == tmp_path / "replica-a"
         assert (worker.max_rows, bot.context_tokens) == (3, 100)
         assert (bot.settings.script, bot.settings.thinking, bot.settings.thinking_tokens) == ("asker", "shown", 7)
     finally:
