@@ -234,6 +234,7 @@ def _lines(record: dict[str, Any], output: str, bot: Any) -> list[str]:
             f"The guard failed; {output} is kept. Try --epochs 2, or --learning-rate 1e-4 if too much is forgotten."
         )
     else:
+        lines.append("All limits are met.")
         lines.append(f"next: xianliao-chat --checkpoint {output}")
     return lines
 

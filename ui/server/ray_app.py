@@ -66,7 +66,7 @@ class RaySettings(BaseModel):
         api_key: File of keys.
         allow_host: Names under which clients reach the server, separated by commas.
         rate_limit: Requests per minute of each sender; each replica counts its requests.
-        data_dir: Folder in which each replica has a folder of its own for its feedback.jsonl, named after the replica
+        data_dir: Folder with one folder for each replica, named after it, for its feedback.jsonl
             (default: ~/.local/share/xianliao). Two processes that write one file can lose lines.
         context_tokens, script, thinking, thinking_tokens, max_rows: As the options of `xianliao-serve`.
     """
