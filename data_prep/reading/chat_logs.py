@@ -20,7 +20,7 @@ from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
 HEAD_LINES = 500
 """Number of lines at the beginning of a file that are searched for headers, to find their shapes."""
 _HEADER_CHARACTERS = 512
-"""Number of characters of a line that are searched for a name and a time: in white space the search takes quadratic time."""
+"""Number of characters of a line that are searched for a name and a time."""
 
 _WEEKDAY = r"(?:\s?[（(]?(?:星期|周|週)[一二三四五六日天][)）]?)?"
 _MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?"
@@ -32,37 +32,42 @@ _DATES = (
 )
 DATE = f"(?:{'|'.join(_DATES)})"
 CLOCK = (
-    r"(?:[上下]午|凌晨|清晨|早上|中午|傍晚|晚上)?\s*\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d{1,6})?)?"
-    r"(?:[\s\u202f]*[AaPp]\.?[Mm]\.?)?"
+    r"(?:[上下]午|凌晨|清晨|早上|中午|傍晚|晚上)?\s*+\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d{1,6})?)?"
+    r"(?:\s*+[AaPp]\.?[Mm]\.?)?"
 )
-_TIME = rf"(?:{DATE}[\sT,，]*)?{CLOCK}"
+"""Time of day. A quantifier in front of it must be possessive (`\\s*+`): the clock may begin with white space as well, and
+two quantifiers that share a run of n characters try n² ways."""
+DATED = rf"{DATE}[\sT,，]*+{CLOCK}"
+_TIME = rf"(?:{DATE}[\sT,，]*+)?{CLOCK}"
 _TAG = r"(?:[\[【(（<][^\[\]【】()（）<>\n]{1,20}[\]】)）>]\s?)?"  # 【管理员】
 _NAME = rf"{_TAG}[^\s:：|\[\]【】][^:：\n]{{0,40}}?"
 _HEADER = re.compile(
     rf"""
-    \s*
-    (?: [\[(【]? (?P<time_irc>{_TIME}) [\])】]? \s* <\s?[@+%&~]?(?P<name_irc>[^<>\n]{{1,40}})>  # [20:00] <小海> 在吗
-      | [\[(【]? (?P<time_named>{_TIME}) [\])】]? \s* 【(?P<name_bracket>[^【】\n]{{1,40}})】[ ]+(?=\S)  # 【小海】 在吗
-      | (?: [\[(【]? (?P<time_before>{_TIME}) [\])】]? \s* [-–]? \s* (?P<name_after>{_NAME})  # [2026-11-20 09:00] 小明
-          | (?!{DATE}\s) (?P<name_before>{_NAME}) \s+ [\[(【]? (?P<time_after>{_TIME}) [\])】]?     # 小明 2026-11-20 09:00
+    \s*+
+    (?: [\[(【]? (?P<time_irc>{_TIME}) [\])】]? \s*+ <\s?[@+%&~]?(?P<name_irc>[^<>\n]{{1,40}})>  # [20:00] <小海> 在吗
+      | [\[(【]? (?P<time_named>{_TIME}) [\])】]? \s*+ 【(?P<name_bracket>[^【】\n]{{1,40}})】[ ]+(?=\S)  # 【小海】 在吗
+      | (?: [\[(【]? (?P<time_before>{_TIME}) [\])】]? \s*+ [-–]? \s*+ (?P<name_after>{_NAME})  # [2026-11-20 09:00] 小明
+          | (?!{DATE}\s) (?P<name_before>{_NAME}) \s++ [\[(【]? (?P<time_after>{_TIME}) [\])】]?     # 小明 2026-11-20 09:00
         )
-        \s* (?: [:：] | \Z )                                                              # the text follows a colon
+        \s*+ (?: [:：] | \Z )                                                              # the text follows a colon
     )
     """,
     re.VERBOSE,
 )
-_DATED = rf"{DATE}[\sT,，]*{CLOCK}"
-_TIME_FIRST = re.compile(rf"\s*[\[(【]?(?P<time>{_DATED})(?![\d:])[\])】]?\s*[-–]?\s*(?P<rest>\S.{{0,80}}?)\s*")
-_TIMED = re.compile(rf"\s*[\[(【]?(?P<time>{_DATED})[\])】]?\s*[-–]?\s*(?P<rest>.*)", re.DOTALL)
-_TIME_LAST = re.compile(rf"\s*(?P<rest>\S.{{0,80}}?)\s+[\[(【]?(?P<time>{_DATED})[\])】]?\s*")
+_TIME_FIRST = re.compile(rf"\s*+[\[(【]?(?P<time>{DATED})(?![\d:])[\])】]?\s*+[-–]?\s*+(?P<rest>\S.{{0,80}}?)\s*+")
+_TIMED = re.compile(rf"\s*+[\[(【]?(?P<time>{DATED})[\])】]?\s*+[-–]?\s*+(?P<rest>.*)", re.DOTALL)
+_TIME_LAST = re.compile(rf"\s*+(?P<rest>\S.{{0,80}}?)\s++[\[(【]?(?P<time>{DATED})[\])】]?\s*+")
 _HAS_DATE = re.compile(rf"\d[-/年月.]\d|{_MONTH}")
+_MONTH_NAME, _DAY_OF_WEEK = re.compile(_MONTH), re.compile(r"[（(]?(?:星期|周|週)[一二三四五六日天][)）]?")
+_AFTERNOON, _MORNING = re.compile(r"下午|傍晚|[Pp]\.?[Mm]"), re.compile(r"上午|凌晨|清晨|早上|[Aa]\.?[Mm]")
 _MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
-_CLOCK_FIRST = re.compile(rf"\s*[\[(【]?{CLOCK}[\])】]?\s+(?P<rest>\S.{{0,300}})")
+_CLOCK_FIRST = re.compile(rf"\s*+[\[(【]?{CLOCK}[\])】]?\s++(?P<rest>\S.{{0,300}})")
 _HAS_CLOCK = re.compile(r"\d{1,2}:\d{2}")
 _LOG_LEVEL = re.compile(r"\b(?:INFO|WARN|WARNING|ERROR|DEBUG|TRACE|FATAL|CRITICAL)\b")
 _NUMBERS = re.compile(r"\d+")
 _HEADING = re.compile(
-    r"\s*(?:---\s(?:Log|Day)\s.{0,80}|[=＝*#—_-]{5,}|消息(?:记录|分组|对象)\s*[:：（(].*|.{0,20}聊天(?:记录|記錄).{0,40})\s*"
+    r"\s*+(?:---\s(?:Log|Day)\s.{0,80}|[=＝*#—_-]{5,}|消息(?:记录|分组|对象)\s*[:：（(].*|.{0,20}聊天(?:记录|記錄).{0,40})\s*+",
+    re.DOTALL,
 )
 """Lines that a chat program writes before and between logs: separators (=====), 消息分组:我的好友, 消息对象:小海."""
 
@@ -219,14 +224,14 @@ def parse_time(text: str) -> datetime | None:
 
     Dates without a year get the year 2000 and two-digit years are not completed, because only differences are used.
     """
-    text = re.sub(r"[（(]?(?:星期|周|週)[一二三四五六日天][)）]?", " ", text)
-    if month_name := re.search(_MONTH, text):
+    text = _DAY_OF_WEEK.sub(" ", text[:_HEADER_CHARACTERS])
+    if month_name := _MONTH_NAME.search(text):
         month_number = _MONTHS.index(month_name[0][:3]) // 3 + 1
         words = (text[: month_name.start()] + " " + text[month_name.end() :]).replace(",", " ").split()
         if len(words) < 3:
             return None
         text = f"{words[1]}-{month_number}-{words[0]} {' '.join(words[2:])}"
-    text = re.sub(r"[,，]", " ", text).replace("T", " ").replace("日", "日 ")
+    text = text.replace(",", " ").replace("，", " ").replace("T", " ").replace("日", "日 ")
     date, _, clock = " ".join(text.split()).partition(" ")
     numbers = [int(number) for number in _NUMBERS.findall(date)]
     times = [int(number) for number in _NUMBERS.findall(clock)]
@@ -240,16 +245,16 @@ def parse_time(text: str) -> datetime | None:
     second = times[2] if len(times) > 2 else 0
     try:
         return datetime(year, month, day, _hour_of_day(times[0], clock), times[1], second)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
 def _hour_of_day(hour: int, clock: str) -> int:
     """Return the hour, 0 to 23, of a clock that may have twelve hours: 12 AM is 0, 12 PM is 12."""
-    if re.search(r"下午|傍晚|[Pp]\.?[Mm]", clock):
+    if _AFTERNOON.search(clock):
         return hour % 12 + 12 if hour <= 12 else hour
     if "晚上" in clock:  # 晚上12:10 is after midnight
         return 0 if hour in (0, 12) else hour + 12 if hour < 12 else hour
-    if re.search(r"上午|凌晨|清晨|早上|[Aa]\.?[Mm]", clock) and hour == 12:
+    if _MORNING.search(clock) and hour == 12:
         return 0
     return hour

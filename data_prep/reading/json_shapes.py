@@ -85,7 +85,9 @@ NOT_A_DIALOGUE = "not_a_list_of_strings"
 SPLITS = ("train", "valid", "test")
 
 _MOSS_NAME = re.compile(r"^\s*(?:<\|(?:Human|MOSS|Inner Thoughts|Commands|Results)\|>|\[(?:Human|MOSS)\])\s*[:：]\s*")
-_TRANSCRIPT = re.compile(r"(?:^|\n)\s*(Human|Assistant|User|Bot|用户|助手|问|答)\s*[:：]", re.IGNORECASE)
+_TRANSCRIPT = re.compile(r"^[^\S\n]*(?:Human|Assistant|User|Bot|用户|助手|问|答)\s*[:：]", re.IGNORECASE | re.MULTILINE)
+_DIGITS, _SECONDS = re.compile(r"\d+"), re.compile(r"\d{10}(?:\.\d{1,9})?")
+_ZONE = re.compile(r"(?:\.\d+)?(?:Z|[+-]\d{2}:?\d{2})$")
 
 
 def to_turns(value: object) -> list[str] | None:
@@ -129,7 +131,7 @@ def _of_object(value: Mapping[str, Any]) -> list[str] | None:
 
 
 def _turn_number(item: tuple[str, Any]) -> int:
-    digits = re.search(r"\d+", item[0])
+    digits = _DIGITS.search(item[0])
     return int(digits[0]) if digits and len(digits[0]) < 10 else 0
 
 
@@ -230,7 +232,7 @@ def _question_and_answer(value: Mapping[str, Any], answer: str) -> list[str] | N
 def _transcript(text: str) -> list[str] | None:
     """Return the turns of an instruction that is a transcript in which the assistant speaks next, or None."""
     marks = list(_TRANSCRIPT.finditer(text))
-    if len(marks) < 2 or marks[0].start() != 0 or text[marks[-1].end() :].strip():
+    if len(marks) < 2 or text[: marks[0].start()].strip() or text[marks[-1].end() :].strip():
         return None
     ends = [mark.start() for mark in marks[1:]]
     return [text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=False)]
@@ -271,13 +273,13 @@ _SPOKEN_SUBTYPES = ("thread_broadcast", "me_message", "file_share", "reply_broad
 def _time_of(value: Mapping[str, Any]) -> datetime | None:
     for key in TIME_KEYS:
         given = value.get(key)
-        if isinstance(given, str) and re.fullmatch(r"\d{10}(?:\.\d{1,9})?", given):
+        if isinstance(given, str) and _SECONDS.fullmatch(given):
             given = int(given[:10])
         if isinstance(given, int) and not isinstance(given, bool) and 10**9 <= given < 10**13:
             seconds = given if given < 10**11 else given // 1000
             return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
         if isinstance(given, str):
-            return parse_time(re.sub(r"(?:\.\d+)?(?:Z|[+-]\d{2}:?\d{2})$", "", given))
+            return parse_time(_ZONE.sub("", given))
     return None
 
 

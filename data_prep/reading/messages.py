@@ -26,7 +26,7 @@ MAX_NOTICE_CHARACTERS = 200
 """A message without speech is cut to this number of characters for the report."""
 
 BOT_IS_SILENT = "bot_does_not_reply"
-_NUMBER = re.compile(r"\s*(?:\(\d+\)|（\d+）|<[^<>]+>)$")
+_NUMBER = re.compile(r"(?:(?<!\s)\s++|)(?:\(\d+\)|（\d+）|<[^<>]+>)$")
 _SYSTEM_NAMES = frozenset({"system", "系统消息", "系统", "系统通知", "群通知", "systemmessage"})
 
 

@@ -72,7 +72,7 @@ _OMITTED = re.compile(
     | <?(?:省略|忽略|略過)(?:多媒体|多媒體|影音|媒体|媒體)(?:文件|檔案|内容|內容)?>?
     | <?(?:Media|image|video|audio|sticker|GIF|document|Contact\ card)\ omitted>?
     """,
-    re.VERBOSE | re.IGNORECASE,
+    re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 _QUOTE = re.compile(
     r"""
@@ -87,7 +87,7 @@ _QUOTE = re.compile(
     re.VERBOSE,
 )
 _LINK_FIELD = re.compile(r"\s*(?:title|description|url|name|desc|des|thumburl|appname)\s*[:：].*", re.IGNORECASE)
-_EDITED = re.compile(r"\s*[<‹](?:这条消息已经过编辑|此訊息已編輯|已编辑|This message was edited)[>›]\s*$")
+_EDITED = re.compile(r"(?:(?<!\s)\s++|)[<‹](?:这条消息已经过编辑|此訊息已編輯|已编辑|This message was edited)[>›]\s*$")
 _MARKUP = re.compile(
     r"!\[[^\]\n]{0,200}\]\([^()\n]{0,500}\)"  # a picture in Markdown
     r"|<a?:\w{1,40}:\d+>"  # an emoji of Discord

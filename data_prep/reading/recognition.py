@@ -47,9 +47,7 @@ def recognise(head: str, path: Path) -> str:
     if json_lines and 2 * json_lines >= len(lines[1:20]):  # the first line may be cut or a remark
         return _form_of_json_lines([value for value in values if value is not None], len(lines))
     if start.startswith("{"):
-        is_cut = len(line) > HEAD_BYTES // 2 and not re.match(
-            r'\{"(?:train|valid|test|name|messages|guild|chats)"', start
-        )
+        is_cut = len(line) > HEAD_BYTES // 2 and not _FIRST_KEY.match(start)
         return "jsonl" if is_cut else "object"
     if _is_yaml(lines):
         raise FileError(f"{path} is YAML. Give a JSON list of dialogues, or one turn per line.")
@@ -86,13 +84,16 @@ def recognise(head: str, path: Path) -> str:
     return "text"
 
 
+_FIRST_KEY = re.compile(r'\{"(?:train|valid|test|name|messages|guild|chats)"')
+_MIME = re.compile(r"^mime-version:", re.MULTILINE | re.IGNORECASE)
+_YAML_NESTED = re.compile(r"\s*-\s+-\s+[^\s-]")
 _YAML_KEY = re.compile(r"\s*(?:-\s+)+(?:role|from|speaker|content|value|text|messages|conversations|turns)\s*:(?:\s|$)")
 _YAML_LIST = re.compile(r"(?:conversations?|dialogues?|dialogs?|messages|turns|data|categories)\s*:\s*\r?")
 
 
 def _is_yaml(lines: list[str]) -> bool:
     """Whether lines are YAML: lists of lists, lists of objects with the keys of messages, or a key above a list."""
-    if lines[0].startswith("%YAML") or any(re.match(r"\s*-\s+-\s+[^\s-]", line) for line in lines):
+    if lines[0].startswith("%YAML") or any(_YAML_NESTED.match(line) for line in lines):
         return True
     keyed = [bool(_YAML_KEY.match(line)) for line in lines]
     nested = [line.startswith((" ", "\t")) for line in lines[1:]]
@@ -136,7 +137,7 @@ def head_lines(head: str) -> list[str]:
 def _refuse_other_files(head: str, lines: list[str], path: Path) -> None:
     """Raise FileError for files of unsupported kinds; the message says what to give instead."""
     start = head[:300].lower()
-    if start.startswith(("<!doctype html", "<html")) or re.search(r"^mime-version:", head[:2000], re.M | re.I):
+    if start.startswith(("<!doctype html", "<html")) or _MIME.search(head[:2000]):
         raise FileError(f"{path} is a web page. Export the chat as text, CSV or JSON, or save the page as text.")
     if start.startswith(("<?xml", "<xml")):
         raise FileError(f"{path} is XML. Export the chat as text, CSV or JSON.")

@@ -18,8 +18,11 @@ _TAG = "think|thinking|thought|thoughts|reasoning|analysis|seed:think"
 _BEGIN = rf"<(?:{_TAG})>|<\|begin_of_thought\|>|◁think▷"
 _END = rf"</(?:{_TAG})>|<\|end_of_thought\|>|◁/think▷"
 _BEGINNING, _ENDING = re.compile(_BEGIN, re.IGNORECASE), re.compile(_END, re.IGNORECASE)
-_THOUGHT = re.compile(rf"\s*(?:{_BEGIN})(?:(?!{_END}).)*(?:(?:{_END})|\Z)\s*", re.DOTALL | re.IGNORECASE)
-_WHOLE_THOUGHT = re.compile(rf"[ ]*(?:{_BEGIN})(?:(?!{_END}).)*(?:{_END})\s*", re.DOTALL | re.IGNORECASE)
+_TO_END = rf"(?:{_BEGIN})(?:(?!{_END}).)*(?:(?P<end>{_END})|\Z)\s*"
+_THOUGHT = re.compile(rf"(?:(?<!\s)\s++|){_TO_END}", re.DOTALL | re.IGNORECASE)
+"""A thought and the white space around it. A match begins only at the first space of a run, and a thought without an end
+is one match up to the end of the text: otherwise n spaces or n beginnings would take n² steps."""
+_THOUGHT_OF_FILE = re.compile(rf"(?:(?<![ ])[ ]++|){_TO_END}", re.DOTALL | re.IGNORECASE)
 _UNOPENED = re.compile(rf"\A.*(?:{_END})\s*", re.DOTALL | re.IGNORECASE)
 _CONTROL = re.compile(
     r"<eo[a-z]>|<\|(?:im_end|im_start|endoftext|eot_id|end|(?:begin|end)_of_solution)\|>|</s>", re.IGNORECASE
@@ -35,7 +38,9 @@ def without_thoughts(text: str) -> str:
 
 def without_whole_thoughts(text: str) -> str:
     """Return the beginning of a file without the thoughts that begin and end in it."""
-    return _WHOLE_THOUGHT.sub("", text) if "<" in text or "◁" in text else text
+    if "<" not in text and "◁" not in text:
+        return text
+    return _THOUGHT_OF_FILE.sub(lambda match: match[0] if match["end"] is None else "", text)
 
 
 def join_thoughts(lines: Iterable[NumberedLine], path: Path) -> Iterator[NumberedLine]:
@@ -58,8 +63,10 @@ def join_thoughts(lines: Iterable[NumberedLine], path: Path) -> Iterator[Numbere
                 f"Line {number} of {path} ends a thought of a reasoning model ({line.strip()}) that does not begin."
                 " Remove the thoughts, or give JSON with one object per turn."
             )
-        while (begun := list(_BEGINNING.finditer(line))) and not _ENDING.search(line, begun[-1].end()):
-            line += "\n" + _rest_of_thought(lines, number, path)
+        parts = [line]
+        while _is_open(parts[-1]):
+            parts.append(_rest_of_thought(lines, number, path))
+        line = "\n".join(parts)
         shown = _THOUGHT.sub("", line)
         if shown == line:
             yield number, line
@@ -68,6 +75,12 @@ def join_thoughts(lines: Iterable[NumberedLine], path: Path) -> Iterator[Numbere
             _, below = next(((below, text) for below, text in lines if text is None or text.strip()), (number, ""))
             shown += below or ""
         yield number, shown
+
+
+def _is_open(line: str) -> bool:
+    """Whether the last thought that begins in a line does not end in it."""
+    begun = list(_BEGINNING.finditer(line))
+    return bool(begun) and not _ENDING.search(line, begun[-1].end())
 
 
 def _rest_of_thought(lines: Iterator[NumberedLine], number: int, path: Path) -> str:

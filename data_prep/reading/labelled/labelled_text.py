@@ -19,19 +19,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import chain, islice, pairwise
 
-from data_prep.reading.chat_logs import CLOCK, DATE, HEAD_LINES, parse_time
+from data_prep.reading.chat_logs import CLOCK, DATED, HEAD_LINES, parse_time
 from data_prep.reading.labelled.line_exports import DAY, is_line_export, line_messages
 from data_prep.reading.labelled.prefixes import Prefix, are_prefixed, prefix_of
 from data_prep.reading.messages import Gap, Message, NumberedText, OpenMessage, Part, joined, notice, to_dialogues
 from data_prep.reading.not_speech import MARKS
 from data_prep.reading.records import NOT_TEXT, NumberedLine, Record
 
-_STAMP = re.compile(rf"(?P<time>{DATE}[\sT,，]*{CLOCK})(?:\s+\(.{{0,200}}\))?\s*")
-_STAMPED = re.compile(rf"{DATE}[\sT,，]*{CLOCK}\s+\S.*")
-_NAME = re.compile(r"\s*(?P<name>[^\s:：][^:：\n]{0,40}?)\s*[:：]\s*")
+_STAMP = re.compile(rf"(?P<time>{DATED})(?:\s++\(.{{0,200}}\))?\s*+")
+_STAMPED = re.compile(rf"{DATED}\s++\S.*")
+_NAME = re.compile(r"\s*+(?P<name>[^\s:：][^:：\n]{0,40}?)\s*+[:：]\s*+")
 _FIELD = re.compile(r"\s*(?P<key>时间|時間|内容|內容|资源|資源|类型|消息类型|Time|Content)\s*[:：]\s?(?P<text>.*)")
-_HEADING = re.compile(r"#{2,6}\s+(?P<name>.{1,60}?)\s*")
-_ITEM = re.compile(rf"[*+-]\s+(?P<clock>{CLOCK})\s(?P<text>.*)")
+_HEADING = re.compile(r"#{2,6}\s++(?P<name>\S.{0,59}?)\s*+")
+_ITEM = re.compile(rf"[*+-]\s++(?P<clock>{CLOCK})\s(?P<text>.*)")
+_FRONT_MATTER = re.compile(r"(?:title|date|tags|author):")
 _SUBTITLE = re.compile(r"\d{1,2}:\d{2}:\d{2}[,.]\d{2,3}\s*-->\s*\d")
 
 
@@ -80,10 +81,7 @@ def read_labelled(lines: Iterable[NumberedLine], form: str, bot: str | None = No
 
 def _is_decoration(line: str) -> bool:
     """Whether a line of Markdown is not a message: a heading, a rule, a quotation, a picture or front matter."""
-    return (
-        line.lstrip().startswith(("#", ">", "![", "---", "```"))
-        or re.match(r"(?:title|date|tags|author):", line) is not None
-    )
+    return line.lstrip().startswith(("#", ">", "![", "---", "```")) or _FRONT_MATTER.match(line) is not None
 
 
 def _prefix(line: str | None) -> Prefix | None:
