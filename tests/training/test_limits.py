@@ -147,11 +147,8 @@ def test_a_pass_that_does_not_fit_is_refused(monkeypatch, settings, layer_types)
     "preset", sorted(Path(memory.__file__).parents[1].glob("presets/*.yaml")), ids=lambda path: path.stem
 )
 def test_the_presets_are_far_below_the_bounds(preset):
-    settings, _ = (
-        read_settings(["--data", "a", "--output", "b", "--init", "default", "--config", str(preset)])
-        if ("model:" not in preset.read_text(encoding="utf-8"))
-        else read_settings(["--data", "a", "--output", "b", "--config", str(preset)])
-    )
+    init = [] if "model:" in preset.read_text(encoding="utf-8") else ["--init", "default"]
+    settings, _ = read_settings(["--data", "a", "--output", "b", *init, "--config", str(preset)])
     assert settings.row_tokens * settings.batch_rows * 100 <= MAX_BATCH_TOKENS
     for group, values in (("", vars(settings)), ("model.", vars(settings.model))):
         sizes = {name: value for name, value in values.items() if group + name in MAXIMA and value is not None}
