@@ -51,7 +51,12 @@ INTERNAL = {
     "BusyError",
 }
 """Errors of programmers and of the API."""
-VALUE_ERRORS = ("chatbot/model/config.py", "chatbot/similarity/token_vectors.py", "data_prep/reading/hub.py")
+VALUE_ERRORS = (
+    "chatbot/checkpoint/weights.py",
+    "chatbot/model/config.py",
+    "chatbot/similarity/token_vectors.py",
+    "data_prep/reading/hub.py",
+)
 """Modules whose ValueErrors are quoted in an error for users."""
 LISTS = {"faults", "missing", "wrong", "problems"}
 """Lists of faults that become one error."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from chatbot.errors import XianliaoError
 from chatbot.model.layer_types import DEFAULT_LAYER_TYPES, LAYER_TYPES
 from training.latent.faults import latent_faults
+from training.optim.limits import MAX_WEIGHT, batch_faults, size_faults
 
 
 class SettingsError(XianliaoError):
@@ -241,6 +242,9 @@ class TrainSettings:
 
     def _run_faults(self) -> list[str]:
         faults = [] if self.output else ["--output is missing: give the folder of the run"]
+        by_stage = vars(StageSettings())
+        faults += size_faults({name: value for name, value in vars(self).items() if name not in by_stage}, flag)
+        faults += size_faults(vars(self.latent_training), flag, "latent_training.")
         for name in ("eval_every", "save_every", "floor_delta", "lora_rank"):
             faults += _below(1, name, getattr(self, name))
         if not 0 <= self.seed < 2**31:
@@ -268,7 +272,7 @@ class TrainSettings:
         return faults
 
     def _model_faults(self) -> list[str]:
-        faults = []
+        faults = size_faults(vars(self.model), flag, "model.")
         for name, value in vars(self.model).items():
             if isinstance(value, int) and not isinstance(value, bool) and name != "short_conv":
                 faults += _below(1, f"model.{name}", value)
@@ -286,6 +290,8 @@ class TrainSettings:
 
     def _stage_faults(self) -> list[str]:
         faults = _below(1, "batch_rows", self.batch_rows) + _below(16, "row_tokens", self.row_tokens)
+        faults += size_faults({name: getattr(self, name) for name in vars(StageSettings()) if name != "name"}, flag)
+        faults += batch_faults(self.row_tokens, self.batch_rows)
         for name in ("weight_decay", "min_steps", "warmup_steps", "final_learning_rate_share"):
             faults += _below(0, name, getattr(self, name))
         for name in ("epochs", "learning_rate"):
@@ -309,8 +315,8 @@ class TrainSettings:
             faults.append("--data is missing: give prepared sets, made by xianliao-prepare")
         for text in self.data:
             weight = split_source(text)[1]
-            if not 0 < weight < float("inf"):
-                faults.append(f"--data {text}: the weight after the colon must be above 0 and finite")
+            if not 0 < weight <= MAX_WEIGHT:
+                faults.append(f"--data {text}: the weight after the colon must be above 0 and at most {MAX_WEIGHT}")
         return faults
 
 

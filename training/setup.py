@@ -21,22 +21,26 @@ from training.end_head import with_termination
 from training.inputs import check_tokenizer
 from training.latent.objective import check_latent, with_latent
 from training.lora import add_lora
+from training.optim.memory import check_parameters
 from training.settings import ModelSettings, SettingsError, TrainSettings
+
+CPU = torch.device("cpu")
 
 TrainableModel = XianliaoForCausalLM | HfChatModel
 
 
-def load_or_build(settings: TrainSettings, tokenizer: DialogueTokenizer) -> TrainableModel:
-    """Return the model that a run starts from: the checkpoint of --init, or a new model.
+def load_or_build(settings: TrainSettings, tokenizer: DialogueTokenizer, device: torch.device) -> TrainableModel:
+    """Return the model that a run on a device starts from: the checkpoint of --init, or a new model.
 
     Raises:
-        SettingsError: The data was prepared with another tokenizer, or no model can have this shape.
+        SettingsError: The data was prepared with another tokenizer, or no model can have this shape on this machine.
         CheckpointError: The checkpoint cannot be read.
     """
     if settings.init is None:
         return build_model(
             settings.model,
             tokenizer,
+            device,
             termination="softmax" if settings.termination == "keep" else settings.termination,
             direction="forward" if settings.direction == "keep" else settings.direction,
             termination_epsilon=settings.termination_epsilon,
@@ -81,16 +85,19 @@ def ancestor_of(checkpoint: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {"imported_from": name_of(checkpoint)}
 
 
-def build_model(shape: ModelSettings, tokenizer: DialogueTokenizer, **settings: Any) -> XianliaoForCausalLM:
-    """Return a new model.
+def build_model(
+    shape: ModelSettings, tokenizer: DialogueTokenizer, device: torch.device = CPU, **settings: Any
+) -> XianliaoForCausalLM:
+    """Return a new model, in the main memory.
 
     Args:
         shape: Shape of the model.
         tokenizer: Tokenizer of the data.
+        device: Device on which it will be trained.
         settings: Other fields of its config.
 
     Raises:
-        SettingsError: No model can have this shape.
+        SettingsError: No model can have this shape, or this machine has too little memory.
     """
     sizes: dict[str, Any] = asdict(shape) | settings
     sizes["layer_types"] = repeat_layer_types(sizes["layer_types"], shape.num_hidden_layers)
@@ -103,4 +110,7 @@ def build_model(shape: ModelSettings, tokenizer: DialogueTokenizer, **settings: 
         config = XianliaoConfig(vocab_size=tokenizer.vocab_size, **ids, **sizes)
     except Exception as error:  # the strict validators raise several kinds
         raise SettingsError(f"--model.…: {last_line(error)}") from None
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # without memory, to count the parameters
+        planned = XianliaoForCausalLM(config)
+    check_parameters(planned, device)
     return XianliaoForCausalLM(config)

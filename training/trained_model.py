@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from chatbot.model.network import XianliaoForCausalLM
 from chatbot.text.layouts import LAYOUTS, Layout
 from chatbot.text.tokenizer import DialogueTokenizer
+from training.optim.memory import check_passes
 from training.optim.optimizers import build_optimizers
 from training.optim.weight_average import WeightAverage
 from training.reporting.throughput import flops_per_token
@@ -73,7 +74,8 @@ class TrainedModel:
     ):
         self.accelerator = accelerator
         torch.manual_seed(settings.seed)
-        model = load_or_build(settings, tokenizer)
+        model = load_or_build(settings, tokenizer, accelerator.device)
+        check_passes(model.config, settings, accelerator.device)
         self.layout: Layout = LAYOUTS[model.config.layout](tokenizer)
         self.shape = {name: getattr(model.config, name) for name in SHAPE if hasattr(model.config, name)}
         self.has_new_end_head = has_new_end_head(settings, model)

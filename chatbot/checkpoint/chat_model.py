@@ -30,8 +30,8 @@ from chatbot.checkpoint.weights import (
 )
 from chatbot.decoding.settings import MAX_STORED_LIMIT_TOKENS
 from chatbot.errors import CheckpointError, first_line, last_line, shown
-from chatbot.model.config import MAXIMA
 from chatbot.model.hf_chat_model import MAX_CONTEXT_TOKENS, HfChatModel
+from chatbot.model.layer_types import MAXIMA
 from chatbot.model.slots.states import SLOT_ATTENTION
 from chatbot.storage import read_json
 from chatbot.text.tokenizer import DialogueTokenizer

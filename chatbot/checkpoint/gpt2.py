@@ -9,12 +9,12 @@ because CDial-GPT2 adds them through token_type_ids; otherwise the speaker embed
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
+from chatbot.checkpoint.weights import read_torch_file
 from chatbot.errors import CheckpointError, first_line, last_line, shown
 from chatbot.model.config import XianliaoConfig
 from chatbot.model.hf_chat_model import MODEL_TYPES
@@ -187,28 +187,15 @@ def _renamed(tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, (tensor.mT if tensor.ndim == 2 and _TRANSPOSED.search(name) else tensor).float().contiguous()
 
 
-def _check_uncompressed(path: Path) -> None:
-    """Check that a torch file holds no compressed data, which may become a thousand times as large when it is read.
-
-    Raises:
-        ValueError, OSError, BadZipFile: The file holds compressed data or cannot be read.
-    """
-    if zipfile.is_zipfile(path):  # older files are plain pickles
-        with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ValueError("it holds compressed data")
-
-
 def read_bin(path: Path) -> Tensors:
-    """Return the tensors of a pytorch_model.bin, unpickled with weights_only: no code in the file is run.
+    """Return the tensors of a pytorch_model.bin.
 
     Raises:
         ImportedModelError: The file is damaged or holds more than tensors.
     """
     try:
-        _check_uncompressed(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch errors
+        tensors = read_torch_file(path)
+    except (OSError, ValueError) as error:
         raise ImportedModelError(f"{path} cannot be read as plain tensors ({first_line(error)}).") from None
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()

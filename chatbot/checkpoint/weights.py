@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from pathlib import Path
@@ -31,6 +32,8 @@ IGNORED = ".rotary_emb.inv_freq"
 MAX_WIDTH_RATIO = 64
 """Maximum ratio of a width inside a layer to `hidden_size`; with wider layers memory is out of proportion to the
 weights."""
+
+ZIP_START = b"PK\x03\x04"
 
 _SHARD = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 Shapes = dict[str, tuple[int, ...]]
@@ -74,7 +77,7 @@ def stored_shapes(files: Sequence[Path]) -> Shapes:
             raise CheckpointError(
                 f"{path} cannot be read ({first_line(error)}). Copy or train the checkpoint again."
             ) from None
-    size, memory = sum(path.stat().st_size for path in files), _memory_bytes()
+    size, memory = sum(path.stat().st_size for path in files), memory_bytes()
     if size > memory:
         raise CheckpointError(
             f"The weights in {files[0].parent} take {size / 1e9:.0f} GB, but this machine has {memory / 1e9:.0f} GB of"
@@ -83,7 +86,7 @@ def stored_shapes(files: Sequence[Path]) -> Shapes:
     return shapes
 
 
-def _memory_bytes() -> float:
+def memory_bytes() -> float:
     """Return the memory of this machine in bytes, or infinity if the operating system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -106,6 +109,37 @@ def read_tensors(files: Iterable[Path]) -> dict[str, torch.Tensor]:
                 f"{path} cannot be read ({first_line(error)}). Copy or train the checkpoint again."
             ) from None
     return tensors
+
+
+def read_torch_file(path: Path) -> Any:
+    """Return the content of a file of torch.save, unpickled with weights_only: no code in the file is run.
+
+    Raises:
+        OSError: The file cannot be opened.
+        ValueError: The file is damaged, holds more than plain data, or would need more memory than its size. The message
+            replaces torch's, which advises to read the file without protection.
+    """
+    with path.open("rb") as file:
+        is_zip = file.read(len(ZIP_START)) == ZIP_START  # as torch decides it; older files are plain pickles
+    try:
+        is_packed = is_zip and _is_packed(path)
+        content = None if is_packed else torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception:  # pickle, zip and torch raise many types
+        raise ValueError(f"{path.name} is damaged or holds more than plain data") from None
+    if is_packed:
+        raise ValueError(f"{path.name} holds repeated or compressed data")
+    return content
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether the entries of a zip file are compressed or share bytes: they may become thousands of times as large when
+    they are read."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    is_stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    return not is_stored or sum(entry.file_size for entry in entries) > path.stat().st_size
 
 
 def planned(build: Callable[[], torch.nn.Module], source: Path) -> Any:

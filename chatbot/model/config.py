@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PretrainedConfig
 
 from chatbot.errors import shown
-from chatbot.model.layer_types import DEFAULT_LAYER_TYPES, LAYER_TYPES, MAX_LAYERS, repeat_layer_types
+from chatbot.model.layer_types import DEFAULT_LAYER_TYPES, LAYER_TYPES, MAX_SHORT_CONV, MAXIMA, repeat_layer_types
 from chatbot.text.layouts import LAYOUTS
 
 SYNTHESIZER_PARTS = ("dense", "random", "fixed_random", "fact_dense", "fact_random", "dot_product")
@@ -23,16 +23,6 @@ CHOICES = {
     "latent": ("none", "gaussian", "discrete"),
 }
 """Allowed values of the settings that are names."""
-
-MAXIMA = {
-    **{"vocab_size": 1 << 21, "hidden_size": 1 << 16, "num_hidden_layers": MAX_LAYERS, "num_attention_heads": 1 << 10},
-    **{"head_dim": 1 << 10, "intermediate_size": 1 << 20, "chunk_size": 1 << 12, "max_position_embeddings": 1 << 24},
-    **{"sliding_window": 1 << 16, "taylor_key_dim": 1 << 7, "context_tokens": 1 << 24},
-    **{"latent_size": 1 << 10, "latent_codes": 1 << 10},
-}
-"""Settings that must be whole numbers of at least 1, with their maximum."""
-
-MAX_SHORT_CONV = 1 << 8
 
 
 @strict

@@ -1,6 +1,6 @@
-"""Names of the mixers that a layer can have, as `layer_types` lists them; `chatbot.model.attention` implements them.
+"""Names of the mixers that a layer can have, as `layer_types` lists them, and the maximum sizes of a model.
 
-This module does not import torch.
+`chatbot.model.attention` implements the mixers. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -34,6 +34,16 @@ best mixer in the comparison of docs/experiments/mixers.md."""
 
 MAX_LAYERS = 256
 """Maximum number of layers of a model."""
+
+MAXIMA = {
+    **{"vocab_size": 1 << 21, "hidden_size": 1 << 16, "num_hidden_layers": MAX_LAYERS, "num_attention_heads": 1 << 10},
+    **{"head_dim": 1 << 10, "intermediate_size": 1 << 20, "chunk_size": 1 << 12, "max_position_embeddings": 1 << 24},
+    **{"sliding_window": 1 << 16, "taylor_key_dim": 1 << 7, "context_tokens": 1 << 24},
+    **{"latent_size": 1 << 10, "latent_codes": 1 << 10},
+}
+"""Settings that must be whole numbers of at least 1, with their maximum."""
+
+MAX_SHORT_CONV = 1 << 8
 
 
 def repeat_layer_types(pattern: Sequence[str], num_layers: int) -> list[str]:

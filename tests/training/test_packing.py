@@ -172,7 +172,7 @@ def test_sources_carry_weights():
     assert parse_source("runs/a:replies") == Source("runs/a", 1.0, True)
     assert parse_source("C:\\sets\\a:0.3:replies") == Source("C:\\sets\\a", 0.3, True)
     assert parse_source("runs/a:reply") == Source("runs/a:reply")
-    for wrong in ("a:0", "a:-1", "a:nan", "a:inf"):
+    for wrong in ("a:0", "a:-1", "a:nan", "a:inf", "a:10001"):
         with pytest.raises(SettingsError, match="above 0"):
             TrainSettings([wrong], "out").check()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import pytest
 import torch
@@ -108,6 +109,42 @@ def test_a_damaged_optimizer_of_a_state_without_checksums_ends_in_a_sentence(tmp
         load_optimizers(tmp_path, torch.nn.Linear(1, 1), [torch.optim.SGD([torch.ones(1)], 0.1)])
     assert "weights_only" not in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def pack(file, method, copies=1):
+    """Write a torch file again with compressed entries, or with entries that share their bytes."""
+    with zipfile.ZipFile(file) as archive:
+        entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, data in entries:
+            archive.writestr(name, data)
+        large = max(archive.infolist(), key=lambda entry: entry.file_size)
+        for number in range(1, copies):
+            copy = zipfile.ZipInfo(f"{large.filename}{number}")
+            for attribute in ("compress_type", "CRC", "file_size", "compress_size", "header_offset"):
+                setattr(copy, attribute, getattr(large, attribute))
+            archive.filelist.append(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: pack(file, zipfile.ZIP_DEFLATED),
+        lambda file: pack(file, zipfile.ZIP_STORED, copies=4),
+        lambda file: (
+            pack(file, zipfile.ZIP_DEFLATED),
+            file.write_bytes(file.read_bytes() + b"PK\x05\x06" + b"\0" * 9),
+        ),
+    ],
+    ids=["compressed", "shared bytes", "compressed with a second end"],
+)
+def test_an_optimizer_that_needs_more_memory_than_its_size_is_not_read(tmp_path, monkeypatch, change):
+    save_state(tmp_path, 3, {"w": torch.ones(2)}, [{"x": torch.zeros(1 << 18)}], {"identity": IDENTITY})
+    change(saved_steps(tmp_path)[-1] / OPTIMIZER)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the file is read"))
+    words = r"optimizer\.pt (holds repeated or compressed data|is damaged).*Remove that folder; --resume"
+    with pytest.raises(ResumeError, match=words):
+        load_optimizers(tmp_path, torch.nn.Linear(1, 1), [torch.optim.SGD([torch.ones(1)], 0.1)])
 
 
 def test_damaged_lines_of_a_log_are_skipped(tmp_path):

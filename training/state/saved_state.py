@@ -21,6 +21,7 @@ from typing import Any, TypedDict, cast
 import safetensors.torch
 import torch
 
+from chatbot.checkpoint.weights import read_torch_file
 from chatbot.errors import first_line
 from chatbot.storage import parse_json, read_text, sync
 from training.lora import trained_part
@@ -236,28 +237,13 @@ def load_optimizers(output: Path, model: torch.nn.Module, optimizers: Sequence[t
     """
     newest = saved_steps(output)[-1]
     with _explaining(newest):
-        states = _read_optimizers(newest / OPTIMIZER)
+        states = read_torch_file(newest / OPTIMIZER)
         states = [states] if isinstance(states, dict) else states  # versions with a single optimizer saved a dict
         if is_sharded(model):
             load_whole_optimizers(model, optimizers, states)
             return
         for optimizer, state in zip(optimizers, states, strict=True):
             optimizer.load_state_dict(state)
-
-
-def _read_optimizers(file: Path) -> Any:
-    """Return the content of optimizer.pt.
-
-    Raises:
-        ValueError: The file is damaged, or holds more than plain data. The message replaces torch's, which advises to read
-            the file without protection.
-    """
-    try:
-        return torch.load(file, weights_only=True, map_location="cpu")
-    except OSError:
-        raise
-    except Exception:
-        raise ValueError(f"{file.name} is damaged") from None
 
 
 def load_average(output: Path, average: WeightAverage) -> None:

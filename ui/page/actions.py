@@ -51,15 +51,20 @@ def notices(language: str) -> Iterator[None]:
         raise gr.Error(TEXT[language]["failed"], title=title, print_exception=False) from None
 
 
-def guarded(method: Callable) -> Callable:
-    """Make a method of `Actions` run in the pool for texts, and show its errors as notices."""
+def guarded(method: Callable, least_size: int = 0) -> Callable:
+    """Make a method run in the pool for texts, and show its errors as notices.
+
+    Args:
+        method: Method of `Actions`, or of a class with a `pool`.
+        least_size: Minimum size of its work, which chooses the thread; the size is usually that of its inputs.
+    """
 
     @wraps(method)
     def call(self, *values, **named):
         request = next((value for value in (*values, *named.values()) if isinstance(value, gr.Request)), None)
         SENDER.set(sender_of(request))
         with notices(language_of_request(request)):
-            return self.pool.run(size_of(values), method, self, *values, **named)
+            return self.pool.run(max(least_size, size_of(values)), method, self, *values, **named)
 
     return call
 

@@ -8,14 +8,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 import chatbot
 from chatbot.storage import first_link_out, read_text
-from chatbot.text.yaml_files import MAX_CHARACTERS, read_yaml
+from chatbot.text.yaml_files import read_yaml
 from ui.page.chats import ChatError
 
 MODULES = {"xianliao-prepare": "data_prep", "xianliao-train": "training"}
@@ -27,6 +29,10 @@ VALID_SHARE = "0.1"
 
 MAX_PRESETS = 50
 """Maximum number of YAML files of a folder that are presets."""
+
+MAX_PRESET_BYTES = 4 << 10
+"""Maximum size of a preset that the view runs: Python parses YAML at some 150 KB per second. The presets of the package
+have about 1 KB."""
 
 SAMPLES = 5
 """Dialogues that the cleaning report shows."""
@@ -43,11 +49,13 @@ class Preset:
         name: Name that is shown.
         config: Value of --config.
         is_new: Whether it trains a new model instead of fine-tuning.
+        is_too_large: Whether the file is larger than `MAX_PRESET_BYTES`: the view shows its name and does not run it.
     """
 
     name: str
     config: str
     is_new: bool
+    is_too_large: bool = False
 
 
 def find_presets(folder: Path) -> list[Preset]:
@@ -57,10 +65,55 @@ def find_presets(folder: Path) -> list[Preset]:
         [Path(location) / "presets" for location in (spec.submodule_search_locations or ()) if spec] if spec else []
     )
     paths = [path for location in package for path in _yaml_files(location) if path.stem in ORDER]
-    presets = [Preset(path.stem, path.stem, _has_shape(path)) for path in paths]
+    presets = [Preset(path.stem, path.stem, _has_shape(_content(path))) for path in paths]
     presets.sort(key=lambda preset: (preset.is_new, ORDER.index(preset.name)))
-    local = [Preset(path.name, str(path), _has_shape(path)) for path in _yaml_files(folder) if _is_inside(path)]
+    contents = {path: _content(path) for path in _yaml_files(folder)}
+    local = [
+        Preset(path.name, str(path), _has_shape(content), content is _TOO_LARGE)
+        for path, content in contents.items()
+        if _is_inside(content, folder)
+    ]
     return presets + local
+
+
+def find_preset(folder: Path, name: object) -> Preset:
+    """Return the preset of a name.
+
+    Raises:
+        ChatError: No preset has that name, or its file is too large.
+    """
+    preset = next((preset for preset in find_presets(folder) if preset.name == name), None)
+    if preset is None:  # the operator may have removed the file
+        raise ChatError("studio_no_preset")
+    if preset.is_too_large:
+        raise ChatError("studio_large_preset", preset=preset.name, kilobytes=MAX_PRESET_BYTES >> 10)
+    return preset
+
+
+_TOO_LARGE = object()
+"""Content of a file that is not parsed, because it is larger than `MAX_PRESET_BYTES`."""
+
+
+def _content(path: Path) -> Any:
+    """Return the content of a YAML file, `_TOO_LARGE`, or None for a file that xianliao-train will report."""
+    try:
+        if path.stat().st_size > MAX_PRESET_BYTES:
+            return _TOO_LARGE
+        return _parsed(read_text(path, MAX_PRESET_BYTES))
+    except (OSError, ValueError):
+        return None
+
+
+@lru_cache(2 * MAX_PRESETS)
+def _parsed(text: str) -> Any:
+    """Return the content of a YAML text, which the caller must not change; None for damaged YAML.
+
+    Every order asks for all of them, so they are cached.
+    """
+    try:
+        return read_yaml(text)
+    except yaml.YAMLError:
+        return None
 
 
 def _yaml_files(folder: Path) -> list[Path]:
@@ -73,12 +126,9 @@ def is_own_file(path: Path) -> bool:
     return path.is_file() and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(path.parent))
 
 
-def _is_inside(preset: Path) -> bool:
-    """Whether a preset names no data, checkpoint or output outside its folder; True for a file that is not YAML."""
-    try:
-        waiting, root = [read_yaml(read_text(preset, MAX_CHARACTERS))], Path(os.path.realpath(preset.parent))
-    except (OSError, ValueError, yaml.YAMLError):
-        return True
+def _is_inside(content: Any, folder: Path) -> bool:
+    """Whether the content of a preset names no data, checkpoint or output outside the folder."""
+    waiting, root = [content], Path(os.path.realpath(folder))
     texts, visited = set[str](), set[int]()
     while waiting:
         value = waiting.pop()
@@ -110,12 +160,8 @@ def check_links(*folders: Path) -> None:
             raise ChatError("studio_link", path=link)
 
 
-def _has_shape(path: Path) -> bool:
-    """Whether a preset sets the shape of a model; False for a file that is not YAML, which xianliao-train reports."""
-    try:
-        content = read_yaml(read_text(path, MAX_CHARACTERS))
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
+def _has_shape(content: Any) -> bool:
+    """Whether the content of a preset sets the shape of a model."""
     return isinstance(content, dict) and "model" in content
 
 

@@ -154,13 +154,11 @@ class Studio:
         """Take the preset of an order.
 
         Raises:
-            ChatError: The dialogues are not prepared, or no preset has that name.
+            ChatError: The dialogues are not prepared, or the preset cannot be used.
         """
-        name = value.get("preset")
         if not self._record["is_prepared"]:
             raise ChatError("studio_not_prepared")
-        if not isinstance(name, str) or name not in {preset.name for preset in self._presets}:
-            raise ChatError("studio_no_preset")
+        name = commands.find_preset(self.work.parent, value.get("preset")).name
         if name != self._record["preset"]:
             self._save(preset=name, estimate=[])
 
@@ -215,10 +213,7 @@ class Studio:
         return commands.prepare_command(inputs, self._set_folder, self._checkpoint, record["person"])
 
     def _train_command(self, *switches: str) -> commands.Command:
-        preset = next((each for each in self._presets if each.name == self._record["preset"]), None)
-        if preset is None:  # the operator has removed the file
-            raise ChatError("studio_no_preset")
-        device = self.options.device
+        preset, device = commands.find_preset(self.work.parent, self._record["preset"]), self.options.device
         data = f"{self._set_folder}:replies" if self._record["person"] else str(self._set_folder)
         return commands.train_command(data, self._run_folder, self._checkpoint, preset, device, *switches)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import gradio as gr
 from chatbot.chat.worker import Worker
 from ui.language import language_of_request
 from ui.page.actions import guarded, notices
-from ui.server.work import WorkPool
+from ui.server.work import LARGE_CHARACTERS, WorkPool
 from ui.studio.studio import Studio
+
+FOLDER_WORK = LARGE_CHARACTERS + 1
+"""Size of the work of an order: it reads presets, reports and logs, so it waits among the large texts."""
 
 
 class StudioView:
@@ -32,7 +36,7 @@ class StudioView:
         self.studio, self.workers, self.add_result, self.pool = studio, workers, add_result, pool
         self._lock = threading.Lock()
 
-    @guarded
+    @partial(guarded, least_size=FOLDER_WORK)
     def order(self, value: Any, request: gr.Request) -> dict[str, Any]:
         """Follow an order of the view and return what it shows."""
         self.studio.order(value)

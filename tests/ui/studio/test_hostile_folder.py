@@ -13,7 +13,7 @@ from chatbot.errors import XianliaoError
 from tests.processor_time import processor_seconds
 from tests.ui.studio.test_studio import fake
 from ui.page.chats import ChatError
-from ui.studio.commands import MAX_PRESETS, find_presets
+from ui.studio.commands import MAX_PRESET_BYTES, MAX_PRESETS, find_presets
 from ui.studio.options import StudioOptions
 from ui.studio.results import MAX_POINTS
 from ui.studio.studio import EMPTY, WORK, Studio
@@ -121,6 +121,35 @@ def test_a_hostile_preset_is_shown_by_name_and_read_in_bounded_time(folder, text
         assert ["evil.yaml", False] in opened(folder).state("en")["presets"]
 
     assert processor_seconds(show, 3) < 3
+
+
+def test_a_large_preset_is_shown_and_not_parsed(folder, monkeypatch):
+    text = "max_steps: 3 #".ljust(MAX_PRESET_BYTES, "-")
+    (folder / "most.yaml").write_text(text)
+    (folder / "more.yaml").write_text(text + "-")
+    write_project(folder, {"project.json": json.dumps({"set": 1, "is_prepared": True})})
+    read: list[str] = []
+    monkeypatch.setattr("ui.studio.commands.read_yaml", read.append)
+    studio = opened(folder)
+    assert {"most.yaml", "more.yaml"} <= {name for name, _ in studio.state("en")["presets"]}
+    assert text in read
+    assert max(map(len, read)) == MAX_PRESET_BYTES
+    for order in ("estimate", "train"):
+        with pytest.raises(
+            ChatError, match=r"The preset more\.yaml is larger than 4 KB\. Shorten it, or choose another one\."
+        ):
+            studio.order({"do": order, "preset": "more.yaml"})
+    studio.close()
+
+
+def test_many_presets_of_the_largest_size_are_parsed_once(folder):
+    for number in range(10):
+        text = f"# {number}\nx:\n" + "".join(f'  - k{line}: [1, 2, "a"]\n' for line in range(2_000))
+        (folder / f"{number}.yaml").write_text(text[:MAX_PRESET_BYTES].rpartition("\n")[0])
+    studio = opened(folder)
+    first = processor_seconds(lambda: studio.state("en"), 30)
+    assert processor_seconds(lambda: studio.state("en"), 1) < first / 10
+    studio.close()
 
 
 def test_the_number_of_presets_is_bounded(folder):

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import threading
 
+import gradio as gr
 import pytest
+from starlette.requests import Request
 
 from chatbot.chat.worker import Worker
 from chatbot.errors import XianliaoError
+from ui.server.work import WorkPool
 from ui.studio.options import StudioOptions
 from ui.studio.served import MAX_RESULTS, Results
+from ui.studio.studio import Studio
+from ui.studio.view import StudioView
 
 
 @pytest.fixture
@@ -46,3 +52,16 @@ def test_a_damaged_result_changes_nothing(workers, tmp_path):
     with pytest.raises(XianliaoError):
         Results(workers, Worker, StudioOptions(tmp_path)).add(tmp_path / "bot-1")
     assert list(workers) == ["tiny"]
+
+
+def test_an_order_waits_among_the_large_texts_because_it_reads_files(workers, tmp_path, monkeypatch):
+    threads, pool, studio = [], WorkPool(), Studio(StudioOptions(tmp_path))
+    show = studio.state
+    monkeypatch.setattr(
+        studio, "state", lambda language: threads.append(threading.current_thread().name) or show(language)
+    )
+    view, request = StudioView(studio, workers, str, pool), gr.Request(Request({"type": "http", "headers": []}))
+    assert view.order({"do": "look"}, request)["folder"] == str(tmp_path)
+    assert [name.split("_")[0] for name in threads] == ["large-texts"]
+    pool.close()
+    studio.close()
