@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from runpy import run_path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-sys.path[:0] = [str(ROOT), str(HERE)]
-
-from train import is_only_measured, micro_blogs  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from chatbot.safety import Safety  # noqa: E402
 from chatbot.text.word_lists import read_word_list  # noqa: E402
@@ -32,10 +31,9 @@ def main() -> None:
         counts = [(sum(safety.answer([line]) is not None for line in lines), len(lines)) for lines in lists]
         print(f"{split:8}", "".join(f"  {count:3} of {size:3} ({count / size:5.1%})" for count, size in counts))
     if len(sys.argv) > 1:
-        texts = {
-            "micro-blogs": [text for text in micro_blogs(Path(sys.argv[1])) if is_only_measured(text)],
-            "code": code(),
-        }
+        training = run_path(str(HERE / "train.py"))
+        messages = filter(training["is_only_measured"], training["micro_blogs"](Path(sys.argv[1])))
+        texts = {"micro-blogs": list(messages), "code": code()}
         for name, lines in texts.items():
             count = sum(map(safety.is_crisis, lines))
             print(f"{name}: {count} of {len(lines)} taken for need ({count / len(lines):.2%})")
