@@ -49,20 +49,30 @@ def load_config(path: Path) -> XianliaoConfig:
     return config
 
 
+def checked_config(path: Path) -> XianliaoConfig:
+    """Read config.json of a checkpoint folder and check that the stored tensors fit it.
+
+    Raises:
+        CheckpointError: config.json or the weights are damaged or do not fit together.
+    """
+    config = load_config(path)
+    files = weight_files(path)
+    stored = {name: shape for name, shape in stored_shapes(files).items() if not name.endswith(INT8_SCALE_SUFFIX)}
+    plan = planned(lambda: XianliaoForCausalLM(config), path)
+    check_fit(plan, stored, path)
+    check_state_size(state_bytes(config), plan, path)
+    return config
+
+
 def load_own_model(path: Path, dtype: torch.dtype) -> XianliaoForCausalLM:
     """Load a model of this project.
 
     Raises:
         CheckpointError: config.json or the weights are damaged or do not fit together.
     """
-    config = load_config(path)
+    config = checked_config(path)
     disable_progress_bar()  # weights of this size load in no time
-    files = weight_files(path)
-    stored = {name: shape for name, shape in stored_shapes(files).items() if not name.endswith(INT8_SCALE_SUFFIX)}
-    plan = planned(lambda: XianliaoForCausalLM(config), path)
-    check_fit(plan, stored, path)
-    check_state_size(state_bytes(config), plan, path)
-    tensors = read_tensors(files)
+    tensors = read_tensors(weight_files(path))
     try:
         if config.weight_storage == "int8":
             tensors = dequantize(tensors)

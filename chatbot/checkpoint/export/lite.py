@@ -24,8 +24,10 @@ from chatbot.checkpoint.export.characters import character_classes
 from chatbot.checkpoint.export.rules import safety_bytes, spelled_words
 from chatbot.checkpoint.export.turns import turn_tables
 from chatbot.checkpoint.folder import GENERATION
-from chatbot.checkpoint.weights import CONFIG, read_tensors, weight_files
+from chatbot.checkpoint.own_model import checked_config
+from chatbot.checkpoint.weights import read_tensors, weight_files
 from chatbot.decoding.native_batch import ACTIVATIONS, KINDS
+from chatbot.decoding.rules.token_lists import checked_words
 from chatbot.decoding.settings import NAMES, ReplySettings, settings_from
 from chatbot.errors import CheckpointError
 from chatbot.model.config import XianliaoConfig
@@ -74,7 +76,7 @@ def export_lite(
 
 def lite_bytes(folder: Path, safety: Safety | None = None) -> bytes:
     """Return the weights file of a checkpoint; arguments and errors as for `export_lite`."""
-    config = XianliaoConfig.from_dict(read_json(folder / CONFIG))
+    config = checked_config(folder)
     tokenizer = DialogueTokenizer.load(folder)
     settings = settings_from(read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {})
     check_support(config, tokenizer, settings)
@@ -144,7 +146,7 @@ class _Parts:
         self.config = config
         pieces = tokenizer.token_bytes()
         special = [index in tokenizer.special_ids and index != tokenizer.sep_id for index in range(len(pieces))]
-        words = (*settings.banned_words, *(safety.banned_words if safety is not None else ()))
+        words = checked_words((*settings.banned_words, *(safety.banned_words if safety is not None else ())))
         model = tokenizer.content()["model"]
         vocabulary: dict[str, int] = model["vocab"]
         characters = sorted((ord(name), index) for name, index in vocabulary.items() if len(name) == 1)

@@ -8,6 +8,7 @@ import importlib
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -261,6 +262,29 @@ def test_faults_are_one_sentence(checkpoint, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
     with pytest.raises(SystemExit):
         main([str(checkpoint), "--to", "gguf", "--output", str(tmp_path / "new")])
+
+
+BROKEN = (
+    {"context_tokens": "[SEP]"},
+    {"layer_types": 3},
+    {"hidden_size": -1},
+    {"vocab_size": 7},
+    {"head_dim": None},
+    {"num_hidden_layers": 3, "layer_types": None},
+)
+
+
+@pytest.mark.parametrize("target", ["lite", "html", "hf", "onnx"])
+def test_a_broken_config_is_one_sentence(checkpoint, tmp_path, capsys, target):
+    broken = shutil.copytree(checkpoint, tmp_path / "broken")
+    for change in BROKEN:
+        write_json(broken / "config.json", {**read_json(checkpoint / "config.json"), **change})
+        assert main([str(broken), "--to", target, "--output", str(tmp_path / "new")]) == 1, change
+        error = capsys.readouterr().err.removeprefix("loading " + str(broken) + " …\n")
+        assert error.startswith("error: "), error
+        assert error.count("\n") == 1
+        assert "config.json" in error or "do not fit" in error, error
+    assert not (tmp_path / "new").exists()
 
 
 def test_turns_of_a_prompt():
