@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -18,12 +18,14 @@ def lost_exceptions(words: Sequence[str]) -> list[str]:
     妈的, but 他妈妈 cannot be one of 他妈.
     """
     banned, exceptions = split_words(words)
-    folded = [word.lower() for word in banned]
-    return [
-        f"!{exception}"
-        for exception in exceptions
-        if not any(exception.lower().endswith(word) and len(word) < len(exception) for word in folded)
-    ]
+    folded = {word.lower() for word in banned}
+    sizes = sorted({len(word) for word in folded})
+    return [f"!{exception}" for exception in exceptions if not _has_ending(exception.lower(), folded, sizes)]
+
+
+def _has_ending(exception: str, words: Collection[str], sizes: Sequence[int]) -> bool:
+    """Whether an exception ends with one of the words and is longer."""
+    return any(exception[len(exception) - size :] in words for size in sizes if size < len(exception))
 
 
 def _is_exception(word: str) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from bisect import bisect_left
-from collections import defaultdict
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 
 import torch
@@ -13,6 +12,9 @@ from chatbot.safety.words import split_words
 
 UNFINISHED_BYTES = 8
 """Number of further bytes to keep at the end of a reply, because the bytes of an unfinished character are dropped."""
+
+CACHED_IDS = 4_000_000
+"""Number of ids that the cache of `Completions` may hold, in 32 MB; it is emptied when it is full."""
 
 
 class BannedWords:
@@ -37,19 +39,16 @@ class BannedWords:
         spaced = any(b" " in piece for piece in self.pieces)
         banned, exceptions = split_words(words)
         forms, harmless = spellings(banned, spaced), spellings(exceptions, spaced)
-        harmless_of = {
-            word: frozenset(exception for exception in harmless if _is_exception_of(exception, word)) for word in forms
-        }
-        self._guarded = {word: matching for word, matching in harmless_of.items() if matching}
-        unguarded = sorted(set(forms) - set(self._guarded))
+        self._harmless = frozenset(harmless)
+        self._guarded = _ending(forms, harmless)
+        unguarded = sorted(set(forms) - self._guarded)
         self.max_prefix_bytes = max(map(len, [*forms, *harmless]), default=0) - 1
         self._always = torch.tensor(_tokens_containing(unguarded, self.pieces), dtype=torch.int64)
         self._guarded_inside = _tokens_containing(self._guarded, self.pieces)
         order = sorted(range(len(self.pieces)), key=self.pieces.__getitem__)
         ordered = [self.pieces[token] for token in order]
-        completing = _tokens_completing(unguarded, order, ordered)
-        self._completing = {prefix: torch.tensor(sorted(tokens)) for prefix, tokens in completing.items()}
-        self._guarded_completing = _tokens_completing(self._guarded, order, ordered)
+        self._completing = Completions(unguarded, order, ordered)
+        self._guarded_completing = Completions(self._guarded, order, ordered)
 
     def apply(self, logits: torch.Tensor, replies: Sequence[Sequence[int]]) -> None:
         """Set the logits `[B, V]` of tokens that would complete a banned word in their reply to -inf, in place."""
@@ -60,8 +59,8 @@ class BannedWords:
                 logits[row, self._harmful_tokens(end).to(logits.device)] = -torch.inf
             for tail in _tails(end):
                 for length in range(1, min(len(tail), self.max_prefix_bytes) + 1):
-                    tokens = self._completing.get(tail[-length:])
-                    if tokens is not None:
+                    tokens = self._completing.after(tail[-length:])
+                    if len(tokens):
                         logits[row, tokens.to(logits.device)] = -torch.inf
 
     def _harmful_tokens(self, end: bytes) -> torch.Tensor:
@@ -69,7 +68,7 @@ class BannedWords:
         tokens = set(self._guarded_inside)
         for tail in _tails(end):
             for length in range(1, min(len(tail), self.max_prefix_bytes) + 1):
-                tokens |= self._guarded_completing.get(tail[-length:], set())
+                tokens.update(self._guarded_completing.after(tail[-length:]).tolist())
         shown = len(end.decode("utf-8", "ignore").encode())
         harmful = sorted(token for token in tokens if self._is_harmful(end + self.pieces[token], shown))
         return torch.tensor(harmful, dtype=torch.int64)
@@ -77,16 +76,13 @@ class BannedWords:
     def _is_harmful(self, text: bytes, shown: int) -> bool:
         """Whether the text has a banned word that ends after the first `shown` bytes and is not inside an exception."""
         text = text.decode("utf-8", "ignore").encode()
-        for word, exceptions in self._guarded.items():
-            start = text.find(word, max(0, shown - len(word) + 1))
-            while start >= 0:
-                end = start + len(word)
-                if not any(
-                    text[end - size : end] in exceptions
-                    for size in range(len(word) + 1, min(end, self.max_prefix_bytes + 1) + 1)
-                ):
+        for end in range(shown + 1, len(text) + 1):
+            for size in range(min(end, self.max_prefix_bytes + 1), 0, -1):
+                ending = text[end - size : end]
+                if ending in self._guarded:
                     return True
-                start = text.find(word, start + 1)
+                if ending in self._harmless:  # all shorter words that end here are inside this exception
+                    break
         return False
 
     def _last_bytes(self, reply: Sequence[int]) -> bytes:
@@ -115,40 +111,83 @@ def spellings(words: Sequence[str], spaced: bool) -> list[bytes]:
     return sorted({(form if spaced else form.replace(" ", "")).encode().lower() for form in forms} - {b""})
 
 
-def _is_exception_of(exception: bytes, word: bytes) -> bool:
-    return len(exception) > len(word) and exception.endswith(word)
+def _ending(words: Collection[bytes], exceptions: Collection[bytes]) -> frozenset[bytes]:
+    """Return the words with which a longer exception ends."""
+    known = set(words)
+    sizes = sorted({len(word) for word in known})
+    ends = (exception[len(exception) - size :] for exception in exceptions for size in sizes if size < len(exception))
+    return frozenset(end for end in ends if end in known)
 
 
-def _tokens_completing(
-    words: Collection[bytes], order: Sequence[int], ordered: Sequence[bytes]
-) -> dict[bytes, set[int]]:
-    """Return, for each proper prefix of a word, the tokens that begin with the rest of the word.
+class Completions:
+    """The tokens that complete a word, by the beginning of the word.
+
+    They are computed when a reply ends with this beginning. A table of all beginnings would have words times bytes
+    times tokens entries: gigabytes for 20,000 words and a vocabulary in which many tokens begin alike.
 
     Args:
         words: The words.
         order: Token ids sorted by their bytes.
         ordered: The bytes of these tokens.
     """
-    completing: defaultdict[bytes, set[int]] = defaultdict(set)
-    for word in words:
-        for cut in range(1, len(word)):
-            first, last = bisect_left(ordered, word[cut:]), bisect_left(ordered, word[cut:] + b"\xff")
-            if first < last:
-                completing[word[:cut]].update(order[first:last])
-    return dict(completing)
+
+    def __init__(self, words: Collection[bytes], order: Sequence[int], ordered: Sequence[bytes]):
+        self._words = sorted(words)
+        self._order = order
+        self._ordered = ordered
+        self._cache: dict[bytes, torch.Tensor] = {}
+        self.cached_ids = 0
+
+    def after(self, prefix: bytes) -> torch.Tensor:
+        """Return the ids of the tokens that begin with the rest of a word that begins with `prefix`, int64 `[N]`."""
+        tokens = self._cache.get(prefix)
+        if tokens is not None:
+            return tokens
+        first = bisect_left(self._words, prefix)
+        if first == len(self._words) or not self._words[first].startswith(prefix):
+            return _NO_TOKENS
+        tokens = self._tokens(first, len(prefix), bisect_left(self._words, prefix + b"\xff", first))
+        if self.cached_ids + len(tokens) + len(prefix) > CACHED_IDS:
+            self._cache.clear()
+            self.cached_ids = 0
+        self._cache[prefix] = tokens
+        self.cached_ids += len(tokens) + len(prefix)
+        return tokens
+
+    def _tokens(self, first: int, size: int, last: int) -> torch.Tensor:
+        """Return the ids of the tokens that begin with the rest, after `size` bytes, of one of a range of words."""
+        ids: list[int] = []
+        end = (
+            0  # of the tokens before: the rests ascend, so a rest's tokens follow, or are among those of its beginning
+        )
+        for word in self._words[first:last]:
+            if rest := word[size:]:
+                start = bisect_left(self._ordered, rest, end)
+                if start == len(self._ordered):
+                    break
+                if self._ordered[start].startswith(rest):
+                    end = bisect_left(self._ordered, rest + b"\xff", start)
+                    ids += self._order[start:end]
+        return torch.tensor(ids, dtype=torch.int64)
+
+
+_NO_TOKENS = torch.empty(0, dtype=torch.int64)
 
 
 def _tokens_containing(words: Collection[bytes], pieces: Sequence[bytes]) -> list[int]:
     """Return the ids of the tokens whose bytes contain one of the words."""
-    known = set(words)
-    sizes = sorted({len(word) for word in words})
-    return [
-        token
-        for token, piece in enumerate(pieces)
-        if any(
-            piece[start : start + size] in known
-            for size in sizes
-            if size <= len(piece)
-            for start in range(len(piece) - size + 1)
-        )
-    ]
+    shortest: list[bytes] = []  # without words that begin with another: at most one of them begins a text
+    for word in sorted(words):
+        if not shortest or not word.startswith(shortest[-1]):
+            shortest.append(word)
+    longest = max(map(len, shortest), default=0)
+
+    def contains(piece: bytes) -> bool:
+        for start in range(len(piece)):
+            text = piece[start : start + longest]
+            before = bisect_right(shortest, text)  # the word that begins the text is the last one up to it
+            if before and text.startswith(shortest[before - 1]):
+                return True
+        return False
+
+    return [token for token, piece in enumerate(pieces) if contains(piece)] if shortest else []

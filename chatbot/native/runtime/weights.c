@@ -152,7 +152,7 @@ static const char *load_tokenizer(Bot *bot, Parts *parts, const int32_t *n) {
     if (fault) return fault;
     if (load_characters(bot, tables, n[TABLE_BYTES]))
         return "The weights file is damaged: its tables of characters are broken. Copy it again.";
-    if (load_banned(bot, banned, n[BANNED_BYTES])) return "Memory is short.";
+    if ((fault = load_banned(bot, banned, n[BANNED_BYTES]))) return fault;
     if (n[SAFETY_BYTES] && !(bot->safety = load_safety(safety, n[SAFETY_BYTES])))
         return "The weights file is damaged: its safety rules are broken. Copy it again.";
     return NULL;

@@ -18,13 +18,19 @@ void push(Numbers *numbers, int32_t value);
 typedef struct {
     const uint8_t *bytes;
     int64_t size;
-    int guarded; /* has exceptions */
+    int32_t token; /* of a piece: its id */
 } Word;
 
 typedef struct {
-    Word *words, *exceptions;
-    int64_t count, exception_count, longest;
+    Word *data;
+    int64_t count;
+} Words;
+
+typedef struct {
+    Words words, guarded, exceptions, tokens; /* sorted: words without and with exceptions, exceptions, pieces of the tokens */
+    int64_t longest;
     uint8_t *always, *inside; /* [V]: tokens that contain a word; a word with exceptions */
+    uint8_t *lowered; /* pieces in lower case */
 } Banned;
 
 /* Replacements of texts by others of the same length. */
@@ -85,7 +91,7 @@ int64_t read_number(Reader *reader);
 /* Code points of a text with its length before it; NULL if it is cut off. */
 const uint8_t *read_bytes(Reader *reader, int64_t *size);
 
-int load_banned(Bot *bot, const uint8_t *text, int64_t size);
+const char *load_banned(Bot *bot, const uint8_t *text, int64_t size);
 void ban(const Bot *bot, const int32_t *ids, int64_t count, float *logits);
 void free_banned(Banned *banned);
 

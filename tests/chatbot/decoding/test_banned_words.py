@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,12 +11,15 @@ from hypothesis import strategies as st
 
 from chatbot.chat.bot import Chatbot
 from chatbot.decoding.hf_generate import reply_processors
+from chatbot.decoding.rules import banned_words
 from chatbot.decoding.rules.banned_words import BannedWords
 from chatbot.decoding.settings import ReplySettings, ReplySettingsError
+from chatbot.safety.words import lost_exceptions
 from chatbot.text.dialogue import clean_turn
 from chatbot.text.dialogue_files import read_dialogues
 from chatbot.text.word_lists import read_word_list
 from tests.conftest import ROOT
+from tests.processor_time import processor_seconds
 
 PIECES = (
     b"",
@@ -42,6 +47,72 @@ def test_what_is_banned_is_exactly_what_would_complete_a_word(path, word):
             assert (logits[0, candidate] == -torch.inf) == (spelled in shown), (text, piece)
         if logits[0, token] == 0:
             reply.append(token)
+
+
+LETTERS = (b"", b"a", b"b", b"c", b"ab", b"ba", b"aab", b"bcb", b"abcab", b"cab")
+WORDS = st.lists(st.text("abc", min_size=2, max_size=5), min_size=1, max_size=12)
+
+
+@given(st.lists(st.integers(1, len(LETTERS) - 1), max_size=12), WORDS, WORDS)
+def test_lists_of_words_that_contain_each_other_ban_what_a_search_for_each_word_bans(path, words, beginnings):
+    harmless = {beginning + word for beginning, word in zip(beginnings, words, strict=False)}
+    rule, reply = BannedWords([*words, *(f"!{exception}" for exception in harmless)], LETTERS), []
+    for token in path:
+        logits = torch.zeros(1, len(LETTERS))
+        rule.apply(logits, [reply])
+        before = b"".join(LETTERS[t] for t in reply).decode()
+        for candidate, piece in enumerate(LETTERS):
+            text = before + piece.decode()
+            ended = [
+                (end, word)
+                for word in words
+                for end in range(1, len(text) + 1)
+                if end > len(before) and text[:end].endswith(word)
+            ]
+            bad = any(
+                not any(len(exception) > len(word) and text[:end].endswith(exception) for exception in harmless)
+                for end, word in ended
+            )
+            assert (logits[0, candidate] == -torch.inf) == bad, (text, words, harmless)
+        if logits[0, token] == 0:
+            reply.append(token)
+
+
+def test_the_memory_of_a_list_grows_with_its_size_and_not_with_words_times_tokens():
+    words = [f"b{number:05}{'a' * 20}" for number in range(400)]
+    pieces = [b"", *(f"{'a' * 20}{number:03x}".encode() for number in range(400))]
+    tracemalloc.start()
+    try:
+        rule = BannedWords([*words, *(f"!c{word}" for word in words[:100])], pieces)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4_000_000
+    logits = torch.zeros(1, len(pieces))
+    rule.apply(logits, [[1]])
+    assert (logits == 0).all()
+
+
+def test_what_completes_a_word_is_cached_up_to_a_bound(monkeypatch):
+    pieces = [b"", *(bytes([letter]) for letter in b"abcdefgh"), *(b"a%d" % number for number in range(50))]
+    words = [f"{first}{second}a" for first in "abcdefgh" for second in "abcdefgh"]
+    monkeypatch.setattr(banned_words, "CACHED_IDS", 120)
+    rule = BannedWords(words, pieces)
+    for _ in range(2):
+        for first in range(1, 9):
+            for second in range(1, 9):
+                logits = torch.zeros(1, len(pieces))
+                rule.apply(logits, [[first, second]])
+                assert (logits[0] == -torch.inf).nonzero().flatten().tolist() == [1, *range(9, 59)]
+                assert rule._completing.cached_ids <= 120
+
+
+def test_the_time_of_a_list_does_not_grow_with_words_times_exceptions():
+    words = [f"{number:05}x" for number in range(20_000)]
+    exceptions = [f"!y{word}" for word in words[-500:]]
+    assert not lost_exceptions([*words, *exceptions])
+    assert processor_seconds(lambda: lost_exceptions([*words, *exceptions]), 0.5) < 0.5
+    assert processor_seconds(lambda: BannedWords([*words, *exceptions], PIECES), 0.4) < 0.4
 
 
 CHARACTERS = (
