@@ -157,9 +157,7 @@ class Completions:
     def _tokens(self, first: int, size: int, last: int) -> torch.Tensor:
         """Return the ids of the tokens that begin with the rest, after `size` bytes, of one of a range of words."""
         ids: list[int] = []
-        end = (
-            0  # of the tokens before: the rests ascend, so a rest's tokens follow, or are among those of its beginning
-        )
+        end = 0  # of the tokens of the rest before; the rests ascend, so the tokens of the next one follow or are among them
         for word in self._words[first:last]:
             if rest := word[size:]:
                 start = bisect_left(self._ordered, rest, end)
