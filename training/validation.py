@@ -95,6 +95,11 @@ class Validation:
             if self.stage.settings.latent != "keep":
                 nats = self._measure_latent(progress, entry)
             is_best = self._compare(nats, progress)
+            step, nats = progress["step"], entry["valid_nats_per_unit"]
+            if progress["before"] is None:
+                self.logs.message(f"step {step}: {nats:.3f} nats/unit")
+            else:
+                self.logs.message(f"step {step}: {nats:.3f} nats/unit ({progress['before']:.3f} before the training)")
         if is_best:
             inner = self.trained.inner
             weights = whole_weights(inner) if self.trained.is_sharded else None
