@@ -66,7 +66,7 @@ def return_memory() -> None:
 
 
 class Connection(h11.Connection):
-    """Parser of a connection that refuses bodies in tiny chunks."""
+    """Parser of a connection that refuses bodies in tiny chunks and requests with many headers."""
 
     _chunks = _bytes = 0
 
@@ -74,11 +74,13 @@ class Connection(h11.Connection):
         """Return the next event.
 
         Raises:
-            h11.RemoteProtocolError: The request is invalid, or its chunks are too small.
+            h11.RemoteProtocolError: The request is invalid, its chunks are too small, or it has too many headers.
         """
         event = super().next_event()
         if isinstance(event, h11.Request):
             self._chunks = self._bytes = 0
+            if len(event.headers) > MAX_HEADER_LINES:  # of a request that came together with the one before
+                raise h11.RemoteProtocolError("too-many-headers")
         elif isinstance(event, h11.Data):
             self._chunks += event.chunk_start
             self._bytes += len(event.data)

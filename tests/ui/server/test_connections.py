@@ -234,6 +234,11 @@ def test_headers_of_many_lines_are_refused_before_they_are_parsed(server):
     lines = b"".join(b"a: %d\r\n" % number for number in range(2 * MAX_HEADER_LINES))
     for parts in ([lines + b"\r\n"], [lines[:400], lines[400:], b"\r\n"]):
         assert b" 400 " in exchange(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", *parts)
+    first = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    pipelined = exchange(
+        port, first + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + lines + b"\r\n", to_the_end=True
+    )
+    assert [b" 200 " in pipelined, b" 400 " in pipelined] == [True, True]
     few = b"".join(b"a: %d\r\n" % number for number in range(MAX_HEADER_LINES - 10))
     assert b" 200 " in exchange(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + few, b"\r", b"\n")
     body = b"\n" * 5_000  # lines of a body are not lines of headers, wherever the parts are divided
@@ -242,17 +247,21 @@ def test_headers_of_many_lines_are_refused_before_they_are_parsed(server):
         assert b" 405 " in exchange(port, *parts)
 
 
-def exchange(port: int, *parts: bytes) -> bytes:
-    """The beginning of the answer to a request that is sent in parts."""
+def exchange(port: int, *parts: bytes, to_the_end: bool = False) -> bytes:
+    """The beginning of the answer to a request that is sent in parts, or what the server sends until it closes."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for part in parts:
             with contextlib.suppress(OSError):  # the server may have refused it already
                 client.sendall(part)
             time.sleep(0.1)
+        answer = b""
         with contextlib.suppress(ConnectionResetError):
-            return client.recv(4096)
-    return b""
+            while part := client.recv(4096):
+                answer += part
+                if not to_the_end:
+                    break
+    return answer
 
 
 @pytest.fixture
